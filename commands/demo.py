@@ -1,0 +1,22 @@
+"""`bliss demo`: planted strays, found offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import (
+    say,
+)
+
+
+@click.command()
+@click.option("-o", "--output", default="bliss-demo", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def demo(output: str, seed: int) -> None:
+    """Render a small collection with planted strays, audit it, and say what was found."""
+    from ..audit.terminal import progress_lines
+    from ..demo.run import run_demo
+
+    click.echo(run_demo(Path(output), seed, progress_lines(), say))

@@ -1,0 +1,123 @@
+"""`bliss index`: build, describe and search caption indexes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from .options import (
+    CORPUS,
+    MODEL,
+    corpus_options,
+    model_choice,
+    options,
+    say,
+)
+
+
+@click.group()
+def index() -> None:
+    """Build, describe and search caption indexes."""
+
+
+@index.command()
+@click.argument("corpus", required=False)
+@click.option("--embeddings", help="Index precomputed text embeddings; no model is needed.")
+@click.option("-o", "--output", required=True)
+@click.option("--prompt", multiple=True, help="Template; several are averaged [default: by corpus]")
+@click.option("--unicode", "unicode_form", default="NFC", show_default=True)
+@click.option("--keep-whitespace", is_flag=True, help="Do not collapse runs of spaces.")
+@click.option("--min-characters", default=1, show_default=True)
+@click.option("--max-characters", default=2000, show_default=True)
+@click.option("--keep-duplicates", is_flag=True)
+@click.option("--dtype", help="float16 or float32 [default: float16, or as given]")
+@click.option("--part-rows", default=32_768, show_default=True, help="Captions per part.")
+@click.option("--export", is_flag=True, help="Also write text.index for other programs.")
+@click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
+@options(CORPUS, MODEL)
+def build(corpus: str | None, **given: Any) -> None:
+    """Embed the captions of CORPUS, or index embeddings made elsewhere."""
+    from ..audit.models import encoder_for
+    from ..audit.terminal import index_text, progress_lines
+    from ..corpora.captions import CaptionRules
+    from ..corpora.texts import open_corpus
+    from ..indexer.index_building import IndexOptions, build_index, index_embeddings
+
+    if (corpus is None) == (given["embeddings"] is None):
+        raise UsageError(
+            f"{'neither' if corpus is None else 'both'} of CORPUS and --embeddings were given",
+            "one of them: the captions to index",
+            "Give a corpus, or --embeddings DIR",
+        )
+    form = given["unicode_form"]
+    rules = CaptionRules(
+        None if form.lower() == "none" else form,
+        not given["keep_whitespace"],
+        given["min_characters"],
+        given["max_characters"],
+        not given["keep_duplicates"],
+    )
+    names = ("dtype", "part_rows", "export", "overwrite")
+    options = IndexOptions(rules, given["prompt"] or None, **{name: given[name] for name in names})
+    if corpus is None:
+        made = index_embeddings(
+            given["embeddings"], given["output"], given["column"], options, progress_lines()
+        )
+    else:
+        source = open_corpus(corpus, corpus_options(given))
+        encoder = encoder_for(model_choice(given), None, None, say)
+        made = build_index(source, encoder, given["output"], options, progress_lines())
+    click.echo(index_text(made))
+
+
+@index.command()
+@click.argument("folder")
+@click.option("--json", "as_json", is_flag=True)
+def info(folder: str, as_json: bool) -> None:
+    """Say what an index holds, after checking every file's checksum."""
+    from ..artefacts import check_checksum
+    from ..audit.terminal import index_text
+    from ..indexer.caption_index import open_index
+
+    opened = open_index(folder)
+    for name in opened.manifest["checksums"]:
+        check_checksum(opened.folder, name, opened.manifest)
+    click.echo(json.dumps(opened.manifest, indent=2) if as_json else index_text(opened))
+
+
+@index.command()
+@click.argument("folder")
+@click.option("--text", help="Search with a text.")
+@click.option("--image", help="Search with an image file.")
+@click.option("--k", default=10, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+@MODEL
+def search(
+    folder: str, text: str | None, image: str | None, k: int, as_json: bool, **given: Any
+) -> None:
+    """Show the captions nearest to a text or an image."""
+    from ..audit.fitting import embed_query
+    from ..audit.models import encoder_for
+    from ..audit.terminal import hits_text
+    from ..indexer.caption_index import captions_of, open_index
+    from ..indexer.caption_index import search as search_index
+
+    if (text is None) == (image is None):
+        raise UsageError(
+            f"{'neither' if text is None else 'both'} of --text and --image were given",
+            "one of them: what to search for",
+            'Add --text "…" or --image FILE',
+        )
+    opened = open_index(folder)
+    query = embed_query(encoder_for(model_choice(given), opened, None, say), opened, text, image)
+    hits = search_index(opened, query, k)
+    captions = captions_of(opened, hits.rows[0])
+    found = list(zip(hits.similarity[0].tolist(), hits.rows[0].tolist(), captions, strict=True))
+    if as_json:
+        keys = ("similarity", "row", "caption")
+        click.echo(json.dumps([dict(zip(keys, hit, strict=True)) for hit in found], indent=2))
+    else:
+        click.echo(hits_text(found))

@@ -1,0 +1,133 @@
+"""Options that commands share, and the objects they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+
+
+def say(line: str) -> None:
+    """One line for the reader, on stderr."""
+    from ..audit.safe_text import terminal_text
+
+    click.echo(terminal_text(line), err=True)
+
+
+def options(*each: Callable) -> Callable:
+    """Several options as one decorator, in the order given."""
+
+    def add(command: Callable) -> Callable:
+        for option in reversed(each):
+            command = option(command)
+        return command
+
+    return add
+
+
+MODEL = options(
+    click.option("--model", help="open_clip name, hf-hub:…, local-dir:… or demo "
+                 "[default: the index's, else ViT-B-16]"),
+    click.option("--pretrained", help="Weights tag or file, for open_clip names."),
+    click.option("--device", help="cpu, cuda, cuda:1, mps [default: chosen]"),
+    click.option("--precision", help="fp32, bf16 or fp16 [default: chosen]"),
+    click.option("--batch-size", type=int, help="Images or captions at once [default: chosen]"),
+    click.option("--allow-torchscript", is_flag=True, help="Load weights that are code."),
+)  # fmt: skip
+CORPUS = options(
+    click.option("--column", help="The corpus's caption column."),
+    click.option("--config", help="The Hugging Face dataset's configuration."),
+    click.option("--split", help="The data set's split."),
+    click.option("--revision", help="The Hugging Face dataset's revision."),
+)
+SCORE = options(
+    click.option("--k", default=10, show_default=True, help="Captions retrieved per image."),
+    click.option("--weight", default=0.5, show_default=True, help="λ, weight of the captions."),
+)
+WORDS = options(
+    click.option("--prompt", multiple=True, help="Template of label prompts, with {label}; "
+                 "several are averaged [default: This is a photo of a {label}]"),
+    click.option("--normal", multiple=True, help="A normal class: a folder's name, or a name "
+                 "where there are no folders. Repeatable."),
+    click.option("--label", multiple=True, metavar="NAME=PROMPT",
+                 help="The whole prompt of class NAME. Repeatable."),
+)  # fmt: skip
+IMAGES = options(
+    click.option("--ignore-exif", is_flag=True, help="Do not turn images as EXIF says."),
+    click.option("--workers", type=int, help="Decoding processes [default: one per core]"),
+    click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=30.0,
+                 show_default=True, help="Seconds per image."),
+    click.option("--max-failures", type=click.IntRange(0),
+                 help="Exit 3 when more images are unreadable."),
+    click.option("--overwrite", is_flag=True, help="Replace what another request left there."),
+)  # fmt: skip
+SHOW = options(
+    click.option("--top", type=click.IntRange(0), default=20, show_default=True,
+                 help="Images to show."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+)  # fmt: skip
+
+
+def model_choice(given: dict[str, Any]) -> Any:
+    """The model options as one choice."""
+    from ..indexer.encoding import ModelChoice
+
+    names = ("model", "pretrained", "device", "precision", "batch_size", "allow_torchscript")
+    return ModelChoice(**{name: given[name] for name in names})
+
+
+def corpus_options(given: dict[str, Any]) -> Any:
+    """How the corpus is to be read."""
+    from ..corpora.texts import CorpusOptions
+
+    return CorpusOptions(given["column"], given["config"], given["split"], given["revision"])
+
+
+def class_words(given: dict[str, Any]) -> Any:
+    """What the normal classes are called, and their prompts."""
+    from ..audit.classes import ClassWords
+    from ..corpora.prompts import PAPER_PROMPT
+
+    labels = {}
+    for pair in given["label"]:
+        name, equals, prompt = pair.partition("=")
+        if not (name and equals and prompt):
+            raise UsageError(
+                f"--label {pair!r} was given", "NAME=PROMPT", 'Write --label cup="a photo of a cup"'
+            )
+        labels[name] = prompt
+    return ClassWords(given["normal"], given["prompt"] or (PAPER_PROMPT,), labels)
+
+
+def audit_settings(given: dict[str, Any]) -> Any:
+    """What a score depends on."""
+    from ..audit.classes import ClassWords
+    from ..audit.run import AuditSettings
+
+    words = class_words(given) if "label" in given else ClassWords()
+    return AuditSettings(given["k"], given["weight"], words)
+
+
+def embed_options(given: dict[str, Any]) -> Any:
+    """How images are decoded and embedded."""
+    from ..indexer.decoding import DecodingLimits
+    from ..indexer.image_embedding import EmbedOptions
+
+    return EmbedOptions(
+        limits=DecodingLimits(seconds=given["time_limit"]),
+        workers=given["workers"],
+        apply_exif=not given["ignore_exif"],
+        overwrite=given["overwrite"],
+    )
+
+
+def plain_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were set, as JSON values."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value is not None and value is not False and value != ()
+    }

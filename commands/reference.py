@@ -1,0 +1,54 @@
+"""`bliss reference`: statistics to score new images with, later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import (
+    IMAGES,
+    MODEL,
+    WORDS,
+    class_words,
+    embed_options,
+    model_choice,
+    options,
+    say,
+)
+
+
+@click.group()
+def reference() -> None:
+    """Fit reference statistics once, for scoring new images later."""
+
+
+@reference.command()
+@click.argument("images", required=False)
+@click.option("--embeddings", help="Precomputed image embeddings instead of IMAGES.")
+@click.option("--index", help="An index whose captions hold the label prompts (no model).")
+@click.option("-o", "--output", required=True)
+@click.option("--calibration", default=0.2, show_default=True, help="Share of images held out.")
+@options(MODEL, WORDS, IMAGES)
+def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
+    """Save moments, label prompts and a held-out calibration sample of clean images."""
+    from ..audit.fitting import FitRequest, run_fit
+    from ..audit.request import check_failures
+    from ..audit.safe_text import terminal_text
+    from ..audit.terminal import progress_lines
+
+    request = FitRequest(
+        images=images,
+        **{name: given[name] for name in ("embeddings", "index", "output")},
+        model=model_choice(given),
+        words=class_words(given),
+        calibration_share=calibration,
+        embed=embed_options(given),
+    )
+    fitted, found = run_fit(request, progress_lines(), say)
+    counts = fitted.moments.counts
+    click.echo(
+        f"{counts.sum():,} images of {len(counts)} classes, {fitted.calibration_count:,} held out "
+        f"for calibration, {len(found.failures):,} unreadable: {terminal_text(given['output'])}"
+    )
+    check_failures(found, max_failures)
