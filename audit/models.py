@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
@@ -40,6 +41,26 @@ def encoder_for(
     for each in made:
         _check_model(each, encoder)
     say(f"model {encoder.facts['model']}{tag}, {encoder.chosen}")
+    return encoder
+
+
+def encoder_of_run(choice: ModelChoice, facts: Mapping[str, Any], run: str, say: Say) -> Encoder:
+    """The encoder asked for, or else the one whose `facts` a finished run states.
+
+    Raises UsageError when the run's embeddings came from elsewhere and name no model.
+    """
+    from ..indexer.open_clip_encoder import load_encoder
+
+    if choice.model is None and choice.pretrained is None:
+        if not facts.get("model"):
+            raise UsageError(
+                f"{run} was made from embeddings and names no model",
+                "the model those embeddings came from",
+                "Add --model, and --pretrained with it",
+            )
+        choice = replace(choice, model=facts["model"], pretrained=facts.get("pretrained"))
+    encoder = load_encoder(choice)
+    say(f"model {encoder.facts['model']}, {encoder.chosen}")
     return encoder
 
 
