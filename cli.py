@@ -13,6 +13,7 @@ from .commands.audit import audit
 from .commands.demo import demo
 from .commands.diff import diff
 from .commands.evaluate import evaluate
+from .commands.export import export
 from .commands.find import find
 from .commands.index import index
 from .commands.reference import reference
@@ -79,5 +80,5 @@ def bliss() -> None:
     """Find the images that do not belong, with the captions that say why."""
 
 
-for command in (audit, score, find, diff, reference, index, evaluate, demo):
+for command in (audit, score, find, diff, export, reference, index, evaluate, demo):
     bliss.add_command(command)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import BlissError
-from .saved_run import SavedRun
+from .run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,17 @@ class Differences:
         return len(np.intersect1d(worst_a, worst_b))
 
 
-def compare_runs(first: SavedRun, second: SavedRun) -> Differences:
+def compare_runs(first: RunFolder, second: RunFolder) -> Differences:
     """Match the images of two audits by content, and equal contents in order; then compare.
 
     Raises BlissError where they have no image in common.
     """
     places: dict[str, list[int]] = defaultdict(list)
-    for i, content in enumerate(second.table["content"].to_pylist()):
+    columns_a, columns_b = (run.columns(["content", "score"]) for run in (first, second))
+    for i, content in enumerate(columns_b["content"].to_pylist()):
         places[content].append(i)
     pairs = []
-    for i, content in enumerate(first.table["content"].to_pylist()):
+    for i, content in enumerate(columns_a["content"].to_pylist()):
         if places[content]:
             pairs.append((i, places[content].pop(0)))
     if not pairs:
@@ -77,32 +78,30 @@ def compare_runs(first: SavedRun, second: SavedRun) -> Differences:
     return Differences(
         rows_a,
         rows_b,
-        _standing(first.table["score"].to_numpy()[rows_a]),
-        _standing(second.table["score"].to_numpy()[rows_b]),
-        len(first.table) - len(pairs),
-        len(second.table) - len(pairs),
+        _standing(columns_a["score"].to_numpy()[rows_a]),
+        _standing(columns_b["score"].to_numpy()[rows_b]),
+        len(columns_a) - len(pairs),
+        len(columns_b) - len(pairs),
     )
 
 
-def differences_table(first: SavedRun, second: SavedRun, found: Differences) -> pa.Table:
+def differences_table(first: RunFolder, second: RunFolder, found: Differences) -> pa.Table:
     """One row an image in both audits, the largest change first."""
     order = found.order
-    rows_a, rows_b = found.rows_a[order], found.rows_b[order]
-
-    def column(run: SavedRun, name: str, rows: np.ndarray) -> pa.ChunkedArray:
-        return run.table[name].take(pa.array(rows))
-
+    names = ("path", "score", "nearest_class")
+    a = first.columns(names).take(found.rows_a[order])
+    b = second.columns(names).take(found.rows_b[order])
     return pa.table(
         {
-            "path_a": column(first, "path", rows_a),
-            "path_b": column(second, "path", rows_b),
+            "path_a": a["path"],
+            "path_b": b["path"],
             "change": found.change[order],
             "standing_a": found.standing_a[order],
             "standing_b": found.standing_b[order],
-            "score_a": column(first, "score", rows_a),
-            "score_b": column(second, "score", rows_b),
-            "nearest_class_a": column(first, "nearest_class", rows_a),
-            "nearest_class_b": column(second, "nearest_class", rows_b),
+            "score_a": a["score"],
+            "score_b": b["score"],
+            "nearest_class_a": a["nearest_class"],
+            "nearest_class_b": b["nearest_class"],
         }
     )
 

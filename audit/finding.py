@@ -11,8 +11,11 @@ import numpy as np
 from ..errors import BlissError, UsageError
 from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
 from ..indexer.encoding import Encoder, check_same_model
-from ..indexer.nearest import array_vectors, nearest_texts
-from .saved_run import SavedRun, images_of
+from ..indexer.nearest import Vectors, nearest_texts
+from .run_folder import RunFolder
+from .stored_images import StoredImages, audited_embeddings
+
+IMAGES_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Found:
     """Of its anomaly score in the run, 1 = most anomalous."""
 
 
-def find_by_text(run: SavedRun, text: str, encoder: Encoder, k: int = 20) -> list[Found]:
+def find_by_text(run: RunFolder, text: str, encoder: Encoder, k: int = 20) -> list[Found]:
     """The k audited images nearest to `text`, which is encoded as it stands.
 
     Raises BlissError where the encoder is not the run's.
@@ -38,17 +41,18 @@ def find_by_text(run: SavedRun, text: str, encoder: Encoder, k: int = 20) -> lis
 
 
 def find_like(
-    run: SavedRun, image: str, encoder: Callable[[], Encoder], k: int = 20
+    run: RunFolder, image: str, encoder: Callable[[], Encoder], k: int = 20
 ) -> list[Found]:
     """The k audited images nearest to `image`: a path in the run, else a file.
 
     An image of the run is not in its own answer. `encoder` is only called for a file. Raises
     UsageError where `image` is neither, BlissError where it cannot be read or the model differs.
     """
-    paths = run.table["path"].to_pylist()
+    paths = run.columns(["path"])["path"].to_pylist()
     if image in paths:
-        row = paths.index(image)
-        return _nearest(run, images_of(run).vectors[row : row + 1], k, row)
+        place = paths.index(image)
+        stored, places = _embeddings(run)
+        return _nearest(run, stored.vectors(places[place : place + 1]), k, place)
     if not Path(image).is_file():
         raise UsageError(
             f"--like {image} is neither an image of {run.folder} nor a file",
@@ -66,24 +70,49 @@ def find_like(
     return _nearest(run, made.encode_images(pixels[None]), k, None)
 
 
-def _check_encoder(run: SavedRun, encoder: Encoder) -> None:
+def _check_encoder(run: RunFolder, encoder: Encoder) -> None:
     check_same_model(run.facts["model"], str(run.folder), encoder.facts, "the query")
 
 
-def _nearest(run: SavedRun, query: np.ndarray, k: int, itself: int | None) -> list[Found]:
-    vectors = images_of(run).vectors
-    wanted = min(k + (itself is not None), len(vectors))
-    hits = nearest_texts(query, array_vectors(vectors), wanted)
-    columns = {name: run.table[name].to_pylist() for name in ("path", "label", "score", "rank")}
-    found = [
-        Found(
-            columns["path"][row],
-            columns["label"][row],
-            similarity,
-            columns["score"][row],
-            columns["rank"][row],
+def _embeddings(run: RunFolder) -> tuple[StoredImages, np.ndarray]:
+    """The run's embeddings, and where each row of its table stands among them, int64 [n]."""
+    stored = audited_embeddings(run)
+    rows = run.columns(["row"])["row"].to_numpy()
+    if stored is None:
+        raise BlissError(
+            f"the embeddings that {run.folder} scored are gone",
+            "its folder images/, or the embeddings it was given",
+            "Run the same audit again",
         )
-        for similarity, row in zip(hits.similarity[0].tolist(), hits.rows[0].tolist(), strict=True)
+    places = stored.places(rows)
+    if len(places) and places.max() >= stored.layout.count:
+        raise BlissError(
+            f"{stored.layout.folder} holds {stored.layout.count:,} embeddings, "
+            f"{run.folder} scored {len(rows):,} images",
+            "the embeddings of that audit",
+            "Run the same audit again",
+        )
+    return stored, places
+
+
+def _nearest(run: RunFolder, query: np.ndarray, k: int, itself: int | None) -> list[Found]:
+    stored, places = _embeddings(run)
+    vectors = Vectors(
+        len(places),
+        lambda: (
+            (start, stored.vectors(places[start : start + IMAGES_AT_ONCE]))
+            for start in range(0, len(places), IMAGES_AT_ONCE)
+        ),
+        lambda rows: stored.vectors(places[rows]),
+    )
+    hits = nearest_texts(query, vectors, min(k + (itself is not None), len(places)))
+    rows = hits.rows[0]
+    columns = run.columns(["path", "label", "score", "rank"]).take(rows).to_pylist()
+    found = [
+        Found(each["path"], each["label"], similarity, each["score"], each["rank"])
+        for each, similarity, row in zip(
+            columns, hits.similarity[0].tolist(), rows.tolist(), strict=True
+        )
         if row != itself
     ]
     return found[:k]

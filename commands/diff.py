@@ -22,7 +22,7 @@ def diff(run_a: str, run_b: str, top: int, output: str | None, as_json: bool) ->
     """
     from ..audit.differences import compare_runs, differences_summary, differences_table
     from ..audit.outputs import write_csv
-    from ..audit.saved_run import open_run
+    from ..audit.run_folder import open_run
     from ..audit.terminal import differences_text
 
     first, second = open_run(run_a), open_run(run_b)

@@ -26,7 +26,7 @@ def find(run: str, text: str | None, like: str | None, k: int, as_json: bool, **
     """
     from ..audit.finding import find_by_text, find_like
     from ..audit.models import encoder_of_run
-    from ..audit.saved_run import open_run
+    from ..audit.run_folder import open_run
     from ..audit.terminal import found_text
 
     if (text is None) == (like is None):

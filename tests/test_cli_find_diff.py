@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit import BlissError, UsageError
 from blissaudit.audit.differences import compare_runs
-from blissaudit.audit.saved_run import SavedRun, images_of, open_run
+from blissaudit.audit.finding import find_like
+from blissaudit.audit.run_folder import open_run
+from blissaudit.indexer.embedded_images import read_image_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,15 @@ def cleaned(bliss, collection, index, tmp_path_factory):
     return root / "out"
 
 
+@dataclass(frozen=True)
+class FakeRun:
+    folder: str
+    table: pa.Table
+
+    def columns(self, names):
+        return self.table.select(names)
+
+
 def fake_run(contents, scores, name="fake"):
     table = pa.table(
         {
@@ -42,7 +54,7 @@ def fake_run(contents, scores, name="fake"):
             "nearest_class": ["x"] * len(contents),
         }
     )
-    return SavedRun(name, {}, table)
+    return FakeRun(name, table)
 
 
 def test_standings_by_hand():
@@ -129,7 +141,7 @@ def test_find_like_an_image_of_the_run_needs_no_model_and_leaves_itself_out(blis
     outcome = bliss("find", run, "--like", "apple/clock.png", "--json", "--k", 25)
     assert outcome.err == ""
     found = json.loads(outcome.out)
-    images = images_of(open_run(run))
+    images = read_image_embeddings(run / "images")
     own = images.paths.index("apple/clock.png")
     cosine = images.vectors.astype(float) @ images.vectors[own].astype(float)
     order = [i for i in np.argsort(-cosine, kind="stable") if i != own]
@@ -161,7 +173,7 @@ def test_find_says_what_it_cannot_do(bliss, run, options, words):
 
 
 def test_a_folder_without_an_audit_and_changed_scores_are_refused(run, tmp_path):
-    with pytest.raises(UsageError, match=r"holds no run\.json.*output folder of a finished"):
+    with pytest.raises(UsageError, match=r"has no run\.json.*output folder of a finished"):
         open_run(tmp_path)
     shutil.copytree(run, tmp_path / "copy")
     with (tmp_path / "copy/scores.parquet").open("ab") as file:
@@ -174,11 +186,8 @@ def test_a_folder_without_an_audit_and_changed_scores_are_refused(run, tmp_path)
         open_run(tmp_path / "copy")
 
 
-def test_embeddings_that_are_gone_or_others_are_named(run, cleaned, tmp_path):
+def test_embeddings_that_are_gone_or_others_are_named(run, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy/images")
-    with pytest.raises(BlissError, match="images is gone"):
-        images_of(open_run(tmp_path / "copy"))
-    shutil.copytree(cleaned / "images", tmp_path / "copy/images")
-    with pytest.raises(BlissError, match=r"are not those that .* scored"):
-        images_of(open_run(tmp_path / "copy"))
+    with pytest.raises(BlissError, match=r"embeddings that .*copy scored are gone"):
+        find_like(open_run(tmp_path / "copy"), "apple/clock.png", lambda: None)
