@@ -54,8 +54,9 @@ def evaluate(as_json: bool, max_failures: int | None, **given: Any) -> None:
     from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
-    from ..evaluation.report import heading, markdown_table, notes
+    from ..evaluation.report import heading, notes
     from ..evaluation.request import needs_encoder, run_eval
+    from ..evaluation.tables import markdown_table
     from ..indexer.caption_index import open_index
     from ..scorer.scores.registry import SCORES
 
