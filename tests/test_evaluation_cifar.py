@@ -159,7 +159,7 @@ def test_a_broken_parquet_file(tmp_path, harm, match):
 def test_a_class_name_never_leaves_the_target(tmp_path, name):
     for part in ("train", "test"):
         write_parquet(tmp_path / "in" / f"{part}-0.parquet", [0, 1], [name, "dog"])
-    with pytest.raises(BlissError, match="has a class called .* names that can name a folder"):
+    with pytest.raises(BlissError, match=r"has a class called .* names that can name a folder"):
         unpack_cifar(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "cat").exists()
 
