@@ -188,13 +188,14 @@ def _check_draw(world: World, draw: Draw, clean: np.ndarray) -> None:
             "other classes in the test set, or an outlier set",
             "Add --ood NAME=FOLDER, or choose another protocol",
         )
-    normals = {world.hashes[row] for row in [*clean, *draw.test[~draw.anomalous]]}
+    normals = set().union(*(world.keys_of(row) for row in [*clean, *draw.test[~draw.anomalous]]))
     for row in draw.test[draw.anomalous].tolist():
         part = world.part[row]
-        if part > TEST and world.hashes[row] in normals:
+        if part > TEST and world.keys_of(row) & normals:
+            shared = "content" if world.hashes[row] in normals else "id"
             raise BlissError(
                 f"the outlier set '{world.outliers[part - 2]}' overlaps the normal images: its "
-                f"image {row - int(world.rows_of(part)[0])} has the same content as one of them",
+                f"image {row - int(world.rows_of(part)[0])} has the same {shared} as one of them",
                 "outliers that are not normal",
                 "Take the common images out of it",
             )

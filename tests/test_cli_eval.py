@@ -102,6 +102,13 @@ def test_the_whole_output(world, capsys):
     assert shown.err.splitlines()[-1].startswith("scores evaluated: 2 of 2")
 
 
+def test_rscin_is_stateful_in_the_table(world, capsys):
+    assert run(call(world, "--score", "bliss+rscin")) == 0
+    shown = capsys.readouterr().out
+    assert "bliss+rscin looks at the other test images too" in shown
+    assert "no fdp_bh of bliss+rscin: it looks at the other test images, so p-values do n" in shown
+
+
 def test_json_is_the_table(world, capsys):
     assert run(call(world, "--json")) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(
@@ -131,6 +138,9 @@ def test_the_same_request_gives_the_same_numbers(world, usual):
         ("--label", "ant=text 3"),
         ("--ood", "far=FAR"),
         ("--score", "knn:k=2"),
+        ("--score", "bliss+rscin"),
+        ("--prompt", "text {}", "--label", "ant=text 1", "--normal", "ant", "--normal", "bee")
+        + ("--label", "bee=text 2"),
         ("--protocol", "one-class"),
         ("--protocol", "leave-one-out"),
         ("--protocol", "random-3"),
@@ -184,10 +194,13 @@ def test_every_score_of_the_registry_runs_or_says_why_not(world):
         (("--ood", "test=x"), 2, "--ood test=x was given"),
         (("--label", "yak=text 3"), 2, "--label names yak. Needed: classes of the reference"),
         (("--normal", "yak"), 2, "names yak, which the reference set does not have"),
+        (("--shots", "50"), 1, "has 9 reference images. Needed: at least 50"),
+        (("--ood", "far=CLEAN"), 1, "the outlier set 'far' overlaps the normal images"),
         (("--protocol", "openood-cifar10"), 2, "the reference set has 4 classes. Needed: 10"),
     ],
 )
 def test_a_request_that_cannot_be_met(world, more, code, message, capsys):
+    more = [part.replace("CLEAN", str(world / "clean")) for part in more]
     assert run(call(world, *more)) == code
     assert message in capsys.readouterr().err
 
