@@ -1,23 +1,19 @@
 """bliss eval --from eval.json: the same numbers again, and what is said when they are not."""
 
 import json
+import runpy
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from blissaudit.evaluation.repeat import differences
-from blissaudit.indexer.unit_rows import normalise_rows
 
 NAMES = ("ant", "bee", "cat", "dog")
 
-
-def write_embeddings(folder, kind, rows, **columns):
-    (folder / f"{kind}_emb").mkdir(parents=True)
-    (folder / "metadata").mkdir()
-    np.save(folder / f"{kind}_emb" / f"{kind}_emb_0.npy", normalise_rows(rows).unit)
-    pq.write_table(pa.table(columns), folder / "metadata" / "metadata_0.parquet")
+small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_worlds.py"))))
+write_embeddings = small.write_embeddings
 
 
 @pytest.fixture(scope="module")
