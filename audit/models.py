@@ -20,6 +20,7 @@ def encoder_for(
 ) -> Encoder:
     """The encoder asked for, or else the one the index or the reference was made with.
 
+    Pixels are standardised as the reference's were, where the choice does not say how.
     Raises UsageError when they were made from embeddings and so name no model, BlissError when
     one of them was made with another model.
     """
@@ -36,6 +37,9 @@ def encoder_for(
                 "Add --model, and --pretrained with it",
             )
         choice = replace(choice, model=facts["model"], pretrained=facts.get("pretrained"))
+    seen = reference.model.get("preprocessing") if reference else None
+    if choice.statistics is None and seen:
+        choice = replace(choice, statistics=(tuple(seen["mean"]), tuple(seen["std"])))
     encoder = load_encoder(choice)
     tag = f" ({encoder.facts['pretrained']})" if encoder.facts["pretrained"] else ""
     for each in made:

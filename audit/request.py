@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..artefacts import MANIFEST, read_json
+from ..corpora.captions import CaptionRules
 from ..corpora.images import ImageList, list_images
 from ..corpora.texts import CorpusOptions, open_corpus
 from ..errors import TooManyFailures, UsageError
@@ -48,6 +49,8 @@ class AuditRequest:
     embed: EmbedOptions = field(default_factory=EmbedOptions)
     score: str = "bliss"
     """Which score ranks the images; see `scorer/scores/registry.py`."""
+    keep_duplicates: bool = False
+    """Whether an index built for this audit keeps equal captions."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.embeddings is None):
@@ -130,7 +133,8 @@ def _build_default(
     if request.corpus is None:
         say(f"no --index or --corpus was given: using the built-in corpus {spec}")
     source = open_corpus(spec, request.corpus_options)
-    options = IndexOptions(overwrite=request.embed.overwrite)
+    rules = CaptionRules(deduplicate=not request.keep_duplicates)
+    options = IndexOptions(rules, overwrite=request.embed.overwrite)
     return build_index(source, encoder, Path(request.output) / "index", options, progress)
 
 

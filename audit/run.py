@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, search
 from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.encoding import Encoder, check_same_model
+from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.nearest import Hits
 from ..scorer.bliss import bliss_scores
@@ -176,6 +176,7 @@ def _audit(
     left_out = _in_reference(images, reference)
     check_same_model(images.model, images.source, index.model, str(index.folder))
     check_same_model(images.model, images.source, reference.model, "the reference")
+    check_same_preprocessing(reference.model, "the reference", images.model, images.source)
     retrieved = retrieve(index, images.vectors, settings.k, progress)
     scores = bliss_scores(images.vectors, retrieved, reference, settings.weight, given, left_out)
     p_values = None

@@ -23,6 +23,7 @@ from .options import (
     plain_options,
     say,
 )
+from .presets import ENCODER, PRESET, with_preset
 
 
 @click.command()
@@ -33,7 +34,7 @@ from .options import (
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
 @click.option("-o", "--output", default="bliss-audit", show_default=True)
-@options(CORPUS, MODEL, SCORE, WORDS, IMAGES, SHOW)
+@options(CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, SHOW)
 def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Score every image of a collection, most anomalous first.
 
@@ -45,6 +46,9 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines, result_text
 
+    index_set = () if given["index"] else ("corpus", "keep_duplicates")
+    model_set = () if given["index"] and not given["images"] else ENCODER
+    given = with_preset(given, (*model_set, *index_set, "prompt", "k", "weight"))
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "index", "corpus")},
         corpus_options=corpus_options(given),
@@ -53,6 +57,7 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
         settings=audit_settings(given),
         embed=embed_options(given),
         score=given["score"],
+        keep_duplicates=given.get("keep_duplicates", False),
     )
     asked = {"command": "audit", **plain_options(given)}
     if not given["overwrite"]:

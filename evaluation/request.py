@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..corpora.images import list_images
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, captions_of, find_captions
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
-from ..indexer.encoding import Encoder, check_same_model
+from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
@@ -46,6 +46,8 @@ class EvalRequest:
     baseline: str | None = None
     output: str = "bliss-eval"
     embed: EmbedOptions = field(default_factory=EmbedOptions)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """The options that were given, as JSON values: eval.json keeps them, to be repeated from."""
 
     def folders(self) -> dict[str, str]:
         """Every set's name and folder."""
@@ -56,9 +58,9 @@ Prompts = Callable[[Sequence[str]], np.ndarray]
 """C class names -> float32 [C, d], a unit row for each."""
 
 
-def needs_encoder(request: EvalRequest) -> bool:
-    """Whether any set is a folder of images."""
-    return not all(_embedded(folder) for folder in request.folders().values())
+def holds_images(folders: Iterable[str]) -> bool:
+    """Whether any of the sets must still be embedded."""
+    return not all(_embedded(folder) for folder in folders)
 
 
 def run_eval(
@@ -86,6 +88,7 @@ def run_eval(
     }
     for name, found in sets.items():
         check_same_model(found.model, name, index.model, str(index.folder))
+        check_same_preprocessing(sets["reference"].model, "reference", found.model, name)
     outliers = {name: set_of(sets[name]) for name in request.outliers}
     world = make_world(set_of(sets["reference"]), set_of(sets["test"]), outliers)
     unknown = sorted(set(request.worded) - set(world.labels))
@@ -113,6 +116,7 @@ def run_eval(
             name: index.manifest.get(name) for name in ("count", "corpus", "prompts", "checksums")
         },
         "k": request.k,
+        "asked": dict(request.asked),
     }
     rows = save_report(result, request.protocol, request.output, facts, request.baseline)
     return result, rows, list(sets.values())

@@ -11,28 +11,23 @@ import numpy as np
 
 from ..errors import BlissError, UsageError
 from ..indexer.index_building import Progress, no_progress
-from ..indexer.nearest import Vectors, nearest_texts
-from ..scorer.retrieved import Retrieved, gather_texts
-from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
+from ..scorer.scores.contract import Fitting, Query, Score, fit_score
+from ..scorer.scores.rscin import with_rscin
 from .draws import Draw
+from .flagging import (
+    Calibration,
+    NotFlagged,
+    calibration_of,
+    check_flagging,
+    flagged_metrics,
+    held_out,
+)
 from .metrics import METRICS, all_metrics
+from .queries import Words, fittings_of, queries_of
 from .world import World
 
-
-@dataclass(frozen=True)
-class Words:
-    """The text side, the same for every draw."""
-
-    prompts: Mapping[str, np.ndarray]
-    """Class name -> float32 [d], its label prompt's unit vector."""
-    texts: Vectors
-    """M external texts."""
-    k: int = 10
-    """Texts retrieved for each image."""
-    names: np.ndarray | None = None
-    """str [M]."""
-    something: np.ndarray | None = None
-    """float32 [d], "a photo of something"."""
+RSCIN = "+rscin"
+"""Ends the name of a score that is to be smoothed over the test images."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,10 @@ class Chosen:
         return {**self.score.defaults, **self.changed}
 
 
+Material = tuple[Draw, Fitting, Query, Calibration]
+"""What one draw's scores work on."""
+
+
 @dataclass(frozen=True)
 class ScoreResult:
     """What one score reached."""
@@ -60,6 +59,10 @@ class ScoreResult:
     """Fitting and scoring one draw, mean over draws."""
     peak_bytes: int
     """Most memory its arrays took at once in the first draw; what FAISS takes is not counted."""
+    flags: np.ndarray | None = None
+    """float64 [draws, groups, 2]: realised FDP and power of flagging (see flagging.py)."""
+    not_flagged: str = ""
+    """Why there are no flags."""
 
     def metric(self, name: str, group: int | None = None) -> np.ndarray:
         """float64 [draws], one metric for one group or averaged over them."""
@@ -79,6 +82,8 @@ class EvalResult:
     """Score -> why it could not be used."""
     leaked: int
     """Test images whose content is also in the reference, at most in any draw."""
+    calibration: tuple[int, ...] = ()
+    """Reference images held out to flag with, in each draw."""
 
     @property
     def anomaly_ratio(self) -> float:
@@ -92,14 +97,21 @@ class EvalResult:
 
 
 def choose_scores(names: Sequence[str], known: Mapping[str, Score]) -> tuple[Chosen, ...]:
-    """Scores by name, with parameters as in `knn:k=5` or `bliss:weight=0.3`; none named: all."""
+    """Scores by name, with parameters as in `knn:k=5` or `bliss:weight=0.3`; none named: all.
+
+    `NAME+rscin` is NAME smoothed over the test images.
+    """
     chosen = []
     for spec in names or tuple(known):
         name, _, rest = spec.partition(":")
-        if name not in known:
+        plain = name.removesuffix(RSCIN)
+        if plain not in known:
             raise UsageError(
-                f"the score '{name}' was asked for", f"one of {', '.join(known)}", "Correct --score"
+                f"the score '{name}' was asked for",
+                f"one of {', '.join(known)}, or one of them with {RSCIN} after it",
+                "Correct --score",
             )
+        score = known[plain] if plain == name else with_rscin(known[plain])
         changed = {}
         for pair in rest.split(",") if rest else ():
             key, equals, value = pair.partition("=")
@@ -107,14 +119,14 @@ def choose_scores(names: Sequence[str], known: Mapping[str, Score]) -> tuple[Cho
                 changed[key] = float(value)
             except ValueError:
                 equals = ""
-            if not equals or key not in known[name].defaults:
+            if not equals or key not in score.defaults:
                 raise UsageError(
                     f"--score {spec} was given",
                     f"NAME:PARAMETER=NUMBER with a parameter of {name}: "
-                    f"{', '.join(known[name].defaults) or 'it has none'}",
+                    f"{', '.join(score.defaults) or 'it has none'}",
                     "Correct --score",
                 )
-        chosen.append(Chosen(spec, known[name], changed))
+        chosen.append(Chosen(spec, score, changed))
     if len({entry.name for entry in chosen}) < len(chosen):
         raise UsageError("a score was named twice", "every score once", "Leave one out")
     return tuple(chosen)
@@ -137,87 +149,72 @@ def evaluate(
         raise BlissError(
             "the draws are tested against different groups", "the same in all", "Split them up"
         )
-    fittings = _fittings(world, draws, words, any(c.score.needs_texts for c in scores))
-    queries = _queries(world, draws, words)
+    fittings = fittings_of(world, draws, words, any(c.score.needs_texts for c in scores))
+    held = [held_out(world, draw) for draw in draws]
+    clean = [draw.reference[some] for draw, some in zip(draws, held, strict=True)]
+    queries = queries_of(world, [*(draw.test for draw in draws), *clean], words)
+    material = [
+        (draw, fitting, query, calibration_of(fitting, some, calibration))
+        for draw, fitting, query, some, calibration in zip(
+            draws, fittings, queries[: len(draws)], held, queries[len(draws) :], strict=True
+        )
+    ]
     results: list[ScoreResult] = []
     skipped: dict[str, str] = {}
     first: BlissError | None = None
     for number, chosen in enumerate(scores):
         try:
-            results.append(_evaluate_one(chosen, draws, fittings, queries))
+            results.append(_evaluate_one(chosen, material))
         except BlissError as error:
             first = first or error
             skipped[chosen.name] = str(error)
         progress("scores evaluated", number + 1, len(scores))
     if first is not None and not results:
         raise first
-    return EvalResult(groups, tuple(draws), tuple(results), skipped, _leaked(world, draws))
+    sizes = tuple(int(some.sum()) for some in held)
+    return EvalResult(groups, tuple(draws), tuple(results), skipped, _leaked(world, draws), sizes)
 
 
-def _fittings(world: World, draws: Sequence[Draw], words: Words, with_texts: bool) -> list[Fitting]:
-    texts = np.zeros((0, world.images.shape[1]), np.float32)
-    if with_texts and words.texts.count:
-        texts = np.concatenate([block for _, block in words.texts.blocks()])
-    made = []
-    for draw in draws:
-        missing = [name for name in draw.normal if name not in words.prompts]
-        if missing:
-            raise BlissError(
-                f"there is no prompt for {', '.join(missing)}", "one for every class", "Add them"
-            )
-        prompts = np.stack([words.prompts[name] for name in draw.normal])
-        normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
-        names = words.names if with_texts else None
-        made.append(Fitting(normals, texts, names, words.something))
-    return made
-
-
-def _queries(world: World, draws: Sequence[Draw], words: Words) -> list[Query]:
-    """One retrieval for all test images of all draws, cut to each."""
-    tested = np.unique(np.concatenate([draw.test for draw in draws]))
-    everything: Retrieved | None = None
-    if words.texts.count:
-        hits = nearest_texts(world.images[tested], words.texts, words.k)
-        everything = gather_texts(hits, words.texts.fetch)
-    made = []
-    for draw in draws:
-        cut = None if everything is None else _cut(everything, np.searchsorted(tested, draw.test))
-        made.append(Query(world.images[draw.test], cut))
-    return made
-
-
-def _cut(retrieved: Retrieved, rows: np.ndarray) -> Retrieved:
-    """What retrieving for some of the images alone would have given."""
-    distinct, position = np.unique(retrieved.position[rows], return_inverse=True)
-    return Retrieved(
-        retrieved.similarity[rows],
-        retrieved.rows[rows],
-        position.reshape(len(rows), -1).astype(np.int32),
-        retrieved.vectors[distinct],
-    )
-
-
-def _evaluate_one(
-    chosen: Chosen, draws: Sequence[Draw], fittings: Sequence[Fitting], queries: Sequence[Query]
-) -> ScoreResult:
+def _evaluate_one(chosen: Chosen, material: Sequence[Material]) -> ScoreResult:
+    draws = [draw for draw, *_ in material]
     values = np.empty((len(draws), len(draws[0].groups), len(METRICS)))
-    peak = _peak_of(chosen, fittings[0], queries[0])
+    flags, not_flagged = np.empty((*values.shape[:2], 2)), ""
+    try:
+        sizes = [len(calibration.query.images) for *_, calibration in material]
+        check_flagging(chosen.score, draws, sizes)
+    except NotFlagged as reason:
+        not_flagged = str(reason)
+    peak = _peak_of(chosen, material[0][1], material[0][2])
     seconds = 0.0
-    for number, (draw, fitting, query) in enumerate(zip(draws, fittings, queries, strict=True)):
+    for number, (draw, fitting, query, calibration) in enumerate(material):
         start = time.perf_counter()
-        scores = fit_score(chosen.score, fitting, **chosen.changed)(query)
+        fitted = fit_score(chosen.score, fitting, **chosen.changed)
+        scores = fitted(query)
         seconds += time.perf_counter() - start
-        if scores.shape != draw.test.shape or not np.isfinite(scores).all():
-            raise BlissError(
-                f"{chosen.name} gave scores of shape {scores.shape}, "
-                f"{int((~np.isfinite(scores)).sum())} of them not finite",
-                f"{len(draw.test)} finite numbers",
-                "Report it, or leave this score out",
-            )
+        _check_scores(chosen, scores, len(draw.test))
         for group in range(len(draw.groups)):
             some = np.isin(draw.group, (0, group + 1))
             values[number, group] = all_metrics(scores[some], draw.anomalous[some])
-    return ScoreResult(chosen, values, seconds / len(draws), peak)
+        if not not_flagged:
+            asked = fitted, query, scores
+            try:
+                flags[number] = flagged_metrics(
+                    chosen.score, chosen.changed, calibration, asked, draw
+                )
+            except NotFlagged as reason:
+                not_flagged = str(reason)
+    kept = None if not_flagged else flags
+    return ScoreResult(chosen, values, seconds / len(draws), peak, kept, not_flagged)
+
+
+def _check_scores(chosen: Chosen, scores: np.ndarray, count: int) -> None:
+    if scores.shape != (count,) or not np.isfinite(scores).all():
+        raise BlissError(
+            f"{chosen.name} gave scores of shape {scores.shape}, "
+            f"{int((~np.isfinite(scores)).sum())} of them not finite",
+            f"{count} finite numbers",
+            "Report it, or leave this score out",
+        )
 
 
 def _peak_of(chosen: Chosen, fitting: Fitting, query: Query) -> int:

@@ -2,24 +2,20 @@
 
 import json
 import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from blissaudit.cli import run
 from blissaudit.demo.scenes import render_scene, sample_scene
-from blissaudit.indexer.unit_rows import normalise_rows
 
 NAMES = ("ant", "bee", "cat", "dog")
 PROMPT = "This is a photo of a {}"
 
-
-def write_embeddings(folder, kind, rows, **columns):
-    (folder / f"{kind}_emb").mkdir(parents=True)
-    (folder / "metadata").mkdir()
-    np.save(folder / f"{kind}_emb" / f"{kind}_emb_0.npy", normalise_rows(rows).unit)
-    pq.write_table(pa.table(columns), folder / "metadata" / "metadata_0.parquet")
+small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_worlds.py"))))
+write_embeddings = small.write_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +67,12 @@ random-2: 10 draws, seed 0, 2 normal classes, 18 reference and 32 test images a 
 50.0 % anomalies
 
 | score | auroc | auroc_worst | gain | fpr95_id | fpr95_ood | aupr_in | aupr_out | precision \
-| recall | fdp | seconds | peak_mib |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| recall | fdp | fdp_bh | power_bh | seconds | peak_mib |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 ROWS
 
+no fdp_bh of any score: 2 reference images were held out in draw 1, and fewer than 19 cannot flag \
+all its anomalies at 0.1
 All of it: WORLD/out/eval.json
 """
 
@@ -98,6 +96,13 @@ def test_the_whole_output(world, capsys):
         assert cells[10] == f"{100 * row['fdp']:.2f}"
     assert len(rows) == 2
     assert shown.err.splitlines()[-1].startswith("scores evaluated: 2 of 2")
+
+
+def test_rscin_is_stateful_in_the_table(world, capsys):
+    assert run(call(world, "--score", "bliss+rscin")) == 0
+    shown = capsys.readouterr().out
+    assert "bliss+rscin looks at the other test images too" in shown
+    assert "no fdp_bh of bliss+rscin: it looks at the other test images, so p-values do n" in shown
 
 
 def test_json_is_the_table(world, capsys):
@@ -129,6 +134,9 @@ def test_the_same_request_gives_the_same_numbers(world, usual):
         ("--label", "ant=text 3"),
         ("--ood", "far=FAR"),
         ("--score", "knn:k=2"),
+        ("--score", "bliss+rscin"),
+        ("--prompt", "text {}", "--label", "ant=text 1", "--normal", "ant", "--normal", "bee")
+        + ("--label", "bee=text 2"),
         ("--protocol", "one-class"),
         ("--protocol", "leave-one-out"),
         ("--protocol", "random-3"),
@@ -182,10 +190,13 @@ def test_every_score_of_the_registry_runs_or_says_why_not(world):
         (("--ood", "test=x"), 2, "--ood test=x was given"),
         (("--label", "yak=text 3"), 2, "--label names yak. Needed: classes of the reference"),
         (("--normal", "yak"), 2, "names yak, which the reference set does not have"),
+        (("--shots", "50"), 1, "has 9 reference images. Needed: at least 50"),
+        (("--ood", "far=CLEAN"), 1, "the outlier set 'far' overlaps the normal images"),
         (("--protocol", "openood-cifar10"), 2, "the reference set has 4 classes. Needed: 10"),
     ],
 )
 def test_a_request_that_cannot_be_met(world, more, code, message, capsys):
+    more = [part.replace("CLEAN", str(world / "clean")) for part in more]
     assert run(call(world, *more)) == code
     assert message in capsys.readouterr().err
 

@@ -1,0 +1,77 @@
+"""What scores are fitted on and asked in each draw, from one retrieval pass over all images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import BlissError
+from ..indexer.nearest import Vectors, nearest_texts
+from ..scorer.retrieved import Retrieved, gather_texts
+from ..scorer.scores.contract import Fitting, Normals, Query
+from .draws import Draw
+from .world import World
+
+
+@dataclass(frozen=True)
+class Words:
+    """The text side, the same for every draw."""
+
+    prompts: Mapping[str, np.ndarray]
+    """Class name -> float32 [d], its label prompt's unit vector."""
+    texts: Vectors
+    """M external texts."""
+    k: int = 10
+    """Texts retrieved for each image."""
+    names: np.ndarray | None = None
+    """str [M]."""
+    something: np.ndarray | None = None
+    """float32 [d], "a photo of something"."""
+
+
+def fittings_of(
+    world: World, draws: Sequence[Draw], words: Words, with_texts: bool
+) -> list[Fitting]:
+    """What each draw's scores are fitted on; BlissError for a class without a prompt."""
+    texts = np.zeros((0, world.images.shape[1]), np.float32)
+    if with_texts and words.texts.count:
+        texts = np.concatenate([block for _, block in words.texts.blocks()])
+    made = []
+    for draw in draws:
+        missing = [name for name in draw.normal if name not in words.prompts]
+        if missing:
+            raise BlissError(
+                f"there is no prompt for {', '.join(missing)}", "one for every class", "Add them"
+            )
+        prompts = np.stack([words.prompts[name] for name in draw.normal])
+        normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
+        names = words.names if with_texts else None
+        made.append(Fitting(normals, texts, names, words.something))
+    return made
+
+
+def queries_of(world: World, asked: Sequence[np.ndarray], words: Words) -> list[Query]:
+    """A query for each int64 array of world rows in `asked`: one retrieval, cut to each."""
+    rows = np.unique(np.concatenate(asked))
+    everything: Retrieved | None = None
+    if words.texts.count:
+        hits = nearest_texts(world.images[rows], words.texts, words.k)
+        everything = gather_texts(hits, words.texts.fetch)
+    made = []
+    for some in asked:
+        cut = None if everything is None else _cut(everything, np.searchsorted(rows, some))
+        made.append(Query(world.images[some], cut))
+    return made
+
+
+def _cut(retrieved: Retrieved, rows: np.ndarray) -> Retrieved:
+    """What retrieving for some of the images alone would have given."""
+    distinct, position = np.unique(retrieved.position[rows], return_inverse=True)
+    return Retrieved(
+        retrieved.similarity[rows],
+        retrieved.rows[rows],
+        position.reshape(retrieved.rows[rows].shape).astype(np.int32),
+        retrieved.vectors[distinct],
+    )
