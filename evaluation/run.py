@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -13,9 +12,10 @@ from ..errors import BlissError, UsageError
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.nearest import Vectors, nearest_texts
 from ..scorer.retrieved import Retrieved, gather_texts
-from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
+from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score
 from .draws import Draw
 from .metrics import METRICS, all_metrics
+from .shared import Cost, mean_cost, measured, share_terms
 from .world import World
 
 
@@ -57,9 +57,9 @@ class ScoreResult:
     values: np.ndarray
     """float64 [draws, groups, 8], every one of METRICS for normals against each group."""
     seconds: float
-    """Fitting and scoring one draw, mean over draws."""
+    """Fitting and scoring one draw, mean over draws, with its part of what scores share."""
     peak_bytes: int
-    """Most memory its arrays took at once in the first draw; what FAISS takes is not counted."""
+    """Most memory its arrays took at once in any draw; what FAISS takes is not counted."""
 
     def metric(self, name: str, group: int | None = None) -> np.ndarray:
         """float64 [draws], one metric for one group or averaged over them."""
@@ -140,17 +140,28 @@ def evaluate(
     fittings = _fittings(world, draws, words, any(c.score.needs_texts for c in scores))
     queries = _queries(world, draws, words)
     results: list[ScoreResult] = []
-    skipped: dict[str, str] = {}
-    first: BlissError | None = None
+    refused: dict[str, BlissError] = {}
+    fitted: dict[str, list[Fitted]] = {}
+    costs: dict[str, Cost] = {}
+    for chosen in scores:
+        try:
+            fitted[chosen.name], costs[chosen.name] = _fit_one(chosen, fittings)
+        except BlissError as error:
+            refused[chosen.name] = error
+    queries, passed = share_terms(world, draws, queries, fitted)
     for number, chosen in enumerate(scores):
         try:
-            results.append(_evaluate_one(chosen, draws, fittings, queries))
+            if chosen.name in fitted:
+                cost = costs[chosen.name] + passed.get(chosen.name, Cost())
+                # Popped, so that what it holds is free once it is done.
+                made = fitted.pop(chosen.name)
+                results.append(_evaluate_one(chosen, draws, made, queries, cost))
         except BlissError as error:
-            first = first or error
-            skipped[chosen.name] = str(error)
+            refused[chosen.name] = error
         progress("scores evaluated", number + 1, len(scores))
-    if first is not None and not results:
-        raise first
+    skipped = {c.name: str(refused[c.name]) for c in scores if c.name in refused}
+    if skipped and not results:
+        raise refused[next(iter(skipped))]
     return EvalResult(groups, tuple(draws), tuple(results), skipped, _leaked(world, draws))
 
 
@@ -197,16 +208,27 @@ def _cut(retrieved: Retrieved, rows: np.ndarray) -> Retrieved:
     )
 
 
+def _fit_one(chosen: Chosen, fittings: Sequence[Fitting]) -> tuple[list[Fitted], Cost]:
+    """One score fitted for every draw, and what one draw costs."""
+    found = [
+        measured(partial(fit_score, chosen.score, fitting, **chosen.changed))
+        for fitting in fittings
+    ]
+    return [fitted for fitted, _ in found], mean_cost([cost for _, cost in found])
+
+
 def _evaluate_one(
-    chosen: Chosen, draws: Sequence[Draw], fittings: Sequence[Fitting], queries: Sequence[Query]
+    chosen: Chosen,
+    draws: Sequence[Draw],
+    fitted: Sequence[Fitted],
+    queries: Sequence[Query],
+    before: Cost,
 ) -> ScoreResult:
     values = np.empty((len(draws), len(draws[0].groups), len(METRICS)))
-    peak = _peak_of(chosen, fittings[0], queries[0])
-    seconds = 0.0
-    for number, (draw, fitting, query) in enumerate(zip(draws, fittings, queries, strict=True)):
-        start = time.perf_counter()
-        scores = fit_score(chosen.score, fitting, **chosen.changed)(query)
-        seconds += time.perf_counter() - start
+    costs = []
+    for number, (draw, one, query) in enumerate(zip(draws, fitted, queries, strict=True)):
+        scores, cost = measured(partial(one, query))
+        costs.append(cost)
         if scores.shape != draw.test.shape or not np.isfinite(scores).all():
             raise BlissError(
                 f"{chosen.name} gave scores of shape {scores.shape}, "
@@ -217,22 +239,8 @@ def _evaluate_one(
         for group in range(len(draw.groups)):
             some = np.isin(draw.group, (0, group + 1))
             values[number, group] = all_metrics(scores[some], draw.anomalous[some])
-    return ScoreResult(chosen, values, seconds / len(draws), peak)
-
-
-def _peak_of(chosen: Chosen, fitting: Fitting, query: Query) -> int:
-    """An untimed run, which also warms up what comes after."""
-    already = tracemalloc.is_tracing()
-    if not already:
-        tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        fit_score(chosen.score, fitting, **chosen.changed)(query)
-        return max(0, tracemalloc.get_traced_memory()[1] - before)
-    finally:
-        if not already:
-            tracemalloc.stop()
+    cost = before + mean_cost(costs)
+    return ScoreResult(chosen, values, cost.seconds, cost.peak_bytes)
 
 
 def _leaked(world: World, draws: Sequence[Draw]) -> int:

@@ -15,6 +15,7 @@ range, it is made again on its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,9 @@ from .similarity import similarity
 
 IMAGES_AT_ONCE, TEXTS_AT_ONCE = 1024, 512
 """Together they bound a block of cosines, 2 MB, so that it stays in cache."""
+
+BLOCKS_AT_ONCE = 2
+"""Exponentials use one core: the product of another block uses the rest meanwhile."""
 
 FEW_TEXTS = 4096
 LOW_TAU = 0.005
@@ -79,35 +83,36 @@ def with_terms(query: Query, fitted: Iterable[Fitted]) -> Query:
     """`query` with the terms of all the `fitted` scores, one pass for each array of texts."""
     sharing: dict[int, list[TextTerm]] = {}
     for score in fitted:
-        for term in score.terms if isinstance(score, WithTerms) else [score]:
-            if isinstance(term, TextTerm):
-                sharing.setdefault(id(term.texts), []).append(term)
+        for term in terms_of(score):
+            sharing.setdefault(id(term.texts), []).append(term)
     found = dict(query.terms)
     for terms in sharing.values():
         found.update(zip(terms, text_terms(terms, query.images), strict=True))
     return replace(query, terms=found)
 
 
+def terms_of(fitted: Fitted) -> tuple[TextTerm, ...]:
+    """The terms over all texts that a fitted score asks for."""
+    if isinstance(fitted, TextTerm):
+        return (fitted,)
+    return fitted.terms if isinstance(fitted, WithTerms) else ()
+
+
 def text_terms(terms: Sequence[TextTerm], images: np.ndarray) -> list[np.ndarray]:
     """Each term, float64 [n], of unit rows `images` [n, d]; all terms have the same texts."""
+    wanted = [[asked.content for asked in term.sums] for term in terms]
     needed = {asked.content: asked for term in terms for asked in term.sums}
     work = _plan(terms[0].texts, list(needed.values()))
     made = [np.empty(len(images)) for _ in terms]
-    for rows in slices(len(images), IMAGES_AT_ONCE):
+
+    def one_block(rows: slice) -> None:
         found = dict(zip(needed, _log_sums(images[rows], work), strict=True))
-        for term, out in zip(terms, made, strict=True):
-            out[rows] = term.reduce(images[rows], *(found[asked.content] for asked in term.sums))
+        for term, sums, out in zip(terms, wanted, made, strict=True):
+            out[rows] = term.reduce(images[rows], *(found[content] for content in sums))
+
+    with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
+        list(threads.map(one_block, slices(len(images), IMAGES_AT_ONCE)))
     return made
-
-
-@dataclass(frozen=True)
-class _Share:
-    """What one sum takes from one block of texts."""
-
-    members: Any
-    """Index of its texts among the block's."""
-    indicator: np.ndarray
-    """[g, members], 1 where a text is in a group."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,8 @@ class _Work:
     vectors: np.ndarray
     """[v, d], the texts taken less their mean, in the type of all arithmetic on blocks."""
     sums: Sequence[TextSum]
-    shares: Sequence[Sequence[_Share]]
-    """For each sum one of each block."""
+    group_of: Sequence[np.ndarray]
+    """For each sum int64 [v], the group a text taken is in, -1 for none."""
 
 
 def _plan(texts: np.ndarray, sums: Sequence[TextSum]) -> _Work:
@@ -137,22 +142,12 @@ def _plan(texts: np.ndarray, sums: Sequence[TextSum]) -> _Work:
     vectors = np.empty((len(rows), texts.shape[1]), np.float64 if exactly else np.float32)
     for block in slices(len(rows), TEXTS_AT_ONCE):
         vectors[block] = texts[rows[block]].astype(np.float64) - mean
-    shares = [_shares(asked, used, vectors.dtype) for asked in sums]
-    return _Work(texts, mean, vectors, sums, shares)
-
-
-def _shares(asked: TextSum, used: np.ndarray, dtype: np.dtype) -> list[_Share]:
-    group_of = np.full(len(used), -1)
-    group_of[asked.groups] = np.arange(len(asked.groups))[:, None]
-    group_of = group_of[used]
-    made = []
-    for block in slices(len(group_of), TEXTS_AT_ONCE):
-        here = np.flatnonzero(group_of[block] >= 0)
-        indicator = np.zeros((len(asked.groups), len(here)), dtype)
-        indicator[group_of[block][here], np.arange(len(here))] = 1
-        every = len(here) == block.stop - block.start
-        made.append(_Share(np.s_[:] if every else here, indicator))
-    return made
+    group_of = []
+    for asked in sums:
+        group = np.full(len(texts), -1)
+        group[asked.groups] = np.arange(len(asked.groups))[:, None]
+        group_of.append(group[rows])
+    return _Work(texts, mean, vectors, sums, group_of)
 
 
 def _log_sums(images: np.ndarray, work: _Work) -> list[np.ndarray]:
@@ -161,18 +156,22 @@ def _log_sums(images: np.ndarray, work: _Work) -> list[np.ndarray]:
     turned = np.ascontiguousarray(images.T, dtype)
     top = np.full(len(images), -np.inf, dtype)
     totals = [_nothing(asked, len(images)) for asked in work.sums]
-    for number, block in enumerate(slices(len(work.vectors), TEXTS_AT_ONCE)):
+    for block in slices(len(work.vectors), TEXTS_AT_ONCE):
         cosines = work.vectors[block] @ turned
         before, top = top, np.maximum(top, cosines.max(axis=0))
         powers = {tau: _powers(cosines, top, tau) for tau in {s.tau for s in work.sums} if tau}
-        for asked, shares, total in zip(work.sums, work.shares, totals, strict=True):
-            share = shares[number]
+        for asked, group_of, total in zip(work.sums, work.group_of, totals, strict=True):
+            members: Any = np.flatnonzero(group_of[block] >= 0)
+            indicator = np.zeros((len(total), len(members)), dtype)
+            indicator[group_of[block][members], np.arange(len(members))] = 1
+            if len(members) == len(cosines):
+                members = np.s_[:]
             if asked.tau == MAXIMUM:
-                largest = cosines[share.members].max(axis=0, initial=-np.inf)
+                largest = cosines[members].max(axis=0, initial=-np.inf)
                 np.maximum(total, largest, out=total)
             else:
                 total *= np.exp((before - top).astype(np.float64) / asked.tau)
-                total += share.indicator @ powers[asked.tau][share.members]
+                total += indicator @ powers[asked.tau][members]
     common = images.astype(np.float64) @ work.mean
     for asked, total in zip(work.sums, totals, strict=True):
         if asked.tau == MAXIMUM:
