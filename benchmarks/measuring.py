@@ -11,6 +11,7 @@ peak is not measured, and the output says so.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import os
@@ -159,18 +160,21 @@ def alternate(ways: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, Tim
 
 def peak_extra(way: Callable[[], Any]) -> int | None:
     """Bytes of resident memory that running `way` once needs on top of what is there now."""
+    return measured(way)[2]
+
+
+def measured(way: Callable[[], Any]) -> tuple[Any, float, int | None]:
+    """One run for what takes long: what it gives, its seconds, and its peak extra bytes."""
     gc.collect()
-    try:
+    before: int | None = None
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
-    except (OSError, AttributeError):
-        way()
-        return None
+    start = time.perf_counter()
     made = way()
-    peak = _status("VmHWM") - before
-    del made
-    return peak
+    seconds = time.perf_counter() - start
+    return made, seconds, None if before is None else _status("VmHWM") - before
 
 
 def _status(name: str) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
-import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from ..errors import BlissError, UsageError
 from ..indexer.index_building import Progress, no_progress
-from ..scorer.scores.contract import Fitting, Query, Score, fit_score
+from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
 from ..scorer.scores.rscin import with_rscin
 from .draws import Draw
 from .flagging import (
@@ -24,6 +23,7 @@ from .flagging import (
 )
 from .metrics import METRICS, all_metrics
 from .queries import Words, fittings_of, queries_of
+from .shared import Cost, mean_cost, measured, share_terms
 from .world import World
 
 RSCIN = "+rscin"
@@ -44,7 +44,7 @@ class Chosen:
         return {**self.score.defaults, **self.changed}
 
 
-Material = tuple[Draw, Fitting, Query, Calibration]
+Material = tuple[Draw, Query, Calibration]
 """What one draw's scores work on."""
 
 
@@ -56,9 +56,9 @@ class ScoreResult:
     values: np.ndarray
     """float64 [draws, groups, 8], every one of METRICS for normals against each group."""
     seconds: float
-    """Fitting and scoring one draw, mean over draws."""
+    """Fitting and scoring one draw, mean over draws, with its part of what scores share."""
     peak_bytes: int
-    """Most memory its arrays took at once in the first draw; what FAISS takes is not counted."""
+    """Most memory its arrays took at once in any draw; what FAISS takes is not counted."""
     flags: np.ndarray | None = None
     """float64 [draws, groups, 2]: realised FDP and power of flagging (see flagging.py)."""
     not_flagged: str = ""
@@ -153,29 +153,51 @@ def evaluate(
     held = [held_out(world, draw) for draw in draws]
     clean = [draw.reference[some] for draw, some in zip(draws, held, strict=True)]
     queries = queries_of(world, [*(draw.test for draw in draws), *clean], words)
+    results: list[ScoreResult] = []
+    refused: dict[str, BlissError] = {}
+    fitted: dict[str, list[Fitted]] = {}
+    costs: dict[str, Cost] = {}
+    for chosen in scores:
+        try:
+            fitted[chosen.name], costs[chosen.name] = _fit_one(chosen, fittings)
+        except BlissError as error:
+            refused[chosen.name] = error
+    tests, passed = share_terms(world, draws, queries[: len(draws)], fitted)
     material = [
-        (draw, fitting, query, calibration_of(fitting, some, calibration))
+        (draw, query, calibration_of(fitting, some, calibration))
         for draw, fitting, query, some, calibration in zip(
-            draws, fittings, queries[: len(draws)], held, queries[len(draws) :], strict=True
+            draws, fittings, tests, held, queries[len(draws) :], strict=True
         )
     ]
-    results: list[ScoreResult] = []
-    skipped: dict[str, str] = {}
-    first: BlissError | None = None
     for number, chosen in enumerate(scores):
         try:
-            results.append(_evaluate_one(chosen, material))
+            if chosen.name in fitted:
+                cost = costs[chosen.name] + passed.get(chosen.name, Cost())
+                # Popped, so that what it holds is free once it is done.
+                made = fitted.pop(chosen.name)
+                results.append(_evaluate_one(chosen, made, material, cost))
         except BlissError as error:
-            first = first or error
-            skipped[chosen.name] = str(error)
+            refused[chosen.name] = error
         progress("scores evaluated", number + 1, len(scores))
-    if first is not None and not results:
-        raise first
+    skipped = {c.name: str(refused[c.name]) for c in scores if c.name in refused}
+    if skipped and not results:
+        raise refused[next(iter(skipped))]
     sizes = tuple(int(some.sum()) for some in held)
     return EvalResult(groups, tuple(draws), tuple(results), skipped, _leaked(world, draws), sizes)
 
 
-def _evaluate_one(chosen: Chosen, material: Sequence[Material]) -> ScoreResult:
+def _fit_one(chosen: Chosen, fittings: Sequence[Fitting]) -> tuple[list[Fitted], Cost]:
+    """One score fitted for every draw, and what one draw costs."""
+    found = [
+        measured(partial(fit_score, chosen.score, fitting, **chosen.changed))
+        for fitting in fittings
+    ]
+    return [fitted for fitted, _ in found], mean_cost([cost for _, cost in found])
+
+
+def _evaluate_one(
+    chosen: Chosen, fitted: Sequence[Fitted], material: Sequence[Material], before: Cost
+) -> ScoreResult:
     draws = [draw for draw, *_ in material]
     values = np.empty((len(draws), len(draws[0].groups), len(METRICS)))
     flags, not_flagged = np.empty((*values.shape[:2], 2)), ""
@@ -184,27 +206,25 @@ def _evaluate_one(chosen: Chosen, material: Sequence[Material]) -> ScoreResult:
         check_flagging(chosen.score, draws, sizes)
     except NotFlagged as reason:
         not_flagged = str(reason)
-    peak = _peak_of(chosen, material[0][1], material[0][2])
-    seconds = 0.0
-    for number, (draw, fitting, query, calibration) in enumerate(material):
-        start = time.perf_counter()
-        fitted = fit_score(chosen.score, fitting, **chosen.changed)
-        scores = fitted(query)
-        seconds += time.perf_counter() - start
+    costs = []
+    for number, (draw, query, calibration) in enumerate(material):
+        scores, cost = measured(partial(fitted[number], query))
+        costs.append(cost)
         _check_scores(chosen, scores, len(draw.test))
         for group in range(len(draw.groups)):
             some = np.isin(draw.group, (0, group + 1))
             values[number, group] = all_metrics(scores[some], draw.anomalous[some])
         if not not_flagged:
-            asked = fitted, query, scores
+            asked = fitted[number], query, scores
             try:
                 flags[number] = flagged_metrics(
                     chosen.score, chosen.changed, calibration, asked, draw
                 )
             except NotFlagged as reason:
                 not_flagged = str(reason)
+    cost = before + mean_cost(costs)
     kept = None if not_flagged else flags
-    return ScoreResult(chosen, values, seconds / len(draws), peak, kept, not_flagged)
+    return ScoreResult(chosen, values, cost.seconds, cost.peak_bytes, kept, not_flagged)
 
 
 def _check_scores(chosen: Chosen, scores: np.ndarray, count: int) -> None:
@@ -215,21 +235,6 @@ def _check_scores(chosen: Chosen, scores: np.ndarray, count: int) -> None:
             f"{count} finite numbers",
             "Report it, or leave this score out",
         )
-
-
-def _peak_of(chosen: Chosen, fitting: Fitting, query: Query) -> int:
-    """An untimed run, which also warms up what comes after."""
-    already = tracemalloc.is_tracing()
-    if not already:
-        tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        fit_score(chosen.score, fitting, **chosen.changed)(query)
-        return max(0, tracemalloc.get_traced_memory()[1] - before)
-    finally:
-        if not already:
-            tracemalloc.stop()
 
 
 def _leaked(world: World, draws: Sequence[Draw]) -> int:

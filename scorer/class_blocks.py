@@ -17,6 +17,7 @@ from .moderation import VariancePrior, moderated
 from .moments import Moments
 from .reference import Reference
 from .retrieved import Retrieved
+from .slices import slices
 from .text_statistics import check_counts, class_std_float64, text_statistics
 
 EPSILON = 1e-8
@@ -87,7 +88,7 @@ def class_blocks(
     check_counts(moments, needed=2 if prior is None else 1)
     evidence = left_out_evidence(images, retrieved, reference, left_out, prior)
     prompt_mean, prompt_scale = prompt_statistics(moments, prompts, prior)
-    for classes in _slices(len(moments.parts), TABLE_ENTRIES // max(1, len(retrieved.vectors))):
+    for classes in slices(len(moments.parts), TABLE_ENTRIES // max(1, len(retrieved.vectors))):
         block_moments = Moments(moments.classes[classes], moments.parts[classes])
         mean, std = text_statistics(block_moments, retrieved.vectors, needed=1 if prior else 2)
         std = _moderated(std, block_moments.counts[:, None], prior, np.s_[classes, None])
@@ -95,7 +96,7 @@ def class_blocks(
         tables = Tables(np.ascontiguousarray(mean.T), np.ascontiguousarray((1 / std).T))
         del mean, std
         width = retrieved.similarity.shape[1] * (classes.stop - classes.start)
-        for chunk in _slices(len(images), CHUNK_ENTRIES // width):
+        for chunk in slices(len(images), CHUNK_ENTRIES // width):
             similarity, position = retrieved.similarity[chunk], retrieved.position[chunk]
             cosine = images[chunk].astype(np.float64) @ prompts[classes].T.astype(np.float64)
             ics = (prompt_mean[classes] - cosine) * prompt_scale[classes]
@@ -182,9 +183,3 @@ def _inside(evidence: Evidence, images: slice, classes: slice) -> Evidence:
         ics=evidence.ics[near],
         pull=evidence.pull[near],
     )
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    size = max(1, size)
-    for start in range(0, count, size):
-        yield slice(start, min(count, start + size))

@@ -7,7 +7,7 @@ import pytest
 from blissaudit.errors import UsageError
 from blissaudit.indexer.nearest import array_vectors, nearest_texts
 from blissaudit.scorer.retrieved import gather_texts
-from blissaudit.scorer.scores import image_chunks, knn
+from blissaudit.scorer.scores import image_chunks, knn, sparse_lookup
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from hypothesis import given, settings
@@ -190,6 +190,8 @@ def test_chunks_do_not_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit_score(SCORES[name], fitting)(query)
     monkeypatch.setattr(image_chunks, "ENTRIES", 20)
     monkeypatch.setattr(knn, "ENTRIES", 20)
+    monkeypatch.setattr(sparse_lookup, "IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(sparse_lookup, "PAIRS_AT_ONCE", 3)
     np.testing.assert_allclose(fit_score(SCORES[name], fitting)(query), whole, rtol=1e-10)
     if name != "bliss":
         assert fit_score(SCORES[name], fitting)(Query(query.images[:0])).shape == (0,)

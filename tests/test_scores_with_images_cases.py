@@ -74,7 +74,11 @@ def test_smmp_by_hand() -> None:
 def test_sparsemax_and_lookup_by_hand() -> None:
     logits = np.array([[0.0, 0, 0], [2, 0, 0], [0.5, 0, -9]])
     expected = [[1 / 3] * 3, [1, 0, 0], [0.75, 0.25, 0]]
-    np.testing.assert_allclose(sparsemax(logits), expected, atol=1e-15)
+    found = sparsemax(logits.ravel(), np.repeat([0, 1, 2], 3)).reshape(3, 3)
+    np.testing.assert_allclose(found, expected, atol=1e-15)
+    rows = np.array([0, 1, 1, 1, 1, 2])
+    found = sparsemax(np.array([-7, 1.0, 0.9, 0.5, -4, 3]), rows)
+    np.testing.assert_allclose(found, [1, 1.6 / 3, 1.3 / 3, 0.1 / 3, 0, 1], atol=1e-15)
     assert by_hand("sparse_lookup", [E1, E2], [0, 1]) == pytest.approx([0, 0, 1], abs=1e-7)
     assert by_hand("sparse_lookup", [E1], [0]) == pytest.approx([0, 1, 2])
 

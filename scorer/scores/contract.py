@@ -49,6 +49,9 @@ class Query:
     """float32 [n, d]."""
     retrieved: Retrieved | None = None
     """Their k nearest external texts, for scores that need an index."""
+    terms: Mapping[object, np.ndarray] = field(default_factory=dict)
+    """Term over all external texts -> float64 [n], worked out beforehand for several scores
+    together; see `text_terms.with_terms`."""
 
 
 Fitted = Callable[[Query], np.ndarray]

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import Fitted, Fitting, Query, Score
+from .contract import Fitted, Fitting, Score
 from .parameters import between, positive
 from .similarity import similarity
+from .text_terms import MAXIMUM, TextSum, TextTerm
 
 
 def fit_eoe(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -20,14 +21,14 @@ def fit_eoe(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     prompts, texts = fitting.normals.prompts, fitting.texts
     tau, beta = positive(parameters, "tau"), between(parameters, "beta", 0, 1e6)
 
-    def score(query: Query) -> np.ndarray:
-        inside = similarity(query.images, prompts, tau)
-        outside = similarity(query.images, texts, tau)
-        total = np.logaddexp(inside.log_sum, outside.log_sum)
-        envisioned = np.exp(outside.largest / tau - total)
+    def score(images: np.ndarray, outside: np.ndarray, largest: np.ndarray) -> np.ndarray:
+        inside = similarity(images, prompts, tau)
+        total = np.logaddexp(inside.log_sum, outside[0])
+        envisioned = np.exp(largest[0] / tau - total)
         return beta * envisioned - np.exp(inside.largest / tau - total)
 
-    return score
+    every = np.arange(len(texts))[None]
+    return TextTerm(texts, (TextSum(every, tau), TextSum(every, MAXIMUM)), score)
 
 
 EOE = Score(

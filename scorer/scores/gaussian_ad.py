@@ -9,7 +9,7 @@ import numpy as np
 from .class_means import members_of
 from .contract import Fitted, Fitting, Query, Score
 from .image_chunks import in_chunks
-from .ledoit_wolf import fit_covariance, whiten
+from .ledoit_wolf import fit_covariance, squared_lengths
 
 
 def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -28,8 +28,11 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     def of_chunk(chunk: np.ndarray) -> np.ndarray:
         nearest = np.full(len(chunk), np.inf)
         for mean, covariance in gaussians:
-            white = whiten(covariance, chunk - mean)
-            np.minimum(nearest, np.einsum("nd,nd->n", white, white), out=nearest)
+            chunk -= mean
+            along = chunk @ covariance.directions.T
+            whole = np.einsum("nd,nd->n", chunk, chunk)
+            np.minimum(nearest, squared_lengths(covariance, along, whole), out=nearest)
+            chunk += mean
         return np.sqrt(nearest)
 
     def scores(query: Query) -> np.ndarray:

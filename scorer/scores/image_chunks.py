@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .similarity import slices
+from ..slices import slices
 
 ENTRIES = 4_000_000
 """Float64 entries of one chunk's largest array: 32 MB."""
@@ -19,7 +19,7 @@ def in_chunks(
 
     `score` gets float64 [b, d] and gives [b]; `width` is how many numbers it holds for an image.
     """
-    step = max(1, ENTRIES // max(1, width))
+    step = ENTRIES // max(1, width)
     scores = np.empty(len(images))
     for chunk in slices(len(images), step):
         scores[chunk] = score(images[chunk].astype(np.float64))
@@ -29,7 +29,7 @@ def in_chunks(
 def second_moment(rows: np.ndarray) -> np.ndarray:
     """float64 [d, d], the mean of x xᵀ over `rows` [m, d], not centred."""
     total = np.zeros((rows.shape[1], rows.shape[1]))
-    step = max(1, ENTRIES // max(1, rows.shape[1]))
+    step = ENTRIES // max(1, rows.shape[1])
     for block in slices(len(rows), step):
         chunk = rows[block].astype(np.float64)
         total += chunk.T @ chunk

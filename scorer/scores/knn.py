@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...indexer.nearest import array_vectors, nearest_texts
+from ..slices import slices
 from .contract import Fitted, Fitting, Query, Score
 from .image_chunks import ENTRIES
 from .parameters import whole
-from .similarity import slices
 
 
 def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -25,7 +25,7 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
 
     def scores(query: Query) -> np.ndarray:
         distance = np.empty(len(query.images))
-        step = max(1, ENTRIES // max(query.images.shape[1], k))
+        step = ENTRIES // max(query.images.shape[1], k)
         for chunk in slices(len(distance), step):
             images = query.images[chunk]
             kth = nearest_texts(images, rows, k).rows[:, k - 1]

@@ -1,4 +1,4 @@
-"""Covariances from fewer images than dimensions, and whitening with them.
+"""Covariances from fewer images than dimensions, and lengths in their metric.
 
 Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal
 of Multivariate Analysis 88 (2004), section 3. For n centred rows x in d dimensions, S = mean of
@@ -64,11 +64,21 @@ def fit_covariance(centred: np.ndarray, of: str, shrinkage: float | None = None)
     return Covariance(shrinkage, directions, variance, shrinkage * mu)
 
 
-def whiten(covariance: Covariance, rows: np.ndarray) -> np.ndarray:
-    """float64 [b, d], `rows` float64 [b, d] times Σ*^(-1/2): distances there are Mahalanobis."""
-    outside = 1 / np.sqrt(covariance.outside)
-    along = (rows @ covariance.directions.T) * (1 / np.sqrt(covariance.variance) - outside)
-    return rows * outside + along @ covariance.directions
+def squared_lengths(covariance: Covariance, along: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """float64 [b], yᵀΣ*⁻¹y of b rows y, from their parts `along` the directions [b, r] and the
+    squared length of the `whole` of each [b]: what is not along the directions lies outside."""
+    inside = np.square(along)
+    lengths = inside @ (1 / covariance.variance)
+    if len(covariance.directions) < covariance.directions.shape[1]:
+        lengths += np.maximum(0, whole - inside.sum(axis=1)) / covariance.outside
+    return lengths
+
+
+def weighed(covariance: Covariance, rows: np.ndarray) -> np.ndarray:
+    """float64 [b, d], `rows` float64 [b, d] times Σ*⁻¹."""
+    along = rows @ covariance.directions.T
+    excess = along * (1 / covariance.variance - 1 / covariance.outside)
+    return rows / covariance.outside + excess @ covariance.directions
 
 
 def _principal(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 from .class_means import class_means
 from .contract import Fitted, Fitting, Normals, Query, Score
 from .image_chunks import in_chunks
-from .ledoit_wolf import Covariance, fit_covariance, whiten
+from .ledoit_wolf import Covariance, fit_covariance, squared_lengths, weighed
 
 
 def pooled_covariance(normals: Normals, means: np.ndarray) -> Covariance:
@@ -24,16 +24,19 @@ def pooled_covariance(normals: Normals, means: np.ndarray) -> Covariance:
 def nearest_squared(covariance: Covariance, means: np.ndarray, images: np.ndarray) -> np.ndarray:
     """float64 [n], least squared Mahalanobis distance of `images` [n, d] to any of `means` [C, d].
 
-    Everything is whitened about the mean of the means, so that |a|² + |b|² − 2ab keeps its digits.
+    All is about the mean of the means, so that yᵀΣ*⁻¹y + mᵀΣ*⁻¹m − 2yᵀΣ*⁻¹m keeps its digits.
     """
     centre = means.mean(axis=0)
-    white_means = whiten(covariance, means - centre)
-    lengths = np.square(white_means).sum(axis=1)
+    apart = means - centre
+    weighed_means = weighed(covariance, apart)
+    constant = np.einsum("cd,cd->c", weighed_means, apart)
 
     def of_chunk(chunk: np.ndarray) -> np.ndarray:
-        white = whiten(covariance, chunk - centre)
-        apart = lengths - 2 * white @ white_means.T
-        return np.maximum(0, apart.min(axis=1) + np.square(white).sum(axis=1))
+        chunk -= centre
+        own = squared_lengths(
+            covariance, chunk @ covariance.directions.T, np.einsum("nd,nd->n", chunk, chunk)
+        )
+        return np.maximum(0, own + (constant - 2 * chunk @ weighed_means.T).min(axis=1))
 
     return in_chunks(images, max(means.shape), of_chunk)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import BlissError
+from ..slices import slices
 from .contract import Fitting
 from .parameters import between
-from .similarity import VECTORS_AT_ONCE, slices
+from .similarity import VECTORS_AT_ONCE
 
 MINING: Mapping[str, float] = {"quantile": 0.95, "keep": 0.15, "drop": 0.95}
 """Published: q_j = 0.95-quantile, the 15 % of lowest q_j; from CSP: never above cosine 0.95."""
@@ -69,7 +70,7 @@ def label_nearness(
     """The `quantile` and the largest of each text's cosines to the labels, float64 [M] each."""
     q, largest = np.empty(len(texts)), np.empty(len(texts))
     wide = np.asarray(prompts, np.float64).T
-    for rows in slices(len(texts), max(1, VECTORS_AT_ONCE * 1024 // max(1, len(prompts)))):
+    for rows in slices(len(texts), VECTORS_AT_ONCE * 1024 // max(1, len(prompts))):
         cosines = np.asarray(texts[rows], np.float64) @ wide
         q[rows], largest[rows] = np.quantile(cosines, quantile, axis=1), cosines.max(axis=1)
     return q, largest

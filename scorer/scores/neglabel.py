@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import Fitted, Fitting, Query, Score
+from .contract import Fitted, Fitting, Score
 from .negative_texts import MINING, mine, random_groups
 from .parameters import positive, whole
 from .similarity import share_of, similarity
+from .text_terms import TextSum, TextTerm
 
 SOURCE = (
     "Jiang et al., Negative Label Guided OOD Detection with Pretrained Vision-Language Models, "
@@ -26,16 +27,12 @@ def fit_neglabel(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
     count, seed = whole(parameters, "groups", 1), whole(parameters, "seed", 0)
     rows = random_groups(mine(fitting, parameters).negatives, count, seed)
-    groups = [fitting.texts[members] for members in rows]
 
-    def score(query: Query) -> np.ndarray:
-        labels = similarity(query.images, prompts, tau).log_sum
-        total = np.zeros(len(query.images))
-        for group in groups:
-            total += share_of(similarity(query.images, group, tau).log_sum, labels)
-        return total / len(groups)
+    def mean_share(images: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+        labels = similarity(images, prompts, tau).log_sum
+        return share_of(negatives, labels).mean(axis=0)
 
-    return score
+    return TextTerm(fitting.texts, (TextSum(rows, tau),), mean_share)
 
 
 NEGLABEL = Score(

@@ -21,11 +21,12 @@ import numpy as np
 
 from ...errors import UsageError
 from ..retrieved import Retrieved
+from ..slices import slices
 from .contract import Fitted, Fitting, Query, Score
 from .negative_texts import MINING, Mining, is_negative, mine
 from .neglabel import SOURCE
 from .parameters import positive
-from .similarity import IMAGES_AT_ONCE, VECTORS_AT_ONCE, share_of, similarity, slices
+from .similarity import IMAGES_AT_ONCE, VECTORS_AT_ONCE, share_of, similarity
 
 
 @dataclass(frozen=True)

@@ -1,53 +1,34 @@
-"""Every score by name. A new one is a module here: import it and name it in MODULES."""
+"""Every score by name. A new one is a module here: name it in NAMES."""
 
 from __future__ import annotations
 
-from . import (
-    bliss,
-    bliss_plus,
-    clip_ad,
-    costarr,
-    csp,
-    debiased_negatives,
-    energy,
-    eoe,
-    gaussian_ad,
-    knn,
-    mahalanobis,
-    maximum_cosine,
-    mcm,
-    msp,
-    neglabel,
-    neglabel_retrieved,
-    relative_mahalanobis,
-    smmp,
-    sparse_lookup,
-    vim,
-)
+from importlib import import_module
+
 from .contract import Score
 
-MODULES = (
-    bliss,
-    bliss_plus,
-    clip_ad,
-    costarr,
-    csp,
-    debiased_negatives,
-    energy,
-    eoe,
-    gaussian_ad,
-    knn,
-    mahalanobis,
-    maximum_cosine,
-    mcm,
-    msp,
-    neglabel,
-    neglabel_retrieved,
-    relative_mahalanobis,
-    smmp,
-    sparse_lookup,
-    vim,
+NAMES = (
+    "bliss",
+    "bliss_plus",
+    "clip_ad",
+    "costarr",
+    "csp",
+    "debiased_negatives",
+    "energy",
+    "eoe",
+    "gaussian_ad",
+    "knn",
+    "mahalanobis",
+    "maximum_cosine",
+    "mcm",
+    "msp",
+    "neglabel",
+    "neglabel_retrieved",
+    "relative_mahalanobis",
+    "smmp",
+    "sparse_lookup",
+    "vim",
 )
+MODULES = tuple(import_module(f".{name}", __package__) for name in NAMES)
 
 SCORES: dict[str, Score] = {
     value.name: value

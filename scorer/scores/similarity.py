@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..slices import slices
+
 IMAGES_AT_ONCE = 1024
 VECTORS_AT_ONCE = 4096
 """Together they bound a block of cosines: 32 MB."""
@@ -47,12 +49,6 @@ def cosine_blocks(images: np.ndarray, vectors: np.ndarray) -> Iterator[tuple[sli
     wide = np.asarray(images, np.float64)
     for block in slices(len(vectors), VECTORS_AT_ONCE):
         yield block, wide @ np.asarray(vectors[block], np.float64).T
-
-
-def slices(count: int, size: int) -> Iterator[slice]:
-    """0..count in slices of `size`."""
-    for start in range(0, count, size):
-        yield slice(start, min(count, start + size))
 
 
 def share_of(part: np.ndarray, rest: np.ndarray) -> np.ndarray:

@@ -1,0 +1,155 @@
+"""Claim: all scores together cost at most 3 times what BLISS alone costs, its retrieval included.
+
+One world of clustered unit rows; every score of the registry is fitted on it and scores the same
+images, first each on its own, then all of them as an evaluation does: one retrieval, and one pass
+over the texts for all scores that sum over them. RsCIN is a wrapper and not among them. Seconds and
+peak extra memory are of one run each: the large case takes minutes.
+
+Run as: python benchmarks/scores_cost.py [--record] [--runs 0: the middle case alone]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.retrieved import Retrieved, gather_texts
+from blissaudit.scorer.scores.contract import Fitted, Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.registry import SCORES
+from blissaudit.scorer.scores.text_terms import with_terms
+from measuring import Report, begin, measured, unit, verdict
+
+CLAIM = "every score on the same embeddings, against BLISS with its retrieval"
+TARGET = 3.0
+K = 10
+NOISE = 0.6
+"""Of an image and a text, in lengths of its class centre."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a world is."""
+
+    images: int
+    classes: int
+    texts: int
+    per_class: int
+    dimension: int = 512
+
+
+MIDDLE = Size(images=10_000, classes=30, texts=10_000, per_class=50)
+LARGE = Size(images=100_000, classes=100, texts=100_000, per_class=50)
+
+
+@dataclass
+class Costs:
+    """Seconds and bytes of each step, by name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, int | None] = field(default_factory=dict)
+
+    def of(self, name: str, way: Callable[[], Any]) -> Any:
+        """What `way` gives; what it cost is kept under `name`."""
+        made, self.seconds[name], self.extra[name] = measured(way)
+        return made
+
+
+def make_world(size: Size, seed: int = 0) -> tuple[Fitting, np.ndarray]:
+    """What to fit on, and the images [n, d] to score."""
+    rng = np.random.default_rng(seed)
+
+    def noise(rows: int) -> np.ndarray:
+        made = rng.standard_normal((rows, size.dimension), np.float32)
+        made *= np.float32(NOISE / np.sqrt(size.dimension))
+        return made
+
+    centres = unit(noise(size.classes))
+    labels = np.repeat(np.arange(size.classes), size.per_class)
+    references = unit(centres[labels] + noise(len(labels)))
+    texts = rng.uniform(0, 1, (size.texts, 1)).astype(np.float32)
+    texts = unit(texts * centres[rng.integers(0, size.classes, size.texts)] + noise(size.texts))
+    images = unit(centres[rng.integers(0, size.classes, size.images)] + noise(size.images))
+    names = tuple(f"class {number}" for number in range(size.classes))
+    normals = Normals(names, unit(centres + noise(size.classes)), references, labels)
+    return Fitting(normals, texts, something=texts[0]), images
+
+
+def retrieve(fitting: Fitting, images: np.ndarray) -> Retrieved:
+    """The K nearest texts of every image."""
+    texts = fitting.texts
+    return gather_texts(nearest_texts(images, array_vectors(texts), K), lambda rows: texts[rows])
+
+
+def alone(fitting: Fitting, query: Query) -> tuple[dict[str, np.ndarray], Costs, Costs]:
+    """Each score on its own: its values, and what fitting and scoring cost."""
+    values, fits, scorings = {}, Costs(), Costs()
+    for name, score in SCORES.items():
+        fitted = fits.of(name, lambda score=score: fit_score(score, fitting))
+        values[name] = scorings.of(name, lambda fitted=fitted: fitted(query))
+    return values, fits, scorings
+
+
+def together(fitting: Fitting, images: np.ndarray) -> tuple[dict[str, np.ndarray], Costs]:
+    """All scores as one evaluation makes them; what each step cost."""
+    costs = Costs()
+    query = Query(images, costs.of("retrieval", lambda: retrieve(fitting, images)))
+    fitted: dict[str, Fitted] = {
+        name: costs.of(f"fit {name}", lambda score=score: fit_score(score, fitting))
+        for name, score in SCORES.items()
+    }
+    query = costs.of("one pass over the texts", lambda: with_terms(query, fitted.values()))
+    values = {
+        name: costs.of(f"score {name}", lambda one=one: one(query)) for name, one in fitted.items()
+    }
+    return values, costs
+
+
+def case(report: Report, title: str, size: Size) -> None:
+    """Print the table of one size, and the ratio."""
+    fitting, images = make_world(size)
+    report.say(
+        f"\n{title}: n = {size.images:,}, C = {size.classes}, M = {size.texts:,}, "
+        f"{size.per_class} reference images a class, d = {size.dimension}, k = {K}"
+    )
+    values, costs = together(fitting, images)
+    query = Query(images, retrieve(fitting, images))
+    report.say(f"  {len(query.retrieved.vectors):,} distinct texts retrieved")
+    separate, fits, scorings = alone(fitting, query)
+    report.say("  score                   fit s  score s  memory MiB | in the shared pass: score s")
+    for name in SCORES:
+        memory = max(fits.extra[name] or 0, scorings.extra[name] or 0) / 2**20
+        shared = costs.seconds[f"score {name}"]
+        report.say(
+            f"  {name:22} {fits.seconds[name]:6.2f} {scorings.seconds[name]:8.2f} {memory:11,.0f} |"
+            f" {shared:8.2f}"
+        )
+        gap = np.abs(values[name] - separate[name]).max() / np.abs(separate[name]).max()
+        if gap > 1e-6:
+            report.say(f"    the two ways differ by {gap:.1e} of the largest score")
+    parts = {name: costs.seconds[name] for name in ("retrieval", "one pass over the texts")}
+    parts["all fits"] = sum(s for name, s in costs.seconds.items() if name.startswith("fit "))
+    parts["all scoring"] = sum(s for name, s in costs.seconds.items() if name.startswith("score "))
+    for name, seconds in parts.items():
+        report.say(f"  {name}: {seconds:.2f} s")
+    whole = sum(parts.values())
+    bliss = sum(costs.seconds[name] for name in ("retrieval", "fit bliss", "score bliss"))
+    unshared = costs.seconds["retrieval"] + sum(fits.seconds.values())
+    unshared += sum(scorings.seconds.values())
+    report.say(f"  all scores together {whole:.1f} s, each on its own {unshared:.1f} s,")
+    report.say(f"  BLISS with its retrieval {bliss:.1f} s")
+    report.say(verdict("all scores / BLISS", whole / bliss, TARGET, at_least=False))
+
+
+def main() -> None:
+    report = begin("scores_cost", CLAIM, 1)
+    case(report, "middle", MIDDLE)
+    if report.runs:
+        case(report, "large", LARGE)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Sums over all external texts, for every score that asks for them in one pass.
+
+What costs is the product of n images with M texts. A fitted score therefore says which sums of
+e^{cosine/τ} it needs (`TextSum`) and what it makes of them (`TextTerm`); `with_terms` makes the
+product once for the terms of several scores, a block at a time, and a score alone makes its own.
+
+With many texts the product and the exponentials are float32, the sums over blocks float64. What
+the texts have in common (their mean) is taken off before and added to the logarithm after, so that
+a cosine is off by about 5e-8, and the sum of e^{cosine/τ} by 5e-8/τ of itself or less. Where that
+would show (at a low τ), or costs nothing (few texts), all is float64. Exponents are taken from each
+image's largest cosine; where a group lies so far below it that its sum nears the end of the number
+range, it is made again on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..slices import slices
+from .contract import Fitted, Query
+from .similarity import similarity
+
+IMAGES_AT_ONCE, TEXTS_AT_ONCE = 1024, 512
+"""Together they bound a block of cosines, 2 MB, so that it stays in cache."""
+
+BLOCKS_AT_ONCE = 2
+"""Exponentials use one core: the product of another block uses the rest meanwhile."""
+
+FEW_TEXTS = 4096
+LOW_TAU = 0.005
+
+MAXIMUM = 0.0
+"""The τ at which τ·log Σ e^{cosine/τ} is the largest cosine."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextSum:
+    """log Σ e^{cosine/τ} over each of g groups of texts; at τ = MAXIMUM the largest cosine."""
+
+    groups: np.ndarray
+    """int64 [g, s], rows of the external texts."""
+    tau: float
+
+    @property
+    def content(self) -> tuple[float, tuple[int, ...], bytes]:
+        """Equal for equal sums, whichever scores ask for them."""
+        return self.tau, self.groups.shape, self.groups.tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class TextTerm:
+    """One number an image, made of sums over texts. A score may be one: it can be called."""
+
+    texts: np.ndarray
+    """float32 [M, d]."""
+    sums: tuple[TextSum, ...]
+    reduce: Callable[..., np.ndarray]
+    """From images [b, d] and each sum [g, b] to [b], float64."""
+
+    def __call__(self, query: Query) -> np.ndarray:
+        """float64 [n], looked up where `with_terms` has been there, otherwise worked out."""
+        found = query.terms.get(self)
+        return text_terms([self], query.images)[0] if found is None else found
+
+
+@dataclass(frozen=True, eq=False)
+class WithTerms:
+    """A fitted score that needs terms among other things; it calls them itself."""
+
+    score: Fitted
+    terms: tuple[TextTerm, ...]
+
+    def __call__(self, query: Query) -> np.ndarray:
+        return self.score(query)
+
+
+def with_terms(query: Query, fitted: Iterable[Fitted]) -> Query:
+    """`query` with the terms of all the `fitted` scores, one pass for each array of texts."""
+    sharing: dict[int, list[TextTerm]] = {}
+    for score in fitted:
+        for term in terms_of(score):
+            sharing.setdefault(id(term.texts), []).append(term)
+    found = dict(query.terms)
+    for terms in sharing.values():
+        found.update(zip(terms, text_terms(terms, query.images), strict=True))
+    return replace(query, terms=found)
+
+
+def terms_of(fitted: Fitted) -> tuple[TextTerm, ...]:
+    """The terms over all texts that a fitted score asks for."""
+    if isinstance(fitted, TextTerm):
+        return (fitted,)
+    return fitted.terms if isinstance(fitted, WithTerms) else ()
+
+
+def text_terms(terms: Sequence[TextTerm], images: np.ndarray) -> list[np.ndarray]:
+    """Each term, float64 [n], of unit rows `images` [n, d]; all terms have the same texts."""
+    wanted = [[asked.content for asked in term.sums] for term in terms]
+    needed = {asked.content: asked for term in terms for asked in term.sums}
+    work = _plan(terms[0].texts, list(needed.values()))
+    made = [np.empty(len(images)) for _ in terms]
+
+    def one_block(rows: slice) -> None:
+        found = dict(zip(needed, _log_sums(images[rows], work), strict=True))
+        for term, sums, out in zip(terms, wanted, made, strict=True):
+            out[rows] = term.reduce(images[rows], *(found[content] for content in sums))
+
+    with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
+        list(threads.map(one_block, slices(len(images), IMAGES_AT_ONCE)))
+    return made
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The texts that any sum takes, and what each takes from each block of them."""
+
+    texts: np.ndarray
+    """float32 [M, d], all of them."""
+    mean: np.ndarray
+    """float64 [d], of the v texts taken."""
+    vectors: np.ndarray
+    """[v, d], the texts taken less their mean, in the type of all arithmetic on blocks."""
+    sums: Sequence[TextSum]
+    group_of: Sequence[np.ndarray]
+    """For each sum int64 [v], the group a text taken is in, -1 for none."""
+
+
+def _plan(texts: np.ndarray, sums: Sequence[TextSum]) -> _Work:
+    used = np.zeros(len(texts), bool)
+    for asked in sums:
+        used[asked.groups] = True
+    exactly = used.sum() <= FEW_TEXTS or any(0 < asked.tau < LOW_TAU for asked in sums)
+    rows = np.flatnonzero(used)
+    mean = np.zeros(texts.shape[1])
+    for block in slices(len(rows), TEXTS_AT_ONCE):
+        mean += texts[rows[block]].astype(np.float64).sum(axis=0) / len(rows)
+    vectors = np.empty((len(rows), texts.shape[1]), np.float64 if exactly else np.float32)
+    for block in slices(len(rows), TEXTS_AT_ONCE):
+        vectors[block] = texts[rows[block]].astype(np.float64) - mean
+    group_of = []
+    for asked in sums:
+        group = np.full(len(texts), -1)
+        group[asked.groups] = np.arange(len(asked.groups))[:, None]
+        group_of.append(group[rows])
+    return _Work(texts, mean, vectors, sums, group_of)
+
+
+def _log_sums(images: np.ndarray, work: _Work) -> list[np.ndarray]:
+    """Each sum, float64 [g, b], of a few images [b, d]."""
+    dtype = work.vectors.dtype
+    turned = np.ascontiguousarray(images.T, dtype)
+    top = np.full(len(images), -np.inf, dtype)
+    totals = [_nothing(asked, len(images)) for asked in work.sums]
+    for block in slices(len(work.vectors), TEXTS_AT_ONCE):
+        cosines = work.vectors[block] @ turned
+        before, top = top, np.maximum(top, cosines.max(axis=0))
+        powers = {tau: _powers(cosines, top, tau) for tau in {s.tau for s in work.sums} if tau}
+        for asked, group_of, total in zip(work.sums, work.group_of, totals, strict=True):
+            members: Any = np.flatnonzero(group_of[block] >= 0)
+            indicator = np.zeros((len(total), len(members)), dtype)
+            indicator[group_of[block][members], np.arange(len(members))] = 1
+            if len(members) == len(cosines):
+                members = np.s_[:]
+            if asked.tau == MAXIMUM:
+                largest = cosines[members].max(axis=0, initial=-np.inf)
+                np.maximum(total, largest, out=total)
+            else:
+                total *= np.exp((before - top).astype(np.float64) / asked.tau)
+                total += indicator @ powers[asked.tau][members]
+    common = images.astype(np.float64) @ work.mean
+    for asked, total in zip(work.sums, totals, strict=True):
+        if asked.tau == MAXIMUM:
+            total += common
+        else:
+            _take_logarithm(total, asked, common + top, images, work)
+    return totals
+
+
+def _nothing(asked: TextSum, images: int) -> np.ndarray:
+    return np.full((len(asked.groups), images), -np.inf if asked.tau == MAXIMUM else 0.0)
+
+
+def _powers(cosines: np.ndarray, top: np.ndarray, tau: float) -> np.ndarray:
+    """e^{(cosine - top)/τ}, in the type of the cosines."""
+    powers = cosines - top
+    powers *= cosines.dtype.type(1 / tau)
+    return np.exp(powers, out=powers)
+
+
+def _take_logarithm(
+    totals: np.ndarray, asked: TextSum, top: np.ndarray, images: np.ndarray, work: _Work
+) -> None:
+    """From sums relative to e^{top/τ} to their logarithms, in place; near the end of the number
+    range a sum is made again on its own."""
+    safe = np.finfo(work.vectors.dtype).tiny * 1e10
+    lost = totals < safe
+    np.log(totals, out=totals, where=~lost)
+    totals += top / asked.tau
+    for group in np.flatnonzero(lost.any(axis=1)):
+        here = lost[group]
+        alone = similarity(images[here], work.texts[asked.groups[group]], asked.tau)
+        totals[group, here] = alone.log_sum

@@ -1,0 +1,157 @@
+"""Sums over all texts in one pass, against plain float64 sums and against each score alone."""
+
+import numpy as np
+import pytest
+from blissaudit.scorer.scores import text_terms as module
+from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.registry import SCORES
+from blissaudit.scorer.scores.text_terms import (
+    MAXIMUM,
+    TextSum,
+    TextTerm,
+    WithTerms,
+    text_terms,
+    with_terms,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MANY = 6000
+OVER_TEXTS = ("csp", "debiased_negatives", "eoe", "neglabel", "neglabel_one_group")
+
+
+def unit(rows):
+    rows = np.asarray(rows, float)
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def like_clip(rng, count, d=32):
+    """Rows that share a large part, as the embeddings of one modality do."""
+    return unit(rng.standard_normal((count, d)) / np.sqrt(d) + 0.8 * np.eye(d)[0])
+
+
+def raw(texts, asked):
+    """A term that hands back the log-sum of its only group."""
+    return TextTerm(texts, (asked,), lambda images, found: found[0])
+
+
+def plain(images, texts, tau):
+    cosines = images.astype(float) @ texts.T.astype(float)
+    if tau == MAXIMUM:
+        return cosines.max(axis=1)
+    top = cosines.max(axis=1, keepdims=True)
+    return top[:, 0] / tau + np.log(np.exp((cosines - top) / tau).sum(axis=1))
+
+
+def fitting_of(rng, texts):
+    images, labels = np.zeros((0, texts.shape[1]), np.float32), np.zeros(0, np.int64)
+    return Fitting(Normals(("ant", "bee"), like_clip(rng, 2), images, labels), texts)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(module, "IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    tau=st.sampled_from([MAXIMUM, 0.003, 0.01, 0.2, 1.0]),
+    many=st.booleans(),
+)
+def test_each_group_equals_its_plain_sum(seed, tau, many):
+    rng = np.random.default_rng(seed)
+    count = MANY if many else 50
+    texts, images = like_clip(rng, count), like_clip(rng, 5)
+    rows = rng.permutation(count)[: 3 * (count // 4)].reshape(3, -1)
+    groups = rows if tau else rows[:1]
+    for g, members in enumerate(groups):
+        term = TextTerm(texts, (TextSum(groups, tau),), lambda x, found, g=g: found[g])
+        found, expected = text_terms([term], images)[0], plain(images, texts[members], tau)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 if many else 1e-10)
+
+
+def test_float32_is_left_to_many_texts_and_ordinary_temperatures():
+    rng = np.random.default_rng(0)
+    texts, images = like_clip(rng, MANY), like_clip(rng, 4)
+    every = np.arange(MANY)[None]
+    gap = {
+        (len(rows[0]), tau): np.abs(
+            text_terms([raw(texts, TextSum(rows, tau))], images)[0]
+            - plain(images, texts[rows[0]], tau)
+        ).max()
+        for rows, tau in [(every, 0.01), (every, 0.004), (every[:, :4096], 0.01)]
+    }
+    assert 1e-9 < gap[MANY, 0.01] < 1e-5
+    assert gap[MANY, 0.004] < 1e-11
+    assert gap[4096, 0.01] < 1e-11
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.0005])
+def test_a_group_far_below_the_rest_keeps_its_sum(tau):
+    texts = unit([[1, 0.1], [-1, 0.1], [-1, 0.2], *[[1, 0.001 * i] for i in range(MANY)]])
+    images = unit([[1, 0], [0.3, 1]])
+    near, far = TextSum(np.arange(3, MANY + 3)[None], tau), TextSum(np.array([[1, 2]]), tau)
+    found = text_terms([raw(texts, near), raw(texts, far)], images)
+    np.testing.assert_allclose(found[1], plain(images, texts[1:3], tau), rtol=1e-6)
+    np.testing.assert_allclose(found[0], plain(images, texts[3:], tau), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [40, MANY])
+def test_scores_in_one_pass_are_what_each_is_alone(count):
+    rng = np.random.default_rng(1)
+    fitting, images = fitting_of(rng, like_clip(rng, count)), like_clip(rng, 7)
+    fitted = {name: fit_score(SCORES[name], fitting) for name in OVER_TEXTS}
+    other = fit_score(SCORES["neglabel"], fitting, tau=0.02, keep=0.5, seed=3)
+    query = with_terms(Query(images), [*fitted.values(), other, fit_score(SCORES["mcm"], fitting)])
+    assert set(query.terms) == {*fitted.values(), other}
+    for score in (*fitted.values(), other):
+        np.testing.assert_allclose(score(query), score(Query(images)), rtol=1e-6)
+
+
+def test_one_pass_makes_one_product(monkeypatch):
+    rng = np.random.default_rng(2)
+    fitting, images = fitting_of(rng, like_clip(rng, 40)), like_clip(rng, 7)
+    fitted = [fit_score(SCORES[name], fitting) for name in OVER_TEXTS]
+    passes = []
+    real = module._log_sums
+    monkeypatch.setattr(
+        module, "_log_sums", lambda rows, work: passes.append(len(work.sums)) or real(rows, work)
+    )
+    query = with_terms(Query(images), fitted)
+    for score in fitted:
+        score(query)
+    # csp asks for the same sum as neglabel; eoe for two.
+    assert passes == [5]
+
+
+def test_blocks_change_nothing(small_blocks):
+    rng = np.random.default_rng(3)
+    texts, images = like_clip(rng, 30), like_clip(rng, 8)
+    rows = rng.permutation(30)[:20].reshape(2, 10)
+    first, second = TextSum(rows[:1], 0.01), TextSum(rows[1:], MAXIMUM)
+    found = text_terms([raw(texts, first), raw(texts, second)], images)
+    np.testing.assert_allclose(found[0], plain(images, texts[rows[0]], 0.01), rtol=1e-12)
+    np.testing.assert_allclose(found[1], plain(images, texts[rows[1]], MAXIMUM), rtol=1e-12)
+
+
+def test_a_score_with_other_evidence_shares_its_terms_too():
+    rng = np.random.default_rng(4)
+    texts, images = like_clip(rng, 30), like_clip(rng, 8)
+    term = raw(texts, TextSum(np.arange(30)[None], 0.01))
+    fitted = WithTerms(lambda query: 2 * term(query), (term,))
+    query = with_terms(Query(images), [fitted])
+    np.testing.assert_array_equal(query.terms[term], term(Query(images)))
+    np.testing.assert_array_equal(fitted(query), 2 * query.terms[term])
+    assert fitted(Query(images, terms={term: np.ones(8)})).tolist() == [2.0] * 8
+
+
+def test_texts_of_two_corpora_are_not_mixed():
+    rng = np.random.default_rng(5)
+    images, one, other = like_clip(rng, 3), like_clip(rng, 10), like_clip(rng, 10)
+    asked = TextSum(np.arange(10)[None], 0.1)
+    terms = raw(one, asked), raw(other, asked)
+    query = with_terms(Query(images), terms)
+    for term in terms:
+        np.testing.assert_allclose(query.terms[term], plain(images, term.texts, 0.1), rtol=1e-12)
