@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf
     flagged = _flagged(table)
     failures = run.failures()
     return {
-        "title": terminal_text(os.path.basename(os.path.normpath(run.source)) or run.source),
+        "title": terminal_text("/".join(Path(run.source).parts[-2:]) or run.source),
         "counts": {**run.facts["images"], "flagged": None if flagged is None else _sum(flagged)},
         "facts": facts_of(run),
         "spread": _spread(table, flagged, run.facts),
