@@ -9,11 +9,13 @@ import sys
 import click
 
 from . import __version__
+from .commands.apply import apply
 from .commands.audit import audit
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.index import index
 from .commands.reference import reference
+from .commands.report import report
 from .commands.score import score
 from .errors import BlissError
 
@@ -77,5 +79,5 @@ def bliss() -> None:
     """Find the images that do not belong, with the captions that say why."""
 
 
-for command in (audit, score, reference, index, evaluate, demo):
+for command in (audit, report, apply, score, reference, index, evaluate, demo):
     bliss.add_command(command)

@@ -11,17 +11,17 @@ const view = {
 };
 
 const SORTS = [
-  ['worst', 'Most anomalous first', (a, b) => a.rank - b.rank],
-  ['best', 'Least anomalous first', (a, b) => b.rank - a.rank],
-  ['path', 'By path', (a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0)],
-  ['nearest', 'By nearest class', (a, b) => a.nearest - b.nearest || a.rank - b.rank],
+  ['worst', 'Most anomalous', (a, b) => a.rank - b.rank],
+  ['best', 'Least anomalous', (a, b) => b.rank - a.rank],
+  ['path', 'Path', (a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0)],
+  ['nearest', 'Nearest class', (a, b) => a.nearest - b.nearest || a.rank - b.rank],
 ];
 if (filed) {
-  SORTS.push(['label', 'By class', (a, b) => (a.label ?? -1) - (b.label ?? -1) || a.rank - b.rank]);
+  SORTS.push(['label', 'Class', (a, b) => (a.label ?? -1) - (b.label ?? -1) || a.rank - b.rank]);
 }
 if (images.some((image) => image.label_quality !== undefined)) {
   const quality = (image) => image.label_quality ?? 2;
-  SORTS.push(['quality', 'Worst label first', (a, b) => quality(a) - quality(b) || a.rank - b.rank]);
+  SORTS.push(['quality', 'Worst label', (a, b) => quality(a) - quality(b) || a.rank - b.rank]);
 }
 
 function className(which) {
