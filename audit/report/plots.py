@@ -12,13 +12,13 @@ from ...artefacts import write_atomically
 from ...errors import UsageError
 from ..run_folder import RunFolder, open_run
 from ..safe_text import terminal_text
-from .distributions import BINS, bin_edges
+from .distributions import bin_edges
 
 FORMATS = ("svg", "pdf")
 INK, BAR, BEYOND = "#1b1d1f", "#9aa1aa", "#c2541d"
 CLASSES_SHOWN = 40
 NAME_WIDTH = 32
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -77,6 +77,7 @@ def _histogram(figure: Any, run: RunFolder, table: Any) -> None:
             label = f"{flagged.sum():,} flagged"
             axes.hist(inside[flagged], bins=edges, color=BEYOND, label=label)
     axes.set(xlabel=_score_name(run), ylabel="images", yscale="symlog", ylim=(0, None))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)
 
 

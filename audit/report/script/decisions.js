@@ -20,9 +20,13 @@ function decide(chosen, decision, label = '') {
   decisionsChanged();
 }
 
+/** Take the last step back; the row of its first image, if there was one. */
 function undo() {
   const last = history.pop();
-  if (!last) return announce('Nothing to undo.');
+  if (!last) {
+    announce('Nothing to undo.');
+    return undefined;
+  }
   for (const [row, before] of last) {
     if (before) decisions.set(row, before);
     else decisions.delete(row);
@@ -30,6 +34,7 @@ function undo() {
   unsaved = true;
   announce(`Undone for ${several(last.length, 'image')}. ${count(decisions.size)} decided.`);
   decisionsChanged();
+  return last[0]?.[0];
 }
 
 /** A class's name as spreadsheets may see it; known classes are written as the program would. */

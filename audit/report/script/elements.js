@@ -36,10 +36,11 @@ function button(text, action, properties = {}) {
 
 /** A labelled select; `options` are [value, text] pairs. */
 function select(text, options, value, action) {
-  const box = element('select', {}, ...options.map(([each, shown]) =>
+  const id = `field-${text.toLowerCase().replace(' ', '-')}`;
+  const box = element('select', { id }, ...options.map(([each, shown]) =>
     element('option', { value: each, textContent: shown, selected: each === value })));
   box.addEventListener('change', () => action(box.value));
-  return element('label', { className: 'field' }, element('span', { textContent: text }), box);
+  return element('div', { className: 'field' }, element('label', { htmlFor: id, textContent: text }), box);
 }
 
 function number(value, digits = 2) {

@@ -24,8 +24,8 @@ function gallery() {
     element('details', { className: 'filters', open: matchMedia('(min-width: 761px)').matches },
       element('summary', { textContent: 'Search, filter and sort' }),
       element('div', { className: 'fields', role: 'search', ariaLabel: 'Images' },
-      element('label', { className: 'field grow', htmlFor: 'search' },
-        element('span', { textContent: 'Search captions and paths' }), search),
+      element('div', { className: 'field grow' },
+        element('label', { htmlFor: 'search', textContent: 'Search captions and paths' }), search),
       select('Sort', SORTS.map(([name, text]) => [name, text]), view.sort, (sort) => refilter({ sort })),
       filed ? many('Class', 'label') : null,
       many('Nearest class', 'nearest'),
@@ -165,6 +165,10 @@ function galleryKey(event) {
     decide([image], key === 'k' ? 'keep' : 'remove');
     moveTo(images[shownNow[at]] === image ? at + 1 : at); // a filter may have taken it away
   } else if (key === 'l') review(shownNow, view.page * PAGE + active, true);
-  else if (key === 'u') { undo(); focusCard(); } else return;
+  else if (key === 'u') {
+    const row = undo();
+    const place = shownNow.findIndex((at) => images[at].row === row);
+    moveTo(place < 0 ? view.page * PAGE + active : place);
+  } else return;
   event.preventDefault();
 }

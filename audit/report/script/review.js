@@ -28,11 +28,12 @@ function drawReview() {
         element('span', { className: 'quiet', textContent: `${count(turn + 1)} / ${count(queue.length)} ` }),
         isolated(image.path)),
       button('Close', () => dialog.close(), { className: 'plain', id: 'review-close' })),
-    element('div', { className: 'review-body' },
+    element('div', { className: 'review-body', tabIndex: 0, role: 'region', ariaLabel: 'Evidence' },
       element('div', { className: 'review-picture' },
         element('div', { className: 'frame' }, picture(image.picture, `Image ${image.path}`)),
         image.no_picture ? element('p', { className: 'quiet' }, isolated(image.no_picture)) : null,
-        filing(image), statistics(image), ...bestClasses(image)),
+        filing(image), element('p', { className: 'path quiet' }, isolated(image.path)),
+        statistics(image), ...bestClasses(image)),
       element('div', { className: 'review-evidence' },
         element('h3', { textContent: 'What the score is made of' }),
         terms(image),
@@ -43,7 +44,7 @@ function drawReview() {
       element('div', { className: 'actions' },
         button('Previous', step(-1), { className: 'plain', disabled: turn === 0, ariaKeyShortcuts: 'ArrowLeft' }),
         button('Next', step(1), { className: 'plain', disabled: turn === queue.length - 1, ariaKeyShortcuts: 'ArrowRight' }),
-        button('Undo', () => { undo(); drawReview(); }, { className: 'plain', disabled: !history.length, ariaKeyShortcuts: 'u' }),
+        button('Undo', undoHere, { className: 'plain', disabled: !history.length, ariaKeyShortcuts: 'u' }),
         mark(image)),
       relabelForm(image),
       element('div', { className: 'actions choices' },
@@ -85,6 +86,14 @@ function settle(decision, label = '') {
   else drawReview();
 }
 
+/** Undo, and back to the image whose decision was taken back if it is under review. */
+function undoHere() {
+  const row = undo();
+  const place = queue.findIndex((at) => images[at].row === row);
+  if (place >= 0) turn = place;
+  drawReview();
+}
+
 function go(by, speak = true) {
   const to = turn + by;
   if (to < 0 || to >= queue.length) return;
@@ -100,7 +109,7 @@ function reviewKey(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const acts = {
     ArrowRight: () => go(1), ArrowLeft: () => go(-1), k: () => settle('keep'),
-    r: () => settle('remove'), u: () => { undo(); drawReview(); },
+    r: () => settle('remove'), u: undoHere,
     l: () => { document.getElementById('new-label').focus(); document.getElementById('new-label').select(); },
   };
   if (!Object.hasOwn(acts, key)) return;
