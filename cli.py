@@ -9,6 +9,7 @@ import sys
 import click
 
 from . import __version__
+from .commands.apply import apply
 from .commands.audit import audit
 from .commands.demo import demo
 from .commands.diff import diff
@@ -17,6 +18,7 @@ from .commands.export import export
 from .commands.find import find
 from .commands.index import index
 from .commands.reference import reference
+from .commands.report import report
 from .commands.score import score
 from .errors import BlissError
 
@@ -80,5 +82,5 @@ def bliss() -> None:
     """Find the images that do not belong, with the captions that say why."""
 
 
-for command in (audit, score, find, diff, export, reference, index, evaluate, demo):
+for command in (audit, report, apply, score, find, diff, export, reference, index, evaluate, demo):
     bliss.add_command(command)

@@ -106,7 +106,7 @@ def name_groups(pulls: Sequence[Mapping[str, float]], labels: np.ndarray) -> lis
     named = []
     for group in pull:
         value = {caption: mean * mean / everywhere[caption] for caption, mean in group.items()}
-        named.append(sorted(value, key=lambda caption: (-value[caption], caption))[:CAPTIONS_KEPT])  # noqa: B023
+        named.append(sorted(value, key=lambda caption: (-value[caption], caption))[:CAPTIONS_KEPT])
     return named
 
 

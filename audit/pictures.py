@@ -23,7 +23,7 @@ def picture_bytes(source: str, path: str) -> bytes:
 def picture_file(source: str, path: str) -> str:
     r"""Where that file is; bytes shown as \xNN are bytes again where no file has that very name."""
     parts = path.split("/")
-    if os.path.isabs(path) or ".." in parts or "\0" in path:
+    if os.path.isabs(path) or ".." in re.split(r"[/\\]", path) or "\0" in path:
         raise UnreadableImage("the path leaves the collection's folder")
     found = os.path.join(source, *parts)
     if not os.path.lexists(found):
