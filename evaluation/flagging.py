@@ -38,9 +38,7 @@ class Calibration:
 
 
 def held_out(world: World, draw: Draw) -> np.ndarray:
-    """bool [m], which reference images to hold out: none of a reference with strangers in it."""
-    if draw.strangers:
-        return np.zeros(len(draw.reference), bool)
+    """bool [m], which reference images to hold out."""
     hashes = [world.hashes[row] for row in draw.reference]
     return hold_out(draw.labels, hashes, CALIBRATION_SHARE)
 

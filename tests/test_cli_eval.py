@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 from blissaudit.cli import run
 from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.evaluation.metrics import auroc
+from blissaudit.indexer.embedded_images import read_image_embeddings
+from blissaudit.indexer.encoding import ModelChoice
+from blissaudit.indexer.open_clip_encoder import load_encoder
+from blissaudit.indexer.unit_rows import normalise_rows
 
 NAMES = ("ant", "bee", "cat", "dog")
 PROMPT = "This is a photo of a {}"
@@ -201,6 +206,48 @@ def test_a_request_that_cannot_be_met(world, more, code, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def clip_ad_by_hand(images, prompts, something):
+    """Share of "a photo of something" in the softmax of 100 cosines, in float64."""
+    logits = 100 * images.astype(float) @ np.vstack([prompts, something[None]]).T.astype(float)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights[:, -1] / weights.sum(axis=1)
+
+
+def check_clip_ad(facts, tested):
+    """CLIP-AD's AUROC in every draw, with the texts embedded by the model that embeds images."""
+    encoder = load_encoder(ModelChoice("demo", device="cpu"))
+    sets = read_image_embeddings(tested)
+    something = encoder.encode_texts(["a photo of something"])[0]
+    for draw, values in zip(facts["draws"], facts["scores"]["clip_ad"]["values"], strict=True):
+        prompts = encoder.encode_texts([f"This is a photo of a {name}" for name in draw["normal"]])
+        scores = clip_ad_by_hand(sets.vectors, prompts, something)
+        anomalous = np.array([label not in draw["normal"] for label in sets.labels])
+        assert values[0][0] == pytest.approx(auroc(scores, anomalous))
+
+
+def test_clip_ad_takes_its_text_from_the_index_where_there_is_no_model(world, capsys):
+    rng = np.random.default_rng(1)
+    rows = np.load(world / "texts" / "text_emb" / "text_emb_0.npy")
+    extra = normalise_rows(rng.standard_normal((1, 16))).unit
+    captions = [PROMPT.format(name) for name in NAMES] + [f"text {row}" for row in range(40)]
+    made = np.vstack([rows, extra])
+    write_embeddings(world / "more", "text", made, caption=[*captions, "a photo of something"])
+    index = str(world / "with-something")
+    assert run(["index", "build", "--embeddings", str(world / "more"), "-o", index]) == 0
+    arguments = call(world, output="something")[: call(world).index("--score")]
+    arguments[arguments.index("--index") + 1] = index
+    assert run([*arguments, "--score", "clip_ad"]) == 0
+    facts = json.loads((world / "something" / "eval.json").read_text())
+    tested = read_image_embeddings(world / "test")
+    for draw, values in zip(facts["draws"], facts["scores"]["clip_ad"]["values"], strict=True):
+        prompts = rows[[NAMES.index(name) for name in draw["normal"]]]
+        scores = clip_ad_by_hand(tested.vectors, prompts, extra[0])
+        anomalous = np.array([label not in draw["normal"] for label in tested.labels])
+        assert values[0][0] == pytest.approx(auroc(scores, anomalous), abs=1e-3)
+    assert run([*call(world)[: call(world).index("--score")], "--score", "clip_ad"]) == 2
+    assert "clip_ad was asked for without its additional text" in capsys.readouterr().err
+
+
 def test_image_folders_with_the_demo_model(tmp_path, capsys):
     rng = np.random.default_rng(3)
     for part, each in (("clean", 4), ("test", 3)):
@@ -225,5 +272,6 @@ def test_image_folders_with_the_demo_model(tmp_path, capsys):
     assert "leave-one-out: 3 draws" in out and "| bliss |" in out and "| clip_ad |" in out
     facts = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert facts["sets"]["test"]["failures"] == 1 and facts["model"]["weights_sha256"]
+    check_clip_ad(facts, tmp_path / "out" / "sets" / "test")
     assert run([*arguments, "--max-failures", "0"]) == 3
     assert "1 image could not be read" in capsys.readouterr().err
