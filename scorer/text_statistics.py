@@ -13,8 +13,8 @@ import numpy as np
 from ..errors import BlissError
 from .moments import ClassMoments, Moments
 
-TEXTS_AT_ONCE = 8192
-"""Texts in one product: bounds the memory to this times min(n_c, d) floats."""
+TEXTS_AT_ONCE = 1024
+"""Texts in one product: this times min(n_c, d) floats, which stay in cache."""
 
 FLOAT32_ERROR = 2 * float(np.finfo(np.float32).eps)
 """Typical largest rounding of one float32 product entry, in units of its factor row's length.
