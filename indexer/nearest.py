@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
+from .candidates import Candidates
 
 SPARE = 6
 """Candidates fetched beyond k."""
@@ -57,12 +58,7 @@ def nearest_texts(queries: np.ndarray, texts: Vectors, k: int) -> Hits:
 
     Raises UsageError saying both numbers when k is not between 1 and M.
     """
-    if not 1 <= k <= texts.count:
-        raise UsageError(
-            f"k = {k} was asked of an index of M = {texts.count:,} texts",
-            f"k between 1 and {texts.count:,}",
-            "Ask for a smaller k or build a larger index",
-        )
+    check_k(k, texts.count)
     queries = np.ascontiguousarray(queries, np.float32)
     n = len(queries)
     hits = Hits(np.empty((n, k), np.float32), np.empty((n, k), np.int64))
@@ -75,6 +71,33 @@ def nearest_texts(queries: np.ndarray, texts: Vectors, k: int) -> Hits:
         unsure = rough[:, -1] + ROUNDING >= similarity[:, k - 1]
         open_queries = open_queries[unsure if wanted < texts.count else np.zeros_like(unsure)]
         wanted = min(4 * wanted, texts.count)
+    return hits
+
+
+def check_k(k: int, count: int) -> None:
+    """Raise UsageError saying both numbers when k is not between 1 and `count`."""
+    if not 1 <= k <= count:
+        raise UsageError(
+            f"k = {k} was asked of an index of M = {count:,} texts",
+            f"k between 1 and {count:,}",
+            "Ask for a smaller k or build a larger index",
+        )
+
+
+def exact_hits(queries: np.ndarray, texts: Vectors, k: int, found: Candidates) -> Hits:
+    """Hits of unit rows `queries` [n, d] from candidates, k or more of each, of a search elsewhere.
+
+    Their products must be right to ROUNDING; where the last candidate comes that near to the k-th
+    hit, the query is searched again.
+    """
+    queries = np.ascontiguousarray(queries, np.float32)
+    similarity, rows = _exact_order(queries, texts, found.rows)
+    hits = Hits(similarity[:, :k].copy(), rows[:, :k].copy())
+    if found.rows.shape[1] < texts.count:
+        unsure = np.flatnonzero(found.lowest + ROUNDING >= similarity[:, k - 1])
+        if unsure.size:
+            again = nearest_texts(queries[unsure], texts, k)
+            hits.similarity[unsure], hits.rows[unsure] = again.similarity, again.rows
     return hits
 
 

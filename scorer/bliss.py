@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..indexer.stored_rows import Rows
 from .class_blocks import ClassBlock, class_blocks, pull_of
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from .reference import Reference
@@ -63,7 +64,7 @@ class BlissScores:
 
 
 def bliss_matrices(
-    images: np.ndarray,
+    images: Rows,
     retrieved: Retrieved,
     reference: Reference,
     weight: float = 0.5,
@@ -83,7 +84,7 @@ def bliss_matrices(
 
 
 def bliss_scores(
-    images: np.ndarray,
+    images: Rows,
     retrieved: Retrieved,
     reference: Reference,
     weight: float = 0.5,
@@ -91,6 +92,8 @@ def bliss_scores(
     left_out: LeftOut = NOTHING_LEFT_OUT,
 ) -> BlissScores:
     """Scores and their parts for n unit rows `images` [n, d]; `weight` is λ.
+
+    `images` may lie on disk (`stored_rows.StoredRows`): they are read a chunk at a time.
 
     `given` int [n] is the class each image is filed under, -1 for none. `left_out` names the
     images that are themselves in the reference. Raises BlissError as `bliss_matrices` does.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..indexer.stored_rows import Rows
 from .leave_one_out import LeftOut, left_out_statistics
 from .moderation import VariancePrior, moderated
 from .moments import Moments
@@ -72,7 +73,7 @@ class ClassBlock:
 
 
 def class_blocks(
-    images: np.ndarray,
+    images: Rows,
     retrieved: Retrieved,
     reference: Reference,
     left_out: LeftOut,
@@ -80,7 +81,7 @@ def class_blocks(
 ) -> Iterator[ClassBlock]:
     """Every chunk of images against every block of classes, classes outermost.
 
-    `images` are unit rows [n, d] (a memory map will do). With a `prior` every variance is
+    `images` are unit rows [n, d]. With a `prior` every variance is
     moderated. Raises BlissError naming a class with too few images: two are needed, three where
     one of them is left out, and one fewer with a prior.
     """
@@ -127,7 +128,7 @@ def prompt_statistics(
 
 
 def left_out_evidence(
-    images: np.ndarray,
+    images: Rows,
     retrieved: Retrieved,
     reference: Reference,
     left_out: LeftOut,

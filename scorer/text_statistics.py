@@ -12,9 +12,10 @@ import numpy as np
 
 from ..errors import BlissError
 from .moments import ClassMoments, Moments
+from .slices import slices
 
-TEXTS_AT_ONCE = 8192
-"""Texts in one product: bounds the memory to this times min(n_c, d) floats."""
+TEXTS_AT_ONCE = 1024
+"""Texts in one product: this times min(n_c, d) floats, which stay in cache."""
 
 FLOAT32_ERROR = 2 * float(np.finfo(np.float32).eps)
 """Typical largest rounding of one float32 product entry, in units of its factor row's length.
@@ -35,7 +36,10 @@ def text_statistics(
     the 1e-8). Raises BlissError naming a class with fewer than `needed` images.
     """
     check_counts(moments, needed)
-    mean = np.stack([part.mean for part in moments.parts]) @ texts.T.astype(np.float64)
+    means = np.stack([part.mean for part in moments.parts])
+    mean = np.empty((len(means), len(texts)))
+    for block in slices(len(texts), TEXTS_AT_ONCE):
+        mean[:, block] = means @ texts[block].T.astype(np.float64)
     std = np.empty_like(mean)
     for number, part in enumerate(moments.parts):
         std[number] = class_std(part, texts)
@@ -51,8 +55,7 @@ def class_std(part: ClassMoments, texts: np.ndarray) -> np.ndarray:
     fast = np.divide(rows, unit, dtype=np.float32, casting="same_kind")
     weights = (square_lengths / unit**2).astype(np.float32)
     std, rounding = np.empty(len(texts)), np.empty(len(texts))
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        block = slice(start, start + TEXTS_AT_ONCE)
+    for block in slices(len(texts), TEXTS_AT_ONCE):
         squares = texts[block].astype(np.float32, copy=False) @ fast.T
         np.square(squares, out=squares)
         std[block] = np.sqrt(squares.sum(axis=1))
@@ -68,8 +71,7 @@ def class_std_float64(part: ClassMoments, texts: np.ndarray) -> np.ndarray:
     """float64 [u], σ of one class for unit rows `texts` [u, d], all in float64."""
     rows, scale = factor_rows(part)
     std = np.empty(len(texts))
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        block = slice(start, start + TEXTS_AT_ONCE)
+    for block in slices(len(texts), TEXTS_AT_ONCE):
         projected = texts[block].astype(np.float64) @ rows.T
         std[block] = np.sqrt(np.einsum("ij,ij->i", projected, projected))
     return std * scale

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from blissaudit.errors import UsageError
+from blissaudit.indexer.candidates import keep_largest, no_candidates
+from blissaudit.indexer.nearest import array_vectors, nearest_texts
 from blissaudit.scorer.scores import text_terms as module
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
@@ -10,6 +13,7 @@ from blissaudit.scorer.scores.text_terms import (
     TextSum,
     TextTerm,
     WithTerms,
+    search_with_terms,
     text_terms,
     with_terms,
 )
@@ -117,7 +121,9 @@ def test_one_pass_makes_one_product(monkeypatch):
     passes = []
     real = module._log_sums
     monkeypatch.setattr(
-        module, "_log_sums", lambda rows, work: passes.append(len(work.sums)) or real(rows, work)
+        module,
+        "_log_sums",
+        lambda x, work, near: passes.append(len(work.sums)) or real(x, work, near),
     )
     query = with_terms(Query(images), fitted)
     for score in fitted:
@@ -155,3 +161,45 @@ def test_texts_of_two_corpora_are_not_mixed():
     query = with_terms(Query(images), terms)
     for term in terms:
         np.testing.assert_allclose(query.terms[term], plain(images, term.texts, 0.1), rtol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    k=st.integers(1, 12),
+    count=st.sampled_from([12, 40, 5000]),
+    twice=st.booleans(),
+)
+def test_the_search_of_the_pass_is_the_search_alone(seed, k, count, twice):
+    rng = np.random.default_rng(seed)
+    texts, images = like_clip(rng, count), like_clip(rng, 6)
+    if twice:
+        texts = np.concatenate([texts[: count // 2]] * 2)
+    term = raw(texts, TextSum(np.arange(3)[None], 0.1))
+    for asking in ([], [term]):
+        query = search_with_terms(images, texts, k, asking)
+        alone = nearest_texts(images, array_vectors(texts), k)
+        assert np.array_equal(query.retrieved.rows, alone.rows)
+        assert np.array_equal(query.retrieved.similarity, alone.similarity)
+        assert np.array_equal(query.retrieved.vectors[query.retrieved.position], texts[alone.rows])
+        assert set(query.terms) == set(asking)
+    np.testing.assert_allclose(query.terms[term], plain(images, texts[:3], 0.1), rtol=1e-6)
+
+
+def test_the_search_of_the_pass_refuses_a_k_beyond_the_texts():
+    rng = np.random.default_rng(6)
+    with pytest.raises(UsageError, match="k = 9 was asked of an index of M = 8 texts"):
+        search_with_terms(like_clip(rng, 2), like_clip(rng, 8), 9, [])
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 9), wanted=st.integers(1, 6))
+def test_candidates_are_the_largest_of_all_blocks(seed, size, wanted):
+    products = np.random.default_rng(seed).standard_normal((30, 4))
+    kept = no_candidates(4, wanted, products.dtype)
+    for start in range(0, 30, size):
+        keep_largest(kept, products[start : start + size], start)
+    order = np.argsort(-products, axis=0)[:wanted].T
+    assert np.array_equal(np.sort(kept.rows, axis=1), np.sort(order, axis=1))
+    assert np.array_equal(kept.values, np.take_along_axis(products.T, kept.rows, axis=1))
+    assert np.array_equal(kept.lowest, np.sort(products, axis=0)[-wanted])

@@ -21,6 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from ...indexer.candidates import Candidates, keep_largest, no_candidates
+from ...indexer.nearest import SPARE, array_vectors, check_k, exact_hits
+from ..retrieved import gather_texts
 from ..slices import slices
 from .contract import Fitted, Query
 from .similarity import similarity
@@ -91,6 +94,24 @@ def with_terms(query: Query, fitted: Iterable[Fitted]) -> Query:
     return replace(query, terms=found)
 
 
+def search_with_terms(
+    images: np.ndarray, texts: np.ndarray, k: int, fitted: Iterable[Fitted]
+) -> Query:
+    """The query of unit rows `images` [n, d] with their k nearest texts, and the terms of all the
+    `fitted` scores: one product serves both. Every term must be over these `texts` [M, d].
+
+    Raises UsageError saying both numbers when k is not between 1 and M.
+    """
+    check_k(k, len(texts))
+    terms = [term for score in fitted for term in terms_of(score)]
+    wanted = min(k + SPARE, len(texts))
+    candidates = no_candidates(len(images), wanted, np.dtype(np.float64))
+    values = _in_blocks(terms, texts, images, candidates)
+    vectors = array_vectors(texts)
+    hits = exact_hits(images, vectors, k, candidates)
+    return Query(images, gather_texts(hits, vectors.fetch), dict(zip(terms, values, strict=True)))
+
+
 def terms_of(fitted: Fitted) -> tuple[TextTerm, ...]:
     """The terms over all texts that a fitted score asks for."""
     if isinstance(fitted, TextTerm):
@@ -100,13 +121,23 @@ def terms_of(fitted: Fitted) -> tuple[TextTerm, ...]:
 
 def text_terms(terms: Sequence[TextTerm], images: np.ndarray) -> list[np.ndarray]:
     """Each term, float64 [n], of unit rows `images` [n, d]; all terms have the same texts."""
+    return _in_blocks(terms, terms[0].texts, images, None)
+
+
+def _in_blocks(
+    terms: Sequence[TextTerm], texts: np.ndarray, images: np.ndarray, nearest: Candidates | None
+) -> list[np.ndarray]:
+    """Each term, float64 [n]; candidates for the nearest of all texts are kept if asked for."""
     wanted = [[asked.content for asked in term.sums] for term in terms]
     needed = {asked.content: asked for term in terms for asked in term.sums}
-    work = _plan(terms[0].texts, list(needed.values()))
+    work = _plan(texts, list(needed.values()), every=nearest is not None)
     made = [np.empty(len(images)) for _ in terms]
 
     def one_block(rows: slice) -> None:
-        found = dict(zip(needed, _log_sums(images[rows], work), strict=True))
+        part = None
+        if nearest is not None:
+            part = Candidates(nearest.values[rows], nearest.rows[rows])
+        found = dict(zip(needed, _log_sums(images[rows], work, part), strict=True))
         for term, sums, out in zip(terms, wanted, made, strict=True):
             out[rows] = term.reduce(images[rows], *(found[content] for content in sums))
 
@@ -130,8 +161,9 @@ class _Work:
     """For each sum int64 [v], the group a text taken is in, -1 for none."""
 
 
-def _plan(texts: np.ndarray, sums: Sequence[TextSum]) -> _Work:
-    used = np.zeros(len(texts), bool)
+def _plan(texts: np.ndarray, sums: Sequence[TextSum], every: bool) -> _Work:
+    """`every` text is taken, or only those of some sum."""
+    used = np.full(len(texts), every)
     for asked in sums:
         used[asked.groups] = True
     exactly = used.sum() <= FEW_TEXTS or any(0 < asked.tau < LOW_TAU for asked in sums)
@@ -150,14 +182,16 @@ def _plan(texts: np.ndarray, sums: Sequence[TextSum]) -> _Work:
     return _Work(texts, mean, vectors, sums, group_of)
 
 
-def _log_sums(images: np.ndarray, work: _Work) -> list[np.ndarray]:
-    """Each sum, float64 [g, b], of a few images [b, d]."""
+def _log_sums(images: np.ndarray, work: _Work, nearest: Candidates | None) -> list[np.ndarray]:
+    """Each sum, float64 [g, b], of a few images [b, d]; `nearest` is filled where it is given."""
     dtype = work.vectors.dtype
     turned = np.ascontiguousarray(images.T, dtype)
     top = np.full(len(images), -np.inf, dtype)
     totals = [_nothing(asked, len(images)) for asked in work.sums]
     for block in slices(len(work.vectors), TEXTS_AT_ONCE):
         cosines = work.vectors[block] @ turned
+        if nearest is not None:
+            keep_largest(nearest, cosines, block.start)
         before, top = top, np.maximum(top, cosines.max(axis=0))
         powers = {tau: _powers(cosines, top, tau) for tau in {s.tau for s in work.sums} if tau}
         for asked, group_of, total in zip(work.sums, work.group_of, totals, strict=True):
@@ -173,6 +207,8 @@ def _log_sums(images: np.ndarray, work: _Work) -> list[np.ndarray]:
                 total *= np.exp((before - top).astype(np.float64) / asked.tau)
                 total += indicator @ powers[asked.tau][members]
     common = images.astype(np.float64) @ work.mean
+    if nearest is not None:
+        nearest.values[:] += common[:, None]
     for asked, total in zip(work.sums, totals, strict=True):
         if asked.tau == MAXIMUM:
             total += common

@@ -1,0 +1,80 @@
+"""Unit rows that stay on disk: asked for a few rows at a time, as an array is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import BlissError
+from .layout import load_vectors
+from .unit_rows import stored_unit_rows
+
+
+class Rows(Protocol):
+    """n unit rows: an array [n, d], or what can be asked like one."""
+
+    def __len__(self) -> int:
+        """n."""
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        """float32 [m, d], the rows of a slice or of int64 [m] numbers."""
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of several .npy parts, one after the other; the files are open only while read.
+
+    So no page of them counts as memory of this process afterwards: a million images of 512
+    dimensions are 2 GB as float32, and no more of them is held than was asked for last.
+    """
+
+    paths: tuple[Path, ...]
+    starts: np.ndarray
+    """int64 [parts + 1], first row of each part, and n."""
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        if isinstance(wanted, slice):
+            wanted = np.arange(*wanted.indices(len(self)))
+        part = np.searchsorted(self.starts, wanted, side="right") - 1
+        found: np.ndarray | None = None
+        for number in np.unique(part):
+            here = part == number
+            path = self.paths[number]
+            rows = _read(load_vectors(path), wanted[here] - self.starts[number])
+            rows = stored_unit_rows(rows, str(path))
+            if found is None:
+                found = np.empty((len(wanted), rows.shape[1]), np.float32)
+            found[here] = rows
+        return np.empty((0, 0), np.float32) if found is None else found
+
+
+def open_stored_rows(paths: Sequence[Path]) -> StoredRows:
+    """The unit rows (fp16 or fp32) of .npy files [m, d] of one dimension.
+
+    Raises BlissError naming a file that is none or has another dimension; rows are checked when
+    they are read.
+    """
+    shapes = [load_vectors(path).shape for path in paths]
+    for path, shape in zip(paths, shapes, strict=True):
+        if shape[1] != shapes[0][1]:
+            raise BlissError(
+                f"{path} holds vectors of {shape[1]} dimensions",
+                f"{shapes[0][1]}, as {paths[0]} has",
+                "Embed every part with the same model",
+            )
+    starts = np.cumsum([0, *(rows for rows, _ in shapes)], dtype=np.int64)
+    return StoredRows(tuple(paths), starts)
+
+
+def _read(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of a mapped array; a run of them as one slice, which reads no page twice."""
+    if len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all():
+        return array[rows[0] : rows[-1] + 1]
+    return array[rows]
