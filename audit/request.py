@@ -105,7 +105,7 @@ def run_audit(
             clean = _reference_images(request, clean_files, encoder, progress)
             saved = fit_reference(clean, index, encoder, request.settings.words)
         result = audit_against(images, index, saved, request.settings, progress)
-    return result if score.name == "bliss" else rescored(result, score, clean)
+    return rescored(result, score, clean, request.settings.weight)
 
 
 def is_reference_folder(folder: str) -> bool:

@@ -17,6 +17,7 @@ from ..scorer.calibration import conformal_p_values, hold_out
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from ..scorer.moments import fit_moments
 from ..scorer.reference import Calibration, Reference
+from ..scorer.reference_sample import images_to_keep
 from ..scorer.retrieved import Retrieved, gather_texts
 from ..scorer.text_statistics import check_counts
 from .classes import (
@@ -137,9 +138,10 @@ def _fit(
     calibration = None
     if held.any():
         calibration = Calibration(images.vectors[held], normal.labels[held])
+    sample = images_to_keep(moments, images.vectors[used], normal.labels[used])
     model = images.model if images.model.get("weights_sha256") or encoder is None else encoder.facts
     flat = tuple(" | ".join(texts) for texts in prompts)
-    return Reference(moments, vectors, flat, model, members, calibration), normal
+    return Reference(moments, vectors, flat, model, members, calibration, sample), normal
 
 
 def retrieve(
