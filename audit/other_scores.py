@@ -10,6 +10,8 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.embedded_images import EmbeddedImages
+from ..indexer.encoding import check_same_model
+from ..scorer.head_file import Head
 from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
 from ..scorer.scores.registry import SCORES
 from .result import AuditResult
@@ -39,12 +41,17 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
     return score
 
 
-def rescored(result: AuditResult, score: Score, clean: EmbeddedImages | None) -> AuditResult:
+def rescored(
+    result: AuditResult, score: Score, clean: EmbeddedImages | None, head: Head | None = None
+) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
-    `clean` are the reference images, for scores that need them. There are no p-values then: the
-    calibration sample was scored with BLISS.
+    `clean` are the reference images, for scores that need them, and `head` is what trained ones
+    were trained to; BlissError where that belongs to another model. There are no p-values then:
+    the calibration sample was scored with BLISS.
     """
+    if head is not None:
+        check_same_model(head.model, head.folder, result.images.model, result.images.source)
     reference, index = result.reference, result.index
     numbers = {name: number for number, name in enumerate(reference.classes)}
     images = np.zeros((0, reference.prompt_vectors.shape[1]), np.float32)
@@ -54,9 +61,8 @@ def rescored(result: AuditResult, score: Score, clean: EmbeddedImages | None) ->
         images, labels = clean.vectors[labels >= 0], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
     texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
-    found = fit_score(score, Fitting(normals, texts))(
-        Query(result.images.vectors, result.retrieved)
-    )
+    fitting = Fitting(normals, texts, head=None if head is None else head.arrays)
+    found = fit_score(score, fitting)(Query(result.images.vectors, result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name
     )

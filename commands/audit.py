@@ -32,6 +32,7 @@ from .options import (
 @click.option("--index", help="A caption index.")
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
+@click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
 @click.option("-o", "--output", default="bliss-audit", show_default=True)
 @options(CORPUS, MODEL, SCORE, WORDS, IMAGES, SHOW)
 def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> None:
@@ -53,6 +54,7 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
         settings=audit_settings(given),
         embed=embed_options(given),
         score=given["score"],
+        head=given["head"],
     )
     asked = {"command": "audit", **plain_options(given)}
     if not given["overwrite"]:

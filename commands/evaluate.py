@@ -38,6 +38,7 @@ from .options import (
     metavar="NAME[:PARAMETER=NUMBER,…]",
     help="A score. Repeatable [default: every one]",
 )
+@click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
 @click.option("--draws", type=int, help="Random draws [default: the protocol's]")
 @click.option("--seed", type=int, help="Of every random choice [default: the protocol's]")
 @click.option("--shots", help="Reference images a class: 1, 2, 4, 8, 16, all.")
@@ -101,4 +102,5 @@ def _eval_request(given: dict[str, Any]) -> Any:
         worded=tuple(class_words(given).labels),
         **{name: given[name] for name in ("scores", "k", "baseline", "output")},
         embed=embed_options(given),
+        head=given["head"],
     )

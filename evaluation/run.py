@@ -21,7 +21,7 @@ from .world import World
 
 @dataclass(frozen=True)
 class Words:
-    """The text side, the same for every draw."""
+    """What is the same for every draw: the text side, and a trained head where there is one."""
 
     prompts: Mapping[str, np.ndarray]
     """Class name -> float32 [d], its label prompt's unit vector."""
@@ -33,6 +33,8 @@ class Words:
     """str [M]."""
     something: np.ndarray | None = None
     """float32 [d], "a photo of something"."""
+    head: Mapping[str, np.ndarray] | None = None
+    """What was trained beforehand on outlier images."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _fittings(world: World, draws: Sequence[Draw], words: Words, with_texts: boo
         prompts = np.stack([words.prompts[name] for name in draw.normal])
         normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
         names = words.names if with_texts else None
-        made.append(Fitting(normals, texts, names, words.something))
+        made.append(Fitting(normals, texts, names, words.something, words.head))
     return made
 
 

@@ -39,6 +39,8 @@ class Fitting:
     """str [M], the texts themselves, for scores that look at words."""
     something: np.ndarray | None = None
     """float32 [d], the unit vector of "a photo of something", for CLIP-AD."""
+    head: Mapping[str, np.ndarray] | None = None
+    """What `bliss train oecl` left, by name, for scores that are trained on outlier images."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Query:
     """float32 [n, d]."""
     retrieved: Retrieved | None = None
     """Their k nearest external texts, for scores that need an index."""
+    views: np.ndarray | None = None
+    """float32 [n, V, d], views of each image, for scores that average over them."""
 
 
 Fitted = Callable[[Query], np.ndarray]
