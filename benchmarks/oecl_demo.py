@@ -29,7 +29,7 @@ from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.training.oecl_training import OeclSettings, train_head
 from blissaudit.training.outlier_baselines import outlier_logistic
 from oecl_worlds import (
-    TURNED_VIEWS,
+    TRAINING_VIEWS,
     VIEWS,
     Draw,
     Pool,
@@ -43,7 +43,6 @@ from oecl_worlds import (
 )
 
 RESULTS = Path(__file__).resolve().parent / "results"
-TRAINING_VIEWS = 8
 VARIANTS = {
     "no floor (as published)": OeclSettings(floor=0.0),
     "α = 0.1": OeclSettings(alpha=0.1),
@@ -79,7 +78,7 @@ def values_of(draw: Draw, real: bool, variants: bool) -> dict[str, float]:
         fitting = Fitting(known, draw.texts, head=head)
         return auroc(fit_score(SCORES[name], fitting, **changed)(query), truth)
 
-    few = draw.normals[:, :TRAINING_VIEWS], draw.outliers[:, :TRAINING_VIEWS]
+    few = draw.normals, draw.outliers
     weights, bias = outlier_logistic(few[0][:, 0], few[1][:, 0])
     arrays = {
         "logistic": weights,
@@ -99,7 +98,8 @@ def values_of(draw: Draw, real: bool, variants: bool) -> dict[str, float]:
         found[f"outlier_logistic, {VIEWS} views"] = auroc(logits, truth)
     if draw.turned is not None:
         turned = [
-            draw.turned[:, at].reshape(-1, TURNED_VIEWS, plain.shape[1]) for at in ([0, 1], [2, 3])
+            draw.turned[:, at].reshape(-1, TRAINING_VIEWS, plain.shape[1])
+            for at in ([0, 1], [2, 3])
         ]
         own = train_head(*turned, OeclSettings()).arrays
         found["self-oecl"] = of("oecl", own, Query(plain))
@@ -178,13 +178,14 @@ def pools(encoder: Encoder, seed: int, cache: Path | None) -> tuple[Pool, Pool]:
     """Degraded scenes of all kinds, and clear ones of 12 kinds in all colours."""
     made = []
     for name, scenes, degraded in (
-        ("degraded", kind_scenes(60, seed), True),
-        ("clear", coloured_scenes(12, 15, seed), False),
+        ("degraded", kind_scenes(45, seed), True),
+        ("clear", coloured_scenes(12, 12, seed), False),
     ):
         path = None if cache is None else cache / f"{name}-{seed}.npz"
         if path is not None and path.exists():
+            trained = tuple(scene for number, scene in enumerate(scenes) if number % 3 < 2)
             with np.load(path) as stored:
-                made.append(Pool(tuple(scenes), stored["views"], stored["turned"]))
+                made.append(Pool(trained, stored["turned"], tuple(scenes[2::3]), stored["views"]))
             continue
         made.append(make_pool(encoder, scenes, degraded, seed))
         if path is not None:
@@ -207,9 +208,7 @@ def main() -> None:
 
     from measuring import setup_lines
 
-    say(
-        "oecl_demo: OECL, its baselines and scores without outliers; AUROC in %, one view unless said"
-    )
+    say("oecl_demo: OECL beside its baselines and scores without outliers; AUROC in %")
     for line in setup_lines():
         say(line)
     encoder = blissaudit.load_encoder(blissaudit.ModelChoice("demo"))

@@ -20,7 +20,7 @@ from blissaudit.indexer.unit_rows import normalise_rows
 from blissaudit.training.image_views import views_encoder, views_of
 from PIL import Image
 
-VIEWS, TURNED_VIEWS = 32, 8
+VIEWS, TRAINING_VIEWS = 32, 8
 PIXELS, BLURRED_TO, GRAIN = 128, 24, 30.0
 CAPTIONS = 2_000
 PROMPT = "This is a photo of a {}"
@@ -50,13 +50,16 @@ class Draw:
 
 @dataclass(frozen=True)
 class Pool:
-    """Embedded views of many scenes, from which draws choose."""
+    """Embedded scenes, from which draws choose: every third is only tested, the others only
+    trained on."""
 
     scenes: tuple[Scene, ...]
-    views: np.ndarray
-    """float32 [n, 32, d]."""
+    """Those trained on."""
     turned: np.ndarray
-    """float32 [n, 4, 8, d]."""
+    """float32 [n, 4, 8, d], their views as they are and turned by 90°, 180° and 270°."""
+    tested: tuple[Scene, ...]
+    views: np.ndarray
+    """float32 [t, 32, d], views of the tested ones."""
 
 
 def make_pool(encoder: Encoder, scenes: Sequence[Scene], degraded: bool, seed: int) -> Pool:
@@ -69,20 +72,21 @@ def make_pool(encoder: Encoder, scenes: Sequence[Scene], degraded: bool, seed: i
         for scene in scenes
     ]
 
-    def embedded(count: int, turns: Sequence[int]) -> np.ndarray:
+    def embedded(shown: list[np.ndarray], count: int, turns: Sequence[int]) -> np.ndarray:
         several = views_encoder(encoder, count, seed, turns)
         rows = [
-            several.encode_images(np.stack(pictures[start : start + 8]))
-            for start in range(0, len(pictures), 8)
+            several.encode_images(np.stack(shown[start : start + 8]))
+            for start in range(0, len(shown), 8)
         ]
         return views_of(np.concatenate(rows), len(turns), count)
 
-    views = embedded(VIEWS, (0,))
-    turned = embedded(TURNED_VIEWS, (1, 2, 3))
+    trained = [number for number in range(len(scenes)) if number % 3 < 2]
+    tested = [number for number in range(len(scenes)) if number % 3 == 2]
     return Pool(
-        tuple(scenes),
-        views[:, 0],
-        np.concatenate([views[:, :, :TURNED_VIEWS], turned], axis=1),
+        tuple(scenes[number] for number in trained),
+        embedded([pictures[number] for number in trained], TRAINING_VIEWS, (0, 1, 2, 3)),
+        tuple(scenes[number] for number in tested),
+        embedded([pictures[number] for number in tested], VIEWS, (0,))[:, 0],
     )
 
 
@@ -121,20 +125,19 @@ def kind_draws(
     """A third of the pool's kinds is normal, a third outlier, a third anomalous."""
     rng = np.random.default_rng([seed, 4])
     kinds = np.array([scene.kind for scene in pool.scenes])
+    tested = np.array([scene.kind for scene in pool.tested])
     names = sorted(set(kinds.tolist()))
     third = len(names) // 3
     for _ in range(count):
         order = [names[i] for i in rng.permutation(len(names))]
         normal = order[:third]
-        train, test = _halves(rng, kinds, normal)
-        outliers, _ = _halves(rng, kinds, order[third : 2 * third])
-        _, anomalies = _halves(rng, kinds, order[2 * third : 3 * third])
+        train = np.isin(kinds, normal)
         yield Draw(
-            pool.views[train],
-            np.array([normal.index(kinds[row]) for row in train]),
-            pool.views[outliers],
-            pool.views[test],
-            pool.views[anomalies],
+            pool.turned[train, 0],
+            np.array([normal.index(kind) for kind in kinds[train]]),
+            pool.turned[np.isin(kinds, order[third : 2 * third]), 0],
+            pool.views[np.isin(tested, normal)],
+            pool.views[np.isin(tested, order[2 * third : 3 * third])],
             encoder.encode_texts([PROMPT.format(kind) for kind in normal]),
             texts,
             pool.turned[train],
@@ -151,40 +154,28 @@ def colour_draws(
     for _ in range(count):
         normal = [kinds[i] for i in rng.permutation(len(kinds))[: len(kinds) // 2]]
         colours = [tuple(COLOURS)[i] for i in rng.permutation(len(COLOURS))]
-        keys = np.array(
-            [
-                f"{scene.kind} {colours.index(scene.colour) // 3}" if scene.kind in normal else ""
-                for scene in pool.scenes
-            ]
+        third, tested = (
+            np.array(
+                [
+                    colours.index(scene.colour) // 3 if scene.kind in normal else -1
+                    for scene in scenes
+                ]
+            )
+            for scenes in (pool.scenes, pool.tested)
         )
-        train, test = _halves(rng, keys, [f"{kind} 0" for kind in normal])
-        outliers, _ = _halves(rng, keys, [f"{kind} 1" for kind in normal])
-        _, anomalies = _halves(rng, keys, [f"{kind} 2" for kind in normal])
+        train = np.flatnonzero(third == 0)
         named = [f"{colour} {kind}" for kind in normal for colour in colours[:3]]
         yield Draw(
-            pool.views[train],
+            pool.turned[train, 0],
             np.array([normal.index(pool.scenes[row].kind) for row in train]),
-            pool.views[outliers],
-            pool.views[test],
-            pool.views[anomalies],
+            pool.turned[third == 1, 0],
+            pool.views[tested == 0],
+            pool.views[tested == 2],
             encoder.encode_texts([PROMPT.format(kind) for kind in normal]),
             texts,
             pool.turned[train],
             encoder.encode_texts([PROMPT.format(words) for words in named]),
         )
-
-
-def _halves(
-    rng: np.random.Generator, keys: np.ndarray, wanted: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two thirds of each wanted key's rows, at random, and the rest."""
-    first, second = [], []
-    for key in wanted:
-        rows = rng.permutation(np.flatnonzero(keys == key))
-        cut = round(2 * len(rows) / 3)
-        first.append(rows[:cut])
-        second.append(rows[cut:])
-    return np.concatenate(first), np.concatenate(second)
 
 
 def real_draws(root: Path, kind: str, count: int, seed: int) -> Iterator[Draw]:
