@@ -20,6 +20,7 @@ from .commands.index import index
 from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
+from .commands.train import train
 from .errors import BlissError
 
 
@@ -82,5 +83,19 @@ def bliss() -> None:
     """Find the images that do not belong, with the captions that say why."""
 
 
-for command in (audit, report, apply, score, find, diff, export, reference, index, evaluate, demo):
+COMMANDS = (
+    audit,
+    report,
+    apply,
+    score,
+    find,
+    diff,
+    export,
+    reference,
+    index,
+    evaluate,
+    train,
+    demo,
+)
+for command in COMMANDS:
     bliss.add_command(command)

@@ -10,7 +10,9 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.embedded_images import EmbeddedImages
+from ..indexer.encoding import check_same_model
 from ..scorer.calibration import conformal_p_values
+from ..scorer.head_file import Head
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT
 from ..scorer.scores.bliss_plus import fit_bliss_plus
 from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
@@ -47,17 +49,24 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
 
 
 def rescored(
-    result: AuditResult, score: Score, clean: EmbeddedImages | None, weight: float
+    result: AuditResult,
+    score: Score,
+    clean: EmbeddedImages | None,
+    weight: float,
+    head: Head | None = None,
 ) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
     `clean` are the reference images, for scores that need them; `weight` is the λ of those that
-    have BLISS in them. Only BLISS and bliss+ have p-values.
+    have BLISS in them; `head` is what trained ones were trained to, BlissError where it belongs to
+    another model. Only BLISS and bliss+ have p-values.
     """
     if score.name == "bliss":
         return result
     if score.name == "bliss+":
         return rescored_plus(result, weight)
+    if head is not None:
+        check_same_model(head.model, head.folder, result.images.model, result.images.source)
     reference, index = result.reference, result.index
     numbers = {name: number for number, name in enumerate(reference.classes)}
     images = np.zeros((0, reference.prompt_vectors.shape[1]), np.float32)
@@ -67,9 +76,8 @@ def rescored(
         images, labels = clean.vectors[labels >= 0], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
     texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
-    found = fit_score(score, Fitting(normals, texts))(
-        Query(result.images.vectors, result.retrieved)
-    )
+    fitting = Fitting(normals, texts, head=None if head is None else head.arrays)
+    found = fit_score(score, fitting)(Query(result.images.vectors, result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name
     )

@@ -33,6 +33,7 @@ from .presets import ENCODER, PRESET, with_preset
 @click.option("--index", help="A caption index.")
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
+@click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
 @click.option("-o", "--output", default="bliss-audit", show_default=True)
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 @click.option(
@@ -73,6 +74,7 @@ def audit(
         embed=embed_options(given),
         score=given["score"],
         keep_duplicates=given.get("keep_duplicates", False),
+        head=given["head"],
     )
     asked = {"command": "audit", **plain_options(given)}
     if not given["overwrite"]:

@@ -62,6 +62,7 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
     metavar="NAME[:PARAMETER=NUMBER,…]",
     help="A score. Repeatable [default: every one]",
 )
+@click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
 @click.option("--draws", type=int, help="Random draws [default: the protocol's]")
 @click.option("--seed", type=int, help="Of every random choice [default: the protocol's]")
 @click.option("--shots", help="Reference images a class: 1, 2, 4, 8, 16, all.")
@@ -145,6 +146,7 @@ def _eval_request(
         **{name: given[name] for name in ("scores", "k", "baseline", "output")},
         embed=embed_options(given),
         asked=plain_options(asked),
+        head=given["head"],
     )
 
 

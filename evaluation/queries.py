@@ -17,7 +17,7 @@ from .world import World
 
 @dataclass(frozen=True)
 class Words:
-    """The text side, the same for every draw."""
+    """What is the same for every draw: the text side, and a trained head where there is one."""
 
     prompts: Mapping[str, np.ndarray]
     """Class name -> float32 [d], its label prompt's unit vector."""
@@ -29,6 +29,8 @@ class Words:
     """str [M]."""
     something: np.ndarray | None = None
     """float32 [d], "a photo of something"."""
+    head: Mapping[str, np.ndarray] | None = None
+    """What was trained beforehand on outlier images."""
 
 
 def fittings_of(
@@ -48,7 +50,7 @@ def fittings_of(
         prompts = np.stack([words.prompts[name] for name in draw.normal])
         normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
         names = words.names if with_texts else None
-        made.append(Fitting(normals, texts, names, words.something))
+        made.append(Fitting(normals, texts, names, words.something, words.head))
     return made
 
 

@@ -18,6 +18,7 @@ from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessi
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
+from ..scorer.head_file import open_head
 from ..scorer.scores.contract import Score
 from .draws import make_draws
 from .protocols import Protocol
@@ -48,6 +49,8 @@ class EvalRequest:
     embed: EmbedOptions = field(default_factory=EmbedOptions)
     asked: Mapping[str, Any] = field(default_factory=dict)
     """The options that were given, as JSON values: eval.json keeps them, to be repeated from."""
+    head: str | None = None
+    """A folder that `bliss train oecl` made, for the scores that are trained."""
 
     def folders(self) -> dict[str, str]:
         """Every set's name and folder."""
@@ -82,6 +85,7 @@ def run_eval(
             f"one of {', '.join(entry.name for entry in chosen)}",
             "Correct --baseline, or add it with --score",
         )
+    head = open_head(request.head, [entry.score for entry in chosen])
     sets = {
         name: _open_set(name, folder, request, encoder, progress)
         for name, folder in request.folders().items()
@@ -89,6 +93,8 @@ def run_eval(
     for name, found in sets.items():
         check_same_model(found.model, name, index.model, str(index.folder))
         check_same_preprocessing(sets["reference"].model, "reference", found.model, name)
+        if head is not None:
+            check_same_model(head.model, head.folder, found.model, name)
     outliers = {name: set_of(sets[name]) for name in request.outliers}
     world = make_world(set_of(sets["reference"]), set_of(sets["test"]), outliers)
     unknown = sorted(set(request.worded) - set(world.labels))
@@ -104,6 +110,7 @@ def run_eval(
         request.k,
         _captions(index, chosen),
         _something(index, encoder),
+        None if head is None else head.arrays,
     )
     result = evaluate(world, draws, words, chosen, progress)
     facts = {
@@ -117,6 +124,7 @@ def run_eval(
         },
         "k": request.k,
         "asked": dict(request.asked),
+        "head": None if head is None else head.checksums,
     }
     rows = save_report(result, request.protocol, request.output, facts, request.baseline)
     return result, rows, list(sets.values())

@@ -48,6 +48,12 @@ def load_benchmark() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def oecl_oracle() -> ModuleType:
+    """OECL's losses and scores again, row by row from the formulas alone."""
+    return load_file(Path(__file__).with_name("oecl_oracle.py"))
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real CLIP embeddings."""
     if "BLISS_TEST_DATA" not in os.environ:

@@ -1,4 +1,4 @@
-"""Mahalanobis distance to the nearest class mean, an image left out of its own class in closed form.
+"""Mahalanobis distance to the nearest class mean, an image left out of its class in closed form.
 
 Σ* = ρμI + (1 − ρ)S is the pooled within-class covariance, Ledoit–Wolf, S over the N images of a
 sample about their class's mean m_c. Take x out of class c of n images, with u = x − m_c: the mean

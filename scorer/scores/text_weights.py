@@ -22,8 +22,8 @@ import numpy as np
 
 from ...errors import BlissError
 from ..retrieved import Retrieved
-from .neglabel_retrieved import LogSums, log_mean_below
 from .negative_texts import label_nearness
+from .neglabel_retrieved import LogSums, log_mean_below
 from .similarity import slices
 
 DROP = 0.95
