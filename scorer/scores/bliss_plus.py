@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -42,8 +42,8 @@ from .plus_evidence import (
     Normal,
     Pairs,
     evidence,
-    evidence_without_class,
     pairs_of,
+    sample_evidence,
 )
 from .pooled_distance import fit_pooled
 from .text_weights import fit_tail, fit_text_weights
@@ -146,16 +146,15 @@ def _warn(reference: Reference, spread: bool) -> None:
 
 
 def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> _Calibration:
-    pieces = evidence(normal, normal.sample.images, retrieved, pairs)
+    pieces, *anomalies = sample_evidence(normal, retrieved, pairs)
     near = scale_of(pieces.bliss), scale_of(pieces.odds), scale_of(pieces.distance)
     margin = scale_of(pieces.margin)
     far = scale_of(_far(pieces, near[2], margin))
     found = _Calibration(near, margin, far, np.ones(3))
     if normal.spread is None or len(normal.reference.classes) == 1:
         return found
-    anomalies = evidence_without_class(normal, retrieved, pairs)
     anomalous = np.concatenate([_near(each, found) for each in anomalies])
-    return _Calibration(near, margin, far, learnt_weights(_near(pieces, found), anomalous))
+    return replace(found, weights=learnt_weights(_near(pieces, found), anomalous))
 
 
 def _near(pieces: Evidence, found: _Calibration) -> np.ndarray:

@@ -13,7 +13,7 @@ from ..reference import Reference, Sample
 from ..retrieved import Retrieved
 from .pooled_distance import SAME_IMAGE, Pooled, squared_distances
 from .similarity import slices
-from .text_weights import Own, Tail, TextWeights, log_sums, truncated_log_sums
+from .text_weights import Own, Tail, TextWeights, log_sums, own_cosines, truncated_log_sums
 
 LABELS_AT_ONCE = 2048
 
@@ -75,28 +75,31 @@ def pairs_of(sample: Sample, images: np.ndarray, left_out: LeftOut) -> Pairs:
 def evidence(normal: Normal, images: np.ndarray, retrieved: Retrieved, pairs: Pairs) -> Evidence:
     """All four for unit rows `images` [n, d] with their retrieved texts."""
     texts = _against_texts(normal, images, retrieved, pairs)
-    labels, margin = _labels(normal, images, None)
-    bliss, distance = _nearest(normal, images, retrieved, pairs, None)
+    labels, margin, _ = _labels(normal, images, None)
+    (bliss, distance), _ = _nearest(normal, images, retrieved, pairs, None)
     return Evidence(bliss, texts - labels, distance, margin)
 
 
-def evidence_without_class(
+def sample_evidence(
     normal: Normal, retrieved: Retrieved, pairs: Pairs
-) -> tuple[Evidence, Evidence]:
-    """The sample's evidence with the class of each image gone: anomalies of the nearest kind.
+) -> tuple[Evidence, Evidence, Evidence]:
+    """The sample's evidence as it is, and twice with the class of each image gone.
 
-    Once its label is nowhere, and once it is among the external texts, as the names of real
-    anomalies often are. There are no margins.
+    Without their class its images are anomalies of the nearest kind: once the label is nowhere, and
+    once it is among the external texts, as the names of real anomalies often are. Their margins are
+    not made.
     """
     images, labels = normal.sample.images, normal.sample.labels
     texts = _against_texts(normal, images, retrieved, pairs)
-    others, _ = _labels(normal, images, labels)
-    bliss, distance = _nearest(normal, images, retrieved, pairs, labels)
-    prompts = normal.reference.prompt_vectors[labels]
-    own = np.einsum("md,md->m", images, prompts, dtype=np.float64) / normal.texts.tau
+    with_own, margin, others = _labels(normal, images, labels)
+    (bliss, distance), (apart, away) = _nearest(normal, images, retrieved, pairs, labels)
+    own = own_cosines(images, labels, normal.reference.prompt_vectors) / normal.texts.tau
     nothing = np.zeros(len(images))
-    nowhere = Evidence(bliss, texts - others, distance, nothing)
-    return nowhere, Evidence(bliss, np.logaddexp(texts, own) - others, distance, nothing)
+    return (
+        Evidence(bliss, texts - with_own, distance, margin),
+        Evidence(apart, texts - others, away, nothing),
+        Evidence(apart, np.logaddexp(texts, own) - others, away, nothing),
+    )
 
 
 def _against_texts(
@@ -104,8 +107,7 @@ def _against_texts(
 ) -> np.ndarray:
     """float64 [n], log of the weighted sum over texts, over all of them or by the tail."""
     rows, classes = pairs.left_out.images[pairs.inside], pairs.left_out.classes[pairs.inside]
-    prompts = normal.reference.prompt_vectors[classes]
-    own = Own(rows, np.einsum("pd,pd->p", images[rows], prompts, dtype=np.float64))
+    own = Own(rows, own_cosines(images[rows], classes, normal.reference.prompt_vectors))
     if normal.tail is None:
         return log_sums(normal.texts, images, own)
     return truncated_log_sums(normal.texts, normal.tail, images, retrieved, own).estimate
@@ -113,20 +115,24 @@ def _against_texts(
 
 def _labels(
     normal: Normal, images: np.ndarray, gone: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """log Σ_i e^{s_i/τ} and the margin, float64 [n] each, without the label `gone` [n] of each."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log Σ_i e^{s_i/τ}, the margin, and that log without the label `gone` [n]; float64 [n] each.
+
+    The last is zeros where nothing goes.
+    """
     tau, prompts = normal.texts.tau, normal.reference.prompt_vectors.astype(np.float64)
-    log_sum, margin = np.empty(len(images)), np.empty(len(images))
+    log_sum, margin, others = np.empty(len(images)), np.empty(len(images)), np.zeros(len(images))
     for rows in slices(len(images), max(1, LABELS_AT_ONCE * 256 // len(prompts))):
         some = images[rows].astype(np.float64)
         cosines = some @ prompts.T
+        middle = some @ normal.texts.mean if len(prompts) == 1 else cosines.mean(axis=1)
+        margin[rows] = middle - cosines.max(axis=1)
+        cosines /= tau
+        log_sum[rows] = np.logaddexp.reduce(cosines, axis=1)
         if gone is not None:
             cosines[np.arange(len(cosines)), gone[rows]] = -np.inf
-        top = cosines.max(axis=1)
-        log_sum[rows] = top / tau + np.log(np.exp((cosines - top[:, None]) / tau).sum(axis=1))
-        middle = some @ normal.texts.mean if len(prompts) == 1 else cosines.mean(axis=1)
-        margin[rows] = middle - top
-    return log_sum, margin
+            others[rows] = np.logaddexp.reduce(cosines, axis=1)
+    return log_sum, margin, others
 
 
 def _nearest(
@@ -135,21 +141,28 @@ def _nearest(
     retrieved: Retrieved,
     pairs: Pairs,
     gone: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Least BLISS total and least Mahalanobis distance over classes, without `gone` [n]."""
-    bliss, distance = np.full(len(images), np.inf), np.empty(len(images))
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Least BLISS total and least Mahalanobis distance over all classes and over all but `gone`.
+
+    float64 [n] each; the latter two are zeros where no class goes, and all are without spread.
+    """
+    n = len(images)
     if normal.spread is None:
-        return np.zeros(len(images)), np.zeros(len(images))
+        return (np.zeros(n), np.zeros(n)), (np.zeros(n), np.zeros(n))
     prior, pooled = normal.spread
+    bliss, distance = np.full(n, np.inf), np.empty(n)
+    apart, away = np.full(n, np.inf if gone is not None else 0.0), np.zeros(n)
     for block in class_blocks(images, retrieved, normal.reference, pairs.left_out, prior):
         total = block.ics + normal.weight * block.ets
+        bliss[block.images] = np.minimum(bliss[block.images], total.min(axis=1))
         if gone is not None:
             own = gone[block.images] - block.classes.start
             here = np.flatnonzero((own >= 0) & (own < total.shape[1]))
             total[here, own[here]] = np.inf
-        bliss[block.images] = np.minimum(bliss[block.images], total.min(axis=1))
+            apart[block.images] = np.minimum(apart[block.images], total.min(axis=1))
     for rows, squared in squared_distances(pooled, images, pairs.left_out, pairs.inside):
+        distance[rows] = np.sqrt(squared.min(axis=1))
         if gone is not None:
             squared[np.arange(len(squared)), gone[rows]] = np.inf
-        distance[rows] = np.sqrt(squared.min(axis=1))
-    return bliss, distance
+            away[rows] = np.sqrt(squared.min(axis=1))
+    return (bliss, distance), (apart, away)
