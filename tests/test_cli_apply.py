@@ -268,7 +268,10 @@ def test_a_changed_missing_or_linked_original_stops_the_copy_whole(bliss, made, 
     for spoil, words in (
         (lambda: victim.write_bytes(data + b"x"), "its content has changed since the audit"),
         (lambda: victim.unlink(), "the file does not exist"),
-        (lambda: victim.symlink_to(tmp_path / "secret.png"), "leaves the collection's folder"),
+        (
+            lambda: victim.symlink_to(tmp_path / "secret.png"),
+            "the path leaves the collection's folder",
+        ),
     ):
         spoil()
         outcome = bliss("apply", decided(*DECISIONS), "--run", run, "--copy", tmp_path / "clean")
@@ -281,8 +284,8 @@ def test_a_changed_missing_or_linked_original_stops_the_copy_whole(bliss, made, 
 @pytest.mark.parametrize(
     "path, label, words",
     [
-        ("../../evil.png", "boat", "leaves the collection's folder"),
-        ("/etc/hostname", "boat", "leaves the collection's folder"),
+        ("../../evil.png", "boat", "the path leaves the collection's folder"),
+        ("/etc/hostname", "boat", "the path leaves the collection's folder"),
         ("boat/1.png", "../evil", "holds a slash"),
         ("boat/1.png", "..", "dot"),
     ],

@@ -222,6 +222,12 @@ def test_moved_pictures_are_missed_in_words(bliss, run, made, tmp_path):
     data, pictures = page_data(run / "report.html")
     assert pictures == []
     assert {image["no_picture"] for image in data["images"]} == {"the file does not exist"}
+    assert (data["left_out"]["embeddings"], len(data["groups"])) == (False, 1)
+    shutil.rmtree(run / "images")
+    assert bliss("report", run).code == 0
+    data, _ = page_data(run / "report.html")
+    assert (data["left_out"]["embeddings"], data["groups"]) == (True, [])
+    assert not [image for image in data["images"] if image["near"] or "sha256" in image]
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_group_is_named_by_the_captions_that_pull_on_it_and_not_on_others():
         {"a picture": 6.0, "a car": 3.0, "a drawing": -2.0},
     ]
     named = name_groups(pulls, np.array([0, 0, 1]))
-    # group 0: drawing 4, picture 5·5/11 = 2.27, cat 0.5; group 1: picture 6·6/11 = 3.27, car 3
-    assert named == [["a drawing", "a picture", "a cat"], ["a picture", "a car"]]
+    # group 0: drawing 4, picture 5·10/16 = 3.1, cat 0.5; group 1: picture 6·6/16 = 2.25, car 3
+    assert named == [["a drawing", "a picture", "a cat"], ["a car", "a picture"]]
     assert name_groups([{"b": 2.0, "a": 2.0}], np.array([0])) == [["a", "b"]]
     assert name_groups([{"a": -1.0}], np.array([0])) == [[]]
