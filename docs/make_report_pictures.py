@@ -5,6 +5,7 @@ Needs Chromium and playwright, as tests/browser does.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from blissaudit.indexer.encoding import ModelChoice
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-PICTURES = Path(__file__).parent / "report"
+PICTURES = Path(__file__).resolve().parent / "report"
 NORMAL = ("apple", "boat", "cup", "fish", "house", "key")
 EACH, STRAYS = 60, (14, 9, 7, 5, 3, 1)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
@@ -64,12 +65,13 @@ def save_picture(page: Page, name: str) -> None:
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     root = Path(tempfile.mkdtemp())
-    render(root / "drawings" / "train")
-    write_corpus(root / "captions.txt", 0)
+    os.chdir(root)  # so that no path of this machine is in a picture
+    render(Path("drawings/train"))
+    write_corpus(Path("captions.txt"), 0)
     request = AuditRequest(
-        images=str(root / "drawings" / "train"),
-        corpus=str(root / "captions.txt"),
-        output=str(root / "run"),
+        images="drawings/train",
+        corpus="captions.txt",
+        output="run",
         model=ModelChoice("demo"),
     )
     save_audit(run_audit(request), request.settings, request.output, {"command": "audit"})
