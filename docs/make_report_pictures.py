@@ -24,7 +24,7 @@ PICTURES = Path(__file__).resolve().parent / "report"
 NORMAL = ("apple", "boat", "cup", "fish", "house", "key")
 EACH, STRAYS = 60, (14, 9, 7, 5, 3, 1)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
-COLOURS = 128
+COLOURS = 256
 
 
 def render(folder: Path) -> None:
@@ -58,7 +58,7 @@ def save_picture(page: Page, name: str) -> None:
     path = PICTURES / f"{name}.png"
     page.screenshot(path=path)
     with Image.open(path) as image:
-        few = image.convert("RGB").quantize(COLOURS)
+        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE)
     few.save(path, optimize=True)
 
 
