@@ -24,7 +24,6 @@ PICTURES = Path(__file__).resolve().parent / "report"
 NORMAL = ("apple", "boat", "cup", "fish", "house", "key")
 EACH, STRAYS = 60, (14, 9, 7, 5, 3, 1)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
-COLOURS = 256
 
 
 def render(folder: Path) -> None:
@@ -54,12 +53,12 @@ def open_page(browser: Browser, page: Path, view: str, size: tuple[int, int], sc
 
 
 def save_picture(page: Page, name: str) -> None:
-    """Photograph the page into docs/report, with few colours so that the file is small."""
+    """Photograph the page into docs/report."""
     path = PICTURES / f"{name}.png"
     page.screenshot(path=path)
     with Image.open(path) as image:
-        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE)
-    few.save(path, optimize=True)
+        pixels = image.convert("RGB")
+    pixels.save(path, optimize=True)
 
 
 def main() -> None:
