@@ -10,12 +10,11 @@ import numpy as np
 
 from ..errors import BlissError, UsageError
 from ..indexer.index_building import Progress, no_progress
-from ..indexer.nearest import Vectors, nearest_texts
-from ..scorer.retrieved import Retrieved, gather_texts
+from ..indexer.nearest import Vectors
 from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score
 from .draws import Draw
 from .metrics import METRICS, all_metrics
-from .shared import Cost, mean_cost, measured, share_terms
+from .shared import Cost, mean_cost, measured, shared_queries, tracing
 from .world import World
 
 
@@ -120,6 +119,7 @@ def choose_scores(names: Sequence[str], known: Mapping[str, Score]) -> tuple[Cho
     return tuple(chosen)
 
 
+@tracing()
 def evaluate(
     world: World,
     draws: Sequence[Draw],
@@ -138,7 +138,6 @@ def evaluate(
             "the draws are tested against different groups", "the same in all", "Split them up"
         )
     fittings = _fittings(world, draws, words, any(c.score.needs_texts for c in scores))
-    queries = _queries(world, draws, words)
     results: list[ScoreResult] = []
     refused: dict[str, BlissError] = {}
     fitted: dict[str, list[Fitted]] = {}
@@ -148,7 +147,8 @@ def evaluate(
             fitted[chosen.name], costs[chosen.name] = _fit_one(chosen, fittings)
         except BlissError as error:
             refused[chosen.name] = error
-    queries, passed = share_terms(world, draws, queries, fitted)
+    tests = [draw.test for draw in draws]
+    queries, passed = shared_queries(world, tests, words.texts, words.k, fitted)
     for number, chosen in enumerate(scores):
         try:
             if chosen.name in fitted:
@@ -181,31 +181,6 @@ def _fittings(world: World, draws: Sequence[Draw], words: Words, with_texts: boo
         names = words.names if with_texts else None
         made.append(Fitting(normals, texts, names, words.something))
     return made
-
-
-def _queries(world: World, draws: Sequence[Draw], words: Words) -> list[Query]:
-    """One retrieval for all test images of all draws, cut to each."""
-    tested = np.unique(np.concatenate([draw.test for draw in draws]))
-    everything: Retrieved | None = None
-    if words.texts.count:
-        hits = nearest_texts(world.images[tested], words.texts, words.k)
-        everything = gather_texts(hits, words.texts.fetch)
-    made = []
-    for draw in draws:
-        cut = None if everything is None else _cut(everything, np.searchsorted(tested, draw.test))
-        made.append(Query(world.images[draw.test], cut))
-    return made
-
-
-def _cut(retrieved: Retrieved, rows: np.ndarray) -> Retrieved:
-    """What retrieving for some of the images alone would have given."""
-    distinct, position = np.unique(retrieved.position[rows], return_inverse=True)
-    return Retrieved(
-        retrieved.similarity[rows],
-        retrieved.rows[rows],
-        position.reshape(len(rows), -1).astype(np.int32),
-        retrieved.vectors[distinct],
-    )
 
 
 def _fit_one(chosen: Chosen, fittings: Sequence[Fitting]) -> tuple[list[Fitted], Cost]:
