@@ -13,6 +13,7 @@ from ..indexer.index_building import Progress, no_progress
 from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
 from ..scorer.scores.rscin import with_rscin
 from .draws import Draw
+from .fittings import Words, fittings_of
 from .flagging import (
     Calibration,
     NotFlagged,
@@ -22,8 +23,7 @@ from .flagging import (
     held_out,
 )
 from .metrics import METRICS, all_metrics
-from .queries import Words, fittings_of, queries_of
-from .shared import Cost, mean_cost, measured, share_terms
+from .shared import Cost, mean_cost, measured, shared_queries, tracing
 from .world import World
 
 RSCIN = "+rscin"
@@ -132,6 +132,7 @@ def choose_scores(names: Sequence[str], known: Mapping[str, Score]) -> tuple[Cho
     return tuple(chosen)
 
 
+@tracing()
 def evaluate(
     world: World,
     draws: Sequence[Draw],
@@ -152,7 +153,6 @@ def evaluate(
     fittings = fittings_of(world, draws, words, any(c.score.needs_texts for c in scores))
     held = [held_out(world, draw) for draw in draws]
     clean = [draw.reference[some] for draw, some in zip(draws, held, strict=True)]
-    queries = queries_of(world, [*(draw.test for draw in draws), *clean], words)
     results: list[ScoreResult] = []
     refused: dict[str, BlissError] = {}
     fitted: dict[str, list[Fitted]] = {}
@@ -162,11 +162,12 @@ def evaluate(
             fitted[chosen.name], costs[chosen.name] = _fit_one(chosen, fittings)
         except BlissError as error:
             refused[chosen.name] = error
-    tests, passed = share_terms(world, draws, queries[: len(draws)], fitted)
+    asked = [*(draw.test for draw in draws), *clean]
+    queries, passed = shared_queries(world, asked, words.texts, words.k, fitted)
     material = [
         (draw, query, calibration_of(fitting, some, calibration))
         for draw, fitting, query, some, calibration in zip(
-            draws, fittings, tests, held, queries[len(draws) :], strict=True
+            draws, fittings, queries[: len(draws)], held, queries[len(draws) :], strict=True
         )
     ]
     for number, chosen in enumerate(scores):

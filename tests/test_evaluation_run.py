@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
+from blissaudit.evaluation import shared
 from blissaudit.evaluation.draws import make_draws
+from blissaudit.evaluation.flagging import held_out
 from blissaudit.evaluation.metrics import METRICS, auroc
 from blissaudit.evaluation.plot import interval_plot
 from blissaudit.evaluation.protocols import Protocol
@@ -87,16 +89,21 @@ def test_scores_over_all_texts_share_one_pass_over_all_draws(monkeypatch):
     world, words, texts = world_and_words()
     draws = make_draws(world, Protocol("p", "random", size=2, draws=3))
     passes = []
-    real = text_terms.text_terms
+    real = text_terms._in_blocks
     monkeypatch.setattr(
         text_terms,
-        "text_terms",
-        lambda terms, images: passes.append((len(terms), len(images))) or real(terms, images),
+        "_in_blocks",
+        lambda terms, texts, images, near: (
+            passes.append((len(terms), len(images))) or real(terms, texts, images, near)
+        ),
     )
+    monkeypatch.setattr(shared, "nearest_texts", None)
     chosen = choose_scores(["eoe", "neglabel:keep=0.5", "mcm", "csp"], SCORES)
     found = evaluate(world, draws, words, chosen)
-    tested = len(np.unique(np.concatenate([draw.test for draw in draws])))
-    assert passes == [(9, tested)]
+    held = [draw.reference[held_out(world, draw)] for draw in draws]
+    asked = len(np.unique(np.concatenate([*(draw.test for draw in draws), *held])))
+    assert passes == [(9, asked)]
+    monkeypatch.undo()
     for entry, result in zip(chosen, found.scores, strict=True):
         alone = evaluate(world, draws, words, [entry]).scores[0]
         assert np.array_equal(result.values, alone.values), entry.name

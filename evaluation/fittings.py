@@ -1,4 +1,4 @@
-"""What scores are fitted on and asked in each draw, from one retrieval pass over all images."""
+"""What scores are fitted on in each draw."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.nearest import Vectors, nearest_texts
-from ..scorer.retrieved import Retrieved, gather_texts
-from ..scorer.scores.contract import Fitting, Normals, Query
+from ..indexer.nearest import Vectors
+from ..scorer.scores.contract import Fitting, Normals
 from .draws import Draw
 from .world import World
 
@@ -52,28 +51,3 @@ def fittings_of(
         names = words.names if with_texts else None
         made.append(Fitting(normals, texts, names, words.something, words.head))
     return made
-
-
-def queries_of(world: World, asked: Sequence[np.ndarray], words: Words) -> list[Query]:
-    """A query for each int64 array of world rows in `asked`: one retrieval, cut to each."""
-    rows = np.unique(np.concatenate(asked))
-    everything: Retrieved | None = None
-    if words.texts.count:
-        hits = nearest_texts(world.images[rows], words.texts, words.k)
-        everything = gather_texts(hits, words.texts.fetch)
-    made = []
-    for some in asked:
-        cut = None if everything is None else _cut(everything, np.searchsorted(rows, some))
-        made.append(Query(world.images[some], cut))
-    return made
-
-
-def _cut(retrieved: Retrieved, rows: np.ndarray) -> Retrieved:
-    """What retrieving for some of the images alone would have given."""
-    distinct, position = np.unique(retrieved.position[rows], return_inverse=True)
-    return Retrieved(
-        retrieved.similarity[rows],
-        retrieved.rows[rows],
-        position.reshape(retrieved.rows[rows].shape).astype(np.int32),
-        retrieved.vectors[distinct],
-    )
