@@ -1,0 +1,179 @@
+"""Training CLIPN's "no" tower on image-caption pairs whose other vectors are computed once.
+
+Only the tower moves: images and "yes" captions are arrays. As published, every caption of a step
+is read with a no-prompt drawn at random, or with the mean of them; AdamW, rate 3e-4.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import BlissError, UsageError
+from ..indexer.index_building import Progress, no_progress
+from .clipn_losses import image_text_loss, text_loss
+from .clipn_tower import PROMPTS, NoTower
+
+WARM_UP = 0.05
+"""Share of the steps over which the rate rises; then it falls as a cosine to zero."""
+POINTS = 40
+"""Points of a whole loss curve."""
+SAVE_EVERY = 60.0
+"""Seconds between calls of `save`."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """n image-caption pairs over m images and c different captions, as a frozen model sees them."""
+
+    images: np.ndarray
+    """float32 [m, d], unit rows."""
+    yes: np.ndarray
+    """float32 [c, d], the model's own text vectors, unit rows."""
+    tokens: np.ndarray
+    """int32 [c, L], token ids."""
+    lengths: np.ndarray
+    """int64 [c], how many of a caption's tokens need to be read."""
+    image: np.ndarray
+    """int64 [n], rows of `images`."""
+    caption: np.ndarray
+    """int64 [n], rows of `yes`."""
+    group: np.ndarray
+    """int64 [n]; of two pairs of a group each caption is right for both images."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how fast to train."""
+
+    steps: int = 1000
+    pairs: int = 256
+    """Pairs drawn for a step."""
+    rate: float = 3e-4
+    seed: int = 0
+    minutes: float | None = None
+    """Stop then, wherever the steps are."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("pairs", self.pairs), ("rate", self.rate)):
+            if not 0 < value < math.inf:
+                raise UsageError(f"--{name} {value} was given", "a number above 0", "Correct it")
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Mean losses of the steps since the point before."""
+
+    step: int
+    image_text: float
+    text: float
+
+    @property
+    def total(self) -> float:
+        """What is minimised."""
+        return self.image_text + self.text
+
+
+Save = Callable[[NoTower, list[CurvePoint]], None]
+"""Called now and then with the tower so far."""
+
+
+def train_no_tower(
+    tower: NoTower,
+    pairs: Pairs,
+    settings: TrainingSettings,
+    progress: Progress = no_progress,
+    save: Save = lambda tower, curve: None,
+) -> list[CurvePoint]:
+    """Train `tower` in place; returns its loss curve.
+
+    The same pairs and settings give the same tower on the same machine and number of threads,
+    unless the time ends first. Raises BlissError where vectors or the loss are not finite.
+    """
+    _check_pairs(pairs)
+    device = tower.prompt_no.device
+    images, yes = torch.from_numpy(pairs.images), torch.from_numpy(pairs.yes)
+    optimizer = torch.optim.AdamW(
+        tower.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
+    rng = np.random.default_rng(settings.seed)
+    every = max(1, settings.steps // POINTS)
+    curve: list[CurvePoint] = []
+    losses: list[tuple[float, float]] = []
+    queue = np.zeros(0, np.int64)
+    began = saved = time.monotonic()
+    tower.train()
+    for step in range(1, settings.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate * _rate_at(step / settings.steps)
+        if len(queue) < min(settings.pairs, len(pairs.image)):
+            queue = np.concatenate([queue, rng.permutation(len(pairs.image))])
+        rows, queue = queue[: settings.pairs], queue[settings.pairs :]
+        rows = without_twins(pairs, rows)
+        captions = pairs.caption[rows]
+        tokens = torch.from_numpy(pairs.tokens[captions, : pairs.lengths[captions].max()])
+        chosen = torch.from_numpy(rng.integers(0, PROMPTS + 1, len(rows)))
+        no = tower(tokens.long().to(device), chosen.to(device))
+        own = yes[captions].to(device)
+        first = image_text_loss(images[pairs.image[rows]].to(device), own, no)
+        second = text_loss(own, no)
+        optimizer.zero_grad(set_to_none=True)
+        (first + second).backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        losses.append((float(first.detach()), float(second.detach())))
+        if not np.isfinite(losses[-1]).all():
+            raise BlissError(
+                f"the loss of step {step} is {losses[-1][0] + losses[-1][1]}",
+                "a finite one",
+                "Train with a smaller --rate",
+            )
+        optimizer.step()
+        now = time.monotonic()
+        late = settings.minutes is not None and now - began > 60 * settings.minutes
+        if step % every == 0 or step == settings.steps or late:
+            curve.append(CurvePoint(step, *np.mean(losses, axis=0).tolist()))
+            losses.clear()
+        if now - saved > SAVE_EVERY and curve:
+            save(tower, curve)
+            saved = now
+        progress("steps trained", step, settings.steps)
+        if late:
+            break
+    tower.eval()
+    return curve
+
+
+def without_twins(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
+    """`rows` [b] less those whose group or image came before: the loss would call them wrong."""
+    for of in (pairs.group, pairs.image):
+        rows = rows[np.sort(np.unique(of[rows], return_index=True)[1])]
+    return rows
+
+
+def _rate_at(done: float) -> float:
+    """Share of the rate after a share of the steps."""
+    if done < WARM_UP:
+        return done / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
+
+
+def _check_pairs(pairs: Pairs) -> None:
+    for name, rows in (("image", pairs.images), ("caption", pairs.yes)):
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(bad):
+            raise BlissError(
+                f"{len(bad)} {name} vectors are not finite (the first: row {bad[0]})",
+                "finite vectors",
+                "Embed them again or leave them out",
+            )
+    if len(np.unique(pairs.group)) < 2 or len(np.unique(pairs.image)) < 2:
+        raise BlissError(
+            f"the {len(pairs.image)} pairs hold fewer than 2 different captions or images",
+            "pairs that can be told apart",
+            "Give more of them",
+        )
