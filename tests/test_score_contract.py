@@ -58,7 +58,8 @@ def world():
     normals = Normals(("ant", "bee", "cat"), unit(text + classes), unit(members), labels)
     names = np.array([f"thing {row}" for row in range(M)])
     images = unit(np.concatenate([*shown, near(image + odd, 0.5, ODD, rng)]))
-    return Fitting(normals, unit(texts), names, unit(text)), images
+    no_prompts = unit(2 * text - classes)
+    return Fitting(normals, unit(texts), names, unit(text), no_prompts), images
 
 
 def retrieve(images, texts):
@@ -174,7 +175,8 @@ def test_only_angles_matter(score):
     normals = replace(normals, prompts=turned(normals.prompts), images=turned(normals.images))
     texts = turned(fitting.texts)
     something = turned(fitting.something)
-    fitting = replace(fitting, normals=normals, texts=texts, something=something)
+    no_prompts = turned(fitting.no_prompts)
+    fitting = Fitting(normals, texts, fitting.names, something, no_prompts)
     found = fit_score(score, fitting)(query_of(turned(images), texts))
     if score.name in OF_COORDINATES:
         assert np.abs(found - scored(score.name)).max() > 1e-3
@@ -217,7 +219,8 @@ def test_one_class_is_enough(score):
     normals = Normals(
         ("ant",), fitting.normals.prompts[:1], fitting.normals.images[own], 0 * own[own]
     )
-    found = fit_score(score, replace(fitting, normals=normals))(query_of(images, fitting.texts))
+    fitting = replace(fitting, normals=normals, no_prompts=fitting.no_prompts[:1])
+    found = fit_score(score, fitting)(query_of(images, fitting.texts))
     assert found.shape == (len(images),)
     assert np.isfinite(found).all()
 

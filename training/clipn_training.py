@@ -1,11 +1,13 @@
 """Training CLIPN's "no" tower on image-caption pairs whose other vectors are computed once.
 
 Only the tower moves: images and "yes" captions are arrays. As published, every caption of a step
-is read with a no-prompt drawn at random, or with the mean of them; AdamW, rate 3e-4.
+is read with a no-prompt drawn at random, or with the mean of them. Pairs of a tenth of the images
+are held out, and the tower with the lowest loss on them is the one that is kept.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -23,8 +25,10 @@ WARM_UP = 0.05
 """Share of the steps over which the rate rises; then it falls as a cosine to zero."""
 POINTS = 40
 """Points of a whole loss curve."""
-SAVE_EVERY = 60.0
-"""Seconds between calls of `save`."""
+HELD_OUT = 0.1
+"""Share of the images whose pairs are not trained on: their loss says which tower to keep."""
+CHECKED = 64
+"""Held-out pairs looked at together."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +71,17 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Mean losses of the steps since the point before."""
+    """Mean losses of the steps since the point before, and the loss on held-out pairs."""
 
     step: int
     image_text: float
     text: float
-
-    @property
-    def total(self) -> float:
-        """What is minimised."""
-        return self.image_text + self.text
+    held_out: float
+    """Both losses together, on the pairs that are not trained on."""
 
 
 Save = Callable[[NoTower, list[CurvePoint]], None]
-"""Called now and then with the tower so far."""
+"""Called now and then, and at the end, with the best tower so far."""
 
 
 def train_no_tower(
@@ -96,56 +97,86 @@ def train_no_tower(
     unless the time ends first. Raises BlissError where vectors or the loss are not finite.
     """
     _check_pairs(pairs)
-    device = tower.prompt_no.device
-    images, yes = torch.from_numpy(pairs.images), torch.from_numpy(pairs.yes)
+    rng = np.random.default_rng(settings.seed)
+    kept_out = rng.random(len(pairs.images)) < HELD_OUT
+    trained, checked = _split(pairs, kept_out)
     optimizer = torch.optim.AdamW(
         tower.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.0
     )
-    rng = np.random.default_rng(settings.seed)
     every = max(1, settings.steps // POINTS)
     curve: list[CurvePoint] = []
     losses: list[tuple[float, float]] = []
+    best, lowest = copy.deepcopy(tower.state_dict()), math.inf
     queue = np.zeros(0, np.int64)
-    began = saved = time.monotonic()
-    tower.train()
+    began = time.monotonic()
     for step in range(1, settings.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * _rate_at(step / settings.steps)
-        if len(queue) < min(settings.pairs, len(pairs.image)):
-            queue = np.concatenate([queue, rng.permutation(len(pairs.image))])
+        if len(queue) < min(settings.pairs, len(trained)):
+            queue = np.concatenate([queue, rng.permutation(trained)])
         rows, queue = queue[: settings.pairs], queue[settings.pairs :]
         rows = without_twins(pairs, rows)
-        captions = pairs.caption[rows]
-        tokens = torch.from_numpy(pairs.tokens[captions, : pairs.lengths[captions].max()])
         chosen = torch.from_numpy(rng.integers(0, PROMPTS + 1, len(rows)))
-        no = tower(tokens.long().to(device), chosen.to(device))
-        own = yes[captions].to(device)
-        first = image_text_loss(images[pairs.image[rows]].to(device), own, no)
-        second = text_loss(own, no)
+        first, second = _losses(tower, pairs, rows, chosen)
         optimizer.zero_grad(set_to_none=True)
         (first + second).backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         losses.append((float(first.detach()), float(second.detach())))
-        if not np.isfinite(losses[-1]).all():
-            raise BlissError(
-                f"the loss of step {step} is {losses[-1][0] + losses[-1][1]}",
-                "a finite one",
-                "Train with a smaller --rate",
-            )
+        _check_finite(sum(losses[-1]), step)
         optimizer.step()
-        now = time.monotonic()
-        late = settings.minutes is not None and now - began > 60 * settings.minutes
+        late = settings.minutes is not None and time.monotonic() - began > 60 * settings.minutes
         if step % every == 0 or step == settings.steps or late:
-            curve.append(CurvePoint(step, *np.mean(losses, axis=0).tolist()))
+            held_out = _held_out_loss(tower, pairs, checked)
+            _check_finite(held_out, step)
+            curve.append(CurvePoint(step, *np.mean(losses, axis=0).tolist(), held_out))
             losses.clear()
-        if now - saved > SAVE_EVERY and curve:
-            save(tower, curve)
-            saved = now
+            if held_out < lowest:
+                best, lowest = copy.deepcopy(tower.state_dict()), held_out
+                save(tower, curve)
         progress("steps trained", step, settings.steps)
         if late:
             break
-    tower.eval()
+    tower.load_state_dict(best)
     return curve
+
+
+def _split(pairs: Pairs, kept_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to check with; where too few are kept out, all are both."""
+    rows = np.arange(len(pairs.image))
+    out = kept_out[pairs.image]
+    if len(without_twins(pairs, rows[out])) < 2 or len(without_twins(pairs, rows[~out])) < 2:
+        return rows, rows
+    return rows[~out], rows[out]
+
+
+def _losses(
+    tower: NoTower, pairs: Pairs, rows: np.ndarray, chosen: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both losses of some pairs, each caption read with its chosen no-prompt."""
+    device = tower.prompt_no.device
+    captions = pairs.caption[rows]
+    tokens = torch.from_numpy(pairs.tokens[captions, : pairs.lengths[captions].max()])
+    no = tower(tokens.long().to(device), None if chosen is None else chosen.to(device))
+    yes = torch.from_numpy(pairs.yes[captions]).to(device)
+    images = torch.from_numpy(pairs.images[pairs.image[rows]]).to(device)
+    return image_text_loss(images, yes, no), text_loss(yes, no)
+
+
+def _held_out_loss(tower: NoTower, pairs: Pairs, rows: np.ndarray) -> float:
+    """Mean loss of batches of CHECKED rows, with the mean no-prompt."""
+    with torch.no_grad():
+        found = [
+            sum(map(float, _losses(tower, pairs, without_twins(pairs, some), None)))
+            for some in np.array_split(rows, max(1, len(rows) // CHECKED))
+        ]
+    return float(np.mean(found))
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise BlissError(
+            f"the loss of step {step} is {loss}", "a finite one", "Train with a smaller --rate"
+        )
 
 
 def without_twins(pairs: Pairs, rows: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ class Fitting:
     """str [M], the texts themselves, for scores that look at words."""
     something: np.ndarray | None = None
     """float32 [d], the unit vector of "a photo of something", for CLIP-AD."""
+    no_prompts: np.ndarray | None = None
+    """float32 [C, d], a unit "no" vector for each class, for CLIPN."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Score:
     needs_index: bool = False
     """Whether a query must bring its retrieved texts."""
     trained: bool = False
+    """Whether it needs something that was trained beforehand."""
     stateful: bool = False
     """Whether an image's score depends on the others in the query: p-values are void then."""
 
