@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,10 @@ from ..indexer.embedded_images import EmbeddedImages
 from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
 from ..scorer.scores.registry import SCORES
 from .result import AuditResult
+
+NoPrompts = Callable[[Sequence[Sequence[str]], Mapping[str, Any]], np.ndarray]
+"""Each class's prompt texts, and the facts of the model that embedded the images, to the classes'
+"no" vectors, float32 [C, d]: what a trained CLIPN gives."""
 
 
 def choose_score(name: str, separate: bool, saved: bool) -> Score:
@@ -39,11 +45,32 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
     return score
 
 
-def rescored(result: AuditResult, score: Score, clean: EmbeddedImages | None) -> AuditResult:
+def check_clipn(score: Score, given: bool) -> None:
+    """UsageError where a score needs a CLIPN and there is none, or the other way round."""
+    if score.needs_no_prompts and not given:
+        raise UsageError(
+            f"{score.name} was asked for without a CLIPN",
+            "a trained one",
+            "Add --clipn DIR with what `bliss train clipn` made",
+        )
+    if given and not score.needs_no_prompts:
+        raise UsageError(
+            f"--clipn was given with the score {score.name}, which does not use it",
+            "clipn_ctw or clipn_atd",
+            "Leave --clipn out or change --score",
+        )
+
+
+def rescored(
+    result: AuditResult,
+    score: Score,
+    clean: EmbeddedImages | None,
+    no_prompts: np.ndarray | None = None,
+) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
-    `clean` are the reference images, for scores that need them. There are no p-values then: the
-    calibration sample was scored with BLISS.
+    `clean` are the reference images and `no_prompts` [C, d] the classes' "no" vectors, for scores
+    that need them. There are no p-values then: the calibration sample was scored with BLISS.
     """
     reference, index = result.reference, result.index
     numbers = {name: number for number, name in enumerate(reference.classes)}
@@ -54,9 +81,8 @@ def rescored(result: AuditResult, score: Score, clean: EmbeddedImages | None) ->
         images, labels = clean.vectors[labels >= 0], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
     texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
-    found = fit_score(score, Fitting(normals, texts))(
-        Query(result.images.vectors, result.retrieved)
-    )
+    fitting = Fitting(normals, texts, no_prompts=no_prompts)
+    found = fit_score(score, fitting)(Query(result.images.vectors, result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name
     )

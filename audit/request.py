@@ -19,9 +19,9 @@ from ..indexer.index_building import IndexOptions, Progress, build_index, no_pro
 from ..indexer.layout import is_embedding_folder
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
-from .classes import ClassWords, choose_classes, named_classes
+from .classes import ClassWords, choose_classes, class_prompts, named_classes
 from .models import Say, encoder_for
-from .other_scores import choose_score, rescored
+from .other_scores import NoPrompts, check_clipn, choose_score, rescored
 from .result import AuditResult
 from .run import AuditSettings, audit_against, audit_own, fit_reference
 
@@ -62,11 +62,15 @@ class AuditRequest:
 
 
 def run_audit(
-    request: AuditRequest, progress: Progress = no_progress, say: Say = lambda line: None
+    request: AuditRequest,
+    progress: Progress = no_progress,
+    say: Say = lambda line: None,
+    no_prompts: NoPrompts | None = None,
 ) -> AuditResult:
     """Do what a request asks, using what its output folder already holds; writes no results yet.
 
-    `say` is told what was chosen where the request left a choice. Errors as of the parts.
+    `say` is told what was chosen where the request left a choice; `no_prompts` is what a CLIPN
+    gives, for the scores that need it. Errors as of the parts.
     """
     output = Path(request.output)
     saved = None
@@ -74,6 +78,7 @@ def run_audit(
         saved = load_reference(request.reference)
         _refuse_words(request)
     score = choose_score(request.score, request.reference is not None, saved is not None)
+    check_clipn(score, no_prompts is not None)
     encoder: Encoder | None = None
     index = open_index(request.index) if request.index else None
     listed = list_images(request.images) if request.images else None
@@ -102,7 +107,21 @@ def run_audit(
             clean = _reference_images(request, clean_files, encoder, progress)
             saved = fit_reference(clean, index, encoder, request.settings.words)
         result = audit_against(images, index, saved, request.settings, progress)
-    return result if score.name == "bliss" else rescored(result, score, clean)
+    if score.name == "bliss":
+        return result
+    no_vectors = None
+    if no_prompts is not None:
+        fitted = request.reference is not None and clean is None
+        texts = _prompt_texts(result, request.settings.words, fitted)
+        no_vectors = no_prompts(texts, result.index.model)
+    return rescored(result, score, clean, no_vectors)
+
+
+def _prompt_texts(result: AuditResult, words: ClassWords, fitted: bool) -> list[list[str]]:
+    """Each class's prompts; a fitted reference keeps them joined."""
+    if fitted:
+        return [prompts.split(" | ") for prompts in result.reference.prompts]
+    return class_prompts(result.reference.classes, words)
 
 
 def is_reference_folder(folder: str) -> bool:

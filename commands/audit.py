@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .options import (
+    CLIPN,
     CORPUS,
     IMAGES,
     MODEL,
@@ -19,6 +20,7 @@ from .options import (
     corpus_options,
     embed_options,
     model_choice,
+    no_prompts,
     options,
     plain_options,
     say,
@@ -33,7 +35,7 @@ from .options import (
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
 @click.option("-o", "--output", default="bliss-audit", show_default=True)
-@options(CORPUS, MODEL, SCORE, WORDS, IMAGES, SHOW)
+@options(CLIPN, CORPUS, MODEL, SCORE, WORDS, IMAGES, SHOW)
 def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Score every image of a collection, most anomalous first.
 
@@ -57,7 +59,7 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
     asked = {"command": "audit", **plain_options(given)}
     if not given["overwrite"]:
         check_output(request.output, asked)
-    result = run_audit(request, progress_lines(), say)
+    result = run_audit(request, progress_lines(), say, no_prompts(given))
     save_audit(result, request.settings, request.output, asked)
     if as_json:
         click.echo(json.dumps(json_summary(result, top), indent=2))

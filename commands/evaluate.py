@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from .options import (
+    CLIPN,
     IMAGES,
     MODEL,
     WORDS,
     class_words,
     embed_options,
     model_choice,
+    no_prompts,
     options,
     say,
 )
@@ -46,27 +48,33 @@ from .options import (
 @click.option("--k", default=10, show_default=True, help="Captions retrieved per image.")
 @click.option("-o", "--output", default="bliss-eval", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-@options(MODEL, WORDS, IMAGES)
+@options(CLIPN, MODEL, WORDS, IMAGES)
 def evaluate(as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
-    from ..audit.classes import prompt_vectors
+    from ..artefacts import MANIFEST, read_json
+    from ..audit.classes import class_prompts, prompt_vectors
     from ..audit.models import encoder_for
     from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..evaluation.report import heading, markdown_table, notes
-    from ..evaluation.request import needs_encoder, run_eval
+    from ..evaluation.request import LabelVectors, needs_encoder, run_eval
     from ..indexer.caption_index import open_index
     from ..scorer.scores.registry import SCORES
 
     request, words, index = _eval_request(given), class_words(given), open_index(given["index"])
-    encoder = None
+    encoder, no = None, no_prompts(given)
     if given["model"] or needs_encoder(request):
         encoder = encoder_for(model_choice(given), index, None, say)
+    labels = LabelVectors(
+        lambda classes: prompt_vectors(classes, words, index, encoder),
+        no and (lambda classes: no(class_prompts(classes, words), index.model)),
+        no and read_json(Path(given["clipn"]) / MANIFEST),
+    )
     result, rows, sets = run_eval(
         request,
         index,
-        lambda classes: prompt_vectors(classes, words, index, encoder),
+        labels,
         SCORES,
         encoder,
         progress_lines(),

@@ -56,6 +56,16 @@ Prompts = Callable[[Sequence[str]], np.ndarray]
 """C class names -> float32 [C, d], a unit row for each."""
 
 
+@dataclass(frozen=True)
+class LabelVectors:
+    """Where the vectors of label prompts come from, and their "no" vectors where there is a CLIPN."""
+
+    prompts: Prompts
+    no_prompts: Prompts | None = None
+    clipn: Mapping[str, Any] | None = None
+    """The CLIPN's manifest, for eval.json."""
+
+
 def needs_encoder(request: EvalRequest) -> bool:
     """Whether any set is a folder of images."""
     return not all(_embedded(folder) for folder in request.folders().values())
@@ -64,7 +74,7 @@ def needs_encoder(request: EvalRequest) -> bool:
 def run_eval(
     request: EvalRequest,
     index: CaptionIndex,
-    prompts: Prompts,
+    labels: LabelVectors,
     known: Mapping[str, Score],
     encoder: Encoder | None = None,
     progress: Progress = no_progress,
@@ -95,12 +105,16 @@ def run_eval(
         )
     draws = make_draws(world, request.protocol)
     classes = sorted({name for draw in draws for name in draw.normal})
+    no_prompts = None
+    if labels.no_prompts is not None:
+        no_prompts = dict(zip(classes, labels.no_prompts(classes), strict=True))
     words = Words(
-        dict(zip(classes, prompts(classes), strict=True)),
+        dict(zip(classes, labels.prompts(classes), strict=True)),
         index.vectors,
         request.k,
         _captions(index, chosen),
         _something(index, encoder),
+        no_prompts,
     )
     result = evaluate(world, draws, words, chosen, progress)
     facts = {
@@ -114,6 +128,8 @@ def run_eval(
         },
         "k": request.k,
     }
+    if labels.clipn is not None:
+        facts["clipn"] = dict(labels.clipn)
     rows = save_report(result, request.protocol, request.output, facts, request.baseline)
     return result, rows, list(sets.values())
 

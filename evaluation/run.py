@@ -33,6 +33,8 @@ class Words:
     """str [M]."""
     something: np.ndarray | None = None
     """float32 [d], "a photo of something"."""
+    no_prompts: Mapping[str, np.ndarray] | None = None
+    """Class name -> float32 [d], its "no" vector, where there is a CLIPN."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,10 @@ def _fittings(world: World, draws: Sequence[Draw], words: Words, with_texts: boo
         prompts = np.stack([words.prompts[name] for name in draw.normal])
         normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
         names = words.names if with_texts else None
-        made.append(Fitting(normals, texts, names, words.something))
+        no_prompts = None
+        if words.no_prompts is not None:
+            no_prompts = np.stack([words.no_prompts[name] for name in draw.normal])
+        made.append(Fitting(normals, texts, names, words.something, no_prompts))
     return made
 
 

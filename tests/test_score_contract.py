@@ -272,6 +272,20 @@ def test_texts_are_not_needed_where_that_is_said(score):
     close(found, scored(score.name), 1e-9)
 
 
+@those(lambda score: score.needs_no_prompts)
+def test_missing_no_vectors_are_named(score):
+    message = rf"{re.escape(score.name)} was asked for without the labels' \"no\" vectors"
+    with pytest.raises(UsageError, match=message):
+        fit_score(score, replace(world()[0], no_prompts=None))
+
+
+@those(lambda score: not score.needs_no_prompts)
+def test_no_vectors_are_not_needed_where_that_is_said(score):
+    fitting, images = world()
+    found = fit_score(score, replace(fitting, no_prompts=None))(query_of(images, fitting.texts))
+    close(found, scored(score.name), 1e-9)
+
+
 @those(lambda score: score.needs_index)
 def test_missing_retrieved_texts_are_named(score):
     message = rf"{re.escape(score.name)} .*without their retrieved texts"

@@ -14,12 +14,17 @@ SCALE = 100.0
 
 
 def image_text_loss(
-    images: torch.Tensor, yes: torch.Tensor, no: torch.Tensor, scale: float = SCALE
+    images: torch.Tensor,
+    yes: torch.Tensor,
+    no: torch.Tensor,
+    scale: float = SCALE,
+    wrong: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Binary-opposite: each image says yes to its own caption and no to the others'.
 
     -mean_i log p_yes(i, i) - mean_{i≠j} log(1 - p_yes(i, j)) over N pairs, all unit rows [N, d];
-    for a single pair the second term is 0.
+    where no pair is wrong the second term is 0. `wrong` bool [N, N] says for which (i, j) caption j
+    is wrong for image i; None means all i ≠ j, as published.
 
     Where yes and no vectors are equal, p_yes is 1/2 everywhere and the loss is 2·log 2. Here both
     images agree with their own "yes" and with the other's "no", so every margin is 1:
@@ -32,10 +37,11 @@ def image_text_loss(
     """
     margin = scale * (images @ yes.T - images @ no.T)
     said = -functional.logsigmoid(margin.diagonal()).mean()
-    if len(images) == 1:
+    if wrong is None:
+        wrong = ~torch.eye(len(images), dtype=torch.bool, device=images.device)
+    if not wrong.any():
         return said
-    others = ~torch.eye(len(images), dtype=torch.bool, device=images.device)
-    return said - functional.logsigmoid(-margin[others]).mean()
+    return said - functional.logsigmoid(-margin[wrong]).mean()
 
 
 def text_loss(yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,12 @@ Its parts carry the names of the published checkpoints, so that a state dict of 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from open_clip.transformer import text_global_pool
 from torch import nn
@@ -79,3 +84,54 @@ def make_no_tower(model: nn.Module, tokens: torch.Tensor) -> NoTower:
             "Choose another --model",
         )
     return tower
+
+
+def load_no_tower(model: nn.Module, weights: Path) -> NoTower:
+    """The tower of a safetensors file over its frozen model; BlissError where they do not fit."""
+    try:
+        state = safetensors.torch.load_file(weights)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BlissError(
+            f"{weights} could not be read ({error})",
+            "the tower as bliss wrote it",
+            "Restore it or train again",
+        ) from error
+    tower = NoTower(model)
+    check_state(state, tower, str(weights))
+    tower.load_state_dict(state)
+    return tower.to(next(model.parameters()).device).float().eval()
+
+
+def check_state(state: Mapping[str, torch.Tensor], tower: NoTower, name: str) -> None:
+    """Raise BlissError naming the tensors of `state` that are missing, unknown, of another shape
+    than the tower's, or not finite."""
+    wanted = tower.state_dict()
+    wrong = [
+        f"no {key}" if key not in state else f"an unknown {key}"
+        for key in sorted(set(wanted) ^ set(state))
+    ]
+    wrong += [
+        f"{key} of shape {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in sorted(set(wanted) & set(state))
+        if state[key].shape != wanted[key].shape
+    ]
+    wrong += [
+        f"{key} with numbers that are not finite"
+        for key in sorted(state)
+        if not torch.isfinite(state[key]).all()
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if wrong[5:] else ""
+        raise BlissError(
+            f"{name} has {', '.join(wrong[:5])}{more}",
+            "the no tower of this very model",
+            "Give the model it was trained over, or another file",
+        )
+
+
+def encode_no(tower: NoTower, tokens: torch.Tensor, batch_size: int) -> np.ndarray:
+    """float32 [n, d], unit rows of token ids [n, L], with the mean no-prompt."""
+    device = tower.prompt_no.device
+    with torch.inference_mode():
+        rows = [tower(some.to(device)).cpu() for some in tokens.split(batch_size)]
+    return torch.cat(rows).numpy()

@@ -27,7 +27,7 @@ POINTS = 40
 """Points of a whole loss curve."""
 HELD_OUT = 0.1
 """Share of the images whose pairs are not trained on: their loss says which tower to keep."""
-CHECKED = 64
+CHECKED = 256
 """Held-out pairs looked at together."""
 
 
@@ -115,7 +115,6 @@ def train_no_tower(
         if len(queue) < min(settings.pairs, len(trained)):
             queue = np.concatenate([queue, rng.permutation(trained)])
         rows, queue = queue[: settings.pairs], queue[settings.pairs :]
-        rows = without_twins(pairs, rows)
         chosen = torch.from_numpy(rng.integers(0, PROMPTS + 1, len(rows)))
         first, second = _losses(tower, pairs, rows, chosen)
         optimizer.zero_grad(set_to_none=True)
@@ -144,7 +143,7 @@ def _split(pairs: Pairs, kept_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows to check with; where too few are kept out, all are both."""
     rows = np.arange(len(pairs.image))
     out = kept_out[pairs.image]
-    if len(without_twins(pairs, rows[out])) < 2 or len(without_twins(pairs, rows[~out])) < 2:
+    if not (wrong_pairs(pairs, rows[out]).any() and (~out).any()):
         return rows, rows
     return rows[~out], rows[out]
 
@@ -159,15 +158,16 @@ def _losses(
     no = tower(tokens.long().to(device), None if chosen is None else chosen.to(device))
     yes = torch.from_numpy(pairs.yes[captions]).to(device)
     images = torch.from_numpy(pairs.images[pairs.image[rows]]).to(device)
-    return image_text_loss(images, yes, no), text_loss(yes, no)
+    wrong = torch.from_numpy(wrong_pairs(pairs, rows)).to(device)
+    return image_text_loss(images, yes, no, wrong=wrong), text_loss(yes, no)
 
 
 def _held_out_loss(tower: NoTower, pairs: Pairs, rows: np.ndarray) -> float:
     """Mean loss of batches of CHECKED rows, with the mean no-prompt."""
     with torch.no_grad():
         found = [
-            sum(map(float, _losses(tower, pairs, without_twins(pairs, some), None)))
-            for some in np.array_split(rows, max(1, len(rows) // CHECKED))
+            sum(map(float, _losses(tower, pairs, some, None)))
+            for some in np.array_split(rows, -(-len(rows) // CHECKED))
         ]
     return float(np.mean(found))
 
@@ -179,11 +179,13 @@ def _check_finite(loss: float, step: int) -> None:
         )
 
 
-def without_twins(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
-    """`rows` [b] less those whose group or image came before: the loss would call them wrong."""
-    for of in (pairs.group, pairs.image):
-        rows = rows[np.sort(np.unique(of[rows], return_index=True)[1])]
-    return rows
+def wrong_pairs(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
+    """bool [b, b]: where the caption of one of `rows` is wrong for the image of another.
+
+    Those of one group or of one image are right for each other; the rest are taken for wrong.
+    """
+    group, image = pairs.group[rows], pairs.image[rows]
+    return (group[:, None] != group) & (image[:, None] != image)
 
 
 def _rate_at(done: float) -> float:

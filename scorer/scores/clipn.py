@@ -61,21 +61,15 @@ def said_no(yes: np.ndarray, no: np.ndarray, tau: float) -> np.ndarray:
 
 
 def no_prompts(name: str, fitting: Fitting) -> np.ndarray:
-    """float64 [C, d]; UsageError where there are none, or not one for every label."""
-    no, shape = fitting.no_prompts, fitting.normals.prompts.shape
-    if no is None:
+    """float64 [C, d]; UsageError where there is not one for every label."""
+    assert fitting.no_prompts is not None
+    if fitting.no_prompts.shape != fitting.normals.prompts.shape:
         raise UsageError(
-            f'{name} was asked for without the labels\' "no" vectors',
-            "a trained CLIPN",
-            "Add --clipn DIR with what `bliss train clipn` made",
-        )
-    if no.shape != shape:
-        raise UsageError(
-            f'{name} was given "no" vectors of shape {no.shape}',
-            f"{shape}, one for every label",
+            f'{name} was given "no" vectors of shape {fitting.no_prompts.shape}',
+            f"{fitting.normals.prompts.shape}, one for every label",
             "Encode the prompts of these labels",
         )
-    return no.astype(np.float64)
+    return fitting.no_prompts.astype(np.float64)
 
 
 def _cosines(
@@ -94,6 +88,7 @@ CLIPN_CTW = Score(
     fit=fit_clipn_ctw,
     defaults={"tau": 0.01},
     trained=True,
+    needs_no_prompts=True,
 )
 
 CLIPN_ATD = Score(
@@ -103,4 +98,5 @@ CLIPN_ATD = Score(
     fit=fit_clipn_atd,
     defaults={"tau": 0.01},
     trained=True,
+    needs_no_prompts=True,
 )
