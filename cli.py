@@ -15,6 +15,7 @@ from .commands.evaluate import evaluate
 from .commands.index import index
 from .commands.reference import reference
 from .commands.score import score
+from .commands.train import train
 from .errors import BlissError
 
 
@@ -77,5 +78,5 @@ def bliss() -> None:
     """Find the images that do not belong, with the captions that say why."""
 
 
-for command in (audit, score, reference, index, evaluate, demo):
+for command in (audit, score, reference, index, evaluate, train, demo):
     bliss.add_command(command)

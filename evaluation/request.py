@@ -58,7 +58,7 @@ Prompts = Callable[[Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class LabelVectors:
-    """Where the vectors of label prompts come from, and their "no" vectors where there is a CLIPN."""
+    """What gives the vectors of label prompts, and their "no" vectors where there is a CLIPN."""
 
     prompts: Prompts
     no_prompts: Prompts | None = None

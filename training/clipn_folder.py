@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import MANIFEST, check_checksum, read_manifest, write_atomically, write_manifest
+from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import UsageError
 from .loss_curve import curve_csv, curve_svg
 
@@ -67,10 +68,8 @@ def write_clipn(
 
     `weights` are a safetensors file's bytes, `curve` one row a point.
     """
-    before = set(folder.glob("no_tower*.safetensors")) if folder.is_dir() else set()
-    name = f"no_tower-{facts['steps']}.safetensors"
-    if folder / name in before:
-        name = f"no_tower-{facts['steps']}-again.safetensors"
+    before = set(folder.glob("no_tower-*.safetensors")) if folder.is_dir() else set()
+    name = f"no_tower-{hashlib.sha256(weights).hexdigest()[:12]}.safetensors"
     files = {name: weights}
     if curve:
         files[CURVE] = curve_csv(curve).encode()
@@ -80,8 +79,3 @@ def write_clipn(
     write_manifest(folder, KIND, files, model=dict(model), weights=name, **facts)
     for old in before - {folder / name}:
         old.unlink()
-
-
-def is_clipn(folder: Path) -> bool:
-    """Whether there is a manifest."""
-    return (folder / MANIFEST).is_file()

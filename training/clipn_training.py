@@ -101,7 +101,7 @@ def train_no_tower(
     kept_out = rng.random(len(pairs.images)) < HELD_OUT
     trained, checked = _split(pairs, kept_out)
     optimizer = torch.optim.AdamW(
-        tower.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.0
+        tower.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
     every = max(1, settings.steps // POINTS)
     curve: list[CurvePoint] = []
