@@ -4,19 +4,19 @@ On the drawings as `bliss demo` makes them the largest label cosine is already r
 so nothing can be shown there. Here every picture is taken as by a bad camera (`roughened`), and
 each of DRAWS draws splits the 24 kinds at random into three groups of eight:
 
-- normal: the classes; their test pictures are the normals;
+- normal: the classes, one at a time or all eight together; their test pictures are the normals;
 - told: kinds that are not normal, but of which training pictures and texts exist;
 - unseen: the strays. In the setting "unseen" no training pair and no external text names one; in
   the setting "named" both name every kind. The frozen demo model has seen all 24 as clean drawings.
 
-Training, reference and test pictures are of different scenes. Which roughness to use was chosen by
-the largest label cosine alone, before any trained score was looked at.
+Training, reference and test pictures are of different scenes. Roughness was chosen by the largest
+label cosine alone, before any trained score was looked at; the work on the trained scores was done
+with seed 41, and what is reported is from SEED, other scenes and other splits.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,18 +26,18 @@ from blissaudit.indexer.encoding import Encoder
 from blissaudit.indexer.preprocessing import resize_and_crop
 from PIL import Image, ImageFilter
 
-SEED = 41
+SEED = 42
 DRAWS = 10
 GROUP = 8
 """Kinds in each of the three groups of a draw."""
-PARTS = {"train": 150, "reference": 30, "test": 40}
+PARTS = {"train": 200, "reference": 30, "test": 40}
 """Pictures of every kind in each part."""
 PIXELS = 128
 ROUGHNESS = 0.7
 LABEL_PROMPT = "This is a photo of a {}"
 
-Floats = np.ndarray
-Change = Callable[[Image.Image, np.random.Generator], Image.Image]
+TEXTS = 1000
+"""External texts."""
 
 
 @dataclass(frozen=True)
@@ -118,3 +118,13 @@ def roughened(image: Image.Image, roughness: float, rng: np.random.Generator) ->
 def label_prompts(kinds: np.ndarray) -> list[str]:
     """One label prompt for each kind."""
     return [LABEL_PROMPT.format(KINDS[kind]) for kind in kinds]
+
+
+def texts_about(kinds: np.ndarray, seed: int = SEED, count: int = TEXTS) -> list[str]:
+    """Different captions of scenes that show some kinds alone."""
+    rng = np.random.default_rng([seed, 9])
+    chosen: dict[str, None] = {}
+    while len(chosen) < count:
+        kind = KINDS[kinds[int(rng.integers(len(kinds)))]]
+        chosen[caption(sample_scene(rng, kind), rng)] = None
+    return list(chosen)
