@@ -168,7 +168,7 @@ def test_every_score_of_the_registry_runs_or_says_why_not(world):
     assert run(arguments[: arguments.index("--score")]) == 0
     facts = json.loads((world / "all" / "eval.json").read_text())
     assert set(facts["scores"]) | set(facts["skipped"]) == set(SCORES)
-    assert set(facts["skipped"]) <= {"clip_ad"}
+    assert set(facts["skipped"]) <= {"clip_ad", "clipn_ctw", "clipn_atd"}
 
 
 @pytest.mark.parametrize(

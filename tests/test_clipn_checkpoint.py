@@ -107,7 +107,9 @@ def test_what_does_not_fit_is_named(model, state, change, message):
 
 
 def test_a_plain_model_is_told_what_it_lacks(model):
-    with pytest.raises(BlissError, match="has no ln_final_no.bias, no ln_final_no.weight, .* more"):
+    with pytest.raises(
+        BlissError, match=r"has no ln_final_no\.bias, no ln_final_no.weight, .* more"
+    ):
         no_tower_of(model.state_dict(), model, "it")
 
 

@@ -39,7 +39,10 @@ def oracle(name, prompts, no, images, tau=0.01):
     for x in images.astype(float):
         s = [math.fsum(x * t) for t in prompts.astype(float)]
         n = [math.fsum(x * t) for t in no.astype(float)]
-        yes = [math.exp(a / tau) / (math.exp(a / tau) + math.exp(b / tau)) for a, b in zip(s, n, strict=True)]
+        yes = [
+            math.exp(a / tau) / (math.exp(a / tau) + math.exp(b / tau))
+            for a, b in zip(s, n, strict=True)
+        ]
         if name == "clipn_ctw":
             found.append(1 - yes[max(range(len(s)), key=lambda i: s[i])])
         else:
