@@ -257,7 +257,7 @@ def test_audit_with_a_clipn(bliss, collection, index, made, tmp_path):
     weights = np.exp(100 * s) / np.exp(100 * s).sum(axis=1, keepdims=True)
     expected = (weights / (1 + np.exp(100 * (s - n)))).sum(axis=1)
     np.testing.assert_allclose(np.array(found.column("score")), expected, rtol=2e-3, atol=1e-9)
-    asked = json.loads((tmp_path / "out" / "audit.json").read_text())
+    asked = json.loads((tmp_path / "out" / "run.json").read_text())
     assert str(made[0]) in json.dumps(asked)
     other = ("--score", "clipn_ctw", "--clipn", made[0])
     assert audit(bliss, collection, index, tmp_path / "ctw", *other).code == 0

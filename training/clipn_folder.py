@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import UsageError
@@ -75,7 +76,11 @@ def write_clipn(
         files[CURVE] = curve_csv(curve).encode()
         files[PLOT] = curve_svg(curve, "CLIPN: mean losses").encode()
     for file, content in files.items():
-        write_atomically(folder / file, lambda out, content=content: out.write(content))
+        write_atomically(folder / file, partial(_put, content))
     write_manifest(folder, KIND, files, model=dict(model), weights=name, **facts)
     for old in before - {folder / name}:
         old.unlink()
+
+
+def _put(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)

@@ -54,7 +54,7 @@ def read_table(path: str, image_column: str | None, column: str | None) -> Capti
             "Correct --captions",
         )
     image_column = image_column or _image_column(file)
-    images = {}
+    images: dict[int, str] = {}
     for batch in open_text_file(file, image_column).batches(4096):
         images.update(zip(batch.rows.tolist(), batch.texts, strict=True))
     paths: list[str] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -30,7 +31,14 @@ EQUAL = 1e-4
 class NoTower(nn.Module):
     """The trainable tower; a fresh one, whose prompts are zero, is the model's own text tower."""
 
-    def __init__(self, model: nn.Module) -> None:
+    transformer_no: nn.Module
+    token_embedding_no: nn.Module
+    positional_embedding_no: nn.Parameter
+    ln_final_no: nn.Module
+    text_projection_no: nn.Parameter
+    attn_mask: torch.Tensor | None
+
+    def __init__(self, model: Any) -> None:
         """Copy the text tower of an open_clip model; BlissError where it is of another build."""
         super().__init__()
         missing = [name for name in COPIED if getattr(model, name, None) is None]

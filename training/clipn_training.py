@@ -127,7 +127,8 @@ def train_no_tower(
         if step % every == 0 or step == settings.steps or late:
             held_out = _held_out_loss(tower, pairs, checked)
             _check_finite(held_out, step)
-            curve.append(CurvePoint(step, *np.mean(losses, axis=0).tolist(), held_out))
+            image_text, text = np.mean(losses, axis=0).tolist()
+            curve.append(CurvePoint(step, image_text, text, held_out))
             losses.clear()
             if held_out < lowest:
                 best, lowest = copy.deepcopy(tower.state_dict()), held_out
