@@ -242,7 +242,7 @@ def test_pairs_that_cannot_be_told_apart_are_refused(loaded, pairs):
         train_no_tower(fresh(loaded), same, FEW)
 
 
-@pytest.mark.parametrize("name", ["steps", "pairs", "rate"])
+@pytest.mark.parametrize("name", ["steps", "pairs", "rate", "minutes"])
 def test_settings_must_be_above_nothing(name):
     with pytest.raises(UsageError, match=f"--{name} 0 was given"):
         replace(FEW, **{name: 0})

@@ -67,6 +67,10 @@ class TrainingSettings:
         for name, value in (("steps", self.steps), ("pairs", self.pairs), ("rate", self.rate)):
             if not 0 < value < math.inf:
                 raise UsageError(f"--{name} {value} was given", "a number above 0", "Correct it")
+        if self.minutes is not None and not self.minutes > 0:
+            raise UsageError(
+                f"--minutes {self.minutes} was given", "a number above 0", "Leave it out"
+            )
 
 
 @dataclass(frozen=True)
