@@ -25,6 +25,7 @@ _BUILT: Mapping[str, type] = {"parts": list, "failures": list, "model": dict}
 FIELDS: Mapping[str, Mapping[str, type]] = {
     "caption-index": {**_BUILT, "count": int, "counts": dict, "corpus": dict, "dtype": str},
     "image-embeddings": _BUILT,
+    "clipn": {"model": dict, "weights": str},
     "reference": {"classes": list, "prompts": list, "model": dict},
     "oecl-head": {"model": dict, "counts": dict, "settings": dict},
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,10 @@ from .run import retrieve
 
 FROM_MOMENTS = ("bliss", "bliss+")
 """Scores that a fitted reference serves, and that leave an image out of its own class."""
+
+NoPrompts = Callable[[Sequence[Sequence[str]], Mapping[str, Any]], np.ndarray]
+"""Each class's prompt texts, and the facts of the model that embedded the images, to the classes'
+"no" vectors, float32 [C, d]: what a trained CLIPN gives."""
 
 
 def choose_score(name: str, separate: bool, saved: bool) -> Score:
@@ -48,18 +54,36 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
     return score
 
 
+def check_clipn(score: Score, given: bool) -> None:
+    """UsageError where a score needs a CLIPN and there is none, or the other way round."""
+    if score.needs_no_prompts and not given:
+        raise UsageError(
+            f"{score.name} was asked for without a CLIPN",
+            "a trained one",
+            "Add --clipn DIR with what `bliss train clipn` made",
+        )
+    if given and not score.needs_no_prompts:
+        raise UsageError(
+            f"--clipn was given with the score {score.name}, which does not use it",
+            "clipn_ctw or clipn_atd",
+            "Leave --clipn out or change --score",
+        )
+
+
 def rescored(
     result: AuditResult,
     score: Score,
     clean: EmbeddedImages | None,
     weight: float,
     head: Head | None = None,
+    no_prompts: np.ndarray | None = None,
 ) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
     `clean` are the reference images, for scores that need them; `weight` is the λ of those that
     have BLISS in them; `head` is what trained ones were trained to, BlissError where it belongs to
-    another model. Only BLISS and bliss+ have p-values.
+    another model; `no_prompts` [C, d] are the classes' "no" vectors, for CLIPN. Only BLISS and
+    bliss+ have p-values.
     """
     if score.name == "bliss":
         return result
@@ -76,7 +100,8 @@ def rescored(
         images, labels = clean.vectors[labels >= 0], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
     texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
-    fitting = Fitting(normals, texts, head=None if head is None else head.arrays)
+    arrays = None if head is None else head.arrays
+    fitting = Fitting(normals, texts, head=arrays, no_prompts=no_prompts)
     found = fit_score(score, fitting)(Query(result.images.vectors, result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name

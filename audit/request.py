@@ -22,9 +22,9 @@ from ..indexer.layout import is_embedding_folder
 from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
-from .classes import ClassWords, choose_classes, named_classes
+from .classes import ClassWords, choose_classes, class_prompts, named_classes
 from .models import Say, encoder_for
-from .other_scores import choose_score, rescored
+from .other_scores import NoPrompts, check_clipn, choose_score, rescored
 from .result import AuditResult
 from .run import AuditSettings, audit_against, audit_own, fit_reference
 
@@ -69,11 +69,15 @@ class AuditRequest:
 
 
 def run_audit(
-    request: AuditRequest, progress: Progress = no_progress, say: Say = lambda line: None
+    request: AuditRequest,
+    progress: Progress = no_progress,
+    say: Say = lambda line: None,
+    no_prompts: NoPrompts | None = None,
 ) -> AuditResult:
     """Do what a request asks, using what its output folder already holds; writes no results yet.
 
-    `say` is told what was chosen where the request left a choice. Errors as of the parts.
+    `say` is told what was chosen where the request left a choice; `no_prompts` is what a CLIPN
+    gives, for the scores that need it. Errors as of the parts.
     """
     output = Path(request.output)
     saved = None
@@ -82,6 +86,7 @@ def run_audit(
         _refuse_words(request)
     score = choose_score(request.score, request.reference is not None, saved is not None)
     head = open_head(request.head, [score])
+    check_clipn(score, no_prompts is not None)
     encoder: Encoder | None = None
     index = open_index(request.index) if request.index else None
     listed = list_images(request.images) if request.images else None
@@ -110,7 +115,19 @@ def run_audit(
             clean = _reference_images(request, clean_files, encoder, progress)
             saved = fit_reference(clean, index, encoder, request.settings.words)
         result = audit_against(images, index, saved, request.settings, progress)
-    return rescored(result, score, clean, request.settings.weight, head)
+    no_vectors = None
+    if no_prompts is not None:
+        fitted = request.reference is not None and clean is None
+        texts = _prompt_texts(result, request.settings.words, fitted)
+        no_vectors = no_prompts(texts, result.index.model)
+    return rescored(result, score, clean, request.settings.weight, head, no_vectors)
+
+
+def _prompt_texts(result: AuditResult, words: ClassWords, fitted: bool) -> list[list[str]]:
+    """Each class's prompts; a fitted reference keeps them joined."""
+    if fitted:
+        return [prompts.split(" | ") for prompts in result.reference.prompts]
+    return class_prompts(result.reference.classes, words)
 
 
 def is_reference_folder(folder: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .options import (
+    CLIPN,
     CORPUS,
     IMAGES,
     MODEL,
@@ -19,6 +20,7 @@ from .options import (
     corpus_options,
     embed_options,
     model_choice,
+    no_prompts,
     options,
     plain_options,
     say,
@@ -42,7 +44,7 @@ from .presets import ENCODER, PRESET, with_preset
     show_default=True,
     help="Images shown one by one in report.html.",
 )
-@options(CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, SHOW)
+@options(CLIPN, CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, SHOW)
 def audit(
     top: int,
     as_json: bool,
@@ -79,7 +81,7 @@ def audit(
     asked = {"command": "audit", **plain_options(given)}
     if not given["overwrite"]:
         check_output(request.output, asked)
-    result = run_audit(request, progress_lines(), say)
+    result = run_audit(request, progress_lines(), say, no_prompts(given))
     save_audit(result, request.settings, request.output, asked)
     report = None if no_report else save_report(request.output, images=report_images)
     if as_json:

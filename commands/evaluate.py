@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from .options import (
+    CLIPN,
     IMAGES,
     MODEL,
     WORDS,
     class_words,
     embed_options,
     model_choice,
+    no_prompts,
     options,
     plain_options,
     say,
@@ -71,19 +73,20 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
 @click.option("--k", default=10, show_default=True, help="Captions retrieved per image.")
 @click.option("-o", "--output", default="bliss-eval", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-@options(MODEL, WORDS, PRESET, IMAGES)
+@options(CLIPN, MODEL, WORDS, PRESET, IMAGES)
 def evaluate(
     as_json: bool, max_failures: int | None, repeats: dict[str, Any] | None, **given: Any
 ) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
-    from ..audit.classes import prompt_vectors
+    from ..artefacts import MANIFEST, read_json
+    from ..audit.classes import class_prompts, prompt_vectors
     from ..audit.models import encoder_for
     from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..evaluation.repeat import differences
     from ..evaluation.report import SUMMARY, heading, notes
-    from ..evaluation.request import holds_images, run_eval
+    from ..evaluation.request import LabelVectors, holds_images, run_eval
     from ..evaluation.tables import markdown_table
     from ..indexer.caption_index import open_index
     from ..scorer.scores.registry import SCORES
@@ -94,13 +97,18 @@ def evaluate(
     given = with_preset(given, (*(ENCODER if images else ()), "prompt", "k"))
     request, words = _eval_request(given, asked, repeats), class_words(given)
     index = open_index(given["index"])
-    encoder = None
+    encoder, no = None, no_prompts(given)
     if model_asked or images:
         encoder = encoder_for(model_choice(given), index, None, say)
+    labels = LabelVectors(
+        lambda classes: prompt_vectors(classes, words, index, encoder),
+        no and (lambda classes: no(class_prompts(classes, words), index.model)),
+        no and read_json(Path(given["clipn"]) / MANIFEST),
+    )
     result, rows, sets = run_eval(
         request,
         index,
-        lambda classes: prompt_vectors(classes, words, index, encoder),
+        labels,
         SCORES,
         encoder,
         progress_lines(),

@@ -38,6 +38,9 @@ MODEL = options(
     click.option("--batch-size", type=int, help="Images or captions at once [default: chosen]"),
     click.option("--allow-torchscript", is_flag=True, help="Load weights that are code."),
 )  # fmt: skip
+CLIPN = click.option(
+    "--clipn", help="What `bliss train clipn` made, for the scores clipn_ctw and clipn_atd."
+)
 CORPUS = options(
     click.option("--column", help="The corpus's caption column."),
     click.option("--config", help="The Hugging Face dataset's configuration."),
@@ -78,6 +81,17 @@ def model_choice(given: dict[str, Any]) -> Any:
 
     names = ("model", "pretrained", "device", "precision", "batch_size", "allow_torchscript")
     return ModelChoice(**{name: given[name] for name in names}, statistics=given.get("statistics"))
+
+
+def no_prompts(given: dict[str, Any]) -> Any:
+    """What --clipn names: from prompt texts and a model's facts to "no" vectors; or None."""
+    if given["clipn"] is None:
+        return None
+    from ..training.clipn_folder import open_clipn
+    from ..training.clipn_vectors import no_vectors
+
+    clipn, choice = open_clipn(given["clipn"]), model_choice(given)
+    return lambda prompts, model: no_vectors(clipn, prompts, model, choice)
 
 
 def corpus_options(given: dict[str, Any]) -> Any:

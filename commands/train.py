@@ -1,15 +1,17 @@
-"""`bliss train`: train what a score needs beside embeddings."""
+"""`bliss train`: train what some scores need, over a frozen model."""
 
 from __future__ import annotations
 
 import click
 
+from .train_clipn import clipn, clipn_import
 from .train_oecl import oecl
 
 
 @click.group()
 def train() -> None:
-    """Train the scores that are trained."""
+    """Train what some scores need, over a frozen model."""
 
 
-train.add_command(oecl)
+for command in (clipn, clipn_import, oecl):
+    train.add_command(command)

@@ -16,7 +16,7 @@ from .world import World
 
 @dataclass(frozen=True)
 class Words:
-    """What is the same for every draw: the text side, and a trained head where there is one."""
+    """What is the same for every draw: the text side, and what was trained."""
 
     prompts: Mapping[str, np.ndarray]
     """Class name -> float32 [d], its label prompt's unit vector."""
@@ -30,6 +30,8 @@ class Words:
     """float32 [d], "a photo of something"."""
     head: Mapping[str, np.ndarray] | None = None
     """What was trained beforehand on outlier images."""
+    no_prompts: Mapping[str, np.ndarray] | None = None
+    """Class name -> float32 [d], its "no" vector, where there is a CLIPN."""
 
 
 def fittings_of(
@@ -49,5 +51,8 @@ def fittings_of(
         prompts = np.stack([words.prompts[name] for name in draw.normal])
         normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
         names = words.names if with_texts else None
-        made.append(Fitting(normals, texts, names, words.something, words.head))
+        no_prompts = None
+        if words.no_prompts is not None:
+            no_prompts = np.stack([words.no_prompts[name] for name in draw.normal])
+        made.append(Fitting(normals, texts, names, words.something, words.head, no_prompts))
     return made

@@ -61,6 +61,16 @@ Prompts = Callable[[Sequence[str]], np.ndarray]
 """C class names -> float32 [C, d], a unit row for each."""
 
 
+@dataclass(frozen=True)
+class LabelVectors:
+    """What gives the vectors of label prompts, and their "no" vectors where there is a CLIPN."""
+
+    prompts: Prompts
+    no_prompts: Prompts | None = None
+    clipn: Mapping[str, Any] | None = None
+    """The CLIPN's manifest, for eval.json."""
+
+
 def holds_images(folders: Iterable[str]) -> bool:
     """Whether any of the sets must still be embedded."""
     return not all(_embedded(folder) for folder in folders)
@@ -69,7 +79,7 @@ def holds_images(folders: Iterable[str]) -> bool:
 def run_eval(
     request: EvalRequest,
     index: CaptionIndex,
-    prompts: Prompts,
+    labels: LabelVectors,
     known: Mapping[str, Score],
     encoder: Encoder | None = None,
     progress: Progress = no_progress,
@@ -104,13 +114,17 @@ def run_eval(
         )
     draws = make_draws(world, request.protocol)
     classes = sorted({name for draw in draws for name in draw.normal})
+    no_prompts = None
+    if labels.no_prompts is not None:
+        no_prompts = dict(zip(classes, labels.no_prompts(classes), strict=True))
     words = Words(
-        dict(zip(classes, prompts(classes), strict=True)),
+        dict(zip(classes, labels.prompts(classes), strict=True)),
         index.vectors,
         request.k,
         _captions(index, chosen),
         _something(index, encoder),
         None if head is None else head.arrays,
+        no_prompts,
     )
     result = evaluate(world, draws, words, chosen, progress)
     facts = {
@@ -126,6 +140,8 @@ def run_eval(
         "asked": dict(request.asked),
         "head": None if head is None else head.checksums,
     }
+    if labels.clipn is not None:
+        facts["clipn"] = dict(labels.clipn)
     rows = save_report(result, request.protocol, request.output, facts, request.baseline)
     return result, rows, list(sets.values())
 

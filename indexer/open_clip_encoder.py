@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,40 @@ TRUNCATION_TOLERANCE = 1e-5
 """Largest |Δ| of a unit vector's entries for which shorter input counts as the same."""
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """An open_clip model on its device in evaluation mode, and how it is to be run."""
+
+    model: torch.nn.Module
+    tokenizer: Any
+    facts: Mapping[str, Any]
+    """model, pretrained, precision."""
+    batch_size: int
+    chosen: str
+    """One line saying device, precision and batch size, and which of them were chosen."""
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and standard deviation per channel, where not the model's own."""
+
+
 def load_encoder(choice: ModelChoice) -> Encoder:
-    """The encoder for a model choice, its weights in evaluation mode on one device.
+    """The encoder for a model choice; errors as of `load_model`."""
+    return encoder_of_model(load_model(choice))
+
+
+def encoder_of_model(loaded: LoadedModel) -> Encoder:
+    """The Encoder of a loaded model."""
+    return encoder_of(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.facts,
+        loaded.batch_size,
+        loaded.chosen,
+        loaded.statistics,
+    )
+
+
+def load_model(choice: ModelChoice) -> LoadedModel:
+    """The model for a choice, its weights in evaluation mode on one device.
 
     Raises UsageError for a model or tag open_clip does not know, BlissError for weights that are
     missing, unreachable, or code (TorchScript) that was not allowed.
@@ -42,9 +74,9 @@ def load_encoder(choice: ModelChoice) -> Encoder:
     chosen = ", ".join(
         f"{key} {values[key]}{' (chosen)' * (picked[key] is None)}" for key in values
     )
-    model = model.to(device).eval()
     tokenizer = open_clip.get_tokenizer(name)
-    return encoder_of(model, tokenizer, facts, batch_size, chosen, choice.statistics)
+    model = model.to(device).eval()
+    return LoadedModel(model, tokenizer, facts, batch_size, chosen, choice.statistics)
 
 
 def encoder_of(

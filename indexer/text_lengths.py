@@ -86,8 +86,13 @@ def remember_truncation(weights: str, exact: bool) -> None:
         pass
 
 
-def _memory() -> Path:
+def cache_folder() -> Path:
+    """Where what can be measured or computed again is kept."""
     cache = os.environ.get("BLISS_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bliss-audit"
     )
-    return Path(cache) / "short_captions.json"
+    return Path(cache)
+
+
+def _memory() -> Path:
+    return cache_folder() / "short_captions.json"

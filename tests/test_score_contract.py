@@ -64,7 +64,8 @@ def world():
         "logistic_bias": np.zeros(1), "normals": normals.images,
         "outliers": unit(near(image + odd, 0.5, PER_CLASS, rng)),
     }  # fmt: skip
-    return Fitting(normals, unit(texts), names, unit(text), head), images
+    no_prompts = unit(2 * text - classes)
+    return Fitting(normals, unit(texts), names, unit(text), head, no_prompts), images
 
 
 def retrieve(images, texts):
@@ -185,6 +186,7 @@ def test_only_angles_matter(score):
         for name, array in fitting.head.items()
     }
     fitting = replace(fitting, normals=normals, texts=texts, something=something, head=head)
+    fitting = replace(fitting, no_prompts=turned(fitting.no_prompts))
     found = fit_score(score, fitting)(query_of(turned(images), texts))
     if score.name in OF_COORDINATES:
         assert np.abs(found - scored(score.name)).max() > 1e-3
@@ -227,7 +229,8 @@ def test_one_class_is_enough(score):
     normals = Normals(
         ("ant",), fitting.normals.prompts[:1], fitting.normals.images[own], 0 * own[own]
     )
-    found = fit_score(score, replace(fitting, normals=normals))(query_of(images, fitting.texts))
+    fitting = replace(fitting, normals=normals, no_prompts=fitting.no_prompts[:1])
+    found = fit_score(score, fitting)(query_of(images, fitting.texts))
     assert found.shape == (len(images),)
     assert np.isfinite(found).all()
 
@@ -276,6 +279,20 @@ def test_texts_are_not_needed_where_that_is_said(score):
     fitting, images = world()
     bare = replace(fitting, texts=np.zeros((0, D), np.float32), names=None)
     found = fit_score(score, bare)(query_of(images, fitting.texts))
+    close(found, scored(score.name), 1e-9)
+
+
+@those(lambda score: score.needs_no_prompts)
+def test_missing_no_vectors_are_named(score):
+    message = rf"{re.escape(score.name)} was asked for without the labels' \"no\" vectors"
+    with pytest.raises(UsageError, match=message):
+        fit_score(score, replace(world()[0], no_prompts=None))
+
+
+@those(lambda score: not score.needs_no_prompts)
+def test_no_vectors_are_not_needed_where_that_is_said(score):
+    fitting, images = world()
+    found = fit_score(score, replace(fitting, no_prompts=None))(query_of(images, fitting.texts))
     close(found, scored(score.name), 1e-9)
 
 

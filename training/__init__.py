@@ -1,1 +1,1 @@
-"""Training of the demo's own small CLIP model; the only place of the package that trains."""
+"""Everything that trains: the demo's own small CLIP model, and what is trained over frozen ones."""

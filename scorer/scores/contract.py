@@ -41,6 +41,8 @@ class Fitting:
     """float32 [d], the unit vector of "a photo of something", for CLIP-AD."""
     head: Mapping[str, np.ndarray] | None = None
     """What `bliss train oecl` left, by name, for scores that are trained on outlier images."""
+    no_prompts: np.ndarray | None = None
+    """float32 [C, d], a unit "no" vector for each class, for CLIPN."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ class Score:
     needs_texts: bool = False
     needs_index: bool = False
     """Whether a query must bring its retrieved texts."""
+    needs_no_prompts: bool = False
+    """Whether it needs the labels' "no" vectors, of a trained CLIPN."""
     trained: bool = False
+    """Whether it needs something that was trained beforehand."""
     stateful: bool = False
     """Whether an image's score depends on the others in the query: p-values are void then."""
 
@@ -87,8 +92,8 @@ class Score:
 def fit_score(score: Score, fitting: Fitting, **changed: float) -> Fitted:
     """Fit one score with its defaults, some `changed`.
 
-    Raises UsageError for a parameter it does not have, and where it needs reference images or
-    texts that are not there.
+    Raises UsageError for a parameter it does not have, and where it needs reference images, texts
+    or "no" vectors that are not there.
     """
     unknown = sorted(set(changed) - set(score.defaults))
     if unknown:
@@ -108,5 +113,11 @@ def fit_score(score: Score, fitting: Fitting, **changed: float) -> Fitted:
             f"{score.name} was asked for without external texts",
             "a caption index",
             "Add --index or --corpus",
+        )
+    if score.needs_no_prompts and fitting.no_prompts is None:
+        raise UsageError(
+            f'{score.name} was asked for without the labels\' "no" vectors',
+            "a trained CLIPN",
+            "Add --clipn DIR with what `bliss train clipn` made",
         )
     return score.fit(fitting, {**score.defaults, **changed})

@@ -10,6 +10,7 @@ NAMES = (
     "bliss",
     "bliss_plus",
     "clip_ad",
+    "clipn",
     "costarr",
     "csp",
     "debiased_negatives",
