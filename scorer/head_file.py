@@ -52,10 +52,20 @@ def load_head(folder: str | Path) -> Head:
 
 
 def open_head(folder: str | None, scores: Sequence[Score]) -> Head | None:
-    """The head in `folder`, if one is given; UsageError where none of the `scores` is trained."""
+    """The head in `folder`; None where none is given and there are scores without need of one.
+
+    Raises UsageError where all of the `scores` need one and it is missing, or none does.
+    """
+    reading = [score.name for score in scores if score.needs_head]
     if folder is None:
+        if len(reading) == len(scores):
+            raise UsageError(
+                f"{reading[0]} was asked for without a trained head",
+                "a folder `bliss train oecl` made",
+                "Add --head DIR",
+            )
         return None
-    if not any(score.trained for score in scores):
+    if not reading:
         raise UsageError(
             f"--head was given with {', '.join(score.name for score in scores)}",
             "a score that reads one: oecl, outlier_logistic or outlier_knn_ratio",

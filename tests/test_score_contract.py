@@ -303,13 +303,13 @@ def test_missing_retrieved_texts_are_named(score):
         fitted(score.name)(Query(world()[1]))
 
 
-@those(lambda score: score.trained)
+@those(lambda score: score.needs_head)
 def test_a_missing_head_is_named(score):
     with pytest.raises(UsageError, match=f"{score.name} was asked for without a trained head"):
         fit_score(score, replace(world()[0], head=None))
 
 
-@those(lambda score: not score.trained)
+@those(lambda score: not score.needs_head)
 def test_a_head_is_not_needed_where_that_is_said(score):
     fitting, images = world()
     found = fit_score(score, replace(fitting, head=None))(query_of(images, fitting.texts))

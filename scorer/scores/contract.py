@@ -83,6 +83,8 @@ class Score:
     """Whether a query must bring its retrieved texts."""
     needs_no_prompts: bool = False
     """Whether it needs the labels' "no" vectors, of a trained CLIPN."""
+    needs_head: bool = False
+    """Whether it needs what `bliss train oecl` left."""
     trained: bool = False
     """Whether it needs something that was trained beforehand."""
     stateful: bool = False

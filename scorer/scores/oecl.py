@@ -44,5 +44,6 @@ OECL = Score(
     source="Le-Gia and Ahn, Understanding normalization in contrastive representation learning "
     "and out-of-distribution detection, arXiv 2312.15288; here on frozen embeddings",
     fit=_fit,
+    needs_head=True,
     trained=True,
 )

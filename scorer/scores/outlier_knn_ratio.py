@@ -40,5 +40,6 @@ OUTLIER_KNN_RATIO = Score(
     formula="‖x − nearest normal‖ / ‖x − nearest outlier‖",
     source="the nearest-neighbour rule on normals and known outliers, as a ratio",
     fit=_fit,
+    needs_head=True,
     trained=True,
 )

@@ -27,5 +27,6 @@ OUTLIER_LOGISTIC = Score(
     formula="w·x + b of a ridge logistic regression, outlier images against normal ones",
     source="the usual outlier-exposure baseline; Hendrycks et al., ICLR 2019, arXiv 1812.04606",
     fit=_fit,
+    needs_head=True,
     trained=True,
 )
