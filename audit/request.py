@@ -19,6 +19,7 @@ from ..indexer.index_building import IndexOptions, Progress, build_index, no_pro
 from ..indexer.layout import is_embedding_folder
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
+from .asking import Asked, Sources, answered, check_bliss_only, check_reference, share_held_out
 from .classes import ClassWords, choose_classes, named_classes
 from .models import Say, encoder_for
 from .other_scores import choose_score, rescored
@@ -48,6 +49,8 @@ class AuditRequest:
     embed: EmbedOptions = field(default_factory=EmbedOptions)
     score: str = "bliss"
     """Which score ranks the images; see `scorer/scores/registry.py`."""
+    asked: Asked = field(default_factory=Asked)
+    """What is to be found out and decided."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.embeddings is None):
@@ -59,6 +62,8 @@ class AuditRequest:
             )
         if self.index is not None and self.corpus is not None:
             raise UsageError("both --index and --corpus were given", "one of them", "Leave one out")
+        if self.score != "bliss":
+            check_bliss_only(self.asked, self.score)
 
 
 def run_audit(
@@ -73,16 +78,21 @@ def run_audit(
     if request.reference and is_reference_folder(request.reference):
         saved = load_reference(request.reference)
         _refuse_words(request)
+    check_reference(request.asked, request.reference, saved)
     score = choose_score(request.score, request.reference is not None, saved is not None)
     encoder: Encoder | None = None
     index = open_index(request.index) if request.index else None
     listed = list_images(request.images) if request.images else None
     clean_files = None
-    if request.reference and saved is None and not _embedded(request):
+    if request.reference and saved is None and not _embedded(request.reference):
         clean_files = list_images(request.reference)
+    asked = request.asked
+    calibration_files = None
+    if asked.calibration and not _embedded(asked.calibration):
+        calibration_files = list_images(asked.calibration)
     if request.reference is None and listed:
         _check_labels(listed, request.settings.words)
-    if listed or clean_files or index is None or request.model.model:
+    if listed or clean_files or calibration_files or index is None or request.model.model:
         encoder = encoder_for(request.model, index, saved, say)
     if index is None:
         assert encoder is not None
@@ -94,15 +104,23 @@ def run_audit(
     else:
         assert request.embeddings is not None
         images = read_image_embeddings(request.embeddings)
-    clean = None
+    clean = calibration = None
+    if asked.calibration:
+        calibration = _embed_beside(
+            request, asked.calibration, calibration_files, encoder, progress
+        )
     if request.reference is None:
         result = audit_own(images, index, encoder, request.settings, progress)
     else:
         if saved is None:
-            clean = _reference_images(request, clean_files, encoder, progress)
-            saved = fit_reference(clean, index, encoder, request.settings.words)
+            clean = _embed_beside(request, request.reference, clean_files, encoder, progress)
+            share = share_held_out(asked, len(clean.rows)) if score.name == "bliss" else 0.0
+            saved = fit_reference(clean, index, encoder, request.settings.words, share)
         result = audit_against(images, index, saved, request.settings, progress)
-    return result if score.name == "bliss" else rescored(result, score, clean)
+    if score.name != "bliss":
+        result = rescored(result, score, clean)
+    sources = Sources(clean, calibration, own=request.reference is None)
+    return answered(result, asked, sources, request.settings, progress)
 
 
 def is_reference_folder(folder: str) -> bool:
@@ -134,20 +152,23 @@ def _build_default(
     return build_index(source, encoder, Path(request.output) / "index", options, progress)
 
 
-def _embedded(request: AuditRequest) -> bool:
-    assert request.reference is not None
-    return is_embedding_folder(Path(request.reference), "img")
+def _embedded(folder: str) -> bool:
+    return is_embedding_folder(Path(folder), "img")
 
 
-def _reference_images(
-    request: AuditRequest, files: ImageList | None, encoder: Encoder | None, progress: Progress
+def _embed_beside(
+    request: AuditRequest,
+    source: str,
+    files: ImageList | None,
+    encoder: Encoder | None,
+    progress: Progress,
 ) -> EmbeddedImages:
+    """Clean images: embeddings in `source`, or its `files` embedded into the output folder."""
     if files is None:
-        assert request.reference is not None
-        return read_image_embeddings(request.reference)
+        return read_image_embeddings(source)
     assert encoder is not None
-    folder = Path(request.output) / "reference-images"
-    return embed_images(files, encoder, folder, request.embed, progress)
+    name = "reference-images" if source == request.reference else "calibration-images"
+    return embed_images(files, encoder, Path(request.output) / name, request.embed, progress)
 
 
 def _check_labels(listed: ImageList, words: ClassWords) -> None:

@@ -10,6 +10,7 @@ import click
 
 from .options import (
     CORPUS,
+    DECIDE,
     IMAGES,
     MODEL,
     SCORE,
@@ -17,6 +18,7 @@ from .options import (
     WORDS,
     audit_settings,
     corpus_options,
+    decision_rule,
     embed_options,
     model_choice,
     options,
@@ -32,19 +34,31 @@ from .options import (
 @click.option("--index", help="A caption index.")
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
+@click.option(
+    "--question",
+    default="stray",
+    show_default=True,
+    help="stray: does it belong to any class? mislabel: to its own?",
+)
+@click.option("--robust", is_flag=True, help="Refit once without images another class explains.")
+@click.option("--calibration", help="Clean images, or their embeddings, for p-values.")
 @click.option("-o", "--output", default="bliss-audit", show_default=True)
-@options(CORPUS, MODEL, SCORE, WORDS, IMAGES, SHOW)
-def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> None:
+@options(CORPUS, MODEL, SCORE, WORDS, IMAGES, DECIDE, SHOW)
+def audit(as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Score every image of a collection, most anomalous first.
 
     IMAGES is a folder with one folder a class (the collection is then its own reference), or any
     folder of images with --reference or --normal.
     """
-    from ..audit.outputs import check_output, json_summary, save_audit
+    from ..audit.asking import Asked
+    from ..audit.decisions import check_flagged
+    from ..audit.outputs import TOP, check_output, json_summary, save_audit
     from ..audit.request import AuditRequest, check_failures, run_audit
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines, result_text
 
+    rule = decision_rule(given)
+    top = TOP if given["top"] is None else given["top"]
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "index", "corpus")},
         corpus_options=corpus_options(given),
@@ -53,6 +67,7 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
         settings=audit_settings(given),
         embed=embed_options(given),
         score=given["score"],
+        asked=Asked(given["question"], given["robust"], given["calibration"], rule),
     )
     asked = {"command": "audit", **plain_options(given)}
     if not given["overwrite"]:
@@ -65,3 +80,5 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
         click.echo(result_text(result, top))
         click.echo(f"All scores: {terminal_text(str(Path(request.output) / 'scores.parquet'))}")
     check_failures(result.images, max_failures)
+    assert result.decision is not None
+    check_flagged(result.decision, rule.fail_on)

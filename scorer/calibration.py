@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,33 @@ def conformal_p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarra
     ordered = np.sort(calibration)
     at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
     return (1 + at_least) / (len(ordered) + 1)
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """q-values of p-values [n], in the same order; those at or below a level are a discovery list
+    of at most that false discovery rate (Benjamini and Hochberg 1995; with shared calibration
+    images, Bates et al. 2023).
+
+    q of the j-th smallest p is the least of n·p(i)/i over i >= j.
+    """
+    order = np.argsort(p, kind="stable")
+    q = np.empty(len(p))
+    scaled = np.asarray(p, float)[order] * len(p) / np.arange(1, len(p) + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    return q
+
+
+def least_flagged(images: int, calibration: int, level: float) -> int:
+    """r, how many of n `images` must have the smallest p-value before any q is at most `level`.
+
+    The smallest p is 1/(m + 1) with m `calibration` images, so r >= n/(level·(m + 1)).
+    """
+    return math.ceil(images / (level * (calibration + 1)) - 1e-9)
+
+
+def calibration_needed(images: int, level: float, flagged: int = 1) -> int:
+    """m, the fewest calibration images with which `flagged` of n images can have q <= `level`."""
+    return max(0, math.ceil(images / (level * flagged) - 1e-9) - 1)
 
 
 def hold_out(labels: np.ndarray, hashes: Sequence[str], share: float) -> np.ndarray:
