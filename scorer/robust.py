@@ -87,8 +87,6 @@ def _enough_left(out: np.ndarray, filed: FiledImages) -> np.ndarray:
 
 def _copies_together(out: np.ndarray, filed: FiledImages) -> np.ndarray:
     """`out` without the images of which a copy in the same class stays."""
-    staying = {(filed.hashes[i], int(filed.labels[i])) for i in np.flatnonzero(~out)}
-    kept = out.copy()
-    for i in np.flatnonzero(out):
-        kept[i] = (filed.hashes[i], int(filed.labels[i])) not in staying
-    return kept
+    filing = list(zip(filed.hashes, filed.labels.tolist(), strict=True))
+    staying = {each for each, leaves in zip(filing, out, strict=True) if not leaves}
+    return np.array([each not in staying for each in filing], bool)
