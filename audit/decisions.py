@@ -64,11 +64,11 @@ DEFAULT_RULE = DecisionRule()
 def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
     """`result` with its images flagged; `own` says that it is its own reference.
 
-    A rule that is asked for by name goes before the p-values, and those before --top.
+    A rule that is asked for by name goes before p-values and label margins, those before --top.
     """
     n = len(result.ranking)
     q = None if result.p_values is None else benjamini_hochberg(result.p_values)
-    without = "" if q is not None else f"; {_why_no_p(result, own)}"
+    without = "" if q is not None or result.labels else f"; {_why_no_p(result, own)}"
     if rule.contamination is not None:
         count = round(rule.contamination * n)
         decision = _most_anomalous(result, "contamination", count, rule.contamination, q)
@@ -78,15 +78,15 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
         decision = _by_empirical_null(result, rule.fdr, q, without)
     elif q is not None:
         decision = _by_fdr(result, rule, q)
+    elif result.labels is not None:
+        flagged = result.labels.is_issue
+        reason = f"{_images(int(flagged.sum()))} flagged: another class suits them better"
+        decision = Decision("label margin", 0.0, flagged, None, reason, {})
     elif rule.top is not None:
         count = min(rule.top, n)
         decision = _most_anomalous(result, "top", count, rule.top, q)
         reason = f"{_images(count)} flagged: the most anomalous, as many as --top says"
         decision = replace(decision, reason=reason + without)
-    elif result.labels is not None:
-        flagged = result.labels.is_issue
-        reason = f"{_images(int(flagged.sum()))} flagged: another class suits them better"
-        decision = Decision("label margin", 0.0, flagged, None, reason, {})
     else:
         reason = f"{_why_no_p(result, own)}; {NOTHING_FLAGS}"
         decision = Decision("none", None, np.zeros(n, bool), None, reason, {})
@@ -193,8 +193,6 @@ def _most_anomalous(
 
 
 def _why_no_p(result: AuditResult, own: bool) -> str:
-    if result.labels is not None:
-        return "p and q are empty: they are about images that belong to no class"
     if result.score_name != "bliss":
         return f"p and q are empty: clean images were not scored with {result.score_name}"
     if own:

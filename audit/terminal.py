@@ -33,9 +33,10 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
     )
     if result.p_values is not None:
         m = result.reference.calibration_count
-        lines.append(
-            f"p is against {m:,} held-out clean images: it cannot be below {1 / (m + 1):.3g}"
-        )
+        least = 1 / (m + 1)
+        if result.decision is not None:
+            least = result.decision.facts.get("smallest_possible_p", least)
+        lines.append(f"p is against {m:,} held-out clean images: it cannot be below {least:.3g}")
     refit = refit_facts(result, top)
     if refit is not None:
         lines.append(refit_text(refit, int(result.reference.moments.counts.sum())))

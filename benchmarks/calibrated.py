@@ -7,7 +7,8 @@ their images (validation and test) at random into a clean reference, 30 % of it 
 calibration, and normal images to audit; images of other classes are added to those, 20 % of the
 whole. Everything is done by the package's own calls. Reported are the share of normal images among
 the flagged (0 where none is), the share of strays flagged, and one normal image's p-value from each
-resample: those are independent and must be uniform.
+resample: those are independent and must be uniform. P-values by class need calibration images in
+every class: they are tried on the three largest classes, half of whose images are held out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from planted_strays import PROMPT, Collection, class_prompts, embeddings, usable
 from planted_truth import index_of
 from scipy.stats import kstest
 
-CLASSES, AUDITED, STRAYS, HELD_OUT, LEVEL = 10, 60, 0.2, 0.3, 0.1
+CLASSES, AUDITED, STRAYS, LEVEL = 10, 60, 0.2, 0.1
+LARGE = 3
+"""Classes by class: the largest, since each needs calibration images of its own."""
+HELD_OUT, HELD_OUT_BY_CLASS = 0.3, 0.5
 
 
 class Found(NamedTuple):
@@ -54,18 +58,22 @@ def embedded(vectors: np.ndarray, labels: list[str], rng: np.random.Generator) -
 def resample(real: Path, index: CaptionIndex, seed: int, per_class: bool) -> Found:
     """One independent split, scored and decided."""
     rng = np.random.default_rng(seed)
-    normal = sorted(rng.choice(usable_classes(real), CLASSES, replace=False).tolist())
     parts = [embeddings(real / "caltech101" / part) for part in ("val", "test")]
     vectors = np.concatenate([rows for rows, _ in parts])
     labels = np.array([label for _, names in parts for label in names])
+    usable = usable_classes(real)
+    if per_class:
+        usable = sorted(usable, key=lambda name: -int((labels == name).sum()))[:LARGE]
+    normal = sorted(rng.choice(usable, LARGE if per_class else CLASSES, replace=False).tolist())
     inside = rng.permutation(np.flatnonzero(np.isin(labels, normal)))
     audited, clean = inside[:AUDITED], inside[AUDITED:]
     count = round(AUDITED * STRAYS / (1 - STRAYS))
     strays = rng.choice(np.flatnonzero(~np.isin(labels, normal)), count, replace=False)
     worded, _ = class_prompts(real, Collection(vectors[clean], labels[clean].tolist(), clean < 0))
     words = ClassWords(tuple(normal), (PROMPT,), dict(pair.split("=", 1) for pair in worded))
+    share = HELD_OUT_BY_CLASS if per_class else HELD_OUT
     images = embedded(vectors[clean], labels[clean].tolist(), rng)
-    reference = fit_reference(images, index, None, words, HELD_OUT)
+    reference = fit_reference(images, index, None, words, share)
     rows = np.concatenate([audited, strays])
     result = audit_against(embedded(vectors[rows], [""] * len(rows), rng), index, reference)
     if per_class:
