@@ -21,6 +21,7 @@ PRINTING = (
     "planted_truth",
     "calibrated",
     "guessed_null",
+    "label_evidence",
     "demo_accuracy",
 )
 """The output of these is recorded here."""
