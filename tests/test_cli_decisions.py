@@ -358,8 +358,8 @@ def test_refusals_that_depend_on_the_reference(bliss, audit, world, index, tmp_p
     flat.mkdir()
     for number in range(4):
         shutil.copy(world / "clean" / "boat" / f"c{number}.png", flat)
-    outcome = bliss("audit", flat, "--index", index, "--normal", "boat", "--normal", "apple",
-                    "-o", tmp_path / "x", "--reference", world / "clean", "--question", "mislabel")  # fmt: skip
+    against = ("--reference", world / "clean", "--question", "mislabel")
+    outcome = bliss("audit", flat, "--index", index, "-o", tmp_path / "x", *against)
     assert outcome.code == 2
     assert "has a label among the classes. Needed: class folders or labels" in outcome.err
 
