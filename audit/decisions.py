@@ -149,7 +149,7 @@ def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
     n, m = len(q), len(calibration.labels)
     if rule.per_class:  # the class with the fewest sets the smallest p
         m = int(np.bincount(calibration.labels, minlength=len(result.reference.classes)).min())
-    flagged = q <= level
+    flagged = q <= level * (1 + 1e-9)
     facts = {
         "per_class": rule.per_class,
         "calibration_images": len(calibration.labels),
@@ -174,7 +174,7 @@ def _by_empirical_null(
 ) -> Decision:
     scores = result.scores.score
     null = fit_empirical_null(scores)
-    flagged = benjamini_hochberg(null_p_values(null, scores)) <= level
+    flagged = benjamini_hochberg(null_p_values(null, scores)) <= level * (1 + 1e-9)
     reason = (
         f"{_images(int(flagged.sum()))} flagged against a null guessed from the scores (centre "
         f"{null.centre:.2f}, spread {null.spread:.2f}) at a nominal rate of {level:.3g}: "

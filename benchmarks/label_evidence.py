@@ -5,8 +5,9 @@ Run as: python benchmarks/label_evidence.py [--data ../shared] [--draws 10]
 In each draw 5 % of a collection's labels are swapped and 5 % of its images are strays (which count
 neither way). Every evidence makes a margin, best other class minus own with the image left out, and
 the figure is the share of swapped labels among as many largest margins as were swapped, in percent.
-The sum was chosen on other draws, of seeds 400 to 419; here seeds start at 0. DTD, UCF101 and SUN397 have no prompts of their own:
-a class takes the caption nearest to its mean, on the other split's images where there is one.
+The sum was chosen on other draws, of seeds 400 to 419; here seeds start at 0. DTD, UCF101 and
+SUN397 have no prompts of their own: a class takes the caption nearest to its mean, on the other
+split's images where there is one.
 """
 
 from __future__ import annotations

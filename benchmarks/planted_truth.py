@@ -7,8 +7,8 @@ test images, files strays of the other classes under them (5 % of the whole) and
 of another 5 %. The collection is its own reference; the commands are those a user would give.
 Then collections with nothing wrong in them are audited with and without --robust, and must not
 lose: images of other classes, in nobody's reference, are to be told from the collection's own.
-The rules were chosen on draws of seeds below 500; here seeds start at 1000. The clean reference has a
-fifth of its images held out, as the command does by itself.
+The rules were chosen on draws of seeds below 500; here seeds start at 1000. The clean reference has
+a fifth of its images held out, as the command does by itself.
 """
 
 from __future__ import annotations
