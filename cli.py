@@ -28,7 +28,7 @@ def main() -> None:
     """Run the command line; every failure is one message on stderr and an exit code.
 
     0 done; 1 the run met a problem; 2 the request cannot be met; 3 more failures than
-    --max-failures; 130 interrupted.
+    --max-failures; 4 more flagged images than --fail-on; 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what it cannot show must not end a run

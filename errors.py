@@ -34,3 +34,9 @@ class TooManyFailures(BlissError):
     """More unreadable images than `--max-failures` allows."""
 
     exit_code = 3
+
+
+class TooManyFlagged(BlissError):
+    """More flagged images than `--fail-on` allows."""
+
+    exit_code = 4

@@ -17,8 +17,8 @@ from ..artefacts import write_atomically
 from ..errors import BlissError, UsageError
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.preprocessing import UnreadableImage
-from .decisions import RELABEL, REMOVE, Decision, label_problem
 from .pictures import picture_bytes, picture_file
+from .review_file import RELABEL, REMOVE, Decision, label_problem
 from .run_folder import RunFolder
 from .safe_text import FORMULA_STARTS, spreadsheet_text, terminal_text
 from .stored_images import audited_embeddings

@@ -1,140 +1,207 @@
-"""The decisions a person made on the page: read from their CSV file, checked against the run."""
+"""From scores to decisions: which images are flagged, by what rule, and what that promises."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
-from ..errors import BlissError, UsageError
-from .run_folder import RunFolder
-from .safe_text import FORMULA_STARTS, spreadsheet_text, terminal_text
-from .stored_images import audited_embeddings
+import numpy as np
 
-COLUMNS = ("row", "path", "sha256", "decision", "new_label")
-KEEP, REMOVE, RELABEL = "keep", "remove", "relabel"
-LONGEST_LABEL = 200
-"""Bytes of a new label in UTF-8; file systems end at 255."""
+from ..errors import TooManyFlagged, UsageError
+from ..scorer.calibration import (
+    benjamini_hochberg,
+    calibration_needed,
+    least_flagged,
+)
+from ..scorer.empirical_null import fit_empirical_null, null_p_values
+from .result import AuditResult, Decision
+
+NOTHING_FLAGS = (
+    "nothing is flagged: give --calibration DIR with other clean images, or --top N, "
+    "--contamination SHARE or --empirical-null"
+)
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What is to be done with one image."""
+class DecisionRule:
+    """How images are to be flagged."""
 
-    row: int
-    """Its source row."""
-    decision: str
-    """keep, remove or relabel."""
-    label: str | None
-    """The new label of a relabelled image, else None."""
+    fdr: float = 0.1
+    """The false discovery rate at which q-values flag."""
+    per_class: bool = False
+    """Whether p-values are taken class by class."""
+    top: int | None = None
+    """Where no p-value decides: flag this many, the most anomalous."""
+    contamination: float | None = None
+    """Flag this share of the images, whatever the p-values."""
+    empirical_null: bool = False
+    """Flag by q-values against a null guessed from the scores themselves, without guarantee."""
+    fail_on: int | None = None
+    """How many flagged images are too many; None: any number may be."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fdr < 1:
+            raise UsageError(
+                f"a false discovery rate of {self.fdr} was given", "above 0, below 1", "Try 0.1"
+            )
+        if self.contamination is not None and not 0 < self.contamination < 1:
+            raise UsageError(
+                f"a contamination of {self.contamination} was given",
+                "the share of images to flag, above 0 and below 1",
+                "Try 0.05",
+            )
+        if self.contamination is not None and self.empirical_null:
+            raise UsageError(
+                "both --contamination and --empirical-null were given",
+                "one rule that flags",
+                "Leave one out",
+            )
 
 
-def read_decisions(path: str | Path, run: RunFolder) -> list[Decision]:
-    """The decisions in a file that the page wrote, in its order.
+DEFAULT_RULE = DecisionRule()
 
-    Raises UsageError where it is no such file, BlissError naming the line where a row, path or
-    hash is not the run's, a row comes twice, or a decision or label cannot be.
+
+def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
+    """`result` with its images flagged; `own` says that it is its own reference.
+
+    A rule that is asked for by name goes before p-values and label margins, those before --top.
     """
-    lines = _lines(Path(path))
-    table = run.columns(["row", "path", "label", "nearest_class"])
-    positions = {row: at for at, row in enumerate(table["row"].to_pylist())}
-    paths = table["path"].to_pylist()
-    known = {
-        spreadsheet_text(name): name
-        for column in ("label", "nearest_class")
-        for name in table[column].unique().to_pylist()
-        if name is not None
+    n = len(result.ranking)
+    q = None if result.p_values is None else benjamini_hochberg(result.p_values)
+    without = "" if q is not None or result.labels else f"; {_why_no_p(result, own)}"
+    if rule.contamination is not None:
+        count = round(rule.contamination * n)
+        decision = _most_anomalous(result, "contamination", count, rule.contamination, q)
+        reason = f"{_images(count)} flagged: {rule.contamination:.3g} of all, the most anomalous"
+        decision = replace(decision, reason=reason + without)
+    elif rule.empirical_null:
+        decision = _by_empirical_null(result, rule.fdr, q, without)
+    elif q is not None:
+        decision = _by_fdr(result, rule, q)
+    elif result.labels is not None:
+        flagged = result.labels.is_issue
+        reason = f"{_images(int(flagged.sum()))} flagged: another class suits them better"
+        decision = Decision("label margin", 0.0, flagged, None, reason, {})
+    elif rule.top is not None:
+        count = min(rule.top, n)
+        decision = _most_anomalous(result, "top", count, rule.top, q)
+        reason = f"{_images(count)} flagged: the most anomalous, as many as --top says"
+        decision = replace(decision, reason=reason + without)
+    else:
+        reason = f"{_why_no_p(result, own)}; {NOTHING_FLAGS}"
+        decision = Decision("none", None, np.zeros(n, bool), None, reason, {})
+    return replace(result, decision=decision)
+
+
+def decision_facts(decision: Decision) -> dict[str, Any]:
+    """What `run.json` and `--json` say of a decision."""
+    return {
+        "rule": decision.rule,
+        "level": decision.level,
+        "flagged": int(decision.flagged.sum()),
+        "reason": decision.reason,
+        **decision.facts,
     }
-    found: dict[int, Decision] = {}
-    for number, line in lines:
-        row = int(line["row"]) if line["row"].isdecimal() and len(line["row"]) < 19 else -1
-        if row not in positions:
-            raise _unfit(path, number, f"row {line['row']!r} is not in the run")
-        if spreadsheet_text(paths[positions[row]]) != line["path"]:
-            raise _unfit(path, number, f"row {row} is another image in the run than {line['path']}")
-        if row in found:
-            raise _unfit(path, number, f"row {row} comes twice")
-        if line["decision"] not in (KEEP, REMOVE, RELABEL):
-            raise _unfit(path, number, f"{line['decision']!r} is no decision")
-        label = None
-        if line["decision"] == RELABEL:
-            label = _label(line["new_label"], known)
-            problem = label_problem(label)
-            if problem:
-                raise _unfit(path, number, f"the new label {label!r} {problem}")
-        found[row] = Decision(row, line["decision"], label)
-    _check_hashes(path, run, lines, [positions[row] for row in found])
-    return list(found.values())
 
 
-def label_problem(label: str) -> str | None:
-    """Why a label cannot be the name of a class folder, or None where it can."""
-    if not label.strip() or label != label.strip():
-        return "is empty or begins or ends with a space"
-    if any(char in "/\\:" for char in label) or terminal_text(label) != label:
-        return "holds a slash, backslash, colon or invisible character"
-    if label.startswith(".") or label.endswith("."):
-        return "begins or ends with a dot"
-    if len(label.encode("utf-8", "replace")) > LONGEST_LABEL:
-        return f"is longer than {LONGEST_LABEL} bytes"
-    return None
-
-
-def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells) of each row of the file."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            lines = [(reader.line_num, line) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+def check_can_flag(rule: DecisionRule) -> None:
+    """Raise UsageError, before any work, for what needs p-values where none can be had."""
+    if rule.per_class:
         raise UsageError(
-            f"{path} could not be read ({error})",
-            "the decisions file that the report's page saves",
-            "Check the path, or download it from the page again",
-        ) from error
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        raise UsageError(
-            f"{path} has no column {', '.join(missing)}",
-            f"a file with the columns {', '.join(COLUMNS)}",
-            "Download it from the page again, and save it as comma-separated text if you edit it",
+            "--per-class was given without clean images to compare with",
+            "p-values, from a clean --reference or --calibration DIR",
+            "Add one of them, or leave --per-class out",
         )
-    for number, line in lines:
-        if None in line or any(line[name] is None for name in COLUMNS):
-            raise _unfit(path, number, "it has more or fewer cells than the header")
-    return lines
+    named = rule.top is not None or rule.contamination is not None or rule.empirical_null
+    if rule.fail_on is not None and not named:
+        raise _nothing_to_count()
 
 
-def _label(cell: str, known: dict[str, str]) -> str:
-    """The label a cell stands for: a class of the run, or a typed one without its apostrophe."""
-    if cell in known:
-        return known[cell]
-    if cell.startswith("'") and cell[1:].lstrip().startswith(FORMULA_STARTS):
-        return cell[1:]
-    return cell
+def check_flagged(decision: Decision, most: int | None) -> None:
+    """Raise TooManyFlagged when more than `most` images are flagged (None: any number may be).
 
-
-def _check_hashes(
-    path: str | Path,
-    run: RunFolder,
-    lines: Sequence[tuple[int, dict[str, str]]],
-    places: Sequence[int],
-) -> None:
-    stored = audited_embeddings(run)
-    if stored is None or not places:
+    Raises UsageError where no rule flagged any: a check that cannot fail checks nothing.
+    """
+    if most is None:
         return
-    rows = run.columns(["row"])["row"].to_numpy()
-    hashes = stored.hashes(stored.places(rows)[list(places)].tolist())
-    for (number, line), content in zip(lines, hashes, strict=True):
-        if line["sha256"] != content:
-            raise _unfit(path, number, f"row {line['row']} had other content in the run")
+    if decision.rule == "none":
+        raise _nothing_to_count()
+    count = int(decision.flagged.sum())
+    if count > most:
+        raise TooManyFlagged(
+            f"{_images(count)} flagged ({decision.rule})",
+            f"at most {most:,}, as --fail-on says",
+            "Look at them; the results are whole",
+        )
 
 
-def _unfit(path: str | Path, line: int, problem: str) -> BlissError:
-    return BlissError(
-        f"line {line} of {path} does not fit the run: {problem}",
-        "the decisions made on this run's own report",
-        "Give the run that the report was made of, or correct the line",
+def _nothing_to_count() -> UsageError:
+    return UsageError(
+        "--fail-on counts flagged images, and nothing flags any here",
+        "p-values from clean images, or a rule",
+        "Add --calibration DIR, --top N, --contamination SHARE or --empirical-null",
     )
+
+
+def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
+    calibration, level = result.reference.calibration, rule.fdr
+    assert calibration is not None
+    n, m = len(q), len(calibration.labels)
+    if rule.per_class:  # the class with the fewest sets the smallest p
+        m = int(np.bincount(calibration.labels, minlength=len(result.reference.classes)).min())
+    flagged = q <= level * (1 + 1e-9)
+    facts = {
+        "per_class": rule.per_class,
+        "calibration_images": len(calibration.labels),
+        "smallest_possible_p": 1 / (m + 1),
+        "least_flagged": least_flagged(n, m, level),
+        "calibration_needed_for_one": calibration_needed(n, level),
+    }
+    reason = f"{_images(int(flagged.sum()))} flagged at a false discovery rate of {level:.3g}"
+    least = facts["least_flagged"]
+    if not flagged.any() and least > 1:
+        fewest = f"at least {least:,} of the {n:,}" if least <= n else f"more than all {n:,}"
+        reason += (
+            f": with {m:,} calibration image{'s' * (m != 1)}{' in a class' * rule.per_class} "
+            f"{fewest} would have to look stranger than every one of those; to flag one, "
+            f"{facts['calibration_needed_for_one']:,} are needed"
+        )
+    return Decision("fdr", level, flagged, q, reason, facts)
+
+
+def _by_empirical_null(
+    result: AuditResult, level: float, q: np.ndarray | None, without: str
+) -> Decision:
+    scores = result.scores.score
+    null = fit_empirical_null(scores)
+    flagged = benjamini_hochberg(null_p_values(null, scores)) <= level * (1 + 1e-9)
+    reason = (
+        f"{_images(int(flagged.sum()))} flagged against a null guessed from the scores (centre "
+        f"{null.centre:.2f}, spread {null.spread:.2f}) at a nominal rate of {level:.3g}: "
+        "no guarantee"
+    )
+    facts = {"centre": null.centre, "spread": null.spread, "guarantee": False}
+    return Decision("empirical null", level, flagged, q, reason + without, facts)
+
+
+def _most_anomalous(
+    result: AuditResult, rule: str, count: int, level: float, q: np.ndarray | None
+) -> Decision:
+    flagged = np.zeros(len(result.ranking), bool)
+    flagged[result.order[:count]] = True
+    return Decision(rule, level, flagged, q, "", {})
+
+
+def _why_no_p(result: AuditResult, own: bool) -> str:
+    if result.score_name not in ("bliss", "bliss+"):
+        return f"p and q are empty: clean images were not scored with {result.score_name}"
+    if own:
+        return (
+            "p and q are empty: the images are their own reference, and p-values among them would "
+            "only be ranks"
+        )
+    return "p and q are empty: no clean image was held out for calibration"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"

@@ -1,4 +1,4 @@
-"""Write what an audit found: `scores.parquet`, `failures.csv`, `run.json`."""
+"""Write what an audit found: scores, failures, label issues, and `run.json` over them all."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..artefacts import FORMAT_VERSION, read_json, sha256_of, write_atomically, write_json
 from ..errors import UsageError
 from ..indexer.embedded_images import Failure
-from .result import AuditResult
+from .decisions import decision_facts
+from .label_issues import issues_csv
+from .result import AuditedImage, AuditResult, Refit
+from .robust import refit_facts
 from .run import AuditSettings
 from .safe_text import spreadsheet_text
+from .scores_csv import write_scores_csv
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
+SCORES_CSV, ISSUES, DROPPED = "scores.csv", "issues.csv", "dropped.csv"
 HOW = ("batch_size", "device", "output", "overwrite", "workers")
 """Options that say how an audit is done, not what it finds."""
+DECIDING = ("contamination", "empirical_null", "fail_on", "fdr", "per_class", "top")
+"""Options that decide anew on the same scores: they may differ from the audit before."""
+TOP = 20
+"""Images shown, and compared by --robust, where --top does not say."""
 LIBRARIES = ("bliss-audit", "numpy", "pyarrow", "pillow", "torch", "open_clip_torch")
 
 
@@ -35,7 +43,7 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
         return
     before = read_json(path).get("request")
     before = before if isinstance(before, dict) else {}
-    names = {*before, *request} - {*HOW}
+    names = {*before, *request} - {*HOW, *DECIDING}
     differing = sorted(name for name in names if before.get(name) != request.get(name))
     if differing:
         raise UsageError(
@@ -48,7 +56,7 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
 def save_audit(
     result: AuditResult, settings: AuditSettings, folder: str | Path, request: Mapping[str, Any]
 ) -> None:
-    """Write the three files of a run; `run.json` comes last and holds the others' checksums.
+    """Write the files of a run; `run.json` comes last and holds the others' checksums.
 
     `request` says how the run was asked for (its command or call). Raises BlissError when the
     folder cannot be written.
@@ -59,7 +67,34 @@ def save_audit(
     write_atomically(
         folder / FAILURES, lambda file: file.write(failures_csv(result.images.failures))
     )
-    write_json(folder / RUN, run_facts(result, settings, folder, request))
+    write_atomically(folder / SCORES_CSV, lambda file: write_scores_csv(table, file.write))
+    written = [SCORES, FAILURES, SCORES_CSV]
+    for name, made in (
+        (ISSUES, None if result.labels is None else issues_csv(result)),
+        (DROPPED, None if result.refit is None else dropped_csv(result.refit)),
+    ):
+        if made is None:
+            (folder / name).unlink(missing_ok=True)  # another question's, from an earlier run
+        else:
+            _write_bytes(folder / name, made)
+            written.append(name)
+    facts = run_facts(result, settings, request)
+    facts["checksums"] = {name: sha256_of(folder / name) for name in written}
+    write_json(folder / RUN, facts)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda file: file.write(content))
+
+
+def dropped_csv(refit: Refit) -> bytes:
+    """UTF-8 CSV of path, class and better class of each image that --robust left out."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "given_label", "better_label"])
+    for line in refit.table:
+        writer.writerow([spreadsheet_text(cell) for cell in line])
+    return text.getvalue().encode("utf-8")
 
 
 def failures_csv(failures: Sequence[Failure]) -> bytes:
@@ -74,28 +109,10 @@ def failures_csv(failures: Sequence[Failure]) -> bytes:
     return text.getvalue().encode("utf-8")
 
 
-def write_csv(table: pa.Table, path: str | Path) -> None:
-    """A table as UTF-8 CSV, lists joined by " | "; no cell is a formula."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.column_names)
-    for batch in table.to_batches(max_chunksize=10_000):
-        writer.writerows(
-            zip(*([_cell(value) for value in column.to_pylist()] for column in batch), strict=True)
-        )
-    write_atomically(Path(path), lambda file: file.write(text.getvalue().encode("utf-8")))
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return " | ".join(str(_cell(each)) for each in value)
-    return spreadsheet_text(value) if isinstance(value, str) else value
-
-
 def run_facts(
-    result: AuditResult, settings: AuditSettings, folder: Path, request: Mapping[str, Any]
+    result: AuditResult, settings: AuditSettings, request: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything needed to repeat the run; nothing from the environment."""
+    """Everything needed to repeat the run but checksums; nothing from the environment."""
     index, reference = result.index.manifest, result.reference
     return {
         "format_version": FORMAT_VERSION,
@@ -125,9 +142,19 @@ def run_facts(
             "images": reference.moments.counts.tolist(),
             "calibration_images": reference.calibration_count,
         },
+        **answer_facts(result, int(request.get("top", TOP))),
         "libraries": {name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
-        "checksums": {name: sha256_of(folder / name) for name in (SCORES, FAILURES)},
+    }
+
+
+def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
+    """The question, the decision and the refit, where there was one."""
+    refit = refit_facts(result, top)
+    return {
+        "question": "stray" if result.labels is None else "mislabel",
+        "decision": None if result.decision is None else decision_facts(result.decision),
+        **({} if refit is None else {"robust": refit}),
     }
 
 
@@ -150,6 +177,7 @@ def json_summary(result: AuditResult, top: int) -> dict[str, Any]:
     return {
         "counts": count_facts(result),
         "classes": list(result.reference.classes),
+        **answer_facts(result, top),
         "failures": [asdict(failure) for failure in result.images.failures],
         "worst": [
             {
@@ -160,6 +188,9 @@ def json_summary(result: AuditResult, top: int) -> dict[str, Any]:
                 "ics": image.ics,
                 "ets": image.ets,
                 "p": image.p,
+                "q": image.q,
+                "flagged": image.flagged,
+                **label_values(image),
                 "captions": [
                     {"caption": c.text, "similarity": c.similarity, "z": c.pull}
                     for c in image.captions
@@ -167,4 +198,15 @@ def json_summary(result: AuditResult, top: int) -> dict[str, Any]:
             }
             for image in result.worst(top)
         ],
+    }
+
+
+def label_values(image: AuditedImage) -> dict[str, Any]:
+    """What is known of an image's label, where labels were questioned."""
+    if image.margin is None:
+        return {}
+    return {
+        "predicted_label": image.predicted,
+        "label_quality": image.label_quality,
+        "margin": image.margin,
     }

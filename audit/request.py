@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,9 +22,18 @@ from ..indexer.layout import is_embedding_folder
 from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
+from .asking import (
+    Asked,
+    Sources,
+    answered,
+    check_bliss_only,
+    check_reference,
+    share_held_out,
+    with_calibration,
+)
 from .classes import ClassWords, choose_classes, class_prompts, named_classes
 from .models import Say, encoder_for
-from .other_scores import NoPrompts, check_clipn, choose_score, rescored
+from .other_scores import FROM_MOMENTS, NoPrompts, check_clipn, choose_score, rescored
 from .result import AuditResult
 from .run import AuditSettings, audit_against, audit_own, fit_reference
 
@@ -55,6 +64,8 @@ class AuditRequest:
     """Whether an index built for this audit keeps equal captions."""
     head: str | None = None
     """A folder that `bliss train oecl` made, for the scores that are trained."""
+    asked: Asked = field(default_factory=Asked)
+    """What is to be found out and decided."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.embeddings is None):
@@ -66,6 +77,7 @@ class AuditRequest:
             )
         if self.index is not None and self.corpus is not None:
             raise UsageError("both --index and --corpus were given", "one of them", "Leave one out")
+        check_bliss_only(self.asked, self.score)
 
 
 def run_audit(
@@ -84,6 +96,7 @@ def run_audit(
     if request.reference and is_reference_folder(request.reference):
         saved = load_reference(request.reference)
         _refuse_words(request)
+    check_reference(request.asked, request.reference, saved)
     score = choose_score(request.score, request.reference is not None, saved is not None)
     head = open_head(request.head, [score])
     check_clipn(score, no_prompts is not None)
@@ -91,11 +104,15 @@ def run_audit(
     index = open_index(request.index) if request.index else None
     listed = list_images(request.images) if request.images else None
     clean_files = None
-    if request.reference and saved is None and not _embedded(request):
+    if request.reference and saved is None and not _embedded(request.reference):
         clean_files = list_images(request.reference)
+    asked = request.asked
+    calibration_files = None
+    if asked.calibration and not _embedded(asked.calibration):
+        calibration_files = list_images(asked.calibration)
     if request.reference is None and listed:
         _check_labels(listed, request.settings.words)
-    if listed or clean_files or index is None or request.model.model:
+    if listed or clean_files or calibration_files or index is None or request.model.model:
         encoder = encoder_for(request.model, index, saved, say)
     if index is None:
         assert encoder is not None
@@ -107,20 +124,30 @@ def run_audit(
     else:
         assert request.embeddings is not None
         images = read_image_embeddings(request.embeddings)
-    clean = None
+    clean = calibration = None
+    if asked.calibration:
+        calibration = _embed_beside(
+            request, asked.calibration, calibration_files, encoder, progress
+        )
     if request.reference is None:
         result = audit_own(images, index, encoder, request.settings, progress)
     else:
         if saved is None:
-            clean = _reference_images(request, clean_files, encoder, progress)
-            saved = fit_reference(clean, index, encoder, request.settings.words)
+            clean = _embed_beside(request, request.reference, clean_files, encoder, progress)
+            share = share_held_out(asked, len(clean.rows)) if score.name in FROM_MOMENTS else 0.0
+            saved = fit_reference(clean, index, encoder, request.settings.words, share)
         result = audit_against(images, index, saved, request.settings, progress)
+    if calibration is not None:
+        reference = with_calibration(result.reference, calibration, asked)
+        result = replace(result, reference=reference)
     no_vectors = None
     if no_prompts is not None:
         fitted = request.reference is not None and clean is None
         texts = _prompt_texts(result, request.settings.words, fitted)
         no_vectors = no_prompts(texts, result.index.model)
-    return rescored(result, score, clean, request.settings.weight, head, no_vectors)
+    result = rescored(result, score, clean, request.settings.weight, head, no_vectors)
+    sources = Sources(clean, calibration, own=request.reference is None)
+    return answered(result, asked, sources, request.settings, progress)
 
 
 def _prompt_texts(result: AuditResult, words: ClassWords, fitted: bool) -> list[list[str]]:
@@ -168,20 +195,23 @@ def _build_default(
     return build_index(source, encoder, Path(request.output) / "index", options, progress)
 
 
-def _embedded(request: AuditRequest) -> bool:
-    assert request.reference is not None
-    return is_embedding_folder(Path(request.reference), "img")
+def _embedded(folder: str) -> bool:
+    return is_embedding_folder(Path(folder), "img")
 
 
-def _reference_images(
-    request: AuditRequest, files: ImageList | None, encoder: Encoder | None, progress: Progress
+def _embed_beside(
+    request: AuditRequest,
+    source: str,
+    files: ImageList | None,
+    encoder: Encoder | None,
+    progress: Progress,
 ) -> EmbeddedImages:
+    """Clean images: embeddings in `source`, or its `files` embedded into the output folder."""
     if files is None:
-        assert request.reference is not None
-        return read_image_embeddings(request.reference)
+        return read_image_embeddings(source)
     assert encoder is not None
-    folder = Path(request.output) / "reference-images"
-    return embed_images(files, encoder, folder, request.embed, progress)
+    name = "reference-images" if source == request.reference else "calibration-images"
+    return embed_images(files, encoder, Path(request.output) / name, request.embed, progress)
 
 
 def _check_labels(listed: ImageList, words: ClassWords) -> None:

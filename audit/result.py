@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ from ..indexer.caption_index import CaptionIndex, captions_of
 from ..indexer.embedded_images import EmbeddedImages
 from ..scorer.bliss import BlissScores
 from ..scorer.leave_one_out import LeftOut
+from ..scorer.mislabel import LabelMargins
 from ..scorer.reference import Reference
 from ..scorer.retrieved import Retrieved
 
@@ -39,6 +42,43 @@ class AuditedImage:
     p: float | None
     captions: tuple[Caption, ...]
     """The retrieved captions, strongest pull first."""
+    q: float | None = None
+    flagged: bool = False
+    predicted: str | None = None
+    """The class it suits best, where labels were questioned."""
+    margin: float | None = None
+    """By how much, in cosines; positive where that is not its own class."""
+    label_quality: float | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which of n images are flagged, and by what rule."""
+
+    rule: str
+    """fdr, contamination, empirical null, top, label margin or none."""
+    level: float | None
+    """The false discovery rate, share or count that was asked for."""
+    flagged: np.ndarray
+    """bool [n]."""
+    q: np.ndarray | None
+    """float64 [n], Benjamini-Hochberg q-values of the p-values; None without those."""
+    reason: str
+    """One or two sentences for the reader."""
+    facts: Mapping[str, Any]
+    """What else `run.json` says of it."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What `--robust` left out of the reference, and what that changed."""
+
+    dropped: np.ndarray
+    """bool [n], the audited images that were left out of the reference."""
+    table: tuple[tuple[str, str, str], ...]
+    """Path, class and better class of every reference image that was left out."""
+    before: np.ndarray
+    """float64 [n], the scores before the refit."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +95,23 @@ class AuditResult:
     """float64 [n] conformal p-values where the reference held images out, else None."""
     score_name: str = "bliss"
     """Which score of the field ranks the images."""
+    labels: LabelMargins | None = None
+    """How well each image suits its label, where that was the question; it ranks them then."""
+    decision: Decision | None = None
+    refit: Refit | None = None
+
+    @property
+    def ranking(self) -> np.ndarray:
+        """float64 [n], what ranks the images, most anomalous highest: their score, or where labels
+        were questioned their margin (-inf for images without a label)."""
+        if self.labels is None:
+            return self.scores.score
+        return np.nan_to_num(self.labels.margin, nan=-np.inf)
 
     @property
     def order(self) -> np.ndarray:
-        """int64 [n], positions from the most to the least anomalous; equal scores in order."""
-        return np.argsort(-self.scores.score, kind="stable")
+        """int64 [n], positions from the most to the least anomalous; equal ones in order."""
+        return np.argsort(-self.ranking, kind="stable")
 
     def worst(self, count: int) -> list[AuditedImage]:
         """The `count` most anomalous images, worst first."""
@@ -67,6 +119,7 @@ class AuditResult:
 
     def image(self, i: int) -> AuditedImage:
         """The image at position i of the scores."""
+        decision = self.decision
         texts = captions_of(self.index, self.retrieved.rows[i])
         captions = [
             Caption(text, float(similarity), float(pull))
@@ -83,7 +136,19 @@ class AuditResult:
             ets=float(self.scores.ets[i]),
             p=None if self.p_values is None else float(self.p_values[i]),
             captions=tuple(sorted(captions, key=lambda caption: -caption.pull)),
+            q=None if not decision or decision.q is None else float(decision.q[i]),
+            flagged=bool(decision and decision.flagged[i]),
+            **self._label_facts(i),
         )
+
+    def _label_facts(self, i: int) -> dict[str, Any]:
+        if self.labels is None or self.labels.given[i] < 0:
+            return {}
+        return {
+            "predicted": self.reference.classes[self.labels.predicted[i]],
+            "margin": float(self.labels.margin[i]),
+            "label_quality": float(self.labels.quality[i]),
+        }
 
     def table(self) -> pa.Table:
         """One row an image, in the collection's order; the columns of `scores.parquet`."""
@@ -106,10 +171,14 @@ class AuditResult:
             "nearest_class": names.take(pa.array(scores.nearest)),
             "ics": pa.array(scores.ics),
             "ets": pa.array(scores.ets),
-            "p": pa.array(self.p_values if self.p_values is not None else [None] * n, pa.float64()),
+            "p": _floats(self.p_values, n),
+            "q": _floats(self.decision.q if self.decision else None, n),
+            "flagged": pa.array(self.decision.flagged if self.decision else np.zeros(n, bool)),
             "given_ics": pa.array(scores.given_ics, from_pandas=True),
             "given_ets": pa.array(scores.given_ets, from_pandas=True),
             "left_out": pa.array(left_out),
+            "dropped": pa.array(self.refit.dropped if self.refit else np.zeros(n, bool)),
+            **({} if self.labels is None else label_columns(self.labels, self.reference.classes)),
             "best_classes": _lists(names.take(pa.array(scores.best_classes.ravel())), n),
             "best_scores": _lists(pa.array(scores.best_scores.ravel()), n),
             "captions": _lists(
@@ -120,6 +189,25 @@ class AuditResult:
             "z": _lists(pa.array(scores.pull.ravel()), n),
         }
         return pa.table(columns)
+
+
+def label_columns(labels: LabelMargins, classes: Sequence[str]) -> dict[str, pa.Array]:
+    """The columns of the question whether labels are right, as cleanlab names them."""
+    names = pa.array(classes, pa.string())
+    given = pa.array(labels.given, mask=labels.given < 0)
+    return {
+        "given_label": names.take(given),
+        "predicted_label": names.take(pa.array(labels.predicted)),
+        "label_quality": pa.array(labels.quality, from_pandas=True),
+        "is_label_issue": pa.array(labels.is_issue),
+        "margin": pa.array(labels.margin, from_pandas=True),
+        "cosine_margin": pa.array(labels.cosine_margin, from_pandas=True),
+    }
+
+
+def _floats(values: np.ndarray | None, n: int) -> pa.Array:
+    """A column of numbers, or of n nulls."""
+    return pa.array([None] * n if values is None else values, pa.float64())
 
 
 def _lists(values: pa.Array, n: int) -> pa.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ..indexer.index_building import Progress, no_progress
 from ..indexer.nearest import Hits
 from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import conformal_p_values, hold_out
+from ..scorer.class_p_values import class_p_values
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from ..scorer.moments import fit_moments
 from ..scorer.reference import Calibration, Reference
@@ -86,9 +87,14 @@ def audit_against(
 ) -> AuditResult:
     """Audit a collection against a reference; images with the content of one of its images are
     left out of the class that one is filed under."""
-    numbers = {name: number for number, name in enumerate(reference.classes)}
-    given = np.array([numbers.get(label, -1) for label in images.labels], np.int64)  # type: ignore[arg-type]
+    given = given_classes(images, reference)
     return _audit(images, index, reference, settings, given, progress)
+
+
+def given_classes(images: EmbeddedImages, reference: Reference) -> np.ndarray:
+    """int64 [n], the class of the reference each image is filed under by its label, -1 for none."""
+    numbers = {name: number for number, name in enumerate(reference.classes)}
+    return np.array([numbers.get(label, -1) for label in images.labels], np.int64)  # type: ignore[arg-type]
 
 
 def fit_reference(
@@ -159,7 +165,7 @@ def retrieve(
     return gather_texts(hits, index.vectors.fetch)
 
 
-def _in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:
+def in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:
     """Which images have the content of a reference image, and the classes it is filed under."""
     pairs = [(i, c) for i, h in enumerate(images.hashes) for c in reference.members.get(h, ())]
     if not pairs:
@@ -175,17 +181,39 @@ def _audit(
     given: np.ndarray,
     progress: Progress,
 ) -> AuditResult:
-    left_out = _in_reference(images, reference)
     check_same_model(images.model, images.source, index.model, str(index.folder))
     check_same_model(images.model, images.source, reference.model, "the reference")
     check_same_preprocessing(reference.model, "the reference", images.model, images.source)
+    left_out = in_reference(images, reference)
     retrieved = retrieve(index, images.vectors, settings.k, progress)
     scores = bliss_scores(images.vectors, retrieved, reference, settings.weight, given, left_out)
-    p_values = None
-    if reference.calibration is not None:
-        clean = reference.calibration.images
-        calibration = bliss_scores(
-            clean, retrieve(index, clean, settings.k), reference, settings.weight
+    result = AuditResult(images, index, reference, retrieved, scores, left_out, None)
+    return result if reference.calibration is None else calibrated(result, settings)
+
+
+def calibrated(
+    result: AuditResult, settings: AuditSettings, per_class: bool = False
+) -> AuditResult:
+    """`result` with p-values from its reference's calibration images, which it must have.
+
+    With `per_class` p is the largest over classes of the p-value for the class, from that class's
+    calibration images; else scores, minima over classes, are compared.
+    """
+    reference = result.reference
+    assert reference.calibration is not None
+    clean, labels = reference.calibration.images, reference.calibration.labels
+    found = retrieve(result.index, clean, settings.k)
+    scores = bliss_scores(clean, found, reference, settings.weight, labels)
+    if per_class:
+        own = scores.given_ics + settings.weight * scores.given_ets
+        p_values = class_p_values(
+            result.images.vectors,
+            result.retrieved,
+            reference,
+            settings.weight,
+            result.left_out,
+            (labels, own),
         )
-        p_values = conformal_p_values(calibration.score, scores.score)
-    return AuditResult(images, index, reference, retrieved, scores, left_out, p_values)
+    else:
+        p_values = conformal_p_values(scores.score, result.scores.score)
+    return replace(result, p_values=p_values)

@@ -13,6 +13,7 @@ from ..indexer.index_building import Progress
 from .finding import Found
 from .outputs import count_facts
 from .result import AuditedImage, AuditResult
+from .robust import refit_facts, refit_text
 from .safe_text import terminal_text
 
 CAPTIONS_SHOWN = 2
@@ -33,9 +34,15 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
     )
     if result.p_values is not None:
         m = result.reference.calibration_count
-        lines.append(
-            f"p is against {m:,} held-out clean images: it cannot be below {1 / (m + 1):.3g}"
-        )
+        least = 1 / (m + 1)
+        if result.decision is not None:
+            least = result.decision.facts.get("smallest_possible_p", least)
+        lines.append(f"p is against {m:,} held-out clean images: it cannot be below {least:.3g}")
+    refit = refit_facts(result, top)
+    if refit is not None:
+        lines.append(refit_text(refit, int(result.reference.moments.counts.sum())))
+    if result.decision is not None:
+        lines.append(result.decision.reason)
     if result.score_name != "bliss":
         lines.append(f"ranked by {result.score_name}; nearest class and captions are BLISS's")
     for name, text in (
@@ -50,21 +57,46 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
 
 
 def table_text(images: Sequence[AuditedImage]) -> str:
-    """One image a line pair: score, where it is filed, what it is nearest to, what it resembles."""
+    """One image a line: score, where it is filed, what it is nearest to, what it resembles."""
+    if any(image.margin is not None for image in images):
+        return _label_table(images)
     with_p = any(image.p is not None for image in images)
     head = f"{'score':>8}  {'p':>6}  " if with_p else f"{'score':>8}  "
     lines = [head + f"{'path':<{PATH_WIDTH}}  {'nearest class':<{CLASS_WIDTH}}  resembles"]
     for image in images:
         p = f"{image.p:6.3f}  " if image.p is not None else ""
-        captions = "; ".join(
-            f"{terminal_text(caption.text, CAPTION_WIDTH)} ({caption.pull:+.1f})"
-            for caption in image.captions[:CAPTIONS_SHOWN]
-        )
+        captions = _captions(image)
         lines.append(
             f"{image.score:8.2f}  {p}{_end_of(image.path, PATH_WIDTH):<{PATH_WIDTH}}  "
             f"{terminal_text(image.nearest, CLASS_WIDTH):<{CLASS_WIDTH}}  {captions}"
         )
     return "\n".join(lines)
+
+
+def _label_table(images: Sequence[AuditedImage]) -> str:
+    """One image a line: margin, quality, path, the class it is filed under, the one it suits."""
+    lines = [
+        f"{'margin':>8}  {'quality':>7}  {'path':<{PATH_WIDTH}}  {'labelled':<{CLASS_WIDTH}}  "
+        f"{'looks like':<{CLASS_WIDTH}}  resembles"
+    ]
+    for image in images:
+        if image.margin is None:
+            continue
+        lines.append(
+            f"{image.margin:8.3f}  {image.label_quality:7.3f}  "
+            f"{_end_of(image.path, PATH_WIDTH):<{PATH_WIDTH}}  "
+            f"{terminal_text(image.label or '', CLASS_WIDTH):<{CLASS_WIDTH}}  "
+            f"{terminal_text(image.predicted or '', CLASS_WIDTH):<{CLASS_WIDTH}}  "
+            f"{_captions(image)}"
+        )
+    return "\n".join(lines)
+
+
+def _captions(image: AuditedImage) -> str:
+    return "; ".join(
+        f"{terminal_text(caption.text, CAPTION_WIDTH)} ({caption.pull:+.1f})"
+        for caption in image.captions[:CAPTIONS_SHOWN]
+    )
 
 
 def index_text(index: CaptionIndex) -> str:

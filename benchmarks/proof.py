@@ -15,7 +15,15 @@ from measuring import RESULTS, Report, setup_lines
 HERE = Path(__file__).resolve().parent
 RECORDING = ("statistics_cost", "search_cost", "text_encoding", "audit_overhead", "clipn_demo")
 """These write their own record when given --record."""
-PRINTING = ("known_answer", "planted_strays", "demo_accuracy")
+PRINTING = (
+    "known_answer",
+    "planted_strays",
+    "planted_truth",
+    "calibrated",
+    "guessed_null",
+    "label_evidence",
+    "demo_accuracy",
+)
 """The output of these is recorded here."""
 
 

@@ -22,7 +22,7 @@ def apply(decisions: str, run_folder: str, list_file: str | None, target: str | 
     deleted; undecided images stay.
     """  # fmt: skip
     from ..audit.applying import clean, copy_cleaned, summary, write_list
-    from ..audit.decisions import read_decisions
+    from ..audit.review_file import read_decisions
     from ..audit.run_folder import open_run
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines

@@ -11,6 +11,7 @@ import click
 from .options import (
     CLIPN,
     CORPUS,
+    DECIDE,
     IMAGES,
     MODEL,
     SCORE,
@@ -18,6 +19,7 @@ from .options import (
     WORDS,
     audit_settings,
     corpus_options,
+    decision_rule,
     embed_options,
     model_choice,
     no_prompts,
@@ -36,6 +38,14 @@ from .presets import ENCODER, PRESET, with_preset
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
 @click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
+@click.option(
+    "--question",
+    default="stray",
+    show_default=True,
+    help="stray: does it belong to any class? mislabel: to its own?",
+)
+@click.option("--robust", is_flag=True, help="Refit once without images another class explains.")
+@click.option("--calibration", help="Clean images, or their embeddings, for p-values.")
 @click.option("-o", "--output", default="bliss-audit", show_default=True)
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 @click.option(
@@ -44,21 +54,18 @@ from .presets import ENCODER, PRESET, with_preset
     show_default=True,
     help="Images shown one by one in report.html.",
 )
-@options(CLIPN, CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, SHOW)
+@options(CLIPN, CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, DECIDE, SHOW)
 def audit(
-    top: int,
-    as_json: bool,
-    max_failures: int | None,
-    no_report: bool,
-    report_images: int,
-    **given: Any,
+    as_json: bool, max_failures: int | None, no_report: bool, report_images: int, **given: Any
 ) -> None:
     """Score every image of a collection, most anomalous first.
 
     IMAGES is a folder with one folder a class (the collection is then its own reference), or any
     folder of images with --reference or --normal.
-    """  # fmt: skip
-    from ..audit.outputs import check_output, json_summary, save_audit
+    """
+    from ..audit.asking import Asked
+    from ..audit.decisions import check_flagged
+    from ..audit.outputs import TOP, check_output, json_summary, save_audit
     from ..audit.report.writing import save_report
     from ..audit.request import AuditRequest, check_failures, run_audit
     from ..audit.safe_text import terminal_text
@@ -67,6 +74,8 @@ def audit(
     index_set = () if given["index"] else ("corpus", "keep_duplicates")
     model_set = () if given["index"] and not given["images"] else ENCODER
     given = with_preset(given, (*model_set, *index_set, "prompt", "k", "weight"))
+    rule = decision_rule(given)
+    top = TOP if given["top"] is None else given["top"]
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "index", "corpus")},
         corpus_options=corpus_options(given),
@@ -77,6 +86,7 @@ def audit(
         score=given["score"],
         keep_duplicates=given.get("keep_duplicates", False),
         head=given["head"],
+        asked=Asked(given["question"], given["robust"], given["calibration"], rule),
     )
     asked = {"command": "audit", **plain_options(given)}
     if not given["overwrite"]:
@@ -92,3 +102,5 @@ def audit(
         if report is not None:
             click.echo(f"To look at them: {terminal_text(str(report))}")
     check_failures(result.images, max_failures)
+    assert result.decision is not None
+    check_flagged(result.decision, rule.fail_on)

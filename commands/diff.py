@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -20,15 +21,16 @@ def diff(run_a: str, run_b: str, top: int, output: str | None, as_json: bool) ->
     RUN_A and RUN_B are output folders of `bliss audit`. Images are matched by content and compared
     by where they stand among the images of both, from 0 (least anomalous) to 1.
     """
+    from ..artefacts import write_atomically
     from ..audit.differences import compare_runs, differences_summary, differences_table
-    from ..audit.outputs import write_csv
     from ..audit.run_folder import open_run
+    from ..audit.scores_csv import write_scores_csv
     from ..audit.terminal import differences_text
 
     first, second = open_run(run_a), open_run(run_b)
     found = compare_runs(first, second)
     table = differences_table(first, second, found)
     if output is not None:
-        write_csv(table, output)
+        write_atomically(Path(output), lambda file: write_scores_csv(table, file.write))
     summary = differences_summary(found, table, top)
     click.echo(json.dumps(summary, indent=2) if as_json else differences_text(summary))

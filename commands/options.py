@@ -68,9 +68,18 @@ IMAGES = options(
                  help="Exit 3 when more images are unreadable."),
     click.option("--overwrite", is_flag=True, help="Replace what another request left there."),
 )  # fmt: skip
+DECIDE = options(
+    click.option("--fdr", type=float, default=0.1, show_default=True,
+                 help="False discovery rate at which q-values flag."),
+    click.option("--per-class", is_flag=True, help="Take p-values class by class."),
+    click.option("--contamination", type=float, help="Flag this share of the images."),
+    click.option("--empirical-null", is_flag=True,
+                 help="Flag by a null guessed from the scores: no guarantee."),
+    click.option("--fail-on", type=click.IntRange(0), help="Exit 4 when more images are flagged."),
+)  # fmt: skip
 SHOW = options(
-    click.option("--top", type=click.IntRange(0), default=20, show_default=True,
-                 help="Images to show."),
+    click.option("--top", type=click.IntRange(0), help="Images to show; where no p-value or other "
+                 "rule decides, they are also flagged [default: 20 shown]"),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )  # fmt: skip
 
@@ -124,6 +133,14 @@ def audit_settings(given: dict[str, Any]) -> Any:
 
     words = class_words(given) if "label" in given else ClassWords()
     return AuditSettings(given["k"], given["weight"], words)
+
+
+def decision_rule(given: dict[str, Any]) -> Any:
+    """How images are flagged."""
+    from ..audit.decisions import DecisionRule
+
+    names = ("fdr", "per_class", "top", "contamination", "empirical_null", "fail_on")
+    return DecisionRule(**{name: given[name] for name in names})
 
 
 def embed_options(given: dict[str, Any]) -> Any:

@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 from .options import (
+    DECIDE,
     IMAGES,
     MODEL,
     SCORE,
     SHOW,
     audit_settings,
+    decision_rule,
     embed_options,
     model_choice,
     options,
@@ -27,19 +29,16 @@ from .options import (
 @click.option("--reference", required=True, help="A folder `bliss reference fit` made.")
 @click.option("--index", required=True, help="A caption index.")
 @click.option("--score", "name", default="bliss", show_default=True, help="Score that ranks.")
-@options(MODEL, SCORE, IMAGES, SHOW)
+@options(MODEL, SCORE, IMAGES, DECIDE, SHOW)
 def score(
-    images: tuple[str, ...],
-    name: str,
-    as_json: bool,
-    top: int,
-    max_failures: int | None,
-    **given: Any,
+    images: tuple[str, ...], name: str, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:
-    """Score new images against a fitted reference; with a calibration sample, p-values too."""
+    """Score new images against a fitted reference; with a calibration sample, flag them too."""
+    from ..audit.asking import Asked, Sources, answered, check_bliss_only, check_reference
+    from ..audit.decisions import check_flagged
     from ..audit.models import encoder_for
     from ..audit.other_scores import choose_score, rescored
-    from ..audit.outputs import json_summary
+    from ..audit.outputs import TOP, json_summary
     from ..audit.request import check_failures
     from ..audit.run import audit_against
     from ..audit.terminal import progress_lines, result_text
@@ -49,9 +48,13 @@ def score(
     from ..scorer.reference_file import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)
+    asked = Asked(rule=decision_rule(given))
+    check_bliss_only(asked, chosen.name)
+    top = TOP if asked.rule.top is None else asked.rule.top
     one_folder = len(images) == 1 and os.path.isdir(images[0])
     listed = list_images(images[0]) if one_folder else list_image_files(images)
     reference, index = load_reference(given["reference"]), open_index(given["index"])
+    check_reference(asked, given["reference"], reference)
     encoder = encoder_for(model_choice(given), index, reference, say)
     with tempfile.TemporaryDirectory() as folder:
         found = embed_images(listed, encoder, folder, embed_options(given), progress_lines())
@@ -60,8 +63,11 @@ def score(
     settings = audit_settings(given)
     result = audit_against(found, index, reference, settings)
     result = rescored(result, chosen, None, settings.weight)
+    result = answered(result, asked, Sources(None, None, own=False), settings)
     if as_json:
         click.echo(json.dumps(json_summary(result, top), indent=2))
     else:
         click.echo(result_text(result, top, "see above"))
     check_failures(found, max_failures)
+    assert result.decision is not None
+    check_flagged(result.decision, asked.rule.fail_on)

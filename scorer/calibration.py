@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,6 +40,19 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     q = np.empty(len(p))
     q[order] = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
     return q
+
+
+def least_flagged(images: int, calibration: int, level: float) -> int:
+    """r, how many of n `images` must have the smallest p-value before any q is at most `level`.
+
+    The smallest p is 1/(m + 1) with m `calibration` images, so r >= n/(level·(m + 1)).
+    """
+    return math.ceil(images / (level * (calibration + 1)) - 1e-9)
+
+
+def calibration_needed(images: int, level: float, flagged: int = 1) -> int:
+    """m, the fewest calibration images with which `flagged` of n images can have q <= `level`."""
+    return max(0, math.ceil(images / (level * flagged) - 1e-9) - 1)
 
 
 def hold_out(labels: np.ndarray, hashes: Sequence[str], share: float) -> np.ndarray:

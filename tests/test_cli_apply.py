@@ -9,7 +9,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.artefacts import read_json, sha256_of, write_json
-from blissaudit.audit.decisions import COLUMNS, label_problem
+from blissaudit.audit.review_file import COLUMNS, label_problem
 from blissaudit.audit.safe_text import spreadsheet_text
 
 

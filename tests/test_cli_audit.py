@@ -22,9 +22,12 @@ COLUMNS = {
     "ics": "double",
     "ets": "double",
     "p": "double",
+    "q": "double",
+    "flagged": "bool",
     "given_ics": "double",
     "given_ets": "double",
     "left_out": "bool",
+    "dropped": "bool",
     "best_classes": "list<element: string>",
     "best_scores": "list<element: double>",
     "captions": "list<element: string>",
@@ -64,7 +67,7 @@ def table(folder: Path) -> dict[str, list]:
 
 def test_planted_strays_come_first_and_the_screen_says_why(audited):
     folder, outcome = audited
-    head, first, second, empty, counts, where, page = outcome.out.splitlines()
+    head, first, second, empty, counts, flagged, where, page = outcome.out.splitlines()
     assert head.split() == ["score", "path", "nearest", "class", "resembles"]
     assert {line.split()[1] for line in (first, second)} == set(STRAYS)
     for line in (first, second):
@@ -74,6 +77,10 @@ def test_planted_strays_come_first_and_the_screen_says_why(audited):
     assert counts == (
         "26 images scored against 3 classes and 300 captions; 26 of them are in the reference and "
         "were left out of their own class"
+    )
+    assert flagged == (
+        "2 images flagged: the most anomalous, as many as --top says; p and q are empty: the "
+        "images are their own reference, and p-values among them would only be ranks"
     )
     assert where == f"All scores: {folder}/scores.parquet"
     assert page == f"To look at them: {folder}/report.html"

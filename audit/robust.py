@@ -1,0 +1,180 @@
+"""Audit against a reference that was refitted once without the images another class explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..indexer.embedded_images import EmbeddedImages
+from ..indexer.index_building import Progress, no_progress
+from ..scorer.bliss import BlissScores, bliss_scores
+from ..scorer.leave_one_out import LeftOut
+from ..scorer.mislabel import label_margins
+from ..scorer.moments import remove_images
+from ..scorer.reference import Reference
+from ..scorer.robust import LEAST, SHARE, FiledImages, explained_images
+from .result import AuditResult, Refit
+from .run import AuditSettings, calibrated, given_classes, in_reference, retrieve
+
+
+def refitted(
+    result: AuditResult,
+    clean: EmbeddedImages | None,
+    settings: AuditSettings,
+    progress: Progress = no_progress,
+) -> AuditResult:
+    """`result` scored again against its reference less the images that another class explains.
+
+    `clean` are the reference's images, None where they are the audited ones. Images that were
+    taken out are scored against a reference without them, as images left out are. Raises
+    UsageError where there is one class only.
+    """
+    before = result.reference
+    if len(before.classes) < 2:
+        raise UsageError(
+            f"--robust was given and '{before.classes[0]}' is the only class",
+            "two classes or more: an image is left out where another class explains it",
+            "Leave --robust out",
+        )
+    images = result.images if clean is None else clean
+    labels = reference_labels(images, before)
+    left_out = in_reference(images, before)
+    if clean is None and not np.isnan(result.scores.given_ics[labels >= 0]).any():
+        scores = result.scores
+    else:
+        found = retrieve(result.index, images.vectors, settings.k, progress)
+        scores = bliss_scores(images.vectors, found, before, settings.weight, labels, left_out)
+    out, better = _explained(images, labels, before, scores, settings.weight, left_out)
+    reference = without_images(before, images, labels, out)
+    classes = before.classes
+    table = tuple(
+        (images.paths[i], classes[labels[i]], classes[better[i]]) for i in np.flatnonzero(out)
+    )
+    gone = {(images.hashes[i], int(labels[i])) for i in np.flatnonzero(out)}
+    dropped = np.array(
+        [any((h, c) in gone for c in before.members.get(h, ())) for h in result.images.hashes], bool
+    )
+    now = in_reference(result.images, reference)
+    again = bliss_scores(
+        result.images.vectors,
+        result.retrieved,
+        reference,
+        settings.weight,
+        given_classes(result.images, reference),
+        now,
+    )
+    after = replace(
+        result,
+        reference=reference,
+        scores=again,
+        left_out=now,
+        refit=Refit(dropped, table, result.scores.score),
+    )
+    return after if reference.calibration is None else calibrated(after, settings)
+
+
+def reference_labels(images: EmbeddedImages, reference: Reference) -> np.ndarray:
+    """int64 [n], the class each image is filed under in the reference, -1 for images not in it."""
+    given = given_classes(images, reference)
+    filed = [reference.members.get(content, ()) for content in images.hashes]
+    return np.array(
+        [
+            label if label in classes else (classes[0] if classes else -1)
+            for label, classes in zip(given.tolist(), filed, strict=True)
+        ],
+        np.int64,
+    )
+
+
+def without_images(
+    reference: Reference, images: EmbeddedImages, labels: np.ndarray, out: np.ndarray
+) -> Reference:
+    """The reference less the images where `out` bool [n], each out of the class `labels` [n]."""
+    members = dict(reference.members)
+    for i in np.flatnonzero(out):
+        left = tuple(c for c in members.pop(images.hashes[i], ()) if c != labels[i])
+        if left:
+            members[images.hashes[i]] = left
+    moments = remove_images(reference.moments, images.vectors[out], labels[out])
+    return replace(reference, moments=moments, members=members)
+
+
+def _explained(
+    images: EmbeddedImages,
+    labels: np.ndarray,
+    reference: Reference,
+    scores: BlissScores,
+    weight: float,
+    left_out: LeftOut,
+) -> tuple[np.ndarray, np.ndarray]:
+    """bool [n], which images to take out, and int64 [n], the other class that suits best."""
+    filed = np.flatnonzero(labels >= 0)
+    own = scores.given_ics + weight * scores.given_ets
+    others = np.where(scores.best_classes == labels[:, None], np.inf, scores.best_scores)
+    cosine = label_margins(images.vectors, reference, labels, left_out).cosine_margin
+    known = FiledImages(
+        images.vectors[filed],
+        labels[filed],
+        [images.hashes[i] for i in filed],
+        own[filed],
+        (own - others.min(axis=1))[filed],
+        cosine[filed],
+    )
+    out = np.zeros(len(labels), bool)
+    out[filed] = explained_images(known)
+    here = np.arange(len(labels))
+    return out, scores.best_classes[here, others.argmin(axis=1)]
+
+
+def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
+    """What was left out, of which classes, and how the ranking moved; None without --robust."""
+    if result.refit is None:
+        return None
+    after, before = result.scores.score, result.refit.before
+    shown = min(top, len(after))
+    first, then = (set(np.argsort(-s, kind="stable")[:shown].tolist()) for s in (before, after))
+    counts: dict[str, int] = {}
+    for _, label, _ in result.refit.table:
+        counts[label] = counts.get(label, 0) + 1
+    return {
+        "dropped": len(result.refit.table),
+        "dropped_by_class": dict(sorted(counts.items())),
+        "least_images_a_class": LEAST,
+        "least_share_a_class": SHARE,
+        "rank_correlation": rank_correlation(before, after),
+        "top": shown,
+        "top_in_common": len(first & then),
+    }
+
+
+def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
+    """Those facts in a line; `reference_images` are those that stayed."""
+    count, top = facts["dropped"], facts["top"]
+    classes = len(facts["dropped_by_class"])
+    line = (
+        f"--robust left {count:,} of {count + reference_images:,} reference images out of "
+        f"{classes} class{'es' * (classes != 1)} (dropped.csv lists them)"
+    )
+    if not top:
+        return line
+    return (
+        f"{line}: rank correlation with the ranking before {facts['rank_correlation']:.3f}, "
+        f"{facts['top_in_common']} of the {top} most anomalous in common"
+    )
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's correlation of two score lists [n]; 1 where one of them is constant."""
+    one, other = _midranks(first), _midranks(second)
+    if one.std() == 0 or other.std() == 0:
+        return 1.0
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _midranks(values: np.ndarray) -> np.ndarray:
+    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[level]

@@ -1,0 +1,145 @@
+"""Label margins: by hand, against refitting in float64, and what must not change them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from blissaudit.errors import BlissError
+from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
+from blissaudit.scorer.mislabel import LabelMargins, label_margins
+from blissaudit.scorer.moments import fit_moments
+from blissaudit.scorer.reference import Reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+PROMPTS = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+
+
+def reference_of(rows, labels, prompts=PROMPTS):
+    names = tuple("abcdefgh"[: len(prompts)])
+    return Reference(fit_moments(names, rows, labels), prompts)
+
+
+def everyone(labels) -> LeftOut:
+    return LeftOut(np.arange(len(labels)), np.asarray(labels))
+
+
+def test_margins_by_hand():
+    # Class a: two images on its axis and one that lies at (0.6, 0.8), nearer to b's axis.
+    rows = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1], [0, 1]], np.float32)
+    labels = np.array([0, 0, 0, 1, 1])
+    found = label_margins(rows, reference_of(rows, labels), labels, everyone(labels))
+    assert found.cosine_margin == pytest.approx([-1, -1, 0.2, -1, -1], abs=1e-6)
+    # The third: prompts 0.6 and 0.8, means without it (1, 0) and (0, 1): 0.6 + 0.3, 0.8 + 0.4.
+    # The first: prompts 1 and 0; a's mean without it is (1.6, 0.8)/√3.2, b's is orthogonal.
+    # The fourth: prompts 0 and 1; a's mean is (2.6, 0.8)/√7.4, b's without it (0, 1).
+    first = -(1 + 0.5 * 1.6 / 3.2**0.5)
+    fourth = 0.5 * 0.8 / 7.4**0.5 - 1.5
+    assert found.margin == pytest.approx([first, first, 0.3, fourth, fourth], abs=1e-6)
+    assert found.predicted.tolist() == [0, 0, 1, 1, 1]
+    assert found.is_issue.tolist() == [False, False, True, False, False]
+    assert found.quality[2] == pytest.approx(1 / (1 + np.exp(6)), abs=1e-6)
+
+
+def oracle(rows, labels, prompts):
+    """Margins by loops, every class mean taken anew from the rows that are left."""
+    margins, cosines = [], []
+    for i, (x, own) in enumerate(zip(rows.astype(np.float64), labels, strict=True)):
+        closeness = []
+        for c, prompt in enumerate(prompts.astype(np.float64)):
+            others = [rows[j].astype(np.float64) for j in range(len(rows))
+                      if labels[j] == c and j != i]  # fmt: skip
+            mean = sum(others) / len(others)
+            closeness.append((x @ prompt, x @ mean / np.sqrt(mean @ mean)))
+        total = [cosine + 0.5 * image for cosine, image in closeness]
+        plain = [cosine for cosine, _ in closeness]
+        for values, into in ((total, margins), (plain, cosines)):
+            into.append(max(v for c, v in enumerate(values) if c != own) - values[own])
+    return np.array(margins), np.array(cosines)
+
+
+def drawn(seed: int, classes: int = 4, each: int = 6, d: int = 9):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(classes * each, d))
+    prompts = rng.normal(size=(classes, d))
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (rows, prompts)]
+    labels = rng.permutation(np.repeat(np.arange(classes), each))
+    return unit[0].astype(np.float32), labels, unit[1].astype(np.float32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_margins_equal_refitting_without_the_image(seed):
+    rows, labels, prompts = drawn(seed)
+    found = label_margins(rows, reference_of(rows, labels, prompts), labels, everyone(labels))
+    margin, cosine = oracle(rows, labels, prompts)
+    assert found.margin == pytest.approx(margin, abs=1e-9)
+    assert found.cosine_margin == pytest.approx(cosine, abs=1e-12)
+    assert np.array_equal(found.predicted != labels, found.is_issue)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), chunk=st.integers(1, 30))
+def test_chunks_and_rotations_change_nothing(seed, chunk):
+    rows, labels, prompts = drawn(seed)
+    whole = label_margins(rows, reference_of(rows, labels, prompts), labels, everyone(labels))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blissaudit.scorer.mislabel.CHUNK_ENTRIES", 4 * chunk)
+        again = label_margins(rows, reference_of(rows, labels, prompts), labels, everyone(labels))
+    assert again.margin == pytest.approx(whole.margin, abs=1e-12)
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(9, 9)))[0]
+    a, b = (rows @ turn).astype(np.float32), (prompts @ turn).astype(np.float32)
+    turned = label_margins(a, reference_of(a, labels, b), labels, everyone(labels))
+    assert turned.margin == pytest.approx(whole.margin, abs=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(margins=st.lists(st.floats(-1.5, 1.5), min_size=2, max_size=20))
+def test_quality_falls_as_the_margin_rises_and_is_half_at_none(margins):
+    ordered = np.sort(np.array(margins))
+    n = np.zeros(len(ordered), int)
+    quality = LabelMargins(n, n, ordered, ordered).quality
+    assert (np.diff(quality)[np.diff(ordered) > 1e-9] < 0).all()
+    assert ((quality >= 0) & (quality <= 1)).all()
+    assert np.array_equal(quality < 0.5, ordered > 0) or (np.abs(ordered) < 1e-12).any()
+
+
+def test_another_class_that_suits_worse_changes_no_margin_and_one_that_suits_better_raises_it():
+    rows, labels, prompts = drawn(7)
+    before = label_margins(rows, reference_of(rows, labels, prompts), labels, everyone(labels))
+    far = -rows[0]
+    for new, changes in ((far, False), (rows[0], True)):
+        more = np.vstack([rows, np.stack([new] * 3)])
+        filed = np.append(labels, [4, 4, 4])
+        reference = reference_of(more, filed, np.vstack([prompts, new]))
+        after = label_margins(rows, reference, labels, everyone(labels))
+        assert (after.margin >= before.margin - 1e-12).all()
+        assert (after.margin[0] > before.margin[0] + 0.1) == changes
+        assert (after.predicted[0] == 4) == changes
+
+
+def test_an_image_without_a_class_has_no_margin_but_a_prediction():
+    rows, labels, prompts = drawn(3)
+    given_none = labels.copy()
+    given_none[5] = -1
+    reference = reference_of(rows, labels, prompts)
+    found = label_margins(rows, reference, given_none, NOTHING_LEFT_OUT)
+    assert np.flatnonzero(np.isnan(found.margin)).tolist() == [5]
+    assert np.isnan(found.quality[5]) and not found.is_issue[5]
+    assert 0 <= found.predicted[5] < 4
+
+
+def test_of_equal_classes_the_given_one_is_predicted():
+    rows = np.array([[0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [0.6, 0.8]], np.float32)
+    labels = np.array([0, 0, 1, 1])
+    prompts = np.array([[0.6, 0.8], [0.6, 0.8]], np.float32)
+    found = label_margins(rows, reference_of(rows, labels, prompts), labels, everyone(labels))
+    assert found.predicted.tolist() == [0, 0, 1, 1]
+    assert not found.is_issue.any()
+
+
+def test_a_class_of_one_cannot_do_without_it():
+    rows, labels = np.eye(2, dtype=np.float32)[[0, 0, 1]], np.array([0, 0, 1])
+    reference = reference_of(rows, labels)
+    with pytest.raises(BlissError, match="class 'b' has 1 reference image"):
+        label_margins(rows, reference, labels, everyone(labels))
