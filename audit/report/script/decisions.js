@@ -17,7 +17,7 @@ function decide(chosen, decision, label = '') {
   const what = decision ? NAMES[decision] + (label ? ` as ${label}` : '') : 'Undecided';
   announce(`${what}: ${chosen.length === 1 ? chosen[0].path : several(chosen.length, 'image')}. `
     + `${count(decisions.size)} decided.`);
-  decisionsChanged();
+  decisionsChanged(chosen.map((image) => image.row));
 }
 
 /** Take the last step back; the row of its first image, if there was one. */
@@ -33,7 +33,7 @@ function undo() {
   }
   unsaved = true;
   announce(`Undone for ${several(last.length, 'image')}. ${count(decisions.size)} decided.`);
-  decisionsChanged();
+  decisionsChanged(last.map(([row]) => row));
   return last[0]?.[0];
 }
 
@@ -114,7 +114,7 @@ function readDecisions(text) {
   }
   history.push(before);
   announce(`${several(before.length, 'decision')} read, ${count(skipped)} of other images skipped.`);
-  decisionsChanged();
+  decisionsChanged(before.map(([row]) => row));
 }
 
 /** The bar at the foot of the page. */

@@ -75,6 +75,15 @@ function drawCards() {
   drawPages(pages);
 }
 
+/** Draw those cards of this page again whose images are in `rows`. */
+function redrawCards(rows) {
+  const cards = document.getElementById('cards');
+  [...cards.children].forEach((each, place) => {
+    const at = shownNow[view.page * PAGE + place];
+    if (rows.has(images[at].row)) each.replaceWith(card(at, place));
+  });
+}
+
 function drawBulk() {
   const all = () => shownNow.map((at) => images[at]);
   document.getElementById('bulk').replaceChildren(
@@ -104,7 +113,7 @@ function drawPages(pages) {
 function card(at, place) {
   const image = images[at];
   const reach = place === active ? 0 : -1;
-  const act = (decision) => () => { active = place; decide([image], decision); };
+  const act = (decision) => () => { setActive(place); decide([image], decision); };
   const open = element('button', {
     type: 'button', className: 'frame', tabIndex: reach, ariaLabel: spoken(image),
   }, picture(image.picture, ''));

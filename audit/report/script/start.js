@@ -25,13 +25,14 @@ function openView(focus = true) {
   main.querySelector('h2').focus({ preventScroll: true });
 }
 
-/** After every decision: the tray, and the cards with the focus where it was. */
-function decisionsChanged() {
+/** After every decision on `rows`: the tray, and their cards, with the focus where it was. */
+function decisionsChanged(rows) {
   drawTray();
   const cards = document.getElementById('cards');
   if (!cards || document.getElementById('review').open) return;
   const held = cards.contains(document.activeElement);
-  drawCards();
+  if (view.show in NAMES || view.show === 'undecided') drawCards(); // other images may pass now
+  else redrawCards(new Set(rows));
   if (held) focusCard();
 }
 
