@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.calibration import conformal_p_values
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from blissaudit.scorer.moderation import VariancePrior, moderated, variance_prior
 from blissaudit.scorer.moments import fit_moments
@@ -291,3 +292,36 @@ def test_k_is_the_querys_and_changes_the_score():
     np.testing.assert_allclose(found[2], oracle(fitting, images, 2), rtol=5e-5, atol=5e-5)
     with pytest.raises(UsageError, match=r"without their retrieved texts"):
         fitted(Query(images))
+
+
+def exchangeable(seed, classes=3, each=40):
+    """A calibrated reference and clean images to score, all drawn alike; 16 texts a class apart."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(classes, D))
+    labels = np.tile(np.arange(classes), each)
+    images = unit(centres[labels] + rng.normal(size=(len(labels), D)))
+    fitted, held, fresh = np.split(np.arange(len(labels)), [40, 80])
+    moments = fit_moments(tuple("abc"), images[fitted], labels[fitted])
+    reference = Reference(
+        moments, unit(centres), sample=images_to_keep(moments, images[fitted], labels[fitted])
+    )
+    texts = unit(rng.normal(size=(30, D)))
+    return reference, texts, images[held], images[fresh]
+
+
+def test_p_values_of_clean_images_are_uniform():
+    """Neither moments nor scales nor weights have seen a calibration image."""
+    p = []
+    for seed in range(60):
+        reference, texts, held, fresh = exchangeable(seed)
+        scorer = fit_bliss_plus(reference, texts, BLISS_PLUS.defaults)
+        calibration, found = (
+            scorer(images, query(images, texts).retrieved, NOTHING_LEFT_OUT)
+            for images in (held, fresh)
+        )
+        p.append(conformal_p_values(calibration, found))
+    p = np.concatenate(p)
+    # 60 runs of 40 shared calibration images: the share below a level is known to about 0.01.
+    for level in (0.1, 0.3, 0.5, 0.8):
+        assert np.mean(p <= level) == pytest.approx(level, abs=0.035)
+    assert np.mean(p) == pytest.approx(0.5, abs=0.03)

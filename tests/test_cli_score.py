@@ -73,6 +73,59 @@ def test_bliss_plus_puts_the_strays_first(bliss, plain, index, tmp_path):
     assert {path for _, path in best} == {path for _, path in expected}
 
 
+def test_bliss_plus_audits_a_collection_that_is_its_own_reference(bliss, plain, index, tmp_path):
+    images = plain / "images"
+    done, table = audit(bliss, images, index, tmp_path / "run", "--score", "bliss+")
+    assert "ranked by bliss+; nearest class and captions are BLISS's" in done.out
+    assert "26 of them are in the reference" in done.out
+    assert {table["path"][i] for i in range(26) if table["rank"][i] <= 2} == {
+        "apple/clock.png",
+        "boat/umbrella.png",
+    }
+    assert set(table["p"]) == {None}
+    # Every image left out of its own class: the same as naming the collection as its reference.
+    _, named = audit(
+        bliss, images, index, tmp_path / "named", "--reference", images, "--score", "bliss+"
+    )
+    np.testing.assert_allclose(named["score"], table["score"], rtol=1e-6)
+    _, heavy = audit(bliss, images, index, tmp_path / "heavy", "--score", "bliss+", "--weight", 3)
+    assert np.abs(np.array(heavy["score"]) - table["score"]).max() > 1e-3
+
+
+def test_bliss_plus_with_a_fitted_reference_has_p_values(bliss, plain, collection, index, tmp_path):
+    fitted = tmp_path / "reference"
+    assert bliss("reference", "fit", collection, "--model", "demo", "-o", fitted).code == 0
+    against = ("--reference", fitted, "--score", "bliss+")
+    done, table = audit(bliss, plain / "images", index, tmp_path / "run", *against)
+    assert done.code == 0, done.err
+    count = load_reference(fitted).calibration_count
+    assert count > 2
+    p = np.array(table["p"])
+    ranks = p * (count + 1)
+    np.testing.assert_allclose(ranks, ranks.round(), atol=1e-9)
+    order = np.argsort(table["rank"])
+    assert (np.diff(p[order]) >= 0).all()
+    assert len(set(p)) > 1
+    scored = json.loads(
+        bliss("score", collection, *against, "--index", index, "--json", "--top", 30).out
+    )
+    found = {image["path"]: (image["score"], image["p"]) for image in scored["worst"]}
+    for path, score, value in zip(table["path"], table["score"], table["p"], strict=True):
+        assert found[path] == (pytest.approx(score, rel=1e-6), value)
+    plain_scored = json.loads(
+        bliss("score", collection, "--reference", fitted, "--index", index, "--json").out
+    )
+    assert plain_scored["worst"][0]["score"] != scored["worst"][0]["score"]
+
+
+def test_a_score_that_scoring_cannot_have_is_refused(bliss, collection, index, tmp_path):
+    fitted = tmp_path / "reference"
+    assert bliss("reference", "fit", collection, "--model", "demo", "-o", fitted).code == 0
+    done = bliss("score", collection, "--reference", fitted, "--index", index, "--score", "knn")
+    assert done.code == 2
+    assert "knn compares with reference images, and a fitted reference keeps none" in done.err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -157,8 +157,8 @@ def truncated_log_sums(
         odds = weights.odds[retrieved.rows[np.unique(own.images)]]
         here, without = _without(weights, odds, own.images, part)
         each[here] = without
-    lowest = np.logaddexp.reduce(np.log(np.maximum(each, 1e-300)) + cosines / tau, axis=1)
     with np.errstate(divide="ignore"):
+        lowest = np.logaddexp.reduce(np.log(each) + cosines / tau, axis=1)
         log_left = np.log(left)
     last = cosines.min(axis=1)
     estimate = log_left + log_mean_below(images, tail.mean, tail.covariance, last, tau)
@@ -187,6 +187,10 @@ def _block_log_sum(
 ) -> np.ndarray:
     """float64 [b], log Σ w e^{r/τ} over one block of texts; -inf where all are left out."""
     tau = cosines.dtype.type(weights.tau)
+    gone = np.isinf(weights.odds[block])
+    if gone.all():
+        return np.full(len(cosines), -np.inf)
+    cosines[:, gone] = -np.inf
     top = cosines.max(axis=1)
     terms = cosines - top[:, None]
     terms /= tau
