@@ -43,7 +43,9 @@ _HOMES = {
     "read_image_embeddings": "indexer.embedded_images",
     "remove_images": "scorer.moments",
     "save_audit": "audit.outputs",
+    "save_plots": "audit.report.plots",
     "save_reference": "scorer.reference_file",
+    "save_report": "audit.report.writing",
     "search": "indexer.caption_index",
     "text_statistics": "scorer.text_statistics",
 }

@@ -26,6 +26,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     "caption-index": {**_BUILT, "count": int, "counts": dict, "corpus": dict, "dtype": str},
     "image-embeddings": _BUILT,
     "reference": {"classes": list, "prompts": list, "model": dict},
+    "oecl-head": {"model": dict, "counts": dict, "settings": dict},
 }
 """What the manifest of each kind must hold to be used, beside its checksums."""
 

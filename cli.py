@@ -9,12 +9,18 @@ import sys
 import click
 
 from . import __version__
+from .commands.apply import apply
 from .commands.audit import audit
 from .commands.demo import demo
+from .commands.diff import diff
 from .commands.evaluate import evaluate
+from .commands.export import export
+from .commands.find import find
 from .commands.index import index
 from .commands.reference import reference
+from .commands.report import report
 from .commands.score import score
+from .commands.train import train
 from .errors import BlissError
 
 
@@ -77,5 +83,19 @@ def bliss() -> None:
     """Find the images that do not belong, with the captions that say why."""
 
 
-for command in (audit, score, reference, index, evaluate, demo):
+COMMANDS = (
+    audit,
+    report,
+    apply,
+    score,
+    find,
+    diff,
+    export,
+    reference,
+    index,
+    evaluate,
+    train,
+    demo,
+)
+for command in COMMANDS:
     bliss.add_command(command)

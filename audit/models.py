@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
@@ -19,6 +20,7 @@ def encoder_for(
 ) -> Encoder:
     """The encoder asked for, or else the one the index or the reference was made with.
 
+    Pixels are standardised as the reference's were, where the choice does not say how.
     Raises UsageError when they were made from embeddings and so name no model, BlissError when
     one of them was made with another model.
     """
@@ -35,11 +37,34 @@ def encoder_for(
                 "Add --model, and --pretrained with it",
             )
         choice = replace(choice, model=facts["model"], pretrained=facts.get("pretrained"))
+    seen = reference.model.get("preprocessing") if reference else None
+    if choice.statistics is None and seen:
+        choice = replace(choice, statistics=(tuple(seen["mean"]), tuple(seen["std"])))
     encoder = load_encoder(choice)
     tag = f" ({encoder.facts['pretrained']})" if encoder.facts["pretrained"] else ""
     for each in made:
         _check_model(each, encoder)
     say(f"model {encoder.facts['model']}{tag}, {encoder.chosen}")
+    return encoder
+
+
+def encoder_of_run(choice: ModelChoice, facts: Mapping[str, Any], run: str, say: Say) -> Encoder:
+    """The encoder asked for, or else the one whose `facts` a finished run states.
+
+    Raises UsageError when the run's embeddings came from elsewhere and name no model.
+    """
+    from ..indexer.open_clip_encoder import load_encoder
+
+    if choice.model is None and choice.pretrained is None:
+        if not facts.get("model"):
+            raise UsageError(
+                f"{run} was made from embeddings and names no model",
+                "the model those embeddings came from",
+                "Add --model, and --pretrained with it",
+            )
+        choice = replace(choice, model=facts["model"], pretrained=facts.get("pretrained"))
+    encoder = load_encoder(choice)
+    say(f"model {encoder.facts['model']}, {encoder.chosen}")
     return encoder
 
 

@@ -10,9 +10,18 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.embedded_images import EmbeddedImages
+from ..indexer.encoding import check_same_model
+from ..scorer.calibration import conformal_p_values
+from ..scorer.head_file import Head
+from ..scorer.leave_one_out import NOTHING_LEFT_OUT
+from ..scorer.scores.bliss_plus import fit_bliss_plus
 from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
 from ..scorer.scores.registry import SCORES
 from .result import AuditResult
+from .run import retrieve
+
+FROM_MOMENTS = ("bliss", "bliss+")
+"""Scores that a fitted reference serves, and that leave an image out of its own class."""
 
 
 def choose_score(name: str, separate: bool, saved: bool) -> Score:
@@ -27,24 +36,37 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
         hint = f"Did you mean {' or '.join(close)}" if close else "Correct --score"
         raise UsageError(f"score '{name}' is unknown", f"one of {', '.join(SCORES)}", hint)
     score = SCORES[name]
-    if score.name != "bliss" and score.needs_normals and (saved or not separate):
+    if score.name not in FROM_MOMENTS and score.needs_normals and (saved or not separate):
         state = (
             "a fitted reference keeps none" if saved else "an image cannot be left out of its own"
         )
         raise UsageError(
             f"{name} compares with reference images, and {state}",
             "a folder of clean images or their embeddings",
-            "Add --reference DIR, or use bliss, which leaves images out in closed form",
+            "Add --reference DIR, or use bliss or bliss+, which leave images out in closed form",
         )
     return score
 
 
-def rescored(result: AuditResult, score: Score, clean: EmbeddedImages | None) -> AuditResult:
+def rescored(
+    result: AuditResult,
+    score: Score,
+    clean: EmbeddedImages | None,
+    weight: float,
+    head: Head | None = None,
+) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
-    `clean` are the reference images, for scores that need them. There are no p-values then: the
-    calibration sample was scored with BLISS.
+    `clean` are the reference images, for scores that need them; `weight` is the λ of those that
+    have BLISS in them; `head` is what trained ones were trained to, BlissError where it belongs to
+    another model. Only BLISS and bliss+ have p-values.
     """
+    if score.name == "bliss":
+        return result
+    if score.name == "bliss+":
+        return rescored_plus(result, weight)
+    if head is not None:
+        check_same_model(head.model, head.folder, result.images.model, result.images.source)
     reference, index = result.reference, result.index
     numbers = {name: number for number, name in enumerate(reference.classes)}
     images = np.zeros((0, reference.prompt_vectors.shape[1]), np.float32)
@@ -54,14 +76,34 @@ def rescored(result: AuditResult, score: Score, clean: EmbeddedImages | None) ->
         images, labels = clean.vectors[labels >= 0], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
     texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
-    found = fit_score(score, Fitting(normals, texts))(
-        Query(result.images.vectors, result.retrieved)
-    )
+    fitting = Fitting(normals, texts, head=None if head is None else head.arrays)
+    found = fit_score(score, fitting)(Query(result.images.vectors, result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name
     )
 
 
+def rescored_plus(result: AuditResult, weight: float) -> AuditResult:
+    """`result` ranked by bliss+ with the weight λ, whatever the reference was.
+
+    Images of the reference are left out of it as `result` left them out. Calibration images held
+    out of a fitted reference give p-values: neither its moments nor any scale of the score has seen
+    them. Raises as `fit_bliss_plus` does.
+    """
+    reference, index = result.reference, result.index
+    parameters = {**SCORES["bliss+"].defaults, "weight": weight}
+    scorer = fit_bliss_plus(reference, _all_texts(index), parameters)
+    found = scorer(result.images.vectors, result.retrieved, result.left_out)
+    p_values = None
+    if reference.calibration is not None:
+        clean = reference.calibration.images
+        nearest = retrieve(index, clean, result.retrieved.rows.shape[1])
+        p_values = conformal_p_values(scorer(clean, nearest, NOTHING_LEFT_OUT), found)
+    scores = replace(result.scores, score=found)
+    return replace(result, scores=scores, p_values=p_values, score_name="bliss+")
+
+
 def _all_texts(index: CaptionIndex) -> np.ndarray:
     """float32 [M, d], every vector of the index."""
-    return np.concatenate([rows for _, rows in index.vectors.blocks()])
+    blocks = [rows for _, rows in index.vectors.blocks()]
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..artefacts import FORMAT_VERSION, read_json, sha256_of, write_atomically, write_json
@@ -71,6 +72,24 @@ def failures_csv(failures: Sequence[Failure]) -> bytes:
             [failure.row, spreadsheet_text(failure.path), spreadsheet_text(failure.reason)]
         )
     return text.getvalue().encode("utf-8")
+
+
+def write_csv(table: pa.Table, path: str | Path) -> None:
+    """A table as UTF-8 CSV, lists joined by " | "; no cell is a formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.column_names)
+    for batch in table.to_batches(max_chunksize=10_000):
+        writer.writerows(
+            zip(*([_cell(value) for value in column.to_pylist()] for column in batch), strict=True)
+        )
+    write_atomically(Path(path), lambda file: file.write(text.getvalue().encode("utf-8")))
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return " | ".join(str(_cell(each)) for each in value)
+    return spreadsheet_text(value) if isinstance(value, str) else value
 
 
 def run_facts(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from ..artefacts import MANIFEST, read_json
+from ..corpora.captions import CaptionRules
 from ..corpora.images import ImageList, list_images
 from ..corpora.texts import CorpusOptions, open_corpus
 from ..errors import TooManyFailures, UsageError
 from ..indexer.caption_index import CaptionIndex, open_index, search
-from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
+from ..indexer.embedded_images import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import IndexOptions, Progress, build_index, no_progress
 from ..indexer.layout import is_embedding_folder
+from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
 from .classes import ClassWords, choose_classes, named_classes
@@ -48,6 +51,10 @@ class AuditRequest:
     embed: EmbedOptions = field(default_factory=EmbedOptions)
     score: str = "bliss"
     """Which score ranks the images; see `scorer/scores/registry.py`."""
+    keep_duplicates: bool = False
+    """Whether an index built for this audit keeps equal captions."""
+    head: str | None = None
+    """A folder that `bliss train oecl` made, for the scores that are trained."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.embeddings is None):
@@ -74,6 +81,7 @@ def run_audit(
         saved = load_reference(request.reference)
         _refuse_words(request)
     score = choose_score(request.score, request.reference is not None, saved is not None)
+    head = open_head(request.head, [score])
     encoder: Encoder | None = None
     index = open_index(request.index) if request.index else None
     listed = list_images(request.images) if request.images else None
@@ -102,7 +110,7 @@ def run_audit(
             clean = _reference_images(request, clean_files, encoder, progress)
             saved = fit_reference(clean, index, encoder, request.settings.words)
         result = audit_against(images, index, saved, request.settings, progress)
-    return result if score.name == "bliss" else rescored(result, score, clean)
+    return rescored(result, score, clean, request.settings.weight, head)
 
 
 def is_reference_folder(folder: str) -> bool:
@@ -111,7 +119,15 @@ def is_reference_folder(folder: str) -> bool:
     return path.is_file() and read_json(path).get("kind") == REFERENCE_KIND
 
 
-def check_failures(images: EmbeddedImages, most: int | None) -> None:
+class Read(Protocol):
+    """Whatever was made of images some of which could not be used."""
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Those."""
+
+
+def check_failures(images: Read, most: int | None) -> None:
     """Raise TooManyFailures when more than `most` images could not be used."""
     count = len(images.failures)
     if most is not None and count > most:
@@ -130,7 +146,8 @@ def _build_default(
     if request.corpus is None:
         say(f"no --index or --corpus was given: using the built-in corpus {spec}")
     source = open_corpus(spec, request.corpus_options)
-    options = IndexOptions(overwrite=request.embed.overwrite)
+    rules = CaptionRules(deduplicate=not request.keep_duplicates)
+    options = IndexOptions(rules, overwrite=request.embed.overwrite)
     return build_index(source, encoder, Path(request.output) / "index", options, progress)
 
 

@@ -100,6 +100,7 @@ class AuditResult:
             "row": pa.array(self.images.rows),
             "path": pa.array(self.images.paths, pa.string()),
             "label": pa.array(self.images.labels, pa.string()),
+            "content": pa.array(self.images.hashes, pa.string()),
             "score": pa.array(scores.score),
             "rank": pa.array(rank),
             "nearest_class": names.take(pa.array(scores.nearest)),

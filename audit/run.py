@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, search
 from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.encoding import Encoder, check_same_model
+from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.nearest import Hits
 from ..scorer.bliss import bliss_scores
@@ -17,6 +17,7 @@ from ..scorer.calibration import conformal_p_values, hold_out
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from ..scorer.moments import fit_moments
 from ..scorer.reference import Calibration, Reference
+from ..scorer.reference_sample import images_to_keep
 from ..scorer.retrieved import Retrieved, gather_texts
 from ..scorer.text_statistics import check_counts
 from .classes import (
@@ -137,9 +138,10 @@ def _fit(
     calibration = None
     if held.any():
         calibration = Calibration(images.vectors[held], normal.labels[held])
+    sample = images_to_keep(moments, images.vectors[used], normal.labels[used])
     model = images.model if images.model.get("weights_sha256") or encoder is None else encoder.facts
     flat = tuple(" | ".join(texts) for texts in prompts)
-    return Reference(moments, vectors, flat, model, members, calibration), normal
+    return Reference(moments, vectors, flat, model, members, calibration, sample), normal
 
 
 def retrieve(
@@ -176,6 +178,7 @@ def _audit(
     left_out = _in_reference(images, reference)
     check_same_model(images.model, images.source, index.model, str(index.folder))
     check_same_model(images.model, images.source, reference.model, "the reference")
+    check_same_preprocessing(reference.model, "the reference", images.model, images.source)
     retrieved = retrieve(index, images.vectors, settings.k, progress)
     scores = bliss_scores(images.vectors, retrieved, reference, settings.weight, given, left_out)
     p_values = None

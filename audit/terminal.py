@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import describe_model
 from ..indexer.index_building import Progress
+from .finding import Found
 from .outputs import count_facts
 from .result import AuditedImage, AuditResult
 from .safe_text import terminal_text
@@ -103,6 +104,39 @@ def hits_text(hits: Sequence[tuple[float, int, str]]) -> str:
         f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption)}"
         for similarity, row, caption in hits
     )
+
+
+def found_text(found: Sequence[Found]) -> str:
+    """One audited image a line: similarity, anomaly rank and score, path."""
+    lines = [f"{'similarity':>10}  {'rank':>7}  {'score':>8}  path"]
+    for each in found:
+        lines.append(
+            f"{each.similarity:10.4f}  {each.rank:7,}  {each.score:8.2f}  "
+            f"{terminal_text(each.path)}"
+        )
+    return "\n".join(lines)
+
+
+def differences_text(summary: Mapping[str, Any]) -> str:
+    """The images whose standing changed most, then how far the two audits agree."""
+    lines = [f"{'change':>7}  {'from':>5}  {'to':>5}  {'path':<{PATH_WIDTH}}  nearest class"]
+    for each in summary["changes"]:
+        before, after = each["nearest_class_a"], each["nearest_class_b"]
+        nearest = before if before == after else f"{before} → {after}"
+        lines.append(
+            f"{each['change']:+7.3f}  {each['standing_a']:5.3f}  {each['standing_b']:5.3f}  "
+            f"{_end_of(each['path_b'], PATH_WIDTH):<{PATH_WIDTH}}  {terminal_text(nearest)}"
+        )
+    correlation = summary["rank_correlation"]
+    agreement = "none, one score is constant" if correlation is None else f"{correlation:.3f}"
+    lines += [
+        "",
+        f"{summary['images_in_both']:,} images in both audits, {summary['only_in_a']:,} only in "
+        f"the first, {summary['only_in_b']:,} only in the second",
+        f"rank correlation {agreement}; of the {summary['worst']:,} most anomalous "
+        f"{summary['worst_in_both']:,} are the same",
+    ]
+    return "\n".join(lines)
 
 
 def _end_of(path: str, width: int) -> str:

@@ -23,6 +23,7 @@ from .options import (
     plain_options,
     say,
 )
+from .presets import ENCODER, PRESET, with_preset
 
 
 @click.command()
@@ -32,19 +33,38 @@ from .options import (
 @click.option("--index", help="A caption index.")
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
+@click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
 @click.option("-o", "--output", default="bliss-audit", show_default=True)
-@options(CORPUS, MODEL, SCORE, WORDS, IMAGES, SHOW)
-def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> None:
+@click.option("--no-report", is_flag=True, help="Do not write report.html.")
+@click.option(
+    "--report-images",
+    default=1000,
+    show_default=True,
+    help="Images shown one by one in report.html.",
+)
+@options(CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, SHOW)
+def audit(
+    top: int,
+    as_json: bool,
+    max_failures: int | None,
+    no_report: bool,
+    report_images: int,
+    **given: Any,
+) -> None:
     """Score every image of a collection, most anomalous first.
 
     IMAGES is a folder with one folder a class (the collection is then its own reference), or any
     folder of images with --reference or --normal.
-    """
+    """  # fmt: skip
     from ..audit.outputs import check_output, json_summary, save_audit
+    from ..audit.report.writing import save_report
     from ..audit.request import AuditRequest, check_failures, run_audit
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines, result_text
 
+    index_set = () if given["index"] else ("corpus", "keep_duplicates")
+    model_set = () if given["index"] and not given["images"] else ENCODER
+    given = with_preset(given, (*model_set, *index_set, "prompt", "k", "weight"))
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "index", "corpus")},
         corpus_options=corpus_options(given),
@@ -53,15 +73,20 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
         settings=audit_settings(given),
         embed=embed_options(given),
         score=given["score"],
+        keep_duplicates=given.get("keep_duplicates", False),
+        head=given["head"],
     )
     asked = {"command": "audit", **plain_options(given)}
     if not given["overwrite"]:
         check_output(request.output, asked)
     result = run_audit(request, progress_lines(), say)
     save_audit(result, request.settings, request.output, asked)
+    report = None if no_report else save_report(request.output, images=report_images)
     if as_json:
         click.echo(json.dumps(json_summary(result, top), indent=2))
     else:
         click.echo(result_text(result, top))
         click.echo(f"All scores: {terminal_text(str(Path(request.output) / 'scores.parquet'))}")
+        if report is not None:
+            click.echo(f"To look at them: {terminal_text(str(report))}")
     check_failures(result.images, max_failures)

@@ -16,11 +16,35 @@ from .options import (
     embed_options,
     model_choice,
     options,
+    plain_options,
     say,
 )
+from .presets import ENCODER, PRESET, asked_for, with_preset
+
+HOW = ("output", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")
+"""Options that say how an evaluation is done, not what it measures."""
+
+
+def _repeat(context: click.Context, option: click.Parameter, path: str | None) -> dict | None:
+    """Take every option that is not given from the evaluation recorded at `path`."""
+    if path is None:
+        return None
+    from ..evaluation.repeat import read_evaluation
+
+    recorded = read_evaluation(path)
+    context.default_map = recorded["asked"]
+    return recorded
 
 
 @click.command("eval")
+@click.option(
+    "--from",
+    "repeats",
+    metavar="FILE",
+    is_eager=True,
+    callback=_repeat,
+    help="Repeat the evaluation of an eval.json, and say whether its numbers came out again.",
+)
 @click.option("--reference", required=True, help="Clean images in class folders, or embeddings.")
 @click.option("--test", required=True, help="Images to test, or their embeddings.")
 @click.option("--ood", multiple=True, metavar="NAME=FOLDER", help="An outlier set. Repeatable.")
@@ -38,6 +62,7 @@ from .options import (
     metavar="NAME[:PARAMETER=NUMBER,…]",
     help="A score. Repeatable [default: every one]",
 )
+@click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
 @click.option("--draws", type=int, help="Random draws [default: the protocol's]")
 @click.option("--seed", type=int, help="Of every random choice [default: the protocol's]")
 @click.option("--shots", help="Reference images a class: 1, 2, 4, 8, 16, all.")
@@ -46,22 +71,31 @@ from .options import (
 @click.option("--k", default=10, show_default=True, help="Captions retrieved per image.")
 @click.option("-o", "--output", default="bliss-eval", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-@options(MODEL, WORDS, IMAGES)
-def evaluate(as_json: bool, max_failures: int | None, **given: Any) -> None:
+@options(MODEL, WORDS, PRESET, IMAGES)
+def evaluate(
+    as_json: bool, max_failures: int | None, repeats: dict[str, Any] | None, **given: Any
+) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
     from ..audit.classes import prompt_vectors
     from ..audit.models import encoder_for
     from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
-    from ..evaluation.report import heading, markdown_table, notes
-    from ..evaluation.request import needs_encoder, run_eval
+    from ..evaluation.repeat import differences
+    from ..evaluation.report import SUMMARY, heading, notes
+    from ..evaluation.request import holds_images, run_eval
+    from ..evaluation.tables import markdown_table
     from ..indexer.caption_index import open_index
     from ..scorer.scores.registry import SCORES
 
-    request, words, index = _eval_request(given), class_words(given), open_index(given["index"])
+    asked = {n: v for n, v in given.items() if n not in HOW and asked_for(n)}
+    model_asked = given["model"] is not None
+    images = holds_images([given["reference"], given["test"], *_outliers(given).values()])
+    given = with_preset(given, (*(ENCODER if images else ()), "prompt", "k"))
+    request, words = _eval_request(given, asked, repeats), class_words(given)
+    index = open_index(given["index"])
     encoder = None
-    if given["model"] or needs_encoder(request):
+    if model_asked or images:
         encoder = encoder_for(model_choice(given), index, None, say)
     result, rows, sets = run_eval(
         request,
@@ -75,18 +109,28 @@ def evaluate(as_json: bool, max_failures: int | None, **given: Any) -> None:
         click.echo(json.dumps(rows, indent=2))
     else:
         lines = [heading(result, request.protocol), "", *markdown_table(rows).splitlines(), ""]
-        for line in [*lines, *notes(result), f"All of it: {Path(request.output) / 'eval.json'}"]:
+        for line in [*lines, *notes(result), f"All of it: {Path(request.output) / SUMMARY}"]:
             click.echo(terminal_text(line))
+    if repeats is not None:
+        from ..artefacts import read_json
+
+        for line in differences(repeats, read_json(Path(request.output) / SUMMARY)):
+            say(line)
     for found in sets:
         check_failures(found, max_failures)
 
 
-def _eval_request(given: dict[str, Any]) -> Any:
+def _eval_request(
+    given: dict[str, Any], asked: dict[str, Any], repeats: dict[str, Any] | None
+) -> Any:
     from dataclasses import replace
 
-    from ..evaluation.protocols import find_protocol
-    from ..evaluation.request import EvalRequest, parse_outliers, parse_shots
+    from ..evaluation.protocols import find_protocol, protocol_from
+    from ..evaluation.request import EvalRequest, parse_shots
 
+    protocol = None
+    if repeats is not None and given["protocol"] == repeats["asked"].get("protocol"):
+        protocol = protocol_from(repeats["protocol"], "the evaluation to repeat")
     names = ("draws", "seed", "contamination")
     changes: dict[str, Any] = {name: given[name] for name in names if given[name] is not None}
     if given["shots"] is not None:
@@ -96,9 +140,17 @@ def _eval_request(given: dict[str, Any]) -> Any:
     return EvalRequest(
         reference=given["reference"],
         test=given["test"],
-        outliers=parse_outliers(given["ood"]),
-        protocol=replace(find_protocol(given["protocol"]), **changes),
+        outliers=_outliers(given),
+        protocol=replace(protocol or find_protocol(given["protocol"]), **changes),
         worded=tuple(class_words(given).labels),
         **{name: given[name] for name in ("scores", "k", "baseline", "output")},
         embed=embed_options(given),
+        asked=plain_options(asked),
+        head=given["head"],
     )
+
+
+def _outliers(given: dict[str, Any]) -> dict[str, str]:
+    from ..evaluation.request import parse_outliers
+
+    return parse_outliers(given["ood"])

@@ -16,6 +16,7 @@ from .options import (
     options,
     say,
 )
+from .presets import PRESET, with_preset
 
 
 @click.group()
@@ -37,8 +38,8 @@ def index() -> None:
 @click.option("--part-rows", default=32_768, show_default=True, help="Captions per part.")
 @click.option("--export", is_flag=True, help="Also write text.index for other programs.")
 @click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
-@options(CORPUS, MODEL)
-def build(corpus: str | None, **given: Any) -> None:
+@options(CORPUS, MODEL, PRESET)
+def build(**given: Any) -> None:
     """Embed the captions of CORPUS, or index embeddings made elsewhere."""
     from ..audit.models import encoder_for
     from ..audit.terminal import index_text, progress_lines
@@ -46,6 +47,9 @@ def build(corpus: str | None, **given: Any) -> None:
     from ..corpora.texts import open_corpus
     from ..indexer.index_building import IndexOptions, build_index, index_embeddings
 
+    uses = ("corpus", "keep_duplicates", "prompt", "model", "pretrained")
+    given = with_preset(given, () if given["embeddings"] else uses)
+    corpus = given["corpus"]
     if (corpus is None) == (given["embeddings"] is None):
         raise UsageError(
             f"{'neither' if corpus is None else 'both'} of CORPUS and --embeddings were given",

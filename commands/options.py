@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +77,7 @@ def model_choice(given: dict[str, Any]) -> Any:
     from ..indexer.encoding import ModelChoice
 
     names = ("model", "pretrained", "device", "precision", "batch_size", "allow_torchscript")
-    return ModelChoice(**{name: given[name] for name in names})
+    return ModelChoice(**{name: given[name] for name in names}, statistics=given.get("statistics"))
 
 
 def corpus_options(given: dict[str, Any]) -> Any:
@@ -126,8 +127,10 @@ def embed_options(given: dict[str, Any]) -> Any:
 
 def plain_options(given: dict[str, Any]) -> dict[str, Any]:
     """The options that were set, as JSON values."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
+    made = {
+        name: value
         for name, value in given.items()
         if value is not None and value is not False and value != ()
     }
+    values: dict[str, Any] = json.loads(json.dumps(made))
+    return values

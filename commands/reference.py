@@ -16,6 +16,7 @@ from .options import (
     options,
     say,
 )
+from .presets import ENCODER, PRESET, with_preset
 
 
 @click.group()
@@ -29,7 +30,7 @@ def reference() -> None:
 @click.option("--index", help="An index whose captions hold the label prompts (no model).")
 @click.option("-o", "--output", required=True)
 @click.option("--calibration", default=0.2, show_default=True, help="Share of images held out.")
-@options(MODEL, WORDS, IMAGES)
+@options(MODEL, WORDS, PRESET, IMAGES)
 def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..audit.fitting import FitRequest, run_fit
@@ -37,6 +38,8 @@ def fit(images: str | None, calibration: float, max_failures: int | None, **give
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
 
+    model_set = () if images is None and given["index"] else ENCODER
+    given = with_preset(given, (*model_set, "prompt"))
     request = FitRequest(
         images=images,
         **{name: given[name] for name in ("embeddings", "index", "output")},

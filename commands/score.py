@@ -26,12 +26,19 @@ from .options import (
 @click.argument("images", nargs=-1, required=True)
 @click.option("--reference", required=True, help="A folder `bliss reference fit` made.")
 @click.option("--index", required=True, help="A caption index.")
+@click.option("--score", "name", default="bliss", show_default=True, help="Score that ranks.")
 @options(MODEL, SCORE, IMAGES, SHOW)
 def score(
-    images: tuple[str, ...], as_json: bool, top: int, max_failures: int | None, **given: Any
+    images: tuple[str, ...],
+    name: str,
+    as_json: bool,
+    top: int,
+    max_failures: int | None,
+    **given: Any,
 ) -> None:
     """Score new images against a fitted reference; with a calibration sample, p-values too."""
     from ..audit.models import encoder_for
+    from ..audit.other_scores import choose_score, rescored
     from ..audit.outputs import json_summary
     from ..audit.request import check_failures
     from ..audit.run import audit_against
@@ -41,6 +48,7 @@ def score(
     from ..indexer.image_embedding import embed_images
     from ..scorer.reference_file import load_reference
 
+    chosen = choose_score(name, separate=True, saved=True)
     one_folder = len(images) == 1 and os.path.isdir(images[0])
     listed = list_images(images[0]) if one_folder else list_image_files(images)
     reference, index = load_reference(given["reference"]), open_index(given["index"])
@@ -49,7 +57,9 @@ def score(
         found = embed_images(listed, encoder, folder, embed_options(given), progress_lines())
     for failure in found.failures:
         say(f"{failure.path}: {failure.reason}")
-    result = audit_against(found, index, reference, audit_settings(given))
+    settings = audit_settings(given)
+    result = audit_against(found, index, reference, settings)
+    result = rescored(result, chosen, None, settings.weight)
     if as_json:
         click.echo(json.dumps(json_summary(result, top), indent=2))
     else:

@@ -16,6 +16,10 @@ from .prompts import PAPER_PROMPT
 from .text_files import check_text_encoding, read_lines, readable
 from .texts import JSON, TextBatch, batch_values
 
+PUBLISHED_DICTIONARIES = ("paper-dictionary", "paper-dictionary-raw")
+"""Specs of the paper's dictionary: stripped, or with the stray spaces it was published with."""
+
+_LEMMAS, _SYNSETS = "imagenet_synset_to_lemma.txt", "imagenet_synsets.txt"
 _NAMES_MODULE = "zero_shot_metadata.py"
 _NAMES_VARIABLE = "IMAGENET_CLASSNAMES"
 
@@ -67,6 +71,58 @@ class Dictionary:
         terms = _raw_terms if self.keeps_spaces else _stripped_terms
         with closing(terms(self.path)) as values:
             yield from batch_values(values, size)
+
+
+@dataclass(frozen=True)
+class PublishedDictionary:
+    """The paper's dictionary, rebuilt line by line; row = line."""
+
+    spec: str
+    lines: tuple[str, ...] = field(repr=False)
+    default_prompt: str = PAPER_PROMPT
+
+    @property
+    def keeps_spaces(self) -> bool:
+        """Whether the published stray spaces stay."""
+        return self.spec == PUBLISHED_DICTIONARIES[1]
+
+    def facts(self) -> dict[str, JSON]:
+        """Facts for manifests; the fingerprint is over the lines."""
+        content = hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+        return _facts("dictionary", self.spec, content)
+
+    def batches(self, size: int) -> Iterator[TextBatch]:
+        """The terms in order: stripped, or with the published spaces for the raw spec."""
+        terms = ((row, line.split(",")) for row, line in enumerate(self.lines))
+        if not self.keeps_spaces:
+            terms = ((row, [term.strip() for term in line]) for row, line in terms)
+        yield from batch_values(terms, size)
+
+
+def open_published_dictionary(spec: str) -> PublishedDictionary:
+    """The 1,000 ImageNet synset strings, from the data timm carries, without importing timm.
+
+    BlissError where timm is missing or no longer carries them.
+    """
+    found = importlib.util.find_spec("timm")
+    places = found.submodule_search_locations if found else None
+    try:
+        folder = Path((places or [""])[0]) / "data" / "_info"
+        lemmas = dict(line.split("\t") for line in _lines(folder / _LEMMAS))
+        lines = tuple(lemmas[synset] for synset in _lines(folder / _SYNSETS))
+    except (OSError, ValueError, KeyError):
+        lines = ()
+    if len(lines) != 1000:
+        raise BlissError(
+            f"the {spec} comes with timm, which is not installed or does not carry it",
+            f"the package timm with its {_LEMMAS}",
+            f"Install it, or give the paper's file as {spec}:PATH",
+        )
+    return PublishedDictionary(spec, lines)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def open_imagenet() -> NameList:

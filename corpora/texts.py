@@ -16,8 +16,8 @@ from ..errors import UsageError
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
 
 ACCEPTED_SPECS = (
-    "imagenet-1k, paper-dictionary:PATH, paper-dictionary-raw:PATH, hf:owner/name, a dataset "
-    "folder, or a .txt, .csv, .tsv, .jsonl, .parquet or COCO .json file"
+    "imagenet-1k, paper-dictionary[:PATH], paper-dictionary-raw[:PATH], hf:owner/name, a "
+    "dataset folder, or a .txt, .csv, .tsv, .jsonl, .parquet or COCO .json file"
 )
 
 CAPTION_COLUMNS = ("caption", "text", "sentence")
@@ -90,7 +90,10 @@ def open_corpus(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
     if spec == "imagenet-1k":
         refuse_options(spec, options, accepted=())
         return builtin.open_imagenet()
-    if scheme in ("paper-dictionary", "paper-dictionary-raw") and rest:
+    if spec in builtin.PUBLISHED_DICTIONARIES:
+        refuse_options(spec, options, accepted=())
+        return builtin.open_published_dictionary(spec)
+    if scheme in builtin.PUBLISHED_DICTIONARIES and rest:
         refuse_options(spec, options, accepted=())
         return builtin.open_dictionary(scheme, Path(rest).expanduser())
     if scheme == "hf" and _HUB_NAME.fullmatch(rest):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..artefacts import write_atomically
 from ..audit.outputs import save_audit
+from ..audit.report.writing import save_report
 from ..audit.request import AuditRequest, run_audit
 from ..audit.result import AuditResult
 from ..audit.run import AuditSettings
@@ -56,6 +57,7 @@ def run_demo(folder: Path, seed: int, progress: Progress, say: Callable[[str], N
     )
     result = run_audit(request, progress, say)
     save_audit(result, request.settings, request.output, {"command": "demo", "seed": seed})
+    save_report(request.output)
     return report(result, planted, folder)
 
 
@@ -120,6 +122,7 @@ def report(result: AuditResult, planted: Planted, folder: Path) -> str:
             *rows,
             "",
             f"Images: {folder / 'images'}   All scores: {folder / 'audit' / 'scores.parquet'}",
+            f"To look at them: {folder / 'audit' / 'report.html'}",
         ]
     )
 

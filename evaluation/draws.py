@@ -1,8 +1,7 @@
 """From a protocol and a world to draws: who is normal, who is reference, who is tested.
 
-Random choices of classes use one `numpy.random.RandomState(seed)` and `choice` without
-replacement, draw after draw. Random references (few-shot, contamination) use a generator of their
-own for each draw, so they do not change which classes are chosen.
+Random references (few-shot, contamination) use a generator of their own for each draw, so they do
+not change which classes are chosen.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import plain
 from .protocols import Protocol
+from .splits import class_splits, some_names, usable_classes
 from .world import OTHER_CLASSES, REFERENCE, TEST, World
 
 
@@ -33,6 +33,8 @@ class Draw:
     group: np.ndarray
     """int64 [n]: 0 normal, 1 + g anomalies of groups[g]."""
     groups: tuple[str, ...]
+    strangers: int = 0
+    """How many of the reference images, the last ones, are anomalous."""
 
     @property
     def anomalous(self) -> np.ndarray:
@@ -48,7 +50,7 @@ def make_draws(world: World, protocol: Protocol) -> tuple[Draw, ...]:
     """
     names = usable_classes(world, protocol)
     _check_outliers(world, protocol)
-    splits = _splits(names, protocol)
+    splits = class_splits(names, protocol)
     repeats = 1 if protocol.choice == "random" else protocol.draws
     if repeats > 1 and protocol.shots is None and not protocol.contamination:
         raise UsageError(
@@ -65,66 +67,11 @@ def make_draws(world: World, protocol: Protocol) -> tuple[Draw, ...]:
     return tuple(draws)
 
 
-def usable_classes(world: World, protocol: Protocol) -> tuple[str, ...]:
-    """The reference set's names of the classes to choose from, in the protocol's order.
-
-    Names are compared without regard to case, underscores and hyphens.
-    """
-    found = {world.labels[row] for row in world.rows_of(REFERENCE)}
-    by_name = {plain(name): name for name in sorted(name for name in found if name is not None)}
-    missing = [name for name in protocol.among if plain(name) not in by_name]
-    if missing:
-        raise UsageError(
-            f"the protocol '{protocol.name}' names {_some(missing)}, "
-            "which the reference set does not have",
-            f"classes among {_some(list(by_name.values()))}",
-            "Correct the protocol or the class folders",
-        )
-    names = tuple(by_name[plain(n)] for n in protocol.among) or tuple(by_name.values())
-    wanted = protocol.class_count
-    if not names or (wanted is not None and len(names) != wanted):
-        raise UsageError(
-            f"the reference set has {len(names)} classes",
-            f"{wanted or 'at least one'}, as the protocol '{protocol.name}' needs",
-            "Give the whole data set, sorted into one folder a class",
-        )
-    return names
-
-
-def _splits(names: Sequence[str], protocol: Protocol) -> list[tuple[str, ...]]:
-    count = len(names)
-    if protocol.choice == "all":
-        return [tuple(names)]
-    if protocol.choice == "each":
-        return [(name,) for name in names]
-    if protocol.choice == "all-but-one":
-        return [tuple(n for n in names if n != left) for left in names]
-    if protocol.choice == "listed":
-        highest = max(number for split in protocol.splits for number in split)
-        if highest >= count:
-            raise UsageError(
-                f"the protocol '{protocol.name}' names class number {highest}",
-                f"numbers from 0 to {count - 1}: there are {count} classes",
-                "Correct the protocol or the class folders",
-            )
-        return [tuple(names[number] for number in split) for split in protocol.splits]
-    assert protocol.size is not None
-    if protocol.size > count:
-        raise UsageError(
-            f"{protocol.size} normal classes of {count} were asked for",
-            f"at most {count}",
-            "Choose fewer, or give a set with more classes",
-        )
-    rng = np.random.RandomState(protocol.seed)
-    chosen = [rng.choice(count, protocol.size, replace=False) for _ in range(protocol.draws)]
-    return [tuple(names[number] for number in numbers) for numbers in chosen]
-
-
 def _check_outliers(world: World, protocol: Protocol) -> None:
     if protocol.outliers and set(protocol.outliers) != set(world.outliers):
         raise UsageError(
-            f"outlier sets {_some(world.outliers) or 'none'} were given",
-            f"{_some(protocol.outliers)}, as the protocol '{protocol.name}' says",
+            f"outlier sets {some_names(world.outliers) or 'none'} were given",
+            f"{some_names(protocol.outliers)}, as the protocol '{protocol.name}' says",
             "Give each as --ood NAME=FOLDER, or write a protocol file with fewer",
         )
 
@@ -173,6 +120,7 @@ def _draw(
         test[left],
         group[left],
         groups,
+        len(strangers),
     )
     _check_draw(world, draw, reference)
     return draw
@@ -229,28 +177,25 @@ def _tests(
 def _check_draw(world: World, draw: Draw, clean: np.ndarray) -> None:
     if not (draw.group == 0).any():
         raise BlissError(
-            f"the test set has no image of {_some(draw.normal)}",
+            f"the test set has no image of {some_names(draw.normal)}",
             "test images of the normal classes",
             "Check that both sets name their classes alike",
         )
     if not draw.anomalous.any() or len(np.unique(draw.group)) < len(draw.groups) + 1:
         raise BlissError(
             "there are no anomalies to test"
-            + (f" in one of {_some(draw.groups)}" if draw.groups else ""),
+            + (f" in one of {some_names(draw.groups)}" if draw.groups else ""),
             "other classes in the test set, or an outlier set",
             "Add --ood NAME=FOLDER, or choose another protocol",
         )
-    normals = {world.hashes[row] for row in [*clean, *draw.test[~draw.anomalous]]}
+    normals = set().union(*(world.keys_of(row) for row in [*clean, *draw.test[~draw.anomalous]]))
     for row in draw.test[draw.anomalous].tolist():
         part = world.part[row]
-        if part > TEST and world.hashes[row] in normals:
+        if part > TEST and world.keys_of(row) & normals:
+            shared = "content" if world.hashes[row] in normals else "id"
             raise BlissError(
                 f"the outlier set '{world.outliers[part - 2]}' overlaps the normal images: its "
-                f"image {row - int(world.rows_of(part)[0])} has the same content as one of them",
+                f"image {row - int(world.rows_of(part)[0])} has the same {shared} as one of them",
                 "outliers that are not normal",
                 "Take the common images out of it",
             )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")

@@ -1,13 +1,10 @@
-"""One table of an evaluation in three formats, the file that repeats it, and a plot."""
+"""What an evaluation leaves behind: its table, a plot, and the file that repeats it."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,73 +13,16 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import FORMAT_VERSION, write_atomically, write_json
-from ..errors import UsageError
 from .draws import Draw
-from .metrics import METRICS, Interval, mean_interval, paired_interval
+from .flagging import CALIBRATION_SHARE, LEVEL
+from .metrics import METRICS, Interval
 from .plot import interval_plot
 from .protocols import Protocol, protocol_facts
 from .run import EvalResult, ScoreResult
+from .tables import FLAGS, csv_table, markdown_table, table_rows
 
 TABLE, SUMMARY = "table", "eval.json"
 LIBRARIES = ("bliss-audit", "numpy", "faiss-cpu", "faiss-gpu")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-
-def table_rows(result: EvalResult, baseline: str | None = None) -> list[dict[str, Any]]:
-    """One dictionary a score, best mean AUROC first: means over draws, groups averaged first.
-
-    With a `baseline`, `gain` is the mean difference in AUROC to it, with its paired bootstrap
-    interval. UsageError where the baseline was not evaluated.
-    """
-    base = _named(result, baseline).metric("auroc") if baseline else None
-    rows = []
-    for found in result.scores:
-        values = found.metric("auroc")
-        interval = mean_interval(values)
-        row: dict[str, Any] = {"score": found.chosen.name, "auroc": interval.mean}
-        row |= {"auroc_low": interval.low, "auroc_high": interval.high}
-        row["auroc_worst"] = float(values.min())
-        if base is not None:
-            gain = paired_interval(values, base)
-            row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-        row |= {name: float(found.metric(name).mean()) for name in METRICS[1:]}
-        if len(result.groups) > 1:
-            for number, group in enumerate(result.groups):
-                row[f"auroc: {group}"] = float(found.metric("auroc", number).mean())
-        row["seconds"] = found.seconds
-        row["peak_mib"] = found.peak_bytes / 2**20
-        rows.append({name: _plain(value) for name, value in row.items()})
-    return sorted(rows, key=lambda row: (-row["auroc"], row["score"]))
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a markdown table: shares in %, each interval in its mean's column."""
-    shown = []
-    for row in rows:
-        cells = {}
-        for name, value in row.items():
-            if name.endswith(("_low", "_high")):
-                continue
-            ends = (row.get(f"{name}_low"), row.get(f"{name}_high"))
-            cells[name] = _cell(name, value) + (_ends(name, ends) if f"{name}_low" in row else "")
-        shown.append(cells)
-    heads = list(shown[0]) if shown else []
-    lines = [" | ".join(_markdown(head) for head in heads), " | ".join(["---"] * len(heads))]
-    lines += [" | ".join(_markdown(cells[head]) for head in heads) for cells in shown]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
-
-
-def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV, numbers in full; no cell is a formula."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    heads = list(rows[0]) if rows else []
-    writer.writerow([_spreadsheet(head) for head in heads])
-    for row in rows:
-        writer.writerow(
-            [_spreadsheet(v) if isinstance(v, str) else v for v in (row[h] for h in heads)]
-        )
-    return out.getvalue()
 
 
 def heading(result: EvalResult, protocol: Protocol) -> str:
@@ -106,8 +46,29 @@ def notes(result: EvalResult) -> list[str]:
         for found in result.scores
         if found.chosen.score.stateful
     ]
+    lines += _flag_notes(result)
     if result.leaked:
         lines.append(f"{result.leaked} test images have the content of a reference image")
+    return lines
+
+
+def _flag_notes(result: EvalResult) -> list[str]:
+    """What the flags were calibrated on, and why some scores have none."""
+    lines = []
+    if any(found.flags is not None for found in result.scores):
+        low, high = min(result.calibration), max(result.calibration)
+        lines.append(
+            f"{FLAGS[0]}, {FLAGS[1]}: flagged by Benjamini–Hochberg at {LEVEL:g}, p-values from "
+            f"{low if low == high else f'{low} to {high}'} held-out reference images a draw "
+            f"({100 * CALIBRATION_SHARE:g} % of each class)"
+        )
+    reasons: dict[str, list[str]] = {}
+    for found in result.scores:
+        if found.flags is None:
+            reasons.setdefault(found.not_flagged, []).append(found.chosen.name)
+    for reason, names in reasons.items():
+        which = "any score" if len(names) == len(result.scores) else ", ".join(names)
+        lines.append(f"no {FLAGS[0]} of {which}: {reason}")
     return lines
 
 
@@ -152,6 +113,8 @@ def eval_facts(
         "skipped": dict(result.skipped),
         "groups": list(result.groups),
         "metrics": list(METRICS),
+        "flagging": {"level": LEVEL, "share": CALIBRATION_SHARE, "metrics": list(FLAGS)},
+        "calibration": list(result.calibration),
         "draws": [_draw_facts(draw) for draw in result.draws],
         "anomaly_ratio": result.anomaly_ratio,
         "leaked": result.leaked,
@@ -169,6 +132,8 @@ def _score_facts(found: ScoreResult) -> dict[str, Any]:
         "parameters": found.chosen.parameters,
         **{name: score[name] for name in kept},
         "values": found.values.tolist(),
+        "flags": None if found.flags is None else found.flags.tolist(),
+        "not_flagged": found.not_flagged,
     }
 
 
@@ -182,53 +147,12 @@ def _draw_facts(draw: Draw) -> dict[str, Any]:
     }
 
 
-def _named(result: EvalResult, name: str) -> ScoreResult:
-    for found in result.scores:
-        if found.chosen.name == name:
-            return found
-    raise UsageError(
-        f"the baseline '{name}' is not among the evaluated scores",
-        f"one of {', '.join(found.chosen.name for found in result.scores)}",
-        "Correct --baseline, or add it with --score",
-    )
-
-
-def _plain(value: Any) -> Any:
-    """NaN has no place in JSON."""
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _low(row: Mapping[str, Any]) -> float:
     return float("nan") if row["auroc_low"] is None else row["auroc_low"]
 
 
 def _high(row: Mapping[str, Any]) -> float:
     return float("nan") if row["auroc_high"] is None else row["auroc_high"]
-
-
-def _cell(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if name == "seconds":
-        return f"{value:.3f}"
-    if name == "peak_mib":
-        return f"{value:.1f}"
-    return f"{100 * value:+.2f}" if name == "gain" else f"{100 * value:.2f}"
-
-
-def _ends(name: str, ends: tuple[float | None, float | None]) -> str:
-    sign = "+" if name == "gain" else ""
-    if ends[0] is None or ends[1] is None:
-        return " [–]"
-    return f" [{100 * ends[0]:{sign}.2f}, {100 * ends[1]:{sign}.2f}]"
-
-
-def _markdown(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
-
-
-def _spreadsheet(text: str) -> str:
-    return "'" + text if text.lstrip().startswith(FORMULA_STARTS) else text
 
 
 def _version(name: str) -> str | None:

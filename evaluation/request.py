@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from ..corpora.images import list_images
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, captions_of, find_captions
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
-from ..indexer.encoding import Encoder, check_same_model
+from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
+from ..scorer.head_file import open_head
 from ..scorer.scores.contract import Score
 from .draws import make_draws
 from .protocols import Protocol
@@ -46,6 +47,10 @@ class EvalRequest:
     baseline: str | None = None
     output: str = "bliss-eval"
     embed: EmbedOptions = field(default_factory=EmbedOptions)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """The options that were given, as JSON values: eval.json keeps them, to be repeated from."""
+    head: str | None = None
+    """A folder that `bliss train oecl` made, for the scores that are trained."""
 
     def folders(self) -> dict[str, str]:
         """Every set's name and folder."""
@@ -56,9 +61,9 @@ Prompts = Callable[[Sequence[str]], np.ndarray]
 """C class names -> float32 [C, d], a unit row for each."""
 
 
-def needs_encoder(request: EvalRequest) -> bool:
-    """Whether any set is a folder of images."""
-    return not all(_embedded(folder) for folder in request.folders().values())
+def holds_images(folders: Iterable[str]) -> bool:
+    """Whether any of the sets must still be embedded."""
+    return not all(_embedded(folder) for folder in folders)
 
 
 def run_eval(
@@ -80,12 +85,16 @@ def run_eval(
             f"one of {', '.join(entry.name for entry in chosen)}",
             "Correct --baseline, or add it with --score",
         )
+    head = open_head(request.head, [entry.score for entry in chosen])
     sets = {
         name: _open_set(name, folder, request, encoder, progress)
         for name, folder in request.folders().items()
     }
     for name, found in sets.items():
         check_same_model(found.model, name, index.model, str(index.folder))
+        check_same_preprocessing(sets["reference"].model, "reference", found.model, name)
+        if head is not None:
+            check_same_model(head.model, head.folder, found.model, name)
     outliers = {name: set_of(sets[name]) for name in request.outliers}
     world = make_world(set_of(sets["reference"]), set_of(sets["test"]), outliers)
     unknown = sorted(set(request.worded) - set(world.labels))
@@ -101,6 +110,7 @@ def run_eval(
         request.k,
         _captions(index, chosen),
         _something(index, encoder),
+        None if head is None else head.arrays,
     )
     result = evaluate(world, draws, words, chosen, progress)
     facts = {
@@ -113,6 +123,8 @@ def run_eval(
             name: index.manifest.get(name) for name in ("count", "corpus", "prompts", "checksums")
         },
         "k": request.k,
+        "asked": dict(request.asked),
+        "head": None if head is None else head.checksums,
     }
     rows = save_report(result, request.protocol, request.output, facts, request.baseline)
     return result, rows, list(sets.values())

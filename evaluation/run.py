@@ -10,28 +10,24 @@ import numpy as np
 
 from ..errors import BlissError, UsageError
 from ..indexer.index_building import Progress, no_progress
-from ..indexer.nearest import Vectors
-from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score
+from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
+from ..scorer.scores.rscin import with_rscin
 from .draws import Draw
+from .flagging import (
+    Calibration,
+    NotFlagged,
+    calibration_of,
+    check_flagging,
+    flagged_metrics,
+    held_out,
+)
 from .metrics import METRICS, all_metrics
+from .queries import Words, fittings_of
 from .shared import Cost, mean_cost, measured, shared_queries, tracing
 from .world import World
 
-
-@dataclass(frozen=True)
-class Words:
-    """The text side, the same for every draw."""
-
-    prompts: Mapping[str, np.ndarray]
-    """Class name -> float32 [d], its label prompt's unit vector."""
-    texts: Vectors
-    """M external texts."""
-    k: int = 10
-    """Texts retrieved for each image."""
-    names: np.ndarray | None = None
-    """str [M]."""
-    something: np.ndarray | None = None
-    """float32 [d], "a photo of something"."""
+RSCIN = "+rscin"
+"""Ends the name of a score that is to be smoothed over the test images."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,10 @@ class Chosen:
         return {**self.score.defaults, **self.changed}
 
 
+Material = tuple[Draw, Query, Calibration]
+"""What one draw's scores work on."""
+
+
 @dataclass(frozen=True)
 class ScoreResult:
     """What one score reached."""
@@ -59,6 +59,10 @@ class ScoreResult:
     """Fitting and scoring one draw, mean over draws, with its part of what scores share."""
     peak_bytes: int
     """Most memory its arrays took at once in any draw; what FAISS takes is not counted."""
+    flags: np.ndarray | None = None
+    """float64 [draws, groups, 2]: realised FDP and power of flagging (see flagging.py)."""
+    not_flagged: str = ""
+    """Why there are no flags."""
 
     def metric(self, name: str, group: int | None = None) -> np.ndarray:
         """float64 [draws], one metric for one group or averaged over them."""
@@ -78,6 +82,8 @@ class EvalResult:
     """Score -> why it could not be used."""
     leaked: int
     """Test images whose content is also in the reference, at most in any draw."""
+    calibration: tuple[int, ...] = ()
+    """Reference images held out to flag with, in each draw."""
 
     @property
     def anomaly_ratio(self) -> float:
@@ -91,14 +97,21 @@ class EvalResult:
 
 
 def choose_scores(names: Sequence[str], known: Mapping[str, Score]) -> tuple[Chosen, ...]:
-    """Scores by name, with parameters as in `knn:k=5` or `bliss:weight=0.3`; none named: all."""
+    """Scores by name, with parameters as in `knn:k=5` or `bliss:weight=0.3`; none named: all.
+
+    `NAME+rscin` is NAME smoothed over the test images.
+    """
     chosen = []
     for spec in names or tuple(known):
         name, _, rest = spec.partition(":")
-        if name not in known:
+        plain = name.removesuffix(RSCIN)
+        if plain not in known:
             raise UsageError(
-                f"the score '{name}' was asked for", f"one of {', '.join(known)}", "Correct --score"
+                f"the score '{name}' was asked for",
+                f"one of {', '.join(known)}, or one of them with {RSCIN} after it",
+                "Correct --score",
             )
+        score = known[plain] if plain == name else with_rscin(known[plain])
         changed = {}
         for pair in rest.split(",") if rest else ():
             key, equals, value = pair.partition("=")
@@ -106,14 +119,14 @@ def choose_scores(names: Sequence[str], known: Mapping[str, Score]) -> tuple[Cho
                 changed[key] = float(value)
             except ValueError:
                 equals = ""
-            if not equals or key not in known[name].defaults:
+            if not equals or key not in score.defaults:
                 raise UsageError(
                     f"--score {spec} was given",
                     f"NAME:PARAMETER=NUMBER with a parameter of {name}: "
-                    f"{', '.join(known[name].defaults) or 'it has none'}",
+                    f"{', '.join(score.defaults) or 'it has none'}",
                     "Correct --score",
                 )
-        chosen.append(Chosen(spec, known[name], changed))
+        chosen.append(Chosen(spec, score, changed))
     if len({entry.name for entry in chosen}) < len(chosen):
         raise UsageError("a score was named twice", "every score once", "Leave one out")
     return tuple(chosen)
@@ -137,7 +150,8 @@ def evaluate(
         raise BlissError(
             "the draws are tested against different groups", "the same in all", "Split them up"
         )
-    fittings = _fittings(world, draws, words, any(c.score.needs_texts for c in scores))
+    fittings = fittings_of(world, draws, words, any(c.score.needs_texts for c in scores))
+    held = [held_out(world, draw) for draw in draws]
     results: list[ScoreResult] = []
     refused: dict[str, BlissError] = {}
     fitted: dict[str, list[Fitted]] = {}
@@ -147,40 +161,30 @@ def evaluate(
             fitted[chosen.name], costs[chosen.name] = _fit_one(chosen, fittings)
         except BlissError as error:
             refused[chosen.name] = error
-    tests = [draw.test for draw in draws]
-    queries, passed = shared_queries(world, tests, words.texts, words.k, fitted)
+    clean = [draw.reference[some] for draw, some in zip(draws, held, strict=True)]
+    asked = [*(draw.test for draw in draws), *clean]
+    queries, passed = shared_queries(world, asked, words, fitted)
+    material = [
+        (draw, query, calibration_of(fitting, some, calibration))
+        for draw, fitting, query, some, calibration in zip(
+            draws, fittings, queries[: len(draws)], held, queries[len(draws) :], strict=True
+        )
+    ]
     for number, chosen in enumerate(scores):
         try:
             if chosen.name in fitted:
                 cost = costs[chosen.name] + passed.get(chosen.name, Cost())
                 # Popped, so that what it holds is free once it is done.
                 made = fitted.pop(chosen.name)
-                results.append(_evaluate_one(chosen, draws, made, queries, cost))
+                results.append(_evaluate_one(chosen, made, material, cost))
         except BlissError as error:
             refused[chosen.name] = error
         progress("scores evaluated", number + 1, len(scores))
     skipped = {c.name: str(refused[c.name]) for c in scores if c.name in refused}
     if skipped and not results:
         raise refused[next(iter(skipped))]
-    return EvalResult(groups, tuple(draws), tuple(results), skipped, _leaked(world, draws))
-
-
-def _fittings(world: World, draws: Sequence[Draw], words: Words, with_texts: bool) -> list[Fitting]:
-    texts = np.zeros((0, world.images.shape[1]), np.float32)
-    if with_texts and words.texts.count:
-        texts = np.concatenate([block for _, block in words.texts.blocks()])
-    made = []
-    for draw in draws:
-        missing = [name for name in draw.normal if name not in words.prompts]
-        if missing:
-            raise BlissError(
-                f"there is no prompt for {', '.join(missing)}", "one for every class", "Add them"
-            )
-        prompts = np.stack([words.prompts[name] for name in draw.normal])
-        normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
-        names = words.names if with_texts else None
-        made.append(Fitting(normals, texts, names, words.something))
-    return made
+    sizes = tuple(int(some.sum()) for some in held)
+    return EvalResult(groups, tuple(draws), tuple(results), skipped, _leaked(world, draws), sizes)
 
 
 def _fit_one(chosen: Chosen, fittings: Sequence[Fitting]) -> tuple[list[Fitted], Cost]:
@@ -193,29 +197,45 @@ def _fit_one(chosen: Chosen, fittings: Sequence[Fitting]) -> tuple[list[Fitted],
 
 
 def _evaluate_one(
-    chosen: Chosen,
-    draws: Sequence[Draw],
-    fitted: Sequence[Fitted],
-    queries: Sequence[Query],
-    before: Cost,
+    chosen: Chosen, fitted: Sequence[Fitted], material: Sequence[Material], before: Cost
 ) -> ScoreResult:
+    draws = [draw for draw, *_ in material]
     values = np.empty((len(draws), len(draws[0].groups), len(METRICS)))
+    flags, not_flagged = np.empty((*values.shape[:2], 2)), ""
+    try:
+        sizes = [len(calibration.query.images) for *_, calibration in material]
+        check_flagging(chosen.score, draws, sizes)
+    except NotFlagged as reason:
+        not_flagged = str(reason)
     costs = []
-    for number, (draw, one, query) in enumerate(zip(draws, fitted, queries, strict=True)):
-        scores, cost = measured(partial(one, query))
+    for number, (draw, query, calibration) in enumerate(material):
+        scores, cost = measured(partial(fitted[number], query))
         costs.append(cost)
-        if scores.shape != draw.test.shape or not np.isfinite(scores).all():
-            raise BlissError(
-                f"{chosen.name} gave scores of shape {scores.shape}, "
-                f"{int((~np.isfinite(scores)).sum())} of them not finite",
-                f"{len(draw.test)} finite numbers",
-                "Report it, or leave this score out",
-            )
+        _check_scores(chosen, scores, len(draw.test))
         for group in range(len(draw.groups)):
             some = np.isin(draw.group, (0, group + 1))
             values[number, group] = all_metrics(scores[some], draw.anomalous[some])
+        if not not_flagged:
+            asked = fitted[number], query, scores
+            try:
+                flags[number] = flagged_metrics(
+                    chosen.score, chosen.changed, calibration, asked, draw
+                )
+            except NotFlagged as reason:
+                not_flagged = str(reason)
     cost = before + mean_cost(costs)
-    return ScoreResult(chosen, values, cost.seconds, cost.peak_bytes)
+    kept = None if not_flagged else flags
+    return ScoreResult(chosen, values, cost.seconds, cost.peak_bytes, kept, not_flagged)
+
+
+def _check_scores(chosen: Chosen, scores: np.ndarray, count: int) -> None:
+    if scores.shape != (count,) or not np.isfinite(scores).all():
+        raise BlissError(
+            f"{chosen.name} gave scores of shape {scores.shape}, "
+            f"{int((~np.isfinite(scores)).sum())} of them not finite",
+            f"{count} finite numbers",
+            "Report it, or leave this score out",
+        )
 
 
 def _leaked(world: World, draws: Sequence[Draw]) -> int:

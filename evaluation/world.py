@@ -23,6 +23,8 @@ class EmbeddedSet:
     """float32 [n, d], unit rows."""
     labels: tuple[str | None, ...]
     hashes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    """What names an image everywhere, "" where nothing does."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class World:
     """int64 [N]: 0 reference, 1 test, 2 + i outlier set i."""
     outliers: tuple[str, ...]
     """Names of the outlier sets."""
+    ids: tuple[str, ...]
+
+    def keys_of(self, row: int) -> set[str]:
+        """What an image of the same content, or of the same id, has in common with this one."""
+        return {self.hashes[row], self.ids[row]} - {""}
 
     def rows_of(self, part: int) -> np.ndarray:
         """int64, the rows of one part."""
@@ -44,8 +51,12 @@ class World:
 
 
 def set_of(images: EmbeddedImages) -> EmbeddedSet:
-    """The images, labels and content hashes of an embedded collection."""
-    return EmbeddedSet(images.vectors, images.labels, images.hashes)
+    """The images, labels and content hashes of an embedded collection.
+
+    Its ids are the paths that are absolute, or addresses: a relative one may occur in two folders.
+    """
+    ids = tuple(path if path.startswith("/") or "://" in path else "" for path in images.paths)
+    return EmbeddedSet(images.vectors, images.labels, images.hashes, ids)
 
 
 def make_world(
@@ -73,6 +84,7 @@ def make_world(
         tuple(content for found in sets for content in _hashes(found)),
         np.repeat(np.arange(len(sets)), [len(found.labels) for found in sets]),
         tuple(outliers),
+        tuple(name for found in sets for name in found.ids or ("",) * len(found.labels)),
     )
 
 

@@ -88,24 +88,37 @@ def decode_image(
     UnreadableImage(reason). `limits.seconds` is not kept here but by `decode_images`; Pillow's own
     pixel limit is off meanwhile, for the whole process, so do not call this from several threads.
     """
-    data = _read_file(path, limits.max_bytes)
+    data = read_image_file(path, limits.max_bytes)
     try:
-        with _own_pixel_limit(), _open(data) as image:
-            if 0 in image.size:
-                raise UnreadableImage(f"the image has no pixels ({shape_of(image)})")
-            if image.width * image.height > limits.max_pixels:
-                raise UnreadableImage(
-                    f"the image has more pixels than the limit of {limits.max_pixels} "
-                    f"({shape_of(image)})"
-                )
-            upright, rotated = _load(image, preprocessing.apply_exif)
+        upright, rotated = upright_rgb(data, limits, preprocessing.apply_exif)
         pixels = np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
     except MemoryError:
         raise UnreadableImage("there is not enough memory to decode the image") from None
     return pixels, hashlib.sha256(data).hexdigest(), rotated
 
 
-def _read_file(path: str, max_bytes: int) -> bytes:
+def upright_rgb(
+    data: bytes, limits: DecodingLimits, apply_exif: bool = True, near: int | None = None
+) -> tuple[Image.Image, bool]:
+    """The first frame of an image file's bytes as RGB, and whether EXIF turned it upright.
+
+    With `near` a JPEG may come smaller than stored, though never below `near` pixels on its
+    shorter side: much faster for thumbnails. Raises UnreadableImage; see `decode_image` on threads.
+    """
+    with _own_pixel_limit(), _open(data) as image:
+        if 0 in image.size:
+            raise UnreadableImage(f"the image has no pixels ({shape_of(image)})")
+        if image.width * image.height > limits.max_pixels:
+            raise UnreadableImage(
+                f"the image has more pixels than the limit of {limits.max_pixels} "
+                f"({shape_of(image)})"
+            )
+        if near is not None:
+            image.draft("RGB", (near, near))
+        return _load(image, apply_exif)
+
+
+def read_image_file(path: str, max_bytes: int) -> bytes:
     """The bytes of a regular file; anything that could block is refused before it is opened."""
     try:
         status = os.stat(path)

@@ -33,6 +33,8 @@ class ModelChoice:
     precision: str | None = None
     batch_size: int | None = None
     allow_torchscript: bool = False
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and standard deviation per channel to standardise pixels with; None: the model's."""
 
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in PRECISIONS:
@@ -98,6 +100,28 @@ def check_same_model(
                 "both from the same model and weights",
                 f"Make {second_name} again with the model of {first_name}, or the other way round",
             )
+
+
+SEEN = ("size", "interpolation", "resize_mode", "mean", "std")
+"""What of the preprocessing two sets of images must share to be comparable."""
+
+
+def check_same_preprocessing(
+    first: Mapping[str, Any], first_name: str, second: Mapping[str, Any], second_name: str
+) -> None:
+    """Raise BlissError when one model saw two sets of images through different preprocessing.
+
+    Embeddings made elsewhere do not say how; for them nothing can be compared.
+    """
+    one, other = first.get("preprocessing") or {}, second.get("preprocessing") or {}
+    differing = [n for n in SEEN if n in one and n in other and one[n] != other[n]]
+    if differing:
+        raise BlissError(
+            f"{first_name} and {second_name} were preprocessed differently "
+            f"({', '.join(differing)} differ)",
+            "images that the model saw alike",
+            f"Embed {second_name} again as {first_name} was, with --preset or without it",
+        )
 
 
 def describe_model(facts: Mapping[str, Any]) -> str:

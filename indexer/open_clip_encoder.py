@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ def load_encoder(choice: ModelChoice) -> Encoder:
         f"{key} {values[key]}{' (chosen)' * (picked[key] is None)}" for key in values
     )
     model = model.to(device).eval()
-    return encoder_of(model, open_clip.get_tokenizer(name), facts, batch_size, chosen)
+    tokenizer = open_clip.get_tokenizer(name)
+    return encoder_of(model, tokenizer, facts, batch_size, chosen, choice.statistics)
 
 
 def encoder_of(
@@ -52,11 +53,17 @@ def encoder_of(
     facts: Mapping[str, Any],
     batch_size: int,
     chosen: str = "",
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> Encoder:
-    """The Encoder of an open_clip model that is already loaded; `facts` may name it."""
+    """The Encoder of an open_clip model that is already loaded; `facts` may name it.
+
+    `statistics` are mean and standard deviation per channel, where not the model's own.
+    """
     device = next(model.parameters()).device
     weights = weights_sha256(model)
     preprocessing = _preprocessing(model)
+    if statistics is not None:
+        preprocessing = replace(preprocessing, mean=statistics[0], std=statistics[1])
     autocast = _autocast(device, facts.get("precision", "fp32"))
     pad = int(tokenizer(["a"])[0, -1])
     context_length = int(tokenizer(["a"]).shape[1])

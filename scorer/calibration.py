@@ -20,6 +20,27 @@ def conformal_p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarra
     return (1 + at_least) / (len(ordered) + 1)
 
 
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """q-values of Benjamini and Hochberg (J. R. Stat. Soc. B 1995): float64 [m].
+
+    q_(i) = min over j >= i of m·p_(j)/j, p_(1) <= … <= p_(m): flagging every q <= α keeps the
+    expected share of false flags below α·π₀ for independent p-values, and for conformal ones with a
+    shared calibration sample, which are PRDS (Bates et al. 2023). Raises UsageError where `p` is
+    not [m] or not all from 0 to 1.
+    """
+    p = np.asarray(p, np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise UsageError(
+            f"p-values of shape {p.shape} were given, not all of them from 0 to 1",
+            "one number from 0 to 1 for each image",
+            "Check how they were computed",
+        )
+    order = np.argsort(p)[::-1]
+    q = np.empty(len(p))
+    q[order] = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
+    return q
+
+
 def hold_out(labels: np.ndarray, hashes: Sequence[str], share: float) -> np.ndarray:
     """bool [n], which images to keep out of the moments for calibration.
 

@@ -22,6 +22,16 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Reference images themselves, for scores that moments do not serve."""
+
+    images: np.ndarray
+    """float32 [s, d], unit rows."""
+    labels: np.ndarray
+    """int64 [s], class numbers, ascending."""
+
+
+@dataclass(frozen=True)
 class Reference:
     """The normal classes: everything scoring needs of them, whatever the corpus."""
 
@@ -34,6 +44,8 @@ class Reference:
     members: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Content hash of each reference image -> the classes it is filed under."""
     calibration: Calibration | None = None
+    sample: Sample | None = None
+    """Some images of the classes whose moments do not hold their rows; see reference_sample.py."""
 
     @property
     def classes(self) -> tuple[str, ...]:

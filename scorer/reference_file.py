@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
 from .moments import ClassMoments, Moments
-from .reference import Calibration, Reference
+from .reference import Calibration, Reference, Sample
 
 KIND = "reference"
 ARRAYS, MEMBERS = "reference.safetensors", "members.parquet"
@@ -42,6 +42,9 @@ def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> No
     if reference.calibration is not None:
         arrays["calibration_images"] = reference.calibration.images
         arrays["calibration_labels"] = reference.calibration.labels
+    if reference.sample is not None:
+        arrays["sample_images"] = reference.sample.images
+        arrays["sample_labels"] = reference.sample.labels
     write_atomically(folder / ARRAYS, lambda file: file.write(save(arrays)))
     members = [(h, c) for h, classes in reference.members.items() for c in classes]
     table = pa.table(
@@ -85,6 +88,9 @@ def load_reference(folder: str | Path) -> Reference:
     calibration = None
     if "calibration_images" in arrays:
         calibration = Calibration(arrays["calibration_images"], arrays["calibration_labels"])
+    sample = None
+    if "sample_images" in arrays:
+        sample = Sample(arrays["sample_images"], arrays["sample_labels"])
     return Reference(
         Moments(classes, _class_moments(arrays)),
         arrays["prompt_vectors"],
@@ -92,6 +98,7 @@ def load_reference(folder: str | Path) -> Reference:
         manifest["model"],
         members,
         calibration,
+        sample,
     )
 
 

@@ -42,6 +42,18 @@ def oracle() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def load_benchmark() -> Callable[[str], ModuleType]:
+    """`load_benchmark(name)` is a script of benchmarks/ as a module."""
+    return lambda name: load_file(Path(__file__).parent.parent / "benchmarks" / f"{name}.py")
+
+
+@pytest.fixture(scope="session")
+def oecl_oracle() -> ModuleType:
+    """OECL's losses and scores again, row by row from the formulas alone."""
+    return load_file(Path(__file__).with_name("oecl_oracle.py"))
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real CLIP embeddings."""
     if "BLISS_TEST_DATA" not in os.environ:

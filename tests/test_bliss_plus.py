@@ -1,15 +1,18 @@
 """bliss+: its parts against an independent oracle, its behaviour where data are few."""
 
-import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from blissaudit.scorer.moderation import VariancePrior, moderated, variance_prior
 from blissaudit.scorer.moments import fit_moments
+from blissaudit.scorer.reference import Reference
+from blissaudit.scorer.reference_sample import images_to_keep
 from blissaudit.scorer.retrieved import gather_texts
-from blissaudit.scorer.scores.bliss_plus import BLISS_PLUS
+from blissaudit.scorer.scores.bliss_plus import BLISS_PLUS, fit_bliss_plus
 from blissaudit.scorer.scores.combination import beyond, learnt_weights, scale_of, standardised
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 
@@ -24,12 +27,13 @@ def world(sizes=(9, 7, 5), seed=0):
     """Normals of C classes around their prompts, external texts, and images to score."""
     rng = np.random.default_rng(seed)
     bias = 3 * rng.normal(size=D)
-    centres = rng.normal(size=(C, D))
+    classes = len(sizes)
+    centres = rng.normal(size=(classes, D))
     prompts = unit(centres + bias)
-    labels = np.repeat(np.arange(C), sizes)
+    labels = np.repeat(np.arange(classes), sizes)
     images = unit(centres[labels] + 0.3 * rng.normal(size=(len(labels), D)))
     texts = unit(rng.normal(size=(M, D)) + bias)
-    normals = Normals(tuple("abc"), prompts, images, labels)
+    normals = Normals(tuple("abc"[:classes]), prompts, images, labels)
     queries = unit(np.concatenate([centres, rng.normal(size=(8, D))]))
     return Fitting(normals, texts), queries
 
@@ -39,100 +43,167 @@ def query(images, texts, k=K):
     return Query(images, gather_texts(nearest_texts(images, vectors, k), vectors.fetch))
 
 
-def oracle(fitting, images, k, **changed):
+class Oracle:
     """bliss+ by loops over images, classes and texts, in float64, with refits for leave-one-out."""
-    weight, tau, keep, prior, far, strong = {**BLISS_PLUS.defaults, **changed}.values()
-    normals = fitting.normals
-    texts, prompts = fitting.texts.astype(float), normals.prompts.astype(float)
-    references = [normals.images[normals.labels == c].astype(float) for c in range(C)]
-    spaced = np.linspace(0, len(texts) - 1, min(1000, len(texts))).astype(int)
-    s0 = [np.mean([(r @ texts[j]).var(ddof=1) for j in spaced]) for r in references]
 
-    def z(x, c, rows, t):
+    def __init__(self, fitting, k, **changed):
+        values = {**BLISS_PLUS.defaults, **changed}
+        self.weight, self.tau, self.rivals = values["weight"], values["tau"], values["rivals"]
+        self.prior, self.far, self.k = values["prior"], values["far"], k
+        normals = fitting.normals
+        self.texts, self.prompts = fitting.texts.astype(float), normals.prompts.astype(float)
+        classes = range(len(self.prompts))
+        self.references = [normals.images[normals.labels == c].astype(float) for c in classes]
+        self.usable = [t for t in self.texts if max(t @ p for p in self.prompts) <= 0.95]
+        spaced = np.linspace(0, len(self.texts) - 1, min(1000, len(self.texts))).astype(int)
+        self.s0 = [np.mean([(r @ self.texts[j]).var(ddof=1) for j in spaced])
+                   for r in self.references]  # fmt: skip
+        self.shrink()
+        self.calibrate()
+
+    def shrink(self):
+        rows = np.concatenate([r - r.mean(axis=0) for r in self.references])
+        n, d = rows.shape
+        s = rows.T @ rows / n
+        mu = np.trace(s) / d
+        delta = ((s - mu * np.eye(d)) ** 2).sum() / d
+        beta = sum(((np.outer(x, x) - s) ** 2).sum() / d for x in rows) / n**2
+        self.rho, self.mu, self.n = max(1 / n, min(beta, delta) / delta), mu, n
+
+    def z(self, x, c, rows, t):
         sims = rows @ t
         n = len(rows)
         s2 = sims.var(ddof=1) if n > 1 else 0.0
-        std = np.sqrt((prior * s0[c] + (n - 1) * s2) / (prior + n - 1))
+        std = np.sqrt((self.prior * self.s0[c] + (n - 1) * s2) / (self.prior + n - 1))
         return (x @ t - sims.mean()) / (std + 1e-8)
 
-    def bliss(x, c, rows):
-        near = sorted(range(len(texts)), key=lambda j: (-np.float32(x @ texts[j]), j))[:k]
-        pulls = [z(x, c, rows, texts[j]) for j in near]
-        return -z(x, c, rows, prompts[c]) + weight * np.mean(pulls)
+    def bliss(self, x, c, rows):
+        near = sorted(range(len(self.texts)), key=lambda j: (-np.float32(x @ self.texts[j]), j))
+        pulls = [self.z(x, c, rows, self.texts[j]) for j in near[: self.k]]
+        return -self.z(x, c, rows, self.prompts[c]) + self.weight * np.mean(pulls)
 
-    q = np.array([np.quantile([t @ p for p in prompts], 0.95) for t in texts])
-    usable = [j for j in range(len(texts)) if max(texts[j] @ p for p in prompts) <= 0.95]
-    count = int(keep * len(usable) + 1e-9)
-    negatives = sorted(usable, key=lambda j: (round(q[j], 9), j))[:count]
+    def distance(self, x, classes, rest):
+        scatter = sum((r - r.mean(axis=0)).T @ (r - r.mean(axis=0)) for r in rest) / self.n
+        inverse = np.linalg.inv(self.rho * self.mu * np.eye(len(x)) + (1 - self.rho) * scatter)
+        means = [rest[c].mean(axis=0) for c in classes]
+        return min(np.sqrt((x - m) @ inverse @ (x - m)) for m in means)
 
-    def log_sum(values):
-        return np.log(np.sum(np.exp(np.array(values) / tau)))
+    def log_text_sum(self, x, rest, also=None):
+        total = 0.0
+        for t in self.usable:
+            odds = [min(30.0, np.exp((y @ t - y @ self.prompts[c]) / self.tau))
+                    for c, rows in enumerate(rest) for y in rows]  # fmt: skip
+            total += np.exp(x @ t / self.tau) / (1 + self.rivals * np.mean(odds))
+        if also is not None:
+            total += np.exp(x @ self.prompts[also] / self.tau)
+        return np.log(total)
 
-    def odds(x, without=None, also=None):
-        labels = [x @ prompts[c] for c in range(C) if c != without]
-        outside = [x @ texts[j] for j in negatives] + (
-            [x @ prompts[also]] if also is not None else []
-        )
-        return log_sum(outside) - log_sum(labels)
+    def pieces(self, x, own=None, i=None, without=None, also=None):
+        """b, n, m and g of x, which is image i of class `own`; class `without` is gone."""
+        rest = list(self.references)
+        if own is not None:
+            rest[own] = np.delete(rest[own], i, axis=0)
+        classes = [c for c in range(len(rest)) if c != without]
+        labels = [x @ self.prompts[c] for c in classes]
+        b = min(self.bliss(x, c, rest[c]) for c in classes)
+        n = self.log_text_sum(x, rest, also) - np.log(np.sum(np.exp(np.array(labels) / self.tau)))
+        middle = x @ np.mean(self.usable, axis=0) if len(rest) == 1 else np.mean(labels)
+        return [b, n, self.distance(x, classes, rest), middle - max(labels)]
 
-    normal, odd, loose = [], [], []
-    for c in range(C):
-        for i, x in enumerate(references[c]):
-            rest = np.delete(references[c], i, axis=0)
-            totals = [bliss(x, e, rest if e == c else references[e]) for e in range(C)]
-            cosine = -max(x @ p for p in prompts)
-            normal.append([min(totals), odds(x), cosine])
-            others = min(t for e, t in enumerate(totals) if e != c)
-            odd.append([others, odds(x, c)])
-            loose.append([others, odds(x, c, c)])
-    normal = np.array(normal)
-    mean, std = normal.mean(axis=0), normal.std(axis=0)
-    scaled = (normal - mean) / std
-    anomalous = (np.array(odd + loose) - mean[:2]) / std[:2]
-    w = learnt_weights(scaled[:, :2], anomalous)
-    out = []
-    for x in images.astype(float):
-        b, n, f = (
-            np.array(
-                [
-                    min(bliss(x, c, references[c]) for c in range(C)),
-                    odds(x),
-                    -max(x @ p for p in prompts),
-                ]
-            )
-            - mean
-        ) / std
-        out.append(w[0] * b + w[1] * n + strong * max(0, b - 2) + far * max(0, f - 2.5))
-    return np.array(out)
+    def calibrate(self):
+        normal, odd, loose = [], [], []
+        several = len(self.references) > 1
+        for c, rows in enumerate(self.references):
+            for i, x in enumerate(rows):
+                normal.append(self.pieces(x, c, i))
+                if several:
+                    odd.append(self.pieces(x, c, i, without=c))
+                    loose.append(self.pieces(x, c, i, without=c, also=c))
+        normal = np.array(normal)
+        self.mean, self.std = normal.mean(axis=0), normal.std(axis=0)
+        scaled = (normal - self.mean) / self.std
+        far = scaled[:, 2] + scaled[:, 3]
+        self.far_mean, self.far_std = far.mean(), far.std()
+        self.w = np.ones(3)
+        if several:
+            anomalous = (np.array(odd + loose) - self.mean) / self.std
+            self.w = learnt_weights(scaled[:, :3], anomalous[:, :3])
+
+    def score(self, x, own=None, i=None):
+        b, n, m, g = (np.array(self.pieces(x, own, i)) - self.mean) / self.std
+        beyond = max(0, (m + g - self.far_mean) / self.far_std - 1)
+        return self.w @ [b, n, m] + self.far * beyond
 
 
-@pytest.mark.parametrize("sizes", [(9, 7, 5), (2, 2, 3), (20, 2, 18)])
+def oracle(fitting, images, k, **changed):
+    truth = Oracle(fitting, k, **changed)
+    return np.array([truth.score(x) for x in images.astype(float)])
+
+
+@pytest.mark.parametrize("sizes", [(9, 7, 5), (2, 2, 3), (20, 2, 18), (7,)])
 def test_equals_the_oracle(sizes):
     fitting, images = world(sizes)
     found = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
     expected = oracle(fitting, images, K)
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [
-        {"weight": 1.5},
-        {"tau": 0.05},
-        {"keep": 0.3},
-        {"prior": 1.0},
-        {"far": 0.0},
-        {"strong": 5.0},
-    ],
+    "changed", [{"weight": 1.5}, {"tau": 0.05}, {"rivals": 200.0}, {"prior": 1.0}, {"far": 0.0}]
 )
 def test_every_parameter_changes_the_score_as_the_oracle_says(changed):
     fitting, images = world()
     asked = query(images, fitting.texts)
     plain = fit_score(BLISS_PLUS, fitting)(asked)
     found = fit_score(BLISS_PLUS, fitting, **changed)(asked)
-    assert np.abs(found - plain).max() > 1e-6
+    assert np.abs(found - plain).max() > 1e-4
     expected = oracle(fitting, images, K, **changed)
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("sizes", [(9, 7, 5), (20, 3, 18)])
+def test_a_reference_image_scores_as_refitting_without_it_says(sizes):
+    """Moments, covariance and text weights without it; scales and learnt weights shared."""
+    fitting, _ = world(sizes)
+    normals = fitting.normals
+    reference = Reference(
+        fit_moments(normals.classes, normals.images, normals.labels), normals.prompts
+    )
+    reference = replace(
+        reference, sample=images_to_keep(reference.moments, normals.images, normals.labels)
+    )
+    scorer = fit_bliss_plus(reference, fitting.texts, BLISS_PLUS.defaults)
+    order = np.random.default_rng(3).permutation(len(normals.labels))
+    left_out = LeftOut(np.arange(len(order)), normals.labels[order])
+    images = normals.images[order]
+    found = scorer(images, query(images, fitting.texts).retrieved, left_out)
+    truth = Oracle(fitting, K)
+    expected = [truth.score(x, c, i) for c, rows in enumerate(truth.references)
+                for i, x in enumerate(rows)]  # fmt: skip
+    np.testing.assert_allclose(found, np.array(expected)[order], rtol=5e-5, atol=5e-5)
+    kept_in = scorer(images, query(images, fitting.texts).retrieved, NOTHING_LEFT_OUT)
+    assert (kept_in < found).mean() > 0.95
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_classes_texts_and_references_does_not_matter(seed):
+    fitting, images = world()
+    rng = np.random.default_rng(seed)
+    classes, texts = rng.permutation(C), rng.permutation(M)
+    rows = rng.permutation(len(fitting.normals.labels))
+    normals = fitting.normals
+    turned = Fitting(
+        Normals(
+            tuple(normals.classes[c] for c in classes),
+            normals.prompts[classes],
+            normals.images[rows],
+            np.argsort(classes)[normals.labels[rows]],
+        ),
+        fitting.texts[texts],
+    )
+    found = fit_score(BLISS_PLUS, turned)(query(images, turned.texts))
+    expected = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
 
 
 def test_moderation_by_hand():
@@ -157,16 +228,34 @@ def test_the_prior_is_the_mean_unbiased_variance_and_lends_itself_to_single_imag
     assert variance_prior(single, texts, 10.0) is None
 
 
-def test_one_image_in_a_class_is_enough_and_one_in_every_class_warns():
+def test_one_image_in_a_class_is_enough_and_said():
     fitting, images = world((6, 1, 5))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with pytest.warns(UserWarning, match=r"one reference image is all there is of b; the spread"):
         found = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
     assert np.isfinite(found).all()
+    assert found[:C].max() < np.median(found[C:])
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_without_any_spread_labels_and_captions_alone_are_compared(copies):
     fitting, images = world((1, 1, 1))
-    with pytest.warns(UserWarning, match=r"no class has two reference images; BLISS is left out"):
+    normals = fitting.normals
+    normals = replace(
+        normals, images=np.tile(normals.images, (copies, 1)), labels=np.tile(normals.labels, copies)
+    )
+    fitting = replace(fitting, normals=normals)
+    with pytest.warns(UserWarning, match=r"no class has two reference images that differ; only"):
         found = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
     assert found[:C].max() < found[C:].max()
+    truth = fit_score(BLISS_PLUS, fitting, prior=1.0)(query(images, fitting.texts))
+    np.testing.assert_array_equal(found, truth)
+
+
+def test_texts_that_are_all_labels_in_other_words_are_refused():
+    fitting, _ = world()
+    texts = unit(np.repeat(fitting.normals.prompts, 3, axis=0) + 0.001)
+    with pytest.raises(BlissError, match=r"all 9 external texts are within cosine 0\.95"):
+        fit_score(BLISS_PLUS, replace(fitting, texts=texts))
 
 
 def test_a_class_without_reference_images_is_named():
@@ -199,6 +288,6 @@ def test_k_is_the_querys_and_changes_the_score():
     fitted = fit_score(BLISS_PLUS, fitting)
     found = {k: fitted(query(images, fitting.texts, k)) for k in (2, K)}
     assert np.abs(found[2] - found[K]).max() > 1e-6
-    np.testing.assert_allclose(found[2], oracle(fitting, images, 2), rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(found[2], oracle(fitting, images, 2), rtol=5e-5, atol=5e-5)
     with pytest.raises(UsageError, match=r"without their retrieved texts"):
         fitted(Query(images))

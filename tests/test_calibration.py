@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.scorer.calibration import conformal_p_values, hold_out
+from blissaudit.scorer.calibration import benjamini_hochberg, conformal_p_values, hold_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +40,27 @@ def test_clean_scores_are_flagged_at_most_as_often_as_promised():
     ]
     # Exactly 5 of 100 ranks give p <= 0.05, so the expected share is 0.05; its error here 0.0015.
     assert np.mean(flagged) == pytest.approx(0.05, abs=0.006)
+
+
+def test_q_values_by_hand():
+    # Sorted: 0.01·4/1, 0.03·4/2, 0.04·4/3 and 0.8; the minimum from the right lowers the second.
+    found = benjamini_hochberg(np.array([0.8, 0.01, 0.04, 0.03]))
+    assert found == pytest.approx([0.8, 0.04, 0.16 / 3, 0.16 / 3])
+    assert benjamini_hochberg(np.zeros(0)).shape == (0,)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 40).map(lambda rank: rank / 40), min_size=1, max_size=50))
+def test_q_values_are_scipys(p):
+    from scipy.stats import false_discovery_control
+
+    assert benjamini_hochberg(np.array(p)) == pytest.approx(false_discovery_control(p, method="bh"))
+
+
+@pytest.mark.parametrize("p", [[0.5, 1.1], [-0.1], [float("nan")], [[0.5]]])
+def test_what_is_no_p_value_is_refused(p):
+    with pytest.raises(UsageError, match=r"p-values of shape \(.*were given, not all"):
+        benjamini_hochberg(np.array(p))
 
 
 def names(count: int) -> list[str]:

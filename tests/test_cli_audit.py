@@ -15,6 +15,7 @@ COLUMNS = {
     "row": "int64",
     "path": "string",
     "label": "string",
+    "content": "string",
     "score": "double",
     "rank": "int64",
     "nearest_class": "string",

@@ -2,24 +2,25 @@
 
 import json
 import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from blissaudit.cli import run
 from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.evaluation.metrics import auroc
+from blissaudit.indexer.embedded_images import read_image_embeddings
+from blissaudit.indexer.encoding import ModelChoice
+from blissaudit.indexer.open_clip_encoder import load_encoder
 from blissaudit.indexer.unit_rows import normalise_rows
 
 NAMES = ("ant", "bee", "cat", "dog")
 PROMPT = "This is a photo of a {}"
 
-
-def write_embeddings(folder, kind, rows, **columns):
-    (folder / f"{kind}_emb").mkdir(parents=True)
-    (folder / "metadata").mkdir()
-    np.save(folder / f"{kind}_emb" / f"{kind}_emb_0.npy", normalise_rows(rows).unit)
-    pq.write_table(pa.table(columns), folder / "metadata" / "metadata_0.parquet")
+small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_worlds.py"))))
+write_embeddings = small.write_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +72,12 @@ random-2: 10 draws, seed 0, 2 normal classes, 18 reference and 32 test images a 
 50.0 % anomalies
 
 | score | auroc | auroc_worst | gain | fpr95_id | fpr95_ood | aupr_in | aupr_out | precision \
-| recall | fdp | seconds | peak_mib |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| recall | fdp | fdp_bh | power_bh | seconds | peak_mib |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 ROWS
 
+no fdp_bh of any score: 2 reference images were held out in draw 1, and fewer than 19 cannot flag \
+all its anomalies at 0.1
 All of it: WORLD/out/eval.json
 """
 
@@ -98,6 +101,13 @@ def test_the_whole_output(world, capsys):
         assert cells[10] == f"{100 * row['fdp']:.2f}"
     assert len(rows) == 2
     assert shown.err.splitlines()[-1].startswith("scores evaluated: 2 of 2")
+
+
+def test_rscin_is_stateful_in_the_table(world, capsys):
+    assert run(call(world, "--score", "bliss+rscin")) == 0
+    shown = capsys.readouterr().out
+    assert "bliss+rscin looks at the other test images too" in shown
+    assert "no fdp_bh of bliss+rscin: it looks at the other test images, so p-values do n" in shown
 
 
 def test_json_is_the_table(world, capsys):
@@ -129,6 +139,9 @@ def test_the_same_request_gives_the_same_numbers(world, usual):
         ("--label", "ant=text 3"),
         ("--ood", "far=FAR"),
         ("--score", "knn:k=2"),
+        ("--score", "bliss+rscin"),
+        ("--prompt", "text {}", "--label", "ant=text 1", "--normal", "ant", "--normal", "bee")
+        + ("--label", "bee=text 2"),
         ("--protocol", "one-class"),
         ("--protocol", "leave-one-out"),
         ("--protocol", "random-3"),
@@ -168,7 +181,8 @@ def test_every_score_of_the_registry_runs_or_says_why_not(world):
     assert run(arguments[: arguments.index("--score")]) == 0
     facts = json.loads((world / "all" / "eval.json").read_text())
     assert set(facts["scores"]) | set(facts["skipped"]) == set(SCORES)
-    assert set(facts["skipped"]) <= {"clip_ad"}
+    trained = {name for name, score in SCORES.items() if score.trained}
+    assert trained <= set(facts["skipped"]) <= {"clip_ad", *trained}
 
 
 @pytest.mark.parametrize(
@@ -182,12 +196,57 @@ def test_every_score_of_the_registry_runs_or_says_why_not(world):
         (("--ood", "test=x"), 2, "--ood test=x was given"),
         (("--label", "yak=text 3"), 2, "--label names yak. Needed: classes of the reference"),
         (("--normal", "yak"), 2, "names yak, which the reference set does not have"),
+        (("--shots", "50"), 1, "has 9 reference images. Needed: at least 50"),
+        (("--ood", "far=CLEAN"), 1, "the outlier set 'far' overlaps the normal images"),
         (("--protocol", "openood-cifar10"), 2, "the reference set has 4 classes. Needed: 10"),
     ],
 )
 def test_a_request_that_cannot_be_met(world, more, code, message, capsys):
+    more = [part.replace("CLEAN", str(world / "clean")) for part in more]
     assert run(call(world, *more)) == code
     assert message in capsys.readouterr().err
+
+
+def clip_ad_by_hand(images, prompts, something):
+    """Share of "a photo of something" in the softmax of 100 cosines, in float64."""
+    logits = 100 * images.astype(float) @ np.vstack([prompts, something[None]]).T.astype(float)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights[:, -1] / weights.sum(axis=1)
+
+
+def check_clip_ad(facts, tested):
+    """CLIP-AD's AUROC in every draw, with the texts embedded by the model that embeds images."""
+    encoder = load_encoder(ModelChoice("demo", device="cpu"))
+    sets = read_image_embeddings(tested)
+    something = encoder.encode_texts(["a photo of something"])[0]
+    for draw, values in zip(facts["draws"], facts["scores"]["clip_ad"]["values"], strict=True):
+        prompts = encoder.encode_texts([f"This is a photo of a {name}" for name in draw["normal"]])
+        scores = clip_ad_by_hand(sets.vectors, prompts, something)
+        anomalous = np.array([label not in draw["normal"] for label in sets.labels])
+        assert values[0][0] == pytest.approx(auroc(scores, anomalous))
+
+
+def test_clip_ad_takes_its_text_from_the_index_where_there_is_no_model(world, capsys):
+    rng = np.random.default_rng(1)
+    rows = np.load(world / "texts" / "text_emb" / "text_emb_0.npy")
+    extra = normalise_rows(rng.standard_normal((1, 16))).unit
+    captions = [PROMPT.format(name) for name in NAMES] + [f"text {row}" for row in range(40)]
+    made = np.vstack([rows, extra])
+    write_embeddings(world / "more", "text", made, caption=[*captions, "a photo of something"])
+    index = str(world / "with-something")
+    assert run(["index", "build", "--embeddings", str(world / "more"), "-o", index]) == 0
+    arguments = call(world, output="something")[: call(world).index("--score")]
+    arguments[arguments.index("--index") + 1] = index
+    assert run([*arguments, "--score", "clip_ad"]) == 0
+    facts = json.loads((world / "something" / "eval.json").read_text())
+    tested = read_image_embeddings(world / "test")
+    for draw, values in zip(facts["draws"], facts["scores"]["clip_ad"]["values"], strict=True):
+        prompts = rows[[NAMES.index(name) for name in draw["normal"]]]
+        scores = clip_ad_by_hand(tested.vectors, prompts, extra[0])
+        anomalous = np.array([label not in draw["normal"] for label in tested.labels])
+        assert values[0][0] == pytest.approx(auroc(scores, anomalous), abs=1e-3)
+    assert run([*call(world)[: call(world).index("--score")], "--score", "clip_ad"]) == 2
+    assert "clip_ad was asked for without its additional text" in capsys.readouterr().err
 
 
 def test_image_folders_with_the_demo_model(tmp_path, capsys):
@@ -214,5 +273,6 @@ def test_image_folders_with_the_demo_model(tmp_path, capsys):
     assert "leave-one-out: 3 draws" in out and "| bliss |" in out and "| clip_ad |" in out
     facts = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert facts["sets"]["test"]["failures"] == 1 and facts["model"]["weights_sha256"]
+    check_clip_ad(facts, tmp_path / "out" / "sets" / "test")
     assert run([*arguments, "--max-failures", "0"]) == 3
     assert "1 image could not be read" in capsys.readouterr().err

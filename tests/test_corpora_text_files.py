@@ -233,7 +233,7 @@ def test_options_without_use_are_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nothing.txt", "no such file or folder.*imagenet-1k, paper-dictionary:PATH"),
+        ("nothing.txt", r"no such file or folder.*imagenet-1k, paper-dictionary\[:PATH"),
         ("", "'' is not a text corpus.*hf:owner/name"),
         ("hf:name", "named hf:owner/name"),
         ("hf:../name", "named hf:owner/name"),

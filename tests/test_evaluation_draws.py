@@ -13,7 +13,8 @@ from blissaudit.evaluation.protocols import (
     protocol_facts,
     protocol_from,
 )
-from blissaudit.evaluation.world import EmbeddedSet, fingerprints, make_world
+from blissaudit.evaluation.world import EmbeddedSet, fingerprints, make_world, set_of
+from blissaudit.indexer.embedded_images import EmbeddedImages
 from blissaudit.indexer.unit_rows import normalise_rows
 
 NAMES = ("ant", "bee", "cat", "dog", "elk")
@@ -123,6 +124,14 @@ def test_contamination_from_an_outlier_set_leaves_its_tests():
         make_draws(small, Protocol("p", "all", others=False, contamination=0.2))
 
 
+def with_the_same_address():
+    named = [f"https://pictures.org/{row}.jpg" for row in range(40)]
+    first = a_set(0, each=8)
+    reference = EmbeddedSet(first.images, first.labels, ids=tuple(named))
+    far = EmbeddedSet(a_set(5, ("x",)).images, ("x",) * 4, ids=("", "", named[7], ""))
+    return make_world(reference, a_set(1), {"far": far})
+
+
 def overlapping():
     world_set = a_set(0, each=8)
     copy = EmbeddedSet(world_set.images[[3]], ("x",))
@@ -140,7 +149,12 @@ def overlapping():
         (a_world, Protocol("p", "each", shots=9), "class 'ant' has 8 reference images. Needed"),
         (a_world, Protocol("p", "all"), "there are no anomalies to test"),
         (a_world, Protocol("p", "each", draws=2), "2 draws were asked of the protocol 'p', in wh"),
-        (overlapping, Protocol("p", "all"), "the outlier set 'far' overlaps the normal images"),
+        (
+            overlapping,
+            Protocol("p", "all"),
+            "'far' overlaps the normal images: its image 0 has the ",
+        ),
+        (with_the_same_address, Protocol("p", "all"), "image 2 has the same id as one of them"),
     ],
 )
 def test_a_protocol_that_does_not_fit(world, protocol, match):
@@ -172,6 +186,29 @@ def broken(change):
 def test_a_set_that_cannot_be_used(test, match):
     with pytest.raises(BlissError, match=match):
         make_world(a_set(0), test, {})
+    with pytest.raises(BlissError, match=match.replace("the test set", "the outlier set 'far'")):
+        make_world(a_set(0), a_set(1), {"far": test})
+
+
+def test_a_reference_that_is_not_finite():
+    bad = broken(lambda rows: rows.__setitem__((2, 0), np.inf))
+    with pytest.raises(BlissError, match=r"the reference set holds 1 vectors .*the first: row 2"):
+        make_world(bad, a_set(1), {})
+
+
+def test_ids_are_addresses_and_absolute_paths_alone():
+    vectors = a_set(0).images[:3]
+    images = EmbeddedImages(
+        vectors,
+        np.arange(3),
+        ("a/1.png", "/data/1.png", "s3://x/1.png"),
+        ("a",) * 3,
+        ("1", "2", "3"),
+        (),
+        {},
+        "here",
+    )
+    assert set_of(images).ids == ("", "/data/1.png", "s3://x/1.png")
 
 
 def test_fingerprints_follow_vectors_and_labels():

@@ -1,18 +1,18 @@
 """NegLabel from the retrieved texts alone: its bounds, its estimate, and the full sum."""
 
 import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from blissaudit.scorer.retrieved import Retrieved
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.neglabel_retrieved import (
     fit_negatives,
     is_negative,
     log_normal_cdf,
     truncated_log_sums,
 )
-from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.similarity import similarity
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,50 +20,14 @@ from scipy.integrate import quad
 from scipy.special import log_ndtr
 from scipy.stats import norm
 
-
-def unit(rows):
-    rows = np.asarray(rows, float)
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def fitting_of(prompts, texts=None, something=None):
-    d = prompts.shape[1]
-    nothing = np.zeros((0, d), np.float32)
-    names = tuple(f"class {i}" for i in range(len(prompts)))
-    normals = Normals(names, prompts, nothing, np.zeros(0, np.int64))
-    return Fitting(normals, nothing if texts is None else texts, something=something)
-
-
-def retrieve(images, texts, k):
-    cosines = images.astype(float) @ texts.T.astype(float)
-    rows = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-    distinct, position = np.unique(rows, return_inverse=True)
-    return Retrieved(
-        np.take_along_axis(cosines, rows, axis=1).astype(np.float32),
-        rows,
-        position.reshape(rows.shape).astype(np.int32),
-        texts[distinct],
-    )
-
-
-def run(name, fitting, images, k=None, **changed):
-    k = min(k or 5, len(fitting.texts))
-    retrieved = retrieve(images, fitting.texts, k) if k else None
-    return fit_score(SCORES[name], fitting, **changed)(Query(images, retrieved))
-
-
-@st.composite
-def worlds(draw_value):
-    """(fitting, images): C = 1 included, few texts, and texts that occur twice."""
-    rng = np.random.default_rng(draw_value(st.integers(0, 2**32 - 1)))
-    d, classes = draw_value(st.integers(2, 7)), draw_value(st.integers(1, 5))
-    texts = unit(rng.standard_normal((draw_value(st.integers(1, 30)), d)))
-    if draw_value(st.booleans()):
-        texts = texts[rng.integers(0, len(texts), len(texts) + 2)]
-    prompts = unit(rng.standard_normal((classes, d)))
-    something = unit(rng.standard_normal(d))
-    images = unit(rng.standard_normal((draw_value(st.integers(1, 6)), d)))
-    return fitting_of(prompts, texts, something), images
+small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_worlds.py"))))
+fitting_of, retrieve, run, unit, worlds = (
+    small.fitting_of,
+    small.retrieve,
+    small.run,
+    small.unit,
+    small.worlds,
+)
 
 
 @settings(max_examples=25, deadline=None)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from blissaudit.corpora.captions import CaptionRules, prepare_captions
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.errors import BlissError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,25 @@ def test_stripped_terms_are_the_same_without_spaces(dictionary):
     assert stripped.rows[-1] == 999
     once = prepare_captions(open_corpus(f"paper-dictionary:{dictionary}"), CaptionRules())
     assert once.counts["kept"] == 1860 - once.counts["duplicate"] == len(set(stripped.captions))
+
+
+@pytest.mark.parametrize("scheme", ["paper-dictionary", "paper-dictionary-raw"])
+def test_without_a_path_the_dictionary_is_rebuilt(dictionary, scheme):
+    rules = CaptionRules(deduplicate=False)
+    given, built = open_corpus(f"{scheme}:{dictionary}"), open_corpus(scheme)
+    assert prepare_captions(built, rules).captions == prepare_captions(given, rules).captions
+    assert (
+        prepare_captions(built, rules).rows.tolist() == prepare_captions(given, rules).rows.tolist()
+    )
+    assert (built.spec, built.keeps_spaces) == (scheme, given.keeps_spaces)
+    assert built.facts()["kind"] == "dictionary"
+    with pytest.raises(UsageError, match="column given for 'paper-dictionary"):
+        open_corpus(scheme, CorpusOptions(column="x"))
+
+
+def test_without_timm_the_dictionary_must_be_given(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        BlissError, match="paper-dictionary comes with timm, which is not installed"
+    ):
+        open_corpus("paper-dictionary")

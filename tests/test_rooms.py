@@ -29,8 +29,11 @@ HEAVY = {
     "open_clip": ("indexer/open_clip_encoder.py", "training/"),
     "timm": ("training/",),
     "faiss": ("indexer/nearest.py",),
-    "datasets": ("corpora/hub.py",),
+    "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
     "click": ("cli.py", "commands/", "training/"),
+    "sklearn": ("audit/adapters/",),
+    "pyod": ("audit/adapters/",),
+    "fiftyone": ("audit/adapters/",),
     "pickle": (),
 }
 

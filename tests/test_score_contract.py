@@ -58,7 +58,13 @@ def world():
     normals = Normals(("ant", "bee", "cat"), unit(text + classes), unit(members), labels)
     names = np.array([f"thing {row}" for row in range(M)])
     images = unit(np.concatenate([*shown, near(image + odd, 0.5, ODD, rng)]))
-    return Fitting(normals, unit(texts), names, unit(text)), images
+    head = {
+        "first": classes, "first_bias": np.zeros(C), "second": np.ones((1, C)),
+        "second_bias": np.zeros(1), "logistic": odd - classes.sum(axis=0),
+        "logistic_bias": np.zeros(1), "normals": normals.images,
+        "outliers": unit(near(image + odd, 0.5, PER_CLASS, rng)),
+    }  # fmt: skip
+    return Fitting(normals, unit(texts), names, unit(text), head), images
 
 
 def retrieve(images, texts):
@@ -174,7 +180,11 @@ def test_only_angles_matter(score):
     normals = replace(normals, prompts=turned(normals.prompts), images=turned(normals.images))
     texts = turned(fitting.texts)
     something = turned(fitting.something)
-    fitting = replace(fitting, normals=normals, texts=texts, something=something)
+    head = {
+        name: array.astype(float) @ turn if array.shape[-1] == D else array
+        for name, array in fitting.head.items()
+    }
+    fitting = replace(fitting, normals=normals, texts=texts, something=something, head=head)
     found = fit_score(score, fitting)(query_of(turned(images), texts))
     if score.name in OF_COORDINATES:
         assert np.abs(found - scored(score.name)).max() > 1e-3
@@ -274,6 +284,19 @@ def test_missing_retrieved_texts_are_named(score):
     message = rf"{re.escape(score.name)} .*without their retrieved texts"
     with pytest.raises(UsageError, match=message):
         fitted(score.name)(Query(world()[1]))
+
+
+@those(lambda score: score.trained)
+def test_a_missing_head_is_named(score):
+    with pytest.raises(UsageError, match=f"{score.name} was asked for without a trained head"):
+        fit_score(score, replace(world()[0], head=None))
+
+
+@those(lambda score: not score.trained)
+def test_a_head_is_not_needed_where_that_is_said(score):
+    fitting, images = world()
+    found = fit_score(score, replace(fitting, head=None))(query_of(images, fitting.texts))
+    np.testing.assert_array_equal(found, scored(score.name))
 
 
 @those(lambda score: not score.needs_index)

@@ -1,46 +1,19 @@
 """Scores that need no reference image against oracles written as loops, on drawn data."""
 
 import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.debiased_negatives import draw
 from blissaudit.scorer.scores.registry import SCORES
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-
-def unit(rows):
-    rows = np.asarray(rows, float)
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def fitting_of(prompts, texts=None, something=None):
-    d = prompts.shape[1]
-    nothing = np.zeros((0, d), np.float32)
-    names = tuple(f"class {i}" for i in range(len(prompts)))
-    normals = Normals(names, prompts, nothing, np.zeros(0, np.int64))
-    return Fitting(normals, nothing if texts is None else texts, something=something)
-
-
-def run(name, fitting, images, **changed):
-    return fit_score(SCORES[name], fitting, **changed)(Query(images))
-
-
-@st.composite
-def worlds(draw_value):
-    """(fitting, images): C = 1 included, few texts, and texts that occur twice."""
-    rng = np.random.default_rng(draw_value(st.integers(0, 2**32 - 1)))
-    d, classes = draw_value(st.integers(2, 7)), draw_value(st.integers(1, 5))
-    texts = unit(rng.standard_normal((draw_value(st.integers(1, 30)), d)))
-    if draw_value(st.booleans()):
-        texts = texts[rng.integers(0, len(texts), len(texts) + 2)]
-    prompts = unit(rng.standard_normal((classes, d)))
-    something = unit(rng.standard_normal(d))
-    images = unit(rng.standard_normal((draw_value(st.integers(1, 6)), d)))
-    return fitting_of(prompts, texts, something), images
+small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_worlds.py"))))
+fitting_of, run, unit, worlds = small.fitting_of, small.run, small.unit, small.worlds
 
 
 def longer(rows):

@@ -2,14 +2,15 @@
 
 import json
 import os
+import runpy
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.scorer.retrieved import Retrieved
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.contract import Query, fit_score
 from blissaudit.scorer.scores.neglabel_retrieved import (
     fit_negatives,
     is_negative,
@@ -19,25 +20,8 @@ from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.similarity import similarity
 from scipy.stats import rankdata
 
-
-def fitting_of(prompts, texts):
-    d = prompts.shape[1]
-    nothing = np.zeros((0, d), np.float32)
-    names = tuple(f"class {i}" for i in range(len(prompts)))
-    normals = Normals(names, prompts, nothing, np.zeros(0, np.int64))
-    return Fitting(normals, texts)
-
-
-def retrieve(images, texts, k):
-    cosines = images.astype(float) @ texts.T.astype(float)
-    rows = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-    distinct, position = np.unique(rows, return_inverse=True)
-    return Retrieved(
-        np.take_along_axis(cosines, rows, axis=1).astype(np.float32),
-        rows,
-        position.reshape(rows.shape).astype(np.int32),
-        texts[distinct],
-    )
+small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_worlds.py"))))
+fitting_of, retrieve = small.fitting_of, small.retrieve
 
 
 # Known points: Caltech-101 (30 of 44 normal classes, 10 draws) and the first 1,000 real texts.

@@ -1,13 +1,15 @@
 """Scores that need no reference image: cases by hand, parameters, errors, memory."""
 
 import math
+import runpy
 import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.scorer.retrieved import Retrieved
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.contract import Query, fit_score
 from blissaudit.scorer.scores.csp import average_templates
 from blissaudit.scorer.scores.debiased_negatives import draw, log_mean_positive
 from blissaudit.scorer.scores.negative_texts import random_groups
@@ -27,36 +29,8 @@ NAMES = (
     "neglabel_retrieved",
 )
 
-
-def unit(rows):
-    rows = np.asarray(rows, float)
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def fitting_of(prompts, texts=None, something=None):
-    d = prompts.shape[1]
-    nothing = np.zeros((0, d), np.float32)
-    names = tuple(f"class {i}" for i in range(len(prompts)))
-    normals = Normals(names, prompts, nothing, np.zeros(0, np.int64))
-    return Fitting(normals, nothing if texts is None else texts, something=something)
-
-
-def retrieve(images, texts, k):
-    cosines = images.astype(float) @ texts.T.astype(float)
-    rows = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-    distinct, position = np.unique(rows, return_inverse=True)
-    return Retrieved(
-        np.take_along_axis(cosines, rows, axis=1).astype(np.float32),
-        rows,
-        position.reshape(rows.shape).astype(np.int32),
-        texts[distinct],
-    )
-
-
-def run(name, fitting, images, k=None, **changed):
-    k = min(k or 5, len(fitting.texts))
-    retrieved = retrieve(images, fitting.texts, k) if k else None
-    return fit_score(SCORES[name], fitting, **changed)(Query(images, retrieved))
+small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_worlds.py"))))
+fitting_of, retrieve, run, unit = small.fitting_of, small.retrieve, small.run, small.unit
 
 
 # Cases by hand: e1 is the label, e2 something else, and x lies between or on one of them.

@@ -1,101 +1,179 @@
-"""bliss+: BLISS and the softmax against external texts, which make different mistakes, as one.
-
-Three pieces of evidence, each standardised on the reference images left out of their own class:
+"""bliss+: four pieces of evidence that make different mistakes, as one score.
 
 - b, BLISS with moderated variances: how far x lies from its nearest class, in that class's terms;
-- n, the log-odds of the external texts against the labels, log Σ_j e^{r_j/τ} − log Σ_i e^{s_i/τ}
-  over the share `keep` of texts most distant from the labels: which side wins the competition;
-- c, minus the largest label cosine, which alone is best where everything is unlike every label.
+- n, the log-odds of the external texts against the labels, each text weighted by how seldom it
+  beats the label of a normal image (`text_weights`): which side wins the competition;
+- m, the Mahalanobis distance to the nearest class mean: what the images say without any text;
+- g, the mean label cosine minus the largest: how undecided the labels are.
 
-score = w_b·b + w_n·n + far·max(0, c − 2.5) + strong·max(0, b − 2). The weights w are learnt by
-leaving out whole reference classes (`combination.learnt_weights`); c only speaks beyond nearly all
-reference images, so that it cannot blur what the others decide. docs/bliss-plus.md tells how it was
-chosen and what failed.
+Each is standardised on reference images left out of their own class. With z of them all,
+
+    score = w_b·b + w_n·n + w_m·m + far·max(0, z(g + m) − 1)
+
+The first three tell near anomalies; the weights w are learnt by leaving out whole reference classes
+(`combination.learnt_weights`). What is far off is unlike every class and every label at once: the
+last term speaks for it, and hardly for a normal image. docs/bliss-plus.md tells how it was chosen
+and what failed.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
 from ...errors import UsageError
 from ...indexer.nearest import array_vectors, nearest_texts
-from ..class_blocks import class_blocks
 from ..leave_one_out import NOTHING_LEFT_OUT, LeftOut
-from ..moderation import VariancePrior, variance_prior
+from ..moderation import variance_prior
 from ..moments import fit_moments
-from ..reference import Reference
+from ..reference import Reference, Sample
+from ..reference_sample import images_to_keep, sample_of
 from ..retrieved import Retrieved, gather_texts
 from ..text_statistics import check_counts
 from .combination import Scale, beyond, learnt_weights, scale_of, standardised
-from .contract import Fitted, Fitting, Normals, Query, Score
-from .negative_texts import mine
-from .parameters import between, positive
-from .similarity import similarity, slices
+from .contract import Fitted, Fitting, Query, Score
+from .parameters import between, positive, whole
+from .plus_evidence import (
+    Evidence,
+    Normal,
+    Pairs,
+    evidence,
+    pairs_of,
+    sample_evidence,
+)
+from .pooled_distance import fit_pooled
+from .text_weights import fit_tail, fit_text_weights
 
 PRIOR_TEXTS = 1000
 """Texts, evenly spaced in the corpus, that a class's mean variance is taken over."""
 
-FAR_START, STRONG_START = 2.5, 2.0
-"""Deviations beyond which c, and b once more, speak."""
+FAR_START = 1.0
+"""Deviations beyond which the far evidence speaks."""
 
-IMAGES_AT_ONCE = 2048
+Scorer = Callable[[np.ndarray, Retrieved, LeftOut], np.ndarray]
+"""Images [n, d], their retrieved texts and who is left out of which class, to float64 [n]."""
 
 
 @dataclass(frozen=True)
 class _Calibration:
-    """What the reference images say of the pieces, for one k."""
+    """What the sample says of the pieces, for one k."""
 
-    bliss: Scale
-    odds: Scale
+    near: tuple[Scale, Scale, Scale]
+    """Of b, n and m."""
+    margin: Scale
     far: Scale
+    """Of z(g) + z(m)."""
     weights: np.ndarray
-    """float64 [2], of BLISS and of the odds."""
+    """float64 [3], of b, n and m; without spread n alone counts."""
 
 
-def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
-    """Fit moments and priors; the reference images are calibrated with each query's own k.
+def fit_bliss_plus(
+    reference: Reference, texts: np.ndarray, parameters: Mapping[str, float]
+) -> Scorer:
+    """A scorer from the reference and all external texts [M, d].
 
-    Raises as BLISS, NegLabel's mining and the parameters do. Where no class has two reference
-    images there is no spread to standardise BLISS with: a warning is given and it is left out.
+    An image left out of its class is left out of the class's moments, of the pooled covariance and
+    of the text weights; scales and learnt weights are the same for all images. Where a class has
+    one image, or none has two that differ, a warning says what that costs. Raises as BLISS, the
+    text weights and the parameters do.
     """
-    normals, texts = fitting.normals, fitting.texts
-    tau, weight = positive(parameters, "tau"), between(parameters, "weight", 0, np.inf)
+    normal = _fit_normal(reference, texts, parameters)
     far = between(parameters, "far", 0, np.inf)
-    strong = between(parameters, "strong", 0, np.inf)
-    mining = {"quantile": 0.95, "keep": parameters["keep"], "drop": 0.95}
-    negatives = texts[mine(fitting, mining).negatives]
-    moments = fit_moments(normals.classes, normals.images, normals.labels)
-    check_counts(moments, needed=1)
-    reference = Reference(moments, normals.prompts)
-    spaced = np.linspace(0, len(texts) - 1, min(PRIOR_TEXTS, len(texts))).astype(int)
-    prior = variance_prior(moments, texts[spaced], positive(parameters, "prior"))
-    if prior is None:
-        warnings.warn("bliss+: no class has two reference images; BLISS is left out", stacklevel=2)
+    vectors = array_vectors(np.ascontiguousarray(texts))
 
     @cache
     def calibration(k: int) -> _Calibration:
-        own = normals if prior is None else _in_company(normals, moments.counts)
-        vectors = array_vectors(np.ascontiguousarray(texts))
-        retrieved = gather_texts(nearest_texts(own.images, vectors, k), vectors.fetch)
-        without, bliss = _bliss(own.images, retrieved, reference, weight, prior, own.labels)
-        labels = similarity(own.images, own.prompts, tau)
-        against = similarity(own.images, negatives, tau).log_sum
-        odds = against - labels.log_sum
-        scales = scale_of(bliss), scale_of(odds), scale_of(-labels.largest)
-        weights = np.ones(2)
-        if prior is not None and len(own.classes) > 1:
-            pieces = [(bliss, odds), *((without, o) for o in _odds_without_own(own, against, tau))]
-            normal, *anomalous = (
-                np.column_stack([standardised(b, scales[0]), standardised(n, scales[1])])
-                for b, n in pieces
-            )
-            weights = learnt_weights(normal, np.concatenate(anomalous))
-        return _Calibration(*scales, weights)
+        sample = normal.sample
+        retrieved = gather_texts(nearest_texts(sample.images, vectors, k), vectors.fetch)
+        everyone = np.arange(len(sample.labels))
+        pairs = Pairs(LeftOut(everyone, sample.labels), np.ones(len(everyone), bool))
+        return _calibrate(normal, retrieved, pairs)
+
+    def scores(images: np.ndarray, retrieved: Retrieved, left_out: LeftOut) -> np.ndarray:
+        found = calibration(retrieved.rows.shape[1])
+        pairs = pairs_of(normal.sample, images, left_out)
+        pieces = evidence(normal, images, retrieved, pairs)
+        near = _near(pieces, found)
+        return near @ found.weights + far * beyond(
+            standardised(_far(pieces, found.near[2], found.margin), found.far), FAR_START
+        )
+
+    return scores
+
+
+def _fit_normal(reference: Reference, texts: np.ndarray, parameters: Mapping[str, float]) -> Normal:
+    tau, weight = positive(parameters, "tau"), between(parameters, "weight", 0, np.inf)
+    strength, most = positive(parameters, "rivals"), whole(parameters, "full", 0)
+    check_counts(reference.moments, needed=1)
+    counts = reference.moments.counts
+    sample = sample_of(reference)
+    spaced = np.linspace(0, len(texts) - 1, min(PRIOR_TEXTS, len(texts))).astype(int)
+    prior = variance_prior(reference.moments, texts[spaced], positive(parameters, "prior"))
+    several = counts[sample.labels] > 1
+    in_company = Sample(sample.images[several], sample.labels[several])
+    pooled = fit_pooled(reference.moments, in_company)
+    spread = None if prior is None or pooled is None else (prior, pooled)
+    _warn(reference, spread is not None)
+    if spread is not None:
+        sample = in_company
+    references = sample.images, sample.labels
+    weighted = fit_text_weights(texts, reference.prompt_vectors, references, strength, tau)
+    tail = fit_tail(weighted) if len(texts) > most else None
+    return Normal(reference, sample, weighted, tail, spread, weight)
+
+
+def _warn(reference: Reference, spread: bool) -> None:
+    alone = [
+        name for name, n in zip(reference.classes, reference.moments.counts, strict=True) if n == 1
+    ]
+    if not spread:
+        warnings.warn(
+            "bliss+: no class has two reference images that differ; only labels and captions "
+            "are compared",
+            stacklevel=4,
+        )
+    elif alone:
+        some = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
+        warnings.warn(
+            f"bliss+: one reference image is all there is of {some}; the spread of the other "
+            "classes is taken",
+            stacklevel=4,
+        )
+
+
+def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> _Calibration:
+    pieces, *anomalies = sample_evidence(normal, retrieved, pairs)
+    near = scale_of(pieces.bliss), scale_of(pieces.odds), scale_of(pieces.distance)
+    margin = scale_of(pieces.margin)
+    far = scale_of(_far(pieces, near[2], margin))
+    found = _Calibration(near, margin, far, np.ones(3))
+    if normal.spread is None or len(normal.reference.classes) == 1:
+        return found
+    anomalous = np.concatenate([_near(each, found) for each in anomalies])
+    return replace(found, weights=learnt_weights(_near(pieces, found), anomalous))
+
+
+def _near(pieces: Evidence, found: _Calibration) -> np.ndarray:
+    """float64 [n, 3], b, n and m standardised."""
+    raw = pieces.bliss, pieces.odds, pieces.distance
+    return np.column_stack([standardised(*pair) for pair in zip(raw, found.near, strict=True)])
+
+
+def _far(pieces: Evidence, distance: Scale, margin: Scale) -> np.ndarray:
+    return standardised(pieces.distance, distance) + standardised(pieces.margin, margin)
+
+
+def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """From reference images; UsageError for a query without retrieved texts."""
+    normals = fitting.normals
+    moments = fit_moments(normals.classes, normals.images, normals.labels)
+    kept = images_to_keep(moments, normals.images, normals.labels)
+    reference = Reference(moments, normals.prompts, sample=kept)
+    scorer = fit_bliss_plus(reference, fitting.texts, parameters)
 
     def scores(query: Query) -> np.ndarray:
         if query.retrieved is None:
@@ -104,87 +182,26 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
                 "the nearest external texts of every image",
                 "Retrieve them from a caption index first",
             )
-        found = calibration(query.retrieved.rows.shape[1])
-        labels = similarity(query.images, normals.prompts, tau)
-        odds = similarity(query.images, negatives, tau).log_sum - labels.log_sum
-        n = standardised(odds, found.odds)
-        total = far * beyond(standardised(-labels.largest, found.far), FAR_START)
-        if prior is None:
-            return n + total
-        _, bliss = _bliss(query.images, query.retrieved, reference, weight, prior, None)
-        b = standardised(bliss, found.bliss)
-        return (
-            found.weights[0] * b + found.weights[1] * n + strong * beyond(b, STRONG_START) + total
-        )
+        return scorer(query.images, query.retrieved, NOTHING_LEFT_OUT)
 
     return scores
 
 
-def _in_company(normals: Normals, counts: np.ndarray) -> Normals:
-    """The reference images of classes with at least two: one can be left out of those."""
-    kept = counts[normals.labels] > 1
-    return Normals(normals.classes, normals.prompts, normals.images[kept], normals.labels[kept])
-
-
-def _bliss(
-    images: np.ndarray,
-    retrieved: Retrieved,
-    reference: Reference,
-    weight: float,
-    prior: VariancePrior | None,
-    labels: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest ICS + λ·ETS over all classes but the own, and over all, float64 [n] each.
-
-    Images with `labels` are left out of their class. Zeros without a prior.
-    """
-    n = len(images)
-    if prior is None:
-        return np.zeros(n), np.zeros(n)
-    lowest, others = np.full(n, np.inf), np.full(n, np.inf)
-    left_out = NOTHING_LEFT_OUT if labels is None else LeftOut(np.arange(n), labels)
-    for block in class_blocks(images, retrieved, reference, left_out, prior):
-        total = block.ics + weight * block.ets
-        lowest[block.images] = np.minimum(lowest[block.images], total.min(axis=1))
-        if labels is not None:
-            own = labels[block.images] - block.classes.start
-            here = np.flatnonzero((own >= 0) & (own < total.shape[1]))
-            total[here, own[here]] = np.inf
-            others[block.images] = np.minimum(others[block.images], total.min(axis=1))
-    return others, lowest
-
-
-def _odds_without_own(
-    own: Normals, against: np.ndarray, tau: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of each reference image with its class's label gone, float64 [m] each: the label
-    nowhere, and the label among the external texts, as the names of real anomalies often are."""
-    nowhere, outside = np.empty(len(own.images)), np.empty(len(own.images))
-    for rows in slices(len(own.images), IMAGES_AT_ONCE):
-        cosines = own.images[rows].astype(np.float64) @ own.prompts.T.astype(np.float64) / tau
-        here = np.arange(len(cosines))
-        label = cosines[here, own.labels[rows]]
-        cosines[here, own.labels[rows]] = -np.inf
-        top = cosines.max(axis=1)
-        rest = top + np.log(np.exp(cosines - top[:, None]).sum(axis=1))
-        nowhere[rows] = against[rows] - rest
-        outside[rows] = np.logaddexp(against[rows], label) - rest
-    return nowhere, outside
-
-
 BLISS_PLUS = Score(
     name="bliss+",
-    formula="w_b·z(BLISS, moderated) + w_n·z(log Σ_j e^{r_j/τ} − log Σ_i e^{s_i/τ}) "
-    "+ far·max(0, z(−max_i s_i) − 2.5) + strong·max(0, z(BLISS) − 2)",
-    source="this project; its parts: BLISS arXiv 2407.17083, NegLabel arXiv 2403.20078",
+    formula="w_b·z(BLISS, moderated) + w_n·z(log Σ_j w_j e^{r_j/τ} − log Σ_i e^{s_i/τ}) "
+    "+ w_m·z(m) + far·max(0, z(z(g) + z(m)) − 1), m the Mahalanobis distance to the nearest class "
+    "mean, g = mean_i s_i − max_i s_i",
+    source="this project; its parts: BLISS arXiv 2407.17083, NegLabel arXiv 2403.20078, "
+    "Mahalanobis arXiv 1807.03888, MCM arXiv 2211.13445",
     fit=_fit,
     defaults={
         "weight": 0.5,
         "tau": 0.01,
-        "keep": 0.9,
+        "rivals": 10.0,
         "prior": 10.0,
-        "far": 4.0,
-        "strong": 1.0,
+        "far": 2.0,
+        "full": 200_000,
     },
     needs_normals=True,
     needs_texts=True,

@@ -39,6 +39,8 @@ class Fitting:
     """str [M], the texts themselves, for scores that look at words."""
     something: np.ndarray | None = None
     """float32 [d], the unit vector of "a photo of something", for CLIP-AD."""
+    head: Mapping[str, np.ndarray] | None = None
+    """What `bliss train oecl` left, by name, for scores that are trained on outlier images."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Query:
     terms: Mapping[object, np.ndarray] = field(default_factory=dict)
     """Term over all external texts -> float64 [n], worked out beforehand for several scores
     together; see `text_terms.with_terms`."""
+    views: np.ndarray | None = None
+    """float32 [n, V, d], views of each image, for scores that average over them."""
 
 
 Fitted = Callable[[Query], np.ndarray]

@@ -81,6 +81,13 @@ def weighed(covariance: Covariance, rows: np.ndarray) -> np.ndarray:
     return rows / covariance.outside + excess @ covariance.directions
 
 
+def whiten(covariance: Covariance, rows: np.ndarray) -> np.ndarray:
+    """float64 [b, d], `rows` float64 [b, d] times Σ*^(-1/2): distances there are Mahalanobis."""
+    outside = 1 / np.sqrt(covariance.outside)
+    along = (rows @ covariance.directions.T) * (1 / np.sqrt(covariance.variance) - outside)
+    return rows * outside + along @ covariance.directions
+
+
 def _principal(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues [r] and eigenvectors [r, d] of S, r = min(n, d), those of value 0 among them."""
     n, d = centred.shape

@@ -75,20 +75,30 @@ def truncated_log_sums(
     last = cosines.min(axis=1)
     with np.errstate(divide="ignore"):
         log_rest = np.log(rest)
-    mean = np.empty(len(images))
-    deviation = np.empty(len(images))
-    for block in slices(len(images), IMAGES_AT_ONCE):
-        rows = np.asarray(images[block], np.float64)
-        mean[block] = rows @ negatives.mean
-        variance = np.einsum("nd,nd->n", rows @ negatives.covariance, rows)
-        deviation[block] = np.sqrt(np.maximum(variance, 1e-18))
-    edge = (last - mean) / deviation
-    each = mean / tau + 0.5 * (deviation / tau) ** 2
-    each += log_normal_cdf(edge - deviation / tau) - log_normal_cdf(edge)
-    estimate = log_rest + np.minimum(each, last / tau)
+    estimate = log_rest + log_mean_below(images, negatives.mean, negatives.covariance, last, tau)
     return LogSums(
         lowest, np.logaddexp(lowest, estimate), np.logaddexp(lowest, log_rest + last / tau)
     )
+
+
+def log_mean_below(
+    images: np.ndarray, mean: np.ndarray, covariance: np.ndarray, last: np.ndarray, tau: float
+) -> np.ndarray:
+    """float64 [n], log E[e^{r/τ} | r <= r_k] for unit rows `images` [n, d] and r_k `last` [n].
+
+    r is taken as normal with the mean and variance that texts of `mean` [d] and `covariance`
+    [d, d] give it. Never above r_k/τ.
+    """
+    middle, deviation = np.empty(len(images)), np.empty(len(images))
+    for block in slices(len(images), IMAGES_AT_ONCE):
+        rows = np.asarray(images[block], np.float64)
+        middle[block] = rows @ mean
+        variance = np.einsum("nd,nd->n", rows @ covariance, rows)
+        deviation[block] = np.sqrt(np.maximum(variance, 1e-18))
+    edge = (last - middle) / deviation
+    each = middle / tau + 0.5 * (deviation / tau) ** 2
+    each += log_normal_cdf(edge - deviation / tau) - log_normal_cdf(edge)
+    return np.minimum(each, last / tau)
 
 
 def log_normal_cdf(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,57 @@
+"""A finished audit as a FiftyOne dataset, to look at in its app.
+
+FiftyOne cannot be installed where this is tested, so the tests check the calls against its
+documented interface (`Dataset`, `Sample`, `Classification`, `add_samples`), not against itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import BlissError
+from ..pictures import picture_file
+from ..run_folder import RunFolder
+
+COLUMNS = (
+    "row",
+    "path",
+    "label",
+    "score",
+    "rank",
+    "nearest_class",
+    "p",
+    "q",
+    "flagged",
+    "captions",
+)
+CAPTIONS = 3
+
+
+def to_fiftyone(run: RunFolder, name: str) -> Any:
+    """A new FiftyOne dataset called `name`: one sample an image, most anomalous first.
+
+    Fields: `ground_truth` (the label, where there is one) and `bliss_nearest` as classifications,
+    `bliss_score` (higher = more anomalous), `bliss_rank`, `bliss_captions`, and `bliss_p`,
+    `bliss_q`, `bliss_flagged` where the run has them. Raises BlissError where FiftyOne is missing.
+    """
+    try:
+        import fiftyone
+    except ImportError as error:
+        raise BlissError(
+            "FiftyOne is not installed", "the package fiftyone", "pip install fiftyone"
+        ) from error
+    table = run.columns(COLUMNS).sort_by("rank")
+    samples = []
+    for image in table.to_pylist():
+        sample = fiftyone.Sample(filepath=picture_file(run.source, image["path"]))
+        if image["label"] is not None:
+            sample["ground_truth"] = fiftyone.Classification(label=image["label"])
+        sample["bliss_nearest"] = fiftyone.Classification(label=image["nearest_class"])
+        sample["bliss_captions"] = image["captions"][:CAPTIONS]
+        for field in ("score", "rank", "p", "q", "flagged"):
+            if image.get(field) is not None:
+                sample[f"bliss_{field}"] = image[field]
+        samples.append(sample)
+    dataset = fiftyone.Dataset(name)
+    dataset.add_samples(samples)
+    return dataset

@@ -1,0 +1,220 @@
+"""Carry out decisions: a cleaned list, or a cleaned copy. Originals are only ever read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..artefacts import write_atomically
+from ..errors import BlissError, UsageError
+from ..indexer.index_building import Progress, no_progress
+from ..indexer.preprocessing import UnreadableImage
+from .decisions import RELABEL, REMOVE, Decision, label_problem
+from .pictures import picture_bytes, picture_file
+from .run_folder import RunFolder
+from .safe_text import FORMULA_STARTS, spreadsheet_text, terminal_text
+from .stored_images import audited_embeddings
+
+
+@dataclass(frozen=True)
+class CleanedImage:
+    """One image that stays."""
+
+    path: str
+    """As the run lists it."""
+    label: str | None
+    """Its label, the new one where it was relabelled."""
+    old_label: str | None
+    content: str | None
+    """SHA-256 of its file, None where the run knows none."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What is left of a collection, in its order, and how many images each decision took."""
+
+    images: tuple[CleanedImage, ...]
+    counts: Counter[str]
+    failed: int
+    """Images that the audit could not read; they are in neither list nor copy."""
+
+
+def clean(run: RunFolder, decisions: Sequence[Decision]) -> Cleaned:
+    """The collection of a run without removed images, relabelled ones under their new label.
+
+    Images without a decision are kept.
+    """
+    table = run.columns(["row", "path", "label"])
+    made = {decision.row: decision for decision in decisions}
+    stored = audited_embeddings(run)
+    rows = table["row"].to_numpy()
+    hashes: list[str] | list[None] = [None] * len(rows)
+    if stored is not None and stored.ours:
+        hashes = stored.hashes(range(len(rows)))
+    images = []
+    for row, path, label, content in zip(
+        rows.tolist(), table["path"].to_pylist(), table["label"].to_pylist(), hashes, strict=True
+    ):
+        decision = made.get(row)
+        if decision is None or decision.decision != REMOVE:
+            new = decision.label if decision is not None and decision.label else label
+            images.append(CleanedImage(path, new, label, content))
+    counts = Counter(decision.decision for decision in decisions)
+    return Cleaned(tuple(images), counts, int(run.facts["images"]["failed"]))
+
+
+def summary(cleaned: Cleaned) -> str:
+    """What would be done, in lines."""
+    moved = Counter(
+        (_shown(image.old_label), _shown(image.label))
+        for image in cleaned.images
+        if image.label != image.old_label
+    )
+    lines = [
+        f"{cleaned.counts['keep']:,} decided to keep, {cleaned.counts[REMOVE]:,} to remove, "
+        f"{cleaned.counts[RELABEL]:,} to relabel; {len(cleaned.images):,} images stay"
+    ]
+    lines += [f"  {count:,} from {old} to {new}" for (old, new), count in moved.most_common()]
+    if cleaned.failed:
+        lines.append(f"{cleaned.failed:,} unreadable files are left out (failures.csv lists them)")
+    return "\n".join(lines)
+
+
+def _shown(label: str | None) -> str:
+    return "no label" if label is None else terminal_text(label)
+
+
+def write_list(cleaned: Cleaned, output: str | Path) -> None:
+    """Write `path,label` of every image that stays as a UTF-8 CSV file that is not there yet.
+
+    No cell is a formula: such a path begins with `./`, such a label with an apostrophe.
+    """
+    output = Path(output)
+    if os.path.lexists(output):
+        raise UsageError(f"{output} is there already", "a new file", "Choose another name")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label"])
+    for image in cleaned.images:
+        label = "" if image.label is None else spreadsheet_text(image.label)
+        writer.writerow([_path_cell(image.path), label])
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    write_atomically(output, lambda file: file.write(content))
+
+
+def _path_cell(path: str) -> str:
+    return f"./{path}" if path.lstrip().startswith(FORMULA_STARTS) else path
+
+
+def copy_cleaned(
+    cleaned: Cleaned, source: str, target: str | Path, progress: Progress = no_progress
+) -> int:
+    """Copy what stays of the collection `source` into `target`, one folder a label.
+
+    `target` must be new or empty and outside the collection; it comes into being whole, by a
+    rename. Returns how many files got another name because theirs was taken. Raises UsageError
+    for a target that will not do, BlissError for a file that is gone, has changed since the
+    audit, or cannot be written; then nothing is left behind.
+    """
+    target = Path(target)
+    _check_target(target, source)
+    places, renamed = _places(cleaned, source)
+    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        work.mkdir(parents=True)
+        for number, (image, place) in enumerate(zip(cleaned.images, places, strict=True)):
+            _copy(image, source, work.joinpath(*place))
+            progress("images copied", number + 1, len(places))
+        if target.is_dir():
+            target.rmdir()
+        os.replace(work, target)
+    except OSError as error:
+        raise BlissError(
+            f"could not write {target}: {error.strerror or error}",
+            "a folder that can be written, with room on its disk",
+            "Free some space or choose another folder; nothing was left behind",
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return renamed
+
+
+def _check_target(target: Path, source: str) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError(f"{target} is no folder", "a new or empty folder", "Choose another name")
+    if target.is_dir() and any(target.iterdir()):
+        raise UsageError(f"{target} is not empty", "a new or empty folder", "Choose another name")
+    inside = Path(os.path.realpath(target))
+    if inside.is_relative_to(os.path.realpath(source)):
+        raise UsageError(
+            f"{target} lies in the collection {source}",
+            "a folder outside it, so that the copy is not audited as part of it",
+            "Choose another folder",
+        )
+
+
+def _places(cleaned: Cleaned, source: str) -> tuple[list[tuple[str, ...]], int]:
+    """Where each image goes below the target, no two alike on any file system; how many were
+    given another name for that."""
+    wanted = [_place(image, source) for image in cleaned.images]
+    taken = {_folded(place[:depth]) for place in wanted for depth in range(1, len(place))}
+    places = []
+    for *folders, name in wanted:
+        stem, suffix = os.path.splitext(name)
+        place, number = (*folders, name), 1
+        while _folded(place) in taken:
+            number += 1
+            place = (*folders, f"{stem}-{number}{suffix}")
+        taken.add(_folded(place))
+        places.append(place)
+    return places, sum(place != want for place, want in zip(places, wanted, strict=True))
+
+
+def _place(image: CleanedImage, source: str) -> tuple[str, ...]:
+    """Folder and file names: the label's folder, then what follows the old one's in the path."""
+    try:
+        found = os.path.relpath(picture_file(source, image.path), source)
+    except UnreadableImage as error:
+        raise _not_copied(image, str(error)) from None
+    parts = tuple(found.split(os.sep))
+    in_folder = len(parts) > 1 and image.path.split("/")[0] == image.old_label
+    if image.label is None or (in_folder and image.label == image.old_label):
+        return parts
+    problem = label_problem(image.label)
+    if problem:
+        raise _not_copied(image, f"its label {image.label!r} {problem}")
+    return (image.label, *(parts[1:] if in_folder else parts))
+
+
+def _folded(place: Sequence[str]) -> str:
+    """One text for all names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", "/".join(place)).casefold()
+
+
+def _copy(image: CleanedImage, source: str, place: Path) -> None:
+    try:
+        data = picture_bytes(source, image.path)
+    except UnreadableImage as error:
+        raise _not_copied(image, str(error)) from None
+    if image.content is not None and hashlib.sha256(data).hexdigest() != image.content:
+        raise _not_copied(image, "its content has changed since the audit")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place, "xb") as file:
+        file.write(data)
+
+
+def _not_copied(image: CleanedImage, problem: str) -> BlissError:
+    return BlissError(
+        f"{image.path} cannot be copied: {problem}",
+        "every image that stays, as it was audited and where the audit found it",
+        "Run from the same folder as the audit, restore the file, or run the audit again; "
+        "nothing was copied",
+    )

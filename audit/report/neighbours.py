@@ -1,0 +1,99 @@
+"""The reference images nearest to each shown image: what it was compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..run_folder import RunFolder
+from ..stored_images import StoredImages, audited_embeddings, stored_images
+
+SHOWN = 3
+CANDIDATES = 8
+"""Taken before copies of the image itself are dropped."""
+ROWS_AT_ONCE = 65_536
+PATH_COLUMNS = ("image_path", "path", "url")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One reference image near to an image."""
+
+    source: str
+    """The folder its path is below."""
+    path: str
+    label: str | None
+    similarity: float
+    """Cosine of the two embeddings."""
+
+
+def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Neighbour]]:
+    """At most SHOWN neighbours of the images at `positions`, nearest first.
+
+    Copies of the image itself do not count. Empty lists where the run kept no reference images, as
+    with a fitted reference.
+    """
+    audited = audited_embeddings(run)
+    nothing: list[list[Neighbour]] = [[] for _ in positions]
+    if audited is None or not len(positions):
+        return nothing
+    table = run.columns(["row", "left_out"])
+    places = audited.places(table["row"].to_numpy())
+    given = run.facts.get("request", {}).get("reference")
+    if given:
+        stored = stored_images(run.folder / "reference-images") or stored_images(Path(given))
+        source, members = str(given), None
+    else:
+        stored, source = audited, run.source
+        members = places[table["left_out"].to_numpy(zero_copy_only=False).astype(bool)]
+    if stored is None:
+        return nothing
+    queries = audited.vectors(places[positions])
+    similarity, near = nearest(stored, queries, members)
+    own = audited.hashes(places[positions].tolist())
+    paths, labels = _paths(stored), stored.column("label")
+    hashes = stored.hashes(range(stored.layout.count)) if stored.ours else None
+    found = []
+    for i, (values, at) in enumerate(zip(similarity, near, strict=True)):
+        kept = [
+            Neighbour(source, paths[place], labels[place], float(value))
+            for value, place in zip(values, at, strict=True)
+            if np.isfinite(value) and not (hashes is not None and hashes[place] == own[i])
+        ]
+        found.append(kept[:SHOWN])
+    return found
+
+
+def nearest(
+    stored: StoredImages, queries: np.ndarray, members: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines float32 [q, r] and places int64 [q, r] of the nearest stored images, best first.
+
+    `queries` [q, d] are unit rows; only `members` (places, ascending) count, or all where it is
+    None. r is CANDIDATES; missing ones have a cosine of -inf.
+    """
+    every = np.arange(stored.layout.count) if members is None else np.asarray(members)
+    values = np.full((len(queries), CANDIDATES), -np.inf, np.float32)
+    places = np.full((len(queries), CANDIDATES), -1, np.int64)
+    for start in range(0, len(every), ROWS_AT_ONCE):
+        here = every[start : start + ROWS_AT_ONCE]
+        cosines = queries @ stored.vectors(here).T
+        top = min(CANDIDATES, len(here))
+        best = np.argpartition(-cosines, top - 1, axis=1)[:, :top]
+        values = np.hstack([values, np.take_along_axis(cosines, best, axis=1)])
+        places = np.hstack([places, here[best]])
+        order = np.lexsort((places, -values), axis=1)[:, :CANDIDATES]
+        values = np.take_along_axis(values, order, axis=1)
+        places = np.take_along_axis(places, order, axis=1)
+    return values, places
+
+
+def _paths(stored: StoredImages) -> list[str]:
+    """What the images are called, by the first metadata column that names them."""
+    columns = [stored.column(name) for name in PATH_COLUMNS]
+    return [
+        next((value for value in values if value is not None), f"row {place}")
+        for place, values in enumerate(zip(*columns, strict=True))
+    ]

@@ -1,0 +1,84 @@
+"""The image embeddings of a run, read where they lie and only as far as they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..artefacts import MANIFEST
+from ..indexer.layout import (
+    EmbeddingFolder,
+    is_embedding_folder,
+    load_vectors,
+    metadata_parts,
+    open_embedding_folder,
+)
+from ..indexer.unit_rows import normalise_rows
+from .run_folder import RunFolder
+
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """A folder of image embeddings, read where it lies."""
+
+    layout: EmbeddingFolder
+    ours: bool
+    """Whether bliss wrote it: its rows are then the usable images, with content hashes."""
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Where the images stand whose source rows are `rows`, all of a run, in table order."""
+        return np.arange(len(rows)) if self.ours else np.asarray(rows, np.int64)
+
+    def vectors(self, places: np.ndarray) -> np.ndarray:
+        """float32 [m, d], unit rows at `places`."""
+        starts = np.cumsum([0, *self.layout.rows])
+        found = np.empty((len(places), self.layout.dimension), np.float32)
+        for number, path in enumerate(self.layout.vectors):
+            here = np.flatnonzero((places >= starts[number]) & (places < starts[number + 1]))
+            if len(here):
+                found[here] = load_vectors(path)[places[here] - starts[number]]
+        return normalise_rows(found).unit
+
+    def hashes(self, places: Sequence[int]) -> list[str]:
+        """What the images at `places` are known by: SHA-256 of the file, else of the vector."""
+        if self.ours:
+            every = self.column("sha256")
+            return [str(every[place]) for place in places]
+        return [
+            "vector:" + hashlib.sha256(row).hexdigest() for row in self.vectors(np.array(places))
+        ]
+
+    def mean(self) -> np.ndarray:
+        """float64 [d], the mean of all unit rows."""
+        total = np.zeros(self.layout.dimension)
+        for start in range(0, self.layout.count, ROWS_AT_ONCE):
+            stop = min(self.layout.count, start + ROWS_AT_ONCE)
+            total += self.vectors(np.arange(start, stop)).sum(axis=0, dtype=np.float64)
+        return total / self.layout.count
+
+    def column(self, name: str) -> list[str | None]:
+        """One metadata column, None in parts that lack it."""
+        values: list[str | None] = []
+        for table in metadata_parts(self.layout):
+            there = name in table.column_names
+            values += table[name].to_pylist() if there else [None] * len(table)
+        return values
+
+
+def stored_images(folder: Path) -> StoredImages | None:
+    """The embeddings in `folder`, or None where there are none."""
+    if not is_embedding_folder(folder, "img"):
+        return None
+    return StoredImages(open_embedding_folder(folder, "img"), (folder / MANIFEST).is_file())
+
+
+def audited_embeddings(run: RunFolder) -> StoredImages | None:
+    """The embeddings a run was made from: its own, or those it was given."""
+    given = run.facts.get("request", {}).get("embeddings")
+    return stored_images(run.folder / "images") or (stored_images(Path(given)) if given else None)

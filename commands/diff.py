@@ -1,0 +1,34 @@
+"""`bliss diff`: what became more or less anomalous between two audits."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--top", type=click.IntRange(0), default=20, show_default=True,
+              help="Images to show.")  # fmt: skip
+@click.option("-o", "--output", help="Also write every image's change to this csv file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def diff(run_a: str, run_b: str, top: int, output: str | None, as_json: bool) -> None:
+    """Compare two audits of the same images: another model, corpus, reference or cleaning.
+
+    RUN_A and RUN_B are output folders of `bliss audit`. Images are matched by content and compared
+    by where they stand among the images of both, from 0 (least anomalous) to 1.
+    """
+    from ..audit.differences import compare_runs, differences_summary, differences_table
+    from ..audit.outputs import write_csv
+    from ..audit.run_folder import open_run
+    from ..audit.terminal import differences_text
+
+    first, second = open_run(run_a), open_run(run_b)
+    found = compare_runs(first, second)
+    table = differences_table(first, second, found)
+    if output is not None:
+        write_csv(table, output)
+    summary = differences_summary(found, table, top)
+    click.echo(json.dumps(summary, indent=2) if as_json else differences_text(summary))

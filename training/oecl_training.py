@@ -1,0 +1,190 @@
+"""OECL's projection head on frozen embeddings: Linear-BN-ReLU-Linear, and how it is trained.
+
+Published: the loss, its temperature, α and when α begins. Ours, because the encoder is frozen: the
+views come from a cache or are made in feature space, the floor under normal lengths, AdamW.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import BlissError, UsageError
+from ..indexer.index_building import Progress, no_progress
+from .feature_views import feature_views
+from .oecl_losses import floor_hinge, mean_length, nt_xent
+
+TEMPERATURE = 0.5
+WIDTH = 128
+WARM_UP = 0.05
+"""Share of the epochs before α counts: 50 of the published 1,000."""
+FEWEST = 4
+"""Images of either kind below which there is nothing to train on."""
+
+
+@dataclass(frozen=True)
+class OeclSettings:
+    """What training depends on beside the images."""
+
+    alpha: float = 1.0
+    """Weight of the outliers' mean length; published: 1, or 0.1 for aerial, microscope images."""
+    floor: float = 1.0
+    """Length that normal features are held to by the hinge of ours; 0 leaves it out."""
+    epochs: int = 200
+    minutes: float | None = None
+    """Training stops after the epoch that ends later than this."""
+    noise: float = 0.5
+    """Length of the noise of a feature-space view, where an image has one row only."""
+    dropout: float = 0.1
+    """Share of the coordinates that a feature-space view has lost."""
+    hidden: int = 512
+    batch: int = 256
+    rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            (not 0 <= self.alpha < np.inf, f"alpha {self.alpha}", "a number, 0 or more"),
+            (not 0 <= self.floor < np.inf, f"floor {self.floor}", "a number, 0 or more"),
+            (self.epochs < 1, f"{self.epochs} epochs", "1 or more"),
+            (self.minutes is not None and not self.minutes > 0, f"{self.minutes} minutes", "> 0"),
+            (not 0 <= self.noise < np.inf, f"noise {self.noise}", "a number, 0 or more"),
+            (not 0 <= self.dropout < 1, f"dropout {self.dropout}", "a share below 1"),
+            (self.batch < 2 or self.hidden < 1, "an empty batch or layer", "a batch of 2 or more"),
+            (not 0 < self.rate < np.inf, f"learning rate {self.rate}", "a number above 0"),
+            (not 0 <= self.seed < 2**32, f"seed {self.seed}", "a whole number below 2^32"),
+        ]
+        for wrong, given, needed in problems:
+            if wrong:
+                raise UsageError(f"{given} was asked of OECL", needed, "Correct it")
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A trained head as plain arrays, and how its loss fell."""
+
+    arrays: Mapping[str, np.ndarray]
+    """As `scorer/scores/oecl.py` reads them."""
+    losses: np.ndarray
+    """float64 [epochs, 3]: contrastive loss, outliers' mean length, floor hinge; mean of steps."""
+
+
+def train_head(
+    normals: np.ndarray,
+    outliers: np.ndarray,
+    settings: OeclSettings,
+    progress: Progress = no_progress,
+) -> TrainedHead:
+    """Train on unit rows: `normals` [n, V, d] and `outliers` [m, W, d], V and W views an image.
+
+    Every step takes two different views of each normal image and one of each outlier; an image
+    with one row only gets feature-space views of it. The same settings, machine and number of
+    threads give the same head. Raises BlissError for fewer than 4 images of either kind and for
+    embeddings that are not finite.
+    """
+    check_rows(normals, "the normal images")
+    check_rows(outliers, "the outlier images")
+    rng = np.random.default_rng(settings.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        head = new_head(normals.shape[2], settings.hidden)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
+    losses, began = [], time.monotonic()
+    for epoch in range(settings.epochs):
+        alpha = settings.alpha if epoch >= WARM_UP * settings.epochs else 0.0
+        terms = []
+        for rows in batches(len(normals), settings.batch, rng):
+            first, second = two_views(normals[rows], settings, rng)
+            strange = rng.integers(len(outliers), size=len(rows))
+            other, _ = two_views(outliers[strange], settings, rng)
+            features = head(torch.from_numpy(np.concatenate([first, second, other])))
+            one, two, far = features.split(len(rows))
+            parts = (
+                nt_xent(one, two, TEMPERATURE),
+                mean_length(far),
+                floor_hinge(features[: 2 * len(rows)], settings.floor),
+            )
+            loss = parts[0] + alpha * parts[1] + parts[2]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            terms.append([float(part.detach()) for part in parts])
+        schedule.step()
+        losses.append(np.mean(terms, axis=0))
+        progress("epochs trained", epoch + 1, settings.epochs)
+        if settings.minutes is not None and time.monotonic() - began > 60 * settings.minutes:
+            break
+    return TrainedHead(folded(head), np.array(losses))
+
+
+def new_head(dimension: int, hidden: int) -> nn.Sequential:
+    """An untrained head from `dimension` numbers to 128, from torch's random state."""
+    return nn.Sequential(
+        nn.Linear(dimension, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, WIDTH),
+    )
+
+
+def folded(head: nn.Sequential) -> dict[str, np.ndarray]:
+    """The head as four float32 arrays, batch normalisation (as in evaluation) in the first two."""
+    into, norm, _, out = head
+    values = {
+        f"{name}.{key}": value.detach().double()
+        for name, layer in (("into", into), ("norm", norm), ("out", out))
+        for key, value in layer.state_dict().items()
+    }
+    gain = values["norm.weight"] / torch.sqrt(values["norm.running_var"] + norm.eps)
+    moved = gain * (values["into.bias"] - values["norm.running_mean"]) + values["norm.bias"]
+    made = {
+        "first": gain[:, None] * values["into.weight"],
+        "first_bias": moved,
+        "second": values["out.weight"],
+        "second_bias": values["out.bias"],
+    }
+    return {name: value.numpy().astype(np.float32) for name, value in made.items()}
+
+
+def batches(count: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """All rows once in random order, in equal parts of at most `size` and at least 2 rows."""
+    order = rng.permutation(count)
+    return np.array_split(order, max(1, min(-(-count // size), count // 2)))
+
+
+def two_views(
+    rows: np.ndarray, settings: OeclSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two different views [b, d] of each image of [b, V, d]; of one row, feature-space views."""
+    b, count, _ = rows.shape
+    if count == 1:
+        return (
+            feature_views(rows[:, 0], settings.noise, settings.dropout, rng),
+            feature_views(rows[:, 0], settings.noise, settings.dropout, rng),
+        )
+    one = rng.integers(count, size=b)
+    two = (one + rng.integers(1, count, size=b)) % count
+    each = np.arange(b)
+    return rows[each, one], rows[each, two]
+
+
+def check_rows(rows: np.ndarray, name: str) -> None:
+    """Raise BlissError naming the set where there are too few images or a row is not finite."""
+    if len(rows) < FEWEST:
+        raise BlissError(
+            f"there are {len(rows)} of {name} to train on", f"at least {FEWEST}", "Add images"
+        )
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=(1, 2)))
+    if len(bad):
+        raise BlissError(
+            f"{len(bad)} of {name} have embeddings that are not finite "
+            f"(the first: number {bad[0]})",
+            "finite embeddings",
+            "Embed them again or leave them out",
+        )
