@@ -72,10 +72,10 @@ def label_problem(label: str) -> str | None:
     """Why a label cannot be the name of a class folder, or None where it can."""
     if not label.strip() or label != label.strip():
         return "is empty or begins or ends with a space"
-    if label.startswith(".") or label.endswith("."):
-        return "begins or ends with a dot"
     if any(char in "/\\:" for char in label) or terminal_text(label) != label:
         return "holds a slash, backslash, colon or invisible character"
+    if label.startswith(".") or label.endswith("."):
+        return "begins or ends with a dot"
     if len(label.encode("utf-8", "replace")) > LONGEST_LABEL:
         return f"is longer than {LONGEST_LABEL} bytes"
     return None

@@ -1,8 +1,8 @@
 """Kinds of stray: the flagged images of a run in groups, each named by captions.
 
-A caption pulls on a group with the mean, over the group's images, of its positive pull (z) where
-an image retrieved it. Captions are ordered by that pull times its share of the caption's pull on
-all groups, so that a caption common to several groups names none of them.
+A caption's pull on a group is the mean, over the group's images, of its positive pull (z) where an
+image retrieved it. Captions are ordered by that mean times the share of all the caption's pull that
+falls on the group, so that a caption common to several groups names none of them.
 """
 
 from __future__ import annotations
@@ -102,12 +102,16 @@ def name_groups(pulls: Sequence[Mapping[str, float]], labels: np.ndarray) -> lis
         for caption, z in image.items():
             if z > 0:
                 pull[group][caption] += z / sizes[group]
-                everywhere[caption] += z / sizes[group]
+                everywhere[caption] += z
     named = []
-    for group in pull:
-        value = {caption: mean * mean / everywhere[caption] for caption, mean in group.items()}
-        named.append(sorted(value, key=lambda caption: (-value[caption], caption))[:CAPTIONS_KEPT])
+    for size, group in zip(sizes, pull, strict=True):
+        value = {text: mean * mean * size / everywhere[text] for text, mean in group.items()}
+        named.append(_highest(value))
     return named
+
+
+def _highest(value: Mapping[str, float]) -> list[str]:
+    return sorted(value, key=lambda text: (-value[text], text))[:CAPTIONS_KEPT]
 
 
 def save_groups(grouping: Grouping, run: RunFolder) -> None:

@@ -27,7 +27,7 @@ from blissaudit.cli import run
 CLASSES, SHARE = 20, 0.05
 PROMPT = "a photo of a {label}"
 OWN, CLEAN = "own reference", "clean reference"
-SCORES = ("BLISS", "plain cosine")
+SCORES = ("BLISS", "bliss+", "plain cosine")
 
 
 class Collection(NamedTuple):
@@ -105,7 +105,7 @@ def command(*arguments: object) -> None:
 def planted_strays(
     real: Path, folder: Path, seeds: Sequence[int]
 ) -> Iterator[dict[tuple[str, str], Found]]:
-    """For each seed, what BLISS and plain cosine find with each kind of reference."""
+    """For each seed, what every score finds with each kind of reference."""
     index = folder / "index"
     command("index", "build", "--embeddings", real / "texts" / "photo-of-a",
             "--column", "caption", "-o", index)  # fmt: skip
@@ -118,12 +118,13 @@ def planted_strays(
         cosine = judge(-(collection.vectors @ vectors.T).max(axis=1), collection.stray)
         found = {}
         for name, options in ((OWN, ()), (CLEAN, ("--reference", reference))):
-            output = folder / str(seed) / name
-            command("audit", "--embeddings", images, "--index", index, "--prompt", PROMPT,
-                    *worded, "-o", output, *options)  # fmt: skip
-            score = np.array(pq.read_table(output / "scores.parquet")["score"])
-            found[name, SCORES[0]] = judge(score, collection.stray)
-            found[name, SCORES[1]] = cosine
+            for score in SCORES[:2]:
+                output = folder / str(seed) / name / score
+                command("audit", "--embeddings", images, "--index", index, "--prompt", PROMPT,
+                        *worded, "--score", score.lower(), "-o", output, *options)  # fmt: skip
+                values = np.array(pq.read_table(output / "scores.parquet")["score"])
+                found[name, score] = judge(values, collection.stray)
+            found[name, SCORES[2]] = cosine
         yield found
 
 

@@ -64,7 +64,18 @@ def with_preset(given: dict[str, Any], uses: Sequence[str]) -> dict[str, Any]:
     say(f"preset {given['preset']}: {shown}")
     for name in kept:
         say(f"{name} {given[name]} was given and wins over preset {given['preset']}")
+    if given.get("index"):
+        _compare_corpus(given["index"], PRESETS[given["preset"]]["corpus"])
     return {**given, **made}
+
+
+def _compare_corpus(folder: str, published: str) -> None:
+    """Say so where the index given holds another corpus than the preset's."""
+    from ..indexer.caption_index import open_index
+
+    held = str(open_index(folder).manifest["corpus"].get("spec"))
+    if held.partition(":")[0] != published:
+        say(f"the index holds {held}, not the preset's {published}")
 
 
 def _shown(name: str, value: Any) -> str:

@@ -21,7 +21,7 @@ from .options import IMAGES, MODEL, embed_options, model_choice, options, say
 )
 @click.option("--epochs", default=200, show_default=True)
 @click.option("--minutes", type=float, help="Stop training after so many.")
-@click.option("--views", default=8, show_default=True, help="Cached views an image file; 1: none.")
+@click.option("--views", default=1, show_default=True, help="Cached views of each image file.")
 @click.option("--seed", default=0, show_default=True, help="Of views, split and training.")
 @options(MODEL, IMAGES)
 def oecl(turned: bool, max_failures: int | None, **given: Any) -> None:

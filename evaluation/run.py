@@ -13,6 +13,7 @@ from ..indexer.index_building import Progress, no_progress
 from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
 from ..scorer.scores.rscin import with_rscin
 from .draws import Draw
+from .fittings import Words, fittings_of
 from .flagging import (
     Calibration,
     NotFlagged,
@@ -22,7 +23,6 @@ from .flagging import (
     held_out,
 )
 from .metrics import METRICS, all_metrics
-from .queries import Words, fittings_of
 from .shared import Cost, mean_cost, measured, shared_queries, tracing
 from .world import World
 
@@ -152,6 +152,7 @@ def evaluate(
         )
     fittings = fittings_of(world, draws, words, any(c.score.needs_texts for c in scores))
     held = [held_out(world, draw) for draw in draws]
+    clean = [draw.reference[some] for draw, some in zip(draws, held, strict=True)]
     results: list[ScoreResult] = []
     refused: dict[str, BlissError] = {}
     fitted: dict[str, list[Fitted]] = {}
@@ -161,9 +162,8 @@ def evaluate(
             fitted[chosen.name], costs[chosen.name] = _fit_one(chosen, fittings)
         except BlissError as error:
             refused[chosen.name] = error
-    clean = [draw.reference[some] for draw, some in zip(draws, held, strict=True)]
     asked = [*(draw.test for draw in draws), *clean]
-    queries, passed = shared_queries(world, asked, words, fitted)
+    queries, passed = shared_queries(world, asked, words.texts, words.k, fitted)
     material = [
         (draw, query, calibration_of(fitting, some, calibration))
         for draw, fitting, query, some, calibration in zip(

@@ -11,11 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..indexer.nearest import nearest_texts
+from ..indexer.nearest import Vectors, nearest_texts
 from ..scorer.retrieved import Retrieved, gather_texts
 from ..scorer.scores.contract import Fitted, Query
 from ..scorer.scores.text_terms import search_with_terms, terms_of
-from .queries import Words
 from .world import World
 
 Made = TypeVar("Made")
@@ -66,7 +65,8 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 def shared_queries(
     world: World,
     asked: Sequence[np.ndarray],
-    words: Words,
+    texts: Vectors,
+    k: int,
     fitted: Mapping[str, Sequence[Fitted]],
 ) -> tuple[list[Query], dict[str, Cost]]:
     """A query for each int64 array of world rows in `asked`, from one pass over images and texts.
@@ -82,12 +82,11 @@ def shared_queries(
     if asking:
         every = [one for made in asking.values() for one in made]
         corpus = next(term for one in every for term in terms_of(one)).texts
-        whole, cost = measured(lambda: search_with_terms(images, corpus, words.k, every))
+        whole, cost = measured(lambda: search_with_terms(images, corpus, k, every))
         cost = replace(cost, seconds=cost.seconds / sum(map(len, asking.values())))
         costs = dict.fromkeys(asking, cost)
-    elif words.texts.count:
-        hits = nearest_texts(images, words.texts, words.k)
-        whole = Query(images, gather_texts(hits, words.texts.fetch))
+    elif texts.count:
+        whole = Query(images, gather_texts(nearest_texts(images, texts, k), texts.fetch))
     else:
         whole = Query(images)
     return [_cut(whole, np.searchsorted(rows, some)) for some in asked], costs

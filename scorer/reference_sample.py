@@ -12,7 +12,7 @@ from ..errors import BlissError
 from .moments import Moments
 from .reference import Reference, Sample
 
-SAMPLE_IMAGES = 4000
+SAMPLE_IMAGES = 2000
 """About how many images a score is calibrated on; two a class are kept in any case."""
 
 

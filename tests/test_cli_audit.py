@@ -64,7 +64,7 @@ def table(folder: Path) -> dict[str, list]:
 
 def test_planted_strays_come_first_and_the_screen_says_why(audited):
     folder, outcome = audited
-    head, first, second, empty, counts, where = outcome.out.splitlines()
+    head, first, second, empty, counts, where, page = outcome.out.splitlines()
     assert head.split() == ["score", "path", "nearest", "class", "resembles"]
     assert {line.split()[1] for line in (first, second)} == set(STRAYS)
     for line in (first, second):
@@ -76,6 +76,7 @@ def test_planted_strays_come_first_and_the_screen_says_why(audited):
         "were left out of their own class"
     )
     assert where == f"All scores: {folder}/scores.parquet"
+    assert page == f"To look at them: {folder}/report.html"
     model, *progress = outcome.err.splitlines()
     assert model == "model demo, device cpu (chosen), precision fp32 (chosen), batch 64 (chosen)"
     assert [line.split(",")[0] for line in progress] == [

@@ -176,6 +176,8 @@ def test_embeddings_need_no_model_and_the_preset_sets_none(bliss, folders):
         *("--k", "2", "-o", folders / "embedded"),
     )
     assert done.code == 0, done.err
-    assert done.err.splitlines()[0] == (
-        "preset paper: prompt 'This is a photo of a {label}'; λ 0.5"
-    )
+    assert done.err.splitlines()[:3] == [
+        "preset paper: prompt 'This is a photo of a {label}'; λ 0.5",
+        "k 2 was given and wins over preset paper",
+        "the index holds words.txt, not the preset's paper-dictionary-raw",
+    ]

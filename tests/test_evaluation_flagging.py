@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from blissaudit.errors import BlissError
 from blissaudit.evaluation.draws import make_draws
+from blissaudit.evaluation.fittings import Words
 from blissaudit.evaluation.protocols import Protocol
-from blissaudit.evaluation.queries import Words
 from blissaudit.evaluation.report import notes
 from blissaudit.evaluation.run import Chosen, choose_scores, evaluate
 from blissaudit.evaluation.world import EmbeddedSet, make_world

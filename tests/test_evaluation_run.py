@@ -11,6 +11,7 @@ import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.evaluation import shared
 from blissaudit.evaluation.draws import make_draws
+from blissaudit.evaluation.flagging import held_out
 from blissaudit.evaluation.metrics import METRICS, auroc
 from blissaudit.evaluation.plot import interval_plot
 from blissaudit.evaluation.protocols import Protocol
@@ -99,9 +100,9 @@ def test_scores_over_all_texts_share_one_pass_over_all_draws(monkeypatch):
     monkeypatch.setattr(shared, "nearest_texts", None)
     chosen = choose_scores(["eoe", "neglabel:keep=0.5", "mcm", "csp"], SCORES)
     found = evaluate(world, draws, words, chosen)
-    tested = len(np.unique(np.concatenate([draw.test for draw in draws])))
-    # Clean images held out to flag with are in it too.
-    assert [terms for terms, _ in passes] == [9] and passes[0][1] >= tested
+    held = [draw.reference[held_out(world, draw)] for draw in draws]
+    asked = len(np.unique(np.concatenate([*(draw.test for draw in draws), *held])))
+    assert passes == [(9, asked)]
     monkeypatch.undo()
     for entry, result in zip(chosen, found.scores, strict=True):
         alone = evaluate(world, draws, words, [entry]).scores[0]

@@ -29,6 +29,7 @@ HEAVY = {
     "open_clip": ("indexer/open_clip_encoder.py", "training/"),
     "timm": ("training/",),
     "faiss": ("indexer/nearest.py",),
+    "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
     "click": ("cli.py", "commands/", "training/"),
     "sklearn": ("audit/adapters/",),

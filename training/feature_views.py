@@ -1,4 +1,4 @@
-"""Views of an image where only its embedding is there: noise and lost coordinates. Ours."""
+"""Views made of an embedding alone: noise and lost coordinates. Ours."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ class OeclRequest:
     outliers: str | None = None
     """The same; None trains against the normal images turned by 180° and 270°."""
     output: str = "bliss-oecl"
-    views: int = 8
-    """Cached views of every image file; 1: the image alone, with feature-space views."""
+    views: int = 1
+    """Cached views of every image file; 1: the image alone. Feature-space views come on top."""
     held_out: float = 0.2
     """Share of normals and of outliers that the figures are measured on."""
     settings: OeclSettings = field(default_factory=OeclSettings)

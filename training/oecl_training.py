@@ -1,7 +1,8 @@
 """OECL's projection head on frozen embeddings: Linear-BN-ReLU-Linear, and how it is trained.
 
 Published: the loss, its temperature, α and when α begins. Ours, because the encoder is frozen: the
-views come from a cache or are made in feature space, the floor under normal lengths, AdamW.
+views are made in feature space, of cached views where there are any; the floor under the lengths
+of normals; AdamW.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class OeclSettings:
     epochs: int = 200
     minutes: float | None = None
     """Training stops after the epoch that ends later than this."""
-    noise: float = 0.5
-    """Length of the noise of a feature-space view, where an image has one row only."""
+    noise: float = 1.0
+    """Length of the noise of a feature-space view."""
     dropout: float = 0.1
     """Share of the coordinates that a feature-space view has lost."""
     hidden: int = 512
@@ -82,10 +83,10 @@ def train_head(
 ) -> TrainedHead:
     """Train on unit rows: `normals` [n, V, d] and `outliers` [m, W, d], V and W views an image.
 
-    Every step takes two different views of each normal image and one of each outlier; an image
-    with one row only gets feature-space views of it. The same settings, machine and number of
-    threads give the same head. Raises BlissError for fewer than 4 images of either kind and for
-    embeddings that are not finite.
+    Every step takes two different views of each normal image (the one there is twice, where V is
+    1) and one of each outlier, and makes a feature-space view of each. The same settings, machine
+    and number of threads give the same head. Raises BlissError for fewer than 4 images of either
+    kind and for embeddings that are not finite.
     """
     check_rows(normals, "the normal images")
     check_rows(outliers, "the outlier images")
@@ -100,10 +101,10 @@ def train_head(
         alpha = settings.alpha if epoch >= WARM_UP * settings.epochs else 0.0
         terms = []
         for rows in batches(len(normals), settings.batch, rng):
-            first, second = two_views(normals[rows], settings, rng)
             strange = rng.integers(len(outliers), size=len(rows))
-            other, _ = two_views(outliers[strange], settings, rng)
-            features = head(torch.from_numpy(np.concatenate([first, second, other])))
+            shown = [*two_views(normals[rows], rng), two_views(outliers[strange], rng)[0]]
+            inputs = feature_views(np.concatenate(shown), settings.noise, settings.dropout, rng)
+            features = head(torch.from_numpy(inputs))
             one, two, far = features.split(len(rows))
             parts = (
                 nt_xent(one, two, TEMPERATURE),
@@ -158,18 +159,11 @@ def batches(count: int, size: int, rng: np.random.Generator) -> list[np.ndarray]
     return np.array_split(order, max(1, min(-(-count // size), count // 2)))
 
 
-def two_views(
-    rows: np.ndarray, settings: OeclSettings, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two different views [b, d] of each image of [b, V, d]; of one row, feature-space views."""
+def two_views(rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two different views [b, d] of each image of [b, V, d]; twice the same one where V is 1."""
     b, count, _ = rows.shape
-    if count == 1:
-        return (
-            feature_views(rows[:, 0], settings.noise, settings.dropout, rng),
-            feature_views(rows[:, 0], settings.noise, settings.dropout, rng),
-        )
     one = rng.integers(count, size=b)
-    two = (one + rng.integers(1, count, size=b)) % count
+    two = (one + rng.integers(1, count, size=b)) % count if count > 1 else one
     each = np.arange(b)
     return rows[each, one], rows[each, two]
 

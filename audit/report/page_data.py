@@ -79,6 +79,7 @@ def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf
             "images": len(rank) - len(images),
             "failures": max(0, len(failures) - FAILURES_SHOWN),
             "pictures": shelf.left_out,
+            "embeddings": audited_embeddings(run) is None,
         },
     }
 

@@ -15,7 +15,8 @@ from ..pictures import LIMITS, picture_bytes
 
 LARGE, SMALL = 320, 128
 """Pixels of the longer side: images to judge, and the reference images beside them."""
-QUALITY = 72
+QUALITY, EFFORT = 72, 2
+"""Effort 2 takes less than half the time of Pillow's default for 3 % more bytes."""
 MOST_BYTES = 64 * 2**20
 """All pictures of one page together; what comes after that is left out, and the page says so."""
 
@@ -33,7 +34,7 @@ def thumbnail(data: bytes, side: int) -> bytes:
     clean = Image.new("RGB", upright.size)
     clean.paste(upright)
     file = io.BytesIO()
-    clean.save(file, "WEBP", quality=QUALITY)
+    clean.save(file, "WEBP", quality=QUALITY, method=EFFORT)
     return file.getvalue()
 
 

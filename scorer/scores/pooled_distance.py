@@ -1,4 +1,4 @@
-"""Mahalanobis distance to the nearest class mean, an image left out of its class in closed form.
+"""Mahalanobis distance to class means, an image left out of its own class in closed form.
 
 Σ* = ρμI + (1 − ρ)S is the pooled within-class covariance, Ledoit–Wolf, S over the N images of a
 sample about their class's mean m_c. Take x out of class c of n images, with u = x − m_c: the mean
@@ -21,7 +21,7 @@ import numpy as np
 from ..leave_one_out import LeftOut
 from ..moments import Moments
 from ..reference import Sample
-from .ledoit_wolf import Covariance, fit_covariance, whiten
+from .ledoit_wolf import fit_covariance, whiten
 from .similarity import slices
 
 DISTANCES_AT_ONCE = 2048
@@ -32,9 +32,12 @@ SAME_IMAGE = 1e-6
 
 @dataclass(frozen=True)
 class Pooled:
-    """What distances need: the covariance, and the class means about one centre, whitened."""
+    """What distances need: the whitening, and the class means about one centre, whitened."""
 
-    covariance: Covariance
+    shrinkage: float
+    """ρ."""
+    whitening: np.ndarray
+    """float64 [d, d], Σ*^(-1/2), symmetric."""
     centre: np.ndarray
     """float64 [d]."""
     means: np.ndarray
@@ -56,8 +59,11 @@ def fit_pooled(moments: Moments, sample: Sample) -> Pooled | None:
     covariance = fit_covariance(apart, "every class")
     centre = means.mean(axis=0)
     sampled = np.bincount(sample.labels, minlength=len(means))
-    white = whiten(covariance, means - centre)
-    return Pooled(covariance, centre, white, moments.counts, sampled, len(apart))
+    whitening = whiten(covariance, np.eye(means.shape[1]))
+    white = (means - centre) @ whitening
+    return Pooled(
+        covariance.shrinkage, whitening, centre, white, moments.counts, sampled, len(apart)
+    )
 
 
 def squared_distances(
@@ -71,7 +77,7 @@ def squared_distances(
     """
     lengths = np.square(pooled.means).sum(axis=1)
     for rows in slices(len(images), DISTANCES_AT_ONCE):
-        white = whiten(pooled.covariance, images[rows].astype(np.float64) - pooled.centre)
+        white = (images[rows].astype(np.float64) - pooled.centre) @ pooled.whitening
         found = lengths - 2 * white @ pooled.means.T + np.square(white).sum(axis=1)[:, None]
         first, last = np.searchsorted(left_out.images, [rows.start, rows.stop])
         if first < last:
@@ -94,7 +100,7 @@ def _leave_out(
     grown = counts / (counts - 1)
     q = np.square(apart).sum(axis=1)
     whole = pooled.sampled[classes] == counts
-    beta = (1 - pooled.covariance.shrinkage) * np.where(whole, grown, 1) / pooled.size
+    beta = (1 - pooled.shrinkage) * np.where(whole, grown, 1) / pooled.size
     beta = np.where(inside, beta, 0)
     beta[1:][here[1:] == here[:-1]] = 0
     lost = beta / np.maximum(1 - beta * q, 1e-9)

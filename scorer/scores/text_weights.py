@@ -176,8 +176,10 @@ def _blocks(images: np.ndarray, texts: np.ndarray) -> Iterator[tuple[slice, slic
 
 def _bounded_odds(cosines: np.ndarray, label: np.ndarray, tau: float) -> np.ndarray:
     """min(30, e^{(r − s)/τ}) for cosines [p, v] and label cosines [p]."""
-    apart = (cosines - label[:, None].astype(cosines.dtype)) / cosines.dtype.type(tau)
-    return np.exp(np.minimum(apart, cosines.dtype.type(np.log(MOST_ODDS))))
+    odds = cosines - label[:, None].astype(cosines.dtype)
+    odds /= cosines.dtype.type(tau)
+    np.minimum(odds, cosines.dtype.type(np.log(MOST_ODDS)), out=odds)
+    return np.exp(odds, out=odds)
 
 
 def _block_log_sum(
@@ -186,7 +188,9 @@ def _block_log_sum(
     """float64 [b], log Σ w e^{r/τ} over one block of texts; -inf where all are left out."""
     tau = cosines.dtype.type(weights.tau)
     top = cosines.max(axis=1)
-    terms = np.exp((cosines - top[:, None]) / tau)
+    terms = cosines - top[:, None]
+    terms /= tau
+    np.exp(terms, out=terms)
     each = weights.weights[block].astype(cosines.dtype)
     found = (terms @ each).astype(np.float64)
     first, last = np.searchsorted(own.images, [rows.start, rows.stop])
@@ -209,4 +213,7 @@ def _without(
     here, starts, times = np.unique(positions, return_index=True, return_counts=True)
     part = own if len(here) == len(own) else np.add.reduceat(own, starts, axis=0)
     share = weights.strength / np.maximum(1, weights.count - times)[:, None]
-    return here, 1 / (1 + share * np.maximum(0, odds - part))
+    without = np.maximum(0, odds.astype(part.dtype) - part)
+    without *= share.astype(part.dtype)
+    without += 1
+    return here, np.reciprocal(without, out=without)

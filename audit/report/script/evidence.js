@@ -34,6 +34,14 @@ function filing(image) {
   return line;
 }
 
+/** A path that, where it is too long, keeps its end: the file's name. */
+function pathLine(image) {
+  const cut = image.path.lastIndexOf('/') + 1;
+  return element('p', { className: 'path quiet', title: image.path },
+    isolated(image.path.slice(0, cut), { className: 'folder' }),
+    isolated(image.path.slice(cut), { className: 'file-name' }));
+}
+
 function mark(image) {
   const made = decisions.get(image.row);
   const chip = element('span', { className: made ? `mark ${made.decision}` : 'mark none' });

@@ -120,7 +120,7 @@ function card(at, place) {
         mark(image)),
       filing(image),
       pulls(image, 3),
-      element('p', { className: 'path quiet', title: image.path }, isolated(image.path)),
+      pathLine(image),
       element('div', { className: 'card-actions' },
         button('Keep', act('keep'), { tabIndex: reach, className: 'plain' }),
         button('Remove', act('remove'), { tabIndex: reach, className: 'plain' }),

@@ -48,6 +48,9 @@ function leftOut() {
     lines.push(`${several(without, 'image')} without a picture: the file could not be read when `
       + 'this page was made.');
   }
+  if (left.embeddings) {
+    lines.push('The embeddings were not where the audit had them: no groups, neighbours or content hashes.');
+  }
   return lines.length ? [element('p', { className: 'notice', textContent: lines.join(' ') })] : [];
 }
 

@@ -1,4 +1,4 @@
-"""What scores are fitted on in each draw, and the text side of an evaluation."""
+"""What scores are fitted on in each draw."""
 
 from __future__ import annotations
 

@@ -1,0 +1,102 @@
+"""Write docs/report/*.png, the report of a rendered collection: python docs/make_report_pictures.py
+
+Needs Chromium and playwright, as tests/browser does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from blissaudit.audit.outputs import save_audit
+from blissaudit.audit.report.writing import save_report
+from blissaudit.audit.request import AuditRequest, run_audit
+from blissaudit.demo.run import write_corpus
+from blissaudit.demo.scenes import KINDS, render_scene, sample_scene
+from blissaudit.indexer.encoding import ModelChoice
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+PICTURES = Path(__file__).resolve().parent / "report"
+NORMAL = ("apple", "boat", "cup", "fish", "house", "key")
+EACH, STRAYS = 60, (14, 9, 7, 5, 3, 1)
+ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
+
+
+def render(folder: Path) -> None:
+    """Class folders of NORMAL with six other kinds strewn in, and two files that are broken."""
+    rng = np.random.default_rng(5)
+    others = [kind for kind in KINDS if kind not in NORMAL]
+    shown = [(name, name) for name in NORMAL for _ in range(EACH)]
+    flat = [kind for kind, count in zip(others, STRAYS, strict=False) for _ in range(count)]
+    shown += [(NORMAL[at % len(NORMAL)], kind) for at, kind in enumerate(flat)]
+    for number, (name, kind) in enumerate(shown):
+        path = folder / name / f"{number:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        render_scene(sample_scene(rng, kind), 256).save(path, quality=90)
+    (folder / "cup" / "empty.jpg").write_bytes(b"")
+    (folder / "fish" / "cut.jpg").write_bytes((folder / "fish" / "0180.jpg").read_bytes()[:1500])
+
+
+def open_page(browser: Browser, page: Path, view: str, size: tuple[int, int], scheme: str) -> Page:
+    """The report's page at one view, size (pixels) and colour scheme."""
+    opened = browser.new_page(
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme="dark" if scheme == "dark" else "light",
+    )
+    opened.goto(f"{page.resolve().as_uri()}#{view}")
+    opened.wait_for_selector("#main h2")
+    return opened
+
+
+def save_picture(page: Page, name: str) -> None:
+    """Photograph the page into docs/report."""
+    path = PICTURES / f"{name}.png"
+    page.screenshot(path=path)
+    with Image.open(path) as image:
+        pixels = image.convert("RGB")
+    pixels.save(path, optimize=True)
+
+
+def main() -> None:
+    PICTURES.mkdir(exist_ok=True)
+    root = Path(tempfile.mkdtemp())
+    os.chdir(root)  # so that no path of this machine is in a picture
+    render(Path("drawings/train"))
+    write_corpus(Path("captions.txt"), 0)
+    request = AuditRequest(
+        images="drawings/train",
+        corpus="captions.txt",
+        output="run",
+        model=ModelChoice("demo"),
+    )
+    save_audit(run_audit(request), request.settings, request.output, {"command": "audit"})
+    report = save_report(request.output)
+    with sync_playwright() as driver:
+        chromium = shutil.which("chromium")
+        browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        page = open_page(browser, report, "gallery", (1280, 860), "light")
+        page.locator("#cards .frame").first.focus()
+        for key in ("r", "r", "k"):
+            page.keyboard.press(key)
+        page.locator("#cards .frame").first.focus()
+        page.evaluate("scrollTo(0, 0)")
+        save_picture(page, "gallery")
+        save_picture(open_page(browser, report, "groups", (1280, 860), "light"), "groups")
+        dark = open_page(browser, report, "gallery", (1280, 860), "dark")
+        dark.locator("#cards .frame").nth(4).click()
+        save_picture(dark, "image-dark")
+        save_picture(open_page(browser, report, "overview", (1280, 860), "dark"), "overview-dark")
+        phone = open_page(browser, report, "gallery", (390, 844), "light")
+        save_picture(phone, "phone")
+        phone.locator("#cards .frame").nth(4).click()
+        save_picture(phone, "phone-image")
+        browser.close()
+    shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""`bliss report`, and the page that `bliss audit` writes: what is on it is what the run found."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+
+import blissaudit
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from blissaudit.artefacts import read_json, sha256_of, write_json
+
+
+def page_data(path):
+    """The data of a page, and its pictures."""
+    page = path.read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
+    pictures = re.findall(r'<script type="text/plain" id="picture-(\d+)">([^<]*)</script>', page)
+    assert [int(number) for number, _ in pictures] == list(range(len(pictures)))
+    return json.loads(data), [picture for _, picture in pictures]
+
+
+def change_scores(run, change):
+    """Replace the table of a run by `change(table)`, as a later version might write it."""
+    table = change(pq.read_table(run / "scores.parquet"))
+    pq.write_table(table, run / "scores.parquet")
+    facts = read_json(run / "run.json")
+    facts["checksums"]["scores.parquet"] = sha256_of(run / "scores.parquet")
+    write_json(run / "run.json", facts)
+
+
+@pytest.fixture(scope="module")
+def made(bliss, collection, index, tmp_path_factory):
+    """(run, collection, output) of an audit with a broken file and a copy of an image."""
+    root = tmp_path_factory.mktemp("report")
+    images = shutil.copytree(collection, root / "images")
+    (images / "boat" / "empty.png").write_bytes(b"")
+    shutil.copy(images / "boat" / "1.png", images / "boat" / "copy.png")
+    outcome = bliss("audit", images, "--index", index, "-o", root / "run")
+    assert outcome.code == 0, outcome.err
+    return root / "run", images, outcome
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of that run to change."""
+    return shutil.copytree(made[0], tmp_path / "run")
+
+
+def test_the_audit_says_where_its_page_is_and_can_do_without(bliss, made, index, tmp_path):
+    run, images, outcome = made
+    assert outcome.out.endswith(f"\nTo look at them: {run / 'report.html'}\n")
+    done = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--no-report")
+    assert "report.html" not in done.out
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert (tmp_path / "out/scores.parquet").read_bytes() == (run / "scores.parquet").read_bytes()
+    few = ("--report-images", 3, "--workers", 1)
+    assert bliss("audit", images, "--index", index, "-o", tmp_path / "out", *few).code == 0
+    assert len(page_data(tmp_path / "out" / "report.html")[0]["images"]) == 3
+
+
+def test_every_image_is_on_the_page_as_the_table_has_it(made):
+    data, pictures = page_data(made[0] / "report.html")
+    table = pq.read_table(made[0] / "scores.parquet").to_pylist()
+    hashes = pq.read_table(made[0] / "images/metadata/metadata_0.parquet")["sha256"].to_pylist()
+    assert len(data["images"]) == len(table) == 27
+    assert [image["rank"] for image in data["images"]] == list(range(1, 28))
+    by_row = {row["row"]: (row, content) for row, content in zip(table, hashes, strict=True)}
+    for image in data["images"]:
+        row, content = by_row[image["row"]]
+        assert image["path"] == row["path"]
+        assert image["sha256"] == content
+        assert data["classes"][image["label"]] == row["label"]
+        assert data["classes"][image["nearest"]] == row["nearest_class"]
+        assert image["score"] == pytest.approx(row["score"], rel=1e-4)
+        best = [(data["classes"][which], score) for which, score in image["best"]]
+        assert [name for name, _ in best] == row["best_classes"]
+        assert pictures[image["picture"]]
+    assert data["failures"] == [[18, "boat/empty.png", "the file is empty"]]
+    assert data["counts"]["copies"] == 1
+
+
+def test_what_captions_add_sums_to_the_score(made):
+    data, _ = page_data(made[0] / "report.html")
+    for image in data["images"]:
+        added = [each[1] for each in image["captions"]]
+        assert image["ics"] + sum(added) == pytest.approx(image["score"], abs=2e-3)
+        assert added == sorted(added, reverse=True)
+        for _, each, z, _ in image["captions"]:
+            assert each == pytest.approx(0.5 * z / 10, rel=1e-3, abs=1e-6)
+
+
+def test_neighbours_are_the_nearest_other_images_of_the_reference(made):
+    run, _, _ = made
+    data, pictures = page_data(run / "report.html")
+    images = blissaudit.read_image_embeddings(run / "images")
+    cosines = images.vectors @ images.vectors.T
+    for image in data["images"]:
+        at = images.paths.index(image["path"])
+        others = [i for i in range(len(cosines)) if images.hashes[i] != images.hashes[at]]
+        nearest = sorted(others, key=lambda i: -cosines[at, i])[:3]
+        for (picture, label, path, cosine), i in zip(image["near"], nearest, strict=True):
+            assert cosine == pytest.approx(cosines[at, i], abs=1e-4)
+            assert images.hashes[images.paths.index(path)] == images.hashes[i]
+            assert data["classes"][label] == images.labels[i]
+            assert pictures[picture]
+
+
+def test_histograms_count_every_image_once(made):
+    spread = page_data(made[0] / "report.html")[0]["spread"]
+    table = pq.read_table(made[0] / "scores.parquet")
+    scores = table["score"].to_numpy()
+    edges = np.linspace(np.quantile(scores, 0.005), scores.max(), 49)
+    np.testing.assert_allclose(spread["edges"], edges, rtol=1e-4, atol=1e-4)
+    everything, *classes = spread["rows"]
+    assert everything["bins"] == np.histogram(np.clip(scores, edges[0], None), edges)[0].tolist()
+    assert sum(everything["bins"]) == everything["images"] == 27
+    assert [row["name"] for row in classes] == ["apple", "boat", "house"]
+    assert np.sum([row["bins"] for row in classes], axis=0).tolist() == everything["bins"]
+    of_boats = scores[np.array(table["label"].to_pylist()) == "boat"]
+    expected = np.quantile(of_boats, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(classes[1]["quartiles"], expected, rtol=1e-4, atol=1e-6)
+    assert spread["threshold"] is None
+
+
+def test_groups_are_written_and_hold_each_grouped_image_once(made):
+    run, _, _ = made
+    groups = read_json(run / "groups.json")
+    assert groups["scores"] == sha256_of(run / "scores.parquet")
+    assert groups["of"] == "most anomalous images"
+    rows = [row for group in groups["groups"] for row in group["rows"]]
+    table = pq.read_table(run / "scores.parquet").to_pydict()
+    worst = sorted(range(27), key=lambda i: table["rank"][i])[:3]
+    assert sorted(rows) == sorted(table["row"][i] for i in worst)
+    for group in groups["groups"]:
+        assert {*group["representatives"]} <= {*group["rows"]}
+        at = [table["row"].index(row) for row in group["rows"]]
+        assert group["captions"][0] in {text for i in at for text in table["captions"][i]}
+
+
+def test_flagged_images_are_the_ones_grouped_and_set_the_threshold(bliss, run):
+    flagged = [
+        rank in (2, 3, 5, 7) for rank in pq.read_table(run / "scores.parquet")["rank"].to_pylist()
+    ]
+
+    def decided(table):
+        q = pa.array([0.01 if each else 0.5 for each in flagged])
+        return table.append_column("flagged", pa.array(flagged)).append_column("q", q)
+
+    change_scores(run, decided)
+    assert bliss("report", run).code == 0
+    data, _ = page_data(run / "report.html")
+    groups = read_json(run / "groups.json")
+    assert groups["of"] == data["grouped"] == "flagged images"
+    grouped = {row for group in groups["groups"] for row in group["rows"]}
+    assert grouped == {image["row"] for image in data["images"] if image["flagged"]}
+    assert {image["rank"] for image in data["images"] if image["flagged"]} == {2, 3, 5, 7}
+    assert {image["q"] for image in data["images"]} == {0.01, 0.5}
+    assert data["counts"]["flagged"] == 4
+    assert data["spread"]["threshold"] == data["images"][6]["score"]
+
+
+def test_label_columns_and_a_decision_are_taken_over_where_a_run_has_them(bliss, run):
+    def mislabelled(table):
+        n = len(table)
+        return (
+            table.append_column("predicted_label", pa.array(["house"] * n))
+            .append_column("label_quality", pa.array(np.linspace(0, 1, n)))
+            .append_column("is_label_issue", pa.array([i < 2 for i in range(n)]))
+        )
+
+    change_scores(run, mislabelled)
+    facts = read_json(run / "run.json")
+    facts["decision"] = {"rule": "top 5", "threshold": 1.25, "guarantee": False, "kept": [1]}
+    write_json(run / "run.json", facts)
+    assert bliss("report", run).code == 0
+    data, _ = page_data(run / "report.html")
+    issues = [image for image in data["images"] if image["is_label_issue"]]
+    assert len(issues) == 2
+    assert {data["classes"][image["predicted_label"]] for image in issues} == {"house"}
+    assert data["spread"]["threshold"] == 1.25
+    assert ["Decision: rule", "top 5"] in data["facts"]
+    assert ["Decision: guarantee", "no"] in data["facts"]
+
+
+def test_fewer_images_and_another_place_can_be_asked_for(bliss, made, tmp_path):
+    run, _, _ = made
+    outcome = bliss("report", run, "-o", tmp_path / "few.html", "--images", 4)
+    assert outcome.out.startswith(f"Report: {tmp_path / 'few.html'} (0.")
+    data, pictures = page_data(tmp_path / "few.html")
+    assert (len(data["images"]), data["left_out"]["images"]) == (4, 23)
+    assert len(pictures) <= 4 + 4 * 3
+    assert blissaudit.save_report(run, tmp_path / "py.html", 4) == tmp_path / "py.html"
+    assert (tmp_path / "py.html").read_bytes() == (tmp_path / "few.html").read_bytes()
+    outcome = bliss("report", run, "--images", 0)
+    assert (outcome.code, outcome.err) == (
+        2,
+        "\nbliss: 0 images were asked for. Needed: 1 or more. Correct --images.\n",
+    )
+
+
+def test_a_clean_reference_gives_the_neighbours(bliss, made, index, collection, tmp_path):
+    _, images, _ = made
+    command = ("audit", images, "--index", index, "--reference", collection, "-o", tmp_path / "out")
+    assert bliss(*command).code == 0
+    data, pictures = page_data(tmp_path / "out" / "report.html")
+    first = data["images"][0]
+    assert len(first["near"]) == 3
+    assert all(pictures[near[0]] for near in first["near"])
+    assert ["Reference", f"{collection}; 26 images in 3 classes"] in data["facts"]
+
+
+def test_moved_pictures_are_missed_in_words(bliss, run, made, tmp_path):
+    facts = read_json(run / "run.json")
+    facts["images"]["source"] = str(tmp_path / "gone")
+    write_json(run / "run.json", facts)
+    assert bliss("report", run).code == 0
+    data, pictures = page_data(run / "report.html")
+    assert pictures == []
+    assert {image["no_picture"] for image in data["images"]} == {"the file does not exist"}
+    assert (data["left_out"]["embeddings"], len(data["groups"])) == (False, 1)
+    shutil.rmtree(run / "images")
+    assert bliss("report", run).code == 0
+    data, _ = page_data(run / "report.html")
+    assert (data["left_out"]["embeddings"], data["groups"]) == (True, [])
+    assert not [image for image in data["images"] if image["near"] or "sha256" in image]
+
+
+@pytest.mark.parametrize(
+    "spoil, code, words",
+    [
+        (lambda run: shutil.rmtree(run), 2, "does not exist. Needed: the output folder of a fin"),
+        (lambda run: (run / "run.json").unlink(), 2, "has no run.json"),
+        (lambda run: (run / "run.json").write_text("[1]"), 1, "holds a list"),
+        (lambda run: (run / "run.json").write_text('{"kind": "x"}'), 1, "is a x of format"),
+        (lambda run: (run / "scores.parquet").unlink(), 1, "scores.parquet is missing"),
+        (lambda run: (run / "failures.csv").write_text("x"), 1, "does not match the checksum"),
+    ],
+)
+def test_a_folder_that_is_no_whole_run_is_refused_in_words(bliss, run, spoil, code, words):
+    spoil(run)
+    outcome = bliss("report", run)
+    assert outcome.code == code
+    assert words in outcome.err
+
+
+def test_plots_are_vector_files_the_same_each_time(bliss, made, tmp_path):
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib")
+    run, _, _ = made
+    for folder in ("one", "two"):
+        outcome = bliss("report", run, "--plots", tmp_path / folder)
+        assert outcome.code == 0, outcome.err
+    names = ["classes.pdf", "classes.svg", "scores.pdf", "scores.svg"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
+    for name in names:
+        first = (tmp_path / "one" / name).read_bytes()
+        assert first == (tmp_path / "two" / name).read_bytes()
+        assert first.startswith(b"%PDF" if name.endswith("pdf") else b"<?xml")
+    boxes = (tmp_path / "one" / "classes.svg").read_text(encoding="utf-8")
+    for label in ("apple (9)", "boat (10)", "house (8)"):
+        assert label in boxes
+    assert "27 images" in (tmp_path / "one" / "scores.svg").read_text(encoding="utf-8")
+
+
+def test_plots_without_matplotlib_say_what_to_install(bliss, made, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    outcome = bliss("report", made[0], "--plots", tmp_path)
+    assert (outcome.code, outcome.err) == (
+        2,
+        "\nbliss: plots were asked for and matplotlib is not installed. Needed: matplotlib. "
+        "Install it with pip install 'bliss-audit[plots]'.\n",
+    )
+
+
+def test_precomputed_embeddings_make_a_page_without_pictures(bliss, made, index, tmp_path):
+    run, _, _ = made
+    command = ("audit", "--embeddings", run / "images", "--index", index, "--model", "demo")
+    assert bliss(*command, "-o", tmp_path / "out").code == 0
+    data, pictures = page_data(tmp_path / "out" / "report.html")
+    whole, _ = page_data(run / "report.html")
+    assert pictures == []
+    assert [image["sha256"] for image in data["images"]] == [
+        image["sha256"] for image in whole["images"]
+    ]
+    assert [near[1:] for near in data["images"][0]["near"]] == [
+        near[1:] for near in whole["images"][0]["near"]
+    ]
