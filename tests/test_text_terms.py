@@ -203,3 +203,34 @@ def test_candidates_are_the_largest_of_all_blocks(seed, size, wanted):
     assert np.array_equal(np.sort(kept.rows, axis=1), np.sort(order, axis=1))
     assert np.array_equal(kept.values, np.take_along_axis(products.T, kept.rows, axis=1))
     assert np.array_equal(kept.lowest, np.sort(products, axis=0)[-wanted])
+
+
+@pytest.mark.parametrize("count", [40, MANY])
+@pytest.mark.parametrize("tau", [0.01, 0.0005])
+def test_texts_count_by_their_weights(count, tau):
+    rng = np.random.default_rng(7)
+    texts, images = like_clip(rng, count), like_clip(rng, 5)
+    weights = rng.uniform(0, 1, count) * (rng.uniform(0, 1, count) > 0.3)
+    every = np.arange(count)[None]
+    found = text_terms(
+        [raw(texts, TextSum(every, tau, weights)), raw(texts, TextSum(every, tau))], images
+    )
+    logits = images.astype(float) @ texts.T.astype(float) / tau
+    top = logits.max(axis=1, keepdims=True)
+    expected = top[:, 0] + np.log((weights * np.exp(logits - top)).sum(axis=1))
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[1], plain(images, texts, tau), rtol=1e-6)
+
+
+def test_weighted_sums_far_below_the_rest_are_kept_and_none_is_minus_infinity():
+    texts = unit([[1, 0.1], [-1, 0.1], [-1, 0.2]])
+    images = unit([[1, 0], [0.3, 1]])
+    weights = np.array([0.0, 0.5, 2.0])
+    asked = [
+        TextSum(np.arange(3)[None], 0.0005, weights),
+        TextSum(np.arange(3)[None], 1.0, 0 * weights),
+    ]
+    kept, none = text_terms([raw(texts, one) for one in asked], images)
+    logits = images.astype(float) @ texts[1:].T.astype(float) / 0.0005 + np.log(weights[1:])
+    np.testing.assert_allclose(kept, np.logaddexp(*logits.T), rtol=1e-9)
+    assert none.tolist() == [-np.inf] * 2

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...indexer.nearest import array_vectors, nearest_texts
 from .contract import Fitted, Fitting, Query, Score
+from .text_terms import WithTerms, terms_of
 
 NEIGHBOURHOODS = (1, 2, 3)
 """The k of MuSc; k counts the image itself, so k = 1 is the score as it was."""
@@ -23,7 +24,7 @@ def with_rscin(score: Score) -> Score:
 
     def fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
         plain = score.fit(fitting, parameters)
-        return lambda query: smooth(plain(query), query)
+        return WithTerms(lambda query: smooth(plain(query), query), terms_of(plain))
 
     return replace(
         score,

@@ -26,7 +26,6 @@ from ...indexer.nearest import SPARE, array_vectors, check_k, exact_hits
 from ..retrieved import gather_texts
 from ..slices import slices
 from .contract import Fitted, Query
-from .similarity import similarity
 
 IMAGES_AT_ONCE, TEXTS_AT_ONCE = 1024, 512
 """Together they bound a block of cosines, 2 MB, so that it stays in cache."""
@@ -48,11 +47,14 @@ class TextSum:
     groups: np.ndarray
     """int64 [g, s], rows of the external texts."""
     tau: float
+    weights: np.ndarray | None = None
+    """float64 [M], what each text counts; None: all count 1."""
 
     @property
-    def content(self) -> tuple[float, tuple[int, ...], bytes]:
+    def content(self) -> tuple[float, tuple[int, ...], bytes, bytes]:
         """Equal for equal sums, whichever scores ask for them."""
-        return self.tau, self.groups.shape, self.groups.tobytes()
+        weights = b"" if self.weights is None else self.weights.tobytes()
+        return self.tau, self.groups.shape, self.groups.tobytes(), weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +161,8 @@ class _Work:
     sums: Sequence[TextSum]
     group_of: Sequence[np.ndarray]
     """For each sum int64 [v], the group a text taken is in, -1 for none."""
+    weights: Sequence[np.ndarray]
+    """For each sum [v], what each text taken counts."""
 
 
 def _plan(texts: np.ndarray, sums: Sequence[TextSum], every: bool) -> _Work:
@@ -174,12 +178,14 @@ def _plan(texts: np.ndarray, sums: Sequence[TextSum], every: bool) -> _Work:
     vectors = np.empty((len(rows), texts.shape[1]), np.float64 if exactly else np.float32)
     for block in slices(len(rows), TEXTS_AT_ONCE):
         vectors[block] = texts[rows[block]].astype(np.float64) - mean
-    group_of = []
+    group_of, weights = [], []
     for asked in sums:
+        every_one = np.ones(len(texts)) if asked.weights is None else asked.weights
+        weights.append(every_one[rows].astype(vectors.dtype))
         group = np.full(len(texts), -1)
         group[asked.groups] = np.arange(len(asked.groups))[:, None]
         group_of.append(group[rows])
-    return _Work(texts, mean, vectors, sums, group_of)
+    return _Work(texts, mean, vectors, sums, group_of, weights)
 
 
 def _log_sums(images: np.ndarray, work: _Work, nearest: Candidates | None) -> list[np.ndarray]:
@@ -194,10 +200,12 @@ def _log_sums(images: np.ndarray, work: _Work, nearest: Candidates | None) -> li
             keep_largest(nearest, cosines, block.start)
         before, top = top, np.maximum(top, cosines.max(axis=0))
         powers = {tau: _powers(cosines, top, tau) for tau in {s.tau for s in work.sums} if tau}
-        for asked, group_of, total in zip(work.sums, work.group_of, totals, strict=True):
+        for asked, group_of, weights, total in zip(
+            work.sums, work.group_of, work.weights, totals, strict=True
+        ):
             members: Any = np.flatnonzero(group_of[block] >= 0)
             indicator = np.zeros((len(total), len(members)), dtype)
-            indicator[group_of[block][members], np.arange(len(members))] = 1
+            indicator[group_of[block][members], np.arange(len(members))] = weights[block][members]
             if len(members) == len(cosines):
                 members = np.s_[:]
             if asked.tau == MAXIMUM:
@@ -239,5 +247,17 @@ def _take_logarithm(
     totals += top / asked.tau
     for group in np.flatnonzero(lost.any(axis=1)):
         here = lost[group]
-        alone = similarity(images[here], work.texts[asked.groups[group]], asked.tau)
-        totals[group, here] = alone.log_sum
+        totals[group, here] = _alone(images[here], asked, asked.groups[group], work.texts)
+
+
+def _alone(images: np.ndarray, asked: TextSum, rows: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """float64 [b], the sum over some rows, each image's exponents from its largest there."""
+    found = np.empty(len(images))
+    weights = np.ones(len(rows)) if asked.weights is None else asked.weights[rows]
+    with np.errstate(divide="ignore"):
+        for few in slices(len(images), IMAGES_AT_ONCE * TEXTS_AT_ONCE // len(rows)):
+            logits = images[few].astype(np.float64) @ texts[rows].T.astype(np.float64)
+            logits = logits / asked.tau + np.log(weights)
+            top = np.maximum(logits.max(axis=1), -1e300)
+            found[few] = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return found
