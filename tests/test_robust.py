@@ -69,6 +69,8 @@ def test_an_image_is_not_its_own_neighbour_among_many_copies():
     rows = np.repeat(circle([0, 90]), [15, 3], axis=0)
     labels = np.arange(18)  # nobody agrees with anybody
     assert agreeing_neighbours(rows, labels, np.arange(18)).tolist() == [0] * 18
+    labels = np.repeat([0, 1], [15, 3])  # the last copies are not among the first eleven
+    assert agreeing_neighbours(rows, labels, np.arange(18)).tolist() == [10] * 15 + [2] * 3
 
 
 @pytest.mark.parametrize(("margin", "cosine"), [(0.1, -1), (-1, 0.1), (0.1, 0.1)])
