@@ -13,7 +13,13 @@ from pathlib import Path
 from measuring import RESULTS, Report, setup_lines
 
 HERE = Path(__file__).resolve().parent
-RECORDING = ("statistics_cost", "search_cost", "text_encoding", "audit_overhead")
+RECORDING = (
+    "statistics_cost",
+    "search_cost",
+    "text_encoding",
+    "audit_overhead",
+    "report_in_browser",
+)
 """These write their own record when given --record."""
 PRINTING = ("known_answer", "planted_strays", "demo_accuracy")
 """The output of these is recorded here."""
