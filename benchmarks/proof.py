@@ -13,7 +13,14 @@ from pathlib import Path
 from measuring import RESULTS, Report, setup_lines
 
 HERE = Path(__file__).resolve().parent
-RECORDING = ("statistics_cost", "search_cost", "text_encoding", "audit_overhead", "clipn_demo")
+RECORDING = (
+    "statistics_cost",
+    "search_cost",
+    "text_encoding",
+    "audit_overhead",
+    "report_in_browser",
+    "clipn_demo",
+)
 """These write their own record when given --record."""
 PRINTING = (
     "known_answer",

@@ -13,7 +13,7 @@ from ..stored_images import StoredImages, audited_embeddings, stored_images
 SHOWN = 3
 CANDIDATES = 8
 """Taken before copies of the image itself are dropped."""
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 4096
 PATH_COLUMNS = ("image_path", "path", "url")
 
 

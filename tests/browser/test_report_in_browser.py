@@ -145,7 +145,7 @@ def test_review_by_keyboard_is_saved_and_applied(bliss, report, open_page, tmp_p
     page.keyboard.press("Enter")
     page.keyboard.press("r")
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.className") == "frame"
+    page.wait_for_selector("#cards .frame:focus")
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Download decisions").click()
     decisions = tmp_path / "decisions.csv"
@@ -179,7 +179,7 @@ def test_a_saved_file_is_taken_up_again_and_foreign_rows_are_not(report, open_pa
     saved.write_text("\n".join([*lines, '7777,"a,b",x,keep,']) + "\n", encoding="utf-8")
     watched = open_page(report[0], "gallery")
     watched.page.set_input_files("#decisions-file", saved)
-    watched.page.wait_for_function("document.getElementById('status').textContent.includes('read')")
+    watched.page.locator("#status", has_text="decisions read").wait_for(state="attached")
     assert watched.status() == "26 decisions read, 1 of other images skipped."
     assert watched.page.locator(".tally .keep b").inner_text() == "26"
     watched.page.get_by_role("button", name="Undo").click()
@@ -209,7 +209,7 @@ def test_one_card_is_in_the_tab_order_and_arrows_move_it(report, open_page):
     assert page.locator("#review").is_visible()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
-    assert page.evaluate(here) == 1
+    page.wait_for_selector("#cards .card:nth-child(2) .frame:focus")
 
 
 def test_groups_lead_to_their_images(report, open_page):
