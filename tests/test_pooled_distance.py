@@ -94,3 +94,22 @@ def test_images_that_do_not_differ_have_no_spread():
     labels = np.array([0, 0, 1])
     moments = fit_moments(("a", "b"), e[labels], labels)
     assert fit_pooled(moments, Sample(e[labels], labels)) is None
+
+
+def test_of_an_image_in_two_classes_the_first_alone_leaves_the_covariance():
+    moments, sample, _ = world()
+    x = sample.images[0]
+    both = Sample(
+        np.concatenate([sample.images, x[None]]), np.append(sample.labels, 2).astype(np.int64)
+    )
+    moments = fit_moments(moments.classes, both.images, both.labels)
+    pooled = fit_pooled(moments, both)
+    once = pairs_of(both, x[None], LeftOut(np.array([0]), np.array([0])))
+    twice = pairs_of(both, x[None], LeftOut(np.array([0, 0]), np.array([0, 2])))
+    assert twice.inside.tolist() == [True, True]
+    first = distances(pooled, x[None], once.left_out, once.inside)[0]
+    found = distances(pooled, x[None], twice.left_out, twice.inside)[0]
+    np.testing.assert_allclose(found[:2], first[:2])
+    # Class 2 has 10 images with it: nine remain, and x is 10/9 as far from their mean.
+    plain = distances(pooled, x[None])[0]
+    assert found[2] == pytest.approx((10 / 9) ** 2 * plain[2])

@@ -163,7 +163,7 @@ def truncated_log_sums(
     last = cosines.min(axis=1)
     estimate = log_left + log_mean_below(images, tail.mean, tail.covariance, last, tau)
     highest = np.logaddexp(lowest, log_left + last / tau)
-    return LogSums(lowest, np.minimum(np.logaddexp(lowest, estimate), highest), highest)
+    return LogSums(lowest, np.logaddexp(lowest, estimate), highest)
 
 
 def _blocks(images: np.ndarray, texts: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
