@@ -13,7 +13,14 @@ from pathlib import Path
 from measuring import RESULTS, Report, setup_lines
 
 HERE = Path(__file__).resolve().parent
-RECORDING = ("statistics_cost", "search_cost", "text_encoding", "audit_overhead")
+RECORDING = (
+    "statistics_cost",
+    "search_cost",
+    "text_encoding",
+    "audit_overhead",
+    "scores_cost",
+    "bulk_scoring",
+)
 """These write their own record when given --record."""
 PRINTING = ("known_answer", "planted_strays", "demo_accuracy")
 """The output of these is recorded here."""
