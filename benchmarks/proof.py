@@ -20,6 +20,8 @@ RECORDING = (
     "audit_overhead",
     "report_in_browser",
     "clipn_demo",
+    "scores_cost",
+    "bulk_scoring",
 )
 """These write their own record when given --record."""
 PRINTING = (

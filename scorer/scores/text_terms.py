@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -198,22 +197,25 @@ def _log_sums(images: np.ndarray, work: _Work, nearest: Candidates | None) -> li
         cosines = work.vectors[block] @ turned
         if nearest is not None:
             keep_largest(nearest, cosines, block.start)
-        before, top = top, np.maximum(top, cosines.max(axis=0))
+        largest = cosines.max(axis=0)
+        before, top = top, np.maximum(top, largest)
         powers = {tau: _powers(cosines, top, tau) for tau in {s.tau for s in work.sums} if tau}
         for asked, group_of, weights, total in zip(
             work.sums, work.group_of, work.weights, totals, strict=True
         ):
-            members: Any = np.flatnonzero(group_of[block] >= 0)
-            indicator = np.zeros((len(total), len(members)), dtype)
-            indicator[group_of[block][members], np.arange(len(members))] = weights[block][members]
-            if len(members) == len(cosines):
-                members = np.s_[:]
+            members = np.flatnonzero(group_of[block] >= 0)
             if asked.tau == MAXIMUM:
-                largest = cosines[members].max(axis=0, initial=-np.inf)
-                np.maximum(total, largest, out=total)
+                every = len(members) == len(cosines)
+                some = largest if every else cosines[members].max(axis=0, initial=-np.inf)
+                np.maximum(total, some, out=total)
+                continue
+            indicator = np.zeros((len(total), len(cosines)), dtype)
+            indicator[group_of[block][members], members] = weights[block][members]
+            total *= np.exp((before - top).astype(np.float64) / asked.tau)
+            if len(total) == 1 or len(members) == len(cosines):
+                total += indicator @ powers[asked.tau]
             else:
-                total *= np.exp((before - top).astype(np.float64) / asked.tau)
-                total += indicator @ powers[asked.tau][members]
+                total += indicator[:, members] @ powers[asked.tau][members]
     common = images.astype(np.float64) @ work.mean
     if nearest is not None:
         nearest.values[:] += common[:, None]
