@@ -198,16 +198,21 @@ def test_the_time_limit_ends_it(loaded, pairs):
 
 
 def test_the_best_tower_on_held_out_pairs_is_kept_and_saved(loaded, pairs, monkeypatch):
-    monkeypatch.setattr("blissaudit.training.clipn_training._rate_at", lambda done: 1.0)
-    tower, saved = fresh(loaded), []
-    wild = replace(FEW, rate=0.1)
-    curve = train_no_tower(
-        tower, pairs, wild, save=lambda so_far, curve: saved.append(copy.deepcopy(so_far))
+    said = iter([3.0, 2.0, 5.0, 2.0, 4.0, 4.0])
+    monkeypatch.setattr(
+        "blissaudit.training.clipn_training._held_out_loss", lambda *given: next(said)
     )
-    best = min(curve, key=lambda point: point.held_out)
-    assert best.step < curve[-1].step and best.held_out < curve[-1].held_out
-    for name, value in saved[-1].state_dict().items():
-        assert torch.equal(value, tower.state_dict()[name])
+    tower, saved = fresh(loaded), []
+
+    def save(so_far, curve):
+        saved.append((copy.deepcopy(so_far.state_dict()), len(curve)))
+
+    curve = train_no_tower(tower, pairs, FEW, save=save)
+    assert [point.held_out for point in curve] == [3, 2, 5, 2, 4, 4]
+    assert [points for _, points in saved] == [1, 2]
+    for name, value in tower.state_dict().items():
+        assert torch.equal(value, saved[-1][0][name]), name
+    assert not torch.equal(saved[0][0]["prompt_no"], saved[1][0]["prompt_no"])
 
 
 def test_pairs_of_a_group_or_an_image_are_not_wrong():
