@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.indexer.embedded_images import open_embedded_images
 from blissaudit.scorer.head_file import load_head
-from blissaudit.training.oecl_request import OeclResult
+from blissaudit.training.image_views import views_of
+from blissaudit.training.oecl_report import OeclResult
 from blissaudit.training.oecl_training import TrainedHead
 from PIL import Image
 
@@ -153,7 +155,12 @@ def test_turned_copies_as_outliers_and_an_audit_with_the_head(bliss, collection,
     )
     normals, outliers = (load_head(folder).arrays[name] for name in ("normals", "outliers"))
     assert len(normals) == len(outliers) == 42
-    assert np.abs(normals - outliers).max() > 0.1
+    cached = open_embedded_images(folder / "views-normals", "cache")
+    assert cached.model["preprocessing"]["views"]["quarter_turns"] == [0, 1, 2, 3]
+    turns = views_of(cached.vectors, 4, 2)[:, :, 0]
+    kept = [i for i, x in enumerate(turns) if (np.abs(normals - x[0]).max(axis=1) < 1e-6).any()]
+    np.testing.assert_allclose(normals.reshape(21, 2, -1), turns[kept][:, :2], atol=1e-6)
+    np.testing.assert_allclose(outliers.reshape(21, 2, -1), turns[kept][:, 2:], atol=1e-6)
     captions = tmp_path / "captions.txt"
     captions.write_text("a red key\na cactus\na moon at night\n")
     asked = ("audit", collection, "--corpus", captions, "--k", 2, "--model", "demo")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,20 @@ import numpy as np
 from ..artefacts import MANIFEST, read_json
 from ..corpora.images import list_images
 from ..errors import BlissError, UsageError
-from ..evaluation.metrics import auroc
 from ..indexer.embedded_images import Failure, read_image_embeddings
 from ..indexer.encoding import Encoder, check_same_model
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
 from ..scorer.head_file import save_head
-from ..scorer.scores.contract import Fitting, Normals, Query, fit_score
-from ..scorer.scores.registry import SCORES
 from .image_views import views_encoder, views_of
+from .oecl_report import OeclResult, held_out_line, measure
 from .oecl_training import OeclSettings, TrainedHead, train_head
 from .outlier_baselines import outlier_logistic
-from .outlier_split import Split, check_apart, split_rows
+from .outlier_split import check_apart, split_rows
 
 NORMAL_TURNS, OUTLIER_TURNS = (0, 1), (2, 3)
 """self-OECL: 0° and 90° are normal, 180° and 270° are outliers."""
-BASELINES = ("outlier_logistic", "outlier_knn_ratio")
 
 
 @dataclass(frozen=True)
@@ -56,31 +53,6 @@ class OeclRequest:
                 "image files, which can be turned, or a set of outliers",
                 "Add --outliers DIR, or give the images themselves",
             )
-
-
-@dataclass(frozen=True)
-class OeclResult:
-    """What was trained, and how it fares beside its baselines on held-out images."""
-
-    head: TrainedHead
-    counts: Mapping[str, int]
-    held_out: str
-    """One line: what was held out."""
-    auroc: Mapping[str, float]
-    """Score -> AUROC of held-out outliers against held-out normals."""
-    failures: tuple[Failure, ...]
-
-    @property
-    def verdict(self) -> str:
-        """One line saying who wins; the baselines are named whenever they are as good."""
-        ours = max(value for name, value in self.auroc.items() if name not in BASELINES)
-        name = max(BASELINES, key=lambda baseline: self.auroc[baseline])
-        gap = 100 * (self.auroc[name] - ours)
-        if round(gap, 2) > 0:
-            return f"The baseline {name} wins, by {gap:.2f}: use it instead of oecl."
-        if round(gap, 2) == 0:
-            return f"The baseline {name} is as good as oecl, and simpler."
-        return f"oecl is ahead of the best baseline, {name}, by {-gap:.2f}."
 
 
 @dataclass(frozen=True)
@@ -156,7 +128,7 @@ def run_oecl(
     result = OeclResult(
         TrainedHead(arrays, head.losses),
         counts,
-        _held_out_line(counts, other_split, request.outliers is None),
+        held_out_line(counts, other_split, request.outliers is None),
         measure(arrays, parts[1], parts[3]),
         failures,
     )
@@ -176,30 +148,6 @@ def run_oecl(
         ),
     )
     return result
-
-
-def measure(
-    arrays: Mapping[str, np.ndarray], normals: np.ndarray, outliers: np.ndarray
-) -> dict[str, float]:
-    """AUROC of each trained score between views of normals [n, V, d] and of outliers [m, W, d].
-
-    `oecl` and the baselines see the image as it is; `oecl, V views` averages over all views.
-    """
-    nothing = np.zeros((0, normals.shape[2]), np.float32)
-    known = Normals((), nothing, nothing, np.zeros(0, np.int64))
-    truth = np.repeat([False, True], [len(normals), len(outliers)])
-
-    def of(name: str, query: Callable[[np.ndarray], Query]) -> float:
-        fitted = fit_score(SCORES[name], Fitting(known, nothing, head=arrays))
-        return auroc(np.concatenate([fitted(query(rows)) for rows in (normals, outliers)]), truth)
-
-    found = {}
-    views = max(normals.shape[1], outliers.shape[1])
-    if views > 1:
-        found[f"oecl, {views} views"] = of("oecl", lambda rows: Query(rows[:, 0], views=rows))
-    for name in ("oecl", *BASELINES):
-        found[name] = of(name, lambda rows: Query(rows[:, 0]))
-    return found
 
 
 def _flat(views: np.ndarray) -> np.ndarray:
@@ -261,15 +209,3 @@ def _check_output(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> No
             "the same settings, or another folder",
             "Choose another --output, or pass --overwrite",
         )
-
-
-def _held_out_line(counts: Mapping[str, int], split: Split, turned: bool) -> str:
-    line = (
-        f"Held out: {counts['normals_held_out']} normal and "
-        f"{counts['outliers_held_out']} outlier images"
-    )
-    if turned:
-        return f"{line}, the outliers being turned copies"
-    if split.classes:
-        return f"{line}, the outliers being whole classes: {', '.join(split.classes)}"
-    return f"{line}, chosen at random"
