@@ -115,6 +115,7 @@ def test_the_check_fails_where_it_should(tmp_path, name, line, complaint):
         "from blissaudit.cli import run; run(['--help']); run(['audit', '--help'])",
         "import blissaudit.audit.request",
         "from blissaudit.cli import run; run(['eval', '--help'])",
+        "from blissaudit.cli import run; run(['train', 'oecl', '--help'])",
         "import blissaudit.evaluation.request",
     ],
 )
