@@ -154,6 +154,8 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
 def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
     """Those facts in a line; `reference_images` are those that stayed."""
     count, top = facts["dropped"], facts["top"]
+    if not count:
+        return f"--robust left none of {reference_images:,} reference images out"
     classes = len(facts["dropped_by_class"])
     line = (
         f"--robust left {count:,} of {count + reference_images:,} reference images out of "

@@ -4,7 +4,8 @@ Run as: python benchmarks/guessed_null.py [--data ../shared] [--draws 8]
 
 Collections of known contamination are audited as their own reference and flagged at a nominal
 false discovery rate of 0.1 against a null guessed from the scores. Reported are the share of
-normal images among the flagged and the share of strays flagged, means over draws. Half as many labels are swapped as strays are planted. Nothing here is a promise.
+normal images among the flagged and the share of strays flagged, means over draws. Half as many
+labels are swapped as strays are planted. Nothing here is a promise.
 """
 
 from __future__ import annotations

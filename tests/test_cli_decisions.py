@@ -302,6 +302,16 @@ def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index,
     )
 
 
+def test_robust_says_so_where_there_is_nothing_to_leave_out(bliss, index, world, tmp_path):
+    asked = ("--embeddings", world / "clean-embedded", "--index", index, "--model", "demo")
+    outcome = bliss("audit", *asked, "-o", tmp_path / "out", "--robust")
+    assert said(outcome)[1] == "--robust left none of 42 reference images out"
+    assert (tmp_path / "out" / "dropped.csv").read_text() == "path,given_label,better_label\n"
+    plain = bliss("audit", *asked, "-o", tmp_path / "plain")
+    assert plain.code == 0
+    assert table(tmp_path / "out")["score"] == table(tmp_path / "plain")["score"]
+
+
 def test_robust_cleans_a_separate_reference_too(audit, world):
     _, before = audit("--reference", world / "set")
     _, folder = audit("--reference", world / "set", "--robust")
