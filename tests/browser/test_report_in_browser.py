@@ -38,12 +38,12 @@ HOSTILE_NAMES = (
 
 @pytest.fixture(scope="module")
 def report(bliss, collection, index, tmp_path_factory):
-    """(page, run folder, collection) of an audit with two broken files."""
+    """(page, run folder, collection, index) of an audit with two broken files."""
     root = tmp_path_factory.mktemp("plain")
     images = shutil.copytree(collection, root / "images")
     (images / "boat" / "empty.png").write_bytes(b"")
     assert bliss("audit", images, "--index", index, "-o", root / "run").code == 0
-    return root / "run" / "report.html", root / "run", images
+    return root / "run" / "report.html", root / "run", images, index
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +210,17 @@ def test_one_card_is_in_the_tab_order_and_arrows_move_it(report, open_page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     page.wait_for_selector("#cards .card:nth-child(2) .frame:focus")
+
+
+def test_the_terms_are_called_the_scores_only_where_they_are(report, open_page, bliss, tmp_path):
+    page = open_page(report[0], "gallery").page
+    page.locator("#cards .frame").first.click()
+    assert "What the score is made of" in page.locator("#review").inner_text()
+    knn = ("--score", "mcm", "--index", report[3], "-o", tmp_path / "out")
+    assert bliss("audit", report[2], *knn).code == 0
+    page = open_page(tmp_path / "out" / "report.html", "gallery").page
+    page.locator("#cards .frame").first.click()
+    assert "What BLISS makes of it (the ranking is another)" in page.locator("#review").inner_text()
 
 
 def test_groups_lead_to_their_images(report, open_page):

@@ -12,10 +12,21 @@ function pulls(image, most) {
       `${caption(which)} — z ${number(z)}, cosine ${number(similarity, 3)}`)));
 }
 
+/** What its captions add to the BLISS score of an image. */
+function fromCaptions(image) {
+  return image.captions.reduce((sum, [, added]) => sum + added, 0);
+}
+
+/** Whether the images are ranked by BLISS; its terms are shown beside other scores too. */
+function rankedByBliss(image) {
+  const sum = (image.ics ?? 0) + fromCaptions(image);
+  return Math.abs(sum - image.score) <= 0.01 + 0.001 * Math.abs(sum);
+}
+
 /** The two terms that the BLISS score is the sum of. */
 function terms(image) {
   const own = image.ics ?? 0;
-  const captions = image.captions.reduce((sum, [, added]) => sum + added, 0);
+  const captions = fromCaptions(image);
   const largest = Math.max(Math.abs(own), Math.abs(captions));
   return element('ul', { className: 'pulls' },
     contribution(element('span', {}, 'unlike the name of ', isolated(className(image.nearest))), own, largest),

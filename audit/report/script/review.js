@@ -35,7 +35,8 @@ function drawReview() {
         filing(image), element('p', { className: 'path quiet' }, isolated(image.path)),
         statistics(image), ...bestClasses(image)),
       element('div', { className: 'review-evidence' },
-        element('h3', { textContent: 'What the score is made of' }),
+        element('h3', { textContent: rankedByBliss(image) ? 'What the score is made of'
+          : 'What BLISS makes of it (the ranking is another)' }),
         terms(image),
         element('h4', { textContent: `The ${several(image.captions.length, 'caption')}, one by one` }),
         pulls(image, image.captions.length),
