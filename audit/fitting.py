@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..artefacts import MANIFEST, write_atomically
-from ..corpora.images import display_path, list_images
+from ..corpora.image_opening import open_images
+from ..corpora.image_paths import display_path
+from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex, open_index
 from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
@@ -34,6 +36,7 @@ class FitRequest:
 
     output: str
     images: str | None = None
+    image_options: ImageOptions = NO_IMAGE_OPTIONS
     embeddings: str | None = None
     index: str | None = None
     """An index whose captions hold the label prompts, where no model is at hand."""
@@ -68,7 +71,7 @@ def run_fit(
         encoder = encoder_for(request.model, index, None, say)
     if request.images:
         assert encoder is not None
-        listed = list_images(request.images)
+        listed = open_images(request.images, request.image_options)
         images = embed_images(listed, encoder, output / EMBEDDING, request.embed, progress)
     else:
         assert request.embeddings is not None

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .options import (
+    COLLECTION,
     CORPUS,
     IMAGES,
     MODEL,
@@ -18,6 +19,7 @@ from .options import (
     audit_settings,
     corpus_options,
     embed_options,
+    image_options,
     model_choice,
     options,
     plain_options,
@@ -33,12 +35,13 @@ from .options import (
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
 @click.option("-o", "--output", default="bliss-audit", show_default=True)
-@options(CORPUS, MODEL, SCORE, WORDS, IMAGES, SHOW)
+@options(CORPUS, MODEL, SCORE, WORDS, IMAGES, COLLECTION, SHOW)
 def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Score every image of a collection, most anomalous first.
 
     IMAGES is a folder with one folder a class (the collection is then its own reference), or any
-    folder of images with --reference or --normal.
+    folder of images with --reference or --normal; a csv, tsv or parquet file of paths and labels;
+    tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of such.
     """
     from ..audit.outputs import check_output, json_summary, save_audit
     from ..audit.request import AuditRequest, check_failures, run_audit
@@ -47,6 +50,7 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
 
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "index", "corpus")},
+        image_options=image_options(given),
         corpus_options=corpus_options(given),
         output=given["output"],
         model=model_choice(given),

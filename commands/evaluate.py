@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from .options import (
+    COLLECTION,
     IMAGES,
     MODEL,
     WORDS,
     class_words,
     embed_options,
+    image_options,
     model_choice,
     options,
     say,
@@ -46,7 +48,7 @@ from .options import (
 @click.option("--k", default=10, show_default=True, help="Captions retrieved per image.")
 @click.option("-o", "--output", default="bliss-eval", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-@options(MODEL, WORDS, IMAGES)
+@options(MODEL, WORDS, IMAGES, COLLECTION)
 def evaluate(as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
     from ..audit.classes import prompt_vectors
@@ -101,4 +103,5 @@ def _eval_request(given: dict[str, Any]) -> Any:
         worded=tuple(class_words(given).labels),
         **{name: given[name] for name in ("scores", "k", "baseline", "output")},
         embed=embed_options(given),
+        image_options=image_options(given),
     )

@@ -7,11 +7,13 @@ from typing import Any
 import click
 
 from .options import (
+    COLLECTION,
     IMAGES,
     MODEL,
     WORDS,
     class_words,
     embed_options,
+    image_options,
     model_choice,
     options,
     say,
@@ -29,7 +31,7 @@ def reference() -> None:
 @click.option("--index", help="An index whose captions hold the label prompts (no model).")
 @click.option("-o", "--output", required=True)
 @click.option("--calibration", default=0.2, show_default=True, help="Share of images held out.")
-@options(MODEL, WORDS, IMAGES)
+@options(MODEL, WORDS, IMAGES, COLLECTION)
 def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..audit.fitting import FitRequest, run_fit
@@ -40,6 +42,7 @@ def fit(images: str | None, calibration: float, max_failures: int | None, **give
     request = FitRequest(
         images=images,
         **{name: given[name] for name in ("embeddings", "index", "output")},
+        image_options=image_options(given),
         model=model_choice(given),
         words=class_words(given),
         calibration_share=calibration,

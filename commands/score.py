@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from typing import Any
 
 import click
 
 from .options import (
+    COLLECTION,
     IMAGES,
     MODEL,
     SCORE,
     SHOW,
     audit_settings,
     embed_options,
+    image_options,
     model_choice,
     options,
     say,
@@ -26,7 +27,7 @@ from .options import (
 @click.argument("images", nargs=-1, required=True)
 @click.option("--reference", required=True, help="A folder `bliss reference fit` made.")
 @click.option("--index", required=True, help="A caption index.")
-@options(MODEL, SCORE, IMAGES, SHOW)
+@options(MODEL, SCORE, IMAGES, COLLECTION, SHOW)
 def score(
     images: tuple[str, ...], as_json: bool, top: int, max_failures: int | None, **given: Any
 ) -> None:
@@ -36,13 +37,12 @@ def score(
     from ..audit.request import check_failures
     from ..audit.run import audit_against
     from ..audit.terminal import progress_lines, result_text
-    from ..corpora.images import list_image_files, list_images
+    from ..corpora.image_opening import open_named
     from ..indexer.caption_index import open_index
     from ..indexer.image_embedding import embed_images
     from ..scorer.reference_file import load_reference
 
-    one_folder = len(images) == 1 and os.path.isdir(images[0])
-    listed = list_images(images[0]) if one_folder else list_image_files(images)
+    listed = open_named(images, image_options(given))
     reference, index = load_reference(given["reference"]), open_index(given["index"])
     encoder = encoder_for(model_choice(given), index, reference, say)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import MANIFEST
-from ..corpora.images import list_images
+from ..corpora.image_opening import open_images
+from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, captions_of, find_captions
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
@@ -35,6 +36,7 @@ class EvalRequest:
     reference: str
     """Clean images of the classes, or embeddings of such."""
     test: str
+    """Images to test, or embeddings of such."""
     outliers: Mapping[str, str]
     """Name -> images or embeddings that are anomalous whatever is normal."""
     protocol: Protocol
@@ -46,6 +48,8 @@ class EvalRequest:
     baseline: str | None = None
     output: str = "bliss-eval"
     embed: EmbedOptions = field(default_factory=EmbedOptions)
+    image_options: ImageOptions = NO_IMAGE_OPTIONS
+    """Of the test set, if `open_images` has to be told."""
 
     def folders(self) -> dict[str, str]:
         """Every set's name and folder."""
@@ -159,7 +163,9 @@ def _open_set(
             f"{folder} holds images and no model was given", "a model to embed them", "Add --model"
         )
     target = Path(request.output) / "sets" / name
-    return embed_images(list_images(folder), encoder, target, request.embed, progress)
+    options = request.image_options if name == "test" else NO_IMAGE_OPTIONS
+    listed = open_images(folder, options)
+    return embed_images(listed, encoder, target, request.embed, progress)
 
 
 def _captions(index: CaptionIndex, chosen: Sequence[Chosen]) -> np.ndarray | None:
