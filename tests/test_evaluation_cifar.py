@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from blissaudit.corpora.images import list_class_folders
+from blissaudit.corpora.images import list_images
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.evaluation.cifar import unpack_cifar
 from PIL import Image
@@ -31,9 +31,9 @@ def test_cifar_10(tmp_path):
     source.mkdir()
     planes = cifar10(source)
     assert unpack_cifar(source, target) == {"train": 10, "test": 3}
-    listed = list_class_folders(target / "test")
+    listed = list_images(target / "test")
     assert listed.paths == ("cat/00001.png", "dog/00000.png", "dog/00002.png")
-    assert list_class_folders(target / "train").labels.count("cat") == 5
+    assert list_images(target / "train").labels.count("cat") == 5
     pixels = np.asarray(Image.open(target / "test" / "dog" / "00002.png"))
     assert np.array_equal(pixels, planes[2].transpose(1, 2, 0))
     with pytest.raises(UsageError, match="is not empty"):
