@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artefacts import MANIFEST, write_atomically
+from ..artefacts import LOCK, MANIFEST, write_atomically
 from ..corpora.image_opening import open_images
 from ..corpora.image_paths import display_path
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
@@ -112,7 +112,7 @@ def embed_query(
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.is_dir() and not overwrite:
         there = {path.name for path in output.iterdir()}
-        others = there - {EMBEDDING, ARRAYS, MEMBERS, FAILURES}
+        others = there - {EMBEDDING, ARRAYS, MEMBERS, FAILURES, LOCK}
         if others or MANIFEST in there:
             raise UsageError(
                 f"{output} already holds {', '.join(sorted(others)[:3])}",

@@ -43,6 +43,7 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
     folder of images with --reference or --normal; a csv, tsv or parquet file of paths and labels;
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of such.
     """
+    from ..artefacts import only_run_in
     from ..audit.outputs import check_output, json_summary, save_audit
     from ..audit.request import AuditRequest, check_failures, run_audit
     from ..audit.safe_text import terminal_text
@@ -59,10 +60,11 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
         score=given["score"],
     )
     asked = {"command": "audit", **plain_options(given)}
-    if not given["overwrite"]:
-        check_output(request.output, asked)
-    result = run_audit(request, progress_lines(), say)
-    save_audit(result, request.settings, request.output, asked)
+    with only_run_in(Path(request.output)):
+        if not given["overwrite"]:
+            check_output(request.output, asked)
+        result = run_audit(request, progress_lines(), say)
+        save_audit(result, request.settings, request.output, asked)
     if as_json:
         click.echo(json.dumps(json_summary(result, top), indent=2))
     else:

@@ -51,6 +51,7 @@ from .options import (
 @options(MODEL, WORDS, IMAGES, COLLECTION)
 def evaluate(as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
+    from ..artefacts import only_run_in
     from ..audit.classes import prompt_vectors
     from ..audit.models import encoder_for
     from ..audit.request import check_failures
@@ -65,14 +66,15 @@ def evaluate(as_json: bool, max_failures: int | None, **given: Any) -> None:
     encoder = None
     if given["model"] or needs_encoder(request):
         encoder = encoder_for(model_choice(given), index, None, say)
-    result, rows, sets = run_eval(
-        request,
-        index,
-        lambda classes: prompt_vectors(classes, words, index, encoder),
-        SCORES,
-        encoder,
-        progress_lines(),
-    )
+    with only_run_in(Path(request.output)):
+        result, rows, sets = run_eval(
+            request,
+            index,
+            lambda classes: prompt_vectors(classes, words, index, encoder),
+            SCORES,
+            encoder,
+            progress_lines(),
+        )
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:

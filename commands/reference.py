@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,6 +35,7 @@ def reference() -> None:
 @options(MODEL, WORDS, IMAGES, COLLECTION)
 def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
+    from ..artefacts import only_run_in
     from ..audit.fitting import FitRequest, run_fit
     from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
@@ -48,7 +50,8 @@ def fit(images: str | None, calibration: float, max_failures: int | None, **give
         calibration_share=calibration,
         embed=embed_options(given),
     )
-    fitted, found = run_fit(request, progress_lines(), say)
+    with only_run_in(Path(request.output)):
+        fitted, found = run_fit(request, progress_lines(), say)
     counts = fitted.moments.counts
     click.echo(
         f"{counts.sum():,} images of {len(counts)} classes, {fitted.calibration_count:,} held out "
