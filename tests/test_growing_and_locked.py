@@ -103,7 +103,7 @@ def test_an_interrupted_growth_continues_to_the_same_bytes(tmp_path: Path) -> No
     for _ in range(20):
         encoded: list[int] = []
         try:
-            embed_images(list_images(root), counting_encoder(encoded, 3), folder, PARTS)
+            embed_images(list_images(root), counting_encoder(encoded, 4), folder, PARTS)
             break
         except Interrupted:
             assert not (folder / "manifest.json").exists()
