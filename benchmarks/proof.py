@@ -15,7 +15,14 @@ from measuring import RESULTS, Report, setup_lines
 HERE = Path(__file__).resolve().parent
 RECORDING = ("statistics_cost", "search_cost", "text_encoding", "audit_overhead")
 """These write their own record when given --record."""
-PRINTING = ("known_answer", "planted_strays", "demo_accuracy")
+PRINTING = (
+    "known_answer",
+    "planted_strays",
+    "demo_accuracy",
+    "broken_images",
+    "killed_audits",
+    "image_memory",
+)
 """The output of these is recorded here."""
 
 

@@ -96,8 +96,10 @@ class ImageTables:
             else:
                 folder = os.path.dirname(address)
                 problem = why_outside(folder, name)
-                file = None if problem else os.path.join(folder, name)
-                yield item._replace(file=file, problem=problem)
+                file = os.path.join(folder, name)
+                if not problem and not os.path.lexists(file):
+                    problem = "the row holds no image, and no file is where its path leads"
+                yield item._replace(file=None if problem else file, problem=problem)
 
     def check(self) -> None:
         """BlissError where a file has gone."""
