@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from .errors import BlissError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LOCK = ".bliss.lock"
 
 _BUILT: Mapping[str, type] = {"parts": list, "failures": list, "model": dict}
 FIELDS: Mapping[str, Mapping[str, type]] = {
@@ -48,14 +50,71 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise BlissError(
-            f"could not write {path}: {error.strerror or error}",
-            "a folder that can be written, with room on its disk",
-            "Free some space or choose another folder, then run the same command again: "
-            "finished parts are kept",
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         _remove_if_there(temporary)
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Hold an output folder, made if need be, for as long as this process works in it.
+
+    The system lets go of it when the process ends, however it ends. Raises BlissError where
+    another run holds it, naming its process, or where the folder cannot be written.
+    """
+    path, new = folder / LOCK, not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _lock(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with file:
+        try:
+            yield
+        finally:
+            _remove_if_there(path)
+            if new:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Open `path` and lock it; a file that was removed meanwhile holds nobody off."""
+    while True:
+        file = open(path, "a+b")
+        try:
+            if not _locks(file):
+                file.seek(0)
+                holder = file.read(20).decode("ascii", "replace").strip() or "unknown"
+                raise BlissError(
+                    f"another bliss run (process {holder}) is working in {path.parent}",
+                    "one run at a time in an output folder",
+                    "Wait until it has ended, or choose another output folder",
+                )
+            if path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+                file.flush()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Whether the file could be locked, or its system knows no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network drives have none
+        return True
+    return True
 
 
 def _remove_if_there(path: Path) -> None:
@@ -64,6 +123,15 @@ def _remove_if_there(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:
         pass
+
+
+def _unwritable(path: Path, error: OSError) -> BlissError:
+    return BlissError(
+        f"could not write {path}: {error.strerror or error}",
+        "a folder that can be written, with room on its disk",
+        "Free some space or choose another folder, then run the same command again: "
+        "finished parts are kept",
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artefacts import MANIFEST, write_atomically
-from ..corpora.images import display_path, list_images
+from ..artefacts import LOCK, MANIFEST, write_atomically
+from ..corpora.image_opening import open_images
+from ..corpora.image_paths import display_path
+from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex, open_index
 from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
@@ -34,6 +36,7 @@ class FitRequest:
 
     output: str
     images: str | None = None
+    image_options: ImageOptions = NO_IMAGE_OPTIONS
     embeddings: str | None = None
     index: str | None = None
     """An index whose captions hold the label prompts, where no model is at hand."""
@@ -68,7 +71,7 @@ def run_fit(
         encoder = encoder_for(request.model, index, None, say)
     if request.images:
         assert encoder is not None
-        listed = list_images(request.images)
+        listed = open_images(request.images, request.image_options)
         images = embed_images(listed, encoder, output / EMBEDDING, request.embed, progress)
     else:
         assert request.embeddings is not None
@@ -109,7 +112,7 @@ def embed_query(
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.is_dir() and not overwrite:
         there = {path.name for path in output.iterdir()}
-        others = there - {EMBEDDING, ARRAYS, MEMBERS, FAILURES}
+        others = there - {EMBEDDING, ARRAYS, MEMBERS, FAILURES, LOCK}
         if others or MANIFEST in there:
             raise UsageError(
                 f"{output} already holds {', '.join(sorted(others)[:3])}",

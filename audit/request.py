@@ -10,7 +10,8 @@ import numpy as np
 
 from ..artefacts import MANIFEST, read_json
 from ..corpora.captions import CaptionRules
-from ..corpora.images import ImageList, list_images
+from ..corpora.image_opening import open_images
+from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
 from ..corpora.texts import CorpusOptions, open_corpus
 from ..errors import TooManyFailures, UsageError
 from ..indexer.caption_index import CaptionIndex, open_index, search
@@ -45,7 +46,7 @@ class AuditRequest:
     """What `bliss audit` was asked to do; exactly one of images and embeddings is set."""
 
     images: str | None = None
-    """A folder of images, or of class folders."""
+    """A collection of images as `open_images` names it, often a folder of class folders."""
     embeddings: str | None = None
     """A folder of precomputed image embeddings in clip-retrieval's layout."""
     reference: str | None = None
@@ -53,6 +54,8 @@ class AuditRequest:
     index: str | None = None
     corpus: str | None = None
     """A corpus to build an index from, in the output folder; default imagenet-1k."""
+    image_options: ImageOptions = NO_IMAGE_OPTIONS
+    """Where the images and labels of IMAGES are, if `open_images` has to be told."""
     corpus_options: CorpusOptions = field(default_factory=CorpusOptions)
     output: str = "bliss-audit"
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -102,14 +105,14 @@ def run_audit(
     check_clipn(score, no_prompts is not None)
     encoder: Encoder | None = None
     index = open_index(request.index) if request.index else None
-    listed = list_images(request.images) if request.images else None
+    listed = open_images(request.images, request.image_options) if request.images else None
     clean_files = None
     if request.reference and saved is None and not _embedded(request.reference):
-        clean_files = list_images(request.reference)
+        clean_files = open_images(request.reference)
     asked = request.asked
     calibration_files = None
     if asked.calibration and not _embedded(asked.calibration):
-        calibration_files = list_images(asked.calibration)
+        calibration_files = open_images(asked.calibration)
     if request.reference is None and listed:
         _check_labels(listed, request.settings.words)
     if listed or clean_files or calibration_files or index is None or request.model.model:
@@ -202,7 +205,7 @@ def _embedded(folder: str) -> bool:
 def _embed_beside(
     request: AuditRequest,
     source: str,
-    files: ImageList | None,
+    files: ImageSource | None,
     encoder: Encoder | None,
     progress: Progress,
 ) -> EmbeddedImages:
@@ -214,10 +217,12 @@ def _embed_beside(
     return embed_images(files, encoder, Path(request.output) / name, request.embed, progress)
 
 
-def _check_labels(listed: ImageList, words: ClassWords) -> None:
+def _check_labels(listed: ImageSource, words: ClassWords) -> None:
     """Raise what the audit would, for classes that cannot be named, before images are embedded."""
-    if choose_classes(listed.labels, words, listed.root) is None:
-        named_classes(words, listed.root)
+    if listed.labels is None:
+        return  # they come with the images
+    if choose_classes(listed.labels, words, listed.spec) is None:
+        named_classes(words, listed.spec)
 
 
 def _refuse_words(request: AuditRequest) -> None:

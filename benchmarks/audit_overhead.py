@@ -29,6 +29,7 @@ import open_clip
 import torch
 from blissaudit.audit.outputs import save_audit
 from blissaudit.audit.request import AuditRequest, run_audit
+from blissaudit.corpora.image_source import read_everything
 from blissaudit.corpora.images import list_images
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.indexer.decode_pool import decode_images, default_workers
@@ -141,10 +142,8 @@ def pixel_batches(images: Path, config: dict[str, Any]) -> Iterator[np.ndarray]:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-    paths = [os.path.join(images, path) for path in list_images(images).paths]
-    outcomes = decode_images(
-        paths, range(len(paths)), preprocessing, DecodingLimits(), ahead=2 * BATCH
-    )
+    items = list_images(images).items(read_everything)
+    outcomes = decode_images(items, preprocessing, DecodingLimits(), ahead=2 * BATCH)
     waiting: list[np.ndarray] = []
     for outcome in outcomes:
         assert isinstance(outcome, Decoded)

@@ -32,6 +32,9 @@ PRINTING = (
     "guessed_null",
     "label_evidence",
     "demo_accuracy",
+    "broken_images",
+    "killed_audits",
+    "image_memory",
 )
 """The output of these is recorded here."""
 

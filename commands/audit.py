@@ -10,6 +10,7 @@ import click
 
 from .options import (
     CLIPN,
+    COLLECTION,
     CORPUS,
     DECIDE,
     IMAGES,
@@ -21,6 +22,7 @@ from .options import (
     corpus_options,
     decision_rule,
     embed_options,
+    image_options,
     model_choice,
     no_prompts,
     options,
@@ -54,15 +56,17 @@ from .presets import ENCODER, PRESET, with_preset
     show_default=True,
     help="Images shown one by one in report.html.",
 )
-@options(CLIPN, CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, DECIDE, SHOW)
+@options(CLIPN, CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, COLLECTION, DECIDE, SHOW)
 def audit(
     as_json: bool, max_failures: int | None, no_report: bool, report_images: int, **given: Any
 ) -> None:
     """Score every image of a collection, most anomalous first.
 
     IMAGES is a folder with one folder a class (the collection is then its own reference), or any
-    folder of images with --reference or --normal.
+    folder of images with --reference or --normal; a csv, tsv or parquet file of paths and labels;
+    tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of such.
     """
+    from ..artefacts import only_run_in
     from ..audit.asking import Asked
     from ..audit.decisions import check_flagged
     from ..audit.outputs import TOP, check_output, json_summary, save_audit
@@ -78,6 +82,7 @@ def audit(
     top = TOP if given["top"] is None else given["top"]
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "index", "corpus")},
+        image_options=image_options(given),
         corpus_options=corpus_options(given),
         output=given["output"],
         model=model_choice(given),
@@ -89,11 +94,12 @@ def audit(
         asked=Asked(given["question"], given["robust"], given["calibration"], rule),
     )
     asked = {"command": "audit", **plain_options(given)}
-    if not given["overwrite"]:
-        check_output(request.output, asked)
-    result = run_audit(request, progress_lines(), say, no_prompts(given))
-    save_audit(result, request.settings, request.output, asked)
-    report = None if no_report else save_report(request.output, images=report_images)
+    with only_run_in(Path(request.output)):
+        if not given["overwrite"]:
+            check_output(request.output, asked)
+        result = run_audit(request, progress_lines(), say, no_prompts(given))
+        save_audit(result, request.settings, request.output, asked)
+        report = None if no_report else save_report(request.output, images=report_images)
     if as_json:
         click.echo(json.dumps(json_summary(result, top), indent=2))
     else:

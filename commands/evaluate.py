@@ -10,11 +10,13 @@ import click
 
 from .options import (
     CLIPN,
+    COLLECTION,
     IMAGES,
     MODEL,
     WORDS,
     class_words,
     embed_options,
+    image_options,
     model_choice,
     no_prompts,
     options,
@@ -73,12 +75,12 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
 @click.option("--k", default=10, show_default=True, help="Captions retrieved per image.")
 @click.option("-o", "--output", default="bliss-eval", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-@options(CLIPN, MODEL, WORDS, PRESET, IMAGES)
+@options(CLIPN, MODEL, WORDS, PRESET, IMAGES, COLLECTION)
 def evaluate(
     as_json: bool, max_failures: int | None, repeats: dict[str, Any] | None, **given: Any
 ) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
-    from ..artefacts import MANIFEST, read_json
+    from ..artefacts import MANIFEST, only_run_in, read_json
     from ..audit.classes import class_prompts, prompt_vectors
     from ..audit.models import encoder_for
     from ..audit.request import check_failures
@@ -105,14 +107,8 @@ def evaluate(
         no and (lambda classes: no(class_prompts(classes, words), index.model)),
         no and read_json(Path(given["clipn"]) / MANIFEST),
     )
-    result, rows, sets = run_eval(
-        request,
-        index,
-        labels,
-        SCORES,
-        encoder,
-        progress_lines(),
-    )
+    with only_run_in(Path(request.output)):
+        result, rows, sets = run_eval(request, index, labels, SCORES, encoder, progress_lines())
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
@@ -155,6 +151,7 @@ def _eval_request(
         embed=embed_options(given),
         asked=plain_options(asked),
         head=given["head"],
+        image_options=image_options(given),
     )
 
 

@@ -77,6 +77,17 @@ DECIDE = options(
                  help="Flag by a null guessed from the scores: no guarantee."),
     click.option("--fail-on", type=click.IntRange(0), help="Exit 4 when more images are flagged."),
 )  # fmt: skip
+COLLECTION = options(
+    click.option("--image-column", help="The column of IMAGES with images or their paths; in tar "
+                 "archives the extension."),
+    click.option("--label-column", help="The column of IMAGES with labels; in tar archives the "
+                 "extension or JSON field."),
+    click.option("--labels", metavar="FILE", help="A csv, tsv or parquet file with a path and a "
+                 "label column, for a folder."),
+    click.option("--images-config", help="The configuration of the image data set."),
+    click.option("--images-split", help="The split of the image data set [default: train]"),
+    click.option("--images-revision", help="The revision of the image data set."),
+)  # fmt: skip
 SHOW = options(
     click.option("--top", type=click.IntRange(0), help="Images to show; where no p-value or other "
                  "rule decides, they are also flagged [default: 20 shown]"),
@@ -108,6 +119,15 @@ def corpus_options(given: dict[str, Any]) -> Any:
     from ..corpora.texts import CorpusOptions
 
     return CorpusOptions(given["column"], given["config"], given["split"], given["revision"])
+
+
+def image_options(given: dict[str, Any]) -> Any:
+    """Which part of an image collection is to be read, and where its labels are."""
+    from ..corpora.image_source import ImageOptions
+
+    names = ("image_column", "label_column", "labels")
+    of_data_set = {name: given[f"images_{name}"] for name in ("config", "split", "revision")}
+    return ImageOptions(**{name: given[name] for name in names}, **of_data_set)
 
 
 def class_words(given: dict[str, Any]) -> Any:

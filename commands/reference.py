@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from .options import (
+    COLLECTION,
     IMAGES,
     MODEL,
     WORDS,
     class_words,
     embed_options,
+    image_options,
     model_choice,
     options,
     say,
@@ -30,9 +33,10 @@ def reference() -> None:
 @click.option("--index", help="An index whose captions hold the label prompts (no model).")
 @click.option("-o", "--output", required=True)
 @click.option("--calibration", default=0.2, show_default=True, help="Share of images held out.")
-@options(MODEL, WORDS, PRESET, IMAGES)
+@options(MODEL, WORDS, PRESET, IMAGES, COLLECTION)
 def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
+    from ..artefacts import only_run_in
     from ..audit.fitting import FitRequest, run_fit
     from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
@@ -43,12 +47,14 @@ def fit(images: str | None, calibration: float, max_failures: int | None, **give
     request = FitRequest(
         images=images,
         **{name: given[name] for name in ("embeddings", "index", "output")},
+        image_options=image_options(given),
         model=model_choice(given),
         words=class_words(given),
         calibration_share=calibration,
         embed=embed_options(given),
     )
-    fitted, found = run_fit(request, progress_lines(), say)
+    with only_run_in(Path(request.output)):
+        fitted, found = run_fit(request, progress_lines(), say)
     counts = fitted.moments.counts
     click.echo(
         f"{counts.sum():,} images of {len(counts)} classes, {fitted.calibration_count:,} held out "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from typing import Any
 
 import click
 
 from .options import (
+    COLLECTION,
     DECIDE,
     IMAGES,
     MODEL,
@@ -18,6 +18,7 @@ from .options import (
     audit_settings,
     decision_rule,
     embed_options,
+    image_options,
     model_choice,
     options,
     say,
@@ -29,7 +30,7 @@ from .options import (
 @click.option("--reference", required=True, help="A folder `bliss reference fit` made.")
 @click.option("--index", required=True, help="A caption index.")
 @click.option("--score", "name", default="bliss", show_default=True, help="Score that ranks.")
-@options(MODEL, SCORE, IMAGES, DECIDE, SHOW)
+@options(MODEL, SCORE, IMAGES, COLLECTION, DECIDE, SHOW)
 def score(
     images: tuple[str, ...], name: str, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:
@@ -42,7 +43,7 @@ def score(
     from ..audit.request import check_failures
     from ..audit.run import audit_against
     from ..audit.terminal import progress_lines, result_text
-    from ..corpora.images import list_image_files, list_images
+    from ..corpora.image_opening import open_named
     from ..indexer.caption_index import open_index
     from ..indexer.image_embedding import embed_images
     from ..scorer.reference_file import load_reference
@@ -51,8 +52,7 @@ def score(
     asked = Asked(rule=decision_rule(given))
     check_bliss_only(asked, chosen.name)
     top = TOP if asked.rule.top is None else asked.rule.top
-    one_folder = len(images) == 1 and os.path.isdir(images[0])
-    listed = list_images(images[0]) if one_folder else list_image_files(images)
+    listed = open_named(images, image_options(given))
     reference, index = load_reference(given["reference"]), open_index(given["index"])
     check_reference(asked, given["reference"], reference)
     encoder = encoder_for(model_choice(given), index, reference, say)

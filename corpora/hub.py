@@ -114,17 +114,24 @@ def open_dataset_folder(folder: Path, options: CorpusOptions) -> DatasetTexts:
 
 
 def _open(spec: str, address: str, folder: Path | None, options: CorpusOptions) -> DatasetTexts:
-    with _quiet():
-        builder = _builder(spec, address, options)
+    with quiet():
+        builder = open_builder(spec, address, options, TEXT_BUILDERS, "tables of text")
         splits = _checked(spec, builder.as_streaming_dataset)
-        split = _choose_split(spec, options.split, list(splits))
+        split = choose_split(spec, options.split, list(splits))
         schema = _schema(spec, splits[split])
         column = choose_arrow_column(spec, options.column, schema)
     chosen = CorpusOptions(column, builder.config.name, split, options.revision)
     return DatasetTexts(spec, chosen, folder, builder)
 
 
-def _builder(spec: str, address: str, options: CorpusOptions) -> Any:
+def open_builder(
+    spec: str, address: str, options: CorpusOptions, readable_kinds: tuple[str, ...], needed: str
+) -> Any:
+    """The library's plan of one configuration: `config.data_files` lists files by split.
+
+    UsageError where the config is not there; BlissError where the repository cannot be found or
+    reached, or holds a kind of data other than `readable_kinds`, which `needed` words.
+    """
     import datasets
 
     try:
@@ -144,16 +151,17 @@ def _builder(spec: str, address: str, options: CorpusOptions) -> Any:
         ) from error
     except Exception as error:
         raise _unreadable(spec, error) from error
-    if builder.name not in TEXT_BUILDERS:
+    if builder.name not in readable_kinds:
         raise BlissError(
             f"{spec} holds {builder.name} data",
-            f"tables of text ({', '.join(TEXT_BUILDERS)})",
-            "Export its captions to one of these, or give the file that holds them by itself",
+            f"{needed} ({', '.join(readable_kinds)})",
+            "Export it to one of these, or give the file that holds what is wanted by itself",
         )
     return builder
 
 
-def _choose_split(spec: str, given: str | None, splits: list[str]) -> str:
+def choose_split(spec: str, given: str | None, splits: list[str]) -> str:
+    """`given`, or else train, or else the only split; UsageError that lists them otherwise."""
     if given in splits:
         return given
     if given is None and DEFAULT_SPLIT in splits:
@@ -202,7 +210,7 @@ def _unreadable(spec: str, error: Exception, what: str = "opened") -> BlissError
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no log lines from `datasets`; the settings are put back after."""
     import datasets
 

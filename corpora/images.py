@@ -1,26 +1,25 @@
-"""Finding the images of a collection: class-folder trees, flat folders, single files.
-
-Folder symlinks that stay inside the root are followed once; links that leave it are not followed,
-and neither are links found below a followed link nor links to a folder that holds the link, so a
-loop ends. Hidden files and folders (leading dot) do not count.
-"""
+"""Lists of image files: class-folder trees, flat folders, named files, paths from a table."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import BlissError, UsageError
-
-IMAGE_SUFFIXES = ("jpg", "jpeg", "jpe", "png", "webp", "bmp", "gif", "tif", "tiff")
+from .addresses import stamp
+from .image_folders import Findings, find_images, no_images
+from .image_paths import display_path, why_outside
+from .image_source import ImageItem, Skip
+from .texts import JSON
 
 PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images of one collection, in an order that is the same on every machine.
+    """The image files of one collection, in an order that is the same on every machine.
 
     `paths` are relative to `root`, with forward slashes, as `os.fsdecode` gives them: names that
     are not UTF-8 hold surrogate escapes, so open them as they are and show `display_path(path)`.
@@ -30,43 +29,70 @@ class ImageList:
     root: str
     paths: tuple[str, ...]
     labels: tuple[str | None, ...]
+    problems: Mapping[int, str] = field(default_factory=dict)
+    """Rows that must not be opened, and why: links and paths that leave the root."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The distinct labels, sorted; images without a label add none."""
         return tuple(sorted({label for label in self.labels if label is not None}))
 
+    @property
+    def spec(self) -> str:
+        """The root, as it was given."""
+        return self.root
 
-@dataclass
-class _Findings:
-    """What a walk has met so far; `paths` are relative to the root."""
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self.paths)
 
-    paths: list[str] = field(default_factory=list)
-    others: int = 0
-    links_out: int = 0
+    def facts(self) -> dict[str, JSON]:
+        """The fingerprint is over every path with its label, size and time of change."""
+        digest = hashlib.sha256()
+        for row, (path, label) in enumerate(zip(self.paths, self.labels, strict=True)):
+            mark = self.problems.get(row) or stamp(os.path.join(self.root, path))
+            digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
+            digest.update(f"{mark}\0{label}\0".encode())
+        return {"kind": "image-files", "spec": self.root, "fingerprint": digest.hexdigest()}
 
+    def items(self, skip: Skip) -> Iterator[ImageItem]:
+        """Every file in order; opening it is left to whoever decodes it."""
+        for row, path in enumerate(self.paths):
+            shown, label = display_path(path), self.labels[row]
+            if row in self.problems:
+                yield ImageItem(row, shown, label, problem=self.problems[row])
+            elif skip(row):
+                yield ImageItem(row, shown, label)
+            else:
+                yield ImageItem(row, shown, label, file=os.path.join(self.root, path))
 
-def list_class_folders(root: PathLike) -> ImageList:
-    """List a tree whose first-level folders are classes; images may lie deeper in them.
-
-    Images directly in `root`, beside the class folders, get the label None. Raises UsageError
-    where `root` is no folder; BlissError where it holds no images or a folder cannot be read.
-    """
-    return _with_class_labels(os.fspath(root), _find_images(os.fspath(root)))
-
-
-def list_flat_folder(root: PathLike) -> ImageList:
-    """List every image below `root`, all with the label None. Errors as `list_class_folders`."""
-    paths = _find_images(os.fspath(root))
-    return ImageList(os.fspath(root), paths, (None,) * len(paths))
+    def check(self) -> None:
+        """BlissError where the root cannot be listed any more, or has become empty."""
+        try:
+            with os.scandir(self.root) as entries:
+                gone = "" if next(entries, None) else "it is empty now"
+        except OSError as error:
+            gone = error.strerror or str(error)
+        if gone and self.paths:
+            raise BlissError(
+                f"the folder {display_path(self.root)} went away while it was read ({gone})",
+                "a folder that stays there",
+                "Mount or restore it, then run the same command again: finished parts are kept",
+            )
 
 
 def list_images(root: PathLike) -> ImageList:
     """List `root` as class folders if any subfolder holds an image, otherwise as a flat folder.
 
-    Errors as `list_class_folders`.
+    First-level folders are classes, and images may lie deeper in them; images directly in `root`
+    get the label None. Raises UsageError where `root` is no folder; BlissError where it holds no
+    images or a folder cannot be read.
     """
-    return _with_class_labels(os.fspath(root), _find_images(os.fspath(root)))
+    found = find_images(os.fspath(root))
+    if not found.images:
+        raise no_images(os.fspath(root), found)
+    return with_class_labels(os.fspath(root), found)
 
 
 def list_image_files(paths: Iterable[PathLike]) -> ImageList:
@@ -94,94 +120,24 @@ def list_image_files(paths: Iterable[PathLike]) -> ImageList:
     return ImageList(root, names, (None,) * len(names))
 
 
-def display_path(path: str) -> str:
-    r"""Valid UTF-8 text for a path: bytes that are not UTF-8 are shown as \xNN."""
-    try:
-        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # a lone surrogate that stands for no byte (Windows)
-        return path.encode("utf-8", "backslashreplace").decode("utf-8")
+def list_paths(root: PathLike, paths: Sequence[str], labels: Sequence[str | None]) -> ImageList:
+    """List paths that somebody else wrote down, relative to `root`, each one a row.
+
+    A path, or a link, that leads out of `root` is a row with a problem. An absolute path counts
+    as inside where it is.
+    """
+    problems = {}
+    for row, path in enumerate(paths):
+        problem = why_outside(os.fspath(root), path)
+        if problem:
+            problems[row] = problem
+    return ImageList(os.fspath(root), tuple(paths), tuple(labels), problems)
 
 
-def _with_class_labels(root: str, paths: tuple[str, ...]) -> ImageList:
+def with_class_labels(root: str, found: Findings) -> ImageList:
     """Label each path with its first folder; without folders every label is None: a flat list."""
+    paths = found.paths()
     labels = tuple(display_path(path.partition("/")[0]) if "/" in path else None for path in paths)
-    return ImageList(root, paths, labels)
-
-
-def _find_images(root: str) -> tuple[str, ...]:
-    """Relative paths of all images below `root`, sorted by their bytes; errors as documented."""
-    if not os.path.isdir(root):
-        state = "is not a folder" if os.path.lexists(root) else "does not exist"
-        raise UsageError(
-            f"{display_path(root)} {state}", "a folder with images", "Check the spelling"
-        )
-    found = _Findings()
-    real_root = os.path.realpath(root)
-    pending = [("", False)]
-    while pending:
-        folder, linked = pending.pop()
-        pending += _scan(root, real_root, folder, linked, found)
-    if not found.paths:
-        raise _no_images(root, found)
-    return tuple(sorted(found.paths, key=os.fsencode))
-
-
-def _scan(
-    root: str, real_root: str, folder: str, linked: bool, found: _Findings
-) -> list[tuple[str, bool]]:
-    """Add the images directly in `folder` to `found`; return its folders (path, below a link)."""
-    folders = []
-    try:
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                is_link = entry.is_symlink()
-                if is_link and not _inside(os.path.realpath(entry.path), real_root):
-                    found.links_out += 1
-                elif _is_folder(entry):
-                    if not (is_link and (linked or _holds_itself(entry.path))):
-                        folders.append((path, linked or is_link))
-                elif os.path.splitext(entry.name)[1][1:].lower() in IMAGE_SUFFIXES:
-                    found.paths.append(path)
-                else:
-                    found.others += 1
-    except OSError as error:
-        raise BlissError(
-            f"the folder {display_path(os.path.join(root, folder))} could not be read "
-            f"({error.strerror or error})",
-            "read permission for every folder below the one given",
-            "Change its permissions or move it elsewhere",
-        ) from error
-    return folders
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is, or links to, a folder; a link that leads nowhere is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _holds_itself(link: str) -> bool:
-    """Whether a folder link leads to a folder that holds the link: a loop."""
-    return _inside(os.path.realpath(os.path.dirname(link)), os.path.realpath(link))
-
-
-def _no_images(root: str, found: _Findings) -> BlissError:
-    given = f"{display_path(root)} holds no images"
-    if found.others:
-        given += f", only {found.others} other file{'s' if found.others > 1 else ''}"
-    if found.links_out:
-        given += f" (links that leave the folder, not followed: {found.links_out})"
-    return BlissError(
-        given,
-        f"files that end in {', '.join('.' + suffix for suffix in IMAGE_SUFFIXES)}, in any case",
-        "Choose the folder that holds the images",
-    )
+    problems = {row: found.problems[path] for row, path in enumerate(paths)
+                if path in found.problems}  # fmt: skip
+    return ImageList(root, paths, labels, problems)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import MANIFEST
-from ..corpora.images import list_images
+from ..corpora.image_opening import open_images
+from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, captions_of, find_captions
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
@@ -36,6 +37,7 @@ class EvalRequest:
     reference: str
     """Clean images of the classes, or embeddings of such."""
     test: str
+    """Images to test, or embeddings of such."""
     outliers: Mapping[str, str]
     """Name -> images or embeddings that are anomalous whatever is normal."""
     protocol: Protocol
@@ -51,6 +53,8 @@ class EvalRequest:
     """The options that were given, as JSON values: eval.json keeps them, to be repeated from."""
     head: str | None = None
     """A folder that `bliss train oecl` made, for the scores that are trained."""
+    image_options: ImageOptions = NO_IMAGE_OPTIONS
+    """Of the test set, if `open_images` has to be told."""
 
     def folders(self) -> dict[str, str]:
         """Every set's name and folder."""
@@ -187,7 +191,9 @@ def _open_set(
             f"{folder} holds images and no model was given", "a model to embed them", "Add --model"
         )
     target = Path(request.output) / "sets" / name
-    return embed_images(list_images(folder), encoder, target, request.embed, progress)
+    options = request.image_options if name == "test" else NO_IMAGE_OPTIONS
+    listed = open_images(folder, options)
+    return embed_images(listed, encoder, target, request.embed, progress)
 
 
 def _captions(index: CaptionIndex, chosen: Sequence[Chosen]) -> np.ndarray | None:

@@ -1,7 +1,8 @@
 """Decoding many images at once in worker processes that may hang or crash without harm.
 
-Each thread owns one process. Processes are commands, not multiprocessing: scripts need no
-`__main__` guard and nothing is forked from a process that has loaded torch.
+One thread reads the collection; each of the others owns one process. Processes are commands, not
+multiprocessing: scripts need no `__main__` guard and nothing is forked from a process that has
+loaded torch.
 """
 
 from __future__ import annotations
@@ -9,54 +10,71 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import itertools
 import os
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import BlissError, UsageError
-from .decode_worker import END_SECONDS, Frame, cause_of_death, end, exchange, launch, request_bytes
+from ..corpora.image_source import ImageItem
+from ..errors import UsageError
+from .decode_process import (
+    Processes,
+    Stopped,
+    end_process,
+    exchange_in_time,
+    kill_all,
+    start_process,
+    watch,
+)
+from .decode_worker import END_SECONDS, cause_of_death, request_bytes
 from .decoding import Decoded, DecodingLimits, Undecodable
 from .preprocessing import Preprocessing
 
-WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "blissaudit.indexer.decode_worker")
-START_ATTEMPTS = 3
-START_SECONDS = 60.0
-WATCH_SECONDS = 0.05
+READ_AHEAD_BYTES = 256 << 20
+"""Encoded images from archives and tables that may wait for a decoder, and one more."""
 WAIT_SECONDS = 0.25
 
 Outcome = Decoded | Undecodable
 
 
-class _Stopped(Exception):
-    """The pool is shutting down: no process may start any more."""
-
-
 class _Task(NamedTuple):
     position: int
-    row: int
-    path: str
+    item: ImageItem
+
+
+class _Finished:
+    """Stands behind the last outcome."""
+
+
+@dataclass
+class _Flow:
+    """How far the reading thread is ahead; `changed` guards the rest."""
+
+    window: int
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    taken: int = 0
+    """Outcomes that the caller has taken or waits for."""
+    waiting_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """What the threads of one `decode_images` call share; `lock` guards the last two."""
+    """What the threads of one `decode_images` call share."""
 
     preprocessing: Preprocessing
     limits: DecodingLimits
+    flow: _Flow
     tasks: SimpleQueue[_Task | None] = field(default_factory=SimpleQueue)
-    results: SimpleQueue[tuple[int, Outcome | BaseException]] = field(default_factory=SimpleQueue)
-    stopping: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
-    deadlines: dict[subprocess.Popen[bytes], float] = field(default_factory=dict)
+    results: SimpleQueue[tuple[int, Outcome | BaseException | _Finished]] = field(
+        default_factory=SimpleQueue
+    )
+    processes: Processes = field(default_factory=Processes)
 
 
 def default_workers() -> int:
@@ -71,59 +89,53 @@ def look_ahead(workers: int) -> int:
 
 
 def decode_images(
-    paths: Sequence[str],
-    rows: Sequence[int],
+    items: Iterable[ImageItem],
     preprocessing: Preprocessing,
     limits: DecodingLimits,
     workers: int | None = None,
     ahead: int = 0,
-) -> Iterator[Decoded | Undecodable]:
-    """Decode `paths[i]` as row `rows[i]`, yielding one outcome each, in the order given.
+) -> Iterator[Outcome]:
+    """Decode `items`, yielding one outcome each, in the order given.
 
     An image that is broken, takes longer than `limits.seconds` or kills its process becomes
-    Undecodable, and the next one gets a fresh process. At most `look_ahead(workers)` paths, or
-    `ahead` if that is more, are read ahead of what was yielded: a caller that takes images in
-    batches sets it to a batch, so that decoding goes on while it works. Closing the iterator ends
-    every process and thread. Raises UsageError for unequal lengths or workers below 1; the
-    iterator raises BlissError where worker processes cannot be started.
+    Undecodable, and the next one gets a fresh process. At most `look_ahead(workers)` items, or
+    `ahead` if that is more, and about READ_AHEAD_BYTES of content are read ahead of what was
+    yielded, by a thread of their own: a caller that takes images in batches sets `ahead` to a
+    batch, so that decoding goes on while it works. Closing the iterator ends every process and
+    thread. Raises UsageError for workers below 1; the iterator raises BlissError where worker
+    processes cannot be started, and what `items` raises, after the outcomes before it.
     """
-    if len(paths) != len(rows):
-        raise UsageError(
-            f"{len(paths)} paths and {len(rows)} row numbers were given",
-            "one row number for each path",
-            "Pass sequences of the same length",
-        )
     count = default_workers() if workers is None else workers
     if count < 1:
         raise UsageError(f"workers is {count}", "at least 1 decoding worker", "Ask for more")
-    count = min(count, len(paths))
-    window = max(look_ahead(count), ahead)
-    return _decode_in_order(paths, rows, _Pool(preprocessing, limits), count, window)
+    flow = _Flow(max(look_ahead(count), ahead))
+    return _decode_in_order(items, _Pool(preprocessing, limits, flow), count)
 
 
-def _decode_in_order(
-    paths: Sequence[str], rows: Sequence[int], pool: _Pool, workers: int, window: int
-) -> Iterator[Outcome]:
-    jobs = [_watch] + [_serve] * workers
-    threads = [threading.Thread(target=job, args=(pool,), daemon=True) for job in jobs]
+def _decode_in_order(items: Iterable[ImageItem], pool: _Pool, workers: int) -> Iterator[Outcome]:
+    jobs = [functools.partial(watch, pool.processes), functools.partial(_feed, pool, items)]
+    jobs += [functools.partial(_serve, pool)] * workers
+    threads = [threading.Thread(target=job, daemon=True) for job in jobs]
     stop = functools.partial(_shut_down, pool, threads)
     atexit.register(stop)  # for an iterator that is neither used up nor closed
     try:
         for thread in threads:
             thread.start()
-        submitted = 0
-        arrived: dict[int, Outcome] = {}
-        for position in range(len(paths)):
-            while submitted < min(len(paths), position + window):
-                pool.tasks.put(_Task(submitted, rows[submitted], paths[submitted]))
-                submitted += 1
+        arrived: dict[int, Outcome | BaseException | _Finished] = {}
+        for position in itertools.count():
             while position not in arrived:
                 with contextlib.suppress(Empty):  # not for long, so that Ctrl-C is always noticed
                     number, outcome = pool.results.get(timeout=WAIT_SECONDS)
-                    if isinstance(outcome, BaseException):
-                        raise outcome
                     arrived[number] = outcome
-            yield arrived.pop(position)
+            outcome = arrived.pop(position)
+            if isinstance(outcome, _Finished):
+                return
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield outcome
+            with pool.flow.changed:
+                pool.flow.taken = position + 1
+                pool.flow.changed.notify_all()
     finally:
         stop()
         atexit.unregister(stop)
@@ -131,18 +143,56 @@ def _decode_in_order(
 
 def _shut_down(pool: _Pool, threads: Sequence[threading.Thread]) -> None:
     """End all processes and threads now; calling it again does nothing."""
-    pool.stopping.set()
+    kill_all(pool.processes)
+    with pool.flow.changed:
+        pool.flow.changed.notify_all()
     while not pool.tasks.empty():
         with contextlib.suppress(Empty):
             pool.tasks.get_nowait()
     for _ in threads:
         pool.tasks.put(None)
-    with pool.lock:
-        for process in pool.processes:
-            process.kill()
     for thread in threads:
         if thread.is_alive():
             thread.join(timeout=2 * END_SECONDS)
+
+
+def _feed(pool: _Pool, items: Iterable[ImageItem]) -> None:
+    """Read items while there is room for them; the last result says how it ended."""
+    position = 0
+    source = iter(items)
+    try:
+        while _wait_for_room(pool, position) and (item := next(source, None)) is not None:
+            if item.problem:
+                pool.results.put((position, Undecodable(item.row, item.problem)))
+            else:
+                with pool.flow.changed:
+                    pool.flow.waiting_bytes += _size(item)
+                pool.tasks.put(_Task(position, item))
+            position += 1
+        pool.results.put((position, _Finished()))
+    except BaseException as error:
+        pool.results.put((position, error))
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+
+
+def _wait_for_room(pool: _Pool, position: int) -> bool:
+    """Wait until an item may be read; False where the pool stops."""
+    flow = pool.flow
+    with flow.changed:
+        flow.changed.wait_for(
+            lambda: (
+                pool.processes.stopping.is_set()
+                or (position - flow.taken < flow.window and flow.waiting_bytes < READ_AHEAD_BYTES)
+            )
+        )
+    return not pool.processes.stopping.is_set()
+
+
+def _size(item: ImageItem) -> int:
+    return len(item.data) if isinstance(item.data, bytes) else 0
 
 
 def _serve(pool: _Pool) -> None:
@@ -151,34 +201,47 @@ def _serve(pool: _Pool) -> None:
     task: _Task | None = None
     try:
         while (task := pool.tasks.get()) is not None:
-            process = process or _start(pool)
-            outcome, usable = _decode_one(process, task, pool)
+            process = process or start_process(pool.processes)
+            outcome, usable = _decode_one(process, task.item, pool)
             if not usable:
-                _end(process, pool)
+                end_process(process, pool.processes)
                 process = None
+            with pool.flow.changed:
+                pool.flow.waiting_bytes -= _size(task.item)
+                pool.flow.changed.notify_all()
             pool.results.put((task.position, outcome))
-    except _Stopped:
+    except Stopped:
         pass
     except BaseException as error:
         pool.results.put((task.position if task else -1, error))
     finally:
         if process is not None:
-            _end(process, pool)
+            end_process(process, pool.processes)
 
 
-def _decode_one(process: subprocess.Popen[bytes], task: _Task, pool: _Pool) -> tuple[Outcome, bool]:
-    """The outcome of one task, and whether the process can be used for another."""
+def _decode_one(
+    process: subprocess.Popen[bytes], item: ImageItem, pool: _Pool
+) -> tuple[Outcome, bool]:
+    """The outcome of one image, and whether the process can be used for another."""
     try:
-        request = request_bytes(os.fsencode(task.path), pool.preprocessing, pool.limits)
+        content = item.data() if callable(item.data) else item.data
+        assert content is not None or item.file is not None, "a skipped item was to be decoded"
+        request = request_bytes(
+            content if content is not None else item.file or "", pool.preprocessing, pool.limits
+        )
     except UnicodeEncodeError:
-        return Undecodable(task.row, "the file name is not valid on this system"), True
+        return Undecodable(item.row, "the file name is not valid on this system"), True
+    except FileNotFoundError:
+        return Undecodable(item.row, "the file does not exist"), True
+    except PermissionError:
+        return Undecodable(item.row, "there is no permission to read the file"), True
     seconds = pool.limits.seconds
-    frame, expired = _exchange_in_time(process, request, seconds, pool)
+    frame, expired = exchange_in_time(process, request, seconds, pool.processes)
     if frame is not None:
-        return _outcome(task.row, *frame), not expired
+        return _outcome(item.row, *frame), not expired
     if expired:
-        return Undecodable(task.row, f"decoding took longer than {seconds:g} s"), False
-    return Undecodable(task.row, f"the decoder process died ({cause_of_death(process)})"), False
+        return Undecodable(item.row, f"decoding took longer than {seconds:g} s"), False
+    return Undecodable(item.row, f"the decoder process died ({cause_of_death(process)})"), False
 
 
 def _outcome(row: int, header: dict[str, object], payload: bytearray) -> Outcome:
@@ -188,68 +251,3 @@ def _outcome(row: int, header: dict[str, object], payload: bytearray) -> Outcome
     assert isinstance(shape, list)
     pixels = np.frombuffer(payload, dtype=np.uint8).reshape(shape)
     return Decoded(row, pixels, str(header["sha256"]), bool(header["exif_rotated"]))
-
-
-def _start(pool: _Pool) -> subprocess.Popen[bytes]:
-    """A process that has said it is ready; BlissError when several in a row die before."""
-    for _ in range(START_ATTEMPTS):
-        with pool.lock:
-            if pool.stopping.is_set():
-                raise _Stopped
-            process = launch(WORKER_COMMAND, subprocess.DEVNULL)
-            pool.processes.add(process)
-        frame, expired = _exchange_in_time(process, b"", START_SECONDS, pool)
-        if frame is not None and "ready" in frame[0] and not expired:
-            return process
-        cause = f"no answer in {START_SECONDS:g} s" if expired else cause_of_death(process)
-        _end(process, pool)
-    if pool.stopping.is_set():
-        raise _Stopped
-    raise BlissError(
-        f"the image decoder process ended {START_ATTEMPTS} times in a row before it was ready "
-        f"({cause}; {_last_words()})",
-        "a Python that can start 'python -m blissaudit.indexer.decode_worker'",
-        "Reinstall bliss-audit and Pillow, and check that memory and process limits leave room",
-    )
-
-
-def _end(process: subprocess.Popen[bytes], pool: _Pool) -> None:
-    end(process)
-    with pool.lock:
-        pool.processes.discard(process)
-
-
-def _watch(pool: _Pool) -> None:
-    """Kill every process that is past its deadline, until the pool stops."""
-    while not pool.stopping.wait(WATCH_SECONDS):
-        now = time.monotonic()
-        with pool.lock:
-            for process in [each for each, end in pool.deadlines.items() if end < now]:
-                del pool.deadlines[process]
-                process.kill()
-
-
-def _exchange_in_time(
-    process: subprocess.Popen[bytes], request: bytes, seconds: float, pool: _Pool
-) -> tuple[Frame | None, bool]:
-    """The answer to `request` (None if the process died), and whether time ran out.
-
-    The process is killed when time runs out, even if its answer has arrived by then.
-    """
-    with pool.lock:
-        pool.deadlines[process] = time.monotonic() + seconds
-    frame = exchange(process, request)
-    with pool.lock:
-        return frame, pool.deadlines.pop(process, None) is None
-
-
-def _last_words() -> str:
-    """The last line a starting process writes to stderr, for the error message."""
-    process = launch(WORKER_COMMAND, subprocess.PIPE)
-    try:
-        _, stderr = process.communicate(timeout=END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        _, stderr = process.communicate()
-    lines = stderr.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:200] if lines else "it wrote no error"

@@ -1,8 +1,9 @@
 """The process that decodes images, `python -m blissaudit.indexer.decode_worker`, and talking to it.
 
 A frame is two big-endian 32-bit lengths, a JSON header and a payload of raw bytes; nothing is
-pickled. Requests come on stdin (payload: the path's bytes), responses go to stdout (payload: the
-pixels). The first response, sent unasked, says that the process is ready. It ends when stdin does.
+pickled. Requests come on stdin (payload: the image itself, or the path of its file), responses go
+to stdout (payload: the pixels). The first response, sent unasked, says that the process is ready.
+It ends when stdin does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from ..errors import BlissError
-from .decoding import DecodingLimits, Preprocessing, UnreadableImage, decode_image
+from .decoding import (
+    DecodingLimits,
+    Preprocessing,
+    UnreadableImage,
+    decode_bytes,
+    decode_image,
+)
 
 _LENGTHS = struct.Struct(">II")
 _ORPHAN_SECONDS = 10.0
@@ -61,10 +68,19 @@ def _fill(stream: IO[bytes], buffer: bytearray) -> int:
     return filled
 
 
-def request_bytes(path: bytes, preprocessing: Preprocessing, limits: DecodingLimits) -> bytes:
-    """The frame that asks for one image."""
-    header = {"preprocessing": asdict(preprocessing), "limits": asdict(limits)}
-    return frame_bytes(header, path)
+def request_bytes(
+    content: str | bytes, preprocessing: Preprocessing, limits: DecodingLimits
+) -> bytes:
+    """The frame that asks for one image, by the path of its file (str) or by its bytes.
+
+    Raises UnicodeEncodeError for a path that the system cannot have.
+    """
+    header = {
+        "is_path": isinstance(content, str),
+        "preprocessing": asdict(preprocessing),
+        "limits": asdict(limits),
+    }
+    return frame_bytes(header, os.fsencode(content) if isinstance(content, str) else content)
 
 
 def launch(command: Sequence[str], stderr: int) -> subprocess.Popen[bytes]:
@@ -130,15 +146,18 @@ def cause_of_death(process: subprocess.Popen[bytes]) -> str:
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-def answer(header: dict[str, Any], path: bytes) -> bytes:
+def answer(header: dict[str, Any], content: bytes) -> bytes:
     """Decode the image a request names; the response frame, with a reason where it cannot be."""
     wanted: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in header["preprocessing"].items()
     }
-    limits = DecodingLimits(**header["limits"])
+    limits, preprocessing = DecodingLimits(**header["limits"]), Preprocessing(**wanted)
     try:
-        pixels, sha256, rotated = decode_image(os.fsdecode(path), Preprocessing(**wanted), limits)
+        if header["is_path"]:
+            pixels, sha256, rotated = decode_image(os.fsdecode(content), preprocessing, limits)
+        else:
+            pixels, sha256, rotated = decode_bytes(content, preprocessing, limits)
     except UnreadableImage as error:
         return frame_bytes({"reason": str(error)})
     except Exception as error:
@@ -161,9 +180,9 @@ def main() -> None:
     responses.write(frame_bytes({"ready": True}))
     responses.flush()
     while (request := read_frame(requests)) is not None:
-        header, path = request
+        header, content = request
         _alarm(header["limits"]["seconds"] + _ORPHAN_SECONDS)
-        responses.write(answer(header, bytes(path)))
+        responses.write(answer(header, bytes(content)))
         responses.flush()
         _alarm(0)
 

@@ -88,7 +88,17 @@ def decode_image(
     UnreadableImage(reason). `limits.seconds` is not kept here but by `decode_images`; Pillow's own
     pixel limit is off meanwhile, for the whole process, so do not call this from several threads.
     """
-    data = read_image_file(path, limits.max_bytes)
+    return decode_bytes(read_image_file(path, limits.max_bytes), preprocessing, limits)
+
+
+def decode_bytes(
+    data: bytes, preprocessing: Preprocessing, limits: DecodingLimits
+) -> tuple[np.ndarray, str, bool]:
+    """`decode_image` for the content of a file that was read elsewhere."""
+    if len(data) > limits.max_bytes:
+        raise UnreadableImage(_too_large(limits.max_bytes))
+    if not data:
+        raise UnreadableImage("the file is empty")
     try:
         upright, rotated = upright_rgb(data, limits, preprocessing.apply_exif)
         pixels = np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
@@ -138,10 +148,12 @@ def read_image_file(path: str, max_bytes: int) -> bytes:
     except ValueError:  # a null byte, or text that no file name can hold
         raise UnreadableImage("the file name is not valid on this system") from None
     if status.st_size > max_bytes or len(data) > max_bytes:
-        raise UnreadableImage(f"the file is larger than the limit of {max_bytes} bytes")
-    if not data:
-        raise UnreadableImage("the file is empty")
+        raise UnreadableImage(_too_large(max_bytes))
     return data
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"the file is larger than the limit of {max_bytes} bytes"
 
 
 @contextmanager

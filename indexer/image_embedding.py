@@ -1,36 +1,34 @@
-"""Decode and embed image files, part by part."""
+"""Decode and embed the images of a collection, part by part."""
 
 from __future__ import annotations
 
-import hashlib
-import os
+from collections import deque
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from ..corpora.images import ImageList, display_path
+from ..corpora.image_source import ImageItem, ImageSource
+from ..errors import BlissError
 from .decode_pool import decode_images
-from .decoding import Decoded, DecodingLimits
+from .decoding import DecodingLimits
+from .earlier_images import forget_earlier, open_earlier, set_aside
 from .embedded_images import KIND, EmbeddedImages, open_embedded_images
 from .encoding import IDENTITY, Encoder
+from .image_parts import ImagePart, add_image, finish_part
 from .index_building import Progress, no_progress
 from .parts import (
-    Part,
     begin_building,
     finish_building,
-    finished_part,
+    finished_parts,
     is_finished,
     write_part,
 )
-from .unit_rows import normalise_rows
 
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How image files are read and stored."""
+    """How images are read and stored."""
 
     limits: DecodingLimits = field(default_factory=DecodingLimits)
     workers: int | None = None
@@ -43,7 +41,7 @@ NO_OPTIONS = EmbedOptions()
 
 
 def embed_images(
-    images: ImageList,
+    images: ImageSource,
     encoder: Encoder,
     folder: str | Path,
     options: EmbedOptions = NO_OPTIONS,
@@ -51,12 +49,14 @@ def embed_images(
 ) -> EmbeddedImages:
     """Decode and embed `images` into `folder`, or go on where an interrupted run stopped.
 
-    An unreadable image becomes a Failure. Raises UsageError where the folder belongs to another
-    request, BlissError for a disk that cannot be written (finished parts stay).
+    Where only the images have changed since, those with known content are not encoded again. An
+    unreadable image becomes a Failure. Raises UsageError where the folder belongs to another
+    request, BlissError for a disk that cannot be written or a collection that went away (finished
+    parts stay) and for a collection without images.
     """
     folder = Path(folder)
     request = {
-        "images": _fingerprint(images),
+        "images": images.facts()["fingerprint"],
         "apply_exif": options.apply_exif,
         "part_rows": options.part_rows,
         "time_limit": options.limits.seconds,
@@ -64,110 +64,82 @@ def embed_images(
         "max_bytes": options.limits.max_bytes,
         **{name: encoder.facts[name] for name in (*IDENTITY, "precision", "preprocessing")},
     }
+    if not options.overwrite:
+        set_aside(folder, request)
     begin_building(folder, request, options.overwrite)
     if not is_finished(folder):
-        _embed_missing_parts(images, encoder, folder, options, progress)
-        part_count = len(range(0, len(images.paths), options.part_rows))
+        listed = _embed_missing_parts(images, encoder, folder, options, progress)
+        part_count = len(range(0, listed, options.part_rows))
         finish_building(
             folder,
             "img",
             part_count,
-            {"kind": KIND, "model": dict(encoder.facts), "images_listed": len(images.paths)},
+            {"kind": KIND, "model": dict(encoder.facts), "images_listed": listed},
         )
-    return open_embedded_images(folder, images.root)
+    forget_earlier(folder)
+    return open_embedded_images(folder, images.spec)
 
 
 def _embed_missing_parts(
-    images: ImageList, encoder: Encoder, folder: Path, options: EmbedOptions, progress: Progress
-) -> None:
-    total = len(images.paths)
-    starts = range(0, total, options.part_rows)
-    missing = [n for n in range(len(starts)) if finished_part(folder, n) is None]
-    rows = [
-        row for n in missing for row in range(starts[n], min(total, starts[n] + options.part_rows))
-    ]
+    images: ImageSource, encoder: Encoder, folder: Path, options: EmbedOptions, progress: Progress
+) -> int:
+    """Embed every part that is not there yet; how many rows the collection has."""
+    reading = _Reading(images, finished_parts(folder), options.part_rows)
     preprocessing = replace(encoder.preprocessing, apply_exif=options.apply_exif)
+    known = open_earlier(folder)
     outcomes = decode_images(
-        [os.path.join(images.root, images.paths[row]) for row in rows],
-        rows,
+        reading.items(),
         preprocessing,
         options.limits,
         options.workers,
         ahead=2 * encoder.batch_size,
     )
-    done = total - len(rows)
-    try:
-        for number in missing:
-            size = min(total, starts[number] + options.part_rows) - starts[number]
-            decoded: list[Decoded] = []
-            vectors: list[np.ndarray] = []
-            failures: list[dict[str, Any]] = []
-            waiting: list[np.ndarray] = []
-            for _ in range(size):
-                outcome = next(outcomes)
-                done += 1
-                if isinstance(outcome, Decoded):
-                    waiting.append(outcome.pixels)
-                    decoded.append(replace(outcome, pixels=_NO_PIXELS))
-                else:
-                    failures.append(_failed(images, outcome.row, outcome.reason))
-                if len(waiting) == encoder.batch_size:
-                    vectors.append(encoder.encode_images(np.stack(waiting)))
-                    waiting.clear()
-                    progress("images embedded", done, total)
-            if waiting:
-                vectors.append(encoder.encode_images(np.stack(waiting)))
-            write_part(
-                folder, "img", number, _image_part(images, decoded, vectors, failures, encoder)
-            )
-            progress("images embedded", done, total)
-    finally:
-        outcomes.close()  # type: ignore[attr-defined]
+    with closing(outcomes):  # type: ignore[type-var]
+        part = ImagePart(encoder, known)
+        number = 0
+        for outcome in outcomes:
+            number, done = outcome.row // options.part_rows, outcome.row + 1
+            if add_image(part, reading.waiting.popleft(), outcome):
+                progress("images embedded", done, images.count or reading.rows)
+            if done % options.part_rows == 0:
+                _write(part, folder, number, images)
+                part = ImagePart(encoder, known)
+        if part.items or part.failures:
+            _write(part, folder, number, images)
+    if not reading.rows:
+        raise BlissError(f"{images.spec} holds no images", "at least one", "Choose another one")
+    progress("images embedded", reading.rows, reading.rows)
+    return reading.rows
 
 
-_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+@dataclass
+class _Reading:
+    """The rows of a collection as the reading thread takes them."""
+
+    images: ImageSource
+    finished: frozenset[int]
+    """Numbers of parts that are not read again."""
+    part_rows: int
+    rows: int = 0
+    waiting: deque[ImageItem] = field(default_factory=deque)
+    """What was read and has not come back decoded, in order, without its content."""
+
+    def items(self) -> Generator[ImageItem, None, None]:
+        """Every item of a part that is not finished."""
+        with closing(self.images.items(self._is_finished)) as items:  # type: ignore[type-var]
+            for item in items:
+                self.rows = item.row + 1
+                if not self._is_finished(item.row):
+                    self.waiting.append(item._replace(data=None))
+                    yield item
+
+    def _is_finished(self, row: int) -> bool:
+        return row // self.part_rows in self.finished
 
 
-def _image_part(
-    images: ImageList,
-    decoded: list[Decoded],
-    vectors: list[np.ndarray],
-    failures: list[dict[str, Any]],
-    encoder: Encoder,
-) -> Part:
-    raw = np.concatenate(vectors) if vectors else np.zeros((0, encoder.facts["dimension"]), "f4")
-    made = normalise_rows(raw)
-    bad = set(made.unusable.tolist())
-    for i in sorted(bad):
-        failures.append(_failed(images, decoded[i].row, "the model gave no finite embedding"))
-    kept = [i for i in range(len(decoded)) if i not in bad]
-    metadata = pa.table(
-        {
-            "image_path": pa.array(
-                [display_path(images.paths[decoded[i].row]) for i in kept], pa.string()
-            ),
-            "label": pa.array([images.labels[decoded[i].row] for i in kept], pa.string()),
-            "row": pa.array([decoded[i].row for i in kept], pa.int64()),
-            "sha256": pa.array([decoded[i].sha256 for i in kept], pa.string()),
-            "exif_rotated": pa.array([decoded[i].exif_rotated for i in kept], pa.bool_()),
-        }
-    )
-    rotated = sum(decoded[i].exif_rotated for i in kept)
-    return Part(made.unit[kept], metadata, tuple(failures), {"exif_rotated": rotated})
-
-
-def _failed(images: ImageList, row: int, reason: str) -> dict[str, Any]:
-    return {"row": row, "path": display_path(images.paths[row]), "reason": reason}
-
-
-def _fingerprint(images: ImageList) -> str:
-    """SHA-256 over every path with its size and time of change: what was listed, in order."""
-    digest = hashlib.sha256()
-    for path in images.paths:
-        try:
-            facts = os.stat(os.path.join(images.root, path))
-            stamp = f"{facts.st_size} {facts.st_mtime_ns}"
-        except OSError:
-            stamp = "unreadable"
-        digest.update(os.fsencode(path) + b"\0" + stamp.encode() + b"\0")
-    return digest.hexdigest()
+def _write(part: ImagePart, folder: Path, number: int, images: ImageSource) -> None:
+    """Write a whole part; what failed because the collection went away is not counted."""
+    made = finish_part(part)
+    if made.failures:
+        images.check()
+    write_part(folder, "img", number, made)

@@ -135,6 +135,12 @@ def finished_part(folder: Path, number: int) -> dict[str, Any] | None:
     return record
 
 
+def finished_parts(folder: Path) -> frozenset[int]:
+    """The numbers of all whole parts of an unfinished folder."""
+    numbers = [int(path.stem.removeprefix("part_")) for path in (folder / "parts").glob("*.json")]
+    return frozenset(n for n in numbers if finished_part(folder, n) is not None)
+
+
 def finish_building(folder: Path, kind: str, part_count: int, facts: Mapping[str, Any]) -> None:
     """Write the manifest over all parts, then drop the records it now holds.
 
@@ -171,7 +177,7 @@ def _files_of(kind: str, number: int) -> tuple[str, str]:
 
 def _empty(folder: Path) -> None:
     """Delete what bliss writes into such a folder, and nothing else."""
-    for name in ("text_emb", "img_emb", "metadata", "parts"):
+    for name in ("text_emb", "img_emb", "metadata", "parts", "earlier"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (MANIFEST, BUILDING, "captions.bin", "caption_offsets.npy", "text.index"):
         (folder / name).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blissaudit.corpora.image_opening import ACCEPTED_COLLECTIONS
 from blissaudit.demo.scenes import render_scene, sample_scene
 
 MODEL_LINE = "model demo, device cpu (chosen), precision fp32 (chosen), batch 64 (chosen)\n"
@@ -90,8 +91,8 @@ def test_a_missing_folder(bliss, index, tmp_path):
     assert outcome == (
         2,
         "",
-        f"\nbliss: {tmp_path}/nowhere does not exist. Needed: a folder with images. "
-        "Check the spelling.\n",
+        f"\nbliss: {tmp_path}/nowhere does not exist. Needed: {ACCEPTED_COLLECTIONS}. "
+        "Check the spelling and the path.\n",
     )
     assert not (tmp_path / "out").exists()
 
@@ -102,7 +103,7 @@ def test_a_missing_reference_is_noticed_before_images_are_embedded(
     command = ("audit", collection, "--index", index, "-o", tmp_path / "out")
     outcome = bliss(*command, "--reference", tmp_path / "nowhere")
     assert (outcome.code, outcome.out) == (2, "")
-    assert f"{tmp_path}/nowhere does not exist. Needed: a folder with images." in outcome.err
+    assert f"{tmp_path}/nowhere does not exist. Needed: a folder of images or" in outcome.err
     assert not (tmp_path / "out").exists()
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from blissaudit.corpora.image_source import ImageItem
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import decode_pool, decode_worker
+from blissaudit.indexer import decode_pool, decode_process, decode_worker
 from blissaudit.indexer.decode_pool import decode_images, look_ahead
 from blissaudit.indexer.decode_worker import frame_bytes, read_frame, request_bytes
 from blissaudit.indexer.decoding import (
@@ -79,7 +80,7 @@ def trapped_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make the pool run TRAPPED_WORKER; returns the file that counts started processes."""
     script = tmp_path / "trapped.py"
     script.write_text(TRAPPED_WORKER)
-    monkeypatch.setattr(decode_pool, "WORKER_COMMAND", (sys.executable, "-P", str(script)))
+    monkeypatch.setattr(decode_process, "WORKER_COMMAND", (sys.executable, "-P", str(script)))
     return tmp_path / "started"
 
 
@@ -88,6 +89,12 @@ def make_images(folder: Path, names: Sequence[str]) -> list[str]:
     for value, name in enumerate(names):
         Image.new("L", (4, 4), value).save(folder / name, "PNG")
     return [str(folder / name) for name in names]
+
+
+def files(paths: Sequence[str], rows: Sequence[int] | None = None) -> list[ImageItem]:
+    """Items that name local files, with rows from 0 unless given."""
+    rows = range(len(paths)) if rows is None else rows
+    return [ImageItem(row, path, file=path) for row, path in zip(rows, paths, strict=True)]
 
 
 def greys(outcomes: Sequence[Decoded | Undecodable]) -> list[int | str]:
@@ -116,7 +123,7 @@ def test_outcomes_come_in_order_and_equal_decode_image(tmp_path: Path, workers: 
         paths.append(str(path))
     (tmp_path / "20.png").write_bytes(b"")
     rows = [1000 - number for number in range(40)]
-    outcomes = list(decode_images(paths, rows, EIGHT, LIMITS, workers))
+    outcomes = list(decode_images(files(paths, rows), EIGHT, LIMITS, workers))
     assert [outcome.row for outcome in outcomes] == rows
     assert outcomes[20] == Undecodable(980, "the file is empty")
     for number, outcome in enumerate(outcomes):
@@ -134,12 +141,12 @@ def test_all_preprocessing_reaches_the_worker(tmp_path: Path) -> None:
     exif[0x0112] = 6
     image.save(tmp_path / "a.png", exif=exif.tobytes())
     odd = Preprocessing((9, 12), "bilinear", "longest", (0.1,) * 3, (0.2,) * 3, 200, False)
-    (outcome,) = decode_images([str(tmp_path / "a.png")], [0], odd, LIMITS)
+    (outcome,) = decode_images(files([str(tmp_path / "a.png")]), odd, LIMITS)
     assert isinstance(outcome, Decoded)
     assert np.array_equal(outcome.pixels, decode_image(str(tmp_path / "a.png"), odd, LIMITS)[0])
     assert outcome.pixels[0, 0].tolist() == [200] * 3  # padded with the fill colour
     (refused,) = decode_images(
-        [str(tmp_path / "a.png")], [0], odd, DecodingLimits(max_pixels=59), 1
+        files([str(tmp_path / "a.png")]), odd, DecodingLimits(max_pixels=59), 1
     )
     assert refused == Undecodable(
         0, "the image has more pixels than the limit of 59 (10 x 6 pixels)"
@@ -153,14 +160,14 @@ def test_names_of_any_kind_reach_the_worker(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     invalid = "the file name is not valid on this system"
-    outcomes = list(decode_images([*paths, "a\ud800.png", "a\0b"], range(6), EIGHT, LIMITS, 2))
+    outcomes = list(decode_images(files([*paths, "a\ud800.png", "a\0b"]), EIGHT, LIMITS, 2))
     assert greys(outcomes) == [0, 1, 2, 3, invalid, invalid]
 
 
 def test_a_hang_is_killed_in_time_and_named(tmp_path: Path, trapped_worker: Path) -> None:
     paths = make_images(tmp_path, ["0", "hang1", "2", "3"])
     started = time.monotonic()
-    outcomes = list(decode_images(paths, range(4), EIGHT, DecodingLimits(seconds=0.75), 1))
+    outcomes = list(decode_images(files(paths), EIGHT, DecodingLimits(seconds=0.75), 1))
     assert greys(outcomes) == [0, "decoding took longer than 0.75 s", 2, 3]
     assert 0.75 < time.monotonic() - started < 8
     assert trapped_worker.read_text() == "xx"
@@ -168,7 +175,7 @@ def test_a_hang_is_killed_in_time_and_named(tmp_path: Path, trapped_worker: Path
 
 def test_crashes_are_named_and_the_next_image_is_fine(tmp_path: Path, trapped_worker: Path) -> None:
     names = ["0", "exit1", "2", "segv3", "kill4", "5", "bug6", "noisy7"]
-    outcomes = list(decode_images(make_images(tmp_path, names), range(8), EIGHT, LIMITS, 1))
+    outcomes = list(decode_images(files(make_images(tmp_path, names)), EIGHT, LIMITS, 1))
     assert greys(outcomes) == [
         0,
         "the decoder process died (exit status 3)",
@@ -184,31 +191,81 @@ def test_crashes_are_named_and_the_next_image_is_fine(tmp_path: Path, trapped_wo
 
 def test_slow_images_do_not_change_the_order(tmp_path: Path, trapped_worker: Path) -> None:
     names = [f"slow{number}" if number % 3 == 0 else str(number) for number in range(9)]
-    outcomes = decode_images(make_images(tmp_path, names), range(9), EIGHT, LIMITS, 3)
+    outcomes = decode_images(files(make_images(tmp_path, names)), EIGHT, LIMITS, 3)
     assert greys(list(outcomes)) == list(range(9))
 
 
-class Watched(Sequence[str]):
-    """Paths that remember the furthest one asked for."""
-
-    def __init__(self, paths: list[str]) -> None:
-        self.paths, self.furthest = paths, -1
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        self.furthest = max(self.furthest, index)
-        return self.paths[index]
+def counted(items: Sequence[ImageItem], read: list[int]) -> Iterator[ImageItem]:
+    """The items, with every row that was asked for noted in `read`."""
+    for item in items:
+        read.append(item.row)
+        yield item
 
 
 def test_look_ahead_is_bounded(tmp_path: Path) -> None:
-    paths = Watched(make_images(tmp_path, [str(number) for number in range(60)]))
-    for taken, outcome in enumerate(decode_images(paths, range(60), EIGHT, LIMITS, 2)):
+    items = files(make_images(tmp_path, [str(number) for number in range(60)]))
+    read: list[int] = []
+    for taken, outcome in enumerate(decode_images(counted(items, read), EIGHT, LIMITS, 2)):
         assert greys([outcome]) == [taken]
-        assert paths.furthest == min(60, taken + look_ahead(2)) - 1
+        assert len(read) <= min(60, taken + look_ahead(2))
         if taken in (0, 30):
-            time.sleep(0.2)  # time in which an unbounded reader would run ahead
+            time.sleep(0.3)  # time in which an unbounded reader would run ahead
+            assert len(read) == min(60, taken + look_ahead(2))
+
+
+def test_bytes_read_ahead_are_bounded(
+    tmp_path: Path, trapped_worker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slow,) = make_images(tmp_path, ["hang"])
+    content = Path(slow).read_bytes()
+    monkeypatch.setattr(decode_pool, "READ_AHEAD_BYTES", 3 * len(content))
+    read: list[int] = []
+    items = [*files([slow]), *(ImageItem(row, "", data=content) for row in range(1, 40))]
+    limits = DecodingLimits(seconds=1.5)
+    outcomes = decode_images(counted(items, read), EIGHT, limits, 1)
+    assert isinstance(next(outcomes), Undecodable)
+    assert read[:4] == [0, 1, 2, 3] and len(read) < 12
+    assert greys(list(outcomes)) == [0] * 39
+
+
+def test_bytes_are_decoded_like_files_and_problems_are_passed_on(tmp_path: Path) -> None:
+    (path,) = make_images(tmp_path, ["a"])
+    data = Path(path).read_bytes()
+
+    def gone() -> bytes:
+        raise FileNotFoundError
+
+    items = [
+        ImageItem(0, "", data=data),
+        ImageItem(1, "", problem="a link that leads out"),
+        ImageItem(2, "", data=b""),
+        ImageItem(3, "", data=lambda: data),
+        ImageItem(4, "", data=gone),
+        ImageItem(5, "", data=b"x" * 2000),
+    ]
+    found = list(decode_images(items, EIGHT, DecodingLimits(max_bytes=1999), 2))
+    assert greys(found) == [
+        0,
+        "a link that leads out",
+        "the file is empty",
+        0,
+        "the file does not exist",
+        "the file is larger than the limit of 1999 bytes",
+    ]
+    (whole,) = decode_images(files([path]), EIGHT, LIMITS, 1)
+    assert isinstance(whole, Decoded) and isinstance(found[0], Decoded)
+    assert found[0].sha256 == whole.sha256
+
+
+def test_a_source_that_fails_does_so_after_what_it_gave(tmp_path: Path) -> None:
+    def failing() -> Iterator[ImageItem]:
+        yield from files(make_images(tmp_path, ["0", "1", "2"]))
+        raise BlissError("the network folder went away", "it", "Mount it again")
+
+    outcomes = decode_images(failing(), EIGHT, LIMITS, 2)
+    assert greys([next(outcomes), next(outcomes), next(outcomes)]) == [0, 1, 2]
+    with pytest.raises(BlissError, match="the network folder went away"):
+        next(outcomes)
 
 
 @pytest.mark.parametrize("end", ["close", "exception", "interrupt", "forgotten"])
@@ -216,7 +273,7 @@ def test_leaving_early_ends_everything_at_once(
     tmp_path: Path, trapped_worker: Path, end: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     paths = make_images(tmp_path, ["0", *[f"hang{number}" for number in range(9)]])
-    outcomes = decode_images(paths, range(10), EIGHT, LIMITS, 3)
+    outcomes = decode_images(files(paths), EIGHT, LIMITS, 3)
     assert greys([next(outcomes)]) == [0]
     assert len(psutil.Process().children()) >= 1
     started = time.monotonic()
@@ -242,36 +299,34 @@ def test_a_worker_that_cannot_start_is_an_error_not_a_reason(
 ) -> None:
     script = tmp_path / "broken.py"
     script.write_text("import sys; print('no codec here', file=sys.stderr); sys.exit(7)")
-    monkeypatch.setattr(decode_pool, "WORKER_COMMAND", (sys.executable, str(script)))
-    outcomes = decode_images(make_images(tmp_path, ["a"]), [0], EIGHT, LIMITS, 2)
+    monkeypatch.setattr(decode_process, "WORKER_COMMAND", (sys.executable, str(script)))
+    outcomes = decode_images(files(make_images(tmp_path, ["a"])), EIGHT, LIMITS, 2)
     with pytest.raises(BlissError, match="ended 3 times in a row") as caught:
         next(outcomes)
     assert caught.value.given == (
         "the image decoder process ended 3 times in a row before it was ready "
         "(exit status 7; no codec here)"
     )
-    monkeypatch.setattr(decode_pool, "WORKER_COMMAND", (str(tmp_path / "absent"),))
+    monkeypatch.setattr(decode_process, "WORKER_COMMAND", (str(tmp_path / "absent"),))
     with pytest.raises(BlissError, match=r"could not be started \(No such file"):
-        next(decode_images(make_images(tmp_path, ["a"]), [0], EIGHT, LIMITS, 1))
+        next(decode_images(files(make_images(tmp_path, ["a"])), EIGHT, LIMITS, 1))
 
 
 def test_a_worker_that_never_says_it_is_ready_is_given_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = (sys.executable, "-c", "import time; time.sleep(600)")
-    monkeypatch.setattr(decode_pool, "WORKER_COMMAND", command)
-    monkeypatch.setattr(decode_pool, "START_SECONDS", 0.2)
-    monkeypatch.setattr(decode_pool, "END_SECONDS", 0.2)
+    monkeypatch.setattr(decode_process, "WORKER_COMMAND", command)
+    monkeypatch.setattr(decode_process, "START_SECONDS", 0.2)
+    monkeypatch.setattr(decode_process, "END_SECONDS", 0.2)
     with pytest.raises(BlissError, match=r"\(no answer in 0\.2 s; it wrote no error\)"):
-        next(decode_images(make_images(tmp_path, ["a"]), [0], EIGHT, LIMITS, 1))
+        next(decode_images(files(make_images(tmp_path, ["a"])), EIGHT, LIMITS, 1))
 
 
 def test_wrong_arguments_are_refused_before_anything_starts() -> None:
-    with pytest.raises(UsageError, match="2 paths and 1 row numbers were given"):
-        decode_images(["a", "b"], [0], EIGHT, LIMITS)
     with pytest.raises(UsageError, match="workers is 0"):
-        decode_images(["a"], [0], EIGHT, LIMITS, 0)
-    assert list(decode_images([], [], EIGHT, LIMITS)) == []
+        decode_images([], EIGHT, LIMITS, 0)
+    assert list(decode_images([], EIGHT, LIMITS)) == []
 
 
 def test_default_workers_are_between_one_and_eight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,10 +351,12 @@ def test_the_worker_imports_nothing_heavy() -> None:
 
 SCRIPT = """
 import sys
+from blissaudit.corpora.image_source import ImageItem
 from blissaudit.indexer.decode_pool import decode_images
 from blissaudit.indexer.decoding import *
 pre = Preprocessing((8, 8), "bicubic", "squash", (0.5,) * 3, (0.5,) * 3)
-outcomes = decode_images(sys.argv[1:], range(len(sys.argv) - 1), pre, DecodingLimits(), 2)
+items = [ImageItem(row, path, file=path) for row, path in enumerate(sys.argv[1:])]
+outcomes = decode_images(items, pre, DecodingLimits(), 2)
 print(next(outcomes).pixels[0, 0, 0])
 """
 
@@ -354,17 +411,17 @@ def test_a_hanging_worker_without_a_parent_ends_by_itself(
 ) -> None:
     trap = tmp_path / "trapped.py"
     trap.write_text(TRAPPED_WORKER.replace("real =", "decode_worker._ORPHAN_SECONDS = 0.2\nreal ="))
-    process = decode_worker.launch(decode_pool.WORKER_COMMAND, subprocess.DEVNULL)
+    process = decode_worker.launch(decode_process.WORKER_COMMAND, subprocess.DEVNULL)
     limits = DecodingLimits(seconds=0.2)
     assert decode_worker.exchange(process, b"") == ({"ready": True}, bytearray())
-    assert decode_worker.exchange(process, request_bytes(b"hang", EIGHT, limits)) is None
+    assert decode_worker.exchange(process, request_bytes("hang", EIGHT, limits)) is None
     assert decode_worker.cause_of_death(process) == f"signal {int(signal.SIGALRM)}"
     decode_worker.end(process)
 
 
 def test_no_time_limit_is_possible(tmp_path: Path) -> None:
     endless = DecodingLimits(seconds=float("inf"))
-    outcomes = decode_images(make_images(tmp_path, ["0", "1"]), [0, 1], EIGHT, endless, 1)
+    outcomes = decode_images(files(make_images(tmp_path, ["0", "1"])), EIGHT, endless, 1)
     assert greys(list(outcomes)) == [0, 1]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.images import list_class_folders
+from blissaudit.corpora.images import list_images
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.evaluation.cifar import unpack_cifar
 from PIL import Image
@@ -36,9 +36,9 @@ def test_cifar_10(tmp_path):
     source.mkdir()
     planes = cifar10(source)
     assert unpack_cifar(source, target) == {"train": 10, "test": 3}
-    listed = list_class_folders(target / "test")
+    listed = list_images(target / "test")
     assert listed.paths == ("cat/00001.png", "dog/00000.png", "dog/00002.png")
-    assert list_class_folders(target / "train").labels.count("cat") == 5
+    assert list_images(target / "train").labels.count("cat") == 5
     pixels = np.asarray(Image.open(target / "test" / "dog" / "00002.png"))
     assert np.array_equal(pixels, planes[2].transpose(1, 2, 0))
     with pytest.raises(UsageError, match="is not empty"):
@@ -105,8 +105,8 @@ def test_cifar_10_from_parquet(tmp_path):
     write_parquet(source / "train-00001-of-00002.parquet", [1], ["cat", "dog"])
     pixels = write_parquet(source / "test-00000-of-00001.parquet", [1, 0], ["cat", "dog"], 5)
     assert unpack_cifar(tmp_path / "in", target) == {"train": 4, "test": 2}
-    assert list_class_folders(target / "test").paths == ("cat/00001.png", "dog/00000.png")
-    assert list_class_folders(target / "train").labels == ("cat", "dog", "dog", "dog")
+    assert list_images(target / "test").paths == ("cat/00001.png", "dog/00000.png")
+    assert list_images(target / "train").labels == ("cat", "dog", "dog", "dog")
     found = np.asarray(Image.open(target / "test" / "cat" / "00001.png"))
     assert np.array_equal(found, pixels[1])
 

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from blissaudit.corpora.image_paths import LINK_OUT
+from blissaudit.corpora.image_source import read_everything
 from blissaudit.corpora.images import (
+    ImageList,
     display_path,
-    list_class_folders,
-    list_flat_folder,
     list_image_files,
     list_images,
 )
@@ -28,7 +29,7 @@ def make(root: Path, *names: str) -> Path:
 def test_class_folders_give_labels_and_byte_order(tmp_path: Path) -> None:
     make(tmp_path, "dog/b.JPG", "dog/deep/er/a.png", "Cat/x.webp", "cat-2/y.gif", "é/z.tiff")
     make(tmp_path, "loose.bmp")
-    found = list_class_folders(tmp_path)
+    found = list_images(tmp_path)
     assert found.root == str(tmp_path)
     assert list(zip(found.paths, found.labels, strict=True)) == [
         ("Cat/x.webp", "Cat"),
@@ -39,20 +40,12 @@ def test_class_folders_give_labels_and_byte_order(tmp_path: Path) -> None:
         ("é/z.tiff", "é"),
     ]
     assert found.classes == ("Cat", "cat-2", "dog", "é")
-    assert list_images(tmp_path) == found
 
 
 def test_order_is_by_bytes_not_by_folder_or_locale(tmp_path: Path) -> None:
     make(tmp_path, "a/z.png", "a-b.png", "B.png", "a0.png", "ä.png")
     # '-' (2d) < '/' (2f) < '0' (30), upper case before lower case, non-ASCII last
-    assert list_flat_folder(tmp_path).paths == ("B.png", "a-b.png", "a/z.png", "a0.png", "ä.png")
-
-
-def test_flat_folder_has_no_labels_even_below_folders(tmp_path: Path) -> None:
-    make(tmp_path, "one.png", "sub/two.png")
-    found = list_flat_folder(str(tmp_path))
-    assert (found.paths, found.labels) == (("one.png", "sub/two.png"), (None, None))
-    assert found.classes == ()
+    assert list_images(tmp_path).paths == ("B.png", "a-b.png", "a/z.png", "a0.png", "ä.png")
 
 
 def test_list_images_is_flat_when_subfolders_hold_no_images(tmp_path: Path) -> None:
@@ -96,7 +89,55 @@ def test_links_out_of_the_root_are_not_followed(tmp_path: Path) -> None:
     (root / "in" / "c.png").symlink_to(root / "in" / "a.png")
     (root / "rootless").symlink_to(tmp_path / "root2")  # a sibling whose name starts the same
     make(tmp_path / "root2", "d.png")
-    assert list_images(root).paths == ("in/a.png", "in/c.png")
+    (root / "in" / "passwords.txt").symlink_to("/etc/passwd")  # named like no image
+    found = list_images(root)
+    assert found.paths == ("in/a.png", "in/b.png", "in/c.png", "out", "rootless")
+    assert found.problems == dict.fromkeys((1, 3, 4), LINK_OUT)
+    items = {item.row: item for item in found.items(read_everything)}
+    assert [items[row].problem for row in (1, 3, 4)] == [LINK_OUT] * 3
+    assert {row: item.file for row, item in items.items()} == {
+        0: f"{root}/in/a.png",
+        1: None,
+        2: f"{root}/in/c.png",
+        3: None,
+        4: None,
+    }
+
+
+def test_an_empty_folder_named_like_an_image_is_listed_and_fails_later(tmp_path: Path) -> None:
+    make(tmp_path, "cat/a.png", "dog.jpg/b.png")
+    (tmp_path / "cat" / "c.jpg").mkdir()
+    found = list_images(tmp_path)
+    assert found.paths == ("cat/a.png", "cat/c.jpg", "dog.jpg/b.png")
+    assert found.labels == ("cat", "cat", "dog.jpg")
+
+
+def test_a_folder_that_went_away_is_noticed(tmp_path: Path) -> None:
+    root = make(tmp_path / "root", "a.png")
+    found = list_images(root)
+    found.check()
+    (root / "a.png").unlink()
+    with pytest.raises(BlissError, match="went away while it was read \\(it is empty now\\)"):
+        found.check()
+    root.rmdir()
+    with pytest.raises(BlissError, match="went away while it was read \\(No such file"):
+        found.check()
+
+
+def test_the_fingerprint_follows_names_sizes_times_and_labels(tmp_path: Path) -> None:
+    make(tmp_path, "a/x.png", "b/y.png")
+    prints = [list_images(tmp_path).facts()["fingerprint"]]
+    (tmp_path / "a" / "x.png").write_bytes(b"1")
+    prints.append(list_images(tmp_path).facts()["fingerprint"])
+    os.utime(tmp_path / "a" / "x.png", ns=(5, 5))
+    prints.append(list_images(tmp_path).facts()["fingerprint"])
+    (tmp_path / "b" / "y.png").rename(tmp_path / "b" / "z.png")
+    found = list_images(tmp_path)
+    prints.append(found.facts()["fingerprint"])
+    other = ImageList(found.root, found.paths, ("a", None))
+    prints.append(other.facts()["fingerprint"])
+    assert len(set(prints)) == 5
+    assert list_images(tmp_path).facts()["fingerprint"] == prints[3]
 
 
 def test_a_linked_class_folder_inside_the_root_is_a_class(tmp_path: Path) -> None:
@@ -134,7 +175,7 @@ def test_missing_folder_and_file_in_its_place_are_usage_errors(tmp_path: Path) -
         list_images(tmp_path / "nowhere")
     make(tmp_path, "a.png")
     with pytest.raises(UsageError, match=r"a\.png is not a folder"):
-        list_flat_folder(tmp_path / "a.png")
+        list_images(tmp_path / "a.png")
 
 
 def test_an_empty_folder_says_what_it_holds_and_what_counts(tmp_path: Path) -> None:
@@ -147,7 +188,7 @@ def test_an_empty_folder_says_what_it_holds_and_what_counts(tmp_path: Path) -> N
     make(tmp_path, "a.txt", "sub/b.csv")
     (tmp_path / "away.png").symlink_to("/")
     with pytest.raises(BlissError, match="holds no images") as caught:
-        list_class_folders(tmp_path)
+        list_images(tmp_path)
     assert caught.value.given == (
         f"{tmp_path} holds no images, only 2 other files "
         "(links that leave the folder, not followed: 1)"

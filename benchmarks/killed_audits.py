@@ -1,0 +1,112 @@
+"""`kill -9` at random moments, then the same command: byte-identical scores.parquet.
+
+One audit of rendered images in small parts is run without interruption. Then audits of the same
+collection are started and killed at moments drawn evenly from the uninterrupted run's length, each
+started again until it ends by itself. Only the part size differs from `bliss audit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from blissaudit.demo.captions import all_captions
+from blissaudit.demo.scenes import render_scene, sample_scene
+
+KINDS = ("apple", "boat", "house", "clock")
+SCENES = 80
+COMMAND = """
+import functools, sys
+from blissaudit import cli
+from blissaudit.commands import audit
+from blissaudit.indexer import image_embedding
+image_embedding.EmbedOptions = functools.partial(image_embedding.EmbedOptions, part_rows=40)
+sys.exit(cli.run(sys.argv[1:]))
+"""
+FILES = ("scores.parquet", "failures.csv", "images/manifest.json")
+
+
+def make_collection(root: Path, total: int, rng: np.random.Generator) -> None:
+    """Class folders of `total` images, every tenth cut short."""
+    drawn = [render_scene(sample_scene(rng, KINDS[n % len(KINDS)]), 64) for n in range(SCENES)]
+    for number in range(total):
+        path = root / KINDS[number % len(KINDS)] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn[number % SCENES].rotate(number // SCENES).save(path)
+        if number % 10 == 3:
+            path.write_bytes(path.read_bytes()[:300])
+
+
+def start(images: Path, index: Path, output: Path) -> subprocess.Popen[bytes]:
+    """One audit, in a process of its own."""
+    arguments = ["audit", str(images), "--index", str(index), "-o", str(output)]
+    command = [sys.executable, "-P", "-c", COMMAND, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def contents(output: Path) -> list[bytes]:
+    """What must be the same."""
+    return [(output / name).read_bytes() for name in FILES]
+
+
+def finish(process: subprocess.Popen[bytes], after: float | None) -> tuple[bool, str]:
+    """Kill a process after some seconds, or let it end; whether it was killed, and its stderr."""
+    try:
+        _, errors = process.communicate(timeout=after)
+        return False, errors.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, errors = process.communicate()
+        return True, errors.decode(errors="replace")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=800)
+    parser.add_argument("--kills", type=int, default=20)
+    chosen = parser.parse_args()
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["BLISS_CACHE"] = str(folder / "cache")
+        captions, index, images = folder / "captions.txt", folder / "index", folder / "images"
+        captions.write_text("\n".join(sorted(all_captions())[::20]), encoding="utf-8")
+        build = ["index", "build", str(captions), "--model", "demo", "-o", str(index)]
+        command = [sys.executable, "-P", "-m", "blissaudit", *build]
+        subprocess.run(command, check=True, capture_output=True)
+        make_collection(images, chosen.images, rng)
+        begun = time.monotonic()
+        finish(start(images, index, folder / "whole"), None)
+        seconds = time.monotonic() - begun
+        whole = contents(folder / "whole")
+        print(f"{chosen.images} images in parts of 40: {seconds:.1f} s without interruption")
+        kills = runs = 0
+        same = True
+        parts: list[int] = []
+        while kills < chosen.kills:
+            output, killed = folder / f"run-{runs}", True
+            while killed:
+                moment = rng.uniform(0.2, 1.0) * seconds if kills < chosen.kills else None
+                killed, errors = finish(start(images, index, output), moment)
+                kills += killed
+                if killed:
+                    parts.append(len(list((output / "images" / "parts").glob("*.json"))))
+                if "Traceback" in errors or (not killed and not (output / FILES[0]).exists()):
+                    print(f"run {runs}: {errors[-300:]}")
+                    return 1
+            same = same and contents(output) == whole
+            runs += 1
+        print(f"killed {kills} times in {runs} audits, with {parts} finished parts on disk")
+    met = "met" if same and kills >= chosen.kills else "MISSED"
+    print(f"=> {', '.join(FILES)} byte-identical to the uninterrupted run's: {met}")
+    return 0 if met == "met" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

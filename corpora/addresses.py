@@ -1,0 +1,169 @@
+"""Files by path or address: brace ranges, wildcards, opening through fsspec, marks of change."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from ..errors import BlissError, UsageError
+
+MAX_SHARDS = 100_000
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+
+
+def is_remote(spec: str) -> bool:
+    """Whether `spec` is an address such as s3://bucket/a.tar and not a local path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", spec) is not None
+
+
+def expand(spec: str) -> list[str]:
+    """Every file that `spec` names: {000..012} and {a,b} written out, then * and ? matched.
+
+    Ranges keep their order, matches are sorted; a pattern that is a file's whole name is that
+    file. UsageError where a pattern matches nothing or there are more than MAX_SHARDS.
+    """
+    if not is_remote(spec) and os.path.lexists(spec):
+        return [spec]
+    found: list[str] = []
+    for address in _written_out(spec):
+        matches = _matches(address) if any(sign in address for sign in "*?[") else [address]
+        if not matches:
+            raise UsageError(f"{address} matches no file", "at least one", "Check the pattern")
+        found += matches
+    return found
+
+
+def _written_out(spec: str) -> list[str]:
+    """`spec` with its braces written out, as a shell does it."""
+    choices: list[list[str]] = []
+    total, end = 1, 0
+    for match in _RANGE.finditer(spec):
+        choices.append([spec[end : match.start()]])
+        end = match.end()
+        if match[3] is not None:
+            choices.append(match[3].split(","))
+        else:
+            first, last, width = int(match[1]), int(match[2]), len(match[1])
+            if abs(last - first) >= MAX_SHARDS:
+                total = MAX_SHARDS + 1
+                break
+            step = 1 if last >= first else -1
+            choices.append([f"{n:0{width}d}" for n in range(first, last + step, step)])
+        total *= len(choices[-1])
+    if total > MAX_SHARDS:
+        raise UsageError(f"{spec} names too many files", f"at most {MAX_SHARDS:,}", "Give fewer")
+    return ["".join(parts) for parts in itertools.product(*choices, [spec[end:]])]
+
+
+def _matches(pattern: str) -> list[str]:
+    if not is_remote(pattern):
+        return sorted(glob.glob(pattern), key=os.fsencode)
+    with reachable(pattern):
+        fs, path = _file_system(pattern)
+        return sorted(str(fs.unstrip_protocol(found)) for found in fs.glob(path))
+
+
+def find_below(address: str) -> list[str]:
+    """Every file below a remote folder, as full addresses, sorted; BlissError if unreachable."""
+    with reachable(address):
+        fs, path = _file_system(address)
+        return sorted(str(fs.unstrip_protocol(found)) for found in fs.find(path))
+
+
+def is_remote_folder(address: str) -> bool:
+    """Whether a remote address is a folder; BlissError where it cannot be reached."""
+    with reachable(address):
+        fs, path = _file_system(address)
+        return bool(fs.isdir(path))
+
+
+def open_file(address: str) -> IO[bytes]:
+    """A local or remote file, opened for reading; BlissError where that fails."""
+    with reachable(address):
+        if not is_remote(address):
+            return open(address, "rb")
+        fs, path = _file_system(address)
+        opened: IO[bytes] = fs.open(path, "rb")
+        return opened
+
+
+def read_file(address: str, most: int) -> bytes:
+    """At most `most` bytes of a file; FileNotFoundError and PermissionError are passed on."""
+    with reachable(address, passed=(FileNotFoundError, PermissionError)):
+        fs, path = _file_system(address)
+        with fs.open(path, "rb") as file:
+            data: bytes = file.read(most)
+            return data
+
+
+def stamp(address: str) -> str:
+    """What changes when a file does: its size and time of change, or what the remote says."""
+    if not is_remote(address):
+        try:
+            facts = os.stat(address)
+        except (OSError, ValueError):
+            return "unreadable"
+        return f"{facts.st_size} {facts.st_mtime_ns}"
+    with reachable(address):
+        fs, path = _file_system(address)
+        info: dict[str, Any] = fs.info(path)
+    marks = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+    return " ".join(f"{name}={info[name]}" for name in marks if info.get(name) is not None)
+
+
+@contextmanager
+def reachable(address: str, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn whatever a file system raises into a BlissError that names the address.
+
+    Errors of `passed` types are left as they are. A missing package is a UsageError.
+    """
+    try:
+        yield
+    except (BlissError, *passed):  # type: ignore[misc]
+        raise
+    except ImportError as error:
+        raise UsageError(
+            f"{address} needs a package that is not installed ({error})",
+            "the fsspec package for this kind of address",
+            "Install it, for example s3fs for s3://, gcsfs for gs://, aiohttp for https://, "
+            "or copy the files here",
+        ) from error
+    except Exception as error:
+        raise unreachable(address, error) from error
+
+
+def unreachable(address: str, error: Exception) -> BlissError:
+    """The BlissError for a source that could not be read for a reason of its system."""
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    return BlissError(
+        f"{address} could not be read ({reason})",
+        "files that can be found, reached and read",
+        "Check the name, the network and the permissions, then run the same command again: "
+        "finished parts are kept",
+    )
+
+
+def base_name(address: str) -> str:
+    """The last part of a path or address."""
+    return address.rstrip("/").rpartition("/")[2]
+
+
+def _file_system(address: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(address)
+    except ValueError as error:
+        raise UsageError(
+            f"{address} is no address that fsspec knows ({error})",
+            "a local path, or s3://, gs://, https:// and the like",
+            "Check the part before ://",
+        ) from error
+    return fs, path

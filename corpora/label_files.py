@@ -1,0 +1,177 @@
+"""Files that say which image has which label: csv, tsv and parquet with a path column."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import BlissError, UsageError
+from .image_paths import display_path, is_inside
+from .image_source import ImageOptions
+from .images import ImageList, list_paths
+from .label_columns import PATH_COLUMNS, choose_named, label_text, label_values
+
+LABEL_FILE_NAMES = ("labels.csv", "labels.tsv", "labels.parquet")
+"""A flat folder that holds one of these is labelled by it."""
+
+_LONGEST_FIELD = 1 << 20
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """The records of one file; paths are relative to its folder."""
+
+    name: str
+    paths: tuple[str, ...]
+    labels: tuple[str | None, ...]
+
+
+def read_label_file(file: str, options: ImageOptions) -> LabelFile:
+    """Read a csv, tsv or parquet file by its suffix.
+
+    UsageError where the columns are not there; BlissError where it cannot be read.
+    """
+    read = _parquet_columns if file.lower().endswith(".parquet") else _csv_columns
+    paths, labels = read(file, options)
+    empty = next((row for row, path in enumerate(paths) if not path), None)
+    if empty is not None:
+        raise BlissError(
+            f"record {empty + 1} of {display_path(file)} has no path",
+            "a path in every record",
+            "Correct or remove that record",
+        )
+    return LabelFile(display_path(os.path.basename(file)), tuple(paths), tuple(labels))
+
+
+def list_labelled(file: str, options: ImageOptions) -> ImageList:
+    """The images that a label file names, each record a row."""
+    read = read_label_file(file, options)
+    if not read.paths:
+        raise BlissError(
+            f"{display_path(file)} has no records", "a path in each record", "Check the file"
+        )
+    return list_paths(os.path.dirname(os.path.abspath(file)), read.paths, read.labels)
+
+
+def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList:
+    """A listed folder with the labels of a file; images that the file does not name have none.
+
+    Records that name no image of the folder become rows at the end, which fail. BlissError where
+    the file gives one image two labels.
+    """
+    read = read_label_file(file, options)
+    base, root = os.path.dirname(os.path.abspath(file)), os.path.abspath(listed.root)
+    labels: dict[str, str | None] = {}
+    for path, label in zip(read.paths, read.labels, strict=True):
+        place = _below(root, os.path.normpath(os.path.join(base, path)))
+        if labels.setdefault(place, label) != label:
+            raise BlissError(
+                f"{display_path(file)} gives {display_path(path)} the labels {labels[place]!r} "
+                f"and {label!r}",
+                "one label for each image",
+                "Correct the file",
+            )
+    there = tuple(labels.pop(path, None) for path in listed.paths)
+    extra = list_paths(root, list(labels), list(labels.values()))
+    problems = {**listed.problems}
+    for row in range(extra.count):
+        missing = f"{read.name} names it, but it is not among the images"
+        problems[listed.count + row] = extra.problems.get(row, missing)
+    return replace(
+        listed,
+        paths=(*listed.paths, *extra.paths),
+        labels=(*there, *extra.labels),
+        problems=problems,
+    )
+
+
+def label_file_in(listed: ImageList) -> str | None:
+    """The label file of a flat folder, if it holds exactly one of LABEL_FILE_NAMES."""
+    if any("/" in path for path in listed.paths):
+        return None
+    found = [os.path.join(listed.root, name) for name in LABEL_FILE_NAMES]
+    found = [file for file in found if os.path.isfile(file)]
+    return found[0] if len(found) == 1 else None
+
+
+def _below(root: str, path: str) -> str:
+    """`path` relative to `root` with forward slashes where it is inside, else as it is."""
+    if path != root and is_inside(path, root):
+        return os.path.relpath(path, root).replace(os.sep, "/")
+    return path
+
+
+def _csv_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str | None]]:
+    delimiter = "\t" if file.lower().endswith(".tsv") else ","
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            header = next(reader, [])
+            path_at, label_at = _columns(file, header, options)
+            paths: list[str] = []
+            labels: list[str | None] = []
+            for fields in reader:
+                if not fields:
+                    continue
+                if len(fields) > len(header):
+                    raise csv.Error(f"{len(fields)} fields under {len(header)} columns")
+                fields += [""] * (len(header) - len(fields))
+                paths.append(fields[path_at])
+                labels.append(label_text(fields[label_at]) if label_at is not None else None)
+    except csv.Error as error:
+        raise BlissError(
+            f"line {reader.line_num} of {display_path(file)} cannot be read ({error})",
+            "well-formed csv",
+            "Correct that line, or quote its field if it holds the separator",
+        ) from error
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    finally:
+        csv.field_size_limit(before)
+    return paths, labels
+
+
+def _parquet_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str | None]]:
+    try:
+        with open(file, "rb") as opened:
+            table = pq.ParquetFile(opened, pre_buffer=False)
+            schema = table.schema_arrow
+            path_at, label_at = _columns(file, schema.names, options)
+            names = [schema.names[path_at]]
+            if label_at is not None:
+                names.append(schema.names[label_at])
+            columns = table.read(columns=names, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from error
+    paths = ["" if value is None else str(value) for value in columns[names[0]].to_pylist()]
+    if label_at is None:
+        return paths, [None] * len(paths)
+    return paths, label_values(columns[names[1]], schema, names[1], None)
+
+
+def _columns(file: str, names: Sequence[str], options: ImageOptions) -> tuple[int, int | None]:
+    """Where the path column is, and the label column, if there is one."""
+    where = display_path(file)
+    path = choose_named(where, names, options.image_column, PATH_COLUMNS, "--image-column")
+    if path is None:
+        raise UsageError(
+            f"{where} has no column with paths among {', '.join(names) or 'none'}",
+            f"one called {', '.join(PATH_COLUMNS)}, in its first line",
+            "Name the column with --image-column",
+        )
+    label = choose_named(where, names, options.label_column)
+    return names.index(path), None if label is None else names.index(label)
+
+
+def _unreadable(file: str, error: Exception) -> BlissError:
+    return BlissError(
+        f"{display_path(file)} could not be read ({getattr(error, 'strerror', None) or error})",
+        "a complete, readable csv, tsv or parquet file",
+        "Check the file and its permissions",
+    )

@@ -1,0 +1,105 @@
+"""The decoding processes of one pool: started, asked with a deadline, killed and reaped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+from ..errors import BlissError
+from .decode_worker import END_SECONDS, Frame, cause_of_death, end, exchange, launch
+
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "blissaudit.indexer.decode_worker")
+START_ATTEMPTS = 3
+START_SECONDS = 60.0
+WATCH_SECONDS = 0.05
+
+
+class Stopped(Exception):
+    """The pool is shutting down: no process may start any more."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What the threads of one pool share; `lock` guards the last two."""
+
+    stopping: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    deadlines: dict[subprocess.Popen[bytes], float] = field(default_factory=dict)
+
+
+def start_process(pool: Processes) -> subprocess.Popen[bytes]:
+    """A process that has said it is ready; BlissError when several in a row die before."""
+    for _ in range(START_ATTEMPTS):
+        with pool.lock:
+            if pool.stopping.is_set():
+                raise Stopped
+            process = launch(WORKER_COMMAND, subprocess.DEVNULL)
+            pool.running.add(process)
+        frame, expired = exchange_in_time(process, b"", START_SECONDS, pool)
+        if frame is not None and "ready" in frame[0] and not expired:
+            return process
+        cause = f"no answer in {START_SECONDS:g} s" if expired else cause_of_death(process)
+        end_process(process, pool)
+    if pool.stopping.is_set():
+        raise Stopped
+    raise BlissError(
+        f"the image decoder process ended {START_ATTEMPTS} times in a row before it was ready "
+        f"({cause}; {_last_words()})",
+        "a Python that can start 'python -m blissaudit.indexer.decode_worker'",
+        "Reinstall bliss-audit and Pillow, and check that memory and process limits leave room",
+    )
+
+
+def end_process(process: subprocess.Popen[bytes], pool: Processes) -> None:
+    """Kill and reap one process."""
+    end(process)
+    with pool.lock:
+        pool.running.discard(process)
+
+
+def kill_all(pool: Processes) -> None:
+    """Let no process start any more and kill those that run; their threads reap them."""
+    pool.stopping.set()
+    with pool.lock:
+        for process in pool.running:
+            process.kill()
+
+
+def watch(pool: Processes) -> None:
+    """Kill every process that is past its deadline, until the pool stops."""
+    while not pool.stopping.wait(WATCH_SECONDS):
+        now = time.monotonic()
+        with pool.lock:
+            for process in [each for each, end in pool.deadlines.items() if end < now]:
+                del pool.deadlines[process]
+                process.kill()
+
+
+def exchange_in_time(
+    process: subprocess.Popen[bytes], request: bytes, seconds: float, pool: Processes
+) -> tuple[Frame | None, bool]:
+    """The answer to `request` (None if the process died), and whether time ran out.
+
+    The process is killed when time runs out, even if its answer has arrived by then.
+    """
+    with pool.lock:
+        pool.deadlines[process] = time.monotonic() + seconds
+    frame = exchange(process, request)
+    with pool.lock:
+        return frame, pool.deadlines.pop(process, None) is None
+
+
+def _last_words() -> str:
+    """The last line a starting process writes to stderr, for the error message."""
+    process = launch(WORKER_COMMAND, subprocess.PIPE)
+    try:
+        _, stderr = process.communicate(timeout=END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, stderr = process.communicate()
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:200] if lines else "it wrote no error"

@@ -1,0 +1,124 @@
+"""Embeddings of an earlier state of a collection, found again by the content of each image.
+
+When images are added, removed or renamed, the finished parts are moved to `earlier/` and the
+collection is cut into parts anew; an image whose SHA-256 is known takes its vector from there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artefacts import MANIFEST, check_checksum, digest, read_json, write_json
+from ..errors import BlissError
+from .layout import load_vectors, read_parquet
+from .parts import BUILDING, finished_part, metadata_file, vector_file
+
+EARLIER = "earlier"
+
+
+@dataclass(frozen=True)
+class EarlierImages:
+    """The unit rows of m images that were embedded before."""
+
+    hashes: np.ndarray
+    """S32 [m], SHA-256 of their files, sorted."""
+    places: np.ndarray
+    """int64 [m, 2], the number of a file of vectors and the row in it."""
+    vectors: tuple[np.ndarray, ...]
+
+    def find(self, sha256: str) -> np.ndarray | None:
+        """float32 [d], the vector of the image with this content, or None."""
+        wanted = np.array(bytes.fromhex(sha256), "S32")
+        at = int(np.searchsorted(self.hashes, wanted))
+        if at == len(self.hashes) or self.hashes[at] != wanted:
+            return None
+        file, row = self.places[at]
+        return np.array(self.vectors[file][row])
+
+
+def set_aside(folder: Path, request: Mapping[str, Any]) -> None:
+    """Move the finished parts of `folder` to earlier/ if only its images were others.
+
+    Nothing happens where it was begun for the same request, or for one that differs in more. It
+    may be interrupted at any moment and called again.
+    """
+    begun = next((n for n in (MANIFEST, BUILDING) if (folder / n).is_file()), None)
+    before = _request(folder / begun) if begun else {}
+    differing = {name for name in {*before, *request} if before.get(name) != request.get(name)}
+    if differing != {"images"}:
+        return
+    for number, checksums in list(_finished_parts(folder)):
+        name = f"{digest({'images': before['images']})}_{number}"
+        moved = {
+            vector_file("img", number): f"{name}.npy",
+            metadata_file(number): f"{name}.parquet",
+        }
+        record = {"checksums": {new: checksums[old] for old, new in moved.items()}}
+        write_json(folder / EARLIER / f"{name}.json", record)
+        for old, new in moved.items():
+            os.replace(folder / old, folder / EARLIER / new)
+    for name in ("parts", "img_emb", "metadata"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    write_json(folder / BUILDING, {"request": dict(request)})
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def open_earlier(folder: Path) -> EarlierImages:
+    """What earlier/ holds and is whole; nothing where there is no such folder."""
+    hashes: list[np.ndarray] = [np.zeros(0, "S32")]
+    places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
+    vectors: list[np.ndarray] = []
+    for record in sorted((folder / EARLIER).glob("*.json")):
+        try:
+            facts = read_json(record)
+            for name in (f"{record.stem}.npy", f"{record.stem}.parquet"):
+                check_checksum(record.parent, name, facts)
+        except (BlissError, AttributeError):
+            continue  # cut short while it was moved, or damaged: those are embedded again
+        known = read_parquet(record.with_suffix(".parquet"), ["sha256"])["sha256"].to_pylist()
+        hashes.append(np.array([bytes.fromhex(value) for value in known], "S32"))
+        places.append(np.stack([np.full(len(known), len(vectors)), np.arange(len(known))], axis=1))
+        vectors.append(load_vectors(record.with_suffix(".npy")))
+    joined = np.concatenate(hashes)
+    order = np.argsort(joined, kind="stable")
+    return EarlierImages(joined[order], np.concatenate(places)[order], tuple(vectors))
+
+
+def forget_earlier(folder: Path) -> None:
+    """Delete earlier/ when everything is embedded."""
+    shutil.rmtree(folder / EARLIER, ignore_errors=True)
+
+
+def _request(path: Path) -> dict[str, Any]:
+    try:
+        before = read_json(path).get("request")
+    except BlissError:
+        return {}
+    return before if isinstance(before, dict) else {}
+
+
+def _finished_parts(folder: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """(number, checksums) of every whole part with vectors, finished folder or not."""
+    if (folder / MANIFEST).is_file():
+        manifest = read_json(folder / MANIFEST)
+        for number, rows in enumerate(manifest.get("parts", ())):
+            try:
+                if rows:
+                    check_checksum(folder, vector_file("img", number), manifest)
+                    check_checksum(folder, metadata_file(number), manifest)
+                    yield number, manifest["checksums"]
+            except BlissError:
+                continue
+        return
+    for path in sorted((folder / "parts").glob("part_*.json")):
+        number = int(path.stem.removeprefix("part_"))
+        record = finished_part(folder, number)
+        if record is not None and record["rows"]:
+            yield number, record["checksums"]
