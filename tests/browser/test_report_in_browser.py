@@ -64,6 +64,24 @@ def hostile(bliss, collection, captions, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def labelled(report, tmp_path_factory):
+    """A page as of a run that asked about labels and flagged: three issues of two pairs."""
+    run, shelf = open_run(report[1]), PictureShelf()
+    data = page_data(run, group_run(run), 1000, shelf)
+    house = data["classes"].index("house")
+    chosen = [i for i in data["images"] if data["classes"][i["label"]] != "house"][:3]
+    for image in data["images"]:
+        image.update(is_label_issue=image in chosen, predicted_label=house, margin=-1.0, q=0.5)
+        image.update(label_quality=0.9, flagged=image["rank"] < 4)
+    for place, image in enumerate(chosen):
+        image.update(label_quality=0.3 - place / 10, margin=1.0)
+    data["spread"]["threshold"] = 1.0
+    path = tmp_path_factory.mktemp("labelled") / "report.html"
+    path.write_text(page_html(data, shelf.encoded), encoding="utf-8")
+    return path, chosen, data["classes"]
+
+
+@pytest.fixture(scope="module")
 def large(report, tmp_path_factory):
     """A page of 5,000 images: those of the small run again and again."""
     run, shelf = open_run(report[1]), PictureShelf()
@@ -98,11 +116,11 @@ def test_sorting_filtering_and_searching_show_the_right_images(report, open_page
     table = pq.read_table(report[1] / "scores.parquet").to_pydict()
     order = sorted(range(len(table["row"])), key=lambda i: table["rank"][i])
     assert paths(page) == [table["path"][i] for i in order]
-    page.get_by_label("Sort").select_option("best")
+    page.get_by_label("Sort", exact=True).select_option("best")
     assert paths(page) == [table["path"][i] for i in reversed(order)]
-    page.get_by_label("Sort").select_option("path")
+    page.get_by_label("Sort", exact=True).select_option("path")
     assert paths(page) == sorted(table["path"])
-    page.get_by_label("Sort").select_option("worst")
+    page.get_by_label("Sort", exact=True).select_option("worst")
     page.get_by_label("Class", exact=True).select_option("boat")
     assert paths(page) == [table["path"][i] for i in order if table["label"][i] == "boat"]
     page.get_by_label("Nearest class").select_option("apple")
@@ -233,6 +251,33 @@ def test_groups_lead_to_their_images(report, open_page):
     page.get_by_role("button", name="Show group 1 in the gallery").click()
     page.wait_for_selector("main.view-gallery")
     assert page.locator("#cards .mark.remove").count() == sizes[0] == page.locator(".card").count()
+
+
+@pytest.mark.parametrize("size", ["desktop", "phone"])
+def test_label_issues_are_paired_and_relabelled_at_once(labelled, open_page, serious, size):
+    path, chosen, classes = labelled
+    watched = open_page(path, "labels", size)
+    page = watched.page
+    assert serious(page) == []
+    pairs = {classes[image["label"]] for image in chosen}
+    assert page.locator(".group").count() == len(pairs)
+    for label in pairs:
+        title = f"Labelled {label}, looks like house"
+        assert page.get_by_role("heading", name=title).count() == 1
+    page.get_by_role("button", name="Relabel all as house").first.click()
+    assert "as house" in watched.status()
+    page.locator("#tabs a[href='#gallery']").click()
+    if size == "phone":
+        page.locator(".filters summary").click()
+    page.get_by_label("Show", exact=True).select_option("issues")
+    assert sorted(paths(page)) == sorted(image["path"] for image in chosen)
+    page.get_by_label("Sort", exact=True).select_option("quality")
+    assert paths(page) == [image["path"] for image in reversed(chosen)]
+    page.get_by_label("Show", exact=True).select_option("flagged")
+    assert page.locator(".card").count() == 3
+    page.locator("#tabs a[href='#overview']").click()
+    assert page.locator(".threshold").count() == 4
+    assert (watched.outside(), watched.trouble) == ([], [])
 
 
 @pytest.mark.parametrize("size", ["desktop", "phone"])
