@@ -46,6 +46,7 @@ from .plus_evidence import (
     sample_evidence,
 )
 from .pooled_distance import fit_pooled
+from .text_terms import TextSum, TextTerm, WithTerms
 from .text_weights import fit_tail, fit_text_weights
 
 PRIOR_TEXTS = 1000
@@ -54,8 +55,9 @@ PRIOR_TEXTS = 1000
 FAR_START = 1.0
 """Deviations beyond which the far evidence speaks."""
 
-Scorer = Callable[[np.ndarray, Retrieved, LeftOut], np.ndarray]
-"""Images [n, d], their retrieved texts and who is left out of which class, to float64 [n]."""
+Scorer = Callable[..., np.ndarray]
+"""Images [n, d], their retrieved texts and who is left out of which class, to float64 [n]; where
+nobody is left out the log-sums over texts [n] may be given, if they are known already."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ def fit_bliss_plus(
     one image, or none has two that differ, a warning says what that costs. Raises as BLISS, the
     text weights and the parameters do.
     """
-    normal = _fit_normal(reference, texts, parameters)
+    return _scorer(_fit_normal(reference, texts, parameters), texts, parameters)
+
+
+def _scorer(normal: Normal, texts: np.ndarray, parameters: Mapping[str, float]) -> Scorer:
     far = between(parameters, "far", 0, np.inf)
     vectors = array_vectors(np.ascontiguousarray(texts))
 
@@ -93,10 +98,15 @@ def fit_bliss_plus(
         pairs = Pairs(LeftOut(everyone, sample.labels), np.ones(len(everyone), bool))
         return _calibrate(normal, retrieved, pairs)
 
-    def scores(images: np.ndarray, retrieved: Retrieved, left_out: LeftOut) -> np.ndarray:
+    def scores(
+        images: np.ndarray,
+        retrieved: Retrieved,
+        left_out: LeftOut,
+        against: np.ndarray | None = None,
+    ) -> np.ndarray:
         found = calibration(retrieved.rows.shape[1])
         pairs = pairs_of(normal.sample, images, left_out)
-        pieces = evidence(normal, images, retrieved, pairs)
+        pieces = evidence(normal, images, retrieved, pairs, against)
         near = _near(pieces, found)
         return near @ found.weights + far * beyond(
             standardised(_far(pieces, found.near[2], found.margin), found.far), FAR_START
@@ -173,7 +183,13 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     moments = fit_moments(normals.classes, normals.images, normals.labels)
     kept = images_to_keep(moments, normals.images, normals.labels)
     reference = Reference(moments, normals.prompts, sample=kept)
-    scorer = fit_bliss_plus(reference, fitting.texts, parameters)
+    normal = _fit_normal(reference, fitting.texts, parameters)
+    scorer = _scorer(normal, fitting.texts, parameters)
+    terms: tuple[TextTerm, ...] = ()
+    if normal.tail is None:
+        every = np.arange(len(fitting.texts))[None]
+        asked = TextSum(every, normal.texts.tau, normal.texts.weights)
+        terms = (TextTerm(fitting.texts, (asked,), lambda images, found: found[0]),)
 
     def scores(query: Query) -> np.ndarray:
         if query.retrieved is None:
@@ -182,9 +198,10 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
                 "the nearest external texts of every image",
                 "Retrieve them from a caption index first",
             )
-        return scorer(query.images, query.retrieved, NOTHING_LEFT_OUT)
+        against = terms[0](query) if terms else None
+        return scorer(query.images, query.retrieved, NOTHING_LEFT_OUT, against)
 
-    return scores
+    return WithTerms(scores, terms)
 
 
 BLISS_PLUS = Score(

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ...errors import UsageError
+from ..slices import slices
 from .contract import Fitted, Fitting, Query, Score
 from .parameters import positive
-from .similarity import IMAGES_AT_ONCE, slices
+from .similarity import IMAGES_AT_ONCE
 
 SOURCE = "Wang et al., CLIPN for Zero-Shot OOD Detection, ICCV 2023, arXiv 2308.12213"
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...indexer.nearest import Vectors, array_vectors, nearest_texts
+from ..slices import slices
 from .contract import Fitted, Fitting, Query, Score
 from .image_chunks import ENTRIES
-from .similarity import slices
 from .trained_arrays import trained_arrays
 
 

@@ -11,8 +11,8 @@ from ..leave_one_out import LeftOut
 from ..moderation import VariancePrior
 from ..reference import Reference, Sample
 from ..retrieved import Retrieved
+from ..slices import slices
 from .pooled_distance import SAME_IMAGE, Pooled, squared_distances
-from .similarity import slices
 from .text_weights import Own, Tail, TextWeights, log_sums, own_cosines, truncated_log_sums
 
 LABELS_AT_ONCE = 2048
@@ -72,9 +72,18 @@ def pairs_of(sample: Sample, images: np.ndarray, left_out: LeftOut) -> Pairs:
     return Pairs(LeftOut(rows, classes), inside)
 
 
-def evidence(normal: Normal, images: np.ndarray, retrieved: Retrieved, pairs: Pairs) -> Evidence:
-    """All four for unit rows `images` [n, d] with their retrieved texts."""
-    texts = _against_texts(normal, images, retrieved, pairs)
+def evidence(
+    normal: Normal,
+    images: np.ndarray,
+    retrieved: Retrieved,
+    pairs: Pairs,
+    against: np.ndarray | None = None,
+) -> Evidence:
+    """All four for unit rows `images` [n, d] with their retrieved texts.
+
+    `against` [n] are the log-sums over texts where they are known already.
+    """
+    texts = _against_texts(normal, images, retrieved, pairs) if against is None else against
     labels, margin, _ = _labels(normal, images, None)
     (bliss, distance), _ = _nearest(normal, images, retrieved, pairs, None)
     return Evidence(bliss, texts - labels, distance, margin)

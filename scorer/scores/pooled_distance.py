@@ -21,8 +21,8 @@ import numpy as np
 from ..leave_one_out import LeftOut
 from ..moments import Moments
 from ..reference import Sample
+from ..slices import slices
 from .ledoit_wolf import fit_covariance, whiten
-from .similarity import slices
 
 DISTANCES_AT_ONCE = 2048
 

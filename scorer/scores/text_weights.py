@@ -22,9 +22,9 @@ import numpy as np
 
 from ...errors import BlissError
 from ..retrieved import Retrieved
+from ..slices import slices
 from .negative_texts import label_nearness
 from .neglabel_retrieved import LogSums, log_mean_below
-from .similarity import slices
 
 DROP = 0.95
 """Texts nearer than this to a label are the label in other words (CSP's rule)."""
