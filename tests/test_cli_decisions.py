@@ -74,9 +74,9 @@ def facts(folder: Path) -> dict:
 
 
 def said(outcome) -> list[str]:
-    """The lines below the table, without the one that names the file."""
+    """The lines below the table, without those that name the files."""
     assert outcome.code == 0, outcome.err
-    return outcome.out.split("\n\n", 1)[1].splitlines()[:-1]
+    return outcome.out.split("\n\n", 1)[1].splitlines()[:-2]
 
 
 def test_a_set_that_is_its_own_reference_flags_nothing_unless_asked(audit):

@@ -116,7 +116,7 @@ def test_effort_changes_nothing(bliss, collection, index, plain, tmp_path):
     options = ("--batch-size", 5, "--workers", 2, "--precision", "fp32", "--device", "cpu")
     outcome = bliss(*command, *options, "--top", 3)
     assert outcome.err.startswith("model demo, device cpu, precision fp32, batch 5\n")
-    assert outcome.out.count("\n") == 1 + 3 + 1 + 1 + 1 + 1
+    assert outcome.out.count("\n") == 1 + 3 + 1 + 1 + 1 + 1 + 1
     found = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
     np.testing.assert_allclose(found["ics"], plain["ics"], atol=1e-3)
     a = np.load(tmp_path / "out" / "images" / "img_emb" / "img_emb_0.npy")

@@ -149,7 +149,8 @@ def test_flagged_images_are_the_ones_grouped_and_set_the_threshold(bliss, run):
 
     def decided(table):
         q = pa.array([0.01 if each else 0.5 for each in flagged])
-        return table.append_column("flagged", pa.array(flagged)).append_column("q", q)
+        kept = table.drop_columns(["flagged", "q"])
+        return kept.append_column("flagged", pa.array(flagged)).append_column("q", q)
 
     change_scores(run, decided)
     assert bliss("report", run).code == 0
