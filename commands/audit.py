@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..errors import UsageError
 from .options import (
     COLLECTION,
     CORPUS,
@@ -30,6 +31,10 @@ from .options import (
 @click.command()
 @click.argument("images", required=False)
 @click.option("--embeddings", help="Precomputed image embeddings instead of IMAGES.")
+@click.option(
+    "--image-root",
+    help="The folder that the paths of --embeddings are relative to [default: theirs]",
+)
 @click.option("--reference", help="Clean images, their embeddings, or a fitted reference.")
 @click.option("--index", help="A caption index.")
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
@@ -49,6 +54,8 @@ def audit(top: int, as_json: bool, max_failures: int | None, **given: Any) -> No
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines, result_text
 
+    if given["image_root"] is not None and given["embeddings"] is None:
+        raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "index", "corpus")},
         image_options=image_options(given),

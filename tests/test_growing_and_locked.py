@@ -19,6 +19,8 @@ from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.image_source import ImageItem, Skip
 from blissaudit.corpora.images import ImageList, list_images
 from blissaudit.errors import BlissError, UsageError
+from blissaudit.indexer import decode_process
+from blissaudit.indexer.decode_worker import request_bytes
 from blissaudit.indexer.embedded_images import EmbeddedImages
 from blissaudit.indexer.encoding import Encoder
 from blissaudit.indexer.image_embedding import EmbedOptions, embed_images
@@ -69,7 +71,9 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_grown_set_encodes_only_what_is_new(tmp_path: Path) -> None:
+def test_a_grown_set_decodes_and_encodes_only_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, folder = tmp_path / "images", tmp_path / "out"
     draw(root, **{f"i{n:02d}": n for n in range(10)})
     first, encoded = embedded(root, folder)
@@ -77,8 +81,18 @@ def test_a_grown_set_encodes_only_what_is_new(tmp_path: Path) -> None:
     draw(root, i045=100, a=101, z=102)  # in the middle, before and behind
     (root / "i07.png").rename(root / "renamed.png")
     (root / "i08.png").unlink()
-    second, encoded = embedded(root, folder)
+    decoded = []
+
+    def watched(content: str, *rest: object) -> bytes:
+        if rest[2:] != (True,):
+            decoded.append(Path(content).name)
+        return request_bytes(content, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode_process, "request_bytes", watched)
+        second, encoded = embedded(root, folder)
     assert sorted(encoded) == [100, 101, 102]
+    assert sorted(decoded) == ["a.png", "i045.png", "z.png"]
     known = dict(zip(first.hashes, first.vectors.tolist(), strict=True))
     again = dict(zip(second.hashes, second.vectors.tolist(), strict=True))
     assert len(again) == 12 and len(set(known) & set(again)) == 9
