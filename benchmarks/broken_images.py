@@ -152,7 +152,7 @@ def break_file(way: str, path: Path, image: Image.Image, outside: Path) -> None:
     start = png.index(b"IDAT") + 4
     damaged[start : start + 8] = b"\xff" * 8
     contents = {
-        "truncated": jpeg[: len(jpeg) // 2],
+        "truncated": jpeg[: len(jpeg) * 9 // 10],
         "empty": b"",
         "html": b"<!DOCTYPE html><title>404</title>",
         "magic": b"\x00\x01\x02" + png[3:],

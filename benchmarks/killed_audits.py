@@ -2,7 +2,8 @@
 
 One audit of rendered images in small parts is run without interruption. Then audits of the same
 collection are started and killed at moments drawn evenly from the first half of the time that the
-uninterrupted run worked on images, each started again until it ends by itself. Only the part size differs from `bliss audit`.
+uninterrupted run worked on images, each started again until it ends by itself. Only the part size
+differs from `bliss audit`.
 """
 
 from __future__ import annotations

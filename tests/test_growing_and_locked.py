@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -272,3 +273,38 @@ def test_a_killed_audit_continues_to_the_same_scores(
     for name in ("scores.parquet", "failures.csv", "images/manifest.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert json.loads((out / "images" / "manifest.json").read_text())["parts"] == [5] * 5 + [1]
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bliss, collection, index
+) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, **{f"i{n:02d}": n for n in range(12)})
+    sync = os.fsync
+
+    def full_from_the_second_part_on(descriptor: int) -> None:
+        if list(folder.glob("img_emb/.img_emb_1.npy.*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_from_the_second_part_on)
+        with pytest.raises(BlissError, match=r"could not write .*img_emb_1\.npy: No space left"):
+            embedded(root, folder)
+    assert not list(folder.rglob("*.tmp"))
+    assert embedded(root, folder)[1] == list(range(4, 12))
+    nowhere = bliss("audit", collection, "--index", index, "-o", "/proc/blissaudit")
+    assert (nowhere.code, nowhere.out) == (1, "")
+    assert nowhere.err.startswith("\nbliss: could not write /proc/blissaudit/.bliss.lock: ")
+
+
+def test_another_model_or_size_does_not_reuse_embeddings(tmp_path: Path) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, a=1, b=2)
+    embedded(root, folder)
+    draw(root, c=3)
+    encoder = counting_encoder([])
+    other = replace(encoder, facts={**encoder.facts, "weights_sha256": "1" * 64})
+    with pytest.raises(UsageError, match=r"\(images, weights_sha256 differ\)"):
+        embed_images(list_images(root), other, folder, PARTS)
+    assert (folder / "manifest.json").exists()
