@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from ..indexer.decoding import DecodingLimits, read_image_file
+from ..indexer.decoding import DecodingLimits, read_file
 from ..indexer.preprocessing import UnreadableImage
 
 LIMITS = DecodingLimits()
@@ -17,7 +17,7 @@ def picture_bytes(source: str, path: str) -> bytes:
     Raises UnreadableImage(reason) for a missing or unreadable file, and for a path or link that
     leads out of the collection.
     """
-    return read_image_file(picture_file(source, path), LIMITS.max_bytes)
+    return read_file(picture_file(source, path), LIMITS)
 
 
 def picture_file(source: str, path: str) -> str:

@@ -1,8 +1,9 @@
 """`kill -9` at random moments, then the same command: byte-identical scores.parquet.
 
 One audit of rendered images in small parts is run without interruption. Then audits of the same
-collection are started and killed at moments drawn evenly from the uninterrupted run's length, each
-started again until it ends by itself. Only the part size differs from `bliss audit`.
+collection are started and killed at moments drawn evenly from the first half of the time that the
+uninterrupted run worked on images, each started again until it ends by itself. Only the part size
+differs from `bliss audit`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import functools, sys
 from blissaudit import cli
 from blissaudit.commands import audit
 from blissaudit.indexer import image_embedding
-image_embedding.EmbedOptions = functools.partial(image_embedding.EmbedOptions, part_rows=40)
+image_embedding.EmbedOptions = functools.partial(image_embedding.EmbedOptions, part_rows=100)
 sys.exit(cli.run(sys.argv[1:]))
 """
 FILES = ("scores.parquet", "failures.csv", "images/manifest.json")
@@ -68,7 +69,7 @@ def finish(process: subprocess.Popen[bytes], after: float | None) -> tuple[bool,
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=800)
+    parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--kills", type=int, default=20)
     chosen = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -82,17 +83,24 @@ def main() -> int:
         subprocess.run(command, check=True, capture_output=True)
         make_collection(images, chosen.images, rng)
         begun = time.monotonic()
-        finish(start(images, index, folder / "whole"), None)
-        seconds = time.monotonic() - begun
+        process = start(images, index, folder / "whole")
+        while not (folder / "whole" / "images" / "building.json").exists():
+            time.sleep(0.01)
+        loading = time.monotonic() - begun
+        finish(process, None)
+        working = time.monotonic() - begun - loading
         whole = contents(folder / "whole")
-        print(f"{chosen.images} images in parts of 40: {seconds:.1f} s without interruption")
+        print(
+            f"{chosen.images} images in parts of 100: {loading:.1f} s until the first image, "
+            f"{working:.1f} s from there, without interruption"
+        )
         kills = runs = 0
         same = True
         parts: list[int] = []
         while kills < chosen.kills:
             output, killed = folder / f"run-{runs}", True
             while killed:
-                moment = rng.uniform(0.2, 1.0) * seconds if kills < chosen.kills else None
+                moment = loading + rng.uniform(0, 0.5) * working if kills < chosen.kills else None
                 killed, errors = finish(start(images, index, output), moment)
                 kills += killed
                 if killed:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..errors import UsageError
 from .options import (
     CLIPN,
     COLLECTION,
@@ -35,6 +36,10 @@ from .presets import ENCODER, PRESET, with_preset
 @click.command()
 @click.argument("images", required=False)
 @click.option("--embeddings", help="Precomputed image embeddings instead of IMAGES.")
+@click.option(
+    "--image-root",
+    help="The folder that the paths of --embeddings are relative to [default: theirs]",
+)
 @click.option("--reference", help="Clean images, their embeddings, or a fitted reference.")
 @click.option("--index", help="A caption index.")
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
@@ -75,6 +80,8 @@ def audit(
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines, result_text
 
+    if given["image_root"] is not None and given["embeddings"] is None:
+        raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")
     index_set = () if given["index"] else ("corpus", "keep_duplicates")
     model_set = () if given["index"] and not given["images"] else ENCODER
     given = with_preset(given, (*model_set, *index_set, "prompt", "k", "weight"))

@@ -19,28 +19,28 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-import numpy as np
-
 from ..corpora.image_source import ImageItem
 from ..errors import UsageError
 from .decode_process import (
+    Asked,
+    Known,
+    Outcome,
     Processes,
     Stopped,
+    decode_one,
     end_process,
-    exchange_in_time,
     kill_all,
+    nothing_known,
     start_process,
     watch,
 )
-from .decode_worker import END_SECONDS, cause_of_death, request_bytes
-from .decoding import Decoded, DecodingLimits, Undecodable
+from .decode_worker import END_SECONDS
+from .decoding import DecodingLimits, Undecodable
 from .preprocessing import Preprocessing
 
 READ_AHEAD_BYTES = 256 << 20
 """Encoded images from archives and tables that may wait for a decoder, and one more."""
 WAIT_SECONDS = 0.25
-
-Outcome = Decoded | Undecodable
 
 
 class _Task(NamedTuple):
@@ -67,8 +67,7 @@ class _Flow:
 class _Pool:
     """What the threads of one `decode_images` call share."""
 
-    preprocessing: Preprocessing
-    limits: DecodingLimits
+    asked: Asked
     flow: _Flow
     tasks: SimpleQueue[_Task | None] = field(default_factory=SimpleQueue)
     results: SimpleQueue[tuple[int, Outcome | BaseException | _Finished]] = field(
@@ -94,22 +93,24 @@ def decode_images(
     limits: DecodingLimits,
     workers: int | None = None,
     ahead: int = 0,
+    known: Known = nothing_known,
 ) -> Iterator[Outcome]:
     """Decode `items`, yielding one outcome each, in the order given.
 
     An image that is broken, takes longer than `limits.seconds` or kills its process becomes
-    Undecodable, and the next one gets a fresh process. At most `look_ahead(workers)` items, or
-    `ahead` if that is more, and about READ_AHEAD_BYTES of content are read ahead of what was
-    yielded, by a thread of their own: a caller that takes images in batches sets `ahead` to a
-    batch, so that decoding goes on while it works. Closing the iterator ends every process and
-    thread. Raises UsageError for workers below 1; the iterator raises BlissError where worker
-    processes cannot be started, and what `items` raises, after the outcomes before it.
+    Undecodable, and the next one gets a fresh process; one whose SHA-256 is `known` is Recognised
+    and not decoded. At most `look_ahead(workers)` items, or `ahead` if that is more, and about
+    READ_AHEAD_BYTES of content are read ahead of what was yielded, by a thread of their own: a
+    caller that takes images in batches sets `ahead` to a batch, so that decoding goes on while it
+    works. Closing the iterator ends every process and thread. Raises UsageError for workers below
+    1; the iterator raises BlissError where worker processes cannot be started, and what `items`
+    raises, after the outcomes before it.
     """
     count = default_workers() if workers is None else workers
     if count < 1:
         raise UsageError(f"workers is {count}", "at least 1 decoding worker", "Ask for more")
     flow = _Flow(max(look_ahead(count), ahead))
-    return _decode_in_order(items, _Pool(preprocessing, limits, flow), count)
+    return _decode_in_order(items, _Pool(Asked(preprocessing, limits, known), flow), count)
 
 
 def _decode_in_order(items: Iterable[ImageItem], pool: _Pool, workers: int) -> Iterator[Outcome]:
@@ -202,7 +203,7 @@ def _serve(pool: _Pool) -> None:
     try:
         while (task := pool.tasks.get()) is not None:
             process = process or start_process(pool.processes)
-            outcome, usable = _decode_one(process, task.item, pool)
+            outcome, usable = decode_one(process, task.item, pool.asked, pool.processes)
             if not usable:
                 end_process(process, pool.processes)
                 process = None
@@ -217,37 +218,3 @@ def _serve(pool: _Pool) -> None:
     finally:
         if process is not None:
             end_process(process, pool.processes)
-
-
-def _decode_one(
-    process: subprocess.Popen[bytes], item: ImageItem, pool: _Pool
-) -> tuple[Outcome, bool]:
-    """The outcome of one image, and whether the process can be used for another."""
-    try:
-        content = item.data() if callable(item.data) else item.data
-        assert content is not None or item.file is not None, "a skipped item was to be decoded"
-        request = request_bytes(
-            content if content is not None else item.file or "", pool.preprocessing, pool.limits
-        )
-    except UnicodeEncodeError:
-        return Undecodable(item.row, "the file name is not valid on this system"), True
-    except FileNotFoundError:
-        return Undecodable(item.row, "the file does not exist"), True
-    except PermissionError:
-        return Undecodable(item.row, "there is no permission to read the file"), True
-    seconds = pool.limits.seconds
-    frame, expired = exchange_in_time(process, request, seconds, pool.processes)
-    if frame is not None:
-        return _outcome(item.row, *frame), not expired
-    if expired:
-        return Undecodable(item.row, f"decoding took longer than {seconds:g} s"), False
-    return Undecodable(item.row, f"the decoder process died ({cause_of_death(process)})"), False
-
-
-def _outcome(row: int, header: dict[str, object], payload: bytearray) -> Outcome:
-    if "reason" in header:
-        return Undecodable(row, str(header["reason"]))
-    shape = header["shape"]
-    assert isinstance(shape, list)
-    pixels = np.frombuffer(payload, dtype=np.uint8).reshape(shape)
-    return Decoded(row, pixels, str(header["sha256"]), bool(header["exif_rotated"]))

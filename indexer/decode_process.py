@@ -6,15 +6,57 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
+
+from ..corpora.image_source import ImageItem
 from ..errors import BlissError
-from .decode_worker import END_SECONDS, Frame, cause_of_death, end, exchange, launch
+from .decode_worker import (
+    END_SECONDS,
+    Frame,
+    cause_of_death,
+    end,
+    exchange,
+    launch,
+    request_bytes,
+)
+from .decoding import Decoded, DecodingLimits, Undecodable
+from .preprocessing import Preprocessing
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "blissaudit.indexer.decode_worker")
 START_ATTEMPTS = 3
 START_SECONDS = 60.0
 WATCH_SECONDS = 0.05
+
+
+Known = Callable[[str], bool]
+"""Whether the image with this SHA-256 need not be decoded."""
+
+
+def nothing_known(sha256: str) -> bool:
+    """The `Known` that knows no image."""
+    return False
+
+
+class Recognised(NamedTuple):
+    """An image that was read and not decoded, since its content is known."""
+
+    row: int
+    sha256: str
+
+
+Outcome = Decoded | Undecodable | Recognised
+
+
+class Asked(NamedTuple):
+    """What is asked of every image alike."""
+
+    preprocessing: Preprocessing
+    limits: DecodingLimits
+    known: Known
 
 
 class Stopped(Exception):
@@ -91,6 +133,52 @@ def exchange_in_time(
     frame = exchange(process, request)
     with pool.lock:
         return frame, pool.deadlines.pop(process, None) is None
+
+
+def decode_one(
+    process: subprocess.Popen[bytes], item: ImageItem, asked: Asked, pool: Processes
+) -> tuple[Outcome, bool]:
+    """The outcome of one image, and whether the process can be used for another."""
+    try:
+        data = item.data() if callable(item.data) else item.data
+        content = item.file if data is None else data
+        assert content is not None, "a skipped item was to be decoded"
+        settings = (asked.preprocessing, asked.limits)
+        if asked.known is not nothing_known:
+            found = _ask(process, item.row, request_bytes(content, *settings, True), asked, pool)
+            if not isinstance(found[0], Recognised) or asked.known(found[0].sha256):
+                return found
+        return _ask(process, item.row, request_bytes(content, *settings), asked, pool)
+    except UnicodeEncodeError:
+        return Undecodable(item.row, "the file name is not valid on this system"), True
+    except FileNotFoundError:
+        return Undecodable(item.row, "the file does not exist"), True
+    except PermissionError:
+        return Undecodable(item.row, "there is no permission to read the file"), True
+
+
+def _ask(
+    process: subprocess.Popen[bytes], row: int, request: bytes, asked: Asked, pool: Processes
+) -> tuple[Outcome, bool]:
+    """The outcome of one request, and whether the process can be used for another."""
+    seconds = asked.limits.seconds
+    frame, expired = exchange_in_time(process, request, seconds, pool)
+    if frame is not None:
+        return _outcome(row, *frame), not expired
+    if expired:
+        return Undecodable(row, f"decoding took longer than {seconds:g} s"), False
+    return Undecodable(row, f"the decoder process died ({cause_of_death(process)})"), False
+
+
+def _outcome(row: int, header: dict[str, object], payload: bytearray) -> Outcome:
+    if "reason" in header:
+        return Undecodable(row, str(header["reason"]))
+    if "shape" not in header:
+        return Recognised(row, str(header["sha256"]))
+    shape = header["shape"]
+    assert isinstance(shape, list)
+    pixels = np.frombuffer(payload, dtype=np.uint8).reshape(shape)
+    return Decoded(row, pixels, str(header["sha256"]), bool(header["exif_rotated"]))
 
 
 def _last_words() -> str:

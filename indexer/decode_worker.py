@@ -8,6 +8,7 @@ It ends when stdin does.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from .decoding import (
     UnreadableImage,
     decode_bytes,
     decode_image,
+    read_file,
 )
 
 _LENGTHS = struct.Struct(">II")
@@ -69,14 +71,20 @@ def _fill(stream: IO[bytes], buffer: bytearray) -> int:
 
 
 def request_bytes(
-    content: str | bytes, preprocessing: Preprocessing, limits: DecodingLimits
+    content: str | bytes,
+    preprocessing: Preprocessing,
+    limits: DecodingLimits,
+    only_hash: bool = False,
 ) -> bytes:
     """The frame that asks for one image, by the path of its file (str) or by its bytes.
+
+    `only_hash` asks for its SHA-256 alone.
 
     Raises UnicodeEncodeError for a path that the system cannot have.
     """
     header = {
         "is_path": isinstance(content, str),
+        "only_hash": only_hash,
         "preprocessing": asdict(preprocessing),
         "limits": asdict(limits),
     }
@@ -154,6 +162,9 @@ def answer(header: dict[str, Any], content: bytes) -> bytes:
     }
     limits, preprocessing = DecodingLimits(**header["limits"]), Preprocessing(**wanted)
     try:
+        if header["only_hash"]:
+            data = read_file(os.fsdecode(content), limits) if header["is_path"] else content
+            return frame_bytes({"sha256": hashlib.sha256(data).hexdigest()})
         if header["is_path"]:
             pixels, sha256, rotated = decode_image(os.fsdecode(content), preprocessing, limits)
         else:

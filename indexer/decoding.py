@@ -88,7 +88,7 @@ def decode_image(
     UnreadableImage(reason). `limits.seconds` is not kept here but by `decode_images`; Pillow's own
     pixel limit is off meanwhile, for the whole process, so do not call this from several threads.
     """
-    return decode_bytes(read_image_file(path, limits.max_bytes), preprocessing, limits)
+    return decode_bytes(read_file(path, limits), preprocessing, limits)
 
 
 def decode_bytes(
@@ -128,8 +128,12 @@ def upright_rgb(
         return _load(image, apply_exif)
 
 
-def read_image_file(path: str, max_bytes: int) -> bytes:
-    """The bytes of a regular file; anything that could block is refused before it is opened."""
+def read_file(path: str, limits: DecodingLimits) -> bytes:
+    """The bytes of a regular file; anything that could block is refused before it is opened.
+
+    Raises UnreadableImage(reason).
+    """
+    max_bytes = limits.max_bytes
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):

@@ -32,15 +32,22 @@ class EarlierImages:
     places: np.ndarray
     """int64 [m, 2], the number of a file of vectors and the row in it."""
     vectors: tuple[np.ndarray, ...]
+    exif_rotated: tuple[np.ndarray, ...]
+    """bool, for each file of vectors which images EXIF turned."""
 
-    def find(self, sha256: str) -> np.ndarray | None:
-        """float32 [d], the vector of the image with this content, or None."""
+    def knows(self, sha256: str) -> bool:
+        """Whether the image with this content was embedded before."""
+        return self._position(sha256) >= 0
+
+    def find(self, sha256: str) -> tuple[np.ndarray, bool]:
+        """float32 [d], the vector of an image that is known, and whether EXIF turned it."""
+        file, row = self.places[self._position(sha256)]
+        return np.array(self.vectors[file][row]), bool(self.exif_rotated[file][row])
+
+    def _position(self, sha256: str) -> int:
         wanted = np.array(bytes.fromhex(sha256), "S32")
         at = int(np.searchsorted(self.hashes, wanted))
-        if at == len(self.hashes) or self.hashes[at] != wanted:
-            return None
-        file, row = self.places[at]
-        return np.array(self.vectors[file][row])
+        return at if at < len(self.hashes) and self.hashes[at] == wanted else -1
 
 
 def set_aside(folder: Path, request: Mapping[str, Any]) -> None:
@@ -75,6 +82,7 @@ def open_earlier(folder: Path) -> EarlierImages:
     hashes: list[np.ndarray] = [np.zeros(0, "S32")]
     places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
     vectors: list[np.ndarray] = []
+    turned: list[np.ndarray] = []
     for record in sorted((folder / EARLIER).glob("*.json")):
         try:
             facts = read_json(record)
@@ -82,13 +90,17 @@ def open_earlier(folder: Path) -> EarlierImages:
                 check_checksum(record.parent, name, facts)
         except (BlissError, AttributeError):
             continue  # cut short while it was moved, or damaged: those are embedded again
-        known = read_parquet(record.with_suffix(".parquet"), ["sha256"])["sha256"].to_pylist()
+        table = read_parquet(record.with_suffix(".parquet"), ["sha256", "exif_rotated"])
+        known = table["sha256"].to_pylist()
+        turned.append(np.array(table["exif_rotated"].to_pylist(), bool))
         hashes.append(np.array([bytes.fromhex(value) for value in known], "S32"))
         places.append(np.stack([np.full(len(known), len(vectors)), np.arange(len(known))], axis=1))
         vectors.append(load_vectors(record.with_suffix(".npy")))
     joined = np.concatenate(hashes)
     order = np.argsort(joined, kind="stable")
-    return EarlierImages(joined[order], np.concatenate(places)[order], tuple(vectors))
+    return EarlierImages(
+        joined[order], np.concatenate(places)[order], tuple(vectors), tuple(turned)
+    )
 
 
 def forget_earlier(folder: Path) -> None:

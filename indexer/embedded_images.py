@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..artefacts import MANIFEST, check_checksum, read_manifest
+from ..corpora.images import ImageList, list_paths
 from ..errors import BlissError
 from .layout import (
     EmbeddingFolder,
@@ -124,6 +125,30 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
         source=str(folder),
         normalised=made.adjusted,
     )
+
+
+def list_photographs(folder: str | Path, image_root: str | None = None) -> ImageList:
+    """The image files behind embeddings, row by row as `read_image_embeddings` counts them.
+
+    Paths are relative to `image_root`, or to the embeddings' folder, and may not leave it; rows
+    whose metadata names no file are rows without one. Errors as `read_image_embeddings`.
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder, KIND, "Run the command that began it again to finish it")
+        named = {failure["row"]: str(failure["path"]) for failure in manifest["failures"]}
+        labelled: dict[int, str | None] = {}
+        for number, rows in enumerate(manifest["parts"]):
+            if rows:
+                columns = read_parquet(folder / metadata_file(number)).to_pydict()
+                named |= zip(columns["row"], columns["image_path"], strict=True)
+                labelled |= zip(columns["row"], columns["label"], strict=True)
+        count = max(named, default=-1) + 1
+        paths = [named.get(row, f"row {row}") for row in range(count)]
+        labels = [labelled.get(row) for row in range(count)]
+    else:
+        paths, labels = _paths_and_labels(open_embedding_folder(folder, "img"))
+    return list_paths(image_root or folder, paths, labels)
 
 
 def _paths_and_labels(layout: EmbeddingFolder) -> tuple[list[str], list[str | None]]:

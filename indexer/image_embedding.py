@@ -11,6 +11,7 @@ from pathlib import Path
 from ..corpora.image_source import ImageItem, ImageSource
 from ..errors import BlissError
 from .decode_pool import decode_images
+from .decode_process import nothing_known
 from .decoding import DecodingLimits
 from .earlier_images import forget_earlier, open_earlier, set_aside
 from .embedded_images import KIND, EmbeddedImages, open_embedded_images
@@ -86,16 +87,17 @@ def _embed_missing_parts(
     """Embed every part that is not there yet; how many rows the collection has."""
     reading = _Reading(images, finished_parts(folder), options.part_rows)
     preprocessing = replace(encoder.preprocessing, apply_exif=options.apply_exif)
-    known = open_earlier(folder)
+    earlier = open_earlier(folder)
     outcomes = decode_images(
         reading.items(),
         preprocessing,
         options.limits,
         options.workers,
         ahead=2 * encoder.batch_size,
+        known=earlier.knows if len(earlier.hashes) else nothing_known,
     )
     with closing(outcomes):  # type: ignore[type-var]
-        part = ImagePart(encoder, known)
+        part = ImagePart(encoder, earlier)
         number = 0
         for outcome in outcomes:
             number, done = outcome.row // options.part_rows, outcome.row + 1
@@ -103,7 +105,7 @@ def _embed_missing_parts(
                 progress("images embedded", done, images.count or reading.rows)
             if done % options.part_rows == 0:
                 _write(part, folder, number, images)
-                part = ImagePart(encoder, known)
+                part = ImagePart(encoder, earlier)
         if part.items or part.failures:
             _write(part, folder, number, images)
     if not reading.rows:

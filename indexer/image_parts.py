@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..corpora.image_source import ImageItem
-from .decode_pool import Outcome
+from .decode_process import Outcome, Recognised
 from .decoding import Decoded, Undecodable
 from .earlier_images import EarlierImages
 from .encoding import Encoder
@@ -42,11 +42,11 @@ def add_image(part: ImagePart, item: ImageItem, outcome: Outcome) -> bool:
         return False
     position = len(part.items)
     part.items.append(item)
-    part.decoded.append(replace(outcome, pixels=_NO_PIXELS))
-    known = part.known.find(outcome.sha256)
-    if known is not None:
-        part.vectors[position] = known
+    if isinstance(outcome, Recognised):
+        part.vectors[position], rotated = part.known.find(outcome.sha256)
+        part.decoded.append(Decoded(outcome.row, _NO_PIXELS, outcome.sha256, rotated))
         return False
+    part.decoded.append(replace(outcome, pixels=_NO_PIXELS))
     part.waiting.append((position, outcome.pixels))
     if len(part.waiting) < part.encoder.batch_size:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.image_source import ImageItem, Skip
 from blissaudit.corpora.images import ImageList, list_images
 from blissaudit.errors import BlissError, UsageError
+from blissaudit.indexer import decode_process
+from blissaudit.indexer.decode_worker import request_bytes
 from blissaudit.indexer.embedded_images import EmbeddedImages
 from blissaudit.indexer.encoding import Encoder
 from blissaudit.indexer.image_embedding import EmbedOptions, embed_images
@@ -69,7 +72,9 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_grown_set_encodes_only_what_is_new(tmp_path: Path) -> None:
+def test_a_grown_set_decodes_and_encodes_only_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, folder = tmp_path / "images", tmp_path / "out"
     draw(root, **{f"i{n:02d}": n for n in range(10)})
     first, encoded = embedded(root, folder)
@@ -77,8 +82,18 @@ def test_a_grown_set_encodes_only_what_is_new(tmp_path: Path) -> None:
     draw(root, i045=100, a=101, z=102)  # in the middle, before and behind
     (root / "i07.png").rename(root / "renamed.png")
     (root / "i08.png").unlink()
-    second, encoded = embedded(root, folder)
+    decoded = []
+
+    def watched(content: str, *rest: object) -> bytes:
+        if rest[2:] != (True,):
+            decoded.append(Path(content).name)
+        return request_bytes(content, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode_process, "request_bytes", watched)
+        second, encoded = embedded(root, folder)
     assert sorted(encoded) == [100, 101, 102]
+    assert sorted(decoded) == ["a.png", "i045.png", "z.png"]
     known = dict(zip(first.hashes, first.vectors.tolist(), strict=True))
     again = dict(zip(second.hashes, second.vectors.tolist(), strict=True))
     assert len(again) == 12 and len(set(known) & set(again)) == 9
@@ -219,7 +234,8 @@ def test_commands_refuse_a_folder_in_use(bliss, collection, index, tmp_path: Pat
             )
     assert bliss("audit", collection, "--index", index, "-o", out).code == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "failures.csv", "images", "run.json", "scores.parquet",
+        "failures.csv", "groups.json", "images", "report.html", "run.json", "scores.csv",
+        "scores.parquet",
     ]  # fmt: skip
 
 
@@ -258,3 +274,38 @@ def test_a_killed_audit_continues_to_the_same_scores(
     for name in ("scores.parquet", "failures.csv", "images/manifest.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert json.loads((out / "images" / "manifest.json").read_text())["parts"] == [5] * 5 + [1]
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bliss, collection, index
+) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, **{f"i{n:02d}": n for n in range(12)})
+    sync = os.fsync
+
+    def full_from_the_second_part_on(descriptor: int) -> None:
+        if list(folder.glob("img_emb/.img_emb_1.npy.*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_from_the_second_part_on)
+        with pytest.raises(BlissError, match=r"could not write .*img_emb_1\.npy: No space left"):
+            embedded(root, folder)
+    assert not list(folder.rglob("*.tmp"))
+    assert embedded(root, folder)[1] == list(range(4, 12))
+    nowhere = bliss("audit", collection, "--index", index, "-o", "/proc/blissaudit")
+    assert (nowhere.code, nowhere.out) == (1, "")
+    assert nowhere.err.startswith("\nbliss: could not write /proc/blissaudit/.bliss.lock: ")
+
+
+def test_another_model_or_size_does_not_reuse_embeddings(tmp_path: Path) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, a=1, b=2)
+    embedded(root, folder)
+    draw(root, c=3)
+    encoder = counting_encoder([])
+    other = replace(encoder, facts={**encoder.facts, "weights_sha256": "1" * 64})
+    with pytest.raises(UsageError, match=r"\(images, weights_sha256 differ\)"):
+        embed_images(list_images(root), other, folder, PARTS)
+    assert (folder / "manifest.json").exists()
