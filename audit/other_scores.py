@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..scorer.leave_one_out import NOTHING_LEFT_OUT
 from ..scorer.scores.bliss_plus import fit_bliss_plus
 from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
 from ..scorer.scores.registry import SCORES
+from ..scorer.scores.rscin import RSCIN, with_rscin
 from .result import AuditResult
 from .run import retrieve
 
@@ -37,11 +38,18 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
     a fitted one, without its images. Raises UsageError for an unknown name, and for a score that
     compares with reference images where they are the audited ones themselves or are gone.
     """
-    if name not in SCORES:
+    plain = name.removesuffix(RSCIN)
+    if plain not in SCORES:
         close = difflib.get_close_matches(name, SCORES, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(close)}" if close else "Correct --score"
-        raise UsageError(f"score '{name}' is unknown", f"one of {', '.join(SCORES)}", hint)
-    score = SCORES[name]
+        raise UsageError(
+            f"score '{name}' is unknown",
+            f"one of {', '.join(SCORES)}, or one of them with {RSCIN} after it",
+            hint,
+        )
+    score = SCORES[plain]
+    if plain != name:
+        score = with_rscin(score)
     if score.name not in FROM_MOMENTS and score.needs_normals and (saved or not separate):
         state = (
             "a fitted reference keeps none" if saved else "an image cannot be left out of its own"
@@ -52,6 +60,21 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
             "Add --reference DIR, or use bliss or bliss+, which leave images out in closed form",
         )
     return score
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What some scores need beside images, prompts and captions."""
+
+    head: Head | None = None
+    """What `bliss train oecl` left."""
+    no_prompts: np.ndarray | None = None
+    """float32 [C, d], the classes' "no" vectors of a CLIPN."""
+    something: np.ndarray | None = None
+    """float32 [d], the vector of "a photo of something"."""
+
+
+NOTHING_BESIDE = Beside()
 
 
 def check_clipn(score: Score, given: bool) -> None:
@@ -75,20 +98,19 @@ def rescored(
     score: Score,
     clean: EmbeddedImages | None,
     weight: float,
-    head: Head | None = None,
-    no_prompts: np.ndarray | None = None,
+    beside: Beside = NOTHING_BESIDE,
 ) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
     `clean` are the reference images, for scores that need them; `weight` is the λ of those that
-    have BLISS in them; `head` is what trained ones were trained to, BlissError where it belongs to
-    another model; `no_prompts` [C, d] are the classes' "no" vectors, for CLIPN. Only BLISS and
-    bliss+ have p-values.
+    have BLISS in them. Only BLISS and bliss+ have p-values. BlissError where what is `beside`
+    belongs to another model.
     """
     if score.name == "bliss":
         return result
     if score.name == "bliss+":
         return rescored_plus(result, weight)
+    head = beside.head
     if head is not None:
         check_same_model(head.model, head.folder, result.images.model, result.images.source)
     reference, index = result.reference, result.index
@@ -100,8 +122,13 @@ def rescored(
         images, labels = clean.vectors[labels >= 0], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
     texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
-    arrays = None if head is None else head.arrays
-    fitting = Fitting(normals, texts, head=arrays, no_prompts=no_prompts)
+    fitting = Fitting(
+        normals,
+        texts,
+        something=beside.something,
+        head=None if head is None else head.arrays,
+        no_prompts=beside.no_prompts,
+    )
     found = fit_score(score, fitting)(Query(result.images.vectors, result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name

@@ -23,6 +23,8 @@ from ..indexer.layout import is_embedding_folder
 from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
+from ..scorer.scores.clip_ad import something_vector
+from ..scorer.scores.rscin import RSCIN
 from .asking import (
     Asked,
     Sources,
@@ -34,7 +36,7 @@ from .asking import (
 )
 from .classes import ClassWords, choose_classes, class_prompts, named_classes
 from .models import Say, encoder_for
-from .other_scores import FROM_MOMENTS, NoPrompts, check_clipn, choose_score, rescored
+from .other_scores import FROM_MOMENTS, Beside, NoPrompts, check_clipn, choose_score, rescored
 from .result import AuditResult
 from .run import AuditSettings, audit_against, audit_own, fit_reference
 
@@ -148,7 +150,10 @@ def run_audit(
         fitted = request.reference is not None and clean is None
         texts = _prompt_texts(result, request.settings.words, fitted)
         no_vectors = no_prompts(texts, result.index.model)
-    result = rescored(result, score, clean, request.settings.weight, head, no_vectors)
+    beside = Beside(head, no_vectors)
+    if score.name.removesuffix(RSCIN) == "clip_ad":
+        beside = replace(beside, something=something_vector(index, encoder))
+    result = rescored(result, score, clean, request.settings.weight, beside)
     sources = Sources(clean, calibration, own=request.reference is None)
     return answered(result, asked, sources, request.settings, progress)
 

@@ -13,21 +13,20 @@ from ..artefacts import MANIFEST
 from ..corpora.image_opening import open_images
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
 from ..errors import UsageError
-from ..indexer.caption_index import CaptionIndex, captions_of, find_captions
+from ..indexer.caption_index import CaptionIndex, captions_of
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
 from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
 from ..scorer.head_file import open_head
+from ..scorer.scores.clip_ad import something_vector
 from ..scorer.scores.contract import Score
 from .draws import make_draws
 from .protocols import Protocol
 from .report import save_report
 from .run import Chosen, EvalResult, Words, choose_scores, evaluate
 from .world import fingerprints, make_world, set_of
-
-SOMETHING = "a photo of something"
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def run_eval(
         index.vectors,
         request.k,
         _captions(index, chosen),
-        _something(index, encoder),
+        something_vector(index, encoder),
         None if head is None else head.arrays,
         no_prompts,
     )
@@ -201,11 +200,3 @@ def _captions(index: CaptionIndex, chosen: Sequence[Chosen]) -> np.ndarray | Non
     if not any(entry.score.needs_texts for entry in chosen):
         return None
     return np.array(captions_of(index, np.arange(index.count)))
-
-
-def _something(index: CaptionIndex, encoder: Encoder | None) -> np.ndarray | None:
-    """The vector of "a photo of something", from the model or the index, where either has it."""
-    if encoder is not None:
-        return encoder.encode_texts([SOMETHING])[0]
-    found = find_captions(index, {SOMETHING: SOMETHING})
-    return index.vectors.fetch(np.array([found[SOMETHING]]))[0] if found else None

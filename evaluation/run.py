@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import BlissError, UsageError
 from ..indexer.index_building import Progress, no_progress
 from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
-from ..scorer.scores.rscin import with_rscin
+from ..scorer.scores.rscin import RSCIN, with_rscin
 from .draws import Draw
 from .fittings import Words, fittings_of
 from .flagging import (
@@ -25,9 +25,6 @@ from .flagging import (
 from .metrics import METRICS, all_metrics
 from .shared import Cost, mean_cost, measured, shared_queries, tracing
 from .world import World
-
-RSCIN = "+rscin"
-"""Ends the name of a score that is to be smoothed over the test images."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...errors import UsageError
+from ...indexer.caption_index import CaptionIndex, find_captions
+from ...indexer.encoding import Encoder
 from .contract import Fitted, Fitting, Query, Score
 from .parameters import positive
 from .similarity import share_of, similarity
+
+SOMETHING = "a photo of something"
+
+
+def something_vector(index: CaptionIndex, encoder: Encoder | None) -> np.ndarray | None:
+    """float32 [d], that text's vector, from the model or the index, where either has it."""
+    if encoder is not None:
+        return encoder.encode_texts([SOMETHING])[0]
+    found = find_captions(index, {SOMETHING: SOMETHING})
+    return index.vectors.fetch(np.array([found[SOMETHING]]))[0] if found else None
 
 
 def fit_clip_ad(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -17,8 +29,8 @@ def fit_clip_ad(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     if fitting.something is None:
         raise UsageError(
             "clip_ad was asked for without its additional text",
-            'the vector of "a photo of something"',
-            "Embed that text with the encoder of the prompts",
+            f'the vector of "{SOMETHING}"',
+            "Add --model, or that text to the captions of the index",
         )
     prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
     something = fitting.something[None, :]

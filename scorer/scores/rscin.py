@@ -11,6 +11,9 @@ from ...indexer.nearest import array_vectors, nearest_texts
 from .contract import Fitted, Fitting, Query, Score
 from .text_terms import WithTerms, terms_of
 
+RSCIN = "+rscin"
+"""Ends the name of a score that is smoothed over the images it is asked about."""
+
 NEIGHBOURHOODS = (1, 2, 3)
 """The k of MuSc; k counts the image itself, so k = 1 is the score as it was."""
 
@@ -28,7 +31,7 @@ def with_rscin(score: Score) -> Score:
 
     return replace(
         score,
-        name=f"{score.name}+rscin",
+        name=f"{score.name}{RSCIN}",
         formula=f"mean over k in {{1, 2, 3}} of W_k·S, W_k the row-normalised cosines of an image "
         f"to the k nearest in the query, itself first; S = {score.formula}",
         source="Li et al., MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with "
