@@ -63,6 +63,8 @@ def test_the_shell_blocks_run_in_order(collection, monkeypatch, capsys):
         "audit photos",
         "index build",
         "audit photos",
+        "find second",
+        "diff first",
         "reference fit",
         "score new/one.png",
     ]
