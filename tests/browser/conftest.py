@@ -18,9 +18,9 @@ SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, driven by Playwright."""
+    """Debian's Chromium, driven by Playwright; gone when the module ends, as later tests expect."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="the browser tests need: pip install playwright"
     )
