@@ -5,12 +5,12 @@ import pytest
 from blissaudit.errors import UsageError
 from blissaudit.indexer.candidates import keep_largest, no_candidates
 from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.scores import text_sums
 from blissaudit.scorer.scores import text_terms as module
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
+from blissaudit.scorer.scores.text_sums import MAXIMUM, TextSum
 from blissaudit.scorer.scores.text_terms import (
-    MAXIMUM,
-    TextSum,
     TextTerm,
     WithTerms,
     search_with_terms,
@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 MANY = 6000
-OVER_TEXTS = ("csp", "debiased_negatives", "eoe", "neglabel", "neglabel_one_group")
+OVER_TEXTS = ("bliss+", "csp", "debiased_negatives", "eoe", "neglabel", "neglabel_one_group")
 
 
 def unit(rows):
@@ -55,7 +55,8 @@ def fitting_of(rng, texts):
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(module, "IMAGES_AT_ONCE", 3)
-    monkeypatch.setattr(module, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(text_sums, "IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr(text_sums, "TEXTS_AT_ONCE", 4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -119,10 +120,10 @@ def test_one_pass_makes_one_product(monkeypatch):
     fitting, images = fitting_of(rng, like_clip(rng, 40)), like_clip(rng, 7)
     fitted = [fit_score(SCORES[name], fitting) for name in OVER_TEXTS]
     passes = []
-    real = module._log_sums
+    real = module.log_sums
     monkeypatch.setattr(
         module,
-        "_log_sums",
+        "log_sums",
         lambda x, work, near: passes.append(len(work.sums)) or real(x, work, near),
     )
     query = with_terms(Query(images), fitted)

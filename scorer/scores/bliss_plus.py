@@ -46,7 +46,8 @@ from .plus_evidence import (
     sample_evidence,
 )
 from .pooled_distance import fit_pooled
-from .text_terms import TextSum, TextTerm, WithTerms
+from .text_sums import TextSum
+from .text_terms import TextTerm, WithTerms
 from .text_weights import fit_tail, fit_text_weights
 
 PRIOR_TEXTS = 1000

@@ -25,7 +25,8 @@ from .contract import Fitted, Fitting, Score
 from .negative_texts import random_groups
 from .parameters import between, positive, whole
 from .similarity import share_of, similarity
-from .text_terms import TextSum, TextTerm
+from .text_sums import TextSum
+from .text_terms import TextTerm
 
 TRIPLES_AT_ONCE = 100_000
 """Of an image, a label and a draw: 0.8 MB, so that they stay in cache."""

@@ -13,7 +13,8 @@ import numpy as np
 from .contract import Fitted, Fitting, Score
 from .parameters import between, positive
 from .similarity import similarity
-from .text_terms import MAXIMUM, TextSum, TextTerm
+from .text_sums import MAXIMUM, TextSum
+from .text_terms import TextTerm
 
 
 def fit_eoe(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:

@@ -14,7 +14,8 @@ from .contract import Fitted, Fitting, Score
 from .negative_texts import MINING, mine, random_groups
 from .parameters import positive, whole
 from .similarity import share_of, similarity
-from .text_terms import TextSum, TextTerm
+from .text_sums import TextSum
+from .text_terms import TextTerm
 
 SOURCE = (
     "Jiang et al., Negative Label Guided OOD Detection with Pretrained Vision-Language Models, "
