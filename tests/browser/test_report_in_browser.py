@@ -276,6 +276,7 @@ def test_label_issues_are_paired_and_relabelled_at_once(labelled, open_page, ser
     page.get_by_label("Show", exact=True).select_option("flagged")
     assert page.locator(".card").count() == 3
     page.locator("#tabs a[href='#overview']").click()
+    page.wait_for_selector("main.view-overview")
     assert page.locator(".threshold").count() == 4
     assert (watched.outside(), watched.trouble) == ([], [])
 
