@@ -46,6 +46,9 @@ def test_every_file_the_program_needs_is_inside(wheel):
         "blissaudit/evaluation/protocols.json",
         "blissaudit/py.typed",
     }
+    page = ROOT / "audit/report"
+    parts = [page / "page.html", page / "page.css", *sorted((page / "script").glob("*.js"))]
+    needed |= {f"blissaudit/{path.relative_to(ROOT).as_posix()}" for path in parts}
     assert needed - names == set()
     model = zipfile.ZipFile(wheel).getinfo("blissaudit/demo/model/open_clip_model.safetensors")
     assert 1_000_000 < model.file_size <= 16 * 2**20
@@ -73,5 +76,5 @@ def test_the_installed_wheel_runs_from_another_directory(wheel, tmp_path):
     assert out["where"].strip() == str(target / "blissaudit" / "__init__.py")
     assert out["version"].strip() == "bliss, version 0.1.0"
     assert out["help"].startswith("Usage: bliss [OPTIONS] COMMAND [ARGS]...")
-    for command in ("audit", "demo", "eval", "index", "reference", "score"):
+    for command in ("apply", "audit", "demo", "diff", "eval", "find", "report", "score", "train"):
         assert f"\n  {command} " in out["help"]
