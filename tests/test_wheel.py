@@ -35,7 +35,7 @@ def test_nothing_lands_outside_the_package(wheel):
 
 def test_every_file_the_program_needs_is_inside(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    rooms = ("audit", "corpora", "demo", "evaluation", "indexer", "scorer", "training")
+    rooms = ("audit", "commands", "corpora", "demo", "evaluation", "indexer", "scorer", "training")
     python = [p for room in rooms for p in (ROOT / room).rglob("*.py")]
     python += [ROOT / name for name in ("__init__.py", "__main__.py", "cli.py", "errors.py")]
     python += [ROOT / "artefacts.py"]
