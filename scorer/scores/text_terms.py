@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from ...indexer.candidates import Candidates, no_candidates
 from ...indexer.nearest import SPARE, array_vectors, check_k, exact_hits
@@ -19,9 +20,6 @@ from ..retrieved import gather_texts
 from ..slices import slices
 from .contract import Fitted, Query
 from .text_sums import IMAGES_AT_ONCE, TextSum, log_sums, plan_sums
-
-BLOCKS_AT_ONCE = 2
-"""Exponentials use one core: the product of another block uses the rest meanwhile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +108,15 @@ def _in_blocks(
         for term, sums, out in zip(terms, wanted, made, strict=True):
             out[rows] = term.reduce(images[rows], *(found[content] for content in sums))
 
-    with ThreadPoolExecutor(BLOCKS_AT_ONCE) as threads:
-        list(threads.map(one_block, slices(len(images), IMAGES_AT_ONCE)))
+    _side_by_side(one_block, list(slices(len(images), IMAGES_AT_ONCE)))
     return made
+
+
+def _side_by_side(one_block: Callable[[slice], None], blocks: Sequence[slice]) -> None:
+    """All blocks, each on one core: a product spread over cores leaves them idle while one of them
+    takes exponentials. There are as many at once as the products would have had threads."""
+    pools = ThreadpoolController().select(user_api="blas").info()
+    threads = min(max((pool["num_threads"] for pool in pools), default=1), len(blocks))
+    with threadpool_limits(1 if threads > 1 else None, user_api="blas"):
+        with ThreadPoolExecutor(max(1, threads)) as executor:
+            list(executor.map(one_block, blocks))
