@@ -117,17 +117,13 @@ def _request(path: Path) -> dict[str, Any]:
 
 
 def _finished_parts(folder: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """(number, checksums) of every whole part with vectors, finished folder or not."""
+    """(number, checksums) of every finished part with vectors; what they are is checked later."""
     if (folder / MANIFEST).is_file():
         manifest = read_json(folder / MANIFEST)
         for number, rows in enumerate(manifest.get("parts", ())):
-            try:
-                if rows:
-                    check_checksum(folder, vector_file("img", number), manifest)
-                    check_checksum(folder, metadata_file(number), manifest)
-                    yield number, manifest["checksums"]
-            except BlissError:
-                continue
+            names = (vector_file("img", number), metadata_file(number))
+            if rows and all((folder / name).is_file() for name in names):
+                yield number, manifest["checksums"]
         return
     for path in sorted((folder / "parts").glob("part_*.json")):
         number = int(path.stem.removeprefix("part_"))

@@ -222,7 +222,7 @@ def test_bytes_read_ahead_are_bounded(
     read: list[int] = []
     items = [*files([slow]), *(ImageItem(row, "", data=content) for row in range(1, 40))]
     limits = DecodingLimits(seconds=1.5)
-    outcomes = decode_images(counted(items, read), EIGHT, limits, 1)
+    outcomes = decode_images(counted(items, read), EIGHT, limits, 1, ahead=100)
     assert isinstance(next(outcomes), Undecodable)
     assert read[:4] == [0, 1, 2, 3] and len(read) < 12
     assert greys(list(outcomes)) == [0] * 39

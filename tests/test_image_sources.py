@@ -156,6 +156,22 @@ def test_skipped_rows_keep_their_numbers(tmp_path: Path) -> None:
         assert items[7].data == png(7)
 
 
+def test_bytes_of_rows_are_found_in_one_pass_that_ends_early(tmp_path: Path) -> None:
+    path = make_table(tmp_path / "t.parquet", list(range(9)), label=[0] * 9)
+    source = open_images(path)
+    read: list[int] = []
+
+    class Counted:
+        def items(self, skip):
+            for item in source.items(skip):
+                read.append(item.row)
+                yield item
+
+    assert list(read_image_bytes(Counted(), [4, 2, 2])) == [(2, png(2)), (4, png(4))]  # type: ignore[arg-type]
+    assert read == [0, 1, 2, 3, 4]
+    assert list(read_image_bytes(source, [])) == []
+
+
 def test_tar_samples_have_labels_beside_them(tmp_path: Path) -> None:
     path = make_tar(
         tmp_path / "a.tar",
