@@ -17,17 +17,27 @@ from ..artefacts import write_atomically
 from ..errors import BlissError, UsageError
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.preprocessing import UnreadableImage
-from .pictures import picture_bytes, picture_file
+from .photographs import (
+    CHANGED,
+    Photograph,
+    Photographs,
+    Wanted,
+    image_suffix,
+    photograph_file,
+    read_photographs,
+)
 from .review_file import RELABEL, REMOVE, Decision, label_problem
 from .run_folder import RunFolder
 from .safe_text import FORMULA_STARTS, spreadsheet_text, terminal_text
-from .stored_images import audited_embeddings
+from .stored_images import wanted_images
 
 
 @dataclass(frozen=True)
 class CleanedImage:
     """One image that stays."""
 
+    row: int
+    """Its source row."""
     path: str
     """As the run lists it."""
     label: str | None
@@ -52,21 +62,14 @@ def clean(run: RunFolder, decisions: Sequence[Decision]) -> Cleaned:
 
     Images without a decision are kept.
     """
-    table = run.columns(["row", "path", "label"])
+    labels = run.columns(["label"])["label"].to_pylist()
     made = {decision.row: decision for decision in decisions}
-    stored = audited_embeddings(run)
-    rows = table["row"].to_numpy()
-    hashes: list[str] | list[None] = [None] * len(rows)
-    if stored is not None and stored.ours:
-        hashes = stored.hashes(range(len(rows)))
     images = []
-    for row, path, label, content in zip(
-        rows.tolist(), table["path"].to_pylist(), table["label"].to_pylist(), hashes, strict=True
-    ):
+    for (row, path, content), label in zip(wanted_images(run), labels, strict=True):
         decision = made.get(row)
         if decision is None or decision.decision != REMOVE:
             new = decision.label if decision is not None and decision.label else label
-            images.append(CleanedImage(path, new, label, content))
+            images.append(CleanedImage(row, path, new, label, content))
     counts = Counter(decision.decision for decision in decisions)
     return Cleaned(tuple(images), counts, int(run.facts["images"]["failed"]))
 
@@ -115,23 +118,29 @@ def _path_cell(path: str) -> str:
 
 
 def copy_cleaned(
-    cleaned: Cleaned, source: str, target: str | Path, progress: Progress = no_progress
+    cleaned: Cleaned, source: Photographs, target: str | Path, progress: Progress = no_progress
 ) -> int:
     """Copy what stays of the collection `source` into `target`, one folder a label.
 
-    `target` must be new or empty and outside the collection; it comes into being whole, by a
-    rename. Returns how many files got another name because theirs was taken. Raises UsageError
-    for a target that will not do, BlissError for a file that is gone, has changed since the
-    audit, or cannot be written; then nothing is left behind.
+    Images that are no files below a folder get their row for a name: `row-12.png`. `target` must
+    be new or empty and outside the collection; it comes into being whole, by a rename. Returns how
+    many files got another name because theirs was taken. Raises UsageError for a target that will
+    not do, BlissError for an image that is gone, has changed since the audit, or cannot be
+    written; then nothing is left behind.
     """
     target = Path(target)
-    _check_target(target, source)
-    places, renamed = _places(cleaned, source)
+    _check_target(target, source.folder)
+    if source.folder is None:
+        places, renamed = [_place_by_row(image) for image in cleaned.images], 0
+    else:
+        places, renamed = _places(cleaned, source.folder)
+    wanted = [Wanted(image.row, image.path, image.content) for image in cleaned.images]
     work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         work.mkdir(parents=True)
-        for number, (image, place) in enumerate(zip(cleaned.images, places, strict=True)):
-            _copy(image, source, work.joinpath(*place))
+        for number, found in enumerate(read_photographs(source, wanted)):
+            place = work.joinpath(*places[found.place])
+            _write(cleaned.images[found.place], found, place, source.folder is None)
             progress("images copied", number + 1, len(places))
         if target.is_dir():
             target.rmdir()
@@ -147,13 +156,13 @@ def copy_cleaned(
     return renamed
 
 
-def _check_target(target: Path, source: str) -> None:
+def _check_target(target: Path, source: str | None) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError(f"{target} is no folder", "a new or empty folder", "Choose another name")
     if target.is_dir() and any(target.iterdir()):
         raise UsageError(f"{target} is not empty", "a new or empty folder", "Choose another name")
     inside = Path(os.path.realpath(target))
-    if inside.is_relative_to(os.path.realpath(source)):
+    if source is not None and inside.is_relative_to(os.path.realpath(source)):
         raise UsageError(
             f"{target} lies in the collection {source}",
             "a folder outside it, so that the copy is not audited as part of it",
@@ -181,17 +190,27 @@ def _places(cleaned: Cleaned, source: str) -> tuple[list[tuple[str, ...]], int]:
 def _place(image: CleanedImage, source: str) -> tuple[str, ...]:
     """Folder and file names: the label's folder, then what follows the old one's in the path."""
     try:
-        found = os.path.relpath(picture_file(source, image.path), source)
+        found = os.path.relpath(photograph_file(source, image.path), source)
     except UnreadableImage as error:
         raise _not_copied(image, str(error)) from None
     parts = tuple(found.split(os.sep))
     in_folder = len(parts) > 1 and image.path.split("/")[0] == image.old_label
     if image.label is None or (in_folder and image.label == image.old_label):
         return parts
-    problem = label_problem(image.label)
+    return (_label_folder(image, image.label), *(parts[1:] if in_folder else parts))
+
+
+def _place_by_row(image: CleanedImage) -> tuple[str, ...]:
+    """The label's folder and a name, still without its suffix, that no other row has."""
+    name = f"row-{image.row}"
+    return (name,) if image.label is None else (_label_folder(image, image.label), name)
+
+
+def _label_folder(image: CleanedImage, label: str) -> str:
+    problem = label_problem(label)
     if problem:
-        raise _not_copied(image, f"its label {image.label!r} {problem}")
-    return (image.label, *(parts[1:] if in_folder else parts))
+        raise _not_copied(image, f"its label {label!r} {problem}")
+    return label
 
 
 def _folded(place: Sequence[str]) -> str:
@@ -199,16 +218,16 @@ def _folded(place: Sequence[str]) -> str:
     return unicodedata.normalize("NFC", "/".join(place)).casefold()
 
 
-def _copy(image: CleanedImage, source: str, place: Path) -> None:
-    try:
-        data = picture_bytes(source, image.path)
-    except UnreadableImage as error:
-        raise _not_copied(image, str(error)) from None
-    if image.content is not None and hashlib.sha256(data).hexdigest() != image.content:
-        raise _not_copied(image, "its content has changed since the audit")
+def _write(image: CleanedImage, found: Photograph, place: Path, add_suffix: bool) -> None:
+    if found.data is None:
+        raise _not_copied(image, found.problem)
+    if image.content is not None and hashlib.sha256(found.data).hexdigest() != image.content:
+        raise _not_copied(image, CHANGED)
+    if add_suffix:
+        place = place.with_name(place.name + image_suffix(found.data))
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place, "xb") as file:
-        file.write(data)
+        file.write(found.data)
 
 
 def _not_copied(image: CleanedImage, problem: str) -> BlissError:

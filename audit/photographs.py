@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from ..artefacts import MANIFEST, read_json
 from ..corpora.image_opening import open_images
-from ..corpora.image_source import ImageOptions, ImageSource
+from ..corpora.image_paths import why_outside
+from ..corpora.image_source import ImageOptions, ImageSource, read_image_bytes
+from ..errors import BlissError
+from ..indexer.decoding import SIGNATURES, DecodingLimits, read_file
 from ..indexer.embedded_images import list_photographs
+from ..indexer.layout import is_embedding_folder
+from ..indexer.preprocessing import UnreadableImage
+from .run_folder import RunFolder
 
+LIMITS = DecodingLimits()
+CHANGED = "its content has changed since the audit"
+NOT_THERE = "the collection has no readable image at this row any more"
+FILES = "image-files"
 _OPTIONS = {
     "image_column": "image_column",
     "label_column": "label_column",
@@ -17,6 +33,36 @@ _OPTIONS = {
     "images_split": "split",
     "images_revision": "revision",
 }
+
+
+class Wanted(NamedTuple):
+    """One image of a collection whose bytes are wanted."""
+
+    row: int
+    """Its source row."""
+    path: str
+    """As the audit listed it."""
+    content: str | None = None
+    """SHA-256 of its file, where that is known."""
+
+
+class Photograph(NamedTuple):
+    """What was found of one wanted image: its encoded bytes, or why there are none."""
+
+    place: int
+    """Its place among those asked for."""
+    data: bytes | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Where the images of an audited or reference collection are: below a folder, or by row."""
+
+    folder: str | None
+    """The folder that holds them as files, by their paths; None for any other collection."""
+    request: Mapping[str, Any]
+    """For the others: what `open_photographs` opens."""
 
 
 def open_photographs(request: Mapping[str, Any]) -> ImageSource | None:
@@ -32,3 +78,102 @@ def open_photographs(request: Mapping[str, Any]) -> ImageSource | None:
     if request.get("embeddings"):
         return list_photographs(request["embeddings"], request.get("image_root"))
     return None
+
+
+def run_photographs(run: RunFolder) -> Photographs:
+    """Where the audited images are; nothing is opened yet."""
+    request = run.facts.get("request", {})
+    if request.get("embeddings"):
+        return Photographs(str(request.get("image_root") or request["embeddings"]), {})
+    return _by_kind(run.folder / "images", run.source, request)
+
+
+def reference_photographs(run: RunFolder) -> Photographs:
+    """Where the images of the run's separate reference are; nothing is opened yet."""
+    given = str(run.facts["request"]["reference"])
+    if is_embedding_folder(Path(given), "img"):
+        return Photographs(given, {})
+    folder = given if os.path.isdir(given) else os.path.dirname(os.path.abspath(given))
+    return _by_kind(run.folder / "reference-images", folder, {"images": given})
+
+
+def _by_kind(embedded: Path, folder: str, request: Mapping[str, Any]) -> Photographs:
+    """By the kind that the embeddings' manifest tells, else by whether there is a folder."""
+    kind = None
+    if (embedded / MANIFEST).is_file():
+        kind = read_json(embedded / MANIFEST).get("collection")
+    if kind is None and os.path.isdir(folder):
+        kind = FILES
+    return Photographs(folder if kind == FILES else None, request)
+
+
+def read_photographs(where: Photographs, wanted: Sequence[Wanted]) -> Iterator[Photograph]:
+    """Each of the `wanted` images (no row twice) once, with bounded memory.
+
+    Files come in the order asked for; the images of any other collection by ascending row, in one
+    pass over it, and those whose content is known to be another one now are not given out.
+    """
+    if where.folder is None:
+        yield from _read_rows(where.request, wanted)
+        return
+    for place, each in enumerate(wanted):
+        try:
+            data = read_file(photograph_file(where.folder, each.path), LIMITS)
+        except UnreadableImage as error:
+            yield Photograph(place, None, str(error))
+        else:
+            yield Photograph(place, data)
+
+
+def photograph_file(folder: str, path: str) -> str:
+    r"""The file that a run lists as `path` below `folder`; it need not exist.
+
+    Bytes shown as \xNN are bytes again where no file has that very name. Raises
+    UnreadableImage(reason) for a path or link that leads out of the folder.
+    """
+    try:
+        there = os.path.lexists(os.path.join(folder, path))
+    except ValueError:  # a null byte, refused below
+        there = True
+    name = path if there else "/".join(_as_on_disk(part) for part in path.split("/"))
+    problem = why_outside(folder, name)
+    if problem:
+        raise UnreadableImage(problem)
+    return os.path.join(folder, name)
+
+
+def image_suffix(data: bytes) -> str:
+    """What the name of a file with these bytes ends in, such as `.png`; "" for other formats."""
+    names = [name for start, name in SIGNATURES.items() if data.startswith(start)]
+    return f".{names[0].lower()}" if names else ""
+
+
+def _as_on_disk(name: str) -> str:
+    r"""A name with every \xNN above 7f as the byte it shows (see `display_path`)."""
+    return re.sub(r"\\x([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), name)
+
+
+def _read_rows(request: Mapping[str, Any], wanted: Sequence[Wanted]) -> Iterator[Photograph]:
+    if not wanted:
+        return
+    waiting = sorted(range(len(wanted)), key=lambda place: wanted[place].row)
+    done, problem = 0, NOT_THERE
+    try:
+        source = open_photographs(request)
+        if source is None:
+            problem = "the run does not say which collection it read"
+        else:
+            for row, data in read_image_bytes(source, [each.row for each in wanted]):
+                while wanted[waiting[done]].row < row:
+                    yield Photograph(waiting[done], None, NOT_THERE)
+                    done += 1
+                content = wanted[waiting[done]].content
+                if content is not None and hashlib.sha256(data).hexdigest() != content:
+                    yield Photograph(waiting[done], None, CHANGED)
+                else:
+                    yield Photograph(waiting[done], data)
+                done += 1
+    except BlissError as error:
+        problem = error.given
+    for place in waiting[done:]:
+        yield Photograph(place, None, problem)

@@ -18,9 +18,12 @@ from ..indexer.layout import (
     open_embedding_folder,
 )
 from ..indexer.unit_rows import normalise_rows
+from .photographs import Wanted
 from .run_folder import RunFolder
 
 ROWS_AT_ONCE = 65_536
+NO_FILE = "vector:"
+"""Begins the content of an image that is known by its vector alone."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class StoredImages:
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Where the images stand whose source rows are `rows`, all of a run, in table order."""
         return np.arange(len(rows)) if self.ours else np.asarray(rows, np.int64)
+
+    def rows(self) -> list[int]:
+        """The source row of every stored image."""
+        if not self.ours:
+            return list(range(self.layout.count))
+        return [row for table in metadata_parts(self.layout) for row in table["row"].to_pylist()]
 
     def vectors(self, places: np.ndarray) -> np.ndarray:
         """float32 [m, d], unit rows at `places`."""
@@ -50,9 +59,7 @@ class StoredImages:
         if self.ours:
             every = self.column("sha256")
             return [str(every[place]) for place in places]
-        return [
-            "vector:" + hashlib.sha256(row).hexdigest() for row in self.vectors(np.array(places))
-        ]
+        return [NO_FILE + hashlib.sha256(row).hexdigest() for row in self.vectors(np.array(places))]
 
     def mean(self) -> np.ndarray:
         """float64 [d], the mean of all unit rows."""
@@ -82,3 +89,14 @@ def audited_embeddings(run: RunFolder) -> StoredImages | None:
     """The embeddings a run was made from: its own, or those it was given."""
     given = run.facts.get("request", {}).get("embeddings")
     return stored_images(run.folder / "images") or (stored_images(Path(given)) if given else None)
+
+
+def wanted_images(run: RunFolder) -> list[Wanted]:
+    """Every image of a run, in the order of its table, with its content where a file was read."""
+    table = run.columns(["row", "path"])
+    rows, paths = table["row"].to_pylist(), table["path"].to_pylist()
+    stored = audited_embeddings(run)
+    known: Sequence[str | None] = [None] * len(rows)
+    if stored is not None and stored.ours:
+        known = stored.hashes(range(len(rows)))
+    return [Wanted(*each) for each in zip(rows, paths, known, strict=True)]

@@ -22,6 +22,7 @@ def apply(decisions: str, run_folder: str, list_file: str | None, target: str | 
     deleted; undecided images stay.
     """  # fmt: skip
     from ..audit.applying import clean, copy_cleaned, summary, write_list
+    from ..audit.photographs import run_photographs
     from ..audit.review_file import read_decisions
     from ..audit.run_folder import open_run
     from ..audit.safe_text import terminal_text
@@ -34,7 +35,7 @@ def apply(decisions: str, run_folder: str, list_file: str | None, target: str | 
         write_list(cleaned, list_file)
         click.echo(f"List: {terminal_text(list_file)}")
     if target is not None:
-        renamed = copy_cleaned(cleaned, run.source, target, progress_lines())
+        renamed = copy_cleaned(cleaned, run_photographs(run), target, progress_lines())
         click.echo(f"Copy: {terminal_text(target)}")
         if renamed:
             click.echo(f"{renamed:,} of them under another name, because theirs was taken")

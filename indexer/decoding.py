@@ -29,7 +29,7 @@ from .preprocessing import Preprocessing, UnreadableImage, resize_and_crop, shap
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
-_SIGNATURES = {
+SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"RIFF": "WebP",
@@ -38,6 +38,7 @@ _SIGNATURES = {
     b"II*": "TIFF",
     b"MM\x00": "TIFF",
 }
+"""How the files of each format begin."""
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -177,7 +178,7 @@ def _open(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception:  # Pillow's readers raise many kinds on broken headers
-        names = [name for start, name in _SIGNATURES.items() if data.startswith(start)]
+        names = [name for start, name in SIGNATURES.items() if data.startswith(start)]
     if names:
         raise UnreadableImage(f"the {names[0]} file is damaged or cut off")
     raise UnreadableImage("the content is not a JPEG, PNG, WebP, BMP, GIF or TIFF image")

@@ -56,8 +56,9 @@ def embed_images(
     parts stay) and for a collection without images.
     """
     folder = Path(folder)
+    collection = images.facts()
     request = {
-        "images": images.facts()["fingerprint"],
+        "images": collection["fingerprint"],
         "apply_exif": options.apply_exif,
         "part_rows": options.part_rows,
         "time_limit": options.limits.seconds,
@@ -75,7 +76,12 @@ def embed_images(
             folder,
             "img",
             part_count,
-            {"kind": KIND, "model": dict(encoder.facts), "images_listed": listed},
+            {
+                "kind": KIND,
+                "model": dict(encoder.facts),
+                "images_listed": listed,
+                "collection": collection["kind"],
+            },
         )
     forget_earlier(folder)
     return open_embedded_images(folder, images.spec)

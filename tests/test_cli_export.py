@@ -129,7 +129,9 @@ def test_fiftyone_gets_samples_as_its_documentation_has_them(run, monkeypatch):
     }
 
 
-def test_fiftyone_gets_decisions_where_there_are_any_and_no_label_where_there_is_none(monkeypatch):
+def test_fiftyone_gets_decisions_where_there_are_any_and_no_label_where_there_is_none(
+    monkeypatch, tmp_path
+):
     table = pa.table(
         {
             "path": ["a.png", "b.png"],
@@ -145,9 +147,12 @@ def test_fiftyone_gets_decisions_where_there_are_any_and_no_label_where_there_is
     )
     fake = SimpleNamespace(Sample=Sample, Dataset=Dataset, Classification=lambda label: label)
     monkeypatch.setitem(sys.modules, "fiftyone", fake)
-    made = to_fiftyone(SimpleNamespace(columns=lambda names: table, source="/where"), "m")
+    run = SimpleNamespace(
+        columns=lambda names: table, source=str(tmp_path), facts={}, folder=tmp_path / "run"
+    )
+    made = to_fiftyone(run, "m")
     worst, other = made.samples
-    assert worst.filepath == "/where/b.png"
+    assert worst.filepath == str(tmp_path / "b.png")
     assert (worst["bliss_p"], worst["bliss_q"], worst["bliss_flagged"]) == (0.01, 0.02, True)
     assert worst["bliss_captions"] == ["two", "three", "four"]
     assert "ground_truth" not in other

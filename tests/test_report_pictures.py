@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import os
+import tarfile
 
 import numpy as np
 import pytest
-from blissaudit.audit.pictures import picture_bytes
+from blissaudit.audit.photographs import Photographs, Wanted, read_photographs
 from blissaudit.audit.report.thumbnails import PictureShelf, thumbnail
 from blissaudit.indexer.preprocessing import UnreadableImage
 from PIL import Image, PngImagePlugin
@@ -81,29 +82,75 @@ def test_broken_bytes_have_a_reason():
         thumbnail(b"GIF", 320)
 
 
+def shelf_of(folder, names, most):
+    shelf = PictureShelf(most_bytes=most)
+    for row, name in enumerate(names):
+        shelf.ask("mine", Wanted(row, name), 320)
+        shelf.ask("mine", Wanted(row, "asked again.png"), 10)
+    shelf.fill({"mine": Photographs(str(folder), {})})
+    return shelf
+
+
 def test_the_shelf_keeps_each_picture_once_and_no_more_than_it_may(tmp_path):
     for name in ("a.png", "b.png", "c.png"):
         photo(60, 40).save(tmp_path / name)
     (tmp_path / "bad.png").write_bytes(b"x")
-    folder = str(tmp_path)
     one = len(thumbnail((tmp_path / "a.png").read_bytes(), 320))
-    shelf = PictureShelf(most_bytes=one + 1)
-    asked = [shelf.add(folder, name, 320) for name in ("a.png", "bad.png", "a.png", "b.png")]
-    assert asked == [0, None, 0, 1]
-    assert shelf.add(folder, "c.png", 320) is None
+    shelf = shelf_of(tmp_path, ["a.png", "bad.png", "b.png", "c.png"], one + 1)
+    assert [shelf.number("mine", row) for row in range(4)] == [0, None, 1, None]
     assert shelf.left_out == 1
-    assert "no more pictures" in shelf.reason(folder, "c.png")
-    assert "not a JPEG" in shelf.reason(folder, "bad.png")
+    assert "no more pictures" in shelf.reason("mine", 3)
+    assert "not a JPEG" in shelf.reason("mine", 1)
     assert len(shelf.encoded) == 2
     assert base64.b64decode(shelf.encoded[0])[8:12] == b"WEBP"
+    assert shelf_of(tmp_path, ["a.png"], 0).left_out == 1
 
 
-@pytest.mark.parametrize("path", ["../out.png", "/etc/passwd", "a/../../out.png", "a\\..\\..\\b"])
-def test_no_path_leaves_the_collection(tmp_path, path):
+def test_the_shelf_keeps_what_was_asked_for_first_whatever_comes_first(tmp_path):
+    """In an archive the last rows may be the most anomalous."""
+    sizes = [(60, 40), (20, 300), (300, 20), (50, 50), (9, 9)]
+    data = [saved(photo(*size), "PNG") for size in sizes]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number, content in enumerate(data):
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    small = [thumbnail(content, 320) for content in data]
+    order = [4, 2, 0, 3, 1]
+    for most in range(1, sum(map(len, small)) + 2, 40):
+        shelf = PictureShelf(most_bytes=most)
+        for row in order:
+            shelf.ask("mine", Wanted(row, ""), 320)
+        shelf.fill({"mine": Photographs(None, {"images": str(tmp_path / "a.tar")})})
+        before = np.cumsum([0, *(len(small[row]) for row in order)])
+        expected = [row for row, size in zip(order, before, strict=False) if size < most]
+        assert [base64.b64decode(each) for each in shelf.encoded] == [small[r] for r in expected]
+        assert [shelf.number("mine", row) for row in expected] == list(range(len(expected)))
+        assert shelf.left_out == 5 - len(expected)
+
+
+def picture(folder, path):
+    """The bytes or the problem of one file."""
+    (found,) = read_photographs(Photographs(str(folder), {}), [Wanted(7, path)])
+    assert found.place == 0
+    return found.problem if found.data is None else found.data
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("../out.png", "its path leaves the folder"),
+        ("/etc/passwd", "its path leaves the folder"),
+        ("a/../../out.png", "its path leaves the folder"),
+        ("a\\..\\..\\b", "leaves the folder" if os.name == "nt" else "does not exist"),
+        ("a\0.png", "not valid"),
+        ("..\\xe9/../../out.png", "its path leaves the folder"),
+    ],
+)
+def test_no_path_leaves_the_collection(tmp_path, path, words):
     (tmp_path / "in").mkdir()
     photo().save(tmp_path / "out.png")
-    with pytest.raises(UnreadableImage, match="leaves the collection"):
-        picture_bytes(str(tmp_path / "in"), path)
+    assert words in picture(tmp_path / "in", path)
 
 
 def test_a_link_out_of_the_collection_is_not_followed_one_inside_is(tmp_path):
@@ -112,15 +159,15 @@ def test_a_link_out_of_the_collection_is_not_followed_one_inside_is(tmp_path):
     photo().save(tmp_path / "in" / "a.png")
     os.symlink(tmp_path / "out.png", tmp_path / "in" / "b.png")
     os.symlink(tmp_path / "in" / "a.png", tmp_path / "in" / "c.png")
-    with pytest.raises(UnreadableImage, match="leaves the collection"):
-        picture_bytes(str(tmp_path / "in"), "b.png")
-    assert picture_bytes(str(tmp_path / "in"), "c.png") == (tmp_path / "in/a.png").read_bytes()
-    with pytest.raises(UnreadableImage, match="does not exist"):
-        picture_bytes(str(tmp_path / "in"), "d.png")
+    os.symlink(tmp_path / "out.png", tmp_path / "in" / os.fsdecode(b"\xe9.png"))
+    assert "a link that leaves the folder" in picture(tmp_path / "in", "b.png")
+    assert "a link that leaves the folder" in picture(tmp_path / "in", "\\xe9.png")
+    assert picture(tmp_path / "in", "c.png") == (tmp_path / "in/a.png").read_bytes()
+    assert "does not exist" in picture(tmp_path / "in", "d.png")
 
 
 def test_a_name_that_is_no_utf8_is_found_by_what_is_shown_of_it(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"odd")
-    assert picture_bytes(str(tmp_path), "caf\\xe9.png") == b"odd"
+    assert picture(tmp_path, "caf\\xe9.png") == b"odd"
     (tmp_path / "caf\\xe9.png").write_bytes(b"named so")
-    assert picture_bytes(str(tmp_path), "caf\\xe9.png") == b"named so"
+    assert picture(tmp_path, "caf\\xe9.png") == b"named so"

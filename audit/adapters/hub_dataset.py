@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BlissError, UsageError
-from ...indexer.preprocessing import UnreadableImage
-from ..pictures import picture_bytes
+from ..photographs import read_photographs, run_photographs
 from ..run_folder import RunFolder
+from ..stored_images import wanted_images
 
 ROWS_AT_ONCE = 1_000
 
@@ -83,18 +83,19 @@ def _dataset(run: RunFolder, scratch: str) -> Any:
 
 
 def _rows(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """Every image with its columns, in the order of the table: by ascending row."""
     table = run.columns(sorted(run.names))
+    found = read_photographs(run_photographs(run), wanted_images(run))
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():
-            try:
-                picture = picture_bytes(run.source, row["path"])
-            except UnreadableImage as error:
+            picture = next(found)
+            if picture.data is None:
                 raise BlissError(
-                    f"the picture {row['path']} of {run.folder} cannot be read: {error}",
+                    f"the picture {row['path']} of {run.folder} cannot be read: {picture.problem}",
                     f"the collection {run.source} as it was audited",
                     "Put it back, or audit what is left",
-                ) from error
-            yield {"image": {"bytes": picture, "path": row["path"]}, **row}
+                )
+            yield {"image": {"bytes": picture.data, "path": row["path"]}, **row}
 
 
 def _existing_parent(folder: Path) -> Path:

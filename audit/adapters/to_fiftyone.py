@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import BlissError
-from ..pictures import picture_file
+from ...indexer.preprocessing import UnreadableImage
+from ..photographs import photograph_file, run_photographs
 from ..run_folder import RunFolder
 
 COLUMNS = (
@@ -32,7 +33,8 @@ def to_fiftyone(run: RunFolder, name: str) -> Any:
 
     Fields: `ground_truth` (the label, where there is one) and `bliss_nearest` as classifications,
     `bliss_score` (higher = more anomalous), `bliss_rank`, `bliss_captions`, and `bliss_p`,
-    `bliss_q`, `bliss_flagged` where the run has them. Raises BlissError where FiftyOne is missing.
+    `bliss_q`, `bliss_flagged` where the run has them. Raises BlissError where FiftyOne is missing,
+    for a collection that is no folder of image files, and for a path that leaves the folder.
     """
     try:
         import fiftyone
@@ -40,10 +42,17 @@ def to_fiftyone(run: RunFolder, name: str) -> Any:
         raise BlissError(
             "FiftyOne is not installed", "the package fiftyone", "pip install fiftyone"
         ) from error
+    folder = run_photographs(run).folder
+    if folder is None:
+        raise BlissError(
+            f"the images of {run.source} are no files in a folder",
+            "a folder of image files: FiftyOne shows files",
+            "Export the run with `bliss export`, or audit a folder of the images",
+        )
     table = run.columns(COLUMNS).sort_by("rank")
     samples = []
     for image in table.to_pylist():
-        sample = fiftyone.Sample(filepath=picture_file(run.source, image["path"]))
+        sample = fiftyone.Sample(filepath=_file(folder, image["path"]))
         if image["label"] is not None:
             sample["ground_truth"] = fiftyone.Classification(label=image["label"])
         sample["bliss_nearest"] = fiftyone.Classification(label=image["nearest_class"])
@@ -55,3 +64,14 @@ def to_fiftyone(run: RunFolder, name: str) -> Any:
     dataset = fiftyone.Dataset(name)
     dataset.add_samples(samples)
     return dataset
+
+
+def _file(folder: str, path: str) -> str:
+    try:
+        return photograph_file(folder, path)
+    except UnreadableImage as error:
+        raise BlissError(
+            f"{path} cannot be shown: {error}",
+            "images inside the folder of the collection",
+            "Do not use a run whose paths lead elsewhere",
+        ) from None

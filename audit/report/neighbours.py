@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..photographs import Wanted
 from ..run_folder import RunFolder
 from ..stored_images import StoredImages, audited_embeddings, stored_images
 
@@ -14,6 +15,7 @@ SHOWN = 3
 CANDIDATES = 8
 """Taken before copies of the image itself are dropped."""
 ROWS_AT_ONCE = 4096
+AUDITED, REFERENCE = "audited", "reference"
 PATH_COLUMNS = ("image_path", "path", "url")
 
 
@@ -21,9 +23,9 @@ PATH_COLUMNS = ("image_path", "path", "url")
 class Neighbour:
     """One reference image near to an image."""
 
-    source: str
-    """The folder its path is below."""
-    path: str
+    collection: str
+    """AUDITED or REFERENCE."""
+    image: Wanted
     label: str | None
     similarity: float
     """Cosine of the two embeddings."""
@@ -44,21 +46,25 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     given = run.facts.get("request", {}).get("reference")
     if given:
         stored = stored_images(run.folder / "reference-images") or stored_images(Path(given))
-        source, members = str(given), None
+        collection, members = REFERENCE, None
     else:
-        stored, source = audited, run.source
+        stored, collection = audited, AUDITED
         members = places[table["left_out"].to_numpy(zero_copy_only=False).astype(bool)]
     if stored is None:
         return nothing
     queries = audited.vectors(places[positions])
     similarity, near = nearest(stored, queries, members)
     own = audited.hashes(places[positions].tolist())
-    paths, labels = _paths(stored), stored.column("label")
+    paths, labels, rows = _paths(stored), stored.column("label"), stored.rows()
     hashes = stored.hashes(range(stored.layout.count)) if stored.ours else None
+
+    def image_at(place: int) -> Wanted:
+        return Wanted(rows[place], paths[place], None if hashes is None else hashes[place])
+
     found = []
     for i, (values, at) in enumerate(zip(similarity, near, strict=True)):
         kept = [
-            Neighbour(source, paths[place], labels[place], float(value))
+            Neighbour(collection, image_at(int(place)), labels[place], float(value))
             for value, place in zip(values, at, strict=True)
             if np.isfinite(value) and not (hashes is not None and hashes[place] == own[i])
         ]

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..grouping import Grouping
+from ..photographs import Wanted, reference_photographs, run_photographs
 from ..run_folder import RunFolder
 from ..safe_text import spreadsheet_text, terminal_text
-from ..stored_images import audited_embeddings
+from ..stored_images import NO_FILE, audited_embeddings
 from .distributions import bin_edges, class_spreads, spread_of
 from .facts import facts_of
-from .neighbours import Neighbour, reference_neighbours
+from .neighbours import AUDITED, REFERENCE, Neighbour, reference_neighbours
 from .thumbnails import LARGE, SMALL, PictureShelf
 
 FAILURES_SHOWN = 2000
@@ -49,11 +50,12 @@ def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf
     classes, captions = Texts({}), Texts({})
     images = [_image(image, run, captions, classes) for image in run.images(shown)]
     _add_hashes(images, run, table["row"].to_numpy(), shown)
-    for image in images:
-        image["picture"] = shelf.add(run.source, image["path"], LARGE)
+    neighbours = reference_neighbours(run, shown)
+    _fill(shelf, run, images, neighbours)
+    for image, near in zip(images, neighbours, strict=True):
+        image["picture"] = shelf.number(AUDITED, image["row"])
         if image["picture"] is None:
-            image["no_picture"] = shelf.reason(run.source, image["path"])
-    for image, near in zip(images, reference_neighbours(run, shown), strict=True):
+            image["no_picture"] = shelf.reason(AUDITED, image["row"])
         image["near"] = [_neighbour(found, classes, shelf) for found in near]
     groups = _groups(grouping, images, captions)
     for image in images:  # the table's own spelling is not for showing
@@ -131,10 +133,30 @@ def _add_hashes(
         image["sha256"] = content
 
 
+def _fill(
+    shelf: PictureShelf,
+    run: RunFolder,
+    images: Sequence[Mapping[str, Any]],
+    neighbours: Sequence[Sequence[Neighbour]],
+) -> None:
+    """Put every picture onto the shelf, the images' before their neighbours'."""
+    for image in images:
+        content = image.get("sha256")
+        known = None if content is None or content.startswith(NO_FILE) else content
+        shelf.ask(AUDITED, Wanted(image["row"], image["path"], known), LARGE)
+    collections = {AUDITED: run_photographs(run)}
+    for found in (each for near in neighbours for each in near):
+        shelf.ask(found.collection, found.image, SMALL)
+        if found.collection == REFERENCE and REFERENCE not in collections:
+            collections[REFERENCE] = reference_photographs(run)
+    shelf.fill(collections)
+
+
 def _neighbour(found: Neighbour, classes: Texts, shelf: PictureShelf) -> list[Any]:
     """[picture, class, path, cosine]"""
-    picture = shelf.add(found.source, found.path, SMALL)
-    return [picture, classes.add(found.label), terminal_text(found.path), _short(found.similarity)]
+    picture = shelf.number(found.collection, found.image.row)
+    path = terminal_text(found.image.path)
+    return [picture, classes.add(found.label), path, _short(found.similarity)]
 
 
 def _groups(

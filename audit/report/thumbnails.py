@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+import heapq
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from PIL import Image
 
 from ...indexer.decoding import upright_rgb
 from ...indexer.preprocessing import UnreadableImage
-from ..pictures import LIMITS, picture_bytes
+from ..photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
 
 LARGE, SMALL = 320, 128
 """Pixels of the longer side: images to judge, and the reference images beside them."""
@@ -19,6 +20,9 @@ QUALITY, EFFORT = 72, 2
 """Effort 2 takes less than half the time of Pillow's default for 3 % more bytes."""
 MOST_BYTES = 64 * 2**20
 """All pictures of one page together; what comes after that is left out, and the page says so."""
+
+Key = tuple[str, int]
+"""A collection, as the page calls it, and a source row of it."""
 
 
 def thumbnail(data: bytes, side: int) -> bytes:
@@ -40,45 +44,76 @@ def thumbnail(data: bytes, side: int) -> bytes:
 
 @dataclass
 class PictureShelf:
-    """The pictures of one page by number, each kept once; small ones are not made larger."""
+    """The pictures of one page: first all are asked for, then they are made, then numbered.
+
+    What was asked for earlier matters more: it stays where not all fit.
+    """
 
     most_bytes: int = MOST_BYTES
     encoded: list[str] = field(default_factory=list)
     """Base64 of each picture's WebP; its place is its number on the page."""
-    numbers: dict[tuple[str, str], int | None] = field(default_factory=dict)
-    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
-    size: int = 0
+    asked: dict[Key, tuple[Wanted, int]] = field(default_factory=dict)
+    """Which image, and how large; small ones are not made larger."""
+    numbers: dict[Key, int] = field(default_factory=dict)
+    reasons: dict[Key, str] = field(default_factory=dict)
     left_out: int = 0
     """How many would not fit into `most_bytes`."""
 
-    def add(self, source: str, path: str, side: int) -> int | None:
-        """The number of the picture of `path` in `source`, None where there is none to show."""
-        key = (source, path)
-        if key not in self.numbers:
-            self.numbers[key] = self._make(key, side)
-        return self.numbers[key]
+    def ask(self, collection: str, image: Wanted, side: int) -> None:
+        """Ask for the picture of an image, once; `collection` is a key of what `fill` is given."""
+        self.asked.setdefault((collection, image.row), (image, side))
 
-    def reason(self, source: str, path: str) -> str | None:
+    def number(self, collection: str, row: int) -> int | None:
+        """The number of a picture after `fill`, None where there is none to show."""
+        return self.numbers.get((collection, row))
+
+    def reason(self, collection: str, row: int) -> str | None:
         """Why a picture that was asked for is not shown, if there is a reason to tell."""
-        return self.reasons.get((source, path))
+        return self.reasons.get((collection, row))
 
-    def _make(self, key: tuple[str, str], side: int) -> int | None:
-        if self.size >= self.most_bytes:
-            self.left_out += 1
-            self.reasons[key] = "left out: the page holds no more pictures"
+    def fill(self, collections: Mapping[str, Photographs]) -> None:
+        """Make every picture asked for; of a collection that is no folder in one pass over it.
+
+        Pictures are made as their images arrive, so no more than `most_bytes` of them and one
+        image are held.
+        """
+        keys = list(self.asked)
+        kept: list[tuple[int, bytes]] = []  # a heap of (minus the place in `keys`, picture)
+        size = 0
+        for collection, where in collections.items():
+            mine = [place for place, key in enumerate(keys) if key[0] == collection]
+            for batch in [[place] for place in mine] if where.folder is not None else [mine]:
+                if kept and size >= self.most_bytes and batch[0] > -kept[0][0]:
+                    self._leave_out(keys[place] for place in batch)
+                    continue
+                wanted = [self.asked[keys[place]][0] for place in batch]
+                for found in read_photographs(where, wanted):
+                    place = batch[found.place]
+                    picture = self._made(keys[place], found)
+                    if picture is None:
+                        continue
+                    heapq.heappush(kept, (-place, picture))
+                    size += len(picture)
+                    while kept and size - len(kept[0][1]) >= self.most_bytes:
+                        last, picture = heapq.heappop(kept)
+                        size -= len(picture)
+                        self._leave_out([keys[-last]])
+        for number, (place, picture) in enumerate(sorted(kept, reverse=True)):
+            self.numbers[keys[-place]] = number
+            self.encoded.append(base64.b64encode(picture).decode("ascii"))
+
+    def _made(self, key: Key, found: Photograph) -> bytes | None:
+        """The picture of an image, or None with a reason kept."""
+        if found.data is None:
+            self.reasons[key] = found.problem
             return None
         try:
-            picture = thumbnail(picture_bytes(*key), side)
+            return thumbnail(found.data, self.asked[key][1])
         except UnreadableImage as error:
             self.reasons[key] = str(error)
             return None
-        self.size += len(picture)
-        self.encoded.append(base64.b64encode(picture).decode("ascii"))
-        return len(self.encoded) - 1
 
-    def missing(self) -> Mapping[str, int]:
-        """How many pictures are not shown, by reason."""
-        counts: dict[str, int] = {}
-        for reason in self.reasons.values():
-            counts[reason] = counts.get(reason, 0) + 1
-        return counts
+    def _leave_out(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.left_out += 1
+            self.reasons[key] = "left out: the page holds no more pictures"
