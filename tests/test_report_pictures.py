@@ -96,9 +96,10 @@ def test_the_shelf_keeps_each_picture_once_and_no_more_than_it_may(tmp_path):
         photo(60, 40).save(tmp_path / name)
     (tmp_path / "bad.png").write_bytes(b"x")
     one = len(thumbnail((tmp_path / "a.png").read_bytes(), 320))
-    shelf = shelf_of(tmp_path, ["a.png", "bad.png", "b.png", "c.png"], one + 1)
-    assert [shelf.number("mine", row) for row in range(4)] == [0, None, 1, None]
-    assert shelf.left_out == 1
+    shelf = shelf_of(tmp_path, ["a.png", "bad.png", "b.png", "c.png", "gone.png"], one + 1)
+    assert [shelf.number("mine", row) for row in range(5)] == [0, None, 1, None, None]
+    assert shelf.left_out == 2
+    assert "no more pictures" in shelf.reason("mine", 4)  # it was not even looked for
     assert "no more pictures" in shelf.reason("mine", 3)
     assert "not a JPEG" in shelf.reason("mine", 1)
     assert len(shelf.encoded) == 2
@@ -127,6 +128,24 @@ def test_the_shelf_keeps_what_was_asked_for_first_whatever_comes_first(tmp_path)
         assert [base64.b64decode(each) for each in shelf.encoded] == [small[r] for r in expected]
         assert [shelf.number("mine", row) for row in expected] == list(range(len(expected)))
         assert shelf.left_out == 5 - len(expected)
+
+
+def test_rows_come_in_order_and_one_without_an_image_does_not_move_the_others(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(5):
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = 1
+            if number == 2:
+                member.type, member.linkname, member.size = tarfile.SYMTYPE, "0.png", 0
+            archive.addfile(member, io.BytesIO(b"%d" % number))
+    where = Photographs(None, {"images": str(tmp_path / "a.tar")})
+    found = list(read_photographs(where, [Wanted(row, "") for row in (9, 3, 0, 2, 4)]))
+    assert [(each.place, each.data) for each in found] == [
+        (2, b"0"), (3, None), (1, b"3"), (4, b"4"), (0, None)
+    ]  # fmt: skip
+    assert {each.problem for each in found if each.data is None} == {
+        "the collection has no readable image at this row any more"
+    }
 
 
 def picture(folder, path):
