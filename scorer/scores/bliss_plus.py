@@ -128,6 +128,8 @@ def _fit_normal(reference: Reference, texts: np.ndarray, parameters: Mapping[str
     in_company = Sample(sample.images[several], sample.labels[several])
     pooled = fit_pooled(reference.moments, in_company)
     spread = None if prior is None or pooled is None else (prior, pooled)
+    if not _enough(in_company, len(counts)):
+        spread = None
     _warn(reference, spread is not None)
     if spread is not None:
         sample = in_company
@@ -137,14 +139,19 @@ def _fit_normal(reference: Reference, texts: np.ndarray, parameters: Mapping[str
     return Normal(reference, sample, weighted, tail, spread, weight)
 
 
+def _enough(sample: Sample, classes: int) -> bool:
+    """Whether images that can be left out of their class can speak for all `classes`."""
+    return len(sample.labels) >= 3 and 2 * len(np.unique(sample.labels)) >= classes
+
+
 def _warn(reference: Reference, spread: bool) -> None:
     alone = [
         name for name, n in zip(reference.classes, reference.moments.counts, strict=True) if n == 1
     ]
     if not spread:
         warnings.warn(
-            "bliss+: no class has two reference images that differ; only labels and captions "
-            "are compared",
+            "bliss+: too few classes have two reference images that differ; only labels and "
+            "captions are compared",
             stacklevel=4,
         )
     elif alone:

@@ -15,6 +15,8 @@ import numpy as np
 
 RIDGE = 1.0
 STEPS = 50
+CONSTANT = 1e-9
+"""Deviation, as a share of the largest value, below which evidence does not vary."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,10 @@ class Scale:
 
 
 def scale_of(reference: np.ndarray) -> Scale:
-    """The scale of evidence [m]; a constant one gets deviation 1."""
-    return Scale(float(reference.mean()), float(reference.std()) or 1.0)
+    """The scale of evidence [m]; one that is constant, up to rounding, gets deviation 1."""
+    std = float(reference.std())
+    constant = std <= CONSTANT * float(np.abs(reference).max(initial=0))
+    return Scale(float(reference.mean()), 1.0 if constant else std)
 
 
 def standardised(evidence: np.ndarray, scale: Scale) -> np.ndarray:
@@ -43,7 +47,8 @@ def beyond(z: np.ndarray, start: float) -> np.ndarray:
 def learnt_weights(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
     """Non-negative weights [p] of p standardised pieces, summing to p.
 
-    Ridge logistic regression (Newton's method, penalty towards equal weights) between `normal`
+    Ridge logistic regression (Newton's method on the weights that are not held at 0, penalty towards
+    equal weights) between `normal`
     [m, p] and `anomalous` [a, p]; equal weights where one of them is empty or nothing separates.
     """
     p = normal.shape[1]
@@ -59,10 +64,11 @@ def learnt_weights(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
         chance = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
         gradient = rows.T @ (chance - truth) + penalty * (weights - start)
         curvature = (rows * (chance * (1 - chance) + 1e-9)[:, None]).T @ rows + np.diag(penalty)
-        step = np.linalg.solve(curvature, gradient)
-        weights -= step
+        free = np.append((weights[:p] > 0) | (gradient[:p] < 0), True)
+        before = weights.copy()
+        weights[free] -= np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
         weights[:p] = np.maximum(weights[:p], 0)
-        if np.abs(step).max() < 1e-9:
+        if np.abs(weights - before).max() < 1e-9:
             break
     total = weights[:p].sum()
     return weights[:p] * (p / total) if total > 0 else np.ones(p)
