@@ -16,6 +16,9 @@ from ..scorer.calibration import (
 from ..scorer.empirical_null import fit_empirical_null, null_p_values
 from .result import AuditResult, Decision
 
+FEW_IN_CLASS = 8
+"""Images a class below which being left out of it makes an image look stranger: decisions.md."""
+
 NOTHING_FLAGS = (
     "nothing is flagged: give --calibration DIR with other clean images, or --top N, "
     "--contamination SHARE or --empirical-null"
@@ -78,6 +81,13 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
         decision = _by_empirical_null(result, rule.fdr, q, without)
     elif q is not None:
         decision = _by_fdr(result, rule, q)
+        least = int(result.reference.moments.counts.min())
+        if own and least < FEW_IN_CLASS:
+            decision = replace(
+                decision,
+                reason=f"{decision.reason}; no promise: the collection is its own reference, and "
+                f"one of its classes has {least} images of the {FEW_IN_CLASS} it takes",
+            )
     elif result.labels is not None:
         flagged = result.labels.is_issue
         reason = f"{_images(int(flagged.sum()))} flagged: another class suits them better"

@@ -54,6 +54,8 @@ def check_flagging(score: Score, draws: Sequence[Draw], sizes: Sequence[int]) ->
     """Raise NotFlagged for a score or draws no p-value can be had for; `sizes` are h a draw."""
     if score.stateful:
         raise NotFlagged("it looks at the other test images, so p-values do not hold")
+    if score.needs_head:
+        raise NotFlagged("its head may have been trained on the held-out images")
     if any(draw.strangers for draw in draws):
         raise NotFlagged("the reference is contaminated, so p-values do not hold")
     for number, (draw, size) in enumerate(zip(draws, sizes, strict=True)):

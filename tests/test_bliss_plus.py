@@ -141,6 +141,45 @@ def oracle(fitting, images, k, **changed):
     return np.array([truth.score(x) for x in images.astype(float)])
 
 
+def test_weights_reach_the_bounded_minimum_where_one_of_them_is_nothing():
+    from scipy.optimize import minimize
+
+    at_zero = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        normal = rng.normal(size=(40, 3))
+        anomalous = rng.normal(size=(60, 3)) + rng.normal(size=3)
+        rows = np.column_stack([np.concatenate([normal, anomalous]), np.ones(100)])
+        truth = np.repeat([0.0, 1.0], [40, 60])
+        start, penalty = np.array([0.5, 0.5, 0.5, 0]), np.array([1, 1, 1, 0])
+
+        def cost(w, rows=rows, truth=truth, start=start, penalty=penalty):
+            z = rows @ w
+            return (np.logaddexp(0, z) - truth * z).sum() + 0.5 * (penalty * (w - start) ** 2).sum()
+
+        bounds = [(0, None)] * 3 + [(None, None)]
+        options = {"ftol": 1e-15, "gtol": 1e-9, "maxfun": 20_000}
+        best = minimize(cost, start, bounds=bounds, method="L-BFGS-B", options=options).x[:3]
+        at_zero += (best < 1e-9).any()
+        wanted = 3 * best / best.sum() if best.sum() > 1e-9 else np.ones(3)
+        np.testing.assert_allclose(learnt_weights(normal, anomalous), wanted, atol=1e-3)
+    assert at_zero > 10
+
+
+def test_two_images_of_one_class_cannot_scale_the_evidence_of_all():
+    fitting, images = world((2, 1, 1))
+    with pytest.warns(UserWarning, match="too few classes have two reference images"):
+        found = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
+    assert np.abs(found).max() < 1e3
+
+
+def test_a_scale_is_not_made_of_rounding():
+    nearly = np.array([22.627417, 22.627417 + 4e-13])
+    assert scale_of(nearly).std == 1.0
+    assert scale_of(np.array([1.0, 3.0])).std == 1.0
+    assert scale_of(np.array([1.0, 5.0])).std == 2.0
+
+
 @pytest.mark.parametrize("sizes", [(9, 7, 5), (2, 2, 3), (20, 2, 18), (7,)])
 def test_equals_the_oracle(sizes):
     fitting, images = world(sizes)

@@ -164,7 +164,10 @@ def result_of(scores, p=None, clean=0, margins=None, name="bliss") -> AuditResul
         labels = LabelMargins(every, every, np.array(margins, float), np.zeros(n))
     calibration = Calibration(np.zeros((clean, 2)), np.arange(clean) % 2) if clean else None
     reference = SimpleNamespace(
-        calibration=calibration, calibration_count=clean, classes=("a", "b")
+        calibration=calibration,
+        calibration_count=clean,
+        classes=("a", "b"),
+        moments=SimpleNamespace(counts=np.array([20, 9])),
     )
     p = None if p is None else np.array(p, float)
     scores = SimpleNamespace(score=np.array(scores, float))
@@ -270,3 +273,17 @@ def test_why_there_are_no_p_values(own, name, why):
     decision = decided(result_of(RANKED, name=name), DecisionRule(), own).decision
     assert decision.reason.startswith("p and q are empty: ") and why in decision.reason
     assert "give --calibration DIR" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("least", "own", "said"), [(7, True, True), (8, True, False), (3, False, False)]
+)
+def test_few_images_in_a_class_of_its_own_break_the_promise(least, own, said):
+    result = result_of(RANKED, P, clean=99)
+    counts = SimpleNamespace(counts=np.array([20, least]))
+    result = replace(
+        result, reference=SimpleNamespace(**{**vars(result.reference), "moments": counts})
+    )
+    reason = decided(result, DecisionRule(), own).decision.reason
+    assert ("no promise: the collection is its own reference" in reason) == said
+    assert (f"one of its classes has {least} images of the 8 it takes" in reason) == said

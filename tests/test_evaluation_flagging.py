@@ -149,3 +149,12 @@ def test_a_score_that_cannot_be_fitted_on_the_rest_says_so():
     )
     assert result.scores[0].flags is None
     assert result.scores[0].not_flagged.startswith("without the held-out images: 160 images were")
+
+
+def test_a_trained_head_may_have_seen_the_held_out_images():
+    world, words = world_and_words()
+    draws = make_draws(world, PROTOCOL)
+    known = Score("known", "", "", lambda *_: lambda query: query.images[:, 0], needs_head=True)
+    result = evaluate(world, draws, words, [Chosen("known", known)])
+    assert result.scores[0].flags is None
+    assert result.scores[0].not_flagged == "its head may have been trained on the held-out images"

@@ -47,9 +47,9 @@ def beyond(z: np.ndarray, start: float) -> np.ndarray:
 def learnt_weights(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
     """Non-negative weights [p] of p standardised pieces, summing to p.
 
-    Ridge logistic regression (Newton's method on the weights that are not held at 0, penalty towards
-    equal weights) between `normal`
-    [m, p] and `anomalous` [a, p]; equal weights where one of them is empty or nothing separates.
+    Ridge logistic regression (Newton's method on the weights that are not held at 0, penalty
+    towards equal weights) between `normal` [m, p] and `anomalous` [a, p]; equal weights where one
+    of them is empty or nothing separates.
     """
     p = normal.shape[1]
     if not len(normal) or not len(anomalous):
