@@ -48,7 +48,20 @@ def test_maximum_cosine_ranks_by_the_prompts_alone(bliss, plain, collection, ind
     assert table["score"] != before["score"]
 
 
-@pytest.mark.parametrize("name", sorted(set(SCORES) - {"clip_ad", "eoe", "bliss"}))
+TRAINED = {name for name, score in SCORES.items() if score.trained}
+
+
+@pytest.mark.parametrize("name", sorted(TRAINED))
+def test_a_trained_score_asks_for_its_head(name, bliss, plain, index, tmp_path):
+    done = bliss(
+        *("audit", "--embeddings", plain / "images", "--index", index, "--model", "demo"),
+        *("-o", tmp_path / "run", "--score", name),
+    )
+    assert (done.code, done.out) == (2, "")
+    assert f"{name} was asked for without a trained head" in done.err
+
+
+@pytest.mark.parametrize("name", sorted(set(SCORES) - TRAINED - {"clip_ad", "eoe", "bliss"}))
 def test_every_score_ranks_against_a_separate_reference(name, bliss, plain, index, tmp_path):
     images = plain / "images"
     done, table = audit(
