@@ -151,7 +151,7 @@ def table(
         mean, gap = mean_interval(values), paired_interval(ours, values)
         line = f"  {name:<58}{100 * mean.mean:>7.2f}  [{100 * mean.low:.2f}, {100 * mean.high:.2f}]"
         if name != "oecl":
-            line = f"{line:<85}{100 * gap.mean:+.2f} [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
+            line = f"{line:<88}{100 * gap.mean:+.2f} [{100 * gap.low:+.2f}, {100 * gap.high:+.2f}]"
         say(line)
 
 

@@ -1,6 +1,7 @@
 """The worlds that OECL is measured in: three of drawn scenes, three of real embeddings.
 
-They were fixed with nothing but the maximum cosine's AUROC known, before OECL was trained on any.
+They were fixed with nothing but the maximum cosine's AUROC known, before OECL was trained on any;
+only the prompt that names no kind was added afterwards.
 In each, the anomalies tested are of no kind (colour, data set) that the training outliers show.
 """
 

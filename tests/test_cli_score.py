@@ -49,6 +49,17 @@ def test_maximum_cosine_ranks_by_the_prompts_alone(bliss, plain, collection, ind
 
 
 UNTRAINED = {name for name, score in SCORES.items() if not score.trained}
+HEADED = {name for name, score in SCORES.items() if score.needs_head}
+
+
+@pytest.mark.parametrize("name", sorted(HEADED))
+def test_a_trained_score_asks_for_its_head(name, bliss, plain, index, tmp_path):
+    done = bliss(
+        *("audit", "--embeddings", plain / "images", "--index", index, "--model", "demo"),
+        *("-o", tmp_path / "run", "--score", name),
+    )
+    assert (done.code, done.out) == (2, "")
+    assert f"{name} was asked for without a trained head" in done.err
 
 
 @pytest.mark.parametrize(
