@@ -27,7 +27,7 @@ def test_strays_among_20_caltech_classes(benchmark, real_data, tmp_path):
     """Measured over draws 0 to 2, and over 10 draws by the benchmark (AUROC / precision):
 
     BLISS with its own reference 96.8 / 67.9, with a clean one, a fifth of it held out for
-    calibration, 98.2 / 79.6; bliss+ 98.5 / 83.9 and 98.8 / 85.9; plain cosine 91.3 / 65.6.
+    calibration, 98.2 / 79.6; bliss+ 98.5 / 83.9 and 98.8 / 85.3; plain cosine 91.3 / 65.6.
     """
     draws = list(benchmark.planted_strays(real_data, tmp_path, range(3)))
 
