@@ -118,15 +118,14 @@ def answered(
     settings: AuditSettings,
     progress: Progress = no_progress,
 ) -> AuditResult:
-    """`result` refitted, calibrated, ranked and flagged as asked."""
+    """`result` refitted, calibrated, ranked and flagged as asked.
+
+    Its reference has the calibration images already; a refit compares with them by itself.
+    """
     if asked.robust:
         result = refitted(result, sources.reference, settings, progress)
-    if sources.calibration is not None:
-        result = replace(
-            result, reference=with_calibration(result.reference, sources.calibration, asked)
-        )
     per_class = asked.rule.per_class and result.reference.calibration is not None
-    again = sources.calibration is not None and result.score_name == "bliss"
+    again = sources.calibration is not None and not asked.robust and result.score_name == "bliss"
     if again or per_class:
         result = calibrated(result, settings, asked.rule.per_class)
     if asked.question == "mislabel":
