@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
-from ..indexer.encoding import Encoder, check_same_model
+from ..indexer.encoding import Encoder
 from ..indexer.nearest import Vectors, nearest_texts
+from .fitting import embed_query
 from .run_folder import RunFolder
 from .stored_images import StoredImages, audited_embeddings
 
@@ -36,8 +36,8 @@ def find_by_text(run: RunFolder, text: str, encoder: Encoder, k: int = 20) -> li
 
     Raises BlissError where the encoder is not the run's.
     """
-    _check_encoder(run, encoder)
-    return _nearest(run, encoder.encode_texts([text]), k, None)
+    query = embed_query(encoder, run.facts["model"], str(run.folder), text, None)
+    return _nearest(run, query, k, None)
 
 
 def find_like(
@@ -59,19 +59,8 @@ def find_like(
             "a path as the run's table has it, or an image file",
             "Correct it",
         )
-    made = encoder()
-    _check_encoder(run, made)
-    try:
-        pixels, _, _ = decode_image(image, made.preprocessing, DecodingLimits())
-    except UnreadableImage as error:
-        raise BlissError(
-            f"{image} could not be read: {error}", "a readable image", "Try another"
-        ) from error
-    return _nearest(run, made.encode_images(pixels[None]), k, None)
-
-
-def _check_encoder(run: RunFolder, encoder: Encoder) -> None:
-    check_same_model(run.facts["model"], str(run.folder), encoder.facts, "the query")
+    query = embed_query(encoder(), run.facts["model"], str(run.folder), None, image)
+    return _nearest(run, query, k, None)
 
 
 def _embeddings(run: RunFolder) -> tuple[StoredImages, np.ndarray]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from ..corpora.image_opening import open_images
 from ..corpora.image_paths import display_path
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
 from ..errors import BlissError, UsageError
-from ..indexer.caption_index import CaptionIndex, open_index
+from ..indexer.caption_index import open_index
 from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice, check_same_model
@@ -90,13 +92,14 @@ def run_fit(
 
 
 def embed_query(
-    encoder: Encoder, index: CaptionIndex, text: str | None, image: str | None
+    encoder: Encoder, facts: Mapping[str, Any], where: str, text: str | None, image: str | None
 ) -> np.ndarray:
-    """float32 [1, d]: one text or one image file, by a model that matches the index.
+    """float32 [1, d]: one text or one image file, by the model whose `facts` the index or run
+    `where` states.
 
     Raises BlissError when the models differ or the image cannot be read.
     """
-    check_same_model(index.model, str(index.folder), encoder.facts, "the query")
+    check_same_model(facts, where, encoder.facts, "the query")
     if text is not None:
         return encoder.encode_texts([text])
     assert image is not None

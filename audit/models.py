@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,9 @@ from ..scorer.reference import Reference
 Say = Callable[[str], None]
 """Told, in one line, what was chosen where a request left a choice."""
 
+Made = tuple[str, Mapping[str, Any]]
+"""The name of something a model made, and that model's facts."""
+
 
 def encoder_for(
     choice: ModelChoice, index: CaptionIndex | None, reference: Reference | None, say: Say
@@ -24,54 +27,46 @@ def encoder_for(
     Raises UsageError when they were made from embeddings and so name no model, BlissError when
     one of them was made with another model.
     """
+    made = [(str(index.folder), index.model)] if index is not None else []
+    if reference is not None:
+        made.append(("the reference", reference.model))
+    return _encoder_like(choice, made, reference.model if reference else {}, say)
+
+
+def encoder_of_run(choice: ModelChoice, facts: Mapping[str, Any], run: str, say: Say) -> Encoder:
+    """The encoder asked for, or else the one whose `facts` a finished run states; as above."""
+    return _encoder_like(choice, [(run, facts)], facts, say)
+
+
+def _encoder_like(
+    choice: ModelChoice, made: Sequence[Made], seen: Mapping[str, Any], say: Say
+) -> Encoder:
+    """`seen` are the facts of the model whose pixels are to be standardised alike."""
     from ..indexer.open_clip_encoder import load_encoder
 
-    made = [artefact for artefact in (index, reference) if artefact is not None]
     if choice.model is None and choice.pretrained is None and made:
-        facts = next((each.model for each in made if each.model.get("model")), None)
+        facts = next((model for _, model in made if model.get("model")), None)
         if facts is None:
             raise UsageError(
-                f"{index.folder if index else 'the reference'} was made from embeddings "
-                "and names no model",
+                f"{made[0][0]} was made from embeddings and names no model",
                 "the model those embeddings came from, to embed anything else",
                 "Add --model, and --pretrained with it",
             )
         choice = replace(choice, model=facts["model"], pretrained=facts.get("pretrained"))
-    seen = reference.model.get("preprocessing") if reference else None
-    if choice.statistics is None and seen:
-        choice = replace(choice, statistics=(tuple(seen["mean"]), tuple(seen["std"])))
+    pixels = seen.get("preprocessing")
+    if choice.statistics is None and pixels:
+        choice = replace(choice, statistics=(tuple(pixels["mean"]), tuple(pixels["std"])))
     encoder = load_encoder(choice)
     tag = f" ({encoder.facts['pretrained']})" if encoder.facts["pretrained"] else ""
     for each in made:
-        _check_model(each, encoder)
+        _check_model(*each, encoder)
     say(f"model {encoder.facts['model']}{tag}, {encoder.chosen}")
     return encoder
 
 
-def encoder_of_run(choice: ModelChoice, facts: Mapping[str, Any], run: str, say: Say) -> Encoder:
-    """The encoder asked for, or else the one whose `facts` a finished run states.
-
-    Raises UsageError when the run's embeddings came from elsewhere and name no model.
-    """
-    from ..indexer.open_clip_encoder import load_encoder
-
-    if choice.model is None and choice.pretrained is None:
-        if not facts.get("model"):
-            raise UsageError(
-                f"{run} was made from embeddings and names no model",
-                "the model those embeddings came from",
-                "Add --model, and --pretrained with it",
-            )
-        choice = replace(choice, model=facts["model"], pretrained=facts.get("pretrained"))
-    encoder = load_encoder(choice)
-    say(f"model {encoder.facts['model']}, {encoder.chosen}")
-    return encoder
-
-
-def _check_model(artefact: CaptionIndex | Reference, encoder: Encoder) -> None:
-    name = str(artefact.folder) if isinstance(artefact, CaptionIndex) else "the reference"
+def _check_model(name: str, model: Mapping[str, Any], encoder: Encoder) -> None:
     try:
-        check_same_model(artefact.model, name, encoder.facts, "the model given")
+        check_same_model(model, name, encoder.facts, "the model given")
     except BlissError as error:
         raise BlissError(
             error.given,

@@ -21,7 +21,7 @@ from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
 from ..scorer.scores.registry import SCORES
 from ..scorer.scores.rscin import RSCIN, with_rscin
 from .result import AuditResult
-from .run import retrieve
+from .run import given_classes, retrieve
 
 FROM_MOMENTS = ("bliss", "bliss+")
 """Scores that a fitted reference serves, and that leave an image out of its own class."""
@@ -114,11 +114,10 @@ def rescored(
     if head is not None:
         check_same_model(head.model, head.folder, result.images.model, result.images.source)
     reference, index = result.reference, result.index
-    numbers = {name: number for number, name in enumerate(reference.classes)}
     images = np.zeros((0, reference.prompt_vectors.shape[1]), np.float32)
     labels = np.zeros(0, np.int64)
     if clean is not None and score.needs_normals:
-        labels = np.array([numbers.get(label or "", -1) for label in clean.labels], np.int64)
+        labels = given_classes(clean, reference)
         images, labels = clean.vectors[labels >= 0], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
     texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)

@@ -116,7 +116,8 @@ def search(
             'Add --text "…" or --image FILE',
         )
     opened = open_index(folder)
-    query = embed_query(encoder_for(model_choice(given), opened, None, say), opened, text, image)
+    encoder = encoder_for(model_choice(given), opened, None, say)
+    query = embed_query(encoder, opened.model, folder, text, image)
     hits = search_index(opened, query, k)
     captions = captions_of(opened, hits.rows[0])
     found = list(zip(hits.similarity[0].tolist(), hits.rows[0].tolist(), captions, strict=True))
