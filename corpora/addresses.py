@@ -180,7 +180,10 @@ def reachable(address: str, passed: tuple[type[Exception], ...] = ()) -> Iterato
 
 def unreachable(address: str, error: Exception) -> BlissError:
     """The BlissError for a source that could not be read for a reason of its system."""
-    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    told: object = getattr(error, "strerror", None) or error
+    if told is error and isinstance(error, FileNotFoundError):  # says but the address
+        told = error.__cause__ or "it is not there"
+    lines = str(told).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
     return BlissError(
         f"{address} could not be read ({reason})",

@@ -171,9 +171,9 @@ def _preset(given: Mapping[str, Any], where: str, folder: Path) -> Preset:
             raise _wrong(where, f"has no {name}", f"the fields {', '.join(_REQUIRED)}")
     made = {name: value for name, value in given.items() if value is not None}
     for name in (*_REQUIRED, *_TEXT):
-        value = made.get(name, "x")
+        value = given[name] if name in _REQUIRED else made.get(name, "")
         if not isinstance(value, str) or (name in _REQUIRED and not value.strip()):
-            raise _wrong(where, f"has the {name} {given[name]!r}", "text")
+            raise _wrong(where, f"has the {name} {value!r}", "text")
     if not _NAME.fullmatch(made["name"]):
         needed = "lower-case letters, digits, - and _"
         raise _wrong(where, f"has the name {made['name']!r}", needed)
