@@ -25,6 +25,8 @@ class EmbeddedTexts:
     column: str
     default_prompt: str = "{}"
     keeps_spaces: bool = False
+    licence: str | None = None
+    preset: str | None = None
 
     @property
     def spec(self) -> str:
