@@ -161,8 +161,7 @@ def with_dominated(every: Sequence[Measured]) -> list[Measured]:
         beaten = any(
             _recall(other) >= _recall(one)
             and other.queries_per_second >= one.queries_per_second
-            and (_recall(other), other.queries_per_second)
-            != (_recall(one), one.queries_per_second)
+            and (_recall(other), other.queries_per_second) != (_recall(one), one.queries_per_second)
             for other in every
         )
         found.append(replace(one, dominated=beaten))
