@@ -28,7 +28,7 @@ HEAVY = {
     "torchvision": ("training/",),
     "open_clip": ("indexer/open_clip_encoder.py", "training/"),
     "timm": ("training/",),
-    "faiss": ("indexer/nearest.py",),
+    "faiss": ("indexer/nearest.py", "indexer/faiss_structures.py"),
     "duckdb": ("corpora/first_rows.py",),
     "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
