@@ -25,7 +25,7 @@ LOCK = ".bliss.lock"
 
 _BUILT: Mapping[str, type] = {"parts": list, "failures": list, "model": dict}
 FIELDS: Mapping[str, Mapping[str, type]] = {
-    "caption-index": {**_BUILT, "count": int, "counts": dict, "corpus": dict, "dtype": str},
+    "caption-index": {**_BUILT, "count": int, "counts": dict, "sources": list, "dtype": str},
     "image-embeddings": _BUILT,
     "clipn": {"model": dict, "weights": str},
     "reference": {"classes": list, "prompts": list, "model": dict},
@@ -227,6 +227,12 @@ def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
 
 def check_checksum(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Raise BlissError when file `name` is missing from `folder` or its bytes have changed."""
+    if os.path.isabs(name) or ".." in Path(name).parts:
+        raise BlissError(
+            f"the manifest of {folder} names a file outside it ({name})",
+            "names of files inside the folder",
+            "Restore the manifest from a backup or build the folder again",
+        )
     path = folder / name
     expected = manifest.get("checksums", {}).get(name)
     if not path.is_file():

@@ -102,6 +102,7 @@ def _captions(image: AuditedImage) -> str:
 def index_text(index: CaptionIndex) -> str:
     """What an index holds, in a few lines."""
     facts, counts = index.manifest, index.manifest["counts"]
+    corpora = [source["corpus"] for source in facts["sources"]]
     dropped = ", ".join(
         f"{counts[name]:,} {name.replace('_', ' ')}"
         for name in counts
@@ -110,8 +111,8 @@ def index_text(index: CaptionIndex) -> str:
     lines = [
         f"{index.folder}: {index.count:,} captions, {describe_model(index.model)}, "
         f"{facts['dtype']}",
-        f"corpus {facts['corpus'].get('spec')}{_column(facts['corpus'])}: "
-        f"{counts['read']:,} texts read"
+        ", ".join(f"corpus {corpus.get('spec')}{_column(corpus)}" for corpus in corpora)
+        + f": {counts['read']:,} texts read"
         + (f", dropped: {dropped}" if dropped else ", none dropped"),
     ]
     if facts.get("prompts"):

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..artefacts import read_json
 from ..corpora.captions import CaptionRules, PreparedCaptions, prepare_captions
 from ..corpora.prompts import check_prompts
 from ..corpora.texts import TextSource
 from ..errors import BlissError, UsageError
 from .caption_index import KIND, CaptionIndex, open_index
-from .caption_store import write_captions
 from .embedded_texts import open_text_embeddings
 from .encoding import IDENTITY, Encoder, encode_prompts
-from .layout import load_vectors, read_parquet
+from .layout import load_vectors
 from .nearest import write_flat_index
 from .parts import (
     Part,
@@ -26,7 +26,6 @@ from .parts import (
     finish_building,
     finished_part,
     is_finished,
-    metadata_file,
     write_part,
 )
 from .unit_rows import normalise_rows
@@ -158,17 +157,20 @@ def _build(
                     progress("captions embedded", first, total)
                     last = min(rows.stop, first + CAPTIONS_AT_ONCE)
                     found.append(vectors(captions, slice(first, last)))
-                part = _make_part(captions, rows, np.concatenate(found), dtype)
+                part = _make_part(captions, rows, np.concatenate(found), dtype, source.spec)
                 write_part(folder, "text", number, part)
         progress("captions embedded", total, total)
-        _finish(folder, len(starts), captions, {"model": dict(facts), **request})
+        described = {name: value for name, value in request.items() if name != "corpus"}
+        _finish(folder, len(starts), captions, source, {"model": dict(facts), **described})
     index = open_index(folder)
     if options.export and not (folder / "text.index").is_file():
         write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
     return index
 
 
-def _make_part(captions: PreparedCaptions, rows: slice, raw: np.ndarray, dtype: str) -> Part:
+def _make_part(
+    captions: PreparedCaptions, rows: slice, raw: np.ndarray, dtype: str, source: str
+) -> Part:
     made = normalise_rows(raw)
     good = np.ones(len(raw), bool)
     good[made.unusable] = False
@@ -177,6 +179,8 @@ def _make_part(captions: PreparedCaptions, rows: slice, raw: np.ndarray, dtype: 
         {
             "caption": pa.array([captions.captions[i] for i in kept], pa.string()),
             "source_row": pa.array(captions.rows[kept]),
+            "source": pa.array([source] * len(kept), pa.string()),
+            "licence": pa.nulls(len(kept), pa.string()),
         }
     )
     failures = tuple(
@@ -187,27 +191,46 @@ def _make_part(captions: PreparedCaptions, rows: slice, raw: np.ndarray, dtype: 
         }
         for i in made.unusable
     )
-    return Part(made.unit[good].astype(dtype), metadata, failures, {"normalised": made.adjusted})
+    counts = {"normalised": made.adjusted}
+    return Part(made.unit[good].astype(dtype), metadata, failures, counts)
 
 
 def _finish(
-    folder: Path, part_count: int, captions: PreparedCaptions, facts: Mapping[str, Any]
+    folder: Path,
+    part_count: int,
+    captions: PreparedCaptions,
+    source: TextSource,
+    facts: Mapping[str, Any],
 ) -> None:
-    stored: list[str] = []
-    for number in range(part_count):
-        path = folder / metadata_file(number)
-        if path.is_file():
-            stored.extend(read_parquet(path, columns=["caption"]).column(0).to_pylist())
+    records = [read_json(folder / f"parts/part_{p}.json") for p in range(part_count)]
+    stored = sum(record["rows"] for record in records)
     if not stored:
         raise BlissError(
             f"none of the {len(captions.captions):,} embeddings can be used",
             "at least one vector that is neither zero nor infinite nor NaN",
             "Embed the texts again",
         )
-    files = write_captions(folder, stored)
+    unusable = len(captions.captions) - stored
+    counts = {**captions.counts, "unusable": unusable, "kept": stored}
+    described = {
+        "name": source.spec,
+        "licence": None,
+        "corpus": source.facts(),
+        "prompts": facts.get("prompts", []),
+        "counts": counts,
+        "rows": stored,
+    }
     finish_building(
         folder,
         "text",
         part_count,
-        {"kind": KIND, "count": len(stored), "counts": captions.counts, "files": files, **facts},
+        {
+            "kind": KIND,
+            "count": stored,
+            "counts": counts,
+            "sources": [described],
+            "removed": None,
+            "search": {"kind": "exact"},
+            **facts,
+        },
     )

@@ -1,7 +1,8 @@
 """Embeddings on disk in the layout clip-retrieval writes, made part by part and resumable.
 
 `FOLDER/text_emb/text_emb_3.npy` (or `img_emb/img_emb_3.npy`) holds the vectors of part 3 and
-`FOLDER/metadata/metadata_3.parquet` a row for each of them. A part covers fixed source rows,
+`FOLDER/metadata/metadata_3.parquet` a row for each of them; captions also lie in
+`FOLDER/captions/`, where one is found without a scan. A part covers fixed source rows,
 whatever interruptions there were; `FOLDER/parts/part_3.json` is written last and says that the
 part is whole. `building.json` holds the request, so that the same command continues and another
 one is refused. The manifest ends the building.
@@ -30,8 +31,12 @@ from ..artefacts import (
     write_manifest,
 )
 from ..errors import BlissError, UsageError
+from .caption_store import caption_files, write_captions
 
 BUILDING = "building.json"
+OUR_FOLDERS = "text_emb img_emb metadata captions parts plan search earlier".split()
+OUR_FILES = (MANIFEST, BUILDING, "removed.npy", "text.index", "build.log.jsonl")
+"""What bliss writes into such a folder."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ def write_part(folder: Path, kind: str, number: int, part: Part) -> None:
         write_atomically(
             folder / metadata_file(number), lambda file: pq.write_table(part.metadata, file)
         )
+        if kind == "text":
+            write_captions(folder, number, part.metadata["caption"].to_pylist())
     files = _files_of(kind, number) if len(part.vectors) else ()
     write_json(
         folder / f"parts/part_{number}.json",
@@ -171,13 +178,14 @@ def finish_building(folder: Path, kind: str, part_count: int, facts: Mapping[str
     (folder / BUILDING).unlink(missing_ok=True)
 
 
-def _files_of(kind: str, number: int) -> tuple[str, str]:
-    return vector_file(kind, number), metadata_file(number)
+def _files_of(kind: str, number: int) -> tuple[str, ...]:
+    captions = caption_files(number) if kind == "text" else ()
+    return vector_file(kind, number), metadata_file(number), *captions
 
 
 def _empty(folder: Path) -> None:
     """Delete what bliss writes into such a folder, and nothing else."""
-    for name in ("text_emb", "img_emb", "metadata", "parts", "earlier"):
+    for name in OUR_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (MANIFEST, BUILDING, "captions.bin", "caption_offsets.npy", "text.index"):
+    for name in OUR_FILES:
         (folder / name).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def times(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.npy"))}
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*_emb_*.npy"))}
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
