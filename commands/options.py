@@ -42,7 +42,7 @@ CLIPN = click.option(
     "--clipn", help="What `bliss train clipn` made, for the scores clipn_ctw and clipn_atd."
 )
 CORPUS = options(
-    click.option("--column", help="The corpus's caption column."),
+    click.option("--column", help="The corpus's caption column, or several: a,b."),
     click.option("--config", help="The Hugging Face dataset's configuration."),
     click.option("--split", help="The data set's split."),
     click.option("--revision", help="The Hugging Face dataset's revision."),

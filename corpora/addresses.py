@@ -126,8 +126,8 @@ def stamp(address: str) -> str:
 def marks_of(addresses: Sequence[str]) -> tuple[str, ...]:
     """The stamp of each file, asked for anew.
 
-    BlissError where a file is not there, or a remote tells neither a version nor a time of change: a size alone, or
-    nothing, would not show that the content became another.
+    BlissError where a file is not there, or a remote tells neither a version nor a time of
+    change: a size alone would not show that the content became another.
     """
     return tuple(map(_mark, addresses))
 
