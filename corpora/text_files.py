@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError
@@ -79,20 +80,29 @@ class TextFile:
         first = 0
         for address in self.addresses:
             done = 0
-            try:
-                with (
-                    open_file(address) as file,
-                    closing(SUFFIXES[suffix_of(address)](file, address, self.column)) as values,
-                ):
-                    for row, value in values:
-                        yield first + row, value
-                        done = row + 1
-            except BlissError:
-                raise
-            except Exception as error:
-                raise unreadable(address, error, f" beyond row {done}") from error
+            read = SUFFIXES[suffix_of(address)]
+            with closing(file_values(address, read, self.column)) as values:
+                for row, value in values:
+                    yield first + row, value
+                    done = row + 1
             first += done
         check_unchanged(self.addresses, self.marks)
+
+
+def file_values(
+    address: str, read: Callable[[IO[bytes], str, Any], Values], column: str | None
+) -> Values:
+    """(row in the file, value) of one file; whatever fails names the file and the row."""
+    done = 0
+    try:
+        with open_file(address) as file, closing(read(file, address, column)) as values:
+            for row, value in values:
+                yield row, value
+                done = row + 1
+    except BlissError:
+        raise
+    except Exception as error:
+        raise unreadable(address, error, f" beyond row {done}") from error
 
 
 def open_text_file(path: str | Path, column: str | None) -> TextFile:
