@@ -135,11 +135,12 @@ def test_a_preset_that_was_added_is_listed_peeked_and_indexed(bliss, tmp_path, s
     built = bliss("index", "build", "own-words", "--model", "demo", "-o", folder)
     assert built.code == 0
     assert "prompts: a picture of {}\n" in built.out
-    plain = tmp_path / "plain"
-    built = bliss("index", "build", captions, "--model", "demo", "-o", plain)
-    assert "prompts: {}\n" in built.out
-    again = bliss("index", "build", "own-words", "--model", "demo", "-o", plain, "--prompt", "{}")
-    assert again.code == 0
+    (source,) = json.loads((folder / "manifest.json").read_text())["sources"]
+    assert (source["name"], source["licence"]) == ("own-words", own["licence"])
+    given = bliss(
+        "index", "build", "own-words", "--model", "demo", "-o", tmp_path / "b", "--prompt", "{}"
+    )
+    assert "prompts: {}\n" in given.out
 
 
 def test_add_refuses_what_is_wrong_in_one_message(bliss, tmp_path, settings):
@@ -176,7 +177,7 @@ def test_an_index_is_built_from_an_address_and_notices_another_content(bliss, ca
     assert bliss(*command, tmp_path / "remote").code == 0
     memory.pipe("/cli/captions.txt", captions.read_bytes() + b"one more\n")
     refused = bliss(*command, tmp_path / "remote")
-    assert (refused.code, "corpus" in refused.err) == (2, True)
+    assert (refused.code, "sources[0].fingerprint differ" in refused.err) == (2, True)
     assert bliss(*command, tmp_path / "remote", "--overwrite").code == 0
     memory.rm("/cli", recursive=True)
 
@@ -188,4 +189,4 @@ def test_a_local_source_that_changed_after_an_index_was_built_is_noticed(bliss, 
     assert bliss(*command).code == 0
     copy.write_bytes(copy.read_bytes().replace(b"a", b"o", 1))
     refused = bliss(*command)
-    assert (refused.code, "corpus" in refused.err) == (2, True)
+    assert (refused.code, "sources[0].fingerprint differ" in refused.err) == (2, True)
