@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import only_run_in, wait_to_run_in
+from ..artefacts import MANIFEST, only_run_in, wait_to_run_in
 from ..corpora.captions import CaptionRules
 from ..corpora.plan import RowPlan, make_plan, open_plan
 from ..corpora.texts import TextSource
@@ -124,7 +124,7 @@ def build_shard(
     job = _encoding_job(sources, encoder, folder, options, progress)
     with ExitStack() as running:
         with wait_to_run_in(job.folder, lambda why: progress(why, 0, 0)):
-            begin_building(job.folder, job.request, options.overwrite, job.facts)
+            _begin(job)
             if is_finished(job.folder):
                 return ()
             running.enter_context(running_shard(job.folder, shard))
@@ -204,7 +204,7 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
     folder = job.folder
     with only_run_in(folder):
         refuse_while_shards_run(folder)
-        begin_building(folder, job.request, job.options.overwrite, job.facts)
+        _begin(job)
         if is_finished(folder):
             drop_records(folder)
         else:
@@ -216,6 +216,13 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
         if job.options.export and not (folder / "text.index").is_file():
             write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
     return index
+
+
+def _begin(job: _Job) -> None:
+    """Start the folder or go on with it; where no plan was finished there is nothing to lose."""
+    folder = job.folder
+    begun = any((folder / name).exists() for name in (MANIFEST, "plan/plan.json"))
+    begin_building(folder, job.request, job.options.overwrite or not begun, job.facts)
 
 
 def _plan(job: _Job, progress: Progress) -> RowPlan:
