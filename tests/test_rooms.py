@@ -29,7 +29,7 @@ HEAVY = {
     "open_clip": ("indexer/open_clip_encoder.py", "indexer/open_clip_loading.py", "training/"),
     "tokenizers": ("indexer/fast_tokens.py",),
     "timm": ("training/",),
-    "faiss": ("indexer/nearest.py",),
+    "faiss": ("indexer/nearest.py", "indexer/faiss_structures.py"),
     "duckdb": ("corpora/first_rows.py",),
     "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
