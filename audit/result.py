@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..indexer.caption_index import CaptionIndex, captions_of
+from ..indexer.caption_index import CaptionIndex, captions_of, origins_of
 from ..indexer.embedded_images import EmbeddedImages
+from ..indexer.joined_index import origin_names
 from ..scorer.bliss import BlissScores
+from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.mislabel import LabelMargins
 from ..scorer.reference import Reference
@@ -30,6 +32,10 @@ class Caption:
     """Raw cosine to the image."""
     pull: float
     """That cosine in standard deviations of the nearest class's own: what gives a stray away."""
+    origin: str | None = None
+    """The source it is from, and of several indexes which, where there are more than one."""
+    licence: str | None = None
+    """That source's licence, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ class AuditResult:
     refit: Refit | None = None
     hits: KeptHits | None = None
     """Where what the images retrieved is kept, for what has to retrieve again."""
+    hidden: HiddenTexts | None = None
+    """What was hidden of the index for being too like a label; `index` is what is left."""
 
     @property
     def ranking(self) -> np.ndarray:
@@ -125,11 +133,16 @@ class AuditResult:
     def image(self, i: int) -> AuditedImage:
         """The image at position i of the scores."""
         decision = self.decision
-        texts = captions_of(self.index, self.retrieved.rows[i])
+        rows = self.retrieved.rows[i]
         captions = [
-            Caption(text, float(similarity), float(pull))
-            for text, similarity, pull in zip(
-                texts, self.retrieved.similarity[i], self.scores.pull[i], strict=True
+            Caption(text, float(similarity), float(pull), name, origin.licence)
+            for text, similarity, pull, name, origin in zip(
+                captions_of(self.index, rows),
+                self.retrieved.similarity[i],
+                self.scores.pull[i],
+                self._origins(rows),
+                origins_of(self.index, rows),
+                strict=True,
             )
         ]
         return AuditedImage(
@@ -145,6 +158,12 @@ class AuditResult:
             flagged=bool(decision and decision.flagged[i]),
             **self._label_facts(i),
         )
+
+    def _origins(self, rows: np.ndarray) -> list[str] | list[None]:
+        """Where each caption is from; None where all are from one source."""
+        if len(self.index.origins) < 2:
+            return [None] * len(rows)
+        return origin_names(self.index, rows)
 
     def _label_facts(self, i: int) -> dict[str, Any]:
         if self.labels is None or self.labels.given[i] < 0:
@@ -175,7 +194,14 @@ class AuditResult:
         n = len(rows)
         names = pa.array(self.reference.classes, pa.string())
         distinct = np.unique(rows)
+        position = pa.array(np.searchsorted(distinct, rows.ravel()))
         texts = pa.array(captions_of(self.index, distinct), pa.string())
+        origins = {}
+        if len(self.index.origins) > 1:
+            named = pa.array(self._origins(distinct), pa.string())
+            origins = {"caption_origins": _lists(named.take(position), n)}
+        if self.hidden is not None:
+            rows = self.hidden.kept[rows]
         decision, refit = self.decision, self.refit
         columns = {
             "row": pa.array(images.rows[here]),
@@ -197,8 +223,9 @@ class AuditResult:
             **self._label_block(here),
             "best_classes": _lists(names.take(pa.array(scores.best_classes[here].ravel())), n),
             "best_scores": _lists(pa.array(scores.best_scores[here].ravel()), n),
-            "captions": _lists(texts.take(pa.array(np.searchsorted(distinct, rows.ravel()))), n),
+            "captions": _lists(texts.take(position), n),
             "caption_rows": _lists(pa.array(rows.ravel()), n),
+            **origins,
             "similarity": _lists(pa.array(self.retrieved.similarity[here].ravel()), n),
             "z": _lists(pa.array(scores.pull[here].ravel()), n),
         }

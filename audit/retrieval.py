@@ -53,7 +53,7 @@ def retrieve(
     """
     n = len(images)
     found = Hits(np.empty((n, k), np.float32), np.empty((n, k), np.int64))
-    made_with = {"index": digest(index.manifest), "captions": index.count, "k": k}
+    made_with = {"index": _searched(index), "captions": index.count, "k": k}
     for start in range(0, n, size := part_rows(index.count)):
         part = slice(start, min(n, start + size))
         queries = np.ascontiguousarray(images[part], np.float32)
@@ -69,6 +69,12 @@ def retrieve(
 def part_rows(captions: int) -> int:
     """Images of one part, by the number of captions and nothing else."""
     return min(MOST_ROWS, max(LEAST_ROWS, PAIRS_A_PART // max(1, captions)))
+
+
+def _searched(index: CaptionIndex) -> str:
+    """Stands for the stored rows, the way they are searched, and which of them are live."""
+    live = None if index.live is None else hashlib.sha256(index.live.data).hexdigest()
+    return digest({"manifest": dict(index.manifest), "live": live})
 
 
 def forget_unused(kept: KeptHits) -> None:

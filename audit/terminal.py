@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import describe_model
 from ..indexer.index_building import Progress
+from ..scorer.label_filter import HiddenTexts
 from .finding import Found
 from .outputs import count_facts
 from .result import AuditedImage, AuditResult
@@ -32,6 +33,8 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
         f"{classes} class{'es' * (classes != 1)} and {result.index.count:,} captions; "
         f"{counts['left_out']:,} of them are in the reference and were left out of their own class"
     )
+    if result.hidden is not None:
+        lines.append(_hidden_text(result.hidden))
     if result.p_values is not None:
         m = result.reference.calibration_count
         least = 1 / (m + 1)
@@ -54,6 +57,19 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
         if counts[name]:
             lines.append(f"{counts[name]:,} {text}")
     return "\n".join(lines)
+
+
+def _hidden_text(hidden: HiddenTexts) -> str:
+    """How many captions were hidden, why, and for example which."""
+    examples = [*hidden.near_examples[:1], *hidden.worded_examples[:1]]
+    shown = ", ".join(
+        f"'{terminal_text(each.caption, CAPTION_WIDTH)}' for {terminal_text(each.label)}"
+        for each in dict.fromkeys(examples)
+    )
+    return (
+        f"{hidden.count:,} more captions are hidden: {hidden.near:,} near a label's prompt, "
+        f"{hidden.worded:,} with a label's words" + (f" (such as {shown})" if shown else "")
+    )
 
 
 def table_text(images: Sequence[AuditedImage]) -> str:
@@ -102,6 +118,7 @@ def _captions(image: AuditedImage) -> str:
 def index_text(index: CaptionIndex) -> str:
     """What an index holds, in a few lines."""
     facts, counts = index.manifest, index.manifest["counts"]
+    corpora = [source["corpus"] for source in facts["sources"]]
     dropped = ", ".join(
         f"{counts[name]:,} {name.replace('_', ' ')}"
         for name in counts
@@ -110,8 +127,8 @@ def index_text(index: CaptionIndex) -> str:
     lines = [
         f"{index.folder}: {index.count:,} captions, {describe_model(index.model)}, "
         f"{facts['dtype']}",
-        f"corpus {facts['corpus'].get('spec')}{_column(facts['corpus'])}: "
-        f"{counts['read']:,} texts read"
+        ", ".join(f"corpus {corpus.get('spec')}{_column(corpus)}" for corpus in corpora)
+        + f": {counts['read']:,} texts read"
         + (f", dropped: {dropped}" if dropped else ", none dropped"),
     ]
     if facts.get("prompts"):
@@ -130,11 +147,15 @@ def _column(corpus: Mapping[str, Any]) -> str:
     return f", column '{corpus['column']}'" if corpus.get("column") else ""
 
 
-def hits_text(hits: Sequence[tuple[float, int, str]]) -> str:
-    """One caption a line: similarity, row, text."""
+def hits_text(hits: Mapping[str, Sequence[Any]]) -> str:
+    """One caption a line: similarity, row, caption and, where it is told, origin."""
+    origins = hits.get("origin") or [None] * len(hits["row"])
     return "\n".join(
         f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption)}"
-        for similarity, row, caption in hits
+        + (f"  ({terminal_text(origin)})" if origin else "")
+        for similarity, row, caption, origin in zip(
+            hits["similarity"], hits["row"], hits["caption"], origins, strict=True
+        )
     )
 
 
@@ -180,7 +201,8 @@ def _end_of(path: str, width: int) -> str:
 def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress:
     """A Progress that writes rate and remaining time to `stream` (default stderr).
 
-    On a terminal one line is rewritten; elsewhere a line is written every 10 x `every` seconds.
+    A total of 0 is one that is not known yet. On a terminal one line is rewritten; elsewhere a
+    line is written every 10 x `every` seconds.
     """
     out = stream or sys.stderr
     live = out.isatty()
@@ -191,19 +213,21 @@ def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress
         now = time.monotonic()
         if what != state["what"] or done < state["done"]:  # the latter: another set of images
             state.update(what=what, start=now, first=done, last=now if live else now - pause / 2)
-            if done < total:
+            if done < total or not total:
                 state["done"] = done
                 return
         state["done"] = done
-        finished = done >= total
+        finished = done >= total > 0
         if not finished and now - state["last"] < pause:
             return
         state["last"] = now
         seconds = max(1e-9, now - state["start"])
         rate = (done - state["first"]) / seconds
-        remaining = f", {_duration((total - done) / rate)} left" if rate and not finished else ""
+        left = _duration((total - done) / rate) if rate and total and not finished else ""
+        remaining = f", {left} left" if left else ""
         speed = f", {rate:,.0f}/s" if rate else ""
-        line = f"{what}: {done:,} of {total:,}{speed}{remaining}"
+        of_all = f" of {total:,}" if total else ""
+        line = f"{what}: {done:,}{of_all}{speed}{remaining}"
         out.write(f"\r\x1b[2K{line}" + "\n" * finished if live else line + "\n")
         out.flush()
 

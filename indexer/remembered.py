@@ -26,7 +26,7 @@ from ..artefacts import (
 )
 from ..errors import BlissError
 from .embedded_images import KIND
-from .parts import BUILDING, metadata_file, vector_file
+from .parts import drop_records, files_of
 
 IMAGES = "image-embeddings"
 IGNORED = "Make it again"
@@ -60,8 +60,7 @@ def take_over_images(cache: Path, folder: Path, request: Mapping[str, Any]) -> P
             if manifest["request"] != dict(request):
                 continue
             take_over(found, folder, image_files(manifest), manifest)
-            shutil.rmtree(folder / "parts", ignore_errors=True)
-            (folder / BUILDING).unlink(missing_ok=True)
+            drop_records(folder)
             return found
     return None
 
@@ -85,7 +84,7 @@ def collection_name(spec: str) -> str:
 def image_files(manifest: Mapping[str, Any]) -> list[str]:
     """The files of finished image embeddings; the names in their manifest are not trusted."""
     numbers = [number for number, rows in enumerate(manifest["parts"]) if rows]
-    return [name for n in numbers for name in (vector_file("img", n), metadata_file(n))]
+    return [name for number in numbers for name in files_of("img", number)]
 
 
 def remember(where: Path, folder: Path, facts: Mapping[str, Any]) -> None:
