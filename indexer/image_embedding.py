@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..artefacts import only_run_in
 from ..corpora.image_source import ImageItem, ImageSource
 from ..errors import BlissError
 from .decode_pool import decode_images
@@ -19,6 +20,7 @@ from .embedded_images import KIND, EmbeddedImages, open_embedded_images
 from .encoding import IDENTITY, Encoder
 from .image_parts import ImagePart, add_image, finish_part
 from .index_building import Progress, no_progress
+from .index_shards import refuse_while_shards_run
 from .parts import (
     Part,
     begin_building,
@@ -64,26 +66,24 @@ def embed_images(
     """
     folder = Path(folder)
     request = embedding_request(images, encoder, options)
-    if not options.overwrite:
-        set_aside(folder, request)
-    begin_building(folder, request, options.overwrite)
-    if not is_finished(folder) and options.cache:
-        _look_elsewhere(options.cache, folder, request, images.spec, say)
-    if not is_finished(folder):
-        finished = finished_parts(folder)
-        listed = embed_parts(images, encoder, folder, options, finished.__contains__, progress)
-        finish_building(
-            folder,
-            "img",
-            part_count(listed, options),
-            {
+    with only_run_in(folder):
+        refuse_while_shards_run(folder)
+        if not options.overwrite:
+            set_aside(folder, request)
+        begin_building(folder, request, options.overwrite)
+        if not is_finished(folder) and options.cache:
+            _look_elsewhere(options.cache, folder, request, images.spec, say)
+        if not is_finished(folder):
+            finished = finished_parts(folder)
+            listed = embed_parts(images, encoder, folder, options, finished.__contains__, progress)
+            facts = {
                 "kind": KIND,
                 "model": dict(encoder.facts),
                 "images_listed": listed,
                 "collection": images.facts()["kind"],
-            },
-        )
-    forget_earlier(folder)
+            }
+            finish_building(folder, "img", part_count(listed, options), facts)
+        forget_earlier(folder)
     return open_embedded_images(folder, images.spec)
 
 
