@@ -191,12 +191,14 @@ def embed_options(given: dict[str, Any]) -> Any:
     """How images are decoded and embedded."""
     from ..indexer.decoding import DecodingLimits
     from ..indexer.image_embedding import EmbedOptions
+    from ..indexer.text_lengths import cache_folder
 
     return EmbedOptions(
         limits=DecodingLimits(seconds=given["time_limit"]),
         workers=given["workers"],
         apply_exif=not given["ignore_exif"],
         overwrite=given["overwrite"],
+        cache=cache_folder(),
     )
 
 
