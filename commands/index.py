@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .index_upkeep import remove
 from .options import (
     CORPUS,
     MODEL,
@@ -22,6 +23,10 @@ from .presets import PRESET, with_preset
 @click.group()
 def index() -> None:
     """Build, describe and search caption indexes."""
+
+
+for command in (remove,):
+    index.add_command(command)
 
 
 @index.command()

@@ -35,8 +35,8 @@ from .caption_store import caption_files, write_captions
 
 BUILDING = "building.json"
 OUR_FOLDERS = "text_emb img_emb metadata captions parts plan search earlier".split()
-OUR_FILES = (MANIFEST, BUILDING, "removed.npy", "text.index", "build.log.jsonl")
-"""What bliss writes into such a folder."""
+OUR_FILES = (MANIFEST, BUILDING, "removed*.npy", "text.index", "build.log.jsonl")
+"""What bliss writes into such a folder; patterns."""
 
 
 @dataclass(frozen=True)
@@ -188,4 +188,5 @@ def _empty(folder: Path) -> None:
     for name in OUR_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in OUR_FILES:
-        (folder / name).unlink(missing_ok=True)
+        for path in folder.glob(name):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""`bliss index remove`, `add` and `verify`: the upkeep of a finished caption index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import MODEL, model_choice, options, say
+
+WHERE = options(
+    click.option("--caption", metavar="REGEX", help="Captions with this pattern in them (RE2)."),
+    click.option("--contains", metavar="TEXT", help="Captions with this text, in any case."),
+    click.option("--source", metavar="NAME", help="Captions from this source."),
+    click.option("--like", metavar="TEXT", help="Captions near to this text …"),
+    click.option("--above", type=float, metavar="COSINE", help="… their cosine being above this."),
+)
+
+
+@click.command()
+@click.argument("folder")
+@WHERE
+@click.option("--dry-run", is_flag=True, help="Only say how many, with examples.")
+@click.option("--undo", type=click.Choice(["last", "all"]), help="Bring removed captions back.")
+@MODEL
+def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
+    """Hide captions of an index from every search; its parts stay as they are.
+
+    A caption is removed when everything that is asked holds.
+    """
+    from ..audit.index_upkeep import choice_text, embedder, refuse_where, removals_text
+    from ..audit.models import encoder_for
+    from ..indexer.caption_index import open_index
+    from ..indexer.index_files import local_folder
+    from ..indexer.row_choice import Where, rows_where
+    from ..indexer.tombstones import remove_rows, restore_rows
+
+    path, names = local_folder(folder), ("caption", "contains", "source", "like", "above")
+    asked = {name: given[name] for name in names}
+    if undo:
+        refuse_where(dry_run or any(value is not None for value in asked.values()))
+        manifest, back = restore_rows(path, undo == "last")
+        click.echo(f"{back:,} captions are back; {removals_text(manifest)}")
+        return
+    where, index = Where(**asked), open_index(path)
+    load = embedder(lambda: encoder_for(model_choice(given), index, None, say))
+    rows = rows_where(index, where, load)
+    if not dry_run:
+        remove_rows(path, rows, where.facts())
+    click.echo(choice_text(index, rows, not dry_run))
