@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,15 @@ def choice_text(index: CaptionIndex, rows: np.ndarray, done: bool) -> str:
 def removals_text(manifest: dict[str, Any]) -> str:
     """One line for each removal that holds."""
     removed = manifest["removed"] or {"log": []}
-    lines = [
-        f"{entry['rows']:,} removed where "
-        + " and ".join(f"{name} {value!r}" for name, value in sorted(entry["where"].items()))
-        for entry in removed["log"]
-    ]
+    lines = [f"{entry['rows']:,} removed{_reason(entry)}" for entry in removed["log"]]
     return "\n".join(terminal_text(line) for line in lines) or "nothing is removed"
+
+
+def _reason(entry: Mapping[str, Any]) -> str:
+    where = entry.get("where")
+    if isinstance(where, Mapping):
+        return ": " + " and ".join(f"{name} {value!r}" for name, value in sorted(where.items()))
+    return f": {entry['reason']}" if entry.get("reason") else ""
 
 
 def refuse_where(given: bool) -> None:

@@ -22,7 +22,7 @@ _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _NAMES = re.compile(
     rf"text_emb/text_emb_{_NUMBER}\.npy|metadata/metadata_{_NUMBER}\.parquet|"
     rf"captions/captions_{_NUMBER}\.bin|captions/offsets_{_NUMBER}\.npy|"
-    rf"removed(?:_{_NUMBER})?\.npy|search/[A-Za-z0-9_][A-Za-z0-9_.,-]{{0,99}}\.(?:faiss|npy|json)"
+    rf"removed(?:_[2-9]|_[1-9][0-9]{{1,8}})?\.npy|search/[A-Za-z0-9_][A-Za-z0-9_.,-]{{0,99}}\.(?:faiss|npy|json)"
 )
 BESIDE = (MANIFEST, LOCK, "build.log.jsonl", "text.index")
 """Files that may lie in the folder without being in its checksums."""

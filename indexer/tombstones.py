@@ -1,8 +1,8 @@
 """Removed rows: a sorted list of stored rows beside the parts, which stay as they are.
 
-Each removal writes the whole list anew as `removed_1.npy`, `removed_2.npy`, …, and then replaces
-the manifest, which names the list that counts. No list is ever changed, so a crash leaves the
-index as it was before or as it is after; to undo a removal is to name the list before it.
+Each removal writes the whole list anew, as `removed.npy`, `removed_2.npy`, `removed_3.npy`, …, and
+then replaces the manifest, which names the list that counts. No list is ever changed, so a crash
+leaves the index as it was before or as it is after; to undo a removal is to name the list before it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from ..errors import BlissError, UsageError
 from .index_files import HOW_TO_BUILD, KIND
 from .row_selection import remaining
 
-_NAME = re.compile(r"removed(_[1-9][0-9]{0,8})?\.npy")
+REMOVED = "removed.npy"
+EXPORT = "text.index"
+"""What was written for other programs holds the rows of before: a change deletes it."""
+_NAME = re.compile(r"removed(_[2-9]|_[1-9][0-9]{1,8})?\.npy")
 
 
 def list_name(number: int) -> str:
     """The file of the rows that are gone after so many removals."""
-    return f"removed_{number}.npy"
+    return REMOVED if number == 1 else f"removed_{number}.npy"
 
 
 def removed_rows(folder: Path, manifest: Mapping[str, Any], count: int) -> np.ndarray | None:
@@ -123,17 +126,20 @@ def remove_rows(folder: Path, rows: np.ndarray, where: Mapping[str, Any]) -> dic
 
 
 def restore_rows(folder: Path, last_only: bool) -> tuple[dict[str, Any], int]:
-    """Undo all removals, or the last: the manifest, and how many rows came back.
+    """Undo all removals by request, or the last: the manifest, and how many rows came back.
 
-    Raises UsageError where nothing was removed.
+    The near-duplicates that a building left out stay so. Raises UsageError where nothing was
+    removed by request.
     """
     with changing(folder) as manifest:
-        before = manifest["removed"]
-        if removed_rows(folder, manifest, sum(manifest["parts"])) is None:
+        gone = removed_rows(folder, manifest, sum(manifest["parts"]))
+        before = manifest["removed"] or {"log": [], "count": 0}
+        asked = [number for number, entry in enumerate(before["log"]) if "where" in entry]
+        if gone is None or not asked:
             raise UsageError(
                 f"no caption was removed from {folder}", "something to undo", "Leave --undo out"
             )
-        log = before["log"][:-1] if last_only else []
+        log = before["log"][: asked[-1 if last_only else 0]]
         back = sum(entry["rows"] for entry in before["log"][len(log) :])
         kept = [list_name(number + 1) for number in range(len(log))]
         checksums = {
@@ -143,6 +149,7 @@ def restore_rows(folder: Path, last_only: bool) -> tuple[dict[str, Any], int]:
         }
         removed = None
         if log:
+            check_checksum(folder, kept[-1], manifest)
             removed = {"file": kept[-1], "count": before["count"] - back, "log": log}
         return _replace(folder, {**manifest, "removed": removed, "checksums": checksums}), back
 
@@ -161,6 +168,7 @@ def _replace(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     for path in folder.glob("removed*.npy"):
         if path.name not in manifest["checksums"] and _NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)
+    (folder / EXPORT).unlink(missing_ok=True)
     return manifest
 
 

@@ -127,6 +127,20 @@ def test_removals_add_up_and_are_undone_one_by_one_to_the_same_bytes(folder):
         restore_rows(folder, last_only=True)
 
 
+def test_what_a_building_left_out_stays_out_and_an_export_that_no_longer_fits_goes(folder):
+    manifest = remove_rows(folder, np.array([1]), {})
+    manifest["removed"]["log"] = [{"reason": "near duplicate of an earlier row", "rows": 1}]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="no caption was removed"):
+        restore_rows(folder, last_only=False)
+    (folder / "text.index").write_bytes(b"rows of before")
+    remove_rows(folder, np.array([2]), {"caption": "cat"})
+    assert not (folder / "text.index").exists()
+    manifest, back = restore_rows(folder, last_only=False)
+    assert back == 1 and manifest["removed"]["file"] == "removed.npy"
+    assert len(shown(folder)) == 6
+
+
 def test_removing_all_or_none_is_refused(folder):
     remove_rows(folder, np.array([0]), {})
     with pytest.raises(UsageError, match=r"all 6 captions of .* were to be removed"):
@@ -199,8 +213,8 @@ def test_two_runs_at_once_and_a_folder_that_cannot_be_written(folder, monkeypatc
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda r: {**r, "file": "../removed_1.npy"}, "has no usable 'removed'"),
-        (lambda r: {**r, "file": "removed_01.npy"}, "has no usable 'removed'"),
+        (lambda r: {**r, "file": "../removed.npy"}, "has no usable 'removed'"),
+        (lambda r: {**r, "file": "removed_1.npy"}, "has no usable 'removed'"),
         (lambda r: {**r, "file": "text_emb/text_emb_0.npy"}, "has no usable 'removed'"),
         (lambda r: {**r, "file": "removed_2.npy"}, r"removed_2\.npy is missing"),
         (lambda r: {**r, "count": 1}, "has no usable 'removed'"),
@@ -224,8 +238,8 @@ def test_an_edited_account_of_removals_is_refused(folder, change, match):
 @pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
 def test_a_damaged_list_is_refused(folder, damage):
     remove_rows(folder, np.array([1, 2]), {})
-    path = folder / "removed_1.npy"
+    path = folder / "removed.npy"
     path.write_bytes(damage(path.read_bytes()))
     for attempt in (open_index, lambda f: remove_rows(f, np.array([0]), {})):
-        with pytest.raises(BlissError, match=r"removed_1\.npy does not match the checksum"):
+        with pytest.raises(BlissError, match=r"removed\.npy does not match the checksum"):
             attempt(folder)
