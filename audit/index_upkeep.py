@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import Encoder
+from ..indexer.verifying import Check
 from .safe_text import terminal_text
+from .terminal import index_text
 
 EXAMPLES, CAPTION_WIDTH = 10, 90
 
@@ -32,7 +34,16 @@ def choice_text(index: CaptionIndex, rows: np.ndarray, done: bool) -> str:
     return "\n".join(lines)
 
 
-def removals_text(manifest: dict[str, Any]) -> str:
+def info_text(index: CaptionIndex) -> str:
+    """What an index holds and what was removed from it."""
+    lines = [index_text(index)]
+    if index.manifest["removed"]:
+        lines.append(removals_text(index.manifest))
+    lines.append("not compared with its checksums: `bliss index verify` does that")
+    return "\n".join(lines)
+
+
+def removals_text(manifest: Mapping[str, Any]) -> str:
     """One line for each removal that holds."""
     removed = manifest["removed"] or {"log": []}
     lines = [f"{entry['rows']:,} removed{_reason(entry)}" for entry in removed["log"]]
@@ -44,6 +55,26 @@ def _reason(entry: Mapping[str, Any]) -> str:
     if isinstance(where, Mapping):
         return ": " + " and ".join(f"{name} {value!r}" for name, value in sorted(where.items()))
     return f": {entry['reason']}" if entry.get("reason") else ""
+
+
+def check_text(check: Check) -> str:
+    """One line where all is well, else one for each problem and what to do about it."""
+    if not check.problems:
+        return terminal_text(f"ok       {check.name}: {check.looked_at}")
+    lines = [f"PROBLEM  {check.name}: {p.what}. {p.remedy}." for p in check.problems]
+    return "\n".join(terminal_text(line) for line in lines)
+
+
+def verdict(folder: str, checks: Sequence[Check]) -> str:
+    """The last line of a check that found nothing; BlissError where it found something."""
+    problems = sum(len(check.problems) for check in checks)
+    if problems:
+        raise BlissError(
+            f"{folder} has {problems:,} problem{'s' * (problems > 1)}",
+            "an index as bliss wrote it",
+            "Do what is said of each above",
+        )
+    return f"{folder} is whole"
 
 
 def refuse_where(given: bool) -> None:

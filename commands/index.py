@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .index_upkeep import remove
+from .index_upkeep import remove, verify
 from .options import (
     CORPUS,
     MODEL,
@@ -25,7 +25,7 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (remove,):
+for command in (remove, verify):
     index.add_command(command)
 
 
@@ -86,15 +86,12 @@ def build(**given: Any) -> None:
 @click.argument("folder")
 @click.option("--json", "as_json", is_flag=True)
 def info(folder: str, as_json: bool) -> None:
-    """Say what an index holds, after checking every file's checksum."""
-    from ..artefacts import check_checksum
-    from ..audit.terminal import index_text
+    """Say what an index holds; `bliss index verify` checks that its files are as written."""
+    from ..audit.index_upkeep import info_text
     from ..indexer.caption_index import open_index
 
     opened = open_index(folder)
-    for name in opened.manifest["checksums"]:
-        check_checksum(opened.folder, name, opened.manifest)
-    click.echo(json.dumps(opened.manifest, indent=2) if as_json else index_text(opened))
+    click.echo(json.dumps(opened.manifest, indent=2) if as_json else info_text(opened))
 
 
 @index.command()

@@ -48,3 +48,32 @@ def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
     if not dry_run:
         remove_rows(path, rows, where.facts())
     click.echo(choice_text(index, rows, not dry_run))
+
+
+@click.command()
+@click.argument("folder")
+@click.option("--embed", type=click.IntRange(0), default=0, metavar="N",
+              help="Also embed N of its captions again and compare.")  # fmt: skip
+@MODEL
+def verify(folder: str, embed: int, **given: Any) -> None:
+    """Check an index from end to end: one line a check, every problem with what to do.
+
+    Checksums, counts, vectors, captions and what was removed; exit code 1 where anything is wrong.
+    """
+    from ..audit.index_upkeep import check_text, verdict
+    from ..audit.models import encoder_for
+    from ..audit.terminal import progress_lines
+    from ..indexer.caption_index import open_index
+    from ..indexer.index_files import local_folder
+    from ..indexer.verifying import verify_index
+
+    path, checks = local_folder(folder), []
+    for check in verify_index(
+        path,
+        embed,
+        lambda: encoder_for(model_choice(given), open_index(path), None, say),
+        progress_lines(),
+    ):
+        checks.append(check)
+        click.echo(check_text(check))
+    click.echo(verdict(folder, checks))

@@ -2,7 +2,7 @@
 
 Each removal writes the whole list anew, as `removed.npy`, `removed_2.npy`, `removed_3.npy`, …, and
 then replaces the manifest, which names the list that counts. No list is ever changed, so a crash
-leaves the index as it was before or as it is after; to undo a removal is to name the list before it.
+leaves the index as it was or as it will be; to undo a removal is to name the list before it.
 """
 
 from __future__ import annotations
