@@ -13,6 +13,7 @@ from blissaudit.indexer.caption_index import captions_of, find_captions, open_in
 from blissaudit.indexer.index_building import IndexOptions, index_embeddings
 
 D = 8
+REASON = "the embedding is zero or not finite"
 
 
 def write_layout(folder, parts, captions, name="caption", kind="text"):
@@ -74,9 +75,10 @@ def test_unusable_vectors_are_left_out_and_named(tmp_path, vectors):
     index = index_embeddings(folder, tmp_path / "index")
     assert captions_of(index, np.arange(5)) == ["ant", "cat", "dog", "eel", "gnu"]
     assert index.manifest["failures"] == [
-        {"source_row": 1, "caption": "bee", "reason": "the embedding is zero or not finite"},
-        {"source_row": 5, "caption": "fox", "reason": "the embedding is zero or not finite"},
+        {"source": "source", "source_row": row, "caption": caption, "reason": REASON}
+        for row, caption in ((1, "bee"), (5, "fox"))
     ]
+    assert index.manifest["counts"]["unusable"] == 2
     np.testing.assert_allclose(index.vectors.fetch(np.array([4])), vectors[6:], atol=1e-7)
 
 
