@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import Encoder
+from ..indexer.index_adding import Added
 from ..indexer.verifying import Check
 from .safe_text import terminal_text
 from .terminal import index_text
@@ -75,6 +76,42 @@ def verdict(folder: str, checks: Sequence[Check]) -> str:
             "Do what is said of each above",
         )
     return f"{folder} is whole"
+
+
+def added_text(added: Added) -> str:
+    """What became of the texts that were to be added."""
+    counts, index = added.counts, added.index
+    dropped = ", ".join(
+        f"{value:,} {name.replace('_', ' ')}"
+        for name, value in sorted(counts.items())
+        if name not in ("read", "kept") and value
+    )
+    done = "had been added before" if added.before else "added"
+    lines = [
+        f"{counts['kept']:,} captions {done}: {index.folder} has {index.count:,}",
+        f"{counts['read']:,} texts read, " + (f"dropped: {dropped}" if dropped else "none dropped"),
+    ]
+    if counts.get("duplicate"):
+        lines.append("duplicates are of one another, or of captions the index has or had")
+    if index.manifest["request"].get("near_duplicates") is not None:
+        lines.append("near-duplicates were not looked for among the captions added")
+    return "\n".join(terminal_text(line) for line in lines)
+
+
+def check_one_given(corpora: Sequence[str], embeddings: str | None, prompts: object) -> None:
+    """UsageError unless either corpora or embeddings were given, and these without prompts."""
+    if bool(corpora) == (embeddings is not None):
+        raise UsageError(
+            f"{'both' if corpora else 'neither'} of CORPUS and --embeddings were given",
+            "one of them: the captions to add",
+            "Give a corpus, or --embeddings DIR",
+        )
+    if embeddings is not None and prompts:
+        raise UsageError(
+            "prompts were given with --embeddings",
+            "no prompts: the texts are embedded already",
+            "Leave --prompt out",
+        )
 
 
 def refuse_where(given: bool) -> None:

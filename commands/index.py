@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .index_upkeep import remove, verify
+from .index_upkeep import add, remove, verify
 from .options import (
     CORPUS,
     MODEL,
@@ -26,7 +26,7 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (remove, verify):
+for command in (add, remove, verify):
     index.add_command(command)
 
 
@@ -61,6 +61,7 @@ for command in (remove, verify):
     help="Only make the parts p with p mod N = i; `bliss index merge` ends it.",
 )
 @click.option("--export", is_flag=True, help="Also write text.index for other programs.")
+@click.option("--repair", is_flag=True, help="Look for damaged parts and make them again.")
 @click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
 @options(CORPUS, MODEL, PRESET)
 def build(**given: Any) -> None:
@@ -118,7 +119,7 @@ def _index_options(given: dict[str, Any]) -> Any:
         given["max_characters"],
         not given["keep_duplicates"],
     )
-    names = ("dtype", "part_rows", "near_duplicates", "export", "overwrite")
+    names = ("dtype", "part_rows", "near_duplicates", "export", "repair", "overwrite")
     return IndexOptions(
         rules,
         given["prompt"] or None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import MODEL, model_choice, options, say
+from .options import CORPUS, MODEL, corpus_options, model_choice, options, say
 
 WHERE = options(
     click.option("--caption", metavar="REGEX", help="Captions with this pattern in them (RE2)."),
@@ -15,6 +15,42 @@ WHERE = options(
     click.option("--like", metavar="TEXT", help="Captions near to this text …"),
     click.option("--above", type=float, metavar="COSINE", help="… their cosine being above this."),
 )
+
+
+@click.command()
+@click.argument("folder")
+@click.argument("corpus", nargs=-1)
+@click.option("--embeddings", help="Add precomputed text embeddings of the index's model.")
+@click.option("--prompt", multiple=True, help="Template; several are averaged "
+              "[default: the index's, where it was asked for some, else by corpus]")  # fmt: skip
+@click.option("--licence", multiple=True, metavar="TEXT",
+              help="The licence of the captions, or NAME=TEXT for each corpus.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Drop what another interrupted add left.")
+@options(CORPUS, MODEL)
+def add(folder: str, corpus: tuple[str, ...], embeddings: str | None, **given: Any) -> None:
+    """Append the captions of every CORPUS that an index does not have.
+
+    What is there stays as it is and can be searched meanwhile; captions that were removed stay
+    removed. The same command again goes on where it stopped.
+    """
+    from ..audit.index_upkeep import added_text, check_one_given
+    from ..audit.models import encoder_for
+    from ..audit.terminal import progress_lines
+    from ..corpora.texts import open_corpus
+    from ..indexer.caption_index import open_index
+    from ..indexer.index_adding import AddOptions, add_captions, add_embeddings
+    from ..indexer.index_files import local_folder
+
+    check_one_given(corpus, embeddings, given["prompt"])
+    path = local_folder(folder)
+    choices = AddOptions(given["prompt"] or None, given["licence"], given["overwrite"])
+    if embeddings is not None:
+        made = add_embeddings(path, embeddings, given["column"], choices, progress_lines())
+    else:
+        sources = [open_corpus(each, corpus_options(given)) for each in corpus]
+        encoder = encoder_for(model_choice(given), open_index(path), None, say)
+        made = add_captions(path, sources, encoder, choices, progress_lines())
+    click.echo(added_text(made))
 
 
 @click.command()

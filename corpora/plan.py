@@ -207,9 +207,7 @@ def _planned(folder: Path, deduplicate: bool, known: int) -> Iterator[pa.RecordB
             if known:
                 batch = batch.filter(pa.array(batch.column(1).to_numpy() >= known))
                 source = pa.array((batch.column(1).to_numpy() - known).astype(np.int32))
-                batch = pa.record_batch(
-                    [batch.column(0), source, batch.column(2)], schema=_PLANNED
-                )
+                batch = pa.record_batch([batch.column(0), source, batch.column(2)], schema=_PLANNED)
             yield batch
 
 

@@ -26,8 +26,8 @@ from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
 from .encoded_parts import Progress, encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder, check_same_model
-from .index_finishing import FAILURES_NAMED, joint_prompts, planned_counts
 from .index_files import checked_names, files_of_part
+from .index_finishing import FAILURES_NAMED, joint_prompts, planned_counts
 from .index_sources import describe_sources, request_of, shared_prompts, without_names
 from .manifest_checks import count_problems, type_problems
 from .part_building import build_parts, missing_parts, whole_part
@@ -167,9 +167,7 @@ def _add(
                 "at least one that is new",
                 "Give other captions; `bliss index remove --undo` brings removed ones back",
             )
-        build_parts(
-            adding, plan, job.encode(plan, missing_parts(adding, plan)), manifest["dtype"]
-        )
+        build_parts(adding, plan, job.encode(plan, missing_parts(adding, plan)), manifest["dtype"])
         counts = _finish(folder, manifest, plan, job, digest(request))
         return Added(open_index(folder), counts, before=False)
 

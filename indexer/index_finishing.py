@@ -80,7 +80,9 @@ def finish_index(folder: Path, plan: RowPlan, progress: Callable[[str, int, int]
         )
 
 
-def planned_counts(planned: Mapping[str, int], rows: int, near: int | None = None) -> dict[str, int]:
+def planned_counts(
+    planned: Mapping[str, int], rows: int, near: int | None = None
+) -> dict[str, int]:
     """A source's counts: `read` is the sum of the others, `kept` what can be found."""
     counts = {**planned, "unusable": planned["kept"] - rows, "kept": rows - (near or 0)}
     return counts if near is None else {**counts, NEAR: near}

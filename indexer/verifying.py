@@ -84,6 +84,10 @@ def verify_index(
         yield _told("embeddings", f"{sample} captions embedded again", wrong, again)
 
 
+_UNFINISHED = {
+    "adding/": "bliss index add",
+    "repairing/": "bliss index build --repair",
+}
 _OF_MANIFEST = "Restore manifest.json from a backup or `bliss index pull` the index again"
 
 
@@ -99,14 +103,15 @@ def _stray_files(folder: Path, manifest: Mapping[str, Any]) -> Check:
         path = folder / name
         if path.is_symlink() and not path.resolve().is_relative_to(inside):
             problems.append(Problem(f"{name} is a link out of the folder", "Put the file there"))
-        elif name.startswith("adding/"):
+        elif name.startswith(tuple(_UNFINISHED)):
             continue
         elif name not in manifest["checksums"] and name not in BESIDE:
             why = "left by an interrupted write" if name.endswith(".tmp") else "not of the index"
             problems.append(Problem(f"{name} is {why}", "Delete it, or move it elsewhere"))
-    if any(name.startswith("adding/") for name in there):
-        again = "Run the same `bliss index add` command again, or delete adding/"
-        problems.append(Problem("adding/ is left by an interrupted `bliss index add`", again))
+    for start, command in _UNFINISHED.items():
+        if any(name.startswith(start) for name in there):
+            again = f"Run the same command again, or delete {start}"
+            problems.append(Problem(f"{start} is left by an interrupted `{command}`", again))
     return Check("files", f"{len(there)} there", tuple(problems))
 
 

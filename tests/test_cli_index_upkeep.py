@@ -99,7 +99,7 @@ def test_verify_prints_a_line_for_each_check(bliss, copied):
     removed = shown.split("removed: ")[1].split()[0]
     assert shown == (
         "ok       manifest: 5 files listed\n"
-        "ok       files: 6 there\n"
+        "ok       files: 7 there\n"
         "ok       checksums: 5 files, … MB\n"
         "ok       vectors and captions: 300 rows of 1 parts\n"
         f"ok       removed: {removed} rows removed, in 1 steps\n"
@@ -134,3 +134,47 @@ def test_upkeep_of_an_address_or_of_nothing(bliss, tmp_path):
         nothing = bliss("index", command[0], tmp_path / "no", *command[1:])
         assert nothing.code == 1 and "no does not exist" in nothing.out + nothing.err
         assert not (tmp_path / "no").exists()
+
+
+def test_add_from_the_command_line(bliss, copied, tmp_path, captions):
+    (tmp_path / "more.txt").write_text(
+        captions.read_text().splitlines()[0] + "\na kite over the sea\n\n"
+    )
+    command = ("index", "add", copied, tmp_path / "more.txt")
+    outcome = bliss(*command, "--licence", "CC0", "--batch-size", 8)
+    assert outcome.code == 0 and "model demo" in outcome.err
+    rest = (
+        f"{copied} has 301\n"
+        "3 texts read, dropped: 1 duplicate, 1 empty\n"
+        "duplicates are of one another, or of captions the index has or had\n"
+    )
+    assert outcome.out == f"1 captions added: {rest}"
+    assert hits(bliss, copied, "a kite over the sea", 1) == ["a kite over the sea"]
+    again = bliss(*command, "--licence", "CC0")
+    assert again.out == f"1 captions had been added before: {rest}"
+    assert bliss("index", "verify", copied, "--embed", 301).code == 0
+    sources = json.loads((copied / "manifest.json").read_text())["sources"]
+    assert [source["licence"] for source in sources] == [None, "CC0"]
+    model = bliss(*command, "--model", "ViT-B-32", "--pretrained", "nowhere")
+    assert (model.code, model.out) == (2, "")
+    removed = bliss("index", "remove", copied, "--source", "more.txt")
+    assert removed.out == (
+        "1 of 301 captions removed; 300 stay\nall of them:\n  a kite over the sea\n"
+    )
+
+
+def test_what_add_and_repair_cannot_do(bliss, copied, captions, tmp_path):
+    for words, options in (
+        ("neither of CORPUS and --embeddings", ()),
+        ("both of CORPUS and --embeddings", (captions, "--embeddings", tmp_path)),
+        ("prompts were given with --embeddings", ("--embeddings", tmp_path, "--prompt", "{}")),
+        ("every caption given is in", (captions,)),
+    ):
+        outcome = bliss("index", "add", copied, *options)
+        assert (outcome.code, outcome.out) == (2, "") and words in outcome.err
+    build = ("index", "build", captions, "--model", "demo", "-o", copied)
+    whole = (copied / "text_emb" / "text_emb_0.npy").read_bytes()
+    (copied / "text_emb" / "text_emb_0.npy").write_bytes(whole[:-1])
+    assert bliss(*build).code == 1
+    assert bliss(*build, "--repair").code == 0
+    assert (copied / "text_emb" / "text_emb_0.npy").read_bytes() == whole

@@ -1,4 +1,4 @@
-"""Captions appended to an index: new parts only, whatever happens on the way, and searched at once."""
+"""Captions appended to an index: new parts only, whatever happens on the way."""
 
 import errno
 import json
