@@ -107,7 +107,7 @@ def run_audit(
     saved = None
     if request.reference and is_reference_folder(request.reference):
         saved = load_reference(request.reference)
-        _refuse_words(request)
+        refuse_words(request.reference, request.settings.words)
     check_reference(request.asked, request.reference, saved)
     score = choose_score(request.score, request.reference is not None, saved is not None)
     head = open_head(request.head, [score])
@@ -252,10 +252,11 @@ def _check_labels(listed: ImageSource, words: ClassWords) -> None:
         named_classes(words, listed.spec)
 
 
-def _refuse_words(request: AuditRequest) -> None:
-    if request.settings.words != ClassWords():
+def refuse_words(reference: str, words: ClassWords) -> None:
+    """Raise UsageError where classes are worded beside a fitted reference, which brings them."""
+    if words != ClassWords():
         raise UsageError(
-            f"--normal, --prompt or --label was given with {request.reference}",
+            f"--normal, --prompt or --label was given with {reference}",
             "none of them: a fitted reference brings its classes and prompts",
             "Leave them out, or fit the reference again with them",
         )
