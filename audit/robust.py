@@ -19,7 +19,8 @@ from ..scorer.moments import remove_images
 from ..scorer.reference import Reference
 from ..scorer.robust import LEAST, SHARE, FiledImages, explained_images
 from .result import AuditResult, Refit
-from .run import AuditSettings, calibrated, given_classes, in_reference, retrieve
+from .retrieval import retrieve
+from .run import AuditSettings, calibrated, given_classes, in_reference
 
 
 def refitted(
@@ -47,7 +48,7 @@ def refitted(
     if clean is None and not np.isnan(result.scores.given_ics[labels >= 0]).any():
         scores = result.scores
     else:
-        found = retrieve(result.index, images.vectors, settings.k, progress)
+        found = retrieve(result.index, images.vectors, settings.k, progress, result.hits)
         scores = bliss_scores(images.vectors, found, before, settings.weight, labels, left_out)
     out, better = _explained(images, labels, before, scores, settings.weight, left_out)
     reference = without_images(before, images, labels, out)
@@ -100,7 +101,7 @@ def without_images(
         left = tuple(c for c in members.pop(images.hashes[i], ()) if c != labels[i])
         if left:
             members[images.hashes[i]] = left
-    moments = remove_images(reference.moments, images.vectors[out], labels[out])
+    moments = remove_images(reference.moments, images.vectors[np.flatnonzero(out)], labels[out])
     return replace(reference, moments=moments, members=members)
 
 

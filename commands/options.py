@@ -51,7 +51,7 @@ INDEX_NEEDED = click.option(
     help="A caption index. Repeatable: several are searched as one.",
 )
 CORPUS = options(
-    click.option("--column", help="The corpus's caption column."),
+    click.option("--column", help="The corpus's caption column, or several: a,b."),
     click.option("--config", help="The Hugging Face dataset's configuration."),
     click.option("--split", help="The data set's split."),
     click.option("--revision", help="The Hugging Face dataset's revision."),
@@ -191,12 +191,14 @@ def embed_options(given: dict[str, Any]) -> Any:
     """How images are decoded and embedded."""
     from ..indexer.decoding import DecodingLimits
     from ..indexer.image_embedding import EmbedOptions
+    from ..indexer.text_lengths import cache_folder
 
     return EmbedOptions(
         limits=DecodingLimits(seconds=given["time_limit"]),
         workers=given["workers"],
         apply_exif=not given["ignore_exif"],
         overwrite=given["overwrite"],
+        cache=cache_folder(),
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..artefacts import only_run_in, wait_to_run_in
+from ..artefacts import MANIFEST, only_run_in, wait_to_run_in
 from ..corpora.captions import CaptionRules
 from ..corpora.plan import RowPlan, make_plan, open_plan
 from ..corpora.texts import TextSource
@@ -25,6 +25,7 @@ from .embedded_texts import open_text_embeddings
 from .encoded_parts import Progress, encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder
 from .index_finishing import finish_index
+from .index_repair import REPAIRING, check_planned, damaged_parts, put_back
 from .index_shards import Shard, refuse_while_shards_run, running_shard
 from .index_sources import describe_sources, request_of
 from .layout import load_vectors
@@ -55,6 +56,8 @@ class IndexOptions:
     """One text for all sources, or `NAME=TEXT` for each."""
     export: bool = False
     """Also write `text.index`, for other programs that use FAISS."""
+    repair: bool = False
+    """Look through a finished index and make its damaged parts again."""
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -124,7 +127,7 @@ def build_shard(
     job = _encoding_job(sources, encoder, folder, options, progress)
     with ExitStack() as running:
         with wait_to_run_in(job.folder, lambda why: progress(why, 0, 0)):
-            begin_building(job.folder, job.request, options.overwrite, job.facts)
+            _begin(job)
             if is_finished(job.folder):
                 return ()
             running.enter_context(running_shard(job.folder, shard))
@@ -204,9 +207,11 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
     folder = job.folder
     with only_run_in(folder):
         refuse_while_shards_run(folder)
-        begin_building(folder, job.request, job.options.overwrite, job.facts)
+        _begin(job)
         if is_finished(folder):
             drop_records(folder)
+            if job.options.repair:
+                _repair(job, progress)
         else:
             plan = _plan(job, progress)
             missing = missing_parts(folder, plan)
@@ -216,6 +221,27 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
         if job.options.export and not (folder / "text.index").is_file():
             write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
     return index
+
+
+def _begin(job: _Job) -> None:
+    """Start the folder or go on with it; where no plan was finished there is nothing to lose."""
+    folder = job.folder
+    begun = any((folder / name).exists() for name in (MANIFEST, "plan/plan.json"))
+    begin_building(folder, job.request, job.options.overwrite or not begun, job.facts)
+
+
+def _repair(job: _Job, progress: Progress) -> None:
+    """Make the damaged parts of a finished index again, beside it, and put them in place."""
+    damaged = damaged_parts(job.folder)
+    if not damaged:
+        return
+    beside = replace(job, folder=job.folder / REPAIRING)
+    begin_building(beside.folder, job.request, True, job.facts)
+    plan = _plan(beside, progress)
+    check_planned(job.folder, damaged, len(plan.parts))
+    wanted = [p for p in missing_parts(beside.folder, plan) if p in damaged]
+    build_parts(beside.folder, plan, job.encode(plan, wanted), job.facts["dtype"])
+    put_back(job.folder, damaged)
 
 
 def _plan(job: _Job, progress: Progress) -> RowPlan:
