@@ -19,6 +19,7 @@ from .options import (
     say,
 )
 from .presets import PRESET, with_preset
+from .tune_index import tune
 
 
 @click.group()
@@ -26,7 +27,7 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (add, remove, verify):
+for command in (add, remove, verify, tune):
     index.add_command(command)
 
 
