@@ -92,16 +92,18 @@ def tune(
         keep = MadeStructures(Path(scratch))
         each = Candidates(index, settings, keep)
         tuned = tune_index(index, found, each, asked, prompts, progress)
+        # Shown first: what was measured must not be lost where the index cannot be written.
+        if as_json:
+            click.echo(json.dumps({**tuned.facts(), "stored": not dry_run}, indent=2))
+        else:
+            for line in tuning_lines(tuned):
+                click.echo(terminal_text(line))
         chosen = tuned.chosen
         if not dry_run and chosen.kind in keep.made:
             install_structure(folder, keep.made[chosen.kind], chosen.parameters)
         elif not dry_run:
             set_search_kind(folder, chosen.kind)
-    if as_json:
-        click.echo(json.dumps({**tuned.facts(), "stored": not dry_run}, indent=2))
-    else:
-        for line in tuning_lines(tuned):
-            click.echo(terminal_text(line))
+    if not as_json:
         done = "--dry-run: nothing was stored" if dry_run else f"stored in {folder}"
         click.echo(terminal_text(done))
     check_failures(found, max_failures)

@@ -190,3 +190,19 @@ def test_bad_requests_leave_the_index_alone(bliss, world):
     gone = bliss("index", "tune", world / "index", "--images", world / "nowhere")
     assert gone.code == 2 and "nowhere does not exist" in gone.err
     assert manifest(world) == before
+
+
+def test_what_was_measured_is_shown_even_where_it_cannot_be_stored(
+    bliss, world, clock, monkeypatch
+):
+    from blissaudit.errors import BlissError
+    from blissaudit.indexer import search_setting
+
+    def full(*given):
+        raise BlissError("the disk is full", "room", "Make some")
+
+    monkeypatch.setattr(search_setting, "install_structure", full)
+    done = tune(bliss, world)
+    assert done.code == 1 and "the disk is full" in done.err
+    assert done.out.splitlines()[-1].startswith(f"chosen: {KIND}")
+    assert manifest(world)["search"] == {"kind": "exact"}
