@@ -51,7 +51,7 @@ INDEX_NEEDED = click.option(
     help="A caption index. Repeatable: several are searched as one.",
 )
 CORPUS = options(
-    click.option("--column", help="The corpus's caption column."),
+    click.option("--column", help="The corpus's caption column, or several: a,b."),
     click.option("--config", help="The Hugging Face dataset's configuration."),
     click.option("--split", help="The data set's split."),
     click.option("--revision", help="The Hugging Face dataset's revision."),

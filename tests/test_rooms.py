@@ -24,11 +24,12 @@ ORDER = (
 APART = {"evaluation": ("audit",)}
 """Rooms to the left that a room still does without."""
 HEAVY = {
-    "torch": ("indexer/open_clip_encoder.py", "training/"),
+    "torch": ("indexer/open_clip_encoder.py", "indexer/open_clip_loading.py", "training/"),
     "torchvision": ("training/",),
-    "open_clip": ("indexer/open_clip_encoder.py", "training/"),
+    "open_clip": ("indexer/open_clip_encoder.py", "indexer/open_clip_loading.py", "training/"),
+    "tokenizers": ("indexer/fast_tokens.py",),
     "timm": ("training/",),
-    "faiss": ("indexer/nearest.py",),
+    "faiss": ("indexer/nearest.py", "indexer/faiss_structures.py"),
     "duckdb": ("corpora/first_rows.py",),
     "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
