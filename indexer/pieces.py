@@ -1,0 +1,166 @@
+"""Work cut into pieces that travel between processes: what a piece is, and how it is written.
+
+A part (indexer/parts.py) is cut into pieces in its own order, never by where a run stopped. A
+piece travels as one row of an Arrow table, whatever it holds; nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from .. import errors
+from ..errors import BlissError
+
+WORK, END, BROKE_OFF, FAILED = "work", "end", "broke off", "failed"
+"""A piece of a part; what reading ends with; where reading broke off; work that cannot be done."""
+
+ROW = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("part", pa.int64()),
+        ("number", pa.int64()),
+        ("last", pa.bool_()),
+        ("content", pa.large_binary()),
+    ]
+)
+
+
+class Piece(NamedTuple):
+    """Piece `number` of part `part`; `last` says that the part has no further ones."""
+
+    part: int
+    number: int
+    last: bool
+    table: pa.Table
+    kind: str = WORK
+
+
+Step = Callable[[pa.Table], pa.Table]
+"""What is done to each piece of work; raises BlissError where it cannot be done at all."""
+
+
+def cut(part: int, table: pa.Table, rows: int) -> Iterator[Piece]:
+    """A part's table in pieces of at most `rows` rows, and at least one piece."""
+    starts = range(0, max(1, len(table)), rows)
+    for number, start in enumerate(starts):
+        last = number == len(starts) - 1
+        yield Piece(part, number, last, table.slice(start, rows))
+
+
+def to_row(piece: Piece) -> pa.Table:
+    """A piece as an Arrow table of one row, of the schema ROW."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, piece.table.schema) as writer:
+        writer.write_table(piece.table)
+    content = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
+    values = [[piece.kind], [piece.part], [piece.number], [piece.last]]
+    return pa.table([*values, content], schema=ROW)
+
+
+def from_rows(rows: pa.Table) -> Iterator[Piece]:
+    """The pieces in a table of any number of rows."""
+    for row in range(len(rows)):
+        kind, part, number, last, content = (rows[name][row] for name in ROW.names)
+        table = pa.ipc.open_stream(content.as_buffer()).read_all()
+        yield Piece(part.as_py(), number.as_py(), last.as_py(), table, kind.as_py())
+
+
+def apply_step(step: Step, piece: Piece) -> Piece:
+    """The piece after one step; whatever goes wrong comes back as a piece of the kind FAILED."""
+    if piece.kind != WORK:
+        return piece
+    try:
+        return piece._replace(table=step(piece.table))
+    except Exception as error:
+        return error_piece(error, FAILED)
+
+
+def error_piece(error: Exception, kind: str) -> Piece:
+    """An error as a piece, so that it arrives as it is and without a traceback."""
+    if isinstance(error, BlissError):
+        facts = [type(error).__name__, error.given, error.needed, error.remedy]
+    else:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        facts = [
+            "BlissError",
+            f"a worker could not go on ({what})",
+            "workers with the same bliss-audit, and memory and disk enough for it",
+            "Run the same command again to go on from the finished parts",
+        ]
+    return Piece(-1, 0, True, pa.table({"error": [json.dumps(facts)]}), kind)
+
+
+def error_of(piece: Piece) -> BlissError:
+    """The error that `error_piece` made into a piece."""
+    name, given, needed, remedy = json.loads(piece.table["error"][0].as_py())
+    kind = getattr(errors, name, BlissError)
+    found: BlissError = kind(given, needed, remedy)
+    return found
+
+
+def rows_of_vectors(vectors: np.ndarray) -> pa.Array:
+    """float32 [m, d] as one Arrow value a row."""
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def vectors_of_rows(column: pa.ChunkedArray) -> np.ndarray:
+    """float32 [m, d] from what `rows_of_vectors` made."""
+    joined = column.combine_chunks()
+    flat = joined.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(joined), column.type.list_size)
+
+
+@dataclass
+class Gathered:
+    """Pieces put together again to whole parts, in whatever order they come."""
+
+    wanted: frozenset[int] | None = None
+    """The parts to expect, where that is known from the start."""
+    rows: int | None = None
+    """What reading ended with: how many rows there were."""
+    broke_off: BlissError | None = None
+    open: dict[int, dict[int, Piece]] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
+
+
+def gather(pieces: Iterable[Piece], gathered: Gathered) -> Iterator[tuple[int, pa.Table]]:
+    """(number, table) of every part once all its pieces are there; a piece may come twice.
+
+    Raises the BlissError of a piece that FAILED at once, and the one that reading broke off with
+    when everything that was read before has been given out. `gathered` tells the rest.
+    """
+    for piece in pieces:
+        if piece.kind == FAILED:
+            raise error_of(piece)
+        if piece.kind == BROKE_OFF:
+            gathered.broke_off = error_of(piece)
+        elif piece.kind == END:
+            gathered.rows = piece.number
+        elif piece.part not in gathered.done:
+            found = gathered.open.setdefault(piece.part, {})
+            found[piece.number] = piece
+            if any(each.last for each in found.values()) and _complete(found):
+                del gathered.open[piece.part]
+                gathered.done.add(piece.part)
+                yield piece.part, pa.concat_tables(found[n].table for n in range(len(found)))
+    if gathered.broke_off is not None:
+        raise gathered.broke_off
+    missing = len(gathered.open) + len((gathered.wanted or frozenset()) - gathered.done)
+    if missing:
+        raise BlissError(
+            f"{missing} parts did not come back from the workers",
+            "workers that stay until their work is done",
+            "Run the same command again to go on from the finished parts",
+        )
+
+
+def _complete(found: dict[int, Piece]) -> bool:
+    last = next(number for number, piece in found.items() if piece.last)
+    return len(found) == last + 1
