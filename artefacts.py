@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from .errors import BlissError
+from .errors import BlissError, FolderInUse
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -25,7 +26,7 @@ LOCK = ".bliss.lock"
 
 _BUILT: Mapping[str, type] = {"parts": list, "failures": list, "model": dict}
 FIELDS: Mapping[str, Mapping[str, type]] = {
-    "caption-index": {**_BUILT, "count": int, "counts": dict, "corpus": dict, "dtype": str},
+    "caption-index": {**_BUILT, "count": int, "counts": dict, "sources": list, "dtype": str},
     "image-embeddings": _BUILT,
     "clipn": {"model": dict, "weights": str},
     "reference": {"classes": list, "prompts": list, "model": dict},
@@ -60,7 +61,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
     """Hold an output folder, made if need be, for as long as this process works in it.
 
     The system lets go of it when the process ends, however it ends. Raises BlissError where
-    another run holds it, naming its process, or where the folder cannot be written.
+    another run holds it (FolderInUse), naming its process, or where the folder cannot be written.
     """
     path, new = folder / LOCK, not folder.exists()
     try:
@@ -78,6 +79,23 @@ def only_run_in(folder: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
+@contextmanager
+def wait_to_run_in(folder: Path, told: Callable[[str], None]) -> Iterator[None]:
+    """`only_run_in`, once the run that holds the folder has let go; `told` why it is waited for."""
+    with ExitStack() as held:
+        waiting = False
+        while True:
+            try:
+                held.enter_context(only_run_in(folder))
+                break
+            except FolderInUse as error:
+                if not waiting:
+                    told(f"waiting: {error.given}")
+                waiting = True
+                time.sleep(0.2)
+        yield
+
+
 def _lock(path: Path) -> IO[bytes]:
     """Open `path` and lock it; a file that was removed meanwhile holds nobody off."""
     while True:
@@ -86,7 +104,7 @@ def _lock(path: Path) -> IO[bytes]:
             if not _locks(file):
                 file.seek(0)
                 holder = file.read(20).decode("ascii", "replace").strip() or "unknown"
-                raise BlissError(
+                raise FolderInUse(
                     f"another bliss run (process {holder}) is working in {path.parent}",
                     "one run at a time in an output folder",
                     "Wait until it has ended, or choose another output folder",
@@ -189,10 +207,14 @@ def write_manifest(folder: Path, kind: str, files: Iterable[str], **facts: Any) 
 
     `files` are names relative to `folder`. Call it last: a folder with a manifest is finished.
     """
-    checksums = {name: sha256_of(folder / name) for name in sorted(files)}
+    seal(folder, kind, {name: sha256_of(folder / name) for name in files}, facts)
+
+
+def seal(folder: Path, kind: str, checksums: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """Write the manifest of a folder whose files' checksums are known from when they were made."""
     write_json(
         folder / MANIFEST,
-        {"format_version": FORMAT_VERSION, "kind": kind, **facts, "checksums": checksums},
+        {"format_version": FORMAT_VERSION, "kind": kind, **facts, "checksums": dict(checksums)},
     )
 
 
@@ -227,6 +249,12 @@ def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
 
 def check_checksum(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
     """Raise BlissError when file `name` is missing from `folder` or its bytes have changed."""
+    if os.path.isabs(name) or ".." in Path(name).parts:
+        raise BlissError(
+            f"the manifest of {folder} names a file outside it ({name})",
+            "names of files inside the folder",
+            "Restore the manifest from a backup or build the folder again",
+        )
     path = folder / name
     expected = manifest.get("checksums", {}).get(name)
     if not path.is_file():

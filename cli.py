@@ -11,6 +11,7 @@ import click
 from . import __version__
 from .commands.apply import apply
 from .commands.audit import audit
+from .commands.corpora import corpora
 from .commands.demo import demo
 from .commands.diff import diff
 from .commands.evaluate import evaluate
@@ -93,6 +94,7 @@ COMMANDS = (
     export,
     reference,
     index,
+    corpora,
     evaluate,
     train,
     demo,

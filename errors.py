@@ -30,6 +30,10 @@ class UsageError(BlissError):
     exit_code = 2
 
 
+class FolderInUse(BlissError):
+    """Another run is working in the folder."""
+
+
 class TooManyFailures(BlissError):
     """More unreadable images than `--max-failures` allows."""
 

@@ -130,8 +130,8 @@ def run_facts(
         "model": dict(result.images.model),
         "index": {
             "folder": str(result.index.folder),
-            "count": index["count"],
-            "corpus": index["corpus"],
+            "count": result.index.count,
+            "sources": index["sources"],
             "prompts": index.get("prompts"),
             "model": index["model"],
             "checksums": index["checksums"],

@@ -102,6 +102,7 @@ def _captions(image: AuditedImage) -> str:
 def index_text(index: CaptionIndex) -> str:
     """What an index holds, in a few lines."""
     facts, counts = index.manifest, index.manifest["counts"]
+    corpora = [source["corpus"] for source in facts["sources"]]
     dropped = ", ".join(
         f"{counts[name]:,} {name.replace('_', ' ')}"
         for name in counts
@@ -110,8 +111,8 @@ def index_text(index: CaptionIndex) -> str:
     lines = [
         f"{index.folder}: {index.count:,} captions, {describe_model(index.model)}, "
         f"{facts['dtype']}",
-        f"corpus {facts['corpus'].get('spec')}{_column(facts['corpus'])}: "
-        f"{counts['read']:,} texts read"
+        ", ".join(f"corpus {corpus.get('spec')}{_column(corpus)}" for corpus in corpora)
+        + f": {counts['read']:,} texts read"
         + (f", dropped: {dropped}" if dropped else ", none dropped"),
     ]
     if facts.get("prompts"):
@@ -180,7 +181,8 @@ def _end_of(path: str, width: int) -> str:
 def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress:
     """A Progress that writes rate and remaining time to `stream` (default stderr).
 
-    On a terminal one line is rewritten; elsewhere a line is written every 10 x `every` seconds.
+    A total of 0 is one that is not known yet. On a terminal one line is rewritten; elsewhere a
+    line is written every 10 x `every` seconds.
     """
     out = stream or sys.stderr
     live = out.isatty()
@@ -191,19 +193,21 @@ def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress
         now = time.monotonic()
         if what != state["what"] or done < state["done"]:  # the latter: another set of images
             state.update(what=what, start=now, first=done, last=now if live else now - pause / 2)
-            if done < total:
+            if done < total or not total:
                 state["done"] = done
                 return
         state["done"] = done
-        finished = done >= total
+        finished = done >= total > 0
         if not finished and now - state["last"] < pause:
             return
         state["last"] = now
         seconds = max(1e-9, now - state["start"])
         rate = (done - state["first"]) / seconds
-        remaining = f", {_duration((total - done) / rate)} left" if rate and not finished else ""
+        left = _duration((total - done) / rate) if rate and total and not finished else ""
+        remaining = f", {left} left" if left else ""
         speed = f", {rate:,.0f}/s" if rate else ""
-        line = f"{what}: {done:,} of {total:,}{speed}{remaining}"
+        of_all = f" of {total:,}" if total else ""
+        line = f"{what}: {done:,}{of_all}{speed}{remaining}"
         out.write(f"\r\x1b[2K{line}" + "\n" * finished if live else line + "\n")
         out.flush()
 

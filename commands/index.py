@@ -25,37 +25,85 @@ def index() -> None:
 
 
 @index.command()
-@click.argument("corpus", required=False)
+@click.argument("corpus", nargs=-1)
 @click.option("--embeddings", help="Index precomputed text embeddings; no model is needed.")
 @click.option("-o", "--output", required=True)
 @click.option("--prompt", multiple=True, help="Template; several are averaged [default: by corpus]")
+@click.option(
+    "--licence",
+    multiple=True,
+    metavar="TEXT",
+    help="The licence of the captions, or NAME=TEXT for each corpus.",
+)
 @click.option("--unicode", "unicode_form", default="NFC", show_default=True)
 @click.option("--keep-whitespace", is_flag=True, help="Do not collapse runs of spaces.")
 @click.option("--min-characters", default=1, show_default=True)
 @click.option("--max-characters", default=2000, show_default=True)
 @click.option("--keep-duplicates", is_flag=True)
+@click.option(
+    "--near-duplicates",
+    type=float,
+    metavar="COSINE",
+    help="Remove captions whose "
+    "embedding has this cosine or more with an earlier one. Slow: every pair is compared.",
+)
 @click.option("--dtype", help="float16 or float32 [default: float16, or as given]")
 @click.option("--part-rows", default=32_768, show_default=True, help="Captions per part.")
+@click.option(
+    "--shard",
+    metavar="i/N",
+    help="Only make the parts p with p mod N = i; `bliss index merge` ends it.",
+)
 @click.option("--export", is_flag=True, help="Also write text.index for other programs.")
 @click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
 @options(CORPUS, MODEL, PRESET)
 def build(**given: Any) -> None:
-    """Embed the captions of CORPUS, or index embeddings made elsewhere."""
+    """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
     from ..audit.models import encoder_for
     from ..audit.terminal import index_text, progress_lines
-    from ..corpora.captions import CaptionRules
     from ..corpora.texts import open_corpus
-    from ..indexer.index_building import IndexOptions, build_index, index_embeddings
+    from ..indexer.index_building import build_index, build_shard, index_embeddings
+    from ..indexer.index_shards import describe_missing, parse_shard
 
     uses = ("corpus", "keep_duplicates", "prompt", "model", "pretrained")
     given = with_preset(given, () if given["embeddings"] else uses)
-    corpus = given["corpus"]
-    if (corpus is None) == (given["embeddings"] is None):
+    corpora = given["corpus"]
+    corpora = (corpora,) if isinstance(corpora, str) else corpora  # a preset names one
+    if bool(corpora) == (given["embeddings"] is not None):
         raise UsageError(
-            f"{'neither' if corpus is None else 'both'} of CORPUS and --embeddings were given",
+            f"{'both' if corpora else 'neither'} of CORPUS and --embeddings were given",
             "one of them: the captions to index",
             "Give a corpus, or --embeddings DIR",
         )
+    choices, output = _index_options(given), given["output"]
+    if given["embeddings"] is not None:
+        if given["shard"] is not None:
+            raise UsageError(
+                "--shard was given with --embeddings",
+                "a corpus to embed in shards",
+                "Leave --shard out: indexing embeddings only copies them",
+            )
+        made = index_embeddings(
+            given["embeddings"], output, given["column"], choices, progress_lines()
+        )
+        click.echo(index_text(made))
+        return
+    shard = None if given["shard"] is None else parse_shard(given["shard"])
+    sources = [open_corpus(corpus, corpus_options(given)) for corpus in corpora]
+    encoder = encoder_for(model_choice(given), None, None, say)
+    if shard is None:
+        click.echo(index_text(build_index(sources, encoder, output, choices, progress_lines())))
+        return
+    missing = build_shard(sources, encoder, output, choices, shard, progress_lines())
+    state = f"; {describe_missing(missing)}" if missing else ": every part is there"
+    click.echo(f"{output}: shard {shard} is done{state}. `bliss index merge` ends the index")
+
+
+def _index_options(given: dict[str, Any]) -> Any:
+    """How the captions become an index."""
+    from ..corpora.captions import CaptionRules
+    from ..indexer.index_building import IndexOptions
+
     form = given["unicode_form"]
     rules = CaptionRules(
         None if form.lower() == "none" else form,
@@ -64,17 +112,25 @@ def build(**given: Any) -> None:
         given["max_characters"],
         not given["keep_duplicates"],
     )
-    names = ("dtype", "part_rows", "export", "overwrite")
-    options = IndexOptions(rules, given["prompt"] or None, **{name: given[name] for name in names})
-    if corpus is None:
-        made = index_embeddings(
-            given["embeddings"], given["output"], given["column"], options, progress_lines()
-        )
-    else:
-        source = open_corpus(corpus, corpus_options(given))
-        encoder = encoder_for(model_choice(given), None, None, say)
-        made = build_index(source, encoder, given["output"], options, progress_lines())
-    click.echo(index_text(made))
+    names = ("dtype", "part_rows", "near_duplicates", "export", "overwrite")
+    return IndexOptions(
+        rules,
+        given["prompt"] or None,
+        licences=given["licence"],
+        **{name: given[name] for name in names},
+    )
+
+
+@index.command()
+@click.argument("folder", nargs=-1, required=True)
+def merge(folder: tuple[str, ...]) -> None:
+    """End the index that shards made in FOLDER, or in several, into the first of them."""
+    from pathlib import Path
+
+    from ..audit.terminal import index_text, progress_lines
+    from ..indexer.index_shards import merge_index
+
+    click.echo(index_text(merge_index([Path(each) for each in folder], progress_lines())))
 
 
 @index.command()

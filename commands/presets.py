@@ -73,7 +73,7 @@ def _compare_corpus(folder: str, published: str) -> None:
     """Say so where the index given holds another corpus than the preset's."""
     from ..indexer.caption_index import open_index
 
-    held = str(open_index(folder).manifest["corpus"].get("spec"))
+    held = ", ".join(source["name"] for source in open_index(folder).manifest["sources"])
     if held.partition(":")[0] != published:
         say(f"the index holds {held}, not the preset's {published}")
 

@@ -6,13 +6,19 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from ..errors import BlissError, UsageError
 
 MAX_SHARDS = 100_000
+
+_MARKS = (
+    *("size", "ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "last_modified"),
+    *("Last-Modified", "updated", "created"),
+)
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
@@ -31,8 +37,9 @@ def expand(spec: str) -> list[str]:
     if not is_remote(spec) and os.path.lexists(spec):
         return [spec]
     found: list[str] = []
+    signs = "*" if _is_web(spec) else "*?["  # a web address may hold a query
     for address in _written_out(spec):
-        matches = _matches(address) if any(sign in address for sign in "*?[") else [address]
+        matches = _matches(address) if any(sign in address for sign in signs) else [address]
         if not matches:
             raise UsageError(f"{address} matches no file", "at least one", "Check the pattern")
         found += matches
@@ -113,8 +120,41 @@ def stamp(address: str) -> str:
     with reachable(address):
         fs, path = _file_system(address)
         info: dict[str, Any] = fs.info(path)
-    marks = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
-    return " ".join(f"{name}={info[name]}" for name in marks if info.get(name) is not None)
+    return " ".join(f"{name}={info[name]}" for name in _MARKS if info.get(name) is not None)
+
+
+def marks_of(addresses: Sequence[str]) -> tuple[str, ...]:
+    """The stamp of each file, asked for anew.
+
+    BlissError where a remote tells neither a version nor a time of change: a size alone, or
+    nothing, would not show that the content became another.
+    """
+    return tuple(map(_mark, addresses))
+
+
+def _mark(address: str) -> str:
+    if is_remote(address):
+        with reachable(address):
+            _file_system(address)[0].invalidate_cache()
+    mark = stamp(address)
+    if is_remote(address) and not mark.removeprefix("size=").strip("0123456789"):
+        raise BlissError(
+            f"the system of {address} gives neither a version (an ETag) nor a time of change",
+            "one of these, to notice when the content becomes another",
+            "Copy the file to this machine and give its path",
+        )
+    return mark
+
+
+def check_unchanged(addresses: Sequence[str], marks: Sequence[str]) -> None:
+    """BlissError naming the first file whose stamp is no longer the one of `marks`."""
+    for address, before, now in zip(addresses, marks, marks_of(addresses), strict=True):
+        if now != before:
+            raise BlissError(
+                f"{address} was changed while it was in use",
+                "files that stay as they are until the run has ended",
+                "Run the same command again when they are complete",
+            )
 
 
 @contextmanager
@@ -140,7 +180,10 @@ def reachable(address: str, passed: tuple[type[Exception], ...] = ()) -> Iterato
 
 def unreachable(address: str, error: Exception) -> BlissError:
     """The BlissError for a source that could not be read for a reason of its system."""
-    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    told: object = getattr(error, "strerror", None) or error
+    if told is error and isinstance(error, FileNotFoundError):  # says but the address
+        told = error.__cause__ or "it is not there"
+    lines = str(told).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
     return BlissError(
         f"{address} could not be read ({reason})",
@@ -151,8 +194,25 @@ def unreachable(address: str, error: Exception) -> BlissError:
 
 
 def base_name(address: str) -> str:
-    """The last part of a path or address."""
-    return address.rstrip("/").rpartition("/")[2]
+    """The last part of a path or address, without the query of a web address."""
+    path = urlsplit(address).path if _is_web(address) else address
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def suffix_of(address: str) -> str:
+    """The suffix of a path or address in lower case, such as .csv; empty where there is none."""
+    return os.path.splitext(base_name(address))[1].lower()
+
+
+def as_local(spec: str) -> str:
+    """The path in a file:// address, or any other spec as it is."""
+    if not spec.startswith("file://"):
+        return spec
+    return str(_file_system(spec)[1])
+
+
+def _is_web(spec: str) -> bool:
+    return spec.startswith(("http://", "https://"))
 
 
 def _file_system(address: str) -> tuple[Any, str]:

@@ -1,4 +1,4 @@
-"""Lists of names: the 1,000 ImageNet classes, and the dictionary file of the BLISS paper."""
+"""Lists of names: the classes of ImageNet-1k and -21k, and the dictionary of the BLISS paper."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from pathlib import Path
 from ..artefacts import sha256_of
 from ..errors import BlissError, UsageError
 from .prompts import PAPER_PROMPT
-from .text_files import check_text_encoding, read_lines, readable
-from .texts import JSON, TextBatch, batch_values
+from .text_files import readable
+from .text_records import check_text_encoding, read_lines
+from .texts import JSON, TextBatch, TextSource, batch_values
 
 PUBLISHED_DICTIONARIES = ("paper-dictionary", "paper-dictionary-raw")
 """Specs of the paper's dictionary: stripped, or with the stray spaces it was published with."""
 
+NAMED = ("imagenet-1k", "imagenet-21k", *PUBLISHED_DICTIONARIES)
+"""Specs that need no file; PUBLISHED_DICTIONARIES also take one, after a colon."""
+
 _LEMMAS, _SYNSETS = "imagenet_synset_to_lemma.txt", "imagenet_synsets.txt"
+_SYNSETS_21K = "imagenet21k_goog_synsets.txt"
 _NAMES_MODULE = "zero_shot_metadata.py"
 _NAMES_VARIABLE = "IMAGENET_CLASSNAMES"
 
@@ -32,6 +37,8 @@ class NameList:
     names: tuple[str, ...] = field(repr=False)
     default_prompt: str = PAPER_PROMPT
     keeps_spaces: bool = False
+    licence: str | None = None
+    preset: str | None = None
 
     def facts(self) -> dict[str, JSON]:
         """Facts for manifests; the fingerprint is over the names, one a line."""
@@ -50,6 +57,8 @@ class Dictionary:
     scheme: str
     path: Path
     default_prompt: str = PAPER_PROMPT
+    licence: str | None = None
+    preset: str | None = None
 
     @property
     def spec(self) -> str:
@@ -75,11 +84,13 @@ class Dictionary:
 
 @dataclass(frozen=True)
 class PublishedDictionary:
-    """The paper's dictionary, rebuilt line by line; row = line."""
+    """Lines of comma-separated names: the paper's dictionary, or ImageNet-21k; row = line."""
 
     spec: str
     lines: tuple[str, ...] = field(repr=False)
     default_prompt: str = PAPER_PROMPT
+    licence: str | None = None
+    preset: str | None = None
 
     @property
     def keeps_spaces(self) -> bool:
@@ -99,26 +110,39 @@ class PublishedDictionary:
         yield from batch_values(terms, size)
 
 
-def open_published_dictionary(spec: str) -> PublishedDictionary:
-    """The 1,000 ImageNet synset strings, from the data timm carries, without importing timm.
+def open_builtin(spec: str) -> TextSource:
+    """One of NAMED, or SCHEME:PATH for a scheme of PUBLISHED_DICTIONARIES; errors as below."""
+    scheme, _, path = spec.partition(":")
+    if path:
+        return open_dictionary(scheme, Path(path).expanduser())
+    if spec == "imagenet-1k":
+        return open_imagenet()
+    if spec == "imagenet-21k":
+        return PublishedDictionary(spec, _synset_names(spec, _SYNSETS_21K, 21_843, ".txt FILE"))
+    remedy = f"{spec}:PATH"
+    return PublishedDictionary(spec, _synset_names(spec, _SYNSETS, 1000, remedy))
 
-    BlissError where timm is missing or no longer carries them.
+
+def _synset_names(spec: str, file: str, count: int, instead: str) -> tuple[str, ...]:
+    """The names of each synset that `file` lists, from timm's data, without importing timm.
+
+    BlissError where timm is missing or no longer carries `count` of them.
     """
     found = importlib.util.find_spec("timm")
     places = found.submodule_search_locations if found else None
     try:
         folder = Path((places or [""])[0]) / "data" / "_info"
         lemmas = dict(line.split("\t") for line in _lines(folder / _LEMMAS))
-        lines = tuple(lemmas[synset] for synset in _lines(folder / _SYNSETS))
+        lines = tuple(lemmas[synset] for synset in _lines(folder / file))
     except (OSError, ValueError, KeyError):
         lines = ()
-    if len(lines) != 1000:
+    if len(lines) != count:
         raise BlissError(
             f"the {spec} comes with timm, which is not installed or does not carry it",
-            f"the package timm with its {_LEMMAS}",
-            f"Install it, or give the paper's file as {spec}:PATH",
+            f"the package timm with its {_LEMMAS} and {file}",
+            f"Install it, or give the names as {instead}",
         )
-    return PublishedDictionary(spec, lines)
+    return lines
 
 
 def _lines(path: Path) -> list[str]:
@@ -160,20 +184,21 @@ def open_dictionary(scheme: str, path: Path) -> Dictionary:
             "a text file with comma-separated terms on each line",
             "Check the path",
         )
-    check_text_encoding(path)
+    with readable(path), open(path, "rb") as file:
+        check_text_encoding(file, str(path))
     return Dictionary(scheme, path)
 
 
-def _raw_terms(path: Path) -> Generator[tuple[int, object], None, None]:
-    with closing(read_lines(path)) as lines:
+def _raw_terms(path: Path) -> Generator[tuple[int, list[str]], None, None]:
+    with readable(path), open(path, "rb") as file, closing(read_lines(file, str(path))) as lines:
         for row, line in lines:
             yield row, line.split(",")
 
 
-def _stripped_terms(path: Path) -> Generator[tuple[int, object], None, None]:
-    with closing(read_lines(path)) as lines:
-        for row, line in lines:
-            yield row, [term.strip() for term in line.split(",")]
+def _stripped_terms(path: Path) -> Generator[tuple[int, list[str]], None, None]:
+    with closing(_raw_terms(path)) as lines:
+        for row, terms in lines:
+            yield row, [term.strip() for term in terms]
 
 
 def _literal(path: Path, variable: str) -> object:

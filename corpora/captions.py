@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import compress
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ COUNTS = ("read", "empty", "too_short", "too_long", "duplicate", "kept")
 _LINE_SPACE = re.compile("[\t-\r\x1c-\x1f\x85\u2028\u2029]")
 _UNSAFE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff]")
 
+Item = TypeVar("Item")
 UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
@@ -88,31 +90,22 @@ def stream_captions(
     16-byte digest for each kept caption, and none without `deduplicate`. BlissError at the end
     where nothing was kept.
     """
-    if source.keeps_spaces:
-        rules = replace(rules, collapse_whitespace=False)
+    rules = rules_for(source, rules)
     counts.update(dict.fromkeys(COUNTS, 0))
     seen: set[bytes] = set()
-    with _closed_after(source.batches(batch)) as batches:
+    with closed_after(source.batches(batch)) as batches:
         for some in batches:
-            kept: list[str] = []
-            positions: list[int] = []
-            for position, text in enumerate(some.texts):
-                caption = normalise_caption(text, rules)
-                fate = _fate(caption, rules, seen)
-                counts["read"] += 1
-                counts[fate] += 1
-                if fate == "kept":
-                    kept.append(caption)
-                    positions.append(position)
-            if kept:
-                yield TextBatch(kept, some.rows[positions])
+            clean, positions = clean_texts(some.texts, rules, counts)
+            if rules.deduplicate:
+                fresh = [_is_new(caption, seen) for caption in clean]
+                clean = list(compress(clean, fresh))
+                counts["duplicate"] += len(positions) - len(clean)
+                positions = list(compress(positions, fresh))
+            counts["kept"] += len(clean)
+            if clean:
+                yield TextBatch(clean, some.rows[positions])
     if not counts["kept"]:
-        dropped = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in COUNTS[1:-1])
-        raise BlissError(
-            f"{source.spec} holds no usable text ({counts['read']} read: {dropped})",
-            f"at least one text of {rules.min_characters} to {rules.max_characters} characters",
-            "Check the column and the limits on length",
-        )
+        raise no_usable_text(source, rules, counts)
 
 
 def prepare_captions(
@@ -128,20 +121,55 @@ def prepare_captions(
     return PreparedCaptions(captions, np.concatenate(rows), counts)
 
 
-def _fate(caption: str, rules: CaptionRules, seen: set[bytes]) -> str:
-    """The count a clean caption belongs to; a kept one is added to `seen`."""
-    if not _visible(caption):
-        return "empty"
-    if len(caption) < rules.min_characters:
-        return "too_short"
-    if len(caption) > rules.max_characters:
-        return "too_long"
-    if rules.deduplicate:
-        digest = hashlib.blake2b(caption.encode(), digest_size=16).digest()
-        if digest in seen:
-            return "duplicate"
-        seen.add(digest)
-    return "kept"
+def rules_for(source: TextSource, rules: CaptionRules) -> CaptionRules:
+    """The rules as they apply to one source: whether its spaces are part of its texts."""
+    return replace(rules, collapse_whitespace=False) if source.keeps_spaces else rules
+
+
+def clean_texts(
+    texts: Sequence[str], rules: CaptionRules, counts: dict[str, int]
+) -> tuple[list[str], list[int]]:
+    """The clean captions that are neither empty, too short nor too long, and their positions.
+
+    Every text is counted as read, and every drop under its reason; duplicates stay.
+    """
+    clean: list[str] = []
+    positions: list[int] = []
+    least, most = rules.min_characters, rules.max_characters
+    counts["read"] += len(texts)
+    for position, text in enumerate(texts):
+        caption = normalise_caption(text, rules)
+        if not _visible(caption):
+            counts["empty"] += 1
+        elif len(caption) < least:
+            counts["too_short"] += 1
+        elif len(caption) > most:
+            counts["too_long"] += 1
+        else:
+            clean.append(caption)
+            positions.append(position)
+    return clean, positions
+
+
+def no_usable_text(
+    source: TextSource, rules: CaptionRules, counts: Mapping[str, int]
+) -> BlissError:
+    """The error for a source all of whose texts were dropped."""
+    dropped = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in COUNTS[1:-1])
+    return BlissError(
+        f"{source.spec} holds no usable text ({counts['read']} read: {dropped})",
+        f"at least one text of {rules.min_characters} to {rules.max_characters} characters",
+        "Check the column and the limits on length",
+    )
+
+
+def _is_new(caption: str, seen: set[bytes]) -> bool:
+    """Whether a caption was not seen before; it is added."""
+    digest = hashlib.blake2b(caption.encode(), digest_size=16).digest()
+    if digest in seen:
+        return False
+    seen.add(digest)
+    return True
 
 
 def _visible(caption: str) -> bool:
@@ -150,11 +178,11 @@ def _visible(caption: str) -> bool:
 
 
 @contextmanager
-def _closed_after(batches: Iterator[TextBatch]) -> Iterator[Iterator[TextBatch]]:
+def closed_after(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
     """Close a generator, and with it its files, on leaving; other iterators need no closing."""
     try:
-        yield batches
+        yield items
     finally:
-        close = getattr(batches, "close", None)
+        close = getattr(items, "close", None)
         if close is not None:
             close()

@@ -13,15 +13,17 @@ import pyarrow as pa
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError, UsageError
+from .addresses import check_unchanged, marks_of
 from .prompts import CAPTION_PROMPT
-from .text_files import Values, parquet_values, readable
+from .text_files import readable
+from .text_records import Values, joined_columns, read_parquet
 from .texts import (
     JSON,
     CorpusOptions,
     TextBatch,
-    arrow_values,
     batch_values,
     choose_arrow_column,
+    split_columns,
 )
 
 # Builders that read tables of text. Others run decoders this package has no use for.
@@ -37,8 +39,12 @@ class DatasetTexts:
     options: CorpusOptions
     folder: Path | None
     builder: Any = field(repr=False)
+    marks: tuple[str, ...] = field(default=(), repr=False)
+    """What the system said of the change of a folder's files when it was opened."""
     default_prompt: str = CAPTION_PROMPT
     keeps_spaces: bool = False
+    licence: str | None = None
+    preset: str | None = None
 
     def facts(self) -> dict[str, JSON]:
         """Facts for manifests.
@@ -75,6 +81,7 @@ class DatasetTexts:
             raise
         except Exception as error:
             raise _unreadable(self.spec, error, f"read beyond row {row}") from error
+        check_unchanged(self._files()[: len(self.marks)], self.marks)
 
     def _parquet_values(self) -> Generator[object, None, None]:
         """Parquet files without the library's reader, whose threads can outlive an iterator."""
@@ -83,16 +90,18 @@ class DatasetTexts:
         column = self.options.column or ""
         for address in self._files():
             opened = fsspec.open(address, "rb") if self.folder is None else open(address, "rb")
-            with opened as file:
-                for _, value in parquet_values(file, address, column):
+            with opened as file, closing(read_parquet(file, address, column)) as values:
+                for _, value in values:
                     yield value
 
     def _streamed(self, size: int) -> Generator[object, None, None]:
         dataset = self.builder.as_streaming_dataset(split=self.options.split)
-        tables = dataset.select_columns([self.options.column]).with_format("arrow")
+        names = () if "," not in (self.options.column or "") else (dataset.column_names or ())
+        columns = list(split_columns(self.options.column or "", names))
+        tables = dataset.select_columns(columns).with_format("arrow")
         with _closed_by_exit(tables.iter(batch_size=size)) as stream:
             for table in stream:
-                yield from arrow_values(table.column(0))
+                yield from joined_columns([table.column(each) for each in columns])
 
     def _files(self) -> list[str]:
         return [str(file) for file in self.builder.config.data_files[self.options.split]]
@@ -121,7 +130,10 @@ def _open(spec: str, address: str, folder: Path | None, options: CorpusOptions) 
         schema = _schema(spec, splits[split])
         column = choose_arrow_column(spec, options.column, schema)
     chosen = CorpusOptions(column, builder.config.name, split, options.revision)
-    return DatasetTexts(spec, chosen, folder, builder)
+    files = [str(file) for file in builder.config.data_files[split]]
+    marks = () if folder is None else marks_of(files)
+    licence = str(getattr(builder.info, "license", None) or "").strip() or None
+    return DatasetTexts(spec, chosen, folder, builder, marks, licence=licence)
 
 
 def open_builder(

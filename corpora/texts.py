@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -15,14 +13,7 @@ from ..errors import UsageError
 
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
 
-ACCEPTED_SPECS = (
-    "imagenet-1k, paper-dictionary[:PATH], paper-dictionary-raw[:PATH], hf:owner/name, a "
-    "dataset folder, or a .txt, .csv, .tsv, .jsonl, .parquet or COCO .json file"
-)
-
 CAPTION_COLUMNS = ("caption", "text", "sentence")
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,14 @@ class TextSource(Protocol):
     def keeps_spaces(self) -> bool:
         """Whether spaces around and inside its texts are part of them, whatever the rules say."""
 
+    @property
+    def licence(self) -> str | None:
+        """The terms its texts may be used under, as its preset or card words them, if known."""
+
+    @property
+    def preset(self) -> str | None:
+        """The name of the preset it was opened by, if it was."""
+
     def facts(self) -> dict[str, JSON]:
         """What a manifest records: kind, spec, column, config, split, revision, fingerprint.
 
@@ -70,6 +69,7 @@ class CorpusOptions:
     """Which part of a corpus to read; None leaves the choice to the source."""
 
     column: str | None = None
+    """One column, or several with commas between them, whose texts are read row by row."""
     config: str | None = None
     split: str | None = None
     revision: str | None = None
@@ -79,51 +79,19 @@ NO_OPTIONS = CorpusOptions()
 
 
 def open_corpus(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
-    """Open the corpus that `spec` names; see ACCEPTED_SPECS for the forms it may take.
+    """Open the corpus that `spec` names; `text_opening.ACCEPTED_SPECS` are its forms.
 
-    UsageError where nothing fits `spec`, the column, config or split is not there, or an option
-    does not apply; BlissError where the data cannot be read or reached.
+    A preset's name comes before a file of that name, which can be given as ./NAME; what `options`
+    leave out is then as the preset says. UsageError where nothing fits `spec`, the column, config
+    or split is not there, or an option does not apply; BlissError where the data cannot be read
+    or reached.
     """
-    from . import builtin, hub, text_files
+    from . import registry, text_opening
 
-    scheme, _, rest = spec.partition(":")
-    if spec == "imagenet-1k":
-        refuse_options(spec, options, accepted=())
-        return builtin.open_imagenet()
-    if spec in builtin.PUBLISHED_DICTIONARIES:
-        refuse_options(spec, options, accepted=())
-        return builtin.open_published_dictionary(spec)
-    if scheme in builtin.PUBLISHED_DICTIONARIES and rest:
-        refuse_options(spec, options, accepted=())
-        return builtin.open_dictionary(scheme, Path(rest).expanduser())
-    if scheme == "hf" and _HUB_NAME.fullmatch(rest):
-        return hub.open_hub_dataset(rest, options)
-    path = Path(spec).expanduser()
-    if spec and path.is_dir():
-        refuse_options(spec, options, accepted=("column", "config", "split"))
-        return hub.open_dataset_folder(path, options)
-    if path.is_file() and path.suffix.lower() in text_files.SUFFIXES:
-        accepted = ("column",) if path.suffix.lower() in text_files.COLUMN_SUFFIXES else ()
-        refuse_options(spec, options, accepted)
-        return text_files.open_text_file(path, options.column)
-    raise UsageError(
-        f"{spec!r} is not a text corpus" + _reason(path, scheme, rest),
-        ACCEPTED_SPECS,
-        "Check the spelling and the path",
-    )
-
-
-def refuse_options(spec: str, options: CorpusOptions, accepted: Sequence[str]) -> None:
-    """UsageError naming every option that is set although `spec` has no use for it."""
-    unused = [
-        name for name, value in vars(options).items() if value is not None and name not in accepted
-    ]
-    if unused:
-        raise UsageError(
-            f"{' and '.join(unused)} given for {spec!r}",
-            f"only {' or '.join(accepted)} there" if accepted else "no such option there",
-            f"Leave out {' and '.join(unused)}",
-        )
+    preset = registry.preset_named(spec)
+    if preset is not None:
+        return registry.open_preset(preset, options)
+    return text_opening.open_spec(spec, options)
 
 
 def batch_values(values: Iterable[tuple[int, object]], size: int) -> Iterator[TextBatch]:
@@ -147,13 +115,23 @@ def batch_values(values: Iterable[tuple[int, object]], size: int) -> Iterator[Te
         yield TextBatch(texts, np.asarray(rows, dtype=np.int64))
 
 
+def split_columns(column: str, there: Container[str]) -> tuple[str, ...]:
+    """The columns that `column` names: itself where it is `there`, or its parts at commas."""
+    return (column,) if column in there else tuple(column.split(","))
+
+
 def choose_column(where: str, given: str | None, columns: Sequence[tuple[str, bool]]) -> str:
     """The column to read, from (name, holds text) pairs.
 
-    `given`, or else the only one called caption, text or sentence, or else the only one with
-    text. UsageError that lists the columns where `given` is absent or ambiguous, or none fits.
+    `given`, which may be several with commas between them, or else the only one called caption,
+    text or sentence, or else the only one with text. UsageError that lists the columns where
+    `given` is absent or ambiguous, or none fits.
     """
     names = [name for name, _ in columns]
+    if given is not None and given not in names and "," in given:
+        for each in given.split(","):
+            choose_column(where, each, columns)
+        return given
     listed = ", ".join(repr(name) for name in names) or "none"
     texts = [name for name, holds_text in columns if holds_text]
     named = [name for name in texts if name.lower() in CAPTION_COLUMNS]
@@ -187,13 +165,14 @@ def is_text(kind: pa.DataType) -> bool:
 def choose_arrow_column(where: str, given: str | None, schema: pa.Schema) -> str:
     """`choose_column` for an Arrow schema; UsageError too where `given` holds no text."""
     column = choose_column(where, given, [(field.name, is_text(field.type)) for field in schema])
-    kind = schema.field(column).type
-    if not is_text(kind):
-        raise UsageError(
-            f"column {column!r} of {where} holds {kind}",
-            "a column of strings or of lists of strings",
-            "Name another column",
-        )
+    for each in split_columns(column, schema.names):
+        kind = schema.field(each).type
+        if not is_text(kind):
+            raise UsageError(
+                f"column {each!r} of {where} holds {kind}",
+                "a column of strings or of lists of strings",
+                "Name another column",
+            )
     return column
 
 
@@ -211,13 +190,3 @@ def _decoded(value: object) -> object:
     if isinstance(value, list):
         return [_decoded(item) for item in value]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _reason(path: Path, scheme: str, rest: str) -> str:
-    if path.is_file():
-        return f": files ending in {path.suffix!r} are not read"
-    if scheme == "hf":
-        return ": a dataset repository is named hf:owner/name"
-    if scheme in ("paper-dictionary", "paper-dictionary-raw") and not rest:
-        return ": the dictionary's path is missing"
-    return ": there is no such file or folder"

@@ -137,7 +137,7 @@ def run_eval(
         },
         "model": dict(sets["reference"].model),
         "index": {
-            name: index.manifest.get(name) for name in ("count", "corpus", "prompts", "checksums")
+            name: index.manifest.get(name) for name in ("count", "sources", "prompts", "checksums")
         },
         "k": request.k,
         "asked": dict(request.asked),

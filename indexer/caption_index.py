@@ -1,9 +1,13 @@
-"""A finished caption index: open it, search it, name its captions."""
+"""A caption index that can be searched: M live captions with their vectors and where they are from.
+
+An index is opened from one folder by `open_index`, or joined from several by `join_indexes`; some
+of its rows can be hidden by `without_rows`. Whoever uses one sees rows 0..M - 1 only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +15,60 @@ import numpy as np
 
 from ..artefacts import check_checksum, read_manifest
 from ..errors import BlissError
-from .caption_store import CaptionStore, caption_of, open_captions
-from .layout import load_vectors
-from .nearest import Hits, Vectors, nearest_texts
-from .parts import vector_file
-from .unit_rows import stored_unit_rows
+from .caption_store import open_captions, read_captions
+from .nearest import Hits, Vectors, check_k, nearest_texts
+from .row_selection import remaining, renumbered, select_vectors
+from .stored_vectors import open_stored_vectors
 
 KIND = "caption-index"
+REMOVED = "removed.npy"
 HOW_TO_BUILD = (
     "Make one with `bliss index build CORPUS -o DIR`, "
     "or with `bliss index build --embeddings DIR -o NEW` from precomputed embeddings"
 )
-RESIDENT_BYTES = 4 << 30
-"""Indexes up to this size as float32 stay in memory once searched; larger ones are streamed."""
+CAPTIONS_AT_ONCE = 65_536
+
+Search = Callable[[np.ndarray, int, "np.ndarray | None"], Hits]
+"""Unit queries [n, d], k, and the stored rows that may be found, ascending (None: all) to the
+hits among stored rows. Similarities are exact; which rows are found may be approximate."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where some rows of an index are from."""
+
+    index: str
+    """The folder."""
+    source: str
+    licence: str | None
 
 
 @dataclass(frozen=True)
 class CaptionIndex:
-    """M captions with their unit vectors; `vectors` is what exact search reads."""
+    """M live captions among the stored ones; see the module."""
 
     folder: Path
+    """Its folder; of several joined ones the first."""
     manifest: Mapping[str, Any]
-    captions: CaptionStore
-    vectors: Vectors
+    stored: Vectors
+    """All stored rows."""
+    live: np.ndarray | None
+    """int64 [M], ascending, the stored row of each live one; None: they are the same."""
+    captions: Callable[[np.ndarray], list[str]]
+    """Stored rows int64 [u] -> their captions."""
+    origins: Sequence[tuple[int, Origin]]
+    """(first stored row, origin) of each source, ascending; a source without rows is left out."""
+    find: Search
+
+    @property
+    def vectors(self) -> Vectors:
+        """The live rows."""
+        return self.stored if self.live is None else select_vectors(self.stored, self.live)
 
     @property
     def count(self) -> int:
         """M."""
-        return self.vectors.count
+        return self.stored.count if self.live is None else len(self.live)
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -54,37 +84,37 @@ def open_index(folder: str | Path) -> CaptionIndex:
     """
     folder = Path(folder)
     manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
-    parts = []
-    for number, rows in enumerate(manifest["parts"]):
-        if not rows:
-            continue
-        path = folder / vector_file("text", number)
-        array = load_vectors(path)
-        expected = (rows, manifest["model"].get("dimension"))
-        if array.shape != expected:
-            raise BlissError(
-                f"{path} holds an array of shape {array.shape}",
-                f"{expected}, as its manifest says",
-                "Restore the file or build the index again",
-            )
-        parts.append((path, array))
-    for name in ("captions.bin", "caption_offsets.npy"):
-        check_checksum(folder, name, manifest)
-    captions = open_captions(folder)
-    if len(captions.offsets) - 1 != sum(len(array) for _, array in parts):
-        raise BlissError(
-            f"{folder} has {len(captions.offsets) - 1:,} captions for "
-            f"{sum(len(array) for _, array in parts):,} vectors",
-            "one caption for every vector",
-            "Build the index again",
-        )
-    return CaptionIndex(folder, manifest, captions, _stored_vectors(parts))
+    vectors = open_stored_vectors(folder, manifest)
+    store = open_captions(folder, manifest)
+
+    def find(queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
+        return exact_search(vectors, queries, k, kept)
+
+    return CaptionIndex(
+        folder,
+        manifest,
+        vectors,
+        _live(folder, manifest, vectors.count),
+        lambda rows: read_captions(store, rows),
+        _origins(folder, manifest),
+        find,
+    )
+
+
+def exact_search(vectors: Vectors, queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
+    """The k nearest of the rows `kept`, or of all, by scanning them; hits among all rows."""
+    if kept is None:
+        return nearest_texts(queries, vectors, k)
+    hits = nearest_texts(queries, select_vectors(vectors, kept), k)
+    return Hits(hits.similarity, kept[hits.rows])
 
 
 def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
-    """The k captions nearest to each unit row of `queries` [n, d], exactly.
+    """The k captions nearest to each unit row of `queries` [n, d], in live rows.
 
-    "Exactly" is relative to the stored vectors, upcast to float32 and renormalised.
+    Similarities are exact relative to the stored vectors, upcast to float32 and renormalised;
+    unless the index has an approximate kind of search, so are the rows. Raises UsageError when k
+    is not between 1 and M, BlissError for queries of another dimension.
     """
     if queries.shape[1] != index.model["dimension"]:
         raise BlissError(
@@ -92,12 +122,32 @@ def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
             f"{index.model['dimension']} dimensions, as {index.folder} has",
             "Embed both with the same model",
         )
-    return nearest_texts(queries, index.vectors, k)
+    check_k(k, index.count)
+    hits = index.find(queries, k, index.live)
+    return hits if index.live is None else renumbered(hits, index.live)
+
+
+def without_rows(index: CaptionIndex, hidden: np.ndarray) -> CaptionIndex:
+    """The same index with live rows `hidden` int64 [u] gone; the others are renumbered."""
+    left = remaining(index.count, hidden)
+    return replace(index, live=left if index.live is None else index.live[left])
+
+
+def stored_rows_of(index: CaptionIndex, rows: np.ndarray) -> np.ndarray:
+    """int64 [u], the stored rows of live rows."""
+    return np.asarray(rows) if index.live is None else index.live[rows]
 
 
 def captions_of(index: CaptionIndex, rows: np.ndarray) -> list[str]:
     """The captions of index rows int64 [u]."""
-    return [caption_of(index.captions, int(row)) for row in rows]
+    return index.captions(stored_rows_of(index, rows))
+
+
+def origins_of(index: CaptionIndex, rows: np.ndarray) -> list[Origin]:
+    """Where each of rows int64 [u] is from."""
+    starts = [first for first, _ in index.origins]
+    number = np.searchsorted(starts, stored_rows_of(index, rows), side="right") - 1
+    return [index.origins[i][1] for i in number]
 
 
 def find_captions(index: CaptionIndex, wanted: Mapping[str, str]) -> dict[str, int]:
@@ -109,9 +159,11 @@ def find_captions(index: CaptionIndex, wanted: Mapping[str, str]) -> dict[str, i
     for key, text in wanted.items():
         sought.setdefault(plain(text), []).append(key)
     found: dict[str, int] = {}
-    for row in range(index.count):
-        for key in sought.get(plain(caption_of(index.captions, row)), ()):
-            found.setdefault(key, row)
+    for start in range(0, index.count, CAPTIONS_AT_ONCE):
+        rows = np.arange(start, min(index.count, start + CAPTIONS_AT_ONCE))
+        for row, caption in zip(rows, captions_of(index, rows), strict=True):
+            for key in sought.get(plain(caption), ()):
+                found.setdefault(key, int(row))
         if len(found) == len(wanted):
             break
     return found
@@ -122,31 +174,37 @@ def plain(text: str) -> str:
     return " ".join(text.lower().replace("_", " ").replace("-", " ").split())
 
 
-def _stored_vectors(parts: list[tuple[Path, np.ndarray]]) -> Vectors:
-    """Vectors over stored parts: kept in memory once read if small, streamed if large."""
-    starts = np.cumsum([0, *(len(array) for _, array in parts)])
-    resident = sum(array.size for _, array in parts) * 4 <= RESIDENT_BYTES
-    whole: list[np.ndarray] = []
+def _live(folder: Path, manifest: Mapping[str, Any], count: int) -> np.ndarray | None:
+    """The stored rows that were not removed; None where none was."""
+    if not manifest.get("removed"):
+        return None
+    check_checksum(folder, REMOVED, manifest)
+    removed = np.load(folder / REMOVED, allow_pickle=False)
+    if removed.ndim != 1 or removed.dtype != np.int64 or not _ascending_within(removed, count):
+        raise BlissError(
+            f"{folder / REMOVED} does not list rows of the index",
+            f"ascending row numbers from 0 to {count - 1:,}",
+            "Restore the file or build the index again",
+        )
+    return remaining(count, removed)
 
-    def blocks() -> Iterator[tuple[int, np.ndarray]]:
-        if resident:
-            if not whole:
-                rows = [stored_unit_rows(array, str(path)) for path, array in parts]
-                whole.append(rows[0] if len(rows) == 1 else np.concatenate(rows))
-            yield 0, whole[0]
-            return
-        for start, (path, array) in zip(starts, parts, strict=False):
-            yield int(start), stored_unit_rows(array, str(path))
 
-    def fetch(rows: np.ndarray) -> np.ndarray:
-        if whole:
-            return whole[0][rows]
-        out = np.empty((len(rows), parts[0][1].shape[1]), np.float32)
-        part = np.searchsorted(starts, rows, side="right") - 1
-        for number in np.unique(part):
-            here = part == number
-            path, array = parts[number]
-            out[here] = stored_unit_rows(array[rows[here] - starts[number]], str(path))
-        return out
+def _ascending_within(rows: np.ndarray, count: int) -> bool:
+    return bool((np.diff(rows, prepend=-1, append=count) > 0).all())
 
-    return Vectors(int(starts[-1]), blocks, fetch)
+
+def _origins(folder: Path, manifest: Mapping[str, Any]) -> list[tuple[int, Origin]]:
+    origins, first = [], 0
+    for source in manifest["sources"]:
+        if source["rows"]:
+            origin = Origin(str(folder), source["name"], source.get("licence"))
+            origins.append((first, origin))
+            first += source["rows"]
+    if first != sum(manifest["parts"]):
+        raise BlissError(
+            f"the manifest of {folder} names sources of {first:,} rows for "
+            f"{sum(manifest['parts']):,} stored ones",
+            "sources that account for every row",
+            "Restore it from a backup or build the index again",
+        )
+    return origins

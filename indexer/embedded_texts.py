@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from ..artefacts import digest, sha256_of
+from ..corpora.text_files import parquet_values, readable
 from ..corpora.texts import JSON, TextBatch, choose_arrow_column
-from .layout import EmbeddingFolder, metadata_parts, open_embedding_folder
+from .layout import EmbeddingFolder, open_embedding_folder
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class EmbeddedTexts:
     column: str
     default_prompt: str = "{}"
     keeps_spaces: bool = False
+    licence: str | None = None
+    preset: str | None = None
 
     @property
     def spec(self) -> str:
@@ -39,15 +44,15 @@ class EmbeddedTexts:
         }
 
     def batches(self, size: int) -> Iterator[TextBatch]:
-        """Captions part by part, `size` at most at a time; nulls become empty texts."""
+        """Captions part by part, `size` at most at a time; what is no string becomes empty."""
         first = 0
-        for table in metadata_parts(self.folder, [self.column]):
-            for batch in table.to_batches(max_chunksize=size):
-                texts = [
-                    text if isinstance(text, str) else "" for text in batch.column(0).to_pylist()
-                ]
-                yield TextBatch(texts, np.arange(first, first + len(texts)))
-                first += len(texts)
+        for path in self.folder.metadata:
+            with readable(path), open(path, "rb") as file:
+                with closing(parquet_values(file, str(path), self.column)) as values:
+                    texts = (value if isinstance(value, str) else "" for _, value in values)
+                    while some := list(islice(texts, size)):
+                        yield TextBatch(some, np.arange(first, first + len(some)))
+                        first += len(some)
 
 
 def open_text_embeddings(folder: Path, column: str | None) -> EmbeddedTexts:

@@ -1,42 +1,38 @@
-"""Build a caption index: from a corpus and a model, or from embeddings made elsewhere."""
+"""Build a caption index: from corpora and a model, or from embeddings made elsewhere.
+
+First the row plan (corpora/plan.py), then its parts, each stored while the next one is encoded,
+then the manifest. The same request continues wherever an earlier run stopped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ..corpora.captions import CaptionRules, PreparedCaptions, prepare_captions
-from ..corpora.prompts import check_prompts
+from ..artefacts import only_run_in, wait_to_run_in
+from ..corpora.captions import CaptionRules
+from ..corpora.plan import RowPlan, make_plan, open_plan
 from ..corpora.texts import TextSource
-from ..errors import BlissError, UsageError
-from .caption_index import KIND, CaptionIndex, open_index
-from .caption_store import write_captions
+from ..errors import UsageError
+from .build_log import timed
+from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
-from .encoding import IDENTITY, Encoder, encode_prompts
-from .layout import load_vectors, read_parquet
+from .encoded_parts import Progress, encoded_parts, given_parts
+from .encoding import IDENTITY, Encoder
+from .index_finishing import finish_index
+from .index_shards import Shard, refuse_while_shards_run, running_shard
+from .index_sources import describe_sources, request_of
+from .layout import load_vectors
 from .nearest import write_flat_index
-from .parts import (
-    Part,
-    begin_building,
-    finish_building,
-    finished_part,
-    is_finished,
-    metadata_file,
-    write_part,
-)
-from .unit_rows import normalise_rows
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+from .part_building import build_parts, missing_parts
+from .parts import begin_building, drop_records, is_finished
 
 DTYPES = ("float16", "float32")
-CAPTIONS_AT_ONCE = 4096
-"""Captions embedded between two words of progress."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -45,7 +41,7 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """How captions become an index; None leaves the choice to the corpus."""
+    """How captions become an index; None leaves the choice to each corpus."""
 
     rules: CaptionRules = field(default_factory=CaptionRules)
     prompts: tuple[str, ...] | None = None
@@ -53,6 +49,10 @@ class IndexOptions:
     dtype: str | None = None
     """float16 or float32; default float16, and for float32 embeddings made elsewhere float32."""
     part_rows: int = 32_768
+    near_duplicates: float | None = None
+    """Remove a caption whose embedding has this cosine or more with an earlier one that stays."""
+    licences: tuple[str, ...] = ()
+    """One text for all sources, or `NAME=TEXT` for each."""
     export: bool = False
     """Also write `text.index`, for other programs that use FAISS."""
     overwrite: bool = False
@@ -66,33 +66,72 @@ class IndexOptions:
             raise UsageError(
                 f"parts of {self.part_rows} rows were asked for", "at least 1 row", "Ask for more"
             )
+        if self.near_duplicates is not None and not 0 < self.near_duplicates < 1:
+            raise UsageError(
+                f"near-duplicates from a cosine of {self.near_duplicates} on were to go",
+                "a cosine above 0 and below 1",
+                "Correct --near-duplicates; equal captions go without it",
+            )
 
 
 NO_OPTIONS = IndexOptions()
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One building: what is asked for, and where its vectors come from."""
+
+    sources: tuple[TextSource, ...]
+    folder: Path
+    options: IndexOptions
+    request: dict[str, Any]
+    """What must be the same to go on with it."""
+    facts: dict[str, Any]
+    """model, dtype and sources, as the manifest states them."""
+    encode: Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
+    """The raw vectors of some parts."""
+
+
 def build_index(
-    source: TextSource,
+    sources: TextSource | Sequence[TextSource],
     encoder: Encoder,
     folder: str | Path,
     options: IndexOptions = NO_OPTIONS,
     progress: Progress = no_progress,
 ) -> CaptionIndex:
-    """Embed the captions of `source` into `folder`, or go on where an interrupted build stopped.
+    """Embed the captions of one or several sources into `folder`, or go on where a run stopped.
 
-    Raises UsageError where the folder belongs to another request, BlissError for a corpus
-    without usable text or a disk that cannot be written (finished parts stay).
+    Of captions that are equal in several sources the first stays. Raises UsageError where the
+    folder belongs to another request, BlissError for a corpus without usable text, a disk that
+    cannot be written (finished parts stay) or a folder that another run is working in.
     """
-    prompts = check_prompts(options.prompts or (source.default_prompt,))
-    dtype = options.dtype or "float16"
-    facts = dict(encoder.facts)
-    request = {"corpus": source.facts(), "prompts": list(prompts), **_settings(options, dtype)}
-    request |= {name: facts[name] for name in (*IDENTITY, "precision")}
+    return _build(_encoding_job(sources, encoder, folder, options, progress), progress)
 
-    def vectors(captions: PreparedCaptions, rows: slice) -> np.ndarray:
-        return encode_prompts(encoder, captions.captions[rows], prompts)
 
-    return _build(source, Path(folder), options, (request, facts, dtype), vectors, progress)
+def build_shard(
+    sources: TextSource | Sequence[TextSource],
+    encoder: Encoder,
+    folder: str | Path,
+    options: IndexOptions,
+    shard: Shard,
+    progress: Progress = no_progress,
+) -> tuple[int, ...]:
+    """Make one shard's parts of the index that `build_index` would make; `merge_index` ends it.
+
+    Several shards may work in one folder at once: the first makes the plan, the others wait for it.
+    Returns the numbers of the parts that are still missing, all shards together.
+    """
+    job = _encoding_job(sources, encoder, folder, options, progress)
+    with ExitStack() as running:
+        with wait_to_run_in(job.folder, lambda why: progress(why, 0, 0)):
+            begin_building(job.folder, job.request, options.overwrite, job.facts)
+            if is_finished(job.folder):
+                return ()
+            running.enter_context(running_shard(job.folder, shard))
+            plan = _plan(job, progress)
+        wanted = [p for p in missing_parts(job.folder, plan) if p % shard.count == shard.number]
+        build_parts(job.folder, plan, job.encode(plan, wanted), job.facts["dtype"])
+        return missing_parts(job.folder, plan)
 
 
 def index_embeddings(
@@ -113,101 +152,86 @@ def index_embeddings(
             "no prompts: the texts are embedded already",
             "Leave --prompt out",
         )
-    source = open_text_embeddings(Path(folder), column)
-    arrays = [load_vectors(path) for path in source.folder.vectors]
-    starts = np.cumsum([0, *source.folder.rows])
-    dtype = options.dtype or ("float16" if arrays[0].dtype == np.float16 else "float32")
-    facts = {"model": None, "weights_sha256": None, "dimension": source.folder.dimension}
-    request = {"corpus": source.facts(), **_settings(options, dtype)}
+    texts = open_text_embeddings(Path(folder), column)
+    first = load_vectors(texts.folder.vectors[0])
+    dtype = options.dtype or ("float16" if first.dtype == np.float16 else "float32")
+    model = {"model": None, "weights_sha256": None, "dimension": texts.folder.dimension}
+    described = [
+        {**each, "prompts": []} for each in describe_sources([texts], None, options.licences)
+    ]
+    job = _Job(
+        (texts,),
+        Path(output),
+        options,
+        {"sources": request_of(described), **_settings(options, dtype)},
+        {"model": model, "dtype": dtype, "sources": described},
+        lambda plan, numbers: given_parts(plan, numbers, texts, progress),
+    )
+    return _build(job, progress)
 
-    def vectors(captions: PreparedCaptions, rows: slice) -> np.ndarray:
-        wanted = captions.rows[rows]
-        part = np.searchsorted(starts, wanted, side="right") - 1
-        out = np.empty((len(wanted), source.folder.dimension), np.float32)
-        for number in np.unique(part):
-            here = part == number
-            out[here] = arrays[number][wanted[here] - starts[number]]
-        return out
 
-    return _build(source, Path(output), options, (request, facts, dtype), vectors, progress)
+def _encoding_job(
+    sources: TextSource | Sequence[TextSource],
+    encoder: Encoder,
+    folder: str | Path,
+    options: IndexOptions,
+    progress: Progress,
+) -> _Job:
+    every = tuple(sources) if isinstance(sources, Sequence) else (sources,)
+    dtype = options.dtype or "float16"
+    described = describe_sources(every, options.prompts, options.licences)
+    identity = {name: encoder.facts[name] for name in (*IDENTITY, "precision")}
+    return _Job(
+        every,
+        Path(folder),
+        options,
+        {"sources": request_of(described), **_settings(options, dtype), **identity},
+        {"model": dict(encoder.facts), "dtype": dtype, "sources": described},
+        lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress),
+    )
 
 
 def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
-    return {"rules": asdict(options.rules), "dtype": dtype, "part_rows": options.part_rows}
+    return {
+        "rules": asdict(options.rules),
+        "dtype": dtype,
+        "part_rows": options.part_rows,
+        "near_duplicates": options.near_duplicates,
+    }
 
 
-def _build(
-    source: TextSource,
-    folder: Path,
-    options: IndexOptions,
-    settings: tuple[dict[str, Any], Mapping[str, Any], str],
-    vectors: Callable[[PreparedCaptions, slice], np.ndarray],
-    progress: Progress,
-) -> CaptionIndex:
-    request, facts, dtype = settings
-    begin_building(folder, request, options.overwrite)
-    if not is_finished(folder):
-        captions = prepare_captions(source, options.rules)
-        total = len(captions.captions)
-        starts = range(0, total, options.part_rows)
-        for number, start in enumerate(starts):
-            rows = slice(start, min(total, start + options.part_rows))
-            if finished_part(folder, number) is None:
-                found = []
-                for first in range(rows.start, rows.stop, CAPTIONS_AT_ONCE):
-                    progress("captions embedded", first, total)
-                    last = min(rows.stop, first + CAPTIONS_AT_ONCE)
-                    found.append(vectors(captions, slice(first, last)))
-                part = _make_part(captions, rows, np.concatenate(found), dtype)
-                write_part(folder, "text", number, part)
-        progress("captions embedded", total, total)
-        _finish(folder, len(starts), captions, {"model": dict(facts), **request})
-    index = open_index(folder)
-    if options.export and not (folder / "text.index").is_file():
-        write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
+def _build(job: _Job, progress: Progress) -> CaptionIndex:
+    folder = job.folder
+    with only_run_in(folder):
+        refuse_while_shards_run(folder)
+        begin_building(folder, job.request, job.options.overwrite, job.facts)
+        if is_finished(folder):
+            drop_records(folder)
+        else:
+            plan = _plan(job, progress)
+            missing = missing_parts(folder, plan)
+            build_parts(folder, plan, job.encode(plan, missing), job.facts["dtype"])
+            finish_index(folder, plan, progress)
+        index = open_index(folder)
+        if job.options.export and not (folder / "text.index").is_file():
+            write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
     return index
 
 
-def _make_part(captions: PreparedCaptions, rows: slice, raw: np.ndarray, dtype: str) -> Part:
-    made = normalise_rows(raw)
-    good = np.ones(len(raw), bool)
-    good[made.unusable] = False
-    kept = np.flatnonzero(good) + rows.start
-    metadata = pa.table(
-        {
-            "caption": pa.array([captions.captions[i] for i in kept], pa.string()),
-            "source_row": pa.array(captions.rows[kept]),
-        }
-    )
-    failures = tuple(
-        {
-            "source_row": int(captions.rows[rows.start + i]),
-            "caption": captions.captions[rows.start + i],
-            "reason": "the embedding is zero or not finite",
-        }
-        for i in made.unusable
-    )
-    return Part(made.unit[good].astype(dtype), metadata, failures, {"normalised": made.adjusted})
-
-
-def _finish(
-    folder: Path, part_count: int, captions: PreparedCaptions, facts: Mapping[str, Any]
-) -> None:
-    stored: list[str] = []
-    for number in range(part_count):
-        path = folder / metadata_file(number)
-        if path.is_file():
-            stored.extend(read_parquet(path, columns=["caption"]).column(0).to_pylist())
-    if not stored:
-        raise BlissError(
-            f"none of the {len(captions.captions):,} embeddings can be used",
-            "at least one vector that is neither zero nor infinite nor NaN",
-            "Embed the texts again",
-        )
-    files = write_captions(folder, stored)
-    finish_building(
-        folder,
-        "text",
-        part_count,
-        {"kind": KIND, "count": len(stored), "counts": captions.counts, "files": files, **facts},
-    )
+def _plan(job: _Job, progress: Progress) -> RowPlan:
+    """The row plan, made if it is not there."""
+    folder = job.folder / "plan"
+    plan = open_plan(folder)
+    if plan is None:
+        with timed(job.folder, "plan") as facts:
+            expected = [described["corpus"] for described in job.facts["sources"]]
+            plan = make_plan(
+                job.sources,
+                job.options.rules,
+                folder,
+                job.options.part_rows,
+                expected,
+                lambda read: progress("texts read", read, 0),
+            )
+            facts["rows"] = sum(counts["read"] for counts in plan.counts)
+    return plan

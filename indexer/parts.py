@@ -1,7 +1,8 @@
 """Embeddings on disk in the layout clip-retrieval writes, made part by part and resumable.
 
 `FOLDER/text_emb/text_emb_3.npy` (or `img_emb/img_emb_3.npy`) holds the vectors of part 3 and
-`FOLDER/metadata/metadata_3.parquet` a row for each of them. A part covers fixed source rows,
+`FOLDER/metadata/metadata_3.parquet` a row for each of them; captions also lie in
+`FOLDER/captions/`, where one is found without a scan. A part covers fixed source rows,
 whatever interruptions there were; `FOLDER/parts/part_3.json` is written last and says that the
 part is whole. `building.json` holds the request, so that the same command continues and another
 one is refused. The manifest ends the building.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..artefacts import (
+    LOCK,
     MANIFEST,
     check_checksum,
     read_json,
+    seal,
     sha256_of,
     write_array,
     write_atomically,
     write_json,
-    write_manifest,
 )
 from ..errors import BlissError, UsageError
+from .caption_store import caption_files, write_captions
 
 BUILDING = "building.json"
+BUILDING_FOLDERS = ("parts", "plan", "shards", "near")
+OUR_FOLDERS = (*BUILDING_FOLDERS, *"text_emb img_emb metadata captions search earlier".split())
+OUR_FILES = (MANIFEST, BUILDING, "removed.npy", "text.index", "build.log.jsonl")
+"""What bliss writes into such a folder."""
+_NONE = object()
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Part:
     metadata: pa.Table
     failures: tuple[Mapping[str, Any], ...] = ()
     counts: Mapping[str, int] | None = None
+    record: Mapping[str, Any] | None = None
+    """What its record says beyond that."""
 
 
 def vector_file(kind: str, number: int) -> str:
@@ -54,11 +65,17 @@ def metadata_file(number: int) -> str:
     return f"metadata/metadata_{number}.parquet"
 
 
-def begin_building(folder: Path, request: Mapping[str, Any], overwrite: bool) -> None:
+def begin_building(
+    folder: Path,
+    request: Mapping[str, Any],
+    overwrite: bool,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
     """Start a folder for `request`, or continue one that was started for the same request.
 
     Raises UsageError naming the fields that differ where the folder was begun, or finished, for
     another request, and where it holds files that are not ours. `overwrite` empties what we wrote.
+    `facts` are kept beside the request for whoever ends the building.
     """
     for name in (MANIFEST, BUILDING):
         if not (folder / name).is_file():
@@ -69,21 +86,46 @@ def begin_building(folder: Path, request: Mapping[str, Any], overwrite: bool) ->
         if overwrite:
             _empty(folder)
             break
-        differing = sorted(k for k in {*before, *request} if before.get(k) != request.get(k))
         raise UsageError(
-            f"{folder} was made with other settings ({', '.join(differing)} differ)",
+            f"{folder} was made with other settings "
+            f"({', '.join(differing_fields(before, request))} differ)",
             "the same settings to continue it, or an empty folder",
             "Choose another output folder, or pass --overwrite to make this one again",
         )
     else:
-        if folder.is_dir() and any(path.suffix != ".tmp" for path in folder.iterdir()):
+        if folder.is_dir() and any(not _passing(path) for path in folder.iterdir()):
             raise UsageError(
                 f"{folder} holds files that bliss did not put there",
                 "an empty or new output folder",
                 "Choose another one",
             )
     if not (folder / MANIFEST).is_file():
-        write_json(folder / BUILDING, {"request": dict(request)})
+        write_json(folder / BUILDING, {"request": dict(request), "facts": dict(facts or {})})
+
+
+def differing_fields(before: Any, after: Any, name: str = "") -> list[str]:
+    """The fields in which two requests differ, as `rules.max_characters` or `sources[0].name`."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return [
+            field
+            for key in sorted({*before, *after})
+            for field in differing_fields(
+                before.get(key, _NONE), after.get(key, _NONE), f"{name}.{key}" if name else key
+            )
+        ]
+    lists = isinstance(before, list) and isinstance(after, list)
+    if lists and any(isinstance(each, Mapping) for each in (*before, *after)):
+        return [
+            field
+            for number, (one, other) in enumerate(zip_longest(before, after, fillvalue=_NONE))
+            for field in differing_fields(one, other, f"{name}[{number}]")
+        ]
+    return [] if before == after else [name]
+
+
+def _passing(path: Path) -> bool:
+    """Whether a file is a lock or what an interrupted write left."""
+    return path.suffix == ".tmp" or path.name == LOCK
 
 
 def _request_of(path: Path, overwrite: bool) -> dict[str, Any]:
@@ -109,10 +151,13 @@ def write_part(folder: Path, kind: str, number: int, part: Part) -> None:
         write_atomically(
             folder / metadata_file(number), lambda file: pq.write_table(part.metadata, file)
         )
-    files = _files_of(kind, number) if len(part.vectors) else ()
+        if kind == "text":
+            write_captions(folder, number, part.metadata["caption"].to_pylist())
+    files = files_of(kind, number) if len(part.vectors) else ()
     write_json(
         folder / f"parts/part_{number}.json",
         {
+            **(part.record or {}),
             "rows": len(part.vectors),
             "checksums": {name: sha256_of(folder / name) for name in files},
             "failures": list(part.failures),
@@ -148,17 +193,19 @@ def finish_building(folder: Path, kind: str, part_count: int, facts: Mapping[str
     """
     records = [read_json(folder / f"parts/part_{p}.json") for p in range(part_count)]
     begun = read_json(folder / BUILDING)
-    files = [name for record in records for name in record["checksums"]]
+    rest = dict(facts)
+    checksums = {name: sha256_of(folder / name) for name in rest.pop("files", ())}
     counts: dict[str, int] = {}
     for record in records:
+        # Not computed again: what has changed since must not pass for whole.
+        checksums |= record["checksums"]
         for name, value in record["counts"].items():
             counts[name] = counts.get(name, 0) + value
-    rest = dict(facts)
-    write_manifest(
+    seal(
         folder,
         rest.pop("kind"),
-        [*files, *rest.pop("files", ())],
-        **{
+        checksums,
+        {
             "request": begun["request"],
             "parts": [record["rows"] for record in records],
             "failures": [failure for record in records for failure in record["failures"]],
@@ -167,17 +214,29 @@ def finish_building(folder: Path, kind: str, part_count: int, facts: Mapping[str
             **rest,
         },
     )
-    shutil.rmtree(folder / "parts", ignore_errors=True)
+    drop_records(folder)
+
+
+def drop_records(folder: Path) -> None:
+    """Delete what a finished folder no longer needs, and what interrupted writes left in it."""
+    for name in BUILDING_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
     (folder / BUILDING).unlink(missing_ok=True)
+    for pattern in (".*.tmp", "*/.*.tmp"):
+        for path in folder.glob(pattern):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
-def _files_of(kind: str, number: int) -> tuple[str, str]:
-    return vector_file(kind, number), metadata_file(number)
+def files_of(kind: str, number: int) -> tuple[str, ...]:
+    """Names of all files of a part that has rows."""
+    captions = caption_files(number) if kind == "text" else ()
+    return vector_file(kind, number), metadata_file(number), *captions
 
 
 def _empty(folder: Path) -> None:
     """Delete what bliss writes into such a folder, and nothing else."""
-    for name in ("text_emb", "img_emb", "metadata", "parts", "earlier"):
+    for name in OUR_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (MANIFEST, BUILDING, "captions.bin", "caption_offsets.npy", "text.index"):
+    for name in OUR_FILES:
         (folder / name).unlink(missing_ok=True)

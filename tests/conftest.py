@@ -133,3 +133,20 @@ def index(bliss: Bliss, captions: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("index") / "captions-index"
     assert bliss("index", "build", captions, "--model", "demo", "-o", folder).code == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_embeddings() -> Callable[[Path, np.ndarray, list[str]], Path]:
+    """`write_embeddings(folder, vectors, captions)`: one part in clip-retrieval's layout."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write(folder: Path, vectors: np.ndarray, captions: list[str]) -> Path:
+        for name in ("text_emb", "metadata"):
+            (folder / name).mkdir(parents=True)
+        np.save(folder / "text_emb" / "text_emb_0.npy", vectors)
+        table = pa.table({"caption": captions})
+        pq.write_table(table, folder / "metadata" / "metadata_0.parquet")
+        return folder
+
+    return write

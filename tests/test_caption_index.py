@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit.corpora.captions import CaptionRules
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import caption_index
+from blissaudit.indexer import stored_vectors
 from blissaudit.indexer.caption_index import captions_of, find_captions, open_index, search
 from blissaudit.indexer.index_building import IndexOptions, index_embeddings
 
 D = 8
+REASON = "the embedding is zero or not finite"
 
 
 def write_layout(folder, parts, captions, name="caption", kind="text"):
@@ -58,7 +59,7 @@ def test_streamed_search_equals_resident_search(source, tmp_path, vectors, monke
     options = IndexOptions(part_rows=2, dtype="float16")
     index = index_embeddings(source, tmp_path / "index", options=options)
     resident = search(index, vectors, 3)
-    monkeypatch.setattr(caption_index, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(stored_vectors, "RESIDENT_BYTES", 0)
     streamed = search(open_index(tmp_path / "index"), vectors, 3)
     np.testing.assert_array_equal(streamed.rows, resident.rows)
     np.testing.assert_array_equal(streamed.similarity, resident.similarity)
@@ -74,9 +75,10 @@ def test_unusable_vectors_are_left_out_and_named(tmp_path, vectors):
     index = index_embeddings(folder, tmp_path / "index")
     assert captions_of(index, np.arange(5)) == ["ant", "cat", "dog", "eel", "gnu"]
     assert index.manifest["failures"] == [
-        {"source_row": 1, "caption": "bee", "reason": "the embedding is zero or not finite"},
-        {"source_row": 5, "caption": "fox", "reason": "the embedding is zero or not finite"},
+        {"source": "source", "source_row": row, "caption": caption, "reason": REASON}
+        for row, caption in ((1, "bee"), (5, "fox"))
     ]
+    assert index.manifest["counts"]["unusable"] == 2
     np.testing.assert_allclose(index.vectors.fetch(np.array([4])), vectors[6:], atol=1e-7)
 
 
@@ -95,6 +97,7 @@ def test_rules_drop_captions_and_their_vectors_together(tmp_path, vectors):
         "empty": 2,
         "too_long": 1,
         "too_short": 0,
+        "unusable": 0,
     }
 
 
@@ -139,9 +142,13 @@ def test_an_index_that_is_none_or_is_damaged_is_refused(source, tmp_path):
     with pytest.raises(BlissError, match=r"array of shape \(7, 8\)\. Needed: \(6, 8\), as its man"):
         open_index(folder)
     with_manifest()
-    (folder / "captions.bin").write_bytes(b"x")
-    with pytest.raises(BlissError, match=r"captions\.bin does not match the checksum"):
+    with_manifest(sources=[])
+    with pytest.raises(BlissError, match=r"names sources of 0 rows for 7 stored ones"):
         open_index(folder)
+    with_manifest()
+    (folder / "captions" / "captions_0.bin").write_bytes(b"x")
+    with pytest.raises(BlissError, match=r"captions_0\.bin does not match the checksum"):
+        captions_of(open_index(folder), np.arange(2))
     path = folder / "text_emb" / "text_emb_0.npy"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(BlissError, match=r"text_emb_0\.npy could not be read"):
@@ -155,6 +162,10 @@ def test_stored_rows_off_unit_length_are_refused_at_search(source, tmp_path, vec
     stored[3] *= 1.003
     np.save(path, stored)
     with pytest.raises(BlissError, match=r"row 3 of .*text_emb_0\.npy has length 1\.0030"):
+        search(open_index(tmp_path / "index"), vectors, 1)
+    stored[3] = stored[2]
+    np.save(path, stored)
+    with pytest.raises(BlissError, match=r"text_emb_0\.npy does not match the checksum"):
         search(open_index(tmp_path / "index"), vectors, 1)
 
 

@@ -45,7 +45,7 @@ def folders(tmp_path_factory, bliss):
 
 def test_an_index_of_the_papers_dictionary(folders):
     manifest = read_manifest(folders / "index", "caption-index", "")
-    assert manifest["corpus"]["spec"] == "paper-dictionary-raw" and manifest["count"] == 1860
+    assert manifest["sources"][0]["name"] == "paper-dictionary-raw" and manifest["count"] == 1860
     assert manifest["prompts"] == ["This is a photo of a {label}"]
     assert (folders / "said").read_text().splitlines()[:2] == [
         "preset paper: corpus paper-dictionary-raw; equal captions kept; "

@@ -23,7 +23,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def times(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.npy"))}
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*_emb_*.npy"))}
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
@@ -119,10 +119,10 @@ def test_a_folder_that_cannot_be_written(bliss, captions, tmp_path):
     command = ("index", "build", captions, "--model", "demo")
     below = bliss(*command, "-o", tmp_path / "file" / "out")
     assert (below.code, below.out) == (1, "")
-    assert f"could not write {tmp_path}/file/out/building.json: Not a directory. " in below.err
+    assert f"could not write {tmp_path}/file/out/.bliss.lock: Not a directory. " in below.err
     nowhere = bliss(*command, "-o", "/proc/blissaudit")
     assert (nowhere.code, nowhere.out) == (1, "")
-    assert "could not write /proc/blissaudit/building.json: " in nowhere.err
+    assert "could not write /proc/blissaudit/.bliss.lock: " in nowhere.err
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "notes.txt").write_text("mine")
     for option in ((), ("--overwrite",)):
@@ -142,9 +142,9 @@ def test_another_index_in_the_same_folder(bliss, captions, copied):
     refused = bliss(*command, "--dtype", "float32", "--min-characters", 9)
     assert (refused.code, refused.out) == (2, "")
     assert refused.err.endswith(
-        f"\nbliss: {copied} was made with other settings (dtype, rules differ). Needed: the same "
-        "settings to continue it, or an empty folder. Choose another output folder, or pass "
-        "--overwrite to make this one again.\n"
+        f"\nbliss: {copied} was made with other settings (dtype, rules.min_characters differ). "
+        "Needed: the same settings to continue it, or an empty folder. Choose another output "
+        "folder, or pass --overwrite to make this one again.\n"
     )
     assert checksums(copied) == before
     assert bliss(*command, "--dtype", "float32", "--overwrite").code == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.text_files import MAX_LINE
+from blissaudit.corpora.text_records import MAX_LINE
 from blissaudit.corpora.texts import CorpusOptions, TextSource, open_corpus
 from blissaudit.errors import BlissError, UsageError
 

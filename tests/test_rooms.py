@@ -29,6 +29,7 @@ HEAVY = {
     "open_clip": ("indexer/open_clip_encoder.py", "training/"),
     "timm": ("training/",),
     "faiss": ("indexer/nearest.py",),
+    "duckdb": ("corpora/first_rows.py",),
     "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
     "click": ("cli.py", "commands/", "training/"),
@@ -120,7 +121,7 @@ def test_the_check_fails_where_it_should(tmp_path, name, line, complaint):
     ],
 )
 def test_importing_and_help_load_nothing_heavy(code):
-    heavy = ("torch", "open_clip", "faiss", "datasets")
+    heavy = ("torch", "open_clip", "faiss", "datasets", "duckdb")
     check = f"; import sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code + check], capture_output=True, text=True, check=True

@@ -41,6 +41,7 @@ def test_every_file_the_program_needs_is_inside(wheel):
     python += [ROOT / "artefacts.py"]
     needed = {f"blissaudit/{path.relative_to(ROOT).as_posix()}" for path in python}
     needed |= {
+        "blissaudit/corpora/presets.json",
         "blissaudit/demo/model/open_clip_config.json",
         "blissaudit/demo/model/open_clip_model.safetensors",
         "blissaudit/evaluation/protocols.json",

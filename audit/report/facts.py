@@ -13,12 +13,14 @@ def facts_of(run: RunFolder) -> list[list[str]]:
     """[name, value] pairs: collection, model, captions, reference, score, decision."""
     facts = run.facts
     settings, index = facts["settings"], facts["index"]
-    corpus = index["corpus"]
+    sources = index["sources"]
     lines = [["Collection", run.source], ["Model", describe_model(facts["model"])]]
-    lines.append(["Captions", f"{index['count']:,} from {corpus.get('spec', 'embeddings')}"])
-    licence = corpus.get("licence") or corpus.get("license")
-    if licence:
-        lines.append(["Licence of the captions", str(licence)])
+    names = ", ".join(str(source["name"]) for source in sources)
+    lines.append(["Captions", f"{index['count']:,} from {names}"])
+    licences = {str(source["name"]): source.get("licence") for source in sources}
+    if any(licences.values()):
+        known = "; ".join(f"{name}: {licence or 'not known'}" for name, licence in licences.items())
+        lines.append(["Licence of the captions", known])
     given = facts.get("request", {}).get("reference")
     counts = facts["reference"]["images"]
     size = f"{sum(counts):,} images in {len(counts):,} class{'es' * (len(counts) != 1)}"

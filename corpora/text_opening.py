@@ -1,0 +1,78 @@
+"""Which reader a corpus's name belongs to: built-in lists, repositories, folders, files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from .addresses import as_local, is_remote, suffix_of
+from .builtin import NAMED, PUBLISHED_DICTIONARIES, open_builtin
+from .text_files import open_text_files
+from .text_records import COLUMN_SUFFIXES, SUFFIXES
+from .texts import NO_OPTIONS, CorpusOptions, TextSource
+
+ACCEPTED_SPECS = (
+    "a name that `bliss corpora list` shows, imagenet-1k, paper-dictionary[:PATH], "
+    "paper-dictionary-raw[:PATH], hf:owner/name, a dataset folder, or .txt, .csv, .tsv, .jsonl, "
+    ".parquet or COCO .json files, by path or by address (https://, s3://, gs://), with {000..012} "
+    "and * for several"
+)
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
+    """Open the corpus that `spec` names in one of the forms ACCEPTED_SPECS, but for presets.
+
+    Errors as of `open_corpus`.
+    """
+    from . import hub
+
+    scheme, _, rest = spec.partition(":")
+    if spec in NAMED or (scheme in PUBLISHED_DICTIONARIES and rest):
+        refuse_options(spec, options, accepted=())
+        return open_builtin(spec)
+    if scheme == "hf" and _HUB_NAME.fullmatch(rest):
+        return hub.open_hub_dataset(rest, options)
+    address = as_local(spec)
+    path = Path(address).expanduser()
+    remote = is_remote(address)
+    if spec and not remote and path.is_dir():
+        refuse_options(spec, options, accepted=("column", "config", "split"))
+        return hub.open_dataset_folder(path, options)
+    suffix = suffix_of(address)
+    several = not path.exists() and any(sign in address for sign in "{*?[")
+    if suffix in SUFFIXES and (remote or several or path.is_file()):
+        refuse_options(spec, options, ("column",) if suffix in COLUMN_SUFFIXES else ())
+        given = address if remote else str(path)
+        return open_text_files(given, options.column)
+    raise UsageError(
+        f"{spec!r} is not a text corpus" + _reason(path, scheme, rest),
+        ACCEPTED_SPECS,
+        "Check the spelling and the path",
+    )
+
+
+def refuse_options(spec: str, options: CorpusOptions, accepted: Sequence[str]) -> None:
+    """UsageError naming every option that is set although `spec` has no use for it."""
+    unused = [
+        name for name, value in vars(options).items() if value is not None and name not in accepted
+    ]
+    if unused:
+        raise UsageError(
+            f"{' and '.join(unused)} given for {spec!r}",
+            f"only {' or '.join(accepted)} there" if accepted else "no such option there",
+            f"Leave out {' and '.join(unused)}",
+        )
+
+
+def _reason(path: Path, scheme: str, rest: str) -> str:
+    if path.is_file() or (is_remote(f"{scheme}:{rest}") and scheme != "hf"):
+        return f": files ending in {path.suffix!r} are not read"
+    if scheme == "hf":
+        return ": a dataset repository is named hf:owner/name"
+    if scheme in ("paper-dictionary", "paper-dictionary-raw") and not rest:
+        return ": the dictionary's path is missing"
+    return ": there is no such file or folder"

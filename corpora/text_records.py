@@ -1,0 +1,228 @@
+"""The records of text files of five formats, each read from an opened file in one pass."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import BlissError
+from .addresses import suffix_of
+from .texts import arrow_values, choose_arrow_column, choose_column, split_columns
+
+MAX_LINE = 1 << 20  # characters; a longer line is no caption, and would have to fit in memory
+
+_SAMPLE = 100  # JSON lines looked at to learn which columns there are
+_ROWS = 4096  # parquet rows decoded at a time
+
+Values: TypeAlias = Generator[tuple[int, object], None, None]
+
+
+def check_text_encoding(file: IO[bytes], name: str) -> None:
+    """BlissError for a UTF-16 or UTF-32 file, which would otherwise be read as rubbish."""
+    if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+        raise BlissError(
+            f"{name} is not UTF-8: it starts like UTF-16", "UTF-8 text", "Save it as UTF-8"
+        )
+
+
+def read_lines(file: IO[bytes], name: str) -> Generator[tuple[int, str], None, None]:
+    """(line number from 0, line without its end); BlissError for a line over MAX_LINE."""
+    with _text(file, name, None) as text:
+        for number in itertools.count():
+            line = text.readline(MAX_LINE)
+            if not line:
+                return
+            if len(line) == MAX_LINE and not line.endswith("\n"):
+                raise BlissError(
+                    f"line {number + 1} of {name} has more than {MAX_LINE - 1:,} characters",
+                    "one text a line",
+                    "Check that this is the right file",
+                )
+            yield number, line.removesuffix("\n")
+
+
+@contextmanager
+def _text(file: IO[bytes], name: str, newline: str | None) -> Iterator[io.TextIOWrapper]:
+    """`file` as text; BlissError where it ended before the size that its system gives."""
+    with io.TextIOWrapper(file, "utf-8-sig", "replace", newline) as text:
+        yield text
+        size = getattr(file, "size", None)
+        if isinstance(size, int) and file.tell() < size:
+            raise unreadable(name, EOFError(f"it ended after {file.tell():,} of {size:,} bytes"))
+
+
+def _csv_rows(file: IO[bytes], name: str) -> Generator[tuple[int, list[str]], None, None]:
+    """(line number from 1 where the record ends, its fields), blank lines left out."""
+    delimiter = "\t" if suffix_of(name) == ".tsv" else ","
+    with _text(file, name, "") as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        try:
+            for fields in reader:
+                if fields:
+                    yield reader.line_num, fields
+        except csv.Error as error:
+            raise _malformed(name, reader.line_num, str(error)) from error
+
+
+def _csv_column(file: IO[bytes], name: str, given: str | None) -> str:
+    _, header = next(_csv_rows(file, name), (0, []))
+    return choose_column(name, given, [(column, True) for column in header])
+
+
+def _read_csv(file: IO[bytes], name: str, column: str) -> Values:
+    rows = _csv_rows(file, name)
+    _, header = next(rows, (0, [column]))
+    wanted = [header.index(each) for each in _present(name, column, header)]
+    for number, (line, fields) in enumerate(rows):
+        if len(fields) > len(header):
+            raise _malformed(name, line, f"{len(fields)} fields under {len(header)} columns")
+        yield number, joined([fields[at] if at < len(fields) else None for at in wanted])
+
+
+def _json_objects(
+    file: IO[bytes], name: str
+) -> Generator[tuple[int, dict[str, object]], None, None]:
+    """(line number from 0, object), blank lines left out."""
+    for number, line in read_lines(file, name):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _malformed(name, number + 1, str(error)) from error
+        if not isinstance(record, dict):
+            raise _malformed(name, number + 1, f"a {type(record).__name__}, not an object")
+        yield number, record
+
+
+def _json_column(file: IO[bytes], name: str, given: str | None) -> str:
+    """Columns are those of the first records together, in order of appearance."""
+    holds_text: dict[str, bool] = {}
+    for _, record in itertools.islice(_json_objects(file, name), _SAMPLE):
+        for key, value in record.items():
+            items = value if isinstance(value, list) else [value]
+            text = any(isinstance(item, str) for item in items)
+            holds_text[key] = holds_text.get(key, False) or text
+    return choose_column(name, given, list(holds_text.items()))
+
+
+def _read_jsonl(file: IO[bytes], name: str, column: str) -> Values:
+    for number, record in _json_objects(file, name):
+        wanted = split_columns(column, record)
+        yield number, joined([record.get(each) for each in wanted])
+
+
+def _parquet_column(file: IO[bytes], name: str, given: str | None) -> str:
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(name, error) from error
+    return choose_arrow_column(name, given, schema)
+
+
+def read_parquet(file: IO[bytes], name: str, column: str) -> Values:
+    """(row from 0, value) of one column, or several; BlissError where they cannot be read.
+
+    Everything is read by the calling thread: Arrow's own threads, when left in the middle of a
+    file that is a Python object, can keep the interpreter from ending.
+    """
+    row = 0
+    try:
+        with pq.ParquetFile(file, pre_buffer=False) as table:
+            wanted = _present(name, column, table.schema_arrow.names)
+            for batch in table.iter_batches(_ROWS, columns=list(wanted), use_threads=False):
+                for value in joined_columns([batch.column(each) for each in wanted]):
+                    yield row, value
+                    row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(name, error, f" beyond row {row}") from error
+
+
+def _read_coco(file: IO[bytes], name: str, column: None) -> Values:
+    """Captions of a COCO annotation file, which its format obliges one to read whole."""
+    try:
+        with _text(file, name, None) as text:
+            content = json.load(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(name, error) from error
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    captions = [
+        annotation.get("caption") if isinstance(annotation, dict) else None
+        for annotation in (annotations if isinstance(annotations, list) else [])
+    ]
+    if not any(isinstance(caption, str) for caption in captions):
+        raise BlissError(
+            f"{name} is JSON without captions",
+            "a COCO annotation file: annotations, each with a caption",
+            "Give other JSON as .jsonl, one object a line",
+        )
+    yield from enumerate(captions)
+
+
+def joined_columns(arrays: Sequence[pa.Array | pa.ChunkedArray]) -> Iterator[object]:
+    """The values of text columns of equal length, row by row; see `joined`."""
+    if len(arrays) == 1:
+        return iter(arrow_values(arrays[0]))
+    return (joined(values) for values in zip(*map(arrow_values, arrays), strict=True))
+
+
+def joined(values: Sequence[object]) -> object:
+    """What the columns of a row hold: one value, or the list of all texts in several."""
+    if len(values) == 1:
+        return values[0]
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+
+def _present(name: str, column: str, there: Sequence[str]) -> tuple[str, ...]:
+    """The columns that `column` names; BlissError where a file lacks one."""
+    wanted = split_columns(column, there)
+    for each in wanted:
+        if each not in there:
+            raise BlissError(
+                f"{name} has no column {each!r}",
+                "the same columns in every file of a dataset",
+                "Correct that file or leave it out",
+            )
+    return wanted
+
+
+def _malformed(name: str, line: int, reason: str) -> BlissError:
+    return BlissError(
+        f"line {line} of {name} cannot be read ({reason})",
+        f"well-formed {suffix_of(name).removeprefix('.')}",
+        "Correct that line, or quote its field if it holds the separator",
+    )
+
+
+def unreadable(name: str, error: Exception, where: str = "") -> BlissError:
+    """The BlissError for a file that cannot be read, or not beyond some row."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return BlissError(
+        f"{name} could not be read{where} ({reason})",
+        "a complete, readable file",
+        "Check the file and its permissions, or fetch it again",
+    )
+
+
+COLUMN_SUFFIXES: dict[str, Callable[[IO[bytes], str, str | None], str]] = {
+    ".csv": _csv_column,
+    ".tsv": _csv_column,
+    ".jsonl": _json_column,
+    ".parquet": _parquet_column,
+}
+SUFFIXES: dict[str, Callable[[IO[bytes], str, Any], Values]] = {
+    ".txt": lambda file, name, _: read_lines(file, name),
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": read_parquet,
+    ".json": _read_coco,
+}

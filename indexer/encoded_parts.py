@@ -1,0 +1,97 @@
+"""Raw vectors for the missing parts of a row plan: encoded by a model, or read from arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..corpora.captions import closed_after
+from ..corpora.plan import RowPlan, plan_batches
+from .build_log import timed
+from .embedded_texts import EmbeddedTexts
+from .encoding import Encoder, encode_prompts
+from .index_sources import Described, encoding_prompts
+from .layout import load_vectors
+from .part_building import texts_of_part
+
+CAPTIONS_AT_ONCE = 4096
+"""Captions handed to the encoder at once; always cut within a part, from its first row on."""
+
+Progress = Callable[[str, int, int], None]
+WHAT = "captions embedded"
+
+
+def encoded_parts(
+    plan: RowPlan,
+    numbers: Sequence[int],
+    encoder: Encoder,
+    described: Sequence[Described],
+    progress: Progress,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, float32 [m, d]) of each of the parts `numbers`, in that order.
+
+    All their captions go through the encoder as one stream, which does not drain between parts.
+    """
+    prompts, templates = encoding_prompts(described)
+
+    def chunks() -> Iterator[list[str]]:
+        for number in numbers:
+            yield from texts_of_part(plan, number, CAPTIONS_AT_ONCE, templates)
+
+    done = plan.count - sum(plan.parts[number] for number in numbers)
+    progress(WHAT, done, plan.count)
+    with closed_after(encode_captions(chunks(), encoder, prompts)) as encoded:
+        for number in numbers:
+            rows = plan.parts[number]
+            raw = np.empty((rows, encoder.facts["dimension"]), np.float32)
+            with timed(plan.folder.parent, "encode", part=number, rows=rows):
+                for start in range(0, rows, CAPTIONS_AT_ONCE):
+                    vectors = next(encoded)
+                    raw[start : start + len(vectors)] = vectors
+                    done += len(vectors)
+                    progress(WHAT, done, plan.count)
+            yield number, raw
+
+
+def encode_captions(
+    chunks: Iterable[Sequence[str]], encoder: Encoder, prompts: Sequence[str]
+) -> Iterator[np.ndarray]:
+    """float32 [m, d] unit rows of each chunk, in order."""
+    for chunk in chunks:
+        yield encode_prompts(encoder, chunk, prompts)
+
+
+def given_parts(
+    plan: RowPlan, numbers: Sequence[int], texts: EmbeddedTexts, progress: Progress
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, float32 [m, d]) of each of the parts `numbers`, from vectors made elsewhere.
+
+    A file is mapped only while its rows are copied, so that its pages do not stay in memory.
+    """
+    starts = np.cumsum([0, *texts.folder.rows])
+    done = plan.count - sum(plan.parts[number] for number in numbers)
+    progress(WHAT, done, plan.count)
+    for number in numbers:
+        rows = plan.parts[number]
+        raw = np.empty((rows, texts.folder.dimension), np.float32)
+        with timed(plan.folder.parent, "read", part=number, rows=rows):
+            at = 0
+            with closed_after(plan_batches(plan, number, CAPTIONS_AT_ONCE)) as batches:
+                for batch in batches:
+                    wanted = batch.column(2).to_numpy()
+                    _copy_rows(texts.folder.vectors, starts, wanted, raw[at : at + len(wanted)])
+                    at += len(wanted)
+        done += rows
+        progress(WHAT, done, plan.count)
+        yield number, raw
+
+
+def _copy_rows(
+    paths: Sequence[Path], starts: np.ndarray, wanted: np.ndarray, out: np.ndarray
+) -> None:
+    part = np.searchsorted(starts, wanted, side="right") - 1
+    for number in np.unique(part):
+        here = part == number
+        out[here] = load_vectors(paths[number])[wanted[here] - starts[number]]

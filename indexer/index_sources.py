@@ -1,0 +1,91 @@
+"""The sources of a caption index: their names, licences and prompts, as manifests state them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..corpora.prompts import CAPTION_PROMPT, check_prompts
+from ..corpora.texts import TextSource
+from ..errors import UsageError
+
+Described = Mapping[str, Any]
+"""name, licence (or None), corpus (the facts of its TextSource) and prompts of one source."""
+
+
+def describe_sources(
+    sources: Sequence[TextSource], prompts: Sequence[str] | None, licences: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A Described for each source; without `prompts` each has its corpus's own.
+
+    `licences` hold one text for all sources, or `NAME=TEXT` for each; a source that none of them
+    names has the licence its facts state, if any. UsageError where they name no source or two
+    name the same one, or where there is no source.
+    """
+    if not sources:
+        raise UsageError("no corpus was given", "at least one", "Name a corpus")
+    names = _names(sources)
+    stated = _licences(names, licences)
+    facts = [source.facts() for source in sources]
+    return [
+        {
+            "name": name,
+            "licence": stated.get(name, fact.get("licence")),
+            "corpus": fact,
+            "prompts": list(check_prompts(prompts or (source.default_prompt,))),
+        }
+        for name, source, fact in zip(names, sources, facts, strict=True)
+    ]
+
+
+def request_of(described: Sequence[Described]) -> list[dict[str, Any]]:
+    """What of the sources a request holds, so that a changed field has a short name."""
+    return [
+        {**each["corpus"], **{name: each[name] for name in ("name", "licence", "prompts")}}
+        for each in described
+    ]
+
+
+def encoding_prompts(
+    described: Sequence[Described],
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The prompts to encode captions in, and each source's template to put them into before.
+
+    The latter is None unless the sources have different prompts: these are the corpora's own,
+    which are single templates.
+    """
+    prompts = [tuple(each["prompts"]) for each in described]
+    if len(set(prompts)) == 1:
+        return prompts[0], None
+    return (CAPTION_PROMPT,), tuple(template for (template,) in prompts)
+
+
+def _names(sources: Sequence[TextSource]) -> list[str]:
+    """What each was opened as; the second one of the same name is NAME#2."""
+    names: list[str] = []
+    for source in sources:
+        name, number = source.spec, 1
+        while name in names:
+            number += 1
+            name = f"{source.spec}#{number}"
+        names.append(name)
+    return names
+
+
+def _licences(names: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        named = [name for name in names if text.startswith(f"{name}=")]
+        if not named and ("=" in text or len(given) > 1):
+            raise UsageError(
+                f"the licence {text!r} names no source",
+                f"NAME=TEXT with one of {', '.join(names)}, or one text for all sources",
+                "Name the source it is of",
+            )
+        for name in named or names:
+            if name in found:
+                raise UsageError(
+                    f"two licences were given for {name}", "one", "Leave one of them out"
+                )
+            found[name] = text.removeprefix(f"{name}=") if named else text
+    return found

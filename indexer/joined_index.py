@@ -1,0 +1,126 @@
+"""Several caption indexes searched as one: their rows follow one another, their hits are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from .caption_index import CaptionIndex
+from .encoding import check_same_model
+from .nearest import Hits, Vectors
+
+
+def join_indexes(indexes: Sequence[CaptionIndex]) -> CaptionIndex:
+    """One index over all captions of `indexes`, in the order given; a single one is itself.
+
+    Equal captions of several indexes all stay. Raises UsageError where none is given or one is
+    given twice, BlissError where their models differ.
+    """
+    if not indexes:
+        raise UsageError("no index was given", "one or more", "Add --index DIR")
+    first = indexes[0]
+    if len(indexes) == 1:
+        return first
+    folders = [index.folder.resolve() for index in indexes]
+    if len(set(folders)) < len(folders):
+        raise UsageError(
+            "an index was given twice", "each --index once", "Leave the second one out"
+        )
+    for other in indexes[1:]:
+        check_same_model(first.model, str(first.folder), other.model, str(other.folder))
+    starts = np.cumsum([0, *(index.stored.count for index in indexes)])
+    live = None
+    if any(index.live is not None for index in indexes):
+        live = np.concatenate(
+            [_live_rows(i) + start for i, start in zip(indexes, starts, strict=False)]
+        )
+
+    def captions(rows: np.ndarray) -> list[str]:
+        found = [""] * len(rows)
+        member = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(member):
+            here = np.flatnonzero(member == number)
+            texts = indexes[number].captions(rows[here] - starts[number])
+            for place, text in zip(here, texts, strict=True):
+                found[place] = text
+        return found
+
+    def find(queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
+        every = []
+        for index, start in zip(indexes, starts, strict=False):
+            stop = start + index.stored.count
+            mine = None
+            if kept is not None:
+                mine = kept[slice(*np.searchsorted(kept, (start, stop)))] - start
+            there = index.stored.count if mine is None else len(mine)
+            if there:
+                hits = index.find(queries, min(k, there), mine)
+                every.append(Hits(hits.similarity, hits.rows + start))
+        return merge_hits(every, k)
+
+    return CaptionIndex(
+        first.folder,
+        _joint_manifest(indexes),
+        _joint_vectors(indexes, starts),
+        live,
+        captions,
+        [(int(s) + row, o) for i, s in zip(indexes, starts, strict=False) for row, o in i.origins],
+        find,
+    )
+
+
+def merge_hits(found: Sequence[Hits], k: int) -> Hits:
+    """The k best of several hits of the same n queries, whose rows are disjoint."""
+    similarity = np.concatenate([hits.similarity for hits in found], axis=1)
+    rows = np.concatenate([hits.rows for hits in found], axis=1)
+    order = np.lexsort((rows, -similarity), axis=1)[:, :k]
+    return Hits(
+        np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    )
+
+
+def _live_rows(index: CaptionIndex) -> np.ndarray:
+    return np.arange(index.stored.count) if index.live is None else index.live
+
+
+def _joint_vectors(indexes: Sequence[CaptionIndex], starts: np.ndarray) -> Vectors:
+    def blocks() -> Iterator[tuple[int, np.ndarray]]:
+        for index, start in zip(indexes, starts, strict=False):
+            for first, block in index.stored.blocks():
+                yield int(start) + first, block
+
+    def fetch(rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), indexes[0].model["dimension"]), np.float32)
+        member = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(member):
+            here = member == number
+            out[here] = indexes[number].stored.fetch(rows[here] - starts[number])
+        return out
+
+    return Vectors(int(starts[-1]), blocks, fetch)
+
+
+def _joint_manifest(indexes: Sequence[CaptionIndex]) -> dict[str, Any]:
+    """What the manifests say together; `indexes` names the folders."""
+    manifests = [index.manifest for index in indexes]
+    counts: dict[str, int] = {}
+    for manifest in manifests:
+        for name, value in manifest["counts"].items():
+            counts[name] = counts.get(name, 0) + value
+    checksums = {
+        f"{index.folder}/{name}": value
+        for index in indexes
+        for name, value in index.manifest["checksums"].items()
+    }
+    return {
+        **manifests[0],
+        "indexes": [str(index.folder) for index in indexes],
+        "count": sum(manifest["count"] for manifest in manifests),
+        "counts": counts,
+        "sources": [source for manifest in manifests for source in manifest["sources"]],
+        "failures": [failure for manifest in manifests for failure in manifest["failures"]],
+        "checksums": checksums,
+    }
