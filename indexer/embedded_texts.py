@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..artefacts import digest, sha256_of
-from ..corpora.text_files import parquet_values, readable
+from ..corpora.text_files import readable
+from ..corpora.text_records import read_parquet
 from ..corpora.texts import JSON, TextBatch, choose_arrow_column
 from .layout import EmbeddingFolder, open_embedding_folder
 
@@ -48,7 +49,7 @@ class EmbeddedTexts:
         first = 0
         for path in self.folder.metadata:
             with readable(path), open(path, "rb") as file:
-                with closing(parquet_values(file, str(path), self.column)) as values:
+                with closing(read_parquet(file, str(path), self.column)) as values:
                     texts = (value if isinstance(value, str) else "" for _, value in values)
                     while some := list(islice(texts, size)):
                         yield TextBatch(some, np.arange(first, first + len(some)))

@@ -17,14 +17,19 @@ from .earlier_images import forget_earlier, open_earlier, set_aside
 from .embedded_images import KIND, EmbeddedImages, open_embedded_images
 from .encoding import IDENTITY, Encoder
 from .image_parts import ImagePart, add_image, finish_part
+from .image_pieces import ImageReading
 from .index_building import Progress, no_progress
 from .parts import (
+    Part,
     begin_building,
     finish_building,
     finished_parts,
     is_finished,
     write_part,
 )
+from .pieces import Gathered
+from .ray_cluster import RayEngine
+from .ray_images import ray_image_parts
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class EmbedOptions:
     apply_exif: bool = True
     part_rows: int = 2048
     overwrite: bool = False
+    engine: RayEngine | None = None
+    """Where to decode and encode, with Ray; None: on this machine."""
 
 
 NO_OPTIONS = EmbedOptions()
@@ -70,7 +77,8 @@ def embed_images(
         set_aside(folder, request)
     begin_building(folder, request, options.overwrite)
     if not is_finished(folder):
-        listed = _embed_missing_parts(images, encoder, folder, options, progress)
+        embed = _embed_missing_parts if options.engine is None else _embed_on_ray
+        listed = embed(images, encoder, folder, options, progress)
         part_count = len(range(0, listed, options.part_rows))
         finish_building(
             folder,
@@ -110,14 +118,38 @@ def _embed_missing_parts(
             if add_image(part, reading.waiting.popleft(), outcome):
                 progress("images embedded", done, images.count or reading.rows)
             if done % options.part_rows == 0:
-                _write(part, folder, number, images)
+                _write(finish_part(part), folder, number, images)
                 part = ImagePart(encoder, earlier)
         if part.items or part.failures:
+            _write(finish_part(part), folder, number, images)
+    return _all_read(images, reading.rows, progress)
+
+
+def _embed_on_ray(
+    images: ImageSource, encoder: Encoder, folder: Path, options: EmbedOptions, progress: Progress
+) -> int:
+    """The same on a Ray cluster."""
+    finished = finished_parts(folder)
+    reading = ImageReading(
+        images, finished.__contains__, options.part_rows, encoder.batch_size, options.limits
+    )
+    gathered = Gathered()
+
+    def told(rows: int) -> None:
+        progress("images embedded", rows, images.count or rows)
+
+    made = ray_image_parts(reading, encoder, options, open_earlier(folder), told, gathered)
+    with closing(made) as parts:  # type: ignore[type-var]
+        for number, part in parts:
             _write(part, folder, number, images)
-    if not reading.rows:
+    return _all_read(images, gathered.rows or 0, progress)
+
+
+def _all_read(images: ImageSource, rows: int, progress: Progress) -> int:
+    if not rows:
         raise BlissError(f"{images.spec} holds no images", "at least one", "Choose another one")
-    progress("images embedded", reading.rows, reading.rows)
-    return reading.rows
+    progress("images embedded", rows, rows)
+    return rows
 
 
 @dataclass
@@ -145,9 +177,8 @@ class _Reading:
         return row // self.part_rows in self.finished
 
 
-def _write(part: ImagePart, folder: Path, number: int, images: ImageSource) -> None:
+def _write(part: Part, folder: Path, number: int, images: ImageSource) -> None:
     """Write a whole part; what failed because the collection went away is not counted."""
-    made = finish_part(part)
-    if made.failures:
+    if part.failures:
         images.check()
-    write_part(folder, "img", number, made)
+    write_part(folder, "img", number, part)

@@ -258,3 +258,13 @@ def _load(name: str, pretrained: str | None, allow_torchscript: bool) -> torch.n
             "Check the path or the network; --model demo works offline, "
             "for trying the program out only",
         ) from error
+
+
+def threads_used() -> int:
+    """How many threads torch uses in this process."""
+    return torch.get_num_threads()
+
+
+def use_threads(count: int) -> None:
+    """Have torch use `count` threads in this process."""
+    torch.set_num_threads(count)

@@ -45,14 +45,6 @@ Step = Callable[[pa.Table], pa.Table]
 """What is done to each piece of work; raises BlissError where it cannot be done at all."""
 
 
-def cut(part: int, table: pa.Table, rows: int) -> Iterator[Piece]:
-    """A part's table in pieces of at most `rows` rows, and at least one piece."""
-    starts = range(0, max(1, len(table)), rows)
-    for number, start in enumerate(starts):
-        last = number == len(starts) - 1
-        yield Piece(part, number, last, table.slice(start, rows))
-
-
 def to_row(piece: Piece) -> pa.Table:
     """A piece as an Arrow table of one row, of the schema ROW."""
     sink = pa.BufferOutputStream()
@@ -115,6 +107,16 @@ def vectors_of_rows(column: pa.ChunkedArray) -> np.ndarray:
     joined = column.combine_chunks()
     flat = joined.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(joined), column.type.list_size)
+
+
+def counted(pieces: Iterable[Piece], told: Callable[[int], None]) -> Iterator[Piece]:
+    """The pieces; `told` is how many rows of work have come after each of them."""
+    rows = 0
+    for piece in pieces:
+        if piece.kind == WORK:
+            rows += len(piece.table)
+            told(rows)
+        yield piece
 
 
 @dataclass

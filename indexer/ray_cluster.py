@@ -7,8 +7,9 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: a cluster of our own on loopback
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
 }
+AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 CONNECT_SECONDS = 10.0
 
 
@@ -49,9 +51,18 @@ class RayEngine:
             )
 
 
-def import_ray() -> Any:
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+def import_ray(engine: RayEngine) -> Any:
+    """The module; what it reads from the environment while it is imported is set before.
+
+    A token of this process keeps other users of the machine out of a cluster of our own; Ray by
+    itself would leave one in the home folder.
+    """
+    if "ray" not in sys.modules:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        if engine.address is None and not AUTHENTICATION & set(os.environ):
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         import ray
         import ray.data
@@ -70,56 +81,64 @@ def cluster(ray: Any, engine: RayEngine) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     with contextlib.ExitStack() as ending:
         ending.enter_context(_no_messages_on_stdout(ray))
         if engine.address is not None:
-            _connect(ray, engine.address, quiet)
+            _connect(ray, engine.address)
         else:
             folder = ending.enter_context(
                 tempfile.TemporaryDirectory(prefix="bliss-ray-", ignore_cleanup_errors=True)
             )
-            _start(ray, folder, engine, quiet)
+            _start(ray, folder, engine)
         ending.callback(ray.shutdown)
         yield
 
 
-def _connect(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
+def _connect(ray: Any, address: str) -> None:
     needed = "host:port of a Ray cluster that this machine belongs to, or auto"
     remedy = "Correct --ray-address, or leave it out to start Ray on this machine"
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(address=address, **quiet)
+        _init(ray, address=address)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise BlissError(f"no Ray cluster at {address} ({reason})", needed, remedy) from error
 
 
-def _start(ray: Any, folder: str, engine: RayEngine, quiet: Mapping[str, Any]) -> None:
-    """A cluster of this machine alone: no dashboard, reachable from this machine only.
-
-    A token of this process keeps other users of the machine out; Ray would leave one in the home.
-    """
-    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+def _start(ray: Any, folder: str, engine: RayEngine) -> None:
+    """A cluster of this machine alone: no dashboard, reachable from this machine only."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
-        ray.init(
+        _init(
+            ray,
             num_cpus=(cores or 1) + 1 + (engine.actors or 1),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=folder,
-            **quiet,
         )
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise BlissError(
             f"Ray could not be started on this machine ({reason})",
             "memory, processes and a temporary folder for it",
             "Leave --engine out, or name a running cluster with --ray-address",
         ) from error
+
+
+def _init(ray: Any, **settings: Any) -> None:
+    """`ray.init`, without the line on stderr that its log level was set."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **settings)
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

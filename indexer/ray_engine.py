@@ -44,7 +44,7 @@ def run_pieces(tickets: Sequence[int], stages: Stages, engine: RayEngine) -> Ite
     """
     if not tickets:
         return
-    ray = import_ray()
+    ray = import_ray(engine)
     with cluster(ray, engine):
         blocks = iter(_pipeline(ray, tickets, stages, engine))
         try:
