@@ -15,12 +15,12 @@ from ..corpora.image_opening import open_images
 from ..corpora.image_paths import display_path
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
 from ..errors import BlissError, UsageError
-from ..indexer.caption_index import open_index
 from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice, check_same_model
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import Progress, no_progress
+from ..indexer.joined_index import open_indexes
 from ..scorer.reference import Reference
 from ..scorer.reference_file import ARRAYS, MEMBERS, save_reference
 from .classes import ClassWords
@@ -40,8 +40,8 @@ class FitRequest:
     images: str | None = None
     image_options: ImageOptions = NO_IMAGE_OPTIONS
     embeddings: str | None = None
-    index: str | None = None
-    """An index whose captions hold the label prompts, where no model is at hand."""
+    indexes: tuple[str, ...] = ()
+    """Indexes whose captions hold the label prompts, where no model is at hand."""
     model: ModelChoice = field(default_factory=ModelChoice)
     words: ClassWords = field(default_factory=ClassWords)
     calibration_share: float = 0.2
@@ -67,7 +67,7 @@ def run_fit(
     """
     output = Path(request.output)
     _check_output(output, request.embed.overwrite)
-    index = open_index(request.index) if request.index else None
+    index = open_indexes(request.indexes) if request.indexes else None
     encoder: Encoder | None = None
     if request.images or request.model.model or index is None:
         encoder = encoder_for(request.model, index, None, say)

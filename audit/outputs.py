@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ..artefacts import FORMAT_VERSION, read_json, sha256_of, write_atomically, write_json
 from ..errors import UsageError
 from ..indexer.embedded_images import Failure
+from ..scorer.label_filter import HiddenTexts
 from .decisions import decision_facts
 from .label_issues import issues_csv
 from .result import AuditedImage, AuditResult, Refit
@@ -125,6 +126,8 @@ def run_facts(
             "prompts": list(settings.words.prompts),
             "normal": list(settings.words.normal),
             "labels": dict(settings.words.labels),
+            "exclude_near_labels": settings.exclude.cosine,
+            "exclude_label_words": settings.exclude.words,
         },
         "images": {**count_facts(result), "source": result.images.source},
         "model": dict(result.images.model),
@@ -135,6 +138,8 @@ def run_facts(
             "prompts": index.get("prompts"),
             "model": index["model"],
             "checksums": index["checksums"],
+            **({"indexes": index["indexes"]} if "indexes" in index else {}),
+            **({} if result.hidden is None else {"hidden": hidden_facts(result.hidden)}),
         },
         "reference": {
             "classes": list(reference.classes),
@@ -145,6 +150,17 @@ def run_facts(
         **answer_facts(result, int(request.get("top", TOP))),
         "libraries": {name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
+    }
+
+
+def hidden_facts(hidden: HiddenTexts) -> dict[str, Any]:
+    """How many captions were hidden for being too like a label, and the first of them."""
+    return {
+        "count": hidden.count,
+        "near_labels": hidden.near,
+        "label_words": hidden.worded,
+        "near_examples": [asdict(each) for each in hidden.near_examples],
+        "worded_examples": [asdict(each) for each in hidden.worded_examples],
     }
 
 
@@ -178,6 +194,7 @@ def json_summary(result: AuditResult, top: int) -> dict[str, Any]:
         "counts": count_facts(result),
         "classes": list(result.reference.classes),
         **answer_facts(result, top),
+        **({} if result.hidden is None else {"hidden_captions": hidden_facts(result.hidden)}),
         "failures": [asdict(failure) for failure in result.images.failures],
         "worst": [
             {
@@ -192,7 +209,10 @@ def json_summary(result: AuditResult, top: int) -> dict[str, Any]:
                 "flagged": image.flagged,
                 **label_values(image),
                 "captions": [
-                    {"caption": c.text, "similarity": c.similarity, "z": c.pull}
+                    {
+                        **{"caption": c.text, "similarity": c.similarity, "z": c.pull},
+                        **({"origin": c.origin, "licence": c.licence} if c.origin else {}),
+                    }
                     for c in image.captions
                 ],
             }

@@ -14,11 +14,12 @@ from ..corpora.image_opening import open_images
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
 from ..corpora.texts import CorpusOptions, open_corpus
 from ..errors import TooManyFailures, UsageError
-from ..indexer.caption_index import CaptionIndex, open_index, search
+from ..indexer.caption_index import CaptionIndex, search
 from ..indexer.embedded_images import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import IndexOptions, Progress, build_index, no_progress
+from ..indexer.joined_index import open_indexes
 from ..indexer.layout import is_embedding_folder
 from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND
@@ -53,7 +54,8 @@ class AuditRequest:
     """A folder of precomputed image embeddings in clip-retrieval's layout."""
     reference: str | None = None
     """Clean images, embeddings of such, or a folder `bliss reference fit` made."""
-    index: str | None = None
+    indexes: tuple[str, ...] = ()
+    """Caption indexes, searched as one."""
     corpus: str | None = None
     """A corpus to build an index from, in the output folder; default imagenet-1k."""
     image_options: ImageOptions = NO_IMAGE_OPTIONS
@@ -80,7 +82,7 @@ class AuditRequest:
                 "one of them: the collection to audit",
                 "Give a folder of images, or --embeddings DIR",
             )
-        if self.index is not None and self.corpus is not None:
+        if self.indexes and self.corpus is not None:
             raise UsageError("both --index and --corpus were given", "one of them", "Leave one out")
         check_bliss_only(self.asked, self.score)
 
@@ -106,7 +108,7 @@ def run_audit(
     head = open_head(request.head, [score])
     check_clipn(score, no_prompts is not None)
     encoder: Encoder | None = None
-    index = open_index(request.index) if request.index else None
+    index = open_indexes(request.indexes) if request.indexes else None
     listed = open_images(request.images, request.image_options) if request.images else None
     clean_files = None
     if request.reference and saved is None and not _embedded(request.reference):

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..indexer.caption_index import CaptionIndex, captions_of
+from ..indexer.caption_index import CaptionIndex, captions_of, origins_of
 from ..indexer.embedded_images import EmbeddedImages
+from ..indexer.joined_index import origin_names
 from ..scorer.bliss import BlissScores
+from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.mislabel import LabelMargins
 from ..scorer.reference import Reference
@@ -27,6 +29,10 @@ class Caption:
     """Raw cosine to the image."""
     pull: float
     """That cosine in standard deviations of the nearest class's own: what gives a stray away."""
+    origin: str | None = None
+    """The source it is from, and of several indexes which, where there are more than one."""
+    licence: str | None = None
+    """That source's licence, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class AuditResult:
     """How well each image suits its label, where that was the question; it ranks them then."""
     decision: Decision | None = None
     refit: Refit | None = None
+    hidden: HiddenTexts | None = None
+    """What was hidden of the index for being too like a label; `index` is what is left."""
 
     @property
     def ranking(self) -> np.ndarray:
@@ -120,11 +128,16 @@ class AuditResult:
     def image(self, i: int) -> AuditedImage:
         """The image at position i of the scores."""
         decision = self.decision
-        texts = captions_of(self.index, self.retrieved.rows[i])
+        rows = self.retrieved.rows[i]
         captions = [
-            Caption(text, float(similarity), float(pull))
-            for text, similarity, pull in zip(
-                texts, self.retrieved.similarity[i], self.scores.pull[i], strict=True
+            Caption(text, float(similarity), float(pull), name, origin.licence)
+            for text, similarity, pull, name, origin in zip(
+                captions_of(self.index, rows),
+                self.retrieved.similarity[i],
+                self.scores.pull[i],
+                self._origins(rows),
+                origins_of(self.index, rows),
+                strict=True,
             )
         ]
         return AuditedImage(
@@ -141,6 +154,12 @@ class AuditResult:
             **self._label_facts(i),
         )
 
+    def _origins(self, rows: np.ndarray) -> list[str] | list[None]:
+        """Where each caption is from; None where all are from one source."""
+        if len(self.index.origins) < 2:
+            return [None] * len(rows)
+        return origin_names(self.index, rows)
+
     def _label_facts(self, i: int) -> dict[str, Any]:
         if self.labels is None or self.labels.given[i] < 0:
             return {}
@@ -156,7 +175,11 @@ class AuditResult:
         n = len(retrieved.rows)
         names = pa.array(self.reference.classes, pa.string())
         distinct = np.unique(retrieved.rows)
+        position = pa.array(np.searchsorted(distinct, retrieved.rows.ravel()))
         texts = pa.array(captions_of(self.index, distinct), pa.string())
+        rows = retrieved.rows if self.hidden is None else self.hidden.kept[retrieved.rows]
+        several = len(self.index.origins) > 1
+        origins = pa.array(self._origins(distinct), pa.string())
         left_out = np.zeros(n, bool)
         left_out[self.left_out.images] = True
         rank = np.empty(n, np.int64)
@@ -181,10 +204,9 @@ class AuditResult:
             **({} if self.labels is None else label_columns(self.labels, self.reference.classes)),
             "best_classes": _lists(names.take(pa.array(scores.best_classes.ravel())), n),
             "best_scores": _lists(pa.array(scores.best_scores.ravel()), n),
-            "captions": _lists(
-                texts.take(pa.array(np.searchsorted(distinct, retrieved.rows.ravel()))), n
-            ),
-            "caption_rows": _lists(pa.array(retrieved.rows.ravel()), n),
+            "captions": _lists(texts.take(position), n),
+            "caption_rows": _lists(pa.array(rows.ravel()), n),
+            **({"caption_origins": _lists(origins.take(position), n)} if several else {}),
             "similarity": _lists(pa.array(retrieved.similarity.ravel()), n),
             "z": _lists(pa.array(scores.pull.ravel()), n),
         }

@@ -15,6 +15,7 @@ from ..indexer.nearest import Hits
 from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import conformal_p_values, hold_out
 from ..scorer.class_p_values import class_p_values
+from ..scorer.label_filter import NO_FILTER, LabelFilter, without_label_texts
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from ..scorer.moments import fit_moments
 from ..scorer.reference import Calibration, Reference
@@ -45,6 +46,8 @@ class AuditSettings:
     weight: float = 0.5
     """λ, the weight of the external text score."""
     words: ClassWords = field(default_factory=ClassWords)
+    exclude: LabelFilter = NO_FILTER
+    """Which captions are hidden, for being too like a normal label."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -184,10 +187,13 @@ def _audit(
     check_same_model(images.model, images.source, index.model, str(index.folder))
     check_same_model(images.model, images.source, reference.model, "the reference")
     check_same_preprocessing(reference.model, "the reference", images.model, images.source)
-    left_out = in_reference(images, reference)
+    left_out, hidden = in_reference(images, reference), None
+    if settings.exclude:
+        prompts = reference.prompt_vectors
+        index, hidden = without_label_texts(index, reference.classes, prompts, settings.exclude)
     retrieved = retrieve(index, images.vectors, settings.k, progress)
     scores = bliss_scores(images.vectors, retrieved, reference, settings.weight, given, left_out)
-    result = AuditResult(images, index, reference, retrieved, scores, left_out, None)
+    result = AuditResult(images, index, reference, retrieved, scores, left_out, None, hidden=hidden)
     return result if reference.calibration is None else calibrated(result, settings)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import describe_model
 from ..indexer.index_building import Progress
+from ..scorer.label_filter import HiddenTexts
 from .finding import Found
 from .outputs import count_facts
 from .result import AuditedImage, AuditResult
@@ -32,6 +33,8 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
         f"{classes} class{'es' * (classes != 1)} and {result.index.count:,} captions; "
         f"{counts['left_out']:,} of them are in the reference and were left out of their own class"
     )
+    if result.hidden is not None:
+        lines.append(_hidden_text(result.hidden))
     if result.p_values is not None:
         m = result.reference.calibration_count
         least = 1 / (m + 1)
@@ -54,6 +57,19 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
         if counts[name]:
             lines.append(f"{counts[name]:,} {text}")
     return "\n".join(lines)
+
+
+def _hidden_text(hidden: HiddenTexts) -> str:
+    """How many captions were hidden, why, and for example which."""
+    examples = [*hidden.near_examples[:1], *hidden.worded_examples[:1]]
+    shown = ", ".join(
+        f"'{terminal_text(each.caption, CAPTION_WIDTH)}' for {terminal_text(each.label)}"
+        for each in dict.fromkeys(examples)
+    )
+    return (
+        f"{hidden.count:,} more captions are hidden: {hidden.near:,} near a label's prompt, "
+        f"{hidden.worded:,} with a label's words" + (f" (such as {shown})" if shown else "")
+    )
 
 
 def table_text(images: Sequence[AuditedImage]) -> str:
@@ -131,11 +147,15 @@ def _column(corpus: Mapping[str, Any]) -> str:
     return f", column '{corpus['column']}'" if corpus.get("column") else ""
 
 
-def hits_text(hits: Sequence[tuple[float, int, str]]) -> str:
-    """One caption a line: similarity, row, text."""
+def hits_text(hits: Mapping[str, Sequence[Any]]) -> str:
+    """One caption a line: similarity, row, caption and, where it is told, origin."""
+    origins = hits.get("origin") or [None] * len(hits["row"])
     return "\n".join(
         f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption)}"
-        for similarity, row, caption in hits
+        + (f"  ({terminal_text(origin)})" if origin else "")
+        for similarity, row, caption, origin in zip(
+            hits["similarity"], hits["row"], hits["caption"], origins, strict=True
+        )
     )
 
 

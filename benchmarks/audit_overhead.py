@@ -100,7 +100,9 @@ def audit(images: Path, index: Path, output: Path, model: str) -> tuple[float, f
         return encoder
 
     choice = ModelChoice(model=model, device="cpu", batch_size=BATCH)
-    request = AuditRequest(images=str(images), index=str(index), output=str(output), model=choice)
+    request = AuditRequest(
+        images=str(images), indexes=(str(index),), output=str(output), model=choice
+    )
     request_module.encoder_for = timed_encoder
     try:
         start = time.perf_counter()

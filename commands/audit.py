@@ -14,7 +14,9 @@ from .options import (
     COLLECTION,
     CORPUS,
     DECIDE,
+    EXCLUDE,
     IMAGES,
+    INDEX,
     MODEL,
     SCORE,
     SHOW,
@@ -41,7 +43,7 @@ from .presets import ENCODER, PRESET, with_preset
     help="The folder that the paths of --embeddings are relative to [default: theirs]",
 )
 @click.option("--reference", help="Clean images, their embeddings, or a fitted reference.")
-@click.option("--index", help="A caption index.")
+@INDEX
 @click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
 @click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
 @click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
@@ -61,7 +63,7 @@ from .presets import ENCODER, PRESET, with_preset
     show_default=True,
     help="Images shown one by one in report.html.",
 )
-@options(CLIPN, CORPUS, MODEL, SCORE, WORDS, PRESET, IMAGES, COLLECTION, DECIDE, SHOW)
+@options(CLIPN, CORPUS, MODEL, SCORE, EXCLUDE, WORDS, PRESET, IMAGES, COLLECTION, DECIDE, SHOW)
 def audit(
     as_json: bool, max_failures: int | None, no_report: bool, report_images: int, **given: Any
 ) -> None:
@@ -88,7 +90,8 @@ def audit(
     rule = decision_rule(given)
     top = TOP if given["top"] is None else given["top"]
     request = AuditRequest(
-        **{name: given[name] for name in ("images", "embeddings", "reference", "index", "corpus")},
+        **{name: given[name] for name in ("images", "embeddings", "reference", "corpus")},
+        indexes=given["index"],
         image_options=image_options(given),
         corpus_options=corpus_options(given),
         output=given["output"],

@@ -12,6 +12,7 @@ from .options import (
     CLIPN,
     COLLECTION,
     IMAGES,
+    INDEX_NEEDED,
     MODEL,
     WORDS,
     class_words,
@@ -19,6 +20,7 @@ from .options import (
     image_options,
     model_choice,
     no_prompts,
+    open_given_index,
     options,
     plain_options,
     say,
@@ -36,7 +38,9 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
     from ..evaluation.repeat import read_evaluation
 
     recorded = read_evaluation(path)
-    context.default_map = recorded["asked"]
+    context.default_map = dict(recorded["asked"])
+    if isinstance(context.default_map.get("index"), str):  # before several could be given
+        context.default_map["index"] = [context.default_map["index"]]
     return recorded
 
 
@@ -52,7 +56,7 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
 @click.option("--reference", required=True, help="Clean images in class folders, or embeddings.")
 @click.option("--test", required=True, help="Images to test, or their embeddings.")
 @click.option("--ood", multiple=True, metavar="NAME=FOLDER", help="An outlier set. Repeatable.")
-@click.option("--index", required=True, help="A caption index.")
+@INDEX_NEEDED
 @click.option(
     "--protocol",
     default="random-6",
@@ -90,7 +94,6 @@ def evaluate(
     from ..evaluation.report import SUMMARY, heading, notes
     from ..evaluation.request import LabelVectors, holds_images, run_eval
     from ..evaluation.tables import markdown_table
-    from ..indexer.caption_index import open_index
     from ..scorer.scores.registry import SCORES
 
     asked = {n: v for n, v in given.items() if n not in HOW and asked_for(n)}
@@ -98,7 +101,7 @@ def evaluate(
     images = holds_images([given["reference"], given["test"], *_outliers(given).values()])
     given = with_preset(given, (*(ENCODER if images else ()), "prompt", "k"))
     request, words = _eval_request(given, asked, repeats), class_words(given)
-    index = open_index(given["index"])
+    index = open_given_index(given)
     encoder, no = None, no_prompts(given)
     if model_asked or images:
         encoder = encoder_for(model_choice(given), index, None, say)

@@ -13,6 +13,7 @@ from .options import (
     MODEL,
     corpus_options,
     model_choice,
+    open_given_index,
     options,
     say,
 )
@@ -149,21 +150,20 @@ def info(folder: str, as_json: bool) -> None:
 
 
 @index.command()
-@click.argument("folder")
+@click.argument("index", metavar="FOLDER...", nargs=-1, required=True)
 @click.option("--text", help="Search with a text.")
 @click.option("--image", help="Search with an image file.")
 @click.option("--k", default=10, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 @MODEL
-def search(
-    folder: str, text: str | None, image: str | None, k: int, as_json: bool, **given: Any
-) -> None:
-    """Show the captions nearest to a text or an image."""
+def search(text: str | None, image: str | None, k: int, as_json: bool, **given: Any) -> None:
+    """Show the captions nearest to a text or an image; of several indexes, the nearest of all."""
     from ..audit.fitting import embed_query
     from ..audit.models import encoder_for
     from ..audit.terminal import hits_text
-    from ..indexer.caption_index import captions_of, open_index
+    from ..indexer.caption_index import captions_of
     from ..indexer.caption_index import search as search_index
+    from ..indexer.joined_index import origin_names
 
     if (text is None) == (image is None):
         raise UsageError(
@@ -171,14 +171,19 @@ def search(
             "one of them: what to search for",
             'Add --text "…" or --image FILE',
         )
-    opened = open_index(folder)
+    opened = open_given_index(given)
     encoder = encoder_for(model_choice(given), opened, None, say)
-    query = embed_query(encoder, opened.model, folder, text, image)
+    query = embed_query(encoder, opened.model, given["index"][0], text, image)
     hits = search_index(opened, query, k)
-    captions = captions_of(opened, hits.rows[0])
-    found = list(zip(hits.similarity[0].tolist(), hits.rows[0].tolist(), captions, strict=True))
+    found: dict[str, list] = {
+        "similarity": hits.similarity[0].tolist(),
+        "row": hits.rows[0].tolist(),
+        "caption": captions_of(opened, hits.rows[0]),
+    }
+    if len(opened.origins) > 1:
+        found["origin"] = origin_names(opened, hits.rows[0])
     if as_json:
-        keys = ("similarity", "row", "caption")
-        click.echo(json.dumps([dict(zip(keys, hit, strict=True)) for hit in found], indent=2))
+        lines = [dict(zip(found, hit, strict=True)) for hit in zip(*found.values(), strict=True)]
+        click.echo(json.dumps(lines, indent=2))
     else:
         click.echo(hits_text(found))

@@ -41,12 +41,27 @@ MODEL = options(
 CLIPN = click.option(
     "--clipn", help="What `bliss train clipn` made, for the scores clipn_ctw and clipn_atd."
 )
+INDEX = click.option(
+    "--index", multiple=True, help="A caption index. Repeatable: several are searched as one."
+)
+INDEX_NEEDED = click.option(
+    "--index",
+    multiple=True,
+    required=True,
+    help="A caption index. Repeatable: several are searched as one.",
+)
 CORPUS = options(
     click.option("--column", help="The corpus's caption column."),
     click.option("--config", help="The Hugging Face dataset's configuration."),
     click.option("--split", help="The data set's split."),
     click.option("--revision", help="The Hugging Face dataset's revision."),
 )
+EXCLUDE = options(
+    click.option("--exclude-near-labels", type=float, metavar="COSINE",
+                 help="Hide captions this near to a label's prompt, such as 0.95."),
+    click.option("--exclude-label-words", is_flag=True,
+                 help="Hide captions with a label's words."),
+)  # fmt: skip
 SCORE = options(
     click.option("--k", default=10, show_default=True, help="Captions retrieved per image."),
     click.option("--weight", default=0.5, show_default=True, help="λ, weight of the captions."),
@@ -93,6 +108,13 @@ SHOW = options(
                  "rule decides, they are also flagged [default: 20 shown]"),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )  # fmt: skip
+
+
+def open_given_index(given: dict[str, Any]) -> Any:
+    """What --index names, several as one."""
+    from ..indexer.joined_index import open_indexes
+
+    return open_indexes(given["index"])
 
 
 def model_choice(given: dict[str, Any]) -> Any:
@@ -150,9 +172,11 @@ def audit_settings(given: dict[str, Any]) -> Any:
     """What a score depends on."""
     from ..audit.classes import ClassWords
     from ..audit.run import AuditSettings
+    from ..scorer.label_filter import LabelFilter
 
     words = class_words(given) if "label" in given else ClassWords()
-    return AuditSettings(given["k"], given["weight"], words)
+    exclude = LabelFilter(given["exclude_near_labels"], given["exclude_label_words"])
+    return AuditSettings(given["k"], given["weight"], words, exclude)
 
 
 def decision_rule(given: dict[str, Any]) -> Any:

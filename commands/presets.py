@@ -69,12 +69,13 @@ def with_preset(given: dict[str, Any], uses: Sequence[str]) -> dict[str, Any]:
     return {**given, **made}
 
 
-def _compare_corpus(folder: str, published: str) -> None:
+def _compare_corpus(folders: Sequence[str], published: str) -> None:
     """Say so where the index given holds another corpus than the preset's."""
-    from ..indexer.caption_index import open_index
+    from ..indexer.joined_index import open_indexes
 
-    held = ", ".join(source["name"] for source in open_index(folder).manifest["sources"])
-    if held.partition(":")[0] != published:
+    names = [source["name"] for source in open_indexes(folders).manifest["sources"]]
+    held = ", ".join(names)
+    if [name.partition(":")[0] for name in names] != [published]:
         say(f"the index holds {held}, not the preset's {published}")
 
 

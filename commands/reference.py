@@ -30,7 +30,8 @@ def reference() -> None:
 @reference.command()
 @click.argument("images", required=False)
 @click.option("--embeddings", help="Precomputed image embeddings instead of IMAGES.")
-@click.option("--index", help="An index whose captions hold the label prompts (no model).")
+@click.option("--index", multiple=True, help="An index whose captions hold the label prompts (no "
+              "model). Repeatable.")  # fmt: skip
 @click.option("-o", "--output", required=True)
 @click.option("--calibration", default=0.2, show_default=True, help="Share of images held out.")
 @options(MODEL, WORDS, PRESET, IMAGES, COLLECTION)
@@ -46,7 +47,8 @@ def fit(images: str | None, calibration: float, max_failures: int | None, **give
     given = with_preset(given, (*model_set, "prompt"))
     request = FitRequest(
         images=images,
-        **{name: given[name] for name in ("embeddings", "index", "output")},
+        **{name: given[name] for name in ("embeddings", "output")},
+        indexes=given["index"],
         image_options=image_options(given),
         model=model_choice(given),
         words=class_words(given),

@@ -11,7 +11,9 @@ import click
 from .options import (
     COLLECTION,
     DECIDE,
+    EXCLUDE,
     IMAGES,
+    INDEX_NEEDED,
     MODEL,
     SCORE,
     SHOW,
@@ -20,6 +22,7 @@ from .options import (
     embed_options,
     image_options,
     model_choice,
+    open_given_index,
     options,
     say,
 )
@@ -28,9 +31,9 @@ from .options import (
 @click.command()
 @click.argument("images", nargs=-1, required=True)
 @click.option("--reference", required=True, help="A folder `bliss reference fit` made.")
-@click.option("--index", required=True, help="A caption index.")
+@INDEX_NEEDED
 @click.option("--score", "name", default="bliss", show_default=True, help="Score that ranks.")
-@options(MODEL, SCORE, IMAGES, COLLECTION, DECIDE, SHOW)
+@options(MODEL, SCORE, EXCLUDE, IMAGES, COLLECTION, DECIDE, SHOW)
 def score(
     images: tuple[str, ...], name: str, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:
@@ -44,7 +47,6 @@ def score(
     from ..audit.run import audit_against
     from ..audit.terminal import progress_lines, result_text
     from ..corpora.image_opening import open_named
-    from ..indexer.caption_index import open_index
     from ..indexer.image_embedding import embed_images
     from ..scorer.reference_file import load_reference
 
@@ -53,7 +55,7 @@ def score(
     check_bliss_only(asked, chosen.name)
     top = TOP if asked.rule.top is None else asked.rule.top
     listed = open_named(images, image_options(given))
-    reference, index = load_reference(given["reference"]), open_index(given["index"])
+    reference, index = load_reference(given["reference"]), open_given_index(given)
     check_reference(asked, given["reference"], reference)
     encoder = encoder_for(model_choice(given), index, reference, say)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,13 +9,15 @@ from pathlib import Path
 from ..errors import UsageError
 from .addresses import as_local, is_remote, suffix_of
 from .builtin import NAMED, PUBLISHED_DICTIONARIES, open_builtin
+from .keyed_lines import TEXTS, open_keyed_lines
 from .text_files import open_text_files
 from .text_records import COLUMN_SUFFIXES, SUFFIXES
 from .texts import NO_OPTIONS, CorpusOptions, TextSource
 
 ACCEPTED_SPECS = (
     "a name that `bliss corpora list` shows, imagenet-1k, paper-dictionary[:PATH], "
-    "paper-dictionary-raw[:PATH], hf:owner/name, a dataset folder, or .txt, .csv, .tsv, .jsonl, "
+    "paper-dictionary-raw[:PATH], keyed-captions:PATH or keyed-words:PATH (a key, a tab and a "
+    "caption or words a line), hf:owner/name, a dataset folder, or .txt, .csv, .tsv, .jsonl, "
     ".parquet or COCO .json files, by path or by address (https://, s3://, gs://), with {000..012} "
     "and * for several"
 )
@@ -34,6 +36,9 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
     if spec in NAMED or (scheme in PUBLISHED_DICTIONARIES and rest):
         refuse_options(spec, options, accepted=())
         return open_builtin(spec)
+    if scheme in TEXTS and rest:
+        refuse_options(spec, options, accepted=())
+        return open_keyed_lines(scheme, Path(rest).expanduser())
     if scheme == "hf" and _HUB_NAME.fullmatch(rest):
         return hub.open_hub_dataset(rest, options)
     address = as_local(spec)
@@ -73,6 +78,8 @@ def _reason(path: Path, scheme: str, rest: str) -> str:
         return f": files ending in {path.suffix!r} are not read"
     if scheme == "hf":
         return ": a dataset repository is named hf:owner/name"
-    if scheme in ("paper-dictionary", "paper-dictionary-raw") and not rest:
+    if scheme in PUBLISHED_DICTIONARIES and not rest:
         return ": the dictionary's path is missing"
+    if scheme in TEXTS and not rest:
+        return ": the file's path is missing"
     return ": there is no such file or folder"

@@ -19,7 +19,7 @@ def describe_sources(
     """A Described for each source; without `prompts` each has its corpus's own.
 
     `licences` hold one text for all sources, or `NAME=TEXT` for each; a source that none of them
-    names has the licence its facts state, if any. UsageError where they name no source or two
+    names has the licence of its preset or card, if any. UsageError where they name no source or two
     name the same one, or where there is no source.
     """
     if not sources:
@@ -30,7 +30,7 @@ def describe_sources(
     return [
         {
             "name": name,
-            "licence": stated.get(name, fact.get("licence")),
+            "licence": stated.get(name, source.licence),
             "corpus": fact,
             "prompts": list(check_prompts(prompts or (source.default_prompt,))),
         }
@@ -61,13 +61,14 @@ def encoding_prompts(
 
 
 def _names(sources: Sequence[TextSource]) -> list[str]:
-    """What each was opened as; the second one of the same name is NAME#2."""
+    """What each was opened as, its preset's name first; the second of one name is NAME#2."""
     names: list[str] = []
     for source in sources:
-        name, number = source.spec, 1
+        first, number = source.preset or source.spec, 1
+        name = first
         while name in names:
             number += 1
-            name = f"{source.spec}#{number}"
+            name = f"{first}#{number}"
         names.append(name)
     return names
 

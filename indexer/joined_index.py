@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UsageError
-from .caption_index import CaptionIndex
+from .caption_index import CaptionIndex, Origin, open_index, origins_of
 from .encoding import check_same_model
 from .nearest import Hits, Vectors
+
+
+def open_indexes(folders: Sequence[str]) -> CaptionIndex:
+    """The indexes in `folders`, opened and joined; errors as of `open_index` and `join_indexes`."""
+    return join_indexes([open_index(folder) for folder in folders])
 
 
 def join_indexes(indexes: Sequence[CaptionIndex]) -> CaptionIndex:
@@ -72,6 +78,22 @@ def join_indexes(indexes: Sequence[CaptionIndex]) -> CaptionIndex:
     )
 
 
+def origin_names(index: CaptionIndex, rows: np.ndarray) -> list[str]:
+    """What to call the origin of each of rows int64 [u]: the source, where they are of several
+    indexes with its index's name before it, or the whole folder where two are named alike."""
+    folders = sorted({origin.index for _, origin in index.origins})
+    names = [Path(folder).name for folder in folders]
+    if len(set(names)) < len(names):
+        names = folders
+    called = dict(zip(folders, names, strict=True))
+    alone = len(folders) == 1
+
+    def name(origin: Origin) -> str:
+        return origin.source if alone else f"{called[origin.index]}: {origin.source}"
+
+    return [name(origin) for origin in origins_of(index, rows)]
+
+
 def merge_hits(found: Sequence[Hits], k: int) -> Hits:
     """The k best of several hits of the same n queries, whose rows are disjoint."""
     similarity = np.concatenate([hits.similarity for hits in found], axis=1)
@@ -104,7 +126,7 @@ def _joint_vectors(indexes: Sequence[CaptionIndex], starts: np.ndarray) -> Vecto
 
 
 def _joint_manifest(indexes: Sequence[CaptionIndex]) -> dict[str, Any]:
-    """What the manifests say together; `indexes` names the folders."""
+    """What the manifests say together; `indexes` says of each what it brings."""
     manifests = [index.manifest for index in indexes]
     counts: dict[str, int] = {}
     for manifest in manifests:
@@ -117,10 +139,16 @@ def _joint_manifest(indexes: Sequence[CaptionIndex]) -> dict[str, Any]:
     }
     return {
         **manifests[0],
-        "indexes": [str(index.folder) for index in indexes],
+        "indexes": [_member_facts(index) for index in indexes],
         "count": sum(manifest["count"] for manifest in manifests),
         "counts": counts,
         "sources": [source for manifest in manifests for source in manifest["sources"]],
         "failures": [failure for manifest in manifests for failure in manifest["failures"]],
         "checksums": checksums,
     }
+
+
+def _member_facts(index: CaptionIndex) -> dict[str, Any]:
+    """One of several joined indexes: its folder, its live captions, and what they are."""
+    facts = {name: index.manifest.get(name) for name in ("sources", "prompts", "checksums")}
+    return {"folder": str(index.folder), "count": index.count, **facts}

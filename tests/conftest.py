@@ -42,6 +42,12 @@ def oracle() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def load_test_file() -> Callable[[str], ModuleType]:
+    """`load_test_file(name)` is a helper file beside the tests as a module."""
+    return lambda name: load_file(Path(__file__).with_name(f"{name}.py"))
+
+
+@pytest.fixture(scope="session")
 def load_benchmark() -> Callable[[str], ModuleType]:
     """`load_benchmark(name)` is a script of benchmarks/ as a module."""
     return lambda name: load_file(Path(__file__).parent.parent / "benchmarks" / f"{name}.py")

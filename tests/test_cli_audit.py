@@ -142,7 +142,8 @@ def test_the_run_file_repeats_the_run_and_keeps_no_secret(bliss, collection, aud
         part
         for name, value in facts["request"].items()
         if name not in ("command", "images", "output")
-        for part in (f"--{name.replace('_', '-')}", value)
+        for one in (value if isinstance(value, list) else [value])
+        for part in (f"--{name.replace('_', '-')}", one)
     ]
     again = folder.parent / "again"
     assert bliss("audit", facts["request"]["images"], *flags, "-o", again).code == 0

@@ -29,6 +29,8 @@ class Texts:
     spec: str = "some texts"
     default_prompt: str = "{}"
     keeps_spaces: bool = False
+    licence: str | None = None
+    preset: str | None = None
     fails_at: int | None = None
 
     def facts(self) -> dict[str, JSON]:

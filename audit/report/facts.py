@@ -17,6 +17,18 @@ def facts_of(run: RunFolder) -> list[list[str]]:
     lines = [["Collection", run.source], ["Model", describe_model(facts["model"])]]
     names = ", ".join(str(source["name"]) for source in sources)
     lines.append(["Captions", f"{index['count']:,} from {names}"])
+    for member in index.get("indexes") or ():
+        held = ", ".join(str(source["name"]) for source in member["sources"])
+        lines.append([f"Captions in {member['folder']}", f"{member['count']:,} from {held}"])
+    hidden = index.get("hidden")
+    if hidden:
+        lines.append(
+            [
+                "Hidden captions",
+                f"{hidden['count']:,}: {hidden['near_labels']:,} near a label's prompt, "
+                f"{hidden['label_words']:,} with a label's words",
+            ]
+        )
     licences = {str(source["name"]): source.get("licence") for source in sources}
     if any(licences.values()):
         known = "; ".join(f"{name}: {licence or 'not known'}" for name, licence in licences.items())

@@ -1,0 +1,183 @@
+"""Hide the external texts that say what a normal label says.
+
+A text as near to an image of a class as the label itself tells nothing about strays. BLISS mostly
+takes it in its stride, because it compares with how near the class's own images are to that text;
+a softmax over labels and external texts does not (benchmarks/label_filter.py measures both).
+
+Texts are gone through a block at a time; held are one number a text and the rows that stay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UsageError
+from ..indexer.caption_index import CAPTIONS_AT_ONCE, CaptionIndex, captions_of, without_rows
+from ..indexer.nearest import ROUNDING, Vectors
+from .slices import slices
+
+TEXTS_AT_ONCE = 8192
+EXAMPLES = 5
+"""Hidden texts that are shown for each reason."""
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True)
+class LabelFilter:
+    """Which external texts are hidden; by default none."""
+
+    cosine: float | None = None
+    """Those whose cosine to a label's prompt is this or more."""
+    words: bool = False
+    """Those with all words of a label next to each other, whatever their case and number."""
+
+    def __post_init__(self) -> None:
+        if self.cosine is not None and not 0 < self.cosine <= 1:
+            raise UsageError(
+                f"a cosine of {self.cosine} was given to exclude texts near labels",
+                "a number above 0 and at most 1",
+                "Try --exclude-near-labels 0.95",
+            )
+
+    def __bool__(self) -> bool:
+        """Whether it can hide anything."""
+        return self.cosine is not None or self.words
+
+
+NO_FILTER = LabelFilter()
+
+
+@dataclass(frozen=True)
+class HiddenText:
+    """One text that was hidden."""
+
+    caption: str
+    label: str
+    """The class it was too like."""
+
+
+@dataclass(frozen=True)
+class HiddenTexts:
+    """What a filter hid of an index's M texts."""
+
+    kept: np.ndarray
+    """int64 [M'], the rows of the index that stay, ascending."""
+    count: int
+    """M - M'."""
+    near: int
+    """How many were within the cosine, and how many had the words: some may be both."""
+    worded: int
+    near_examples: tuple[HiddenText, ...]
+    worded_examples: tuple[HiddenText, ...]
+
+
+def without_label_texts(
+    index: CaptionIndex, classes: Sequence[str], prompts: np.ndarray, rule: LabelFilter
+) -> tuple[CaptionIndex, HiddenTexts]:
+    """`index` without the texts that are too like one of C `classes`, whose prompts are [C, d].
+
+    Raises UsageError where no text is left.
+    """
+    nothing = np.full(index.count, -1, np.int32)
+    near = nothing if rule.cosine is None else labels_near(index.vectors, prompts, rule.cosine)
+    worded = labels_in_words(index, classes) if rule.words else nothing
+    hidden = (near >= 0) | (worded >= 0)
+    if hidden.all():
+        raise UsageError(
+            f"all {index.count:,} texts of {index.folder} are too like a normal label",
+            "external texts that say something else",
+            "Loosen --exclude-near-labels, leave --exclude-label-words out, or use another corpus",
+        )
+    found = HiddenTexts(
+        np.flatnonzero(~hidden),
+        int(hidden.sum()),
+        int((near >= 0).sum()),
+        int((worded >= 0).sum()),
+        _examples(index, near, classes),
+        _examples(index, worded, classes),
+    )
+    return without_rows(index, np.flatnonzero(hidden)), found
+
+
+def labels_near(vectors: Vectors, prompts: np.ndarray, cosine: float) -> np.ndarray:
+    """int32 [M], for each text the nearest of C prompts [C, d], -1 where that is below `cosine`."""
+    found = np.full(vectors.count, -1, np.int32)
+    exact = prompts.astype(np.float64)
+    for first, block in vectors.blocks():
+        for few in slices(len(block), TEXTS_AT_ONCE):
+            texts = block[few]
+            cosines = texts @ prompts.T
+            best = cosines.argmax(axis=1)
+            largest = cosines[np.arange(len(texts)), best].astype(np.float64)
+            close = np.flatnonzero(np.abs(largest - cosine) < ROUNDING)
+            largest[close] = np.einsum("ij,ij->i", texts[close], exact[best[close]])
+            rows = slice(first + few.start, first + few.start + len(texts))
+            found[rows] = np.where(largest >= cosine, best, -1)
+    return found
+
+
+def labels_in_words(index: CaptionIndex, classes: Sequence[str]) -> np.ndarray:
+    """int32 [M], for each text a class whose words it has next to each other, -1 for none.
+
+    Words are runs of letters and digits, compared in folded case; a word equals its plural by s,
+    es or y → ies, and nothing else is taken off or put on.
+    """
+    starting: dict[str, list[tuple[int, list[frozenset[str]]]]] = {}
+    for number, name in enumerate(classes):
+        forms = [word_forms(word) for word in words_of(name)]
+        for form in forms[0] if forms else ():
+            starting.setdefault(form, []).append((number, forms))
+    found = np.full(index.count, -1, np.int32)
+    for rows in slices(index.count, CAPTIONS_AT_ONCE):
+        here = np.arange(rows.start, min(rows.stop, index.count))
+        for row, caption in zip(here, captions_of(index, here), strict=True):
+            found[row] = _label_in(words_of(caption), starting)
+    return found
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text or a label, in folded case."""
+    return _WORD.findall(text.casefold())
+
+
+def word_forms(word: str) -> frozenset[str]:
+    """A word, its plurals, and what it may be the plural of; a singular has three letters or more.
+
+    >>> sorted(word_forms("pony"))
+    ['ponies', 'pony', 'ponyes', 'ponys']
+    """
+    forms = {word, f"{word}s", f"{word}es"}
+    if word.endswith("y"):
+        forms.add(f"{word[:-1]}ies")
+    for ending, instead in (("s", ""), ("es", ""), ("ies", "y")):
+        singular = word.removesuffix(ending) + instead
+        if word.endswith(ending) and not word.endswith("ss") and len(singular) >= 3:
+            forms.add(singular)
+    return frozenset(forms)
+
+
+def _label_in(
+    words: Sequence[str], starting: dict[str, list[tuple[int, list[frozenset[str]]]]]
+) -> int:
+    for place, word in enumerate(words):
+        for number, forms in starting.get(word, ()):
+            following = words[place : place + len(forms)]
+            if len(following) == len(forms) and all(map(frozenset.__contains__, forms, following)):
+                return number
+    return -1
+
+
+def _examples(
+    index: CaptionIndex, labels: np.ndarray, classes: Sequence[str]
+) -> tuple[HiddenText, ...]:
+    rows = np.flatnonzero(labels >= 0)[:EXAMPLES]
+    captions = captions_of(index, rows) if rows.size else []
+    return tuple(
+        HiddenText(caption, classes[labels[row]])
+        for row, caption in zip(rows, captions, strict=True)
+    )

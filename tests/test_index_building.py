@@ -1,0 +1,274 @@
+"""An index built in parts from one or several corpora, interrupted anywhere and gone on with."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from blissaudit import artefacts
+from blissaudit.artefacts import only_run_in
+from blissaudit.corpora.captions import CaptionRules
+from blissaudit.corpora.texts import open_corpus
+from blissaudit.errors import BlissError, FolderInUse, UsageError
+from blissaudit.indexer import encoded_parts
+from blissaudit.indexer.caption_index import captions_of, open_index, origins_of
+from blissaudit.indexer.index_building import IndexOptions, build_index
+
+SMALL = IndexOptions(part_rows=4)
+
+
+@pytest.fixture(scope="module")
+def small(load_test_file):
+    return load_test_file("small_encoder")
+
+
+@pytest.fixture
+def names(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("ant\nbee, wasp\ncat\n")
+    return open_corpus(f"paper-dictionary:{path}")
+
+
+@pytest.fixture
+def captions(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("a bee\nwasp\n\na  dog\na dog\nan eel\na fox\na gnu\n")
+    return open_corpus(str(path))
+
+
+def test_several_corpora_keep_their_order_prompts_names_and_licences(
+    names, captions, small, tmp_path
+):
+    seen = small.Seen()
+    options = IndexOptions(part_rows=4, licences=("names.txt=CC0", "captions.txt=CC BY 4.0"))
+    with pytest.raises(UsageError, match=r"'names\.txt=CC0' names no source.*paper-dictionary:na"):
+        build_index([names, captions], small.small_encoder(), tmp_path / "x", options)
+    options = IndexOptions(
+        part_rows=4, licences=("paper-dictionary:names.txt=CC0", "captions.txt=CC BY 4.0")
+    )
+    folder = tmp_path / "index"
+    index = build_index([names, captions], small.small_encoder(seen), folder, options)
+    kept = ["ant", "bee", "wasp", "cat", "a bee", "a dog", "an eel", "a fox", "a gnu"]
+    assert captions_of(index, np.arange(9)) == kept
+    asked = [f"This is a photo of a {name}" for name in kept[:4]] + kept[4:]
+    assert seen.texts == asked
+    expected = np.stack([small.vector_of(text) for text in asked])
+    np.testing.assert_allclose(index.vectors.fetch(np.arange(9)), expected, atol=1e-3)
+    manifest = index.manifest
+    assert manifest["parts"] == [4, 4, 1] and manifest["count"] == 9
+    assert manifest["prompts"] is None and manifest["removed"] is None
+    first, second = manifest["sources"]
+    assert (first["name"], first["licence"], first["rows"]) == (names.spec, "CC0", 4)
+    assert (second["name"], second["licence"], second["rows"]) == (captions.spec, "CC BY 4.0", 5)
+    assert first["corpus"] == names.facts() and second["prompts"] == ["{}"]
+    zero = {"too_short": 0, "too_long": 0, "unusable": 0}
+    assert first["counts"] == {**zero, "read": 4, "empty": 0, "duplicate": 0, "kept": 4}
+    assert second["counts"] == {**zero, "read": 8, "empty": 1, "duplicate": 2, "kept": 5}
+    assert manifest["counts"] == {**zero, "read": 12, "empty": 1, "duplicate": 2, "kept": 9}
+    table = pq.read_table(folder / "metadata" / "metadata_1.parquet").to_pylist()
+    assert table[0] == {
+        "caption": "a bee",
+        "source_row": 0,
+        "source": "captions.txt",
+        "licence": "CC BY 4.0",
+    }
+    assert [origin.licence for origin in origins_of(index, np.array([3, 4]))] == [
+        "CC0",
+        "CC BY 4.0",
+    ]
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"manifest.json", "build.log.jsonl", "captions", "metadata", "text_emb"}
+    stages = [json.loads(line)["stage"] for line in (folder / "build.log.jsonl").open()]
+    assert stages.count("write") == stages.count("encode") == 3
+    assert {"plan", "finish"} < set(stages)
+
+
+def test_one_prompt_for_all_and_one_licence_for_all(names, captions, small, tmp_path):
+    seen = small.Seen()
+    options = IndexOptions(part_rows=4, prompts=("a {}", "b {}"), licences=("CC0",))
+    index = build_index([captions, names], small.small_encoder(seen), tmp_path / "index", options)
+    assert [source["licence"] for source in index.manifest["sources"]] == ["CC0", "CC0"]
+    assert index.manifest["prompts"] == ["a {}", "b {}"]
+    assert seen.texts[:2] == ["a a bee", "a wasp"]
+    pair = small.vector_of("a wasp") + small.vector_of("b wasp")
+    np.testing.assert_allclose(
+        index.vectors.fetch(np.array([1]))[0], pair / np.linalg.norm(pair), atol=1e-3
+    )
+    twice = build_index([names, names], small.small_encoder(), tmp_path / "twice", SMALL)
+    assert [source["name"] for source in twice.manifest["sources"]] == [
+        names.spec,
+        f"{names.spec}#2",
+    ]
+    assert twice.manifest["sources"][1]["counts"]["duplicate"] == 4
+
+
+class Killed(BaseException):
+    """Nothing may catch it."""
+
+
+def test_stopped_at_every_single_write_the_same_command_goes_on_to_the_same_bytes(
+    names, captions, small, tmp_path, monkeypatch
+):
+    options = IndexOptions(part_rows=4, near_duplicates=0.2)
+    whole = tmp_path / "whole"
+    build_index([names, captions], small.small_encoder(), whole, options)
+    expected = small.files_of(whole)
+    real, state = os.replace, {"left": 0, "done": 0}
+
+    def replace(source: Path, target: Path) -> None:
+        if state["left"] == 0:
+            raise Killed
+        state["left"] -= 1
+        real(source, target)
+        if state["left"] == 0 and Path(target).name == "manifest.json":
+            raise Killed  # before anything is cleared away
+
+    monkeypatch.setattr(artefacts.os, "replace", replace)
+    monkeypatch.setattr(artefacts.os, "fsync", lambda descriptor: None)  # slow, and no matter here
+    for number in range(1, 200):
+        folder = tmp_path / f"run-{number}"
+        state["left"] = number
+        try:
+            build_index([names, captions], small.small_encoder(), folder, options)
+            break
+        except Killed:
+            state["left"] = -1
+            build_index([names, captions], small.small_encoder(), folder, options)
+        assert small.files_of(folder) == expected
+    assert number > 20
+    assert small.files_of(folder) == expected
+
+
+def test_finished_parts_and_a_finished_plan_are_not_made_again(
+    names, captions, small, tmp_path, monkeypatch
+):
+    folder = tmp_path / "index"
+    monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 2)
+    with pytest.raises(KeyboardInterrupt):
+        build_index([names, captions], small.small_encoder(small.Seen([], 7)), folder, SMALL)
+    made = folder / "text_emb" / "text_emb_0.npy"
+    times = [path.stat().st_mtime_ns for path in (made, folder / "plan" / "plan_0.parquet")]
+    seen = small.Seen()
+    build_index([names, captions], small.small_encoder(seen), folder, SMALL)
+    assert seen.texts == ["a bee", "a dog", "an eel", "a fox", "a gnu"]
+    assert made.stat().st_mtime_ns == times[0]
+    monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 4096)
+    other = build_index([names, captions], small.small_encoder(), tmp_path / "other", SMALL)
+    assert small.files_of(folder) == small.files_of(other.folder)
+
+
+def test_a_damaged_or_missing_part_of_an_unfinished_index_is_made_again(
+    names, captions, small, tmp_path
+):
+    folder, whole = tmp_path / "index", tmp_path / "whole"
+    build_index([names, captions], small.small_encoder(), whole, SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        build_index([names, captions], small.small_encoder(small.Seen([], 8)), folder, SMALL)
+    assert (folder / "parts" / "part_1.json").is_file()
+    vectors = folder / "text_emb" / "text_emb_0.npy"
+    content = bytearray(vectors.read_bytes())
+    content[-1] ^= 1
+    vectors.write_bytes(bytes(content))
+    (folder / "captions" / "captions_1.bin").unlink()
+    (folder / "metadata" / ".metadata_1.parquet.3.tmp").write_bytes(b"half")
+    build_index([names, captions], small.small_encoder(), folder, SMALL)
+    assert small.files_of(folder) == small.files_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rules": CaptionRules(max_characters=9)}, r"rules\.max_characters"),
+        ({"dtype": "float32"}, "dtype"),
+        ({"part_rows": 5}, "part_rows"),
+        ({"near_duplicates": 0.9}, "near_duplicates"),
+        ({"licences": ("CC0",)}, r"sources\[0\]\.licence, sources\[1\]\.licence"),
+        ({"prompts": ("{}",)}, r"sources\[0\]\.prompts"),
+    ],
+)
+def test_another_option_is_refused_by_name(names, captions, small, tmp_path, change, named):
+    folder = tmp_path / "index"
+    with pytest.raises(KeyboardInterrupt):
+        build_index([names, captions], small.small_encoder(small.Seen([], 0)), folder, SMALL)
+    options = IndexOptions(**{"part_rows": 4, **change})
+    with pytest.raises(
+        UsageError, match=rf"was made with other settings \({named} differ\)\. Need"
+    ):
+        build_index([names, captions], small.small_encoder(), folder, options)
+
+
+def test_another_model_source_or_content_is_refused_by_name(names, captions, small, tmp_path):
+    folder = tmp_path / "index"
+    build_index([names, captions], small.small_encoder(), folder, SMALL)
+    before = small.files_of(folder)
+
+    def refused(sources, encoder, named):
+        with pytest.raises(UsageError, match=rf"other settings \({named} differ\)"):
+            build_index(sources, encoder, folder, SMALL)
+
+    other = small.small_encoder(weights_sha256="1" * 64)
+    refused([names, captions], other, "weights_sha256")
+    refused([names], small.small_encoder(), r"sources\[1\]")
+    (tmp_path / "captions.txt").write_text("a bee\n")
+    captions = open_corpus(str(tmp_path / "captions.txt"))
+    refused([names, captions], small.small_encoder(), r"sources\[1\]\.fingerprint")
+    assert small.files_of(folder) == before
+    again = IndexOptions(part_rows=4, overwrite=True)
+    index = build_index([names, captions], other, folder, again)
+    assert index.model["weights_sha256"] == "1" * 64 and index.count == 5
+    fresh = build_index([names, captions], other, tmp_path / "fresh", SMALL)
+    assert small.files_of(folder) == small.files_of(fresh.folder)
+
+
+def test_a_folder_is_held_by_one_run_and_a_full_disk_keeps_what_is_finished(
+    names, captions, small, tmp_path, monkeypatch
+):
+    folder = tmp_path / "index"
+    with only_run_in(folder), pytest.raises(FolderInUse, match=r"another bliss run \(process "):
+        build_index([names, captions], small.small_encoder(), folder, SMALL)
+    sync, writer = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        if list(folder.glob("captions/.captions_1.bin.*")):
+            writer.append(threading.current_thread())
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            BlissError, match=r"could not write .*captions_1\.bin: No space left.*finished parts ar"
+        ):
+            build_index([names, captions], small.small_encoder(), folder, SMALL)
+    assert writer[0] is not threading.main_thread()
+    assert (folder / "parts" / "part_0.json").is_file()
+    assert not (folder / "parts" / "part_1.json").exists()
+    index = build_index([names, captions], small.small_encoder(), folder, SMALL)
+    assert open_index(folder).count == index.count == 9
+
+
+def test_no_corpus_and_impossible_options(small, tmp_path, captions):
+    with pytest.raises(UsageError, match=r"no corpus was given\. Needed: at least one"):
+        build_index([], small.small_encoder(), tmp_path / "x", SMALL)
+    with pytest.raises(
+        UsageError, match=r"cosine of 1\.0 on were to go\. Needed: a cosine above 0"
+    ):
+        IndexOptions(near_duplicates=1.0)
+    for licences in (("a=b",), ("CC0", "MIT")):
+        with pytest.raises(
+            UsageError, match=r"names no source\. Needed: NAME=TEXT with one of cap"
+        ):
+            build_index(
+                captions, small.small_encoder(), tmp_path / "x", IndexOptions(licences=licences)
+            )
+    both = IndexOptions(licences=("captions.txt=CC0", "captions.txt=MIT"))
+    with pytest.raises(
+        UsageError, match=r"two licences were given for captions\.txt\. Needed: one"
+    ):
+        build_index(captions, small.small_encoder(), tmp_path / "x", both)
