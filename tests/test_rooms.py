@@ -24,9 +24,10 @@ ORDER = (
 APART = {"evaluation": ("audit",)}
 """Rooms to the left that a room still does without."""
 HEAVY = {
-    "torch": ("indexer/open_clip_encoder.py", "training/"),
+    "torch": ("indexer/open_clip_encoder.py", "indexer/open_clip_loading.py", "training/"),
     "torchvision": ("training/",),
-    "open_clip": ("indexer/open_clip_encoder.py", "training/"),
+    "open_clip": ("indexer/open_clip_encoder.py", "indexer/open_clip_loading.py", "training/"),
+    "tokenizers": ("indexer/fast_tokens.py",),
     "timm": ("training/",),
     "faiss": ("indexer/nearest.py",),
     "duckdb": ("corpora/first_rows.py",),
