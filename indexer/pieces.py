@@ -96,17 +96,16 @@ def error_of(piece: Piece) -> BlissError:
     return found
 
 
-def rows_of_vectors(vectors: np.ndarray) -> pa.Array:
-    """float32 [m, d] as one Arrow value a row."""
-    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+def rows_of_array(array: np.ndarray) -> pa.Array:
+    """Numbers [m, d] as one Arrow value a row."""
+    flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
 
 
-def vectors_of_rows(column: pa.ChunkedArray) -> np.ndarray:
-    """float32 [m, d] from what `rows_of_vectors` made."""
-    joined = column.combine_chunks()
-    flat = joined.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(joined), column.type.list_size)
+def array_of_rows(column: pa.ChunkedArray) -> np.ndarray:
+    """Numbers [m, d] from what `rows_of_array` made."""
+    arrays = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    return np.concatenate(arrays).reshape(len(column), column.type.list_size)
 
 
 def counted(pieces: Iterable[Piece], told: Callable[[int], None]) -> Iterator[Piece]:

@@ -10,13 +10,16 @@ import pyarrow as pa
 
 from ..corpora.captions import closed_after
 from ..corpora.plan import RowPlan
+from ..corpora.prompts import fill_prompt
 from .encoded_parts import CAPTIONS_AT_ONCE, WHAT, Progress
-from .encoding import Encoder, encode_prompts
+from .encoding import Encoder, average_prompts, encode_prompts
 from .index_sources import Described, encoding_prompts
 from .part_building import texts_of_part
-from .pieces import Gathered, Piece, Step, counted, gather, rows_of_vectors, vectors_of_rows
+from .pieces import Gathered, Piece, Step, array_of_rows, counted, gather, rows_of_array
 from .ray_cluster import RayEngine
 from .ray_engine import Stages, run_pieces
+from .simple_tokenizer import TokenizerRecipe
+from .tokenising import Tokenise, tokeniser_for
 from .worker_encoders import WorkerEncoder, for_workers, load_for_worker
 
 
@@ -37,7 +40,7 @@ def ray_parts(
     prompts, templates = encoding_prompts(described)
     stages = Stages(
         functools.partial(read_texts, plan, templates),
-        _as_it_is,
+        functools.partial(tokenise_texts, encoder.recipe, prompts),
         functools.partial(text_encoder, for_workers(encoder, engine.choice), prompts),
     )
     before = plan.count - sum(plan.parts[number] for number in numbers)
@@ -48,7 +51,7 @@ def ray_parts(
 
     with closed_after(run_pieces(numbers, stages, engine)) as pieces:
         for number, table in gather(counted(pieces, told), Gathered(frozenset(numbers))):
-            yield number, vectors_of_rows(table["vector"])
+            yield number, array_of_rows(table["vector"])
 
 
 def read_texts(plan: RowPlan, templates: Sequence[str] | None, number: int) -> Iterator[Piece]:
@@ -58,16 +61,36 @@ def read_texts(plan: RowPlan, templates: Sequence[str] | None, number: int) -> I
         yield Piece(number, at, at == last, pa.table({"text": pa.array(texts, pa.string())}))
 
 
+def tokenise_texts(
+    recipe: TokenizerRecipe | None, prompts: Sequence[str], table: pa.Table
+) -> pa.Table:
+    """The ids of the texts in each prompt, a column each; the texts where only a model can tell."""
+    if recipe is None:
+        return table
+    tokenise = _tokeniser(recipe)
+    texts = table["text"].to_pylist()
+    columns = [
+        rows_of_array(tokenise([fill_prompt(prompt, text) for text in texts])) for prompt in prompts
+    ]
+    return pa.table(columns, names=[f"ids_{number}" for number in range(len(prompts))])
+
+
+@functools.lru_cache(maxsize=2)
+def _tokeniser(recipe: TokenizerRecipe) -> Tokenise:
+    """Made once in a process."""
+    return tokeniser_for(recipe)
+
+
 def text_encoder(wanted: WorkerEncoder, prompts: Sequence[str]) -> Step:
-    """What an encoding actor does to a piece of texts."""
+    """What an encoding actor does to a piece: texts or ids to a column `vector`."""
     encoder = load_for_worker(wanted)
 
     def encode(table: pa.Table) -> pa.Table:
-        vectors = encode_prompts(encoder, table["text"].to_pylist(), prompts)
-        return pa.table({"vector": rows_of_vectors(vectors)})
+        if "text" in table.column_names:
+            vectors = encode_prompts(encoder, table["text"].to_pylist(), prompts)
+        else:
+            ids = (array_of_rows(column) for column in table.columns)
+            vectors = average_prompts(encoder.encode_tokens(each) for each in ids)
+        return pa.table({"vector": rows_of_array(vectors)})
 
     return encode
-
-
-def _as_it_is(table: pa.Table) -> pa.Table:
-    return table
