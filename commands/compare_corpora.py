@@ -42,8 +42,8 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
     from ..audit.comparing import audit_each, read_truth, truth_of_labels, without_calibration
     from ..audit.given_images import read_or_embed
     from ..audit.models import encoder_for
+    from ..audit.reference_fit import fit_reference
     from ..audit.request import check_failures, is_reference_folder, refuse_words
-    from ..audit.run import fit_reference
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..evaluation.corpus_comparison import (

@@ -27,11 +27,13 @@ from .encoding import IDENTITY, Encoder
 from .index_finishing import finish_index
 from .index_repair import REPAIRING, check_planned, damaged_parts, put_back
 from .index_shards import Shard, refuse_while_shards_run, running_shard
-from .index_sources import describe_sources, request_of
+from .index_sources import Described, describe_sources, request_of
 from .layout import load_vectors
 from .nearest import write_flat_index
 from .part_building import build_parts, missing_parts
 from .parts import begin_building, drop_records, is_finished
+from .ray_cluster import RayEngine
+from .ray_texts import ray_parts
 
 DTYPES = ("float16", "float32")
 
@@ -59,6 +61,8 @@ class IndexOptions:
     repair: bool = False
     """Look through a finished index and make its damaged parts again."""
     overwrite: bool = False
+    engine: RayEngine | None = None
+    """Where to encode, with Ray; None: in this process."""
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
@@ -190,8 +194,16 @@ def _encoding_job(
         options,
         {"sources": request_of(described), **_settings(options, dtype), **identity},
         {"model": dict(encoder.facts), "dtype": dtype, "sources": described},
-        lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress),
+        _encoding(encoder, described, options.engine, progress),
     )
+
+
+def _encoding(
+    encoder: Encoder, described: Sequence[Described], engine: RayEngine | None, progress: Progress
+) -> Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]:
+    if engine is None:
+        return lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress)
+    return lambda plan, numbers: ray_parts(plan, numbers, encoder, described, engine, progress)
 
 
 def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
