@@ -13,22 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import check_checksum, read_manifest
+from ..artefacts import read_manifest
 from ..errors import BlissError
 from .caption_store import open_captions, read_captions
+from .index_files import HOW_TO_BUILD, KIND
 from .nearest import Hits, Search, Vectors, check_k
 from .row_selection import remaining, renumbered, select_vectors
 from .search_choice import OWN, SearchChoice
 from .search_dispatch import plan_for, search_of, search_through
 from .search_setting import MadeStructure
 from .stored_vectors import open_stored_vectors
+from .tombstones import live_rows
 
-KIND = "caption-index"
-REMOVED = "removed.npy"
-HOW_TO_BUILD = (
-    "Make one with `bliss index build CORPUS -o DIR`, "
-    "or with `bliss index build --embeddings DIR -o NEW` from precomputed embeddings"
-)
 CAPTIONS_AT_ONCE = 65_536
 
 
@@ -91,7 +87,7 @@ def open_index(folder: str | Path, choice: SearchChoice = OWN) -> CaptionIndex:
         folder,
         manifest,
         vectors,
-        _live(folder, manifest, vectors.count),
+        live_rows(folder, manifest, vectors.count),
         lambda rows: read_captions(store, rows),
         _origins(folder, manifest),
         search_of(folder, manifest, vectors, choice, plan),
@@ -168,25 +164,6 @@ def find_captions(index: CaptionIndex, wanted: Mapping[str, str]) -> dict[str, i
 def plain(text: str) -> str:
     """Lower case, with underscores and hyphens as spaces."""
     return " ".join(text.lower().replace("_", " ").replace("-", " ").split())
-
-
-def _live(folder: Path, manifest: Mapping[str, Any], count: int) -> np.ndarray | None:
-    """The stored rows that were not removed; None where none was."""
-    if not manifest.get("removed"):
-        return None
-    check_checksum(folder, REMOVED, manifest)
-    removed = np.load(folder / REMOVED, allow_pickle=False)
-    if removed.ndim != 1 or removed.dtype != np.int64 or not _ascending_within(removed, count):
-        raise BlissError(
-            f"{folder / REMOVED} does not list rows of the index",
-            f"ascending row numbers from 0 to {count - 1:,}",
-            "Restore the file or build the index again",
-        )
-    return remaining(count, removed)
-
-
-def _ascending_within(rows: np.ndarray, count: int) -> bool:
-    return bool((np.diff(rows, prepend=-1, append=count) > 0).all())
 
 
 def _origins(folder: Path, manifest: Mapping[str, Any]) -> list[tuple[int, Origin]]:

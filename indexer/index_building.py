@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ from .embedded_texts import open_text_embeddings
 from .encoded_parts import Progress, encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder
 from .index_finishing import finish_index
+from .index_repair import REPAIRING, check_planned, damaged_parts, put_back
 from .index_shards import Shard, refuse_while_shards_run, running_shard
-from .index_sources import describe_sources, request_of
+from .index_sources import Described, describe_sources, request_of
 from .layout import load_vectors
 from .nearest import write_flat_index
 from .part_building import build_parts, missing_parts
 from .parts import begin_building, drop_records, is_finished
+from .ray_cluster import RayEngine
+from .ray_texts import ray_parts
 
 DTYPES = ("float16", "float32")
 
@@ -55,7 +58,11 @@ class IndexOptions:
     """One text for all sources, or `NAME=TEXT` for each."""
     export: bool = False
     """Also write `text.index`, for other programs that use FAISS."""
+    repair: bool = False
+    """Look through a finished index and make its damaged parts again."""
     overwrite: bool = False
+    engine: RayEngine | None = None
+    """Where to encode, with Ray; None: in this process."""
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
@@ -187,8 +194,16 @@ def _encoding_job(
         options,
         {"sources": request_of(described), **_settings(options, dtype), **identity},
         {"model": dict(encoder.facts), "dtype": dtype, "sources": described},
-        lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress),
+        _encoding(encoder, described, options.engine, progress),
     )
+
+
+def _encoding(
+    encoder: Encoder, described: Sequence[Described], engine: RayEngine | None, progress: Progress
+) -> Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]:
+    if engine is None:
+        return lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress)
+    return lambda plan, numbers: ray_parts(plan, numbers, encoder, described, engine, progress)
 
 
 def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
@@ -207,6 +222,8 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
         _begin(job)
         if is_finished(folder):
             drop_records(folder)
+            if job.options.repair:
+                _repair(job, progress)
         else:
             plan = _plan(job, progress)
             missing = missing_parts(folder, plan)
@@ -223,6 +240,20 @@ def _begin(job: _Job) -> None:
     folder = job.folder
     begun = any((folder / name).exists() for name in (MANIFEST, "plan/plan.json"))
     begin_building(folder, job.request, job.options.overwrite or not begun, job.facts)
+
+
+def _repair(job: _Job, progress: Progress) -> None:
+    """Make the damaged parts of a finished index again, beside it, and put them in place."""
+    damaged = damaged_parts(job.folder)
+    if not damaged:
+        return
+    beside = replace(job, folder=job.folder / REPAIRING)
+    begin_building(beside.folder, job.request, True, job.facts)
+    plan = _plan(beside, progress)
+    check_planned(job.folder, damaged, len(plan.parts))
+    wanted = [p for p in missing_parts(beside.folder, plan) if p in damaged]
+    build_parts(beside.folder, plan, job.encode(plan, wanted), job.facts["dtype"])
+    put_back(job.folder, damaged)
 
 
 def _plan(job: _Job, progress: Progress) -> RowPlan:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,14 +92,18 @@ Bliss = Callable[..., Outcome]
 def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
     """`bliss(*arguments)` runs the command in this process, with an empty cache of its own.
 
-    On one thread, as its child processes too: models this small lose time to more, and equal
-    numbers can then be asked for.
+    What earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE
+    of its own. On one thread, as its child processes too: models this small lose time to more, and
+    equal numbers can then be asked for.
     """
     import torch
 
     threads = torch.get_num_threads()
+    cache = tmp_path_factory.mktemp("cache")
 
     def command(*arguments: object) -> Outcome:
+        for name in ("image-embeddings", "references"):
+            shutil.rmtree(cache / name, ignore_errors=True)
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run([os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments])
@@ -106,7 +111,7 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
         return Outcome(code, out.getvalue(), err.getvalue())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLISS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BLISS_CACHE", str(cache))
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
         yield command

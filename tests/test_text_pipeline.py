@@ -303,7 +303,7 @@ def test_nothing_outlives_a_program_however_it_ends(ending):
     elif ending == signal.SIGKILL:
         program.kill()
     _, errors = program.communicate(timeout=60)
-    gone, alive = psutil.wait_procs([worker], timeout=20)
+    _gone, alive = psutil.wait_procs([worker], timeout=20)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
     if ending == signal.SIGINT:
         assert errors.strip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1
