@@ -19,7 +19,7 @@ from ..corpora.captions import CaptionRules
 from ..corpora.plan import RowPlan, make_plan, open_plan
 from ..corpora.texts import TextSource
 from ..errors import UsageError
-from .build_log import timed
+from .build_log import log_rates, timed
 from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
 from .encoded_parts import Progress, encoded_parts, given_parts
@@ -31,6 +31,7 @@ from .layout import load_vectors
 from .nearest import write_flat_index
 from .part_building import build_parts, missing_parts
 from .parts import begin_building, drop_records, is_finished
+from .stage_rates import StageRates
 
 DTYPES = ("float16", "float32")
 
@@ -90,6 +91,7 @@ class _Job:
     """model, dtype and sources, as the manifest states them."""
     encode: Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
     """The raw vectors of some parts."""
+    rates: StageRates = field(default_factory=StageRates)
 
 
 def build_index(
@@ -130,7 +132,7 @@ def build_shard(
             running.enter_context(running_shard(job.folder, shard))
             plan = _plan(job, progress)
         wanted = [p for p in missing_parts(job.folder, plan) if p % shard.count == shard.number]
-        build_parts(job.folder, plan, job.encode(plan, wanted), job.facts["dtype"])
+        _make_parts(job, plan, wanted, progress)
         return missing_parts(job.folder, plan)
 
 
@@ -181,13 +183,15 @@ def _encoding_job(
     dtype = options.dtype or "float16"
     described = describe_sources(every, options.prompts, options.licences)
     identity = {name: encoder.facts[name] for name in (*IDENTITY, "precision")}
+    rates = StageRates()
     return _Job(
         every,
         Path(folder),
         options,
         {"sources": request_of(described), **_settings(options, dtype), **identity},
         {"model": dict(encoder.facts), "dtype": dtype, "sources": described},
-        lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress),
+        lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress, rates),
+        rates,
     )
 
 
@@ -210,12 +214,21 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
         else:
             plan = _plan(job, progress)
             missing = missing_parts(folder, plan)
-            build_parts(folder, plan, job.encode(plan, missing), job.facts["dtype"])
+            _make_parts(job, plan, missing, progress)
             finish_index(folder, plan, progress)
         index = open_index(folder)
         if job.options.export and not (folder / "text.index").is_file():
             write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
     return index
+
+
+def _make_parts(job: _Job, plan: RowPlan, numbers: Sequence[int], progress: Progress) -> None:
+    """Make some parts, then log and say which stage set the pace."""
+    encoded = job.encode(plan, numbers)
+    build_parts(job.folder, plan, encoded, job.facts["dtype"], job.rates)
+    log_rates(job.folder, job.rates)
+    for line in job.rates.report():
+        progress(line, 0, 0)
 
 
 def _plan(job: _Job, progress: Progress) -> RowPlan:
