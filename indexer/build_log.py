@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .stage_rates import StageRates
-
 LOG = "build.log.jsonl"
 
 
@@ -30,12 +28,6 @@ def timed(folder: Path, stage: str, **facts: Any) -> Iterator[dict[str, Any]]:
     if "rows" in facts:
         facts["rows_per_second"] = round(facts["rows"] / max(seconds, 1e-9), 1)
     log(folder, {"stage": stage, "seconds": round(seconds, 4), **facts})
-
-
-def log_rates(folder: Path, rates: StageRates) -> None:
-    """Log how fast each stage was where anything was encoded."""
-    if rates.limit() is not None:
-        log(folder, {"stage": "rates", **rates.facts()})
 
 
 def log(folder: Path, entry: dict[str, Any]) -> None:
