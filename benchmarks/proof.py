@@ -34,6 +34,8 @@ PRINTING = (
     "demo_accuracy",
     "broken_images",
     "killed_audits",
+    "killed_index",
+    "index_scale",
     "image_memory",
 )
 """The output of these is recorded here."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import only_run_in, wait_to_run_in
+from ..artefacts import MANIFEST, only_run_in, wait_to_run_in
 from ..corpora.captions import CaptionRules
 from ..corpora.plan import RowPlan, make_plan, open_plan
 from ..corpora.texts import TextSource
@@ -27,11 +27,13 @@ from .encoding import IDENTITY, Encoder
 from .index_finishing import finish_index
 from .index_repair import REPAIRING, check_planned, damaged_parts, put_back
 from .index_shards import Shard, refuse_while_shards_run, running_shard
-from .index_sources import describe_sources, request_of
+from .index_sources import Described, describe_sources, request_of
 from .layout import load_vectors
 from .nearest import write_flat_index
 from .part_building import build_parts, missing_parts
 from .parts import begin_building, drop_records, is_finished
+from .ray_cluster import RayEngine
+from .ray_texts import ray_parts
 
 DTYPES = ("float16", "float32")
 
@@ -59,6 +61,8 @@ class IndexOptions:
     repair: bool = False
     """Look through a finished index and make its damaged parts again."""
     overwrite: bool = False
+    engine: RayEngine | None = None
+    """Where to encode, with Ray; None: in this process."""
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
@@ -127,7 +131,7 @@ def build_shard(
     job = _encoding_job(sources, encoder, folder, options, progress)
     with ExitStack() as running:
         with wait_to_run_in(job.folder, lambda why: progress(why, 0, 0)):
-            begin_building(job.folder, job.request, options.overwrite, job.facts)
+            _begin(job)
             if is_finished(job.folder):
                 return ()
             running.enter_context(running_shard(job.folder, shard))
@@ -190,8 +194,16 @@ def _encoding_job(
         options,
         {"sources": request_of(described), **_settings(options, dtype), **identity},
         {"model": dict(encoder.facts), "dtype": dtype, "sources": described},
-        lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress),
+        _encoding(encoder, described, options.engine, progress),
     )
+
+
+def _encoding(
+    encoder: Encoder, described: Sequence[Described], engine: RayEngine | None, progress: Progress
+) -> Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]:
+    if engine is None:
+        return lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress)
+    return lambda plan, numbers: ray_parts(plan, numbers, encoder, described, engine, progress)
 
 
 def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
@@ -207,7 +219,7 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
     folder = job.folder
     with only_run_in(folder):
         refuse_while_shards_run(folder)
-        begin_building(folder, job.request, job.options.overwrite, job.facts)
+        _begin(job)
         if is_finished(folder):
             drop_records(folder)
             if job.options.repair:
@@ -221,6 +233,13 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
         if job.options.export and not (folder / "text.index").is_file():
             write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
     return index
+
+
+def _begin(job: _Job) -> None:
+    """Start the folder or go on with it; where no plan was finished there is nothing to lose."""
+    folder = job.folder
+    begun = any((folder / name).exists() for name in (MANIFEST, "plan/plan.json"))
+    begin_building(folder, job.request, job.options.overwrite or not begun, job.facts)
 
 
 def _repair(job: _Job, progress: Progress) -> None:

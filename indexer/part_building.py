@@ -26,6 +26,7 @@ from .unit_rows import normalise_rows
 
 FAILURES_NAMED = 1000
 """Failures of a part that are listed; all are counted."""
+ROWS_AT_ONCE = 2048
 REASON = "the embedding is zero or not finite"
 
 
@@ -94,23 +95,41 @@ def store_part(folder: Path, plan: RowPlan, number: int, raw: np.ndarray, dtype:
     """
     with timed(folder, "write", part=number, rows=len(raw)):
         described = read_json(folder / BUILDING)["facts"]["sources"]
-        made = normalise_rows(raw)
+        vectors, unusable, adjusted = _stored(raw, dtype)
         good = np.ones(len(raw), bool)
-        good[made.unusable] = False
+        good[unusable] = False
         table = read_plan_part(plan, number).combine_chunks()
         kept = table.filter(pa.array(good))
         source = kept["source"].to_numpy()
         part = Part(
-            made.unit[good].astype(dtype),
+            vectors,
             _metadata(kept, source, described),
-            _failures(table.take(pa.array(made.unusable[:FAILURES_NAMED])), described),
-            {"normalised": made.adjusted},
+            _failures(table.take(pa.array(unusable[:FAILURES_NAMED])), described),
+            {"normalised": adjusted},
             {
                 "plan": plan.digest,
                 "by_source": np.bincount(source, minlength=len(described)).tolist(),
             },
         )
         write_part(folder, "text", number, part)
+
+
+def _stored(raw: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Unit rows [g, d] of what is usable, int64 [u] rows that are not, and how many were adjusted.
+
+    Block by block, so that only the result is held beside `raw`.
+    """
+    vectors = np.empty(raw.shape, dtype)
+    unusable: list[np.ndarray] = []
+    filled = adjusted = 0
+    for start in range(0, len(raw), ROWS_AT_ONCE):
+        made = normalise_rows(raw[start : start + ROWS_AT_ONCE])
+        usable = np.delete(made.unit, made.unusable, axis=0) if len(made.unusable) else made.unit
+        vectors[filled : filled + len(usable)] = usable
+        unusable.append(made.unusable + start)
+        filled += len(usable)
+        adjusted += made.adjusted
+    return vectors[:filled], np.concatenate(unusable), adjusted
 
 
 def _metadata(kept: pa.Table, source: np.ndarray, described: Sequence[Described]) -> pa.Table:
