@@ -33,7 +33,7 @@ HEAVY = {
     "duckdb": ("corpora/first_rows.py",),
     "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
-    "huggingface_hub": ("indexer/hub_index.py",),
+    "huggingface_hub": ("corpora/dataset_cards.py", "indexer/hub_index.py"),
     "click": ("cli.py", "commands/", "training/"),
     "sklearn": ("audit/adapters/",),
     "pyod": ("audit/adapters/",),
