@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
 from .options import (
     CORPUS,
@@ -28,7 +29,7 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (add, remove, verify):
+for command in (add, remove, verify, push, pull):
     index.add_command(command)
 
 
