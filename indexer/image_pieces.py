@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ..corpora.image_source import ImageItem, ImageSource
+from ..errors import BlissError
 from .decoding import DecodingLimits, read_file
 from .pieces import END, Piece
 from .preprocessing import UnreadableImage
@@ -50,9 +51,8 @@ def read_images(reading: ImageReading) -> Iterator[Piece]:
     collection alone. The number of the piece END is how many rows the collection has. Raises what
     `images.items` and fetching an image raise, but for images that are missing or unreadable.
     """
-    rows, number = 0, 0
+    rows = number = size = 0
     batch: list[dict[str, object]] = []
-    size = 0
 
     def made(last: bool) -> Piece:
         part = (rows - 1) // reading.part_rows
@@ -60,16 +60,16 @@ def read_images(reading: ImageReading) -> Iterator[Piece]:
 
     with closing(_fetched(reading)) as items:  # type: ignore[type-var]
         for item in items:
-            if batch and item.row // reading.part_rows != (rows - 1) // reading.part_rows:
-                yield made(True)
-                batch, size, number = [], 0, 0
-            elif len(batch) == reading.piece_rows or size >= PIECE_BYTES:
+            if len(batch) == reading.piece_rows or size >= PIECE_BYTES:
                 yield made(False)
                 batch, size, number = [], 0, number + 1
             rows = item.row + 1
             if not reading.finished(item.row // reading.part_rows):
                 size += len(item.data) if isinstance(item.data, bytes) else 0
                 batch.append({name: getattr(item, name) for name in ITEMS.names})
+            if batch and rows % reading.part_rows == 0:
+                yield made(True)
+                batch, size, number = [], 0, 0
     if batch:
         yield made(True)
     yield Piece(-1, rows, True, pa.table({"rows": [rows]}), END)
@@ -88,13 +88,25 @@ def _fetched(reading: ImageReading) -> Iterator[ImageItem]:
         ThreadPoolExecutor(FETCHED_AT_ONCE) as pool,
         closing(reading.images.items(skip)) as items,  # type: ignore[type-var]
     ):
-        some: list[ImageItem] = []
+        for some in _batches(items, FETCHED_AT_ONCE):
+            yield from pool.map(fetch, some)
+
+
+def _batches(items: Iterator[ImageItem], size: int) -> Iterator[list[ImageItem]]:
+    """`size` items at a time; where reading breaks off, first those that were read before."""
+    some: list[ImageItem] = []
+    try:
         for item in items:
             some.append(item)
-            if len(some) == FETCHED_AT_ONCE:
-                yield from pool.map(fetch, some)
-                some = []
-        yield from pool.map(fetch, some)
+            if len(some) == size:
+                full, some = some, []
+                yield full
+    except BlissError:
+        if some:
+            yield some
+        raise
+    if some:
+        yield some
 
 
 def with_content(item: ImageItem, limits: DecodingLimits) -> ImageItem:

@@ -156,7 +156,7 @@ def gather(pieces: Iterable[Piece], gathered: Gathered) -> Iterator[tuple[int, p
     missing = len(gathered.open) + len((gathered.wanted or frozenset()) - gathered.done)
     if missing:
         raise BlissError(
-            f"{missing} parts did not come back from the workers",
+            f"{missing} part{'s' * (missing != 1)} did not come back from the workers",
             "workers that stay until their work is done",
             "Run the same command again to go on from the finished parts",
         )

@@ -8,8 +8,10 @@ no disk need be shared.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +60,7 @@ def run_pieces(tickets: Sequence[int], stages: Stages, engine: RayEngine) -> Ite
 
 def _pipeline(ray: Any, tickets: Sequence[int], stages: Stages, engine: RayEngine) -> Iterable[Any]:
     """The stages as a Ray Dataset that runs while its blocks are taken."""
-    actors, gpus = _count_actors(ray, engine)
+    actors, gpus = count_actors(ray.cluster_resources(), engine)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.target_max_block_size = 1  # every piece travels for itself
@@ -67,18 +69,18 @@ def _pipeline(ray: Any, tickets: Sequence[int], stages: Stages, engine: RayEngin
     items = [{"ticket": ticket} for ticket in tickets]
     with ray.data.DataContext.current(context):
         read = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            functools.partial(_read, stages.read),
+            functools.partial(_read, os.getcwd(), stages.read),
             concurrency=1,
             num_cpus=READ_CPUS,
             label_selector=here,
             **whole,
         )
         prepared = read.map_batches(
-            functools.partial(_prepare, stages.prepare), num_cpus=PREPARE_CPUS, **whole
+            functools.partial(_prepare, os.getcwd(), stages.prepare), num_cpus=PREPARE_CPUS, **whole
         )
         encoded = prepared.map_batches(
             _Encode,
-            fn_constructor_args=(stages.encoder,),
+            fn_constructor_args=(os.getcwd(), stages.encoder),
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=ENCODE_CPUS,
             num_gpus=gpus,
@@ -101,7 +103,16 @@ def _next(ray: Any, blocks: Iterator[pa.Table]) -> pa.Table | None:
         ) from error
 
 
-def _read(read: Callable[[int], Iterator[Piece]], tickets: pa.Table) -> Iterator[pa.Table]:
+def _go_to(folder: str) -> None:
+    """Work where the command was given, so that relative paths mean the same; if it is there."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
+def _read(
+    folder: str, read: Callable[[int], Iterator[Piece]], tickets: pa.Table
+) -> Iterator[pa.Table]:
+    _go_to(folder)
     for ticket in tickets["ticket"].to_pylist():
         try:
             for piece in read(ticket):
@@ -110,7 +121,8 @@ def _read(read: Callable[[int], Iterator[Piece]], tickets: pa.Table) -> Iterator
             yield to_row(error_piece(error, BROKE_OFF))
 
 
-def _prepare(step: Step, rows: pa.Table) -> Iterator[pa.Table]:
+def _prepare(folder: str, step: Step, rows: pa.Table) -> Iterator[pa.Table]:
+    _go_to(folder)
     for piece in from_rows(rows):
         yield to_row(apply_step(step, piece))
 
@@ -118,7 +130,8 @@ def _prepare(step: Step, rows: pa.Table) -> Iterator[pa.Table]:
 class _Encode:
     """An encoding actor; a model that cannot be loaded is told with the first piece."""
 
-    def __init__(self, make: Callable[[], Step]) -> None:
+    def __init__(self, folder: str, make: Callable[[], Step]) -> None:
+        _go_to(folder)
         try:
             self.step = make()
         except Exception as error:
@@ -134,21 +147,25 @@ def _fail(error: Exception, table: pa.Table) -> pa.Table:
     raise error
 
 
-def _count_actors(ray: Any, engine: RayEngine) -> tuple[int, int]:
-    """How many encoders there are to be, and how many GPUs each has."""
-    there = ray.cluster_resources()
+def count_actors(there: Mapping[str, float], engine: RayEngine) -> tuple[int, int]:
+    """How many encoders there are to be, and how many GPUs each has, given a cluster's resources.
+
+    Raises UsageError where more encoders than GPUs were asked for, BlissError where there are too
+    few CPUs for every stage to run.
+    """
     on_cpu = (engine.choice.device or "cuda").startswith("cpu")
     gpus = 0 if on_cpu else int(there.get("GPU", 0))
     actors = engine.actors or max(1, gpus)
     if 0 < gpus < actors:
         raise UsageError(
-            f"{actors} Ray actors were asked for and the cluster has {gpus} GPUs",
-            "a GPU for each", "Ask for fewer with --ray-actors, or encode with --device cpu",
-        )  # fmt: skip
-    needed = READ_CPUS + PREPARE_CPUS + actors * ENCODE_CPUS
-    if there.get("CPU", 0) < needed:
+            f"{actors} Ray actors were asked for and the cluster has {gpus} GPU{'s' * (gpus != 1)}",
+            "a GPU for each",
+            "Ask for fewer with --ray-actors, or encode with --device cpu",
+        )
+    cpus, needed = there.get("CPU", 0), READ_CPUS + PREPARE_CPUS + actors * ENCODE_CPUS
+    if cpus < needed:
         raise BlissError(
-            f"the Ray cluster has {there.get('CPU', 0):g} CPUs",
+            f"the Ray cluster has {cpus:g} CPUs",
             f"{needed:g} for reading, preparing and {actors} encoders",
             "Add a machine, or ask for fewer with --ray-actors",
         )
