@@ -11,6 +11,7 @@ from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import Encoder
 from ..indexer.index_adding import Added
+from ..indexer.index_card import unknown_licences
 from ..indexer.verifying import Check
 from .safe_text import terminal_text
 from .terminal import index_text
@@ -95,6 +96,18 @@ def added_text(added: Added) -> str:
         lines.append("duplicates are of one another, or of captions the index has or had")
     if index.manifest["request"].get("near_duplicates") is not None:
         lines.append("near-duplicates were not looked for among the captions added")
+    return "\n".join(terminal_text(line) for line in lines)
+
+
+def pushed_text(index: CaptionIndex, repository: str, address: str, public: bool) -> str:
+    """Where an index is now, who sees it, and which licences are not known."""
+    lines = [
+        f"{index.count:,} captions are at {address}, {'public' if public else 'private'}",
+        f"get them with: bliss index pull {repository} DIR",
+    ]
+    unknown = unknown_licences(index.manifest)
+    if unknown:
+        lines.append(f"the licence of {', '.join(unknown[:5])} is not known: --licence states it")
     return "\n".join(terminal_text(line) for line in lines)
 
 

@@ -220,7 +220,8 @@ def _build_default(
         say(f"no --index or --corpus was given: using the built-in corpus {spec}")
     source = open_corpus(spec, request.corpus_options)
     rules = CaptionRules(deduplicate=not request.keep_duplicates)
-    options = IndexOptions(rules, overwrite=request.embed.overwrite)
+    how = request.embed
+    options = IndexOptions(rules, overwrite=how.overwrite, engine=how.engine)
     return build_index(source, encoder, Path(request.output) / "index", options, progress)
 
 

@@ -1,11 +1,11 @@
 """`kill -9` at random moments while all real texts are indexed: byte-identical to one run.
 
 Every text of BLISS_TEST_DATA/texts, each file through the reader of its format, goes into one index
-with the demo model. It is built once without interruption. Then the same command is started and
-killed, by turns at a moment drawn evenly from that run's time and while a certain file is being
-written (of the plan, of a part, of its record, the manifest), and started again until it ends by
-itself. All files but the log of timings must have the same checksums, and the counts must be those
-of a plain loop over all texts.
+with the demo model. It is built once without interruption. Then the same command is started,
+killed and started again until it ends by itself: while the plan is made, then every few parts, at
+a random moment or while a certain file is being written, and while the manifest is. All files but
+the log of timings must have the same checksums, and the counts must be those of a plain loop over
+all texts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
-from itertools import cycle
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,25 +40,20 @@ SPECS = (
 )
 READ = 375_735
 """Texts there, synsets split into words."""
-WRITTEN = (
-    None,
-    "plan/.staged.parquet.*.tmp",
-    None,
-    "plan/.spill-*",
-    None,
-    "plan/.plan_*.tmp",
-    None,
-    "plan/.plan.json.*.tmp",
+IN_PLAN = ("plan/.staged.parquet.*.tmp", "plan/.spill-*", "plan/.plan_*.tmp", "plan/.plan.json.*")
+IN_PARTS = (
     None,
     "text_emb/.*.tmp",
     None,
     "captions/.*.tmp",
     None,
+    "metadata/.*.tmp",
     "parts/.*.tmp",
-    None,
-    ".manifest.json.*.tmp",
 )
-"""By turns: any moment, or while such a file is there."""
+AT_THE_END = ".manifest.json.*.tmp"
+"""Files whose being written is the moment to kill; None: a random moment."""
+APART, LAST = 6, 5
+"""At most so many parts between two kills; with so few parts left, the manifest is waited for."""
 
 
 def take(texts: Path, folder: Path, each: int) -> Path:
@@ -95,12 +91,42 @@ def wait_for_work(process: subprocess.Popen[bytes], output: Path) -> None:
         time.sleep(0.002)
 
 
-def kill(process: subprocess.Popen[bytes], output: Path, pattern: str | None, after: float) -> bool:
-    """Kill a run when some seconds have gone by and, with a pattern, such a file is there."""
-    begun = time.monotonic()
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: so many parts are there, such a file is, and so many seconds have gone by."""
+
+    parts: int
+    pattern: str | None
+    seconds: float
+
+
+def next_moment(output: Path, stages: list[str], rng: np.random.Generator) -> Moment | None:
+    """The next moment for a run that was killed in `stages` so far; None: let it end."""
+    record = output / "plan" / "plan.json"
+    if not record.exists():
+        pattern = IN_PLAN[len(stages)] if len(stages) < len(IN_PLAN) else None
+        return Moment(0, pattern, rng.uniform(0, 0.5) if pattern is None else 0.0)
+    done, whole = parts_of(output), len(json.loads(record.read_text())["parts"])
+    if whole - done <= LAST:
+        ended = any(stage == "at the end" for stage in stages)
+        return None if ended else Moment(whole, AT_THE_END, 0.0)
+    pattern = IN_PARTS[int(rng.integers(len(IN_PARTS)))]
+    seconds = rng.uniform(0, 0.3) if pattern is None else 0.0
+    return Moment(done + int(rng.integers(APART)), pattern, seconds)
+
+
+def parts_of(output: Path) -> int:
+    """How many parts are there."""
+    return len(list((output / "parts").glob("part_*.json")))
+
+
+def kill(process: subprocess.Popen[bytes], output: Path, moment: Moment) -> bool:
+    """Kill a run at a moment; whether it came before the run's own end."""
     while process.poll() is None:
-        ready = time.monotonic() - begun >= after
-        if ready and (pattern is None or next(output.glob(pattern), None) is not None):
+        if parts_of(output) >= moment.parts and (
+            moment.pattern is None or next(output.glob(moment.pattern), None) is not None
+        ):
+            time.sleep(moment.seconds)
             process.send_signal(signal.SIGKILL)
             process.wait()
             return process.returncode == -signal.SIGKILL
@@ -186,26 +212,27 @@ def main() -> int:
                 f"{value:,} {key}" for key, value in source["counts"].items() if value
             )
             print(f"  {source['name']}: {there}")
-        triggers, stages, kills, runs, same = cycle(WRITTEN), dict[str, int](), 0, 0, True
-        while kills < chosen.kills:
-            output, killed = folder / f"run-{runs}", True
+        stages: list[str] = []
+        runs, same = 0, True
+        while len(stages) < chosen.kills:
+            output, mine = folder / f"run-{runs}", list[str]()
+            killed = True
             while killed:
-                pattern = next(triggers)
+                moment = next_moment(output, mine, rng)
                 process = start(specs, output, chosen.part_rows)
                 wait_for_work(process, output)
-                after = rng.uniform(0, 0.6) * working if pattern is None else 0.0
-                killed = kills < chosen.kills and kill(process, output, pattern, after)
+                killed = moment is not None and kill(process, output, moment)
                 _, errors = process.communicate()
                 if killed:
-                    kills += 1
-                    stages[stage_of(output)] = stages.get(stage_of(output), 0) + 1
+                    mine.append(stage_of(output))
                 elif process.returncode or b"Traceback" in errors:
                     print(f"run {runs}: {errors.decode(errors='replace')[-500:]}")
                     return 1
             same = same and checksums(output) == whole
+            stages += mine
             runs += 1
-        where = ", ".join(f"{count} {stage}" for stage, count in sorted(stages.items()))
-        print(f"killed {kills} times in {runs} builds: {where}")
+        where = ", ".join(f"{count} {stage}" for stage, count in sorted(Counter(stages).items()))
+        print(f"killed {len(stages)} times in {runs} builds: {where}")
         read, distinct = counted([open_corpus(spec) for spec in specs])
         parts = re.findall(r"text_emb_\d+\.npy", " ".join(whole))
     summed = all(
@@ -216,7 +243,10 @@ def main() -> int:
     exact = exact and (chosen.each > 0 or read == READ) and len(parts) == len(manifest["parts"])
     print(f"a plain loop reads {read:,} texts, {distinct:,} of them distinct and not empty")
     for what, met in (
-        ("all files byte-identical to the uninterrupted build's", same and kills >= chosen.kills),
+        (
+            "all files byte-identical to the uninterrupted build's",
+            same and len(stages) >= chosen.kills,
+        ),
         ("read = dropped by reason + kept, and as the plain loop counts", exact),
         ("the dataset folder holds the token file's captions", same_captions(data)),
     ):

@@ -8,14 +8,17 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
 from .options import (
     CORPUS,
+    ENGINE,
     MODEL,
     corpus_options,
     model_choice,
     open_given_index,
     options,
+    ray_engine,
     say,
 )
 from .presets import PRESET, with_preset
@@ -27,7 +30,11 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
+<<<<<<< HEAD
 for command in (add, remove, verify, tune):
+=======
+for command in (add, remove, verify, push, pull):
+>>>>>>> main
     index.add_command(command)
 
 
@@ -64,7 +71,7 @@ for command in (add, remove, verify, tune):
 @click.option("--export", is_flag=True, help="Also write text.index for other programs.")
 @click.option("--repair", is_flag=True, help="Look for damaged parts and make them again.")
 @click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
-@options(CORPUS, MODEL, PRESET)
+@options(CORPUS, MODEL, ENGINE, PRESET)
 def build(**given: Any) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
     from ..audit.models import encoder_for
@@ -85,12 +92,13 @@ def build(**given: Any) -> None:
         )
     choices, output = _index_options(given), given["output"]
     if given["embeddings"] is not None:
-        if given["shard"] is not None:
-            raise UsageError(
-                "--shard was given with --embeddings",
-                "a corpus to embed in shards",
-                "Leave --shard out: indexing embeddings only copies them",
-            )
+        for option, set_ in (("--shard", given["shard"]), ("--engine ray", choices.engine)):
+            if set_ is not None:
+                raise UsageError(
+                    f"{option} was given with --embeddings",
+                    "a corpus to embed",
+                    f"Leave {option} out: indexing embeddings only copies them",
+                )
         made = index_embeddings(
             given["embeddings"], output, given["column"], choices, progress_lines()
         )
@@ -125,6 +133,7 @@ def _index_options(given: dict[str, Any]) -> Any:
         rules,
         given["prompt"] or None,
         licences=given["licence"],
+        engine=ray_engine(given),
         **{name: given[name] for name in names},
     )
 

@@ -8,7 +8,7 @@ manifest that names them replaces the old one: until then the index is as it was
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from .index_files import checked_names, files_of_part
 from .index_finishing import FAILURES_NAMED, joint_prompts, planned_counts
 from .index_sources import describe_sources, request_of, shared_prompts, without_names
 from .manifest_checks import count_problems, type_problems
-from .part_building import build_parts, missing_parts, whole_part
+from .measured_parts import Encode, make_parts
+from .part_building import missing_parts, whole_part
 from .parts import BUILDING, begin_building, differing_fields, metadata_file
 from .tombstones import EXPORT, changing
 
@@ -65,7 +66,7 @@ class _Job:
     sources: tuple[TextSource, ...]
     described: list[dict[str, Any]]
     identity: Mapping[str, Any]
-    encode: Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
+    encode: Encode
 
 
 NO_OPTIONS = AddOptions()
@@ -95,7 +96,9 @@ def add_captions(
             tuple(sources),
             named,
             {name: encoder.facts[name] for name in (*IDENTITY, "precision")},
-            lambda plan, numbers: encoded_parts(plan, numbers, encoder, named, progress),
+            lambda plan, numbers, rates: encoded_parts(
+                plan, numbers, encoder, named, progress, rates
+            ),
         )
 
     return _add(folder, job, options, progress)
@@ -125,7 +128,7 @@ def add_embeddings(
             (texts,),
             named,
             facts,
-            lambda plan, numbers: given_parts(plan, numbers, texts, progress),
+            lambda plan, numbers, _: given_parts(plan, numbers, texts, progress),
         )
 
     return _add(folder, job, options, progress)
@@ -167,7 +170,8 @@ def _add(
                 "at least one that is new",
                 "Give other captions; `bliss index remove --undo` brings removed ones back",
             )
-        build_parts(adding, plan, job.encode(plan, missing_parts(adding, plan)), manifest["dtype"])
+        missing = missing_parts(adding, plan)
+        make_parts(adding, plan, missing, job.encode, manifest["dtype"], progress)
         counts = _finish(folder, manifest, plan, job, digest(request))
         return Added(open_index(folder), counts, before=False)
 

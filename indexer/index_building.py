@@ -6,7 +6,7 @@ then the manifest. The same request continues wherever an earlier run stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,11 +27,14 @@ from .encoding import IDENTITY, Encoder
 from .index_finishing import finish_index
 from .index_repair import REPAIRING, check_planned, damaged_parts, put_back
 from .index_shards import Shard, refuse_while_shards_run, running_shard
-from .index_sources import describe_sources, request_of
+from .index_sources import Described, describe_sources, request_of
 from .layout import load_vectors
+from .measured_parts import Encode, make_parts
 from .nearest import write_flat_index
-from .part_building import build_parts, missing_parts
+from .part_building import missing_parts
 from .parts import begin_building, drop_records, is_finished
+from .ray_cluster import RayEngine
+from .ray_texts import ray_parts
 
 DTYPES = ("float16", "float32")
 
@@ -59,6 +62,8 @@ class IndexOptions:
     repair: bool = False
     """Look through a finished index and make its damaged parts again."""
     overwrite: bool = False
+    engine: RayEngine | None = None
+    """Where to encode, with Ray; None: in this process."""
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
@@ -91,8 +96,7 @@ class _Job:
     """What must be the same to go on with it."""
     facts: dict[str, Any]
     """model, dtype and sources, as the manifest states them."""
-    encode: Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
-    """The raw vectors of some parts."""
+    encode: Encode
 
 
 def build_index(
@@ -133,7 +137,7 @@ def build_shard(
             running.enter_context(running_shard(job.folder, shard))
             plan = _plan(job, progress)
         wanted = [p for p in missing_parts(job.folder, plan) if p % shard.count == shard.number]
-        build_parts(job.folder, plan, job.encode(plan, wanted), job.facts["dtype"])
+        make_parts(job.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
         return missing_parts(job.folder, plan)
 
 
@@ -168,7 +172,7 @@ def index_embeddings(
         options,
         {"sources": request_of(described), **_settings(options, dtype)},
         {"model": model, "dtype": dtype, "sources": described},
-        lambda plan, numbers: given_parts(plan, numbers, texts, progress),
+        lambda plan, numbers, _: given_parts(plan, numbers, texts, progress),
     )
     return _build(job, progress)
 
@@ -190,8 +194,18 @@ def _encoding_job(
         options,
         {"sources": request_of(described), **_settings(options, dtype), **identity},
         {"model": dict(encoder.facts), "dtype": dtype, "sources": described},
-        lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress),
+        _encoding(encoder, described, options.engine, progress),
     )
+
+
+def _encoding(
+    encoder: Encoder, described: Sequence[Described], engine: RayEngine | None, progress: Progress
+) -> Encode:
+    if engine is None:
+        return lambda plan, numbers, rates: encoded_parts(
+            plan, numbers, encoder, described, progress, rates
+        )
+    return lambda plan, numbers, _: ray_parts(plan, numbers, encoder, described, engine, progress)
 
 
 def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
@@ -215,7 +229,7 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
         else:
             plan = _plan(job, progress)
             missing = missing_parts(folder, plan)
-            build_parts(folder, plan, job.encode(plan, missing), job.facts["dtype"])
+            make_parts(folder, plan, missing, job.encode, job.facts["dtype"], progress)
             finish_index(folder, plan, progress)
         index = open_index(folder)
         if job.options.export and not (folder / "text.index").is_file():
@@ -240,7 +254,7 @@ def _repair(job: _Job, progress: Progress) -> None:
     plan = _plan(beside, progress)
     check_planned(job.folder, damaged, len(plan.parts))
     wanted = [p for p in missing_parts(beside.folder, plan) if p in damaged]
-    build_parts(beside.folder, plan, job.encode(plan, wanted), job.facts["dtype"])
+    make_parts(beside.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
     put_back(job.folder, damaged)
 
 

@@ -176,3 +176,13 @@ def _preprocessing(model: torch.nn.Module) -> Preprocessing:
 def _json(facts: dict[str, Any]) -> dict[str, Any]:
     """Facts as JSON gives them back: tuples become lists."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
+
+
+def threads_used() -> int:
+    """How many threads torch uses in this process."""
+    return torch.get_num_threads()
+
+
+def use_threads(count: int) -> None:
+    """Have torch use `count` threads in this process."""
+    torch.set_num_threads(count)

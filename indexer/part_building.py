@@ -22,6 +22,7 @@ from ..corpora.prompts import fill_prompt
 from .build_log import timed
 from .index_sources import Described
 from .parts import BUILDING, Part, files_of, finished_part, write_part
+from .stage_rates import StageRates
 from .unit_rows import normalise_rows
 
 FAILURES_NAMED = 1000
@@ -71,18 +72,29 @@ def texts_of_part(
 
 
 def build_parts(
-    folder: Path, plan: RowPlan, encoded: Iterable[tuple[int, np.ndarray]], dtype: str
+    folder: Path,
+    plan: RowPlan,
+    encoded: Iterable[tuple[int, np.ndarray]],
+    dtype: str,
+    rates: StageRates | None = None,
 ) -> None:
     """Store every (part number, raw vectors float [m, d]), each while the next one is made.
 
-    Raises what making or storing one raised; parts stored by then stay.
+    `rates` is filled in with how fast that was. Raises what making or storing one raised; parts
+    stored by then stay.
     """
+    measured = StageRates() if rates is None else rates
+
+    def store(number: int, raw: np.ndarray) -> None:
+        with measured.timing("writing", len(raw)):
+            store_part(folder, plan, number, raw, dtype)
+
     writing: Future[None] | None = None
     with ThreadPoolExecutor(1, "parts") as writer, closed_after(iter(encoded)) as parts:
         for number, raw in parts:
             if writing is not None:
                 writing.result()
-            writing = writer.submit(store_part, folder, plan, number, raw, dtype)
+            writing = writer.submit(store, number, raw)
         if writing is not None:
             writing.result()
 

@@ -91,6 +91,23 @@ _UNFINISHED = {
 _OF_MANIFEST = "Restore manifest.json from a backup or `bliss index pull` the index again"
 
 
+def check_whole(folder: Path, progress: Progress) -> None:
+    """Raise BlissError unless every check but that of the embeddings finds an index sound."""
+
+    def no_encoder() -> Encoder:
+        raise AssertionError("nothing is embedded")
+
+    checks = verify_index(folder, 0, no_encoder, progress)
+    problems = [problem.what for check in checks for problem in check.problems]
+    if problems:
+        more = f" and {len(problems) - 1:,} more problems" if problems[1:] else ""
+        raise BlissError(
+            f"{folder} is not whole: {problems[0]}{more}",
+            "an index as bliss wrote it",
+            "`bliss index verify` says what to do about each",
+        )
+
+
 def _told(name: str, looked_at: str, wrong: list[str], remedy: str) -> Check:
     return Check(name, looked_at, tuple(Problem(what, remedy) for what in wrong))
 

@@ -33,10 +33,12 @@ HEAVY = {
     "duckdb": ("corpora/first_rows.py",),
     "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
+    "huggingface_hub": ("corpora/dataset_cards.py", "indexer/hub_index.py"),
     "click": ("cli.py", "commands/", "training/"),
     "sklearn": ("audit/adapters/",),
     "pyod": ("audit/adapters/",),
     "fiftyone": ("audit/adapters/",),
+    "ray": ("indexer/ray_cluster.py",),
     "pickle": (),
 }
 
@@ -122,7 +124,7 @@ def test_the_check_fails_where_it_should(tmp_path, name, line, complaint):
     ],
 )
 def test_importing_and_help_load_nothing_heavy(code):
-    heavy = ("torch", "open_clip", "faiss", "datasets", "duckdb")
+    heavy = ("torch", "open_clip", "faiss", "datasets", "duckdb", "ray", "huggingface_hub")
     check = f"; import sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code + check], capture_output=True, text=True, check=True
