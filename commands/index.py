@@ -30,11 +30,7 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-<<<<<<< HEAD
-for command in (add, remove, verify, tune):
-=======
-for command in (add, remove, verify, push, pull):
->>>>>>> main
+for command in (add, remove, verify, push, pull, tune):
     index.add_command(command)
 
 
