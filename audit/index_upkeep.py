@@ -12,6 +12,7 @@ from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import Encoder
 from ..indexer.index_adding import Added
 from ..indexer.index_card import unknown_licences
+from ..indexer.search_dispatch import describe_search
 from ..indexer.verifying import Check
 from .safe_text import terminal_text
 from .terminal import index_text
@@ -38,7 +39,7 @@ def choice_text(index: CaptionIndex, rows: np.ndarray, done: bool) -> str:
 
 def info_text(index: CaptionIndex) -> str:
     """What an index holds and what was removed from it."""
-    lines = [index_text(index)]
+    lines = [index_text(index), describe_search(index.manifest)]
     if index.manifest["removed"]:
         lines.append(removals_text(index.manifest))
     lines.append("not compared with its checksums: `bliss index verify` does that")

@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .index_kind import kind, set_kind
 from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
 from .options import (
     CORPUS,
     ENGINE,
     MODEL,
+    SEARCH,
     corpus_options,
     model_choice,
     open_given_index,
@@ -29,7 +31,7 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (add, remove, verify, push, pull):
+for command in (add, remove, verify, push, pull, kind):
     index.add_command(command)
 
 
@@ -63,6 +65,7 @@ for command in (add, remove, verify, push, pull):
     metavar="i/N",
     help="Only make the parts p with p mod N = i; `bliss index merge` ends it.",
 )
+@click.option("--kind", metavar="KIND", help="How it is searched, as `bliss index kind` says it.")
 @click.option("--export", is_flag=True, help="Also write text.index for other programs.")
 @click.option("--repair", is_flag=True, help="Look for damaged parts and make them again.")
 @click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
@@ -97,13 +100,21 @@ def build(**given: Any) -> None:
         made = index_embeddings(
             given["embeddings"], output, given["column"], choices, progress_lines()
         )
-        click.echo(index_text(made))
+        click.echo(index_text(set_kind(made, given["kind"])))
         return
     shard = None if given["shard"] is None else parse_shard(given["shard"])
+    if shard is not None and given["kind"]:
+        raise UsageError(
+            "--kind was given with --shard",
+            "a whole index to build a search structure over",
+            f"Leave it out; after `bliss index merge` run `bliss index kind {output} "
+            f"{given['kind']}`",
+        )
     sources = [open_corpus(corpus, corpus_options(given)) for corpus in corpora]
     encoder = encoder_for(model_choice(given), None, None, say)
     if shard is None:
-        click.echo(index_text(build_index(sources, encoder, output, choices, progress_lines())))
+        built = build_index(sources, encoder, output, choices, progress_lines())
+        click.echo(index_text(set_kind(built, given["kind"])))
         return
     missing = build_shard(sources, encoder, output, choices, shard, progress_lines())
     state = f"; {describe_missing(missing)}" if missing else ": every part is there"
@@ -163,7 +174,7 @@ def info(folder: str, as_json: bool) -> None:
 @click.option("--image", help="Search with an image file.")
 @click.option("--k", default=10, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-@MODEL
+@options(SEARCH, MODEL)
 def search(text: str | None, image: str | None, k: int, as_json: bool, **given: Any) -> None:
     """Show the captions nearest to a text or an image; of several indexes, the nearest of all."""
     from ..audit.fitting import embed_query
