@@ -22,6 +22,7 @@ RECORDING = (
     "clipn_demo",
     "scores_cost",
     "bulk_scoring",
+    "swap_cost",
 )
 """These write their own record when given --record."""
 PRINTING = (
@@ -35,6 +36,7 @@ PRINTING = (
     "broken_images",
     "killed_audits",
     "image_memory",
+    "audit_memory",
 )
 """The output of these is recorded here."""
 
