@@ -31,7 +31,9 @@ from .scores_csv import write_scores_csv
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
 SCORES_CSV, ISSUES, DROPPED = "scores.csv", "issues.csv", "dropped.csv"
-HOW = ("batch_size", "device", "output", "overwrite", "workers")
+HOW = (
+    "batch_size", "device", "engine", "output", "overwrite", "ray_actors", "ray_address", "workers",
+)  # fmt: skip
 """Options that say how an audit is done, not what it finds."""
 DECIDING = ("contamination", "empirical_null", "fail_on", "fdr", "per_class", "top")
 """Options that decide anew on the same scores: they may differ from the audit before."""

@@ -107,7 +107,7 @@ def run_audit(
     saved = None
     if request.reference and is_reference_folder(request.reference):
         saved = load_reference(request.reference)
-        _refuse_words(request)
+        refuse_words(request.reference, request.settings.words)
     check_reference(request.asked, request.reference, saved)
     score = choose_score(request.score, request.reference is not None, saved is not None)
     head = open_head(request.head, [score])
@@ -220,7 +220,8 @@ def _build_default(
         say(f"no --index or --corpus was given: using the built-in corpus {spec}")
     source = open_corpus(spec, request.corpus_options)
     rules = CaptionRules(deduplicate=not request.keep_duplicates)
-    options = IndexOptions(rules, overwrite=request.embed.overwrite)
+    how = request.embed
+    options = IndexOptions(rules, overwrite=how.overwrite, engine=how.engine)
     return build_index(source, encoder, Path(request.output) / "index", options, progress)
 
 
@@ -252,10 +253,11 @@ def _check_labels(listed: ImageSource, words: ClassWords) -> None:
         named_classes(words, listed.spec)
 
 
-def _refuse_words(request: AuditRequest) -> None:
-    if request.settings.words != ClassWords():
+def refuse_words(reference: str, words: ClassWords) -> None:
+    """Raise UsageError where classes are worded beside a fitted reference, which brings them."""
+    if words != ClassWords():
         raise UsageError(
-            f"--normal, --prompt or --label was given with {request.reference}",
+            f"--normal, --prompt or --label was given with {reference}",
             "none of them: a fitted reference brings its classes and prompts",
             "Leave them out, or fit the reference again with them",
         )

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.index_building import Progress, no_progress
+from ..scorer.agreement import rank_correlation, top_in_common
 from ..scorer.bliss import BlissScores, bliss_scores
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.mislabel import label_margins
@@ -137,7 +138,6 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
         return None
     after, before = result.scores.score, result.refit.before
     shown = min(top, len(after))
-    first, then = (set(np.argsort(-s, kind="stable")[:shown].tolist()) for s in (before, after))
     counts: dict[str, int] = {}
     for _, label, _ in result.refit.table:
         counts[label] = counts.get(label, 0) + 1
@@ -148,7 +148,7 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
         "least_share_a_class": SHARE,
         "rank_correlation": rank_correlation(before, after),
         "top": shown,
-        "top_in_common": len(first & then),
+        "top_in_common": top_in_common(before, after, shown),
     }
 
 
@@ -168,16 +168,3 @@ def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
         f"{line}: rank correlation with the ranking before {facts['rank_correlation']:.3f}, "
         f"{facts['top_in_common']} of the {top} most anomalous in common"
     )
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's correlation of two score lists [n]; 1 where one of them is constant."""
-    one, other = _midranks(first), _midranks(second)
-    if one.std() == 0 or other.std() == 0:
-        return 1.0
-    return float(np.corrcoef(one, other)[0, 1])
-
-
-def _midranks(values: np.ndarray) -> np.ndarray:
-    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[level]

@@ -17,7 +17,8 @@ from blissaudit.demo.scenes import KINDS
 from blissaudit.evaluation.metrics import auroc, paired_interval
 from blissaudit.indexer.encoding import Encoder, ModelChoice
 from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.indexer.open_clip_encoder import LoadedModel, encoder_of_model, load_model
+from blissaudit.indexer.open_clip_encoder import encoder_of_model
+from blissaudit.indexer.open_clip_loading import LoadedModel, load_model
 from blissaudit.scorer.retrieved import gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES

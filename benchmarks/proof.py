@@ -35,6 +35,8 @@ PRINTING = (
     "demo_accuracy",
     "broken_images",
     "killed_audits",
+    "killed_index",
+    "index_scale",
     "image_memory",
     "audit_memory",
 )

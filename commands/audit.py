@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .options import (
     COLLECTION,
     CORPUS,
     DECIDE,
+    ENGINE,
     EXCLUDE,
     IMAGES,
     INDEX,
@@ -30,6 +32,7 @@ from .options import (
     no_prompts,
     options,
     plain_options,
+    ray_engine,
     say,
 )
 from .presets import ENCODER, PRESET, with_preset
@@ -68,7 +71,9 @@ from .presets import ENCODER, PRESET, with_preset
     metavar="I/N",
     help="Embed only every N-th part of the images, from the I-th on (0 to N - 1), score nothing.",
 )
-@options(CLIPN, CORPUS, MODEL, SCORE, EXCLUDE, WORDS, PRESET, IMAGES, COLLECTION, DECIDE, SHOW)
+@options(
+    CLIPN, CORPUS, MODEL, SCORE, EXCLUDE, WORDS, PRESET, IMAGES, COLLECTION, ENGINE, DECIDE, SHOW
+)
 def audit(
     as_json: bool,
     max_failures: int | None,
@@ -109,7 +114,7 @@ def audit(
         output=given["output"],
         model=model_choice(given),
         settings=audit_settings(given),
-        embed=embed_options(given),
+        embed=replace(embed_options(given), engine=ray_engine(given)),
         score=given["score"],
         keep_duplicates=given.get("keep_duplicates", False),
         head=given["head"],

@@ -8,13 +8,17 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .index_sharing import pull, push
+from .index_upkeep import add, remove, verify
 from .options import (
     CORPUS,
+    ENGINE,
     MODEL,
     corpus_options,
     model_choice,
     open_given_index,
     options,
+    ray_engine,
     say,
 )
 from .presets import PRESET, with_preset
@@ -23,6 +27,10 @@ from .presets import PRESET, with_preset
 @click.group()
 def index() -> None:
     """Build, describe and search caption indexes."""
+
+
+for command in (add, remove, verify, push, pull):
+    index.add_command(command)
 
 
 @index.command()
@@ -56,8 +64,9 @@ def index() -> None:
     help="Only make the parts p with p mod N = i; `bliss index merge` ends it.",
 )
 @click.option("--export", is_flag=True, help="Also write text.index for other programs.")
+@click.option("--repair", is_flag=True, help="Look for damaged parts and make them again.")
 @click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
-@options(CORPUS, MODEL, PRESET)
+@options(CORPUS, MODEL, ENGINE, PRESET)
 def build(**given: Any) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
     from ..audit.models import encoder_for
@@ -78,12 +87,13 @@ def build(**given: Any) -> None:
         )
     choices, output = _index_options(given), given["output"]
     if given["embeddings"] is not None:
-        if given["shard"] is not None:
-            raise UsageError(
-                "--shard was given with --embeddings",
-                "a corpus to embed in shards",
-                "Leave --shard out: indexing embeddings only copies them",
-            )
+        for option, set_ in (("--shard", given["shard"]), ("--engine ray", choices.engine)):
+            if set_ is not None:
+                raise UsageError(
+                    f"{option} was given with --embeddings",
+                    "a corpus to embed",
+                    f"Leave {option} out: indexing embeddings only copies them",
+                )
         made = index_embeddings(
             given["embeddings"], output, given["column"], choices, progress_lines()
         )
@@ -113,11 +123,12 @@ def _index_options(given: dict[str, Any]) -> Any:
         given["max_characters"],
         not given["keep_duplicates"],
     )
-    names = ("dtype", "part_rows", "near_duplicates", "export", "overwrite")
+    names = ("dtype", "part_rows", "near_duplicates", "export", "repair", "overwrite")
     return IndexOptions(
         rules,
         given["prompt"] or None,
         licences=given["licence"],
+        engine=ray_engine(given),
         **{name: given[name] for name in names},
     )
 
@@ -138,15 +149,12 @@ def merge(folder: tuple[str, ...]) -> None:
 @click.argument("folder")
 @click.option("--json", "as_json", is_flag=True)
 def info(folder: str, as_json: bool) -> None:
-    """Say what an index holds, after checking every file's checksum."""
-    from ..artefacts import check_checksum
-    from ..audit.terminal import index_text
+    """Say what an index holds; `bliss index verify` checks that its files are as written."""
+    from ..audit.index_upkeep import info_text
     from ..indexer.caption_index import open_index
 
     opened = open_index(folder)
-    for name in opened.manifest["checksums"]:
-        check_checksum(opened.folder, name, opened.manifest)
-    click.echo(json.dumps(opened.manifest, indent=2) if as_json else index_text(opened))
+    click.echo(json.dumps(opened.manifest, indent=2) if as_json else info_text(opened))
 
 
 @index.command()

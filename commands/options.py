@@ -51,7 +51,7 @@ INDEX_NEEDED = click.option(
     help="A caption index. Repeatable: several are searched as one.",
 )
 CORPUS = options(
-    click.option("--column", help="The corpus's caption column."),
+    click.option("--column", help="The corpus's caption column, or several: a,b."),
     click.option("--config", help="The Hugging Face dataset's configuration."),
     click.option("--split", help="The data set's split."),
     click.option("--revision", help="The Hugging Face dataset's revision."),
@@ -82,6 +82,14 @@ IMAGES = options(
     click.option("--max-failures", type=click.IntRange(0),
                  help="Exit 3 when more images are unreadable."),
     click.option("--overwrite", is_flag=True, help="Replace what another request left there."),
+)  # fmt: skip
+ENGINE = options(
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local",
+                 show_default=True, help="ray: decode and encode with Ray (the extra [ray])."),
+    click.option("--ray-address", metavar="HOST:PORT",
+                 help="A running Ray cluster, or auto [default: one on this machine]"),
+    click.option("--ray-actors", type=int,
+                 help="Encoders on the cluster [default: one for each GPU, without any 1]"),
 )  # fmt: skip
 DECIDE = options(
     click.option("--fdr", type=float, default=0.1, show_default=True,
@@ -123,6 +131,19 @@ def model_choice(given: dict[str, Any]) -> Any:
 
     names = ("model", "pretrained", "device", "precision", "batch_size", "allow_torchscript")
     return ModelChoice(**{name: given[name] for name in names}, statistics=given.get("statistics"))
+
+
+def ray_engine(given: dict[str, Any]) -> Any:
+    """What the engine options say: a RayEngine, or None for this process."""
+    if given["engine"] == "ray":
+        from ..indexer.ray_cluster import RayEngine
+
+        return RayEngine(model_choice(given), given["ray_address"], given["ray_actors"])
+    for name in ("ray_address", "ray_actors"):
+        if given[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} was given without --engine ray", "both", "Add --engine ray")
+    return None
 
 
 def no_prompts(given: dict[str, Any]) -> Any:

@@ -126,8 +126,8 @@ def stamp(address: str) -> str:
 def marks_of(addresses: Sequence[str]) -> tuple[str, ...]:
     """The stamp of each file, asked for anew.
 
-    BlissError where a remote tells neither a version nor a time of change: a size alone, or
-    nothing, would not show that the content became another.
+    BlissError where a file is not there, or a remote tells neither a version nor a time of
+    change: a size alone would not show that the content became another.
     """
     return tuple(map(_mark, addresses))
 
@@ -137,6 +137,9 @@ def _mark(address: str) -> str:
         with reachable(address):
             _file_system(address)[0].invalidate_cache()
     mark = stamp(address)
+    if mark == "unreadable":
+        with reachable(address):
+            os.stat(address)
     if is_remote(address) and not mark.removeprefix("size=").strip("0123456789"):
         raise BlissError(
             f"the system of {address} gives neither a version (an ETag) nor a time of change",

@@ -34,9 +34,9 @@ from .decode_process import (
     start_process,
     watch,
 )
-from .decode_worker import END_SECONDS
 from .decoding import DecodingLimits, Undecodable
 from .preprocessing import Preprocessing
+from .worker_frames import END_SECONDS
 
 READ_AHEAD_BYTES = 256 << 20
 """Encoded images from archives and tables that may wait for a decoder, and one more."""

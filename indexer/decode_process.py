@@ -14,17 +14,10 @@ import numpy as np
 
 from ..corpora.image_source import ImageItem
 from ..errors import BlissError
-from .decode_worker import (
-    END_SECONDS,
-    Frame,
-    cause_of_death,
-    end,
-    exchange,
-    launch,
-    request_bytes,
-)
+from .decode_worker import request_bytes
 from .decoding import Decoded, DecodingLimits, Undecodable
 from .preprocessing import Preprocessing
+from .worker_frames import END_SECONDS, Frame, cause_of_death, end, exchange, launch
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "blissaudit.indexer.decode_worker")
 START_ATTEMPTS = 3

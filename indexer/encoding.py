@@ -5,15 +5,18 @@ Nothing here imports torch; `open_clip_encoder.load_encoder` makes an Encoder fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..corpora.prompts import fill_prompt
 from ..errors import BlissError, UsageError
 from .preprocessing import Preprocessing
+from .simple_tokenizer import TokenizerRecipe
+from .unit_rows import row_lengths
 
 DEFAULT_MODEL = "ViT-B-16"
 DEFAULT_PRETRAINED = "openai"
@@ -49,6 +52,18 @@ class ModelChoice:
             )
 
 
+def texts_as_ids(texts: Sequence[str]) -> np.ndarray:
+    """object [n, 1]: the texts themselves, for encoders that have no tokeniser."""
+    ids = np.empty((len(texts), 1), object)
+    ids[:, 0] = texts
+    return ids
+
+
+def nothing_encoded(ids: np.ndarray) -> np.ndarray:
+    """Stands for `encode_tokens` where it was not given."""
+    raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A loaded model as two functions, and its facts."""
@@ -63,6 +78,18 @@ class Encoder:
     """uint8 [b, height, width, 3] -> float32 [b, d] unit rows."""
     chosen: str = ""
     """One line saying device, precision and batch size, and which of them were chosen."""
+    tokenise: Callable[[Sequence[str]], np.ndarray] = texts_as_ids
+    """n texts -> ids [n, L]; the first half of `encode_texts`."""
+    encode_tokens: Callable[[np.ndarray], np.ndarray] = nothing_encoded
+    """ids [n, L] -> float32 [n, d] unit rows; the second half of `encode_texts`."""
+    recipe: TokenizerRecipe | None = None
+    """How another process can tokenise alike; None where only this one can."""
+
+    def __post_init__(self) -> None:
+        """An encoder given without halves has texts for ids, so that the halves always compose."""
+        if self.encode_tokens is nothing_encoded:
+            encode = self.encode_texts
+            object.__setattr__(self, "encode_tokens", lambda ids: encode([t for (t,) in ids]))
 
 
 def demo_model() -> str:
@@ -72,10 +99,14 @@ def demo_model() -> str:
 
 def encode_prompts(encoder: Encoder, texts: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
     """float32 [n, d]: each text in each prompt template, embedded, averaged, renormalised."""
-    from ..corpora.prompts import fill_prompt
-    from .unit_rows import row_lengths
+    return average_prompts(
+        encoder.encode_texts([fill_prompt(prompt, text) for text in texts]) for prompt in prompts
+    )
 
-    total = sum(encoder.encode_texts([fill_prompt(p, text) for text in texts]) for p in prompts)
+
+def average_prompts(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """float32 [n, d] unit rows in the direction of the mean of several such arrays."""
+    total = sum(rows)
     assert isinstance(total, np.ndarray)
     return (total / row_lengths(total)[:, None]).astype(np.float32)
 

@@ -19,6 +19,7 @@ from .earlier_images import EarlierImages, forget_earlier, open_earlier, set_asi
 from .embedded_images import KIND, EmbeddedImages, open_embedded_images
 from .encoding import IDENTITY, Encoder
 from .image_parts import ImagePart, add_image, finish_part
+from .image_pieces import ImageReading
 from .index_building import Progress, no_progress
 from .index_shards import refuse_while_shards_run
 from .parts import (
@@ -29,6 +30,9 @@ from .parts import (
     is_finished,
     write_part,
 )
+from .pieces import Gathered
+from .ray_cluster import RayEngine
+from .ray_images import ray_image_parts
 from .remembered import earlier_folder, take_over_images
 
 
@@ -43,6 +47,8 @@ class EmbedOptions:
     overwrite: bool = False
     cache: Path | None = None
     """Where finished folders are noted, to be taken over from; None: nothing is."""
+    engine: RayEngine | None = None
+    """Where to decode and encode, with Ray; None: on this machine."""
 
 
 NO_OPTIONS = EmbedOptions()
@@ -74,8 +80,9 @@ def embed_images(
         if not is_finished(folder) and options.cache:
             _look_elsewhere(options.cache, folder, request, images.spec, say)
         if not is_finished(folder):
-            finished = finished_parts(folder)
-            listed = embed_parts(images, encoder, folder, options, finished.__contains__, progress)
+            finished = finished_parts(folder).__contains__
+            embed = embed_parts if options.engine is None else embed_parts_on_ray
+            listed = embed(images, encoder, folder, options, finished, progress)
             facts = {
                 "kind": KIND,
                 "model": dict(encoder.facts),
@@ -143,14 +150,43 @@ def embed_parts(
             if add_image(part, reading.waiting.popleft(), outcome):
                 progress("images embedded", done, images.count or reading.rows)
             if done % options.part_rows == 0:
-                _write(part, folder, number, images)
+                _write(finish_part(part), folder, number, images)
                 part = ImagePart(encoder, earlier)
         if part.items or part.failures:
+            _write(finish_part(part), folder, number, images)
+    return _all_read(images, reading.rows, progress)
+
+
+def embed_parts_on_ray(
+    images: ImageSource,
+    encoder: Encoder,
+    folder: Path,
+    options: EmbedOptions,
+    is_finished: Callable[[int], bool],
+    progress: Progress,
+) -> int:
+    """The same on a Ray cluster."""
+    reading = ImageReading(
+        images, is_finished, options.part_rows, encoder.batch_size, options.limits
+    )
+    gathered = Gathered()
+
+    def told(rows: int) -> None:
+        progress("images embedded", rows, images.count or rows)
+
+    earlier = known_images(images, encoder, folder, options)
+    made = ray_image_parts(reading, encoder, options, earlier, told, gathered)
+    with closing(made) as parts:  # type: ignore[type-var]
+        for number, part in parts:
             _write(part, folder, number, images)
-    if not reading.rows:
+    return _all_read(images, gathered.rows or 0, progress)
+
+
+def _all_read(images: ImageSource, rows: int, progress: Progress) -> int:
+    if not rows:
         raise BlissError(f"{images.spec} holds no images", "at least one", "Choose another one")
-    progress("images embedded", reading.rows, reading.rows)
-    return reading.rows
+    progress("images embedded", rows, rows)
+    return rows
 
 
 def embed_part(
@@ -218,9 +254,8 @@ class _Reading:
         return self.finished(row // self.part_rows)
 
 
-def _write(part: ImagePart, folder: Path, number: int, images: ImageSource) -> None:
+def _write(part: Part, folder: Path, number: int, images: ImageSource) -> None:
     """Write a whole part; what failed because the collection went away is not counted."""
-    made = finish_part(part)
-    if made.failures:
+    if part.failures:
         images.check()
-    write_part(folder, "img", number, made)
+    write_part(folder, "img", number, part)

@@ -1,41 +1,24 @@
-"""Load any open_clip model as an Encoder; the only file outside training/ that imports torch."""
+"""The Encoder of an open_clip model: its functions on texts and pixels, and its facts."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 
-from ..errors import BlissError, UsageError
 from .encoding import Encoder, ModelChoice
-from .model_names import is_torchscript, resolve_model, weight_files
+from .open_clip_loading import LoadedModel, load_model, weights_sha256
 from .preprocessing import Preprocessing
 from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
+from .tokenising import tokeniser_of
 
-CPU_BATCH, GPU_BATCH = 64, 512
 TRUNCATION_TOLERANCE = 1e-5
 """Largest |Δ| of a unit vector's entries for which shorter input counts as the same."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """An open_clip model on its device in evaluation mode, and how it is to be run."""
-
-    model: torch.nn.Module
-    tokenizer: Any
-    facts: Mapping[str, Any]
-    """model, pretrained, precision."""
-    batch_size: int
-    chosen: str
-    """One line saying device, precision and batch size, and which of them were chosen."""
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    """Mean and standard deviation per channel, where not the model's own."""
 
 
 def load_encoder(choice: ModelChoice) -> Encoder:
@@ -53,30 +36,6 @@ def encoder_of_model(loaded: LoadedModel) -> Encoder:
         loaded.chosen,
         loaded.statistics,
     )
-
-
-def load_model(choice: ModelChoice) -> LoadedModel:
-    """The model for a choice, its weights in evaluation mode on one device.
-
-    Raises UsageError for a model or tag open_clip does not know, BlissError for weights that are
-    missing, unreachable, or code (TorchScript) that was not allowed.
-    """
-    device = _device(choice.device)
-    precision = choice.precision or ("fp16" if device.type == "cuda" else "fp32")
-    batch_size = choice.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
-    name, pretrained = resolve_model(
-        choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
-    )
-    model = _load(name, pretrained, choice.allow_torchscript)
-    facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
-    picked = {"device": choice.device, "precision": choice.precision, "batch": choice.batch_size}
-    values = {"device": str(device), "precision": precision, "batch": str(batch_size)}
-    chosen = ", ".join(
-        f"{key} {values[key]}{' (chosen)' * (picked[key] is None)}" for key in values
-    )
-    tokenizer = open_clip.get_tokenizer(name)
-    model = model.to(device).eval()
-    return LoadedModel(model, tokenizer, facts, batch_size, chosen, choice.statistics)
 
 
 def encoder_of(
@@ -97,13 +56,10 @@ def encoder_of(
     if statistics is not None:
         preprocessing = replace(preprocessing, mean=statistics[0], std=statistics[1])
     autocast = _autocast(device, facts.get("precision", "fp32"))
-    pad = int(tokenizer(["a"])[0, -1])
-    context_length = int(tokenizer(["a"]).shape[1])
+    tokenise, recipe = tokeniser_of(tokenizer)
+    pad, context_length = int(tokenise(["a"])[0, -1]), tokenise(["a"]).shape[1]
 
-    def tokenise(texts: Sequence[str]) -> np.ndarray:
-        return tokenizer(list(texts)).numpy()
-
-    def encode_tokens(tokens: np.ndarray) -> np.ndarray:
+    def encode_batch(tokens: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast():
             return _unit(_text_features(model, torch.from_numpy(tokens).to(device)))
 
@@ -119,12 +75,12 @@ def encoder_of(
         short = truncation_is_exact(model, tokenise(trial_captions(context_length)), pad)
         remember_truncation(weights, short)
 
-    def encode_texts(texts: Sequence[str]) -> np.ndarray:
-        if not texts:
+    def encode_tokens(tokens: np.ndarray) -> np.ndarray:
+        if not len(tokens):
             return np.zeros((0, dimension), np.float32)
-        return encode_by_length(tokenise(texts), pad if short else None, encode_tokens, batch_size)
+        return encode_by_length(tokens, pad if short else None, encode_batch, batch_size)
 
-    dimension = encode_by_length(tokenise(["a"]), pad if short else None, encode_tokens, 1).shape[1]
+    dimension = encode_by_length(tokenise(["a"]), pad if short else None, encode_batch, 1).shape[1]
     complete = {
         "model": None,
         "pretrained": None,
@@ -136,7 +92,17 @@ def encoder_of(
         "short_captions_exact": short,
         "preprocessing": _json(asdict(preprocessing)),
     }
-    return Encoder(complete, preprocessing, batch_size, encode_texts, encode_images, chosen)
+    return Encoder(
+        facts=complete,
+        preprocessing=preprocessing,
+        batch_size=batch_size,
+        encode_texts=lambda texts: encode_tokens(tokenise(texts)),
+        encode_images=encode_images,
+        chosen=chosen,
+        tokenise=tokenise,
+        encode_tokens=encode_tokens,
+        recipe=recipe,
+    )
 
 
 def truncation_is_exact(model: torch.nn.Module, tokens: np.ndarray, pad: int) -> bool:
@@ -183,16 +149,6 @@ def _unit(features: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
 
 
-def weights_sha256(model: torch.nn.Module) -> str:
-    """SHA-256 over every tensor of the state dict in name order: names, types, shapes, bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _autocast(device: torch.device, precision: str) -> Any:
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -222,39 +178,11 @@ def _json(facts: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
 
 
-def _device(wanted: str | None) -> torch.device:
-    if wanted is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            f"device '{wanted}' was asked for ({str(error).splitlines()[0]})",
-            "a device this machine's torch can use",
-            "Leave --device out to have one chosen",
-        ) from error
-    return device
+def threads_used() -> int:
+    """How many threads torch uses in this process."""
+    return torch.get_num_threads()
 
 
-def _load(name: str, pretrained: str | None, allow_torchscript: bool) -> torch.nn.Module:
-    is_script = any(is_torchscript(path) for path in weight_files(name, pretrained))
-    if is_script and not allow_torchscript:
-        raise BlissError(
-            f"the weights of {pretrained or name} are a TorchScript archive, which is code",
-            "weights only: safetensors, or a state dict",
-            "Convert them to safetensors, or pass --allow-torchscript if you trust their source",
-        )
-    try:
-        return open_clip.create_model(
-            name, pretrained, require_pretrained=True, weights_only=not is_script
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
-        raise BlissError(
-            f"model {name}{f' with weights {pretrained}' if pretrained else ''} "
-            f"could not be loaded ({reason})",
-            "a folder with open_clip_config.json and matching weights, or a reachable download",
-            "Check the path or the network; --model demo works offline, "
-            "for trying the program out only",
-        ) from error
+def use_threads(count: int) -> None:
+    """Have torch use `count` threads in this process."""
+    torch.set_num_threads(count)

@@ -22,6 +22,9 @@ from blissaudit.demo.scenes import render_scene, sample_scene
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests know the shipped corpora alone, whatever the person who runs them has added.
+os.environ["BLISS_CONFIG"] = str(Path(__file__).with_name("no-such-settings"))
+
 KINDS = ("apple", "boat", "house")
 EACH = 8
 STRAYS = ("apple/clock.png", "boat/umbrella.png")
@@ -52,6 +55,12 @@ def load_test_file() -> Callable[[str], ModuleType]:
 def load_benchmark() -> Callable[[str], ModuleType]:
     """`load_benchmark(name)` is a script of benchmarks/ as a module."""
     return lambda name: load_file(Path(__file__).parent.parent / "benchmarks" / f"{name}.py")
+
+
+@pytest.fixture(scope="session")
+def load_docs() -> Callable[[str], ModuleType]:
+    """`load_docs(name)` is a script of docs/ as a module."""
+    return lambda name: load_file(Path(__file__).parent.parent / "docs" / f"{name}.py")
 
 
 @pytest.fixture(scope="session")

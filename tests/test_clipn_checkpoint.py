@@ -7,7 +7,7 @@ import pytest
 import torch
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encoding import ModelChoice
-from blissaudit.indexer.open_clip_encoder import load_model
+from blissaudit.indexer.open_clip_loading import load_model
 from blissaudit.training.clipn_checkpoint import no_tower_of, read_checkpoint
 from blissaudit.training.clipn_tower import NoTower
 from open_clip.model import CLIP

@@ -9,7 +9,8 @@ import pytest
 import torch
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encoding import ModelChoice
-from blissaudit.indexer.open_clip_encoder import encoder_of_model, load_model
+from blissaudit.indexer.open_clip_encoder import encoder_of_model
+from blissaudit.indexer.open_clip_loading import load_model
 from blissaudit.training.clipn_losses import image_text_loss, text_loss
 from blissaudit.training.clipn_pairs import demo_pairs
 from blissaudit.training.clipn_tower import NoTower, encode_no, make_no_tower

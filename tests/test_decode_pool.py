@@ -17,9 +17,9 @@ import psutil
 import pytest
 from blissaudit.corpora.image_source import ImageItem
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import decode_pool, decode_process, decode_worker
+from blissaudit.indexer import decode_pool, decode_process, worker_frames
 from blissaudit.indexer.decode_pool import decode_images, look_ahead
-from blissaudit.indexer.decode_worker import frame_bytes, read_frame, request_bytes
+from blissaudit.indexer.decode_worker import request_bytes
 from blissaudit.indexer.decoding import (
     Decoded,
     DecodingLimits,
@@ -27,6 +27,7 @@ from blissaudit.indexer.decoding import (
     Undecodable,
     decode_image,
 )
+from blissaudit.indexer.worker_frames import frame_bytes, read_frame
 from PIL import Image
 
 EIGHT = Preprocessing((8, 8), "bicubic", "squash", (0.5,) * 3, (0.5,) * 3)
@@ -411,12 +412,12 @@ def test_a_hanging_worker_without_a_parent_ends_by_itself(
 ) -> None:
     trap = tmp_path / "trapped.py"
     trap.write_text(TRAPPED_WORKER.replace("real =", "decode_worker._ORPHAN_SECONDS = 0.2\nreal ="))
-    process = decode_worker.launch(decode_process.WORKER_COMMAND, subprocess.DEVNULL)
+    process = worker_frames.launch(decode_process.WORKER_COMMAND, subprocess.DEVNULL)
     limits = DecodingLimits(seconds=0.2)
-    assert decode_worker.exchange(process, b"") == ({"ready": True}, bytearray())
-    assert decode_worker.exchange(process, request_bytes("hang", EIGHT, limits)) is None
-    assert decode_worker.cause_of_death(process) == f"signal {int(signal.SIGALRM)}"
-    decode_worker.end(process)
+    assert worker_frames.exchange(process, b"") == ({"ready": True}, bytearray())
+    assert worker_frames.exchange(process, request_bytes("hang", EIGHT, limits)) is None
+    assert worker_frames.cause_of_death(process) == f"signal {int(signal.SIGALRM)}"
+    worker_frames.end(process)
 
 
 def test_no_time_limit_is_possible(tmp_path: Path) -> None:

@@ -11,12 +11,8 @@ from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.decoding import DecodingLimits, decode_image
 from blissaudit.indexer.encoding import ModelChoice, check_same_model, demo_model, encode_prompts
-from blissaudit.indexer.open_clip_encoder import (
-    encoder_of,
-    load_encoder,
-    truncation_is_exact,
-    weights_sha256,
-)
+from blissaudit.indexer.open_clip_encoder import encoder_of, load_encoder, truncation_is_exact
+from blissaudit.indexer.open_clip_loading import weights_sha256
 from blissaudit.indexer.text_lengths import caption_lengths, encode_by_length
 from safetensors.torch import save_file
 

@@ -42,7 +42,7 @@ def no_vectors(
 
 
 def _encoded(clipn: Clipn, texts: Sequence[str], choice: ModelChoice) -> np.ndarray:
-    from ..indexer.open_clip_encoder import load_model, weights_sha256
+    from ..indexer.open_clip_loading import load_model, weights_sha256
     from .clipn_tower import encode_no, load_no_tower
 
     if choice.model is None and choice.pretrained is None:

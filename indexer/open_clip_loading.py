@@ -1,0 +1,104 @@
+"""Load any open_clip model onto its device; with open_clip_encoder, the home of torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+
+from ..errors import BlissError, UsageError
+from .encoding import ModelChoice
+from .model_names import is_torchscript, resolve_model, weight_files
+
+CPU_BATCH, GPU_BATCH = 64, 512
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An open_clip model on its device in evaluation mode, and how it is to be run."""
+
+    model: torch.nn.Module
+    tokenizer: Any
+    facts: Mapping[str, Any]
+    """model, pretrained, precision."""
+    batch_size: int
+    chosen: str
+    """One line saying device, precision and batch size, and which of them were chosen."""
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and standard deviation per channel, where not the model's own."""
+
+
+def load_model(choice: ModelChoice) -> LoadedModel:
+    """The model for a choice, its weights in evaluation mode on one device.
+
+    Raises UsageError for a model or tag open_clip does not know, BlissError for weights that are
+    missing, unreachable, or code (TorchScript) that was not allowed.
+    """
+    device = _device(choice.device)
+    precision = choice.precision or ("fp16" if device.type == "cuda" else "fp32")
+    batch_size = choice.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
+    name, pretrained = resolve_model(
+        choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
+    )
+    model = _load(name, pretrained, choice.allow_torchscript)
+    facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
+    picked = {"device": choice.device, "precision": choice.precision, "batch": choice.batch_size}
+    values = {"device": str(device), "precision": precision, "batch": str(batch_size)}
+    chosen = ", ".join(
+        f"{key} {values[key]}{' (chosen)' * (picked[key] is None)}" for key in values
+    )
+    tokenizer = open_clip.get_tokenizer(name)
+    model = model.to(device).eval()
+    return LoadedModel(model, tokenizer, facts, batch_size, chosen, choice.statistics)
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """SHA-256 over every tensor of the state dict in name order: names, types, shapes, bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _device(wanted: str | None) -> torch.device:
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"device '{wanted}' was asked for ({str(error).splitlines()[0]})",
+            "a device this machine's torch can use",
+            "Leave --device out to have one chosen",
+        ) from error
+    return device
+
+
+def _load(name: str, pretrained: str | None, allow_torchscript: bool) -> torch.nn.Module:
+    is_script = any(is_torchscript(path) for path in weight_files(name, pretrained))
+    if is_script and not allow_torchscript:
+        raise BlissError(
+            f"the weights of {pretrained or name} are a TorchScript archive, which is code",
+            "weights only: safetensors, or a state dict",
+            "Convert them to safetensors, or pass --allow-torchscript if you trust their source",
+        )
+    try:
+        return open_clip.create_model(
+            name, pretrained, require_pretrained=True, weights_only=not is_script
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise BlissError(
+            f"model {name}{f' with weights {pretrained}' if pretrained else ''} "
+            f"could not be loaded ({reason})",
+            "a folder with open_clip_config.json and matching weights, or a reachable download",
+            "Check the path or the network; --model demo works offline, "
+            "for trying the program out only",
+        ) from error

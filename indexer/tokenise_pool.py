@@ -1,0 +1,229 @@
+"""Chunks of captions read and tokenised ahead of the encoder, in other threads and processes.
+
+One thread reads. One tokenises in this process: for a small corpus that is all there is. A process
+takes 0.35 s and 86 MB (see `simple_tokenizer`), in which this process tokenises 6,000 to 15,000
+texts, and the build of a small index would be over; so the first is started when more than
+`start_after` texts have been read, and the thread here ends when it is ready, for what Python does
+there takes the interpreter from the encoder. Another is started each time the encoder had to wait:
+a slow encoder never has more than the one. The ids are the same wherever they are made.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import itertools
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+import numpy as np
+
+from ..corpora.prompts import fill_prompt
+from .decode_process import Processes, Stopped, end_process, kill_all
+from .encoding import Encoder
+from .pipeline_options import PipelineOptions, default_tokenisers
+from .stage_rates import StageRates
+from .tokenise_process import ask_until_answered, start_tokeniser
+from .worker_frames import END_SECONDS
+
+WAIT_SECONDS = 0.25
+NOTICED_SECONDS = 0.005
+"""A wait of the encoder that is worth another process."""
+
+
+class _Task(NamedTuple):
+    position: int
+    texts: Sequence[str]
+
+
+class _Finished:
+    """Stands behind the last chunk."""
+
+
+Made = list[np.ndarray] | BaseException | _Finished
+
+
+@dataclass
+class _Flow:
+    """How far reading is ahead, and how many processes there are; `changed` guards all."""
+
+    window: int
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    read: int = 0
+    taken: int = 0
+    texts_read: int = 0
+    wanted: int = 0
+    """Processes that may be started."""
+    ready: int = 0
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What the threads of one `tokenise_ahead` share."""
+
+    encoder: Encoder
+    prompts: Sequence[str]
+    options: PipelineOptions
+    rates: StageRates
+    flow: _Flow
+    tasks: SimpleQueue[_Task | None] = field(default_factory=SimpleQueue)
+    results: SimpleQueue[tuple[int, Made]] = field(default_factory=SimpleQueue)
+    processes: Processes = field(default_factory=Processes)
+
+
+def tokenise_ahead(
+    chunks: Iterable[Sequence[str]],
+    encoder: Encoder,
+    prompts: Sequence[str],
+    options: PipelineOptions,
+    rates: StageRates,
+) -> Generator[list[np.ndarray], None, None]:
+    """For each chunk of n texts in order, one array of ids [n, L] for each prompt.
+
+    Closing the iterator ends every thread and process. It raises what `chunks` or the tokenizer
+    raises, after the chunks before it, and BlissError where one chunk kills several processes.
+    """
+    asked = default_tokenisers() if options.tokenisers is None else options.tokenisers
+    count = 0 if encoder.recipe is None else asked
+    pool = _Pool(encoder, prompts, options, rates, _Flow(options.ahead + count))
+    threads = [threading.Thread(target=_feed, args=(pool, chunks), name="reading", daemon=True)]
+    threads += [
+        threading.Thread(target=_tokenise_here, args=(pool,), name="tokenising here", daemon=True)
+    ]
+    threads += [
+        threading.Thread(target=_tokenise_there, args=(pool, number), daemon=True)
+        for number in range(count)
+    ]
+    stop = functools.partial(_shut_down, pool, threads)
+    atexit.register(stop)  # for an iterator that is neither used up nor closed
+    try:
+        for thread in threads:
+            thread.start()
+        yield from _in_order(pool)
+    finally:
+        stop()
+        atexit.unregister(stop)
+
+
+def _in_order(pool: _Pool) -> Iterator[list[np.ndarray]]:
+    arrived: dict[int, Made] = {}
+    for position in itertools.count():
+        start = time.perf_counter()
+        while position not in arrived:
+            with contextlib.suppress(Empty):  # not for long, so that Ctrl-C is always noticed
+                number, made = pool.results.get(timeout=WAIT_SECONDS)
+                arrived[number] = made
+        made = arrived.pop(position)
+        waited = time.perf_counter() - start
+        pool.rates.wait(waited)
+        with pool.flow.changed:
+            pool.flow.taken = position + 1
+            pool.flow.wanted += waited > NOTICED_SECONDS and 0 < pool.flow.wanted
+            pool.flow.changed.notify_all()
+        if isinstance(made, _Finished):
+            return
+        if isinstance(made, BaseException):
+            raise made
+        yield made
+
+
+def _shut_down(pool: _Pool, threads: Sequence[threading.Thread]) -> None:
+    """End all processes and threads now; calling it again does nothing."""
+    kill_all(pool.processes)
+    with pool.flow.changed:
+        pool.flow.changed.notify_all()
+    while not pool.tasks.empty():
+        with contextlib.suppress(Empty):
+            pool.tasks.get_nowait()
+    for _ in threads:
+        pool.tasks.put(None)
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(timeout=2 * END_SECONDS)
+
+
+def _feed(pool: _Pool, chunks: Iterable[Sequence[str]]) -> None:
+    """Read chunks while there is room for them; the last result says how it ended."""
+    flow = pool.flow
+    source = iter(chunks)
+    try:
+        while _wait(pool, lambda: flow.read - flow.taken < flow.window):
+            start = time.perf_counter()
+            texts = next(source, None)
+            if texts is None:
+                break
+            pool.rates.add("reading", len(texts), time.perf_counter() - start)
+            pool.tasks.put(_Task(flow.read, texts))
+            with flow.changed:
+                flow.read += 1
+                flow.texts_read += len(texts)
+                if flow.wanted == 0 and flow.texts_read > pool.options.start_after:
+                    flow.wanted = 1
+                    flow.changed.notify_all()
+        pool.results.put((flow.read, _Finished()))
+    except BaseException as error:
+        pool.results.put((flow.read, error))
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+
+
+def _wait(pool: _Pool, condition: Callable[[], bool]) -> bool:
+    """Wait until the condition holds; False where the pool stops."""
+    stopping = pool.processes.stopping
+    with pool.flow.changed:
+        pool.flow.changed.wait_for(lambda: stopping.is_set() or condition())
+    return not stopping.is_set()
+
+
+def _filled(pool: _Pool, texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in each prompt."""
+    return ([fill_prompt(prompt, text) for text in texts] for prompt in pool.prompts)
+
+
+def _tokenise_here(pool: _Pool) -> None:
+    """Tokenise chunks in this process until a process is ready to do it."""
+    while pool.flow.ready == 0 and (task := pool.tasks.get()) is not None:
+        start = time.perf_counter()
+        try:
+            made: Made = [pool.encoder.tokenise(texts) for texts in _filled(pool, task.texts)]
+        except BaseException as error:
+            made = error
+        pool.rates.add("tokenising", len(task.texts), time.perf_counter() - start)
+        pool.results.put((task.position, made))
+
+
+def _tokenise_there(pool: _Pool, number: int) -> None:
+    """Tokenise chunks in a process of this thread's own, once that is wanted."""
+    flow, task = pool.flow, None
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        if not _wait(pool, lambda: flow.wanted > number):
+            return
+        process = start_tokeniser(pool.encoder, pool.processes)
+        with flow.changed:
+            flow.ready += 1
+            pool.rates.set_workers("tokenising", flow.ready)
+        while (task := pool.tasks.get()) is not None:
+            start = time.perf_counter()
+            texts = list(_filled(pool, task.texts))
+            made, process = ask_until_answered(process, texts, pool.encoder, pool.processes)
+            pool.rates.add("tokenising", len(task.texts), time.perf_counter() - start)
+            pool.results.put((task.position, made))
+    except Stopped:
+        pass
+    except BaseException as error:
+        if task is None:  # none could be started: this process goes on tokenising
+            pool.rates.note(str(error))
+        else:
+            pool.results.put((task.position, error))
+    finally:
+        if process is not None:
+            end_process(process, pool.processes)

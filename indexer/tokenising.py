@@ -1,0 +1,71 @@
+"""Texts to token ids: one function for any tokenizer of open_clip's, in this process.
+
+Its own SimpleTokenizer is driven by its parts, which is faster and gives the same ids; where
+`tokenizers` is installed, Rust reads the plain texts (`fast_tokens`). Any other tokenizer (Hugging
+Face's, SigLIP's, a changed one) is called as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .fast_tokens import fast_ids, is_plain
+from .simple_tokenizer import (
+    TokenizerRecipe,
+    forget_words,
+    make_tokenizer,
+    recipe_of,
+    token_rows,
+)
+
+Tokenise = Callable[[Sequence[str]], np.ndarray]
+"""n texts -> ids [n, L], L the context length."""
+
+
+def tokeniser_of(tokenizer: Any) -> tuple[Tokenise, TokenizerRecipe | None]:
+    """How to tokenise as this open_clip tokenizer does, and how another process can do the same."""
+    recipe = recipe_of(tokenizer)
+    if recipe is not None:
+        return _simple(tokenizer, recipe)
+    length = int(tokenizer(["a"]).shape[1])
+
+    def as_it_is(texts: Sequence[str]) -> np.ndarray:
+        if not len(texts):
+            return np.zeros((0, length), np.int64)
+        return np.asarray(tokenizer(list(texts)))
+
+    return as_it_is, None
+
+
+def tokeniser_for(recipe: TokenizerRecipe) -> Tokenise:
+    """The tokeniser a recipe describes, made anew."""
+    return _simple(make_tokenizer(recipe), recipe, use_rust=recipe.fast)[0]
+
+
+def _simple(
+    tokenizer: Any, recipe: TokenizerRecipe, use_rust: bool = True
+) -> tuple[Tokenise, TokenizerRecipe]:
+    rust = fast_ids(tokenizer) if use_rust and recipe.cleaning == "lower" else None
+    ends = (tokenizer.sot_token_id, tokenizer.eot_token_id)
+    one_at_a_time = threading.Lock()  # the words it remembers may be forgotten between two looks
+
+    def tokenise(texts: Sequence[str]) -> np.ndarray:
+        plain = [rust is not None and is_plain(text) for text in texts]
+        quick: list[list[int]] = []
+        if rust is not None:
+            quick = rust([text for text, yes in zip(texts, plain, strict=True) if yes])
+        with one_at_a_time:
+            forget_words(tokenizer)
+            following = iter(quick)
+            ids = [
+                next(following) if yes else tokenizer.encode(text)
+                for text, yes in zip(texts, plain, strict=True)
+            ]
+        return token_rows(ids, ends, recipe.context_length)
+
+    return tokenise, replace(recipe, fast=rust is not None)
