@@ -166,8 +166,7 @@ def _refuse_others(address: str) -> None:
 def _below(address: str) -> list[str]:
     """Every file below an address, in its spelling; none where it does not exist."""
     found = find_below(address)
-    scheme, _, path = address.partition("://")
-    inside = "/" + path.strip("/") + "/"
+    inside = "/" + address.partition("://")[2].strip("/") + "/"
     # File systems spell their own addresses in several ways: only what lies below counts.
     return [f"{address}/{each.partition(inside)[2]}" for each in found if inside in each]
 

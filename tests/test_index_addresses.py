@@ -180,7 +180,7 @@ def test_damaged_and_hostile_files_are_not_opened(source, small, address, cache)
 
 def test_places_that_hold_something_else_or_cannot_be_written(source, small, address):
     fs, path = fsspec.core.url_to_fs(address)
-    fs.makedirs(path)
+    fs.makedirs(path, exist_ok=True)
     put(address, "holiday.jpg", b"x")
     with pytest.raises(UsageError, match=r"bliss did not put there \(holiday\.jpg\)"):
         build(source, small, address)

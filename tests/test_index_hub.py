@@ -121,9 +121,7 @@ def test_what_is_not_pushed(folder, small, hub, tmp_path):
     vectors = folder / "text_emb/text_emb_1.npy"
     vectors.write_bytes(vectors.read_bytes()[:-1])
     (folder / "virus.pkl").write_bytes(b"x")
-    with pytest.raises(
-        BlissError, match=r"is not whole: virus\.pkl is not of the ind"
-    ):
+    with pytest.raises(BlissError, match=r"is not whole: virus\.pkl is not of the ind"):
         push_index(folder, NAME, False, False, quiet)
     assert hub.calls == [] and len(hub.commits) == 1
 
