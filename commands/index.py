@@ -24,6 +24,7 @@ from .options import (
     say,
 )
 from .presets import PRESET, with_preset
+from .tune_index import tune
 
 
 @click.group()
@@ -31,7 +32,7 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (add, remove, verify, push, pull, kind):
+for command in (add, remove, verify, push, pull, kind, tune):
     index.add_command(command)
 
 
