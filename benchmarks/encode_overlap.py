@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from blissaudit.corpora.captions import CaptionRules, normalise_caption
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.indexer.encoding import Encoder, demo_model
 from blissaudit.indexer.fast_tokens import is_plain
@@ -132,10 +133,10 @@ def compare(report: Report, name: str, make: Callable[[], Encoder], captions: li
                     options = IndexOptions(part_rows=PART_ROWS)
                     return build_index(open_corpus(str(source)), encoders[way], target, options)
 
-                index, taken, peaks[way] = measured(build)
+                _, taken, peaks[way] = measured(build)
                 seconds[way].append(taken)
                 vectors[way] = np.concatenate([np.load(f) for f in _parts(target)])
-                assert len(index) == len(captions), "the captions are not all in the index"
+                assert len(vectors[way]) == len(captions), "not all captions are in the index"
                 logs[way] = _rates(target)
     for way, times in seconds.items():
         rate = len(captions) / statistics.median(times)
@@ -180,8 +181,9 @@ def main() -> None:
         sys.exit(2)
     logging.disable(logging.WARNING)  # open_clip's warning that the weights are random
     texts = every_text(data)
-    usable = [" ".join(text.split()) for text in texts if text.isascii() or text.isprintable()]
-    usable = list(dict.fromkeys(text for text in usable if text))
+    rules = CaptionRules()
+    usable = list(dict.fromkeys(normalise_caption(text, rules) for text in texts))
+    usable = [text for text in usable if 0 < len(text) <= rules.max_characters]
     small = int(os.environ.get("OVERLAP_SCALE", "1"))
     compare_tokenizers(report, texts[::small])
     with tempfile.TemporaryDirectory() as cache:
