@@ -17,6 +17,7 @@ RECORDING = (
     "statistics_cost",
     "search_cost",
     "text_encoding",
+    "encode_overlap",
     "audit_overhead",
     "report_in_browser",
     "clipn_demo",
