@@ -24,6 +24,7 @@ RECORDING = (
     "scores_cost",
     "bulk_scoring",
     "swap_cost",
+    "tuned_index",
 )
 """These write their own record when given --record."""
 PRINTING = (
@@ -40,6 +41,7 @@ PRINTING = (
     "index_scale",
     "image_memory",
     "audit_memory",
+    "label_filter",
 )
 """The output of these is recorded here."""
 
