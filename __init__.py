@@ -33,7 +33,7 @@ _HOMES = {
     "build_index": "indexer.index_building",
     "embed_images": "indexer.image_embedding",
     "fit_moments": "scorer.moments",
-    "fit_reference": "audit.run",
+    "fit_reference": "audit.reference_fit",
     "index_embeddings": "indexer.index_building",
     "list_images": "corpora.images",
     "load_encoder": "indexer.open_clip_encoder",

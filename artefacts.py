@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -165,6 +166,29 @@ def _sync_folder(folder: Path) -> None:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write one `.npy` file atomically, never with pickled objects."""
     write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Give a finished file a second name, in place of what `target` was; a copy if need be.
+
+    Raises BlissError where the folder cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:  # a system without links, or another disk
+            with open(source, "rb") as file:
+                write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
+            return
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        _remove_if_there(temporary)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -158,4 +158,6 @@ def with_calibration(reference: Reference, clean: EmbeddedImages, asked: Asked) 
             "other clean images to compare with",
             "Give --calibration another folder",
         )
-    return replace(reference, calibration=Calibration(clean.vectors[usable], labels[usable]))
+    return replace(
+        reference, calibration=Calibration(clean.vectors[np.flatnonzero(usable)], labels[usable])
+    )

@@ -11,7 +11,10 @@ from ..corpora.prompts import PAPER_PROMPT, check_prompts, fill_prompt
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex, find_captions
 from ..indexer.encoding import Encoder
+from ..indexer.stored_rows import Rows
 from ..indexer.unit_rows import row_lengths
+
+IMAGES_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,13 @@ def choose_classes(
     )
 
 
-def assign_classes(images: np.ndarray, prompts: np.ndarray, words: ClassWords) -> NormalClasses:
+def assign_classes(images: Rows, prompts: np.ndarray, words: ClassWords) -> NormalClasses:
     """File unlabelled unit rows [n, d] under the class whose prompt [C, d] is nearest."""
-    return NormalClasses(words.normal, (images @ prompts.T).argmax(axis=1), assigned=True)
+    labels = np.empty(len(images), np.int64)
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        few = slice(start, start + IMAGES_AT_ONCE)
+        labels[few] = (images[few] @ prompts.T).argmax(axis=1)
+    return NormalClasses(words.normal, labels, assigned=True)
 
 
 def named_classes(words: ClassWords, source: str) -> tuple[str, ...]:

@@ -16,16 +16,16 @@ _EXAMPLE_WIDTH = 90
 
 def presets_text(presets: Iterable[Preset]) -> str:
     """A table: name, texts, languages, whether checked, what it is good for."""
-    rows = [("name", "texts", "languages", "licence", "", "good for")]
+    rows: list[tuple[str, ...]] = [("name", "texts", "languages", "licence", "", "good for")]
     for each in presets:
         texts = "" if each.texts is None else f"{each.texts:,}"
         mark = "" if each.checked else "*"
         line = (each.name, texts, ", ".join(each.languages), each.licence, mark, each.good_for)
-        rows.append(tuple(terminal_text(cell, 28) for cell in line[:5]) + (line[5],))
+        rows.append((*(terminal_text(cell, 28) for cell in line[:5]), terminal_text(line[5])))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
         f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  "
-        f"{row[3]:<{widths[3]}}  {row[4]:<{widths[4]}}  {terminal_text(row[5])}".rstrip()
+        f"{row[3]:<{widths[3]}}  {row[4]:<{widths[4]}}  {row[5]}".rstrip()
         for row in rows
     ]
     return "\n".join([*lines, "", f"* {UNCHECKED}: as the corpus's own pages give them"])

@@ -26,7 +26,7 @@ from ..scorer.reference_file import ARRAYS, MEMBERS, save_reference
 from .classes import ClassWords
 from .models import Say, encoder_for
 from .outputs import FAILURES, failures_csv
-from .run import fit_reference
+from .reference_fit import fit_reference
 
 EMBEDDING = "embedding"
 """Folder inside an unfinished reference that holds its images' embeddings so far."""
@@ -74,7 +74,8 @@ def run_fit(
     if request.images:
         assert encoder is not None
         listed = open_images(request.images, request.image_options)
-        images = embed_images(listed, encoder, output / EMBEDDING, request.embed, progress)
+        folder = output / EMBEDDING
+        images = embed_images(listed, encoder, folder, request.embed, progress, say)
     else:
         assert request.embeddings is not None
         images = read_image_embeddings(request.embeddings)

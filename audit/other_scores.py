@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encoding import check_same_model
+from ..indexer.stored_rows import whole_rows
 from ..scorer.calibration import conformal_p_values
 from ..scorer.head_file import Head
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT
@@ -21,7 +22,8 @@ from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
 from ..scorer.scores.registry import SCORES
 from ..scorer.scores.rscin import RSCIN, with_rscin
 from .result import AuditResult
-from .run import given_classes, retrieve
+from .retrieval import retrieve
+from .run import given_classes
 
 FROM_MOMENTS = ("bliss", "bliss+")
 """Scores that a fitted reference serves, and that leave an image out of its own class."""
@@ -118,7 +120,7 @@ def rescored(
     labels = np.zeros(0, np.int64)
     if clean is not None and score.needs_normals:
         labels = given_classes(clean, reference)
-        images, labels = clean.vectors[labels >= 0], labels[labels >= 0]
+        images, labels = clean.vectors[np.flatnonzero(labels >= 0)], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
     texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
     fitting = Fitting(
@@ -128,7 +130,7 @@ def rescored(
         head=None if head is None else head.arrays,
         no_prompts=beside.no_prompts,
     )
-    found = fit_score(score, fitting)(Query(result.images.vectors, result.retrieved))
+    found = fit_score(score, fitting)(Query(whole_rows(result.images.vectors), result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name
     )
@@ -144,11 +146,11 @@ def rescored_plus(result: AuditResult, weight: float) -> AuditResult:
     reference, index = result.reference, result.index
     parameters = {**SCORES["bliss+"].defaults, "weight": weight}
     scorer = fit_bliss_plus(reference, _all_texts(index), parameters)
-    found = scorer(result.images.vectors, result.retrieved, result.left_out)
+    found = scorer(whole_rows(result.images.vectors), result.retrieved, result.left_out)
     p_values = None
     if reference.calibration is not None:
         clean = reference.calibration.images
-        nearest = retrieve(index, clean, result.retrieved.rows.shape[1])
+        nearest = retrieve(index, clean, result.retrieved.rows.shape[1], kept=result.hits)
         p_values = conformal_p_values(scorer(clean, nearest, NOTHING_LEFT_OUT), found)
     scores = replace(result.scores, score=found)
     return replace(result, scores=scores, p_values=p_values, score_name="bliss+")

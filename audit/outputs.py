@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,9 +22,11 @@ from ..scorer.label_filter import HiddenTexts
 from .decisions import decision_facts
 from .label_issues import issues_csv
 from .result import AuditedImage, AuditResult, Refit
+from .retrieval import forget_unused
 from .robust import refit_facts
 from .run import AuditSettings
 from .safe_text import spreadsheet_text
+from .scores_csv import ROWS_AT_ONCE as CSV_ROWS
 from .scores_csv import write_scores_csv
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
@@ -65,12 +68,11 @@ def save_audit(
     folder cannot be written.
     """
     folder = Path(folder)
-    table = result.table()
-    write_atomically(folder / SCORES, lambda file: pq.write_table(table, file))
+    write_atomically(folder / SCORES, lambda file: _write_tables(result, file))
     write_atomically(
         folder / FAILURES, lambda file: file.write(failures_csv(result.images.failures))
     )
-    write_atomically(folder / SCORES_CSV, lambda file: write_scores_csv(table, file.write))
+    write_atomically(folder / SCORES_CSV, lambda file: _write_csv(folder / SCORES, file))
     written = [SCORES, FAILURES, SCORES_CSV]
     for name, made in (
         (ISSUES, None if result.labels is None else issues_csv(result)),
@@ -84,6 +86,25 @@ def save_audit(
     facts = run_facts(result, settings, request)
     facts["checksums"] = {name: sha256_of(folder / name) for name in written}
     write_json(folder / RUN, facts)
+    if result.hits is not None:
+        forget_unused(result.hits)
+
+
+def _write_tables(result: AuditResult, file: IO[bytes]) -> None:
+    """Parquet, a row group for each block of images."""
+    blocks = result.tables()
+    first = next(blocks)
+    with pq.ParquetWriter(file, first.schema) as writer:
+        for block in itertools.chain([first], blocks):
+            writer.write_table(block)
+
+
+def _write_csv(scores: Path, file: IO[bytes]) -> None:
+    """The same rows, read back a batch at a time."""
+    with open(scores, "rb") as table:
+        stored = pq.ParquetFile(table)
+        batches = stored.iter_batches(CSV_ROWS)
+        write_scores_csv(stored.schema_arrow.names, batches, file.write)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

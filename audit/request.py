@@ -21,6 +21,7 @@ from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import IndexOptions, Progress, build_index, no_progress
 from ..indexer.joined_index import open_indexes
 from ..indexer.layout import is_embedding_folder
+from ..indexer.remembered import remember_images
 from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
@@ -38,10 +39,14 @@ from .asking import (
 from .classes import ClassWords, choose_classes, class_prompts, named_classes
 from .models import Say, encoder_for
 from .other_scores import FROM_MOMENTS, Beside, NoPrompts, check_clipn, choose_score, rescored
+from .reference_fit import REFERENCE, KeptReference, fit_reference
 from .result import AuditResult
-from .run import AuditSettings, audit_against, audit_own, fit_reference
+from .retrieval import HITS, KeptHits
+from .run import AuditSettings, Kept, audit_against, audit_own
 
 DEFAULT_CORPUS = "imagenet-1k"
+IMAGES, CLEAN, CALIBRATION = "images", "reference-images", "calibration-images"
+"""Folders of image embeddings in an output folder: of IMAGES, --reference and --calibration."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def run_audit(
     saved = None
     if request.reference and is_reference_folder(request.reference):
         saved = load_reference(request.reference)
-        _refuse_words(request)
+        refuse_words(request.reference, request.settings.words)
     check_reference(request.asked, request.reference, saved)
     score = choose_score(request.score, request.reference is not None, saved is not None)
     head = open_head(request.head, [score])
@@ -127,23 +132,37 @@ def run_audit(
     search(index, np.zeros((0, index.model["dimension"]), np.float32), request.settings.k)
     if listed:
         assert encoder is not None
-        images = embed_images(listed, encoder, output / "images", request.embed, progress)
+        images = embed_and_remember(listed, encoder, output / IMAGES, request.embed, progress, say)
     else:
         assert request.embeddings is not None
         images = read_image_embeddings(request.embeddings)
     clean = calibration = None
     if asked.calibration:
-        calibration = _embed_beside(
-            request, asked.calibration, calibration_files, encoder, progress
+        calibration = (
+            read_image_embeddings(asked.calibration)
+            if calibration_files is None
+            else embed_and_remember(
+                calibration_files, encoder, output / CALIBRATION, request.embed, progress, say
+            )
         )
+    kept = Kept(
+        KeptHits(output / HITS), KeptReference(output / REFERENCE, request.embed.cache, say)
+    )
     if request.reference is None:
-        result = audit_own(images, index, encoder, request.settings, progress)
+        result = audit_own(images, index, encoder, request.settings, progress, kept)
     else:
         if saved is None:
-            clean = _embed_beside(request, request.reference, clean_files, encoder, progress)
+            clean = (
+                read_image_embeddings(request.reference)
+                if clean_files is None
+                else embed_and_remember(
+                    clean_files, encoder, output / CLEAN, request.embed, progress, say
+                )
+            )
             share = share_held_out(asked, len(clean.rows)) if score.name in FROM_MOMENTS else 0.0
-            saved = fit_reference(clean, index, encoder, request.settings.words, share)
-        result = audit_against(images, index, saved, request.settings, progress)
+            words = request.settings.words
+            saved = fit_reference(clean, index, encoder, words, share, kept.reference)
+        result = audit_against(images, index, saved, request.settings, progress, kept)
     if calibration is not None:
         reference = with_calibration(result.reference, calibration, asked)
         result = replace(result, reference=reference)
@@ -210,19 +229,20 @@ def _embedded(folder: str) -> bool:
     return is_embedding_folder(Path(folder), "img")
 
 
-def _embed_beside(
-    request: AuditRequest,
-    source: str,
-    files: ImageSource | None,
+def embed_and_remember(
+    files: ImageSource,
     encoder: Encoder | None,
+    folder: Path,
+    options: EmbedOptions,
     progress: Progress,
+    say: Say,
 ) -> EmbeddedImages:
-    """Clean images: embeddings in `source`, or its `files` embedded into the output folder."""
-    if files is None:
-        return read_image_embeddings(source)
+    """`embed_images`, noted in the cache for later commands."""
     assert encoder is not None
-    name = "reference-images" if source == request.reference else "calibration-images"
-    return embed_images(files, encoder, Path(request.output) / name, request.embed, progress)
+    found = embed_images(files, encoder, folder, options, progress, say)
+    if options.cache:
+        remember_images(options.cache, folder, files.spec)
+    return found
 
 
 def _check_labels(listed: ImageSource, words: ClassWords) -> None:
@@ -233,10 +253,11 @@ def _check_labels(listed: ImageSource, words: ClassWords) -> None:
         named_classes(words, listed.spec)
 
 
-def _refuse_words(request: AuditRequest) -> None:
-    if request.settings.words != ClassWords():
+def refuse_words(reference: str, words: ClassWords) -> None:
+    """Raise UsageError where classes are worded beside a fitted reference, which brings them."""
+    if words != ClassWords():
         raise UsageError(
-            f"--normal, --prompt or --label was given with {request.reference}",
+            f"--normal, --prompt or --label was given with {reference}",
             "none of them: a fitted reference brings its classes and prompts",
             "Leave them out, or fit the reference again with them",
         )

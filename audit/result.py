@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from ..scorer.leave_one_out import LeftOut
 from ..scorer.mislabel import LabelMargins
 from ..scorer.reference import Reference
 from ..scorer.retrieved import Retrieved
+from .retrieval import KeptHits
+
+ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class AuditResult:
     """How well each image suits its label, where that was the question; it ranks them then."""
     decision: Decision | None = None
     refit: Refit | None = None
+    hits: KeptHits | None = None
+    """Where what the images retrieved is kept, for what has to retrieve again."""
     hidden: HiddenTexts | None = None
     """What was hidden of the index for being too like a label; `index` is what is left."""
 
@@ -171,46 +176,66 @@ class AuditResult:
 
     def table(self) -> pa.Table:
         """One row an image, in the collection's order; the columns of `scores.parquet`."""
-        scores, retrieved = self.scores, self.retrieved
-        n = len(retrieved.rows)
-        names = pa.array(self.reference.classes, pa.string())
-        distinct = np.unique(retrieved.rows)
-        position = pa.array(np.searchsorted(distinct, retrieved.rows.ravel()))
-        texts = pa.array(captions_of(self.index, distinct), pa.string())
-        rows = retrieved.rows if self.hidden is None else self.hidden.kept[retrieved.rows]
-        several = len(self.index.origins) > 1
-        origins = pa.array(self._origins(distinct), pa.string())
+        return pa.concat_tables(self.tables())
+
+    def tables(self) -> Iterator[pa.Table]:
+        """`table` in blocks of ROWS_AT_ONCE rows, so that no more text is held at once."""
+        n = len(self.images.rows)
         left_out = np.zeros(n, bool)
         left_out[self.left_out.images] = True
         rank = np.empty(n, np.int64)
         rank[self.order] = np.arange(1, n + 1)
+        for start in range(0, n, ROWS_AT_ONCE):
+            yield self._block(slice(start, min(n, start + ROWS_AT_ONCE)), rank, left_out)
+
+    def _block(self, here: slice, rank: np.ndarray, left_out: np.ndarray) -> pa.Table:
+        scores, images = self.scores, self.images
+        rows = self.retrieved.rows[here]
+        n = len(rows)
+        names = pa.array(self.reference.classes, pa.string())
+        distinct = np.unique(rows)
+        position = pa.array(np.searchsorted(distinct, rows.ravel()))
+        texts = pa.array(captions_of(self.index, distinct), pa.string())
+        origins = {}
+        if len(self.index.origins) > 1:
+            named = pa.array(self._origins(distinct), pa.string())
+            origins = {"caption_origins": _lists(named.take(position), n)}
+        if self.hidden is not None:
+            rows = self.hidden.kept[rows]
+        decision, refit = self.decision, self.refit
         columns = {
-            "row": pa.array(self.images.rows),
-            "path": pa.array(self.images.paths, pa.string()),
-            "label": pa.array(self.images.labels, pa.string()),
-            "content": pa.array(self.images.hashes, pa.string()),
-            "score": pa.array(scores.score),
-            "rank": pa.array(rank),
-            "nearest_class": names.take(pa.array(scores.nearest)),
-            "ics": pa.array(scores.ics),
-            "ets": pa.array(scores.ets),
-            "p": _floats(self.p_values, n),
-            "q": _floats(self.decision.q if self.decision else None, n),
-            "flagged": pa.array(self.decision.flagged if self.decision else np.zeros(n, bool)),
-            "given_ics": pa.array(scores.given_ics, from_pandas=True),
-            "given_ets": pa.array(scores.given_ets, from_pandas=True),
-            "left_out": pa.array(left_out),
-            "dropped": pa.array(self.refit.dropped if self.refit else np.zeros(n, bool)),
-            **({} if self.labels is None else label_columns(self.labels, self.reference.classes)),
-            "best_classes": _lists(names.take(pa.array(scores.best_classes.ravel())), n),
-            "best_scores": _lists(pa.array(scores.best_scores.ravel()), n),
+            "row": pa.array(images.rows[here]),
+            "path": pa.array(images.paths[here], pa.string()),
+            "label": pa.array(images.labels[here], pa.string()),
+            "content": pa.array(images.hashes[here], pa.string()),
+            "score": pa.array(scores.score[here]),
+            "rank": pa.array(rank[here]),
+            "nearest_class": names.take(pa.array(scores.nearest[here])),
+            "ics": pa.array(scores.ics[here]),
+            "ets": pa.array(scores.ets[here]),
+            "p": _floats(self.p_values, here, n),
+            "q": _floats(decision.q if decision else None, here, n),
+            "flagged": pa.array(decision.flagged[here] if decision else np.zeros(n, bool)),
+            "given_ics": pa.array(scores.given_ics[here], from_pandas=True),
+            "given_ets": pa.array(scores.given_ets[here], from_pandas=True),
+            "left_out": pa.array(left_out[here]),
+            "dropped": pa.array(refit.dropped[here] if refit else np.zeros(n, bool)),
+            **self._label_block(here),
+            "best_classes": _lists(names.take(pa.array(scores.best_classes[here].ravel())), n),
+            "best_scores": _lists(pa.array(scores.best_scores[here].ravel()), n),
             "captions": _lists(texts.take(position), n),
             "caption_rows": _lists(pa.array(rows.ravel()), n),
-            **({"caption_origins": _lists(origins.take(position), n)} if several else {}),
-            "similarity": _lists(pa.array(retrieved.similarity.ravel()), n),
-            "z": _lists(pa.array(scores.pull.ravel()), n),
+            **origins,
+            "similarity": _lists(pa.array(self.retrieved.similarity[here].ravel()), n),
+            "z": _lists(pa.array(scores.pull[here].ravel()), n),
         }
         return pa.table(columns)
+
+    def _label_block(self, here: slice) -> dict[str, pa.Array]:
+        if self.labels is None:
+            return {}
+        columns = label_columns(self.labels, self.reference.classes)
+        return {name: values[here] for name, values in columns.items()}
 
 
 def label_columns(labels: LabelMargins, classes: Sequence[str]) -> dict[str, pa.Array]:
@@ -227,9 +252,9 @@ def label_columns(labels: LabelMargins, classes: Sequence[str]) -> dict[str, pa.
     }
 
 
-def _floats(values: np.ndarray | None, n: int) -> pa.Array:
-    """A column of numbers, or of n nulls."""
-    return pa.array([None] * n if values is None else values, pa.float64())
+def _floats(values: np.ndarray | None, here: slice, n: int) -> pa.Array:
+    """A column of the numbers `here`, or of n nulls."""
+    return pa.nulls(n, pa.float64()) if values is None else pa.array(values[here], pa.float64())
 
 
 def _lists(values: pa.Array, n: int) -> pa.Array:

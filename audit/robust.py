@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.index_building import Progress, no_progress
+from ..scorer.agreement import rank_correlation, top_in_common
 from ..scorer.bliss import BlissScores, bliss_scores
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.mislabel import label_margins
@@ -18,7 +19,8 @@ from ..scorer.moments import remove_images
 from ..scorer.reference import Reference
 from ..scorer.robust import LEAST, SHARE, FiledImages, explained_images
 from .result import AuditResult, Refit
-from .run import AuditSettings, calibrated, given_classes, in_reference, retrieve
+from .retrieval import retrieve
+from .run import AuditSettings, calibrated, given_classes, in_reference
 
 
 def refitted(
@@ -46,7 +48,7 @@ def refitted(
     if clean is None and not np.isnan(result.scores.given_ics[labels >= 0]).any():
         scores = result.scores
     else:
-        found = retrieve(result.index, images.vectors, settings.k, progress)
+        found = retrieve(result.index, images.vectors, settings.k, progress, result.hits)
         scores = bliss_scores(images.vectors, found, before, settings.weight, labels, left_out)
     out, better = _explained(images, labels, before, scores, settings.weight, left_out)
     reference = without_images(before, images, labels, out)
@@ -99,7 +101,7 @@ def without_images(
         left = tuple(c for c in members.pop(images.hashes[i], ()) if c != labels[i])
         if left:
             members[images.hashes[i]] = left
-    moments = remove_images(reference.moments, images.vectors[out], labels[out])
+    moments = remove_images(reference.moments, images.vectors[np.flatnonzero(out)], labels[out])
     return replace(reference, moments=moments, members=members)
 
 
@@ -136,7 +138,6 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
         return None
     after, before = result.scores.score, result.refit.before
     shown = min(top, len(after))
-    first, then = (set(np.argsort(-s, kind="stable")[:shown].tolist()) for s in (before, after))
     counts: dict[str, int] = {}
     for _, label, _ in result.refit.table:
         counts[label] = counts.get(label, 0) + 1
@@ -147,7 +148,7 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
         "least_share_a_class": SHARE,
         "rank_correlation": rank_correlation(before, after),
         "top": shown,
-        "top_in_common": len(first & then),
+        "top_in_common": top_in_common(before, after, shown),
     }
 
 
@@ -167,16 +168,3 @@ def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
         f"{line}: rank correlation with the ranking before {facts['rank_correlation']:.3f}, "
         f"{facts['top_in_common']} of the {top} most anomalous in common"
     )
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's correlation of two score lists [n]; 1 where one of them is constant."""
-    one, other = _midranks(first), _midranks(second)
-    if one.std() == 0 or other.std() == 0:
-        return 1.0
-    return float(np.corrcoef(one, other)[0, 1])
-
-
-def _midranks(values: np.ndarray) -> np.ndarray:
-    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[level]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import pyarrow as pa
 
@@ -15,15 +15,17 @@ BETWEEN = " | "
 """Between the entries of a list."""
 
 
-def write_scores_csv(table: pa.Table, write: Callable[[bytes], object]) -> None:
+def write_scores_csv(
+    names: Sequence[str], batches: Iterable[pa.RecordBatch], write: Callable[[bytes], object]
+) -> None:
     """Hand the table to `write`, as UTF-8 CSV with a header, a batch of rows at a time.
 
     Nulls are empty cells, truth values true and false, numbers as Python writes them.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.column_names)
-    for batch in table.to_batches(ROWS_AT_ONCE):
+    writer.writerow(names)
+    for batch in batches:
         columns = [[_cell(value) for value in column.to_pylist()] for column in batch.columns]
         writer.writerows(zip(*columns, strict=True))
         write(text.getvalue().encode("utf-8"))

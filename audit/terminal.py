@@ -201,8 +201,9 @@ def _end_of(path: str, width: int) -> str:
 def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress:
     """A Progress that writes rate and remaining time to `stream` (default stderr).
 
-    A total of 0 is one that is not known yet. On a terminal one line is rewritten; elsewhere a
-    line is written every 10 x `every` seconds.
+    A total of 0 is one that is not known yet; with nothing done either, `what` is a remark and
+    written as it is. On a terminal one line is rewritten; elsewhere a line is written every 10 x
+    `every` seconds.
     """
     out = stream or sys.stderr
     live = out.isatty()
@@ -211,6 +212,10 @@ def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress
 
     def progress(what: str, done: int, total: int) -> None:
         now = time.monotonic()
+        if not done and not total:
+            out.write("\r\x1b[2K" * live + what + "\n")
+            out.flush()
+            return
         if what != state["what"] or done < state["done"]:  # the latter: another set of images
             state.update(what=what, start=now, first=done, last=now if live else now - pause / 2)
             if done < total or not total:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from blissaudit import bliss_matrices, bliss_scores, fit_moments, open_index
-from blissaudit.audit.run import retrieve
+from blissaudit.audit.retrieval import retrieve
 from blissaudit.evaluation.metrics import paired_interval
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.reference import Reference

@@ -22,6 +22,7 @@ RECORDING = (
     "clipn_demo",
     "scores_cost",
     "bulk_scoring",
+    "swap_cost",
 )
 """These write their own record when given --record."""
 PRINTING = (
@@ -34,7 +35,10 @@ PRINTING = (
     "demo_accuracy",
     "broken_images",
     "killed_audits",
+    "killed_index",
+    "index_scale",
     "image_memory",
+    "audit_memory",
 )
 """The output of these is recorded here."""
 

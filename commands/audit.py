@@ -66,11 +66,21 @@ from .presets import ENCODER, PRESET, with_preset
     show_default=True,
     help="Images shown one by one in report.html.",
 )
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Embed only every N-th part of the images, from the I-th on (0 to N - 1), score nothing.",
+)
 @options(
     CLIPN, CORPUS, MODEL, SCORE, EXCLUDE, WORDS, PRESET, IMAGES, COLLECTION, ENGINE, DECIDE, SHOW
 )
 def audit(
-    as_json: bool, max_failures: int | None, no_report: bool, report_images: int, **given: Any
+    as_json: bool,
+    max_failures: int | None,
+    no_report: bool,
+    report_images: int,
+    shard: str | None,
+    **given: Any,
 ) -> None:
     """Score every image of a collection, most anomalous first.
 
@@ -85,7 +95,9 @@ def audit(
     from ..audit.report.writing import save_report
     from ..audit.request import AuditRequest, check_failures, run_audit
     from ..audit.safe_text import terminal_text
+    from ..audit.sharding import run_shard
     from ..audit.terminal import progress_lines, result_text
+    from ..indexer.index_shards import parse_shard
 
     if given["image_root"] is not None and given["embeddings"] is None:
         raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")
@@ -109,6 +121,13 @@ def audit(
         asked=Asked(given["question"], given["robust"], given["calibration"], rule),
     )
     asked = {"command": "audit", **plain_options(given)}
+    if shard is not None:
+        if not given["overwrite"]:
+            check_output(request.output, asked)
+        for line in run_shard(request, parse_shard(shard), progress_lines(), say):
+            click.echo(terminal_text(line))
+        click.echo("The same command without --shard embeds what is missing and scores the images")
+        return
     with only_run_in(Path(request.output)):
         if not given["overwrite"]:
             check_output(request.output, asked)

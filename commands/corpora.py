@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .compare_corpora import compare
 from .options import CORPUS, corpus_options
 
 
@@ -70,3 +71,6 @@ def add(file: str) -> None:
 
     names = add_presets(file)
     click.echo(terminal_text(f"added {', '.join(names)} to {user_file()}"))
+
+
+corpora.add_command(compare)

@@ -24,13 +24,15 @@ def diff(run_a: str, run_b: str, top: int, output: str | None, as_json: bool) ->
     from ..artefacts import write_atomically
     from ..audit.differences import compare_runs, differences_summary, differences_table
     from ..audit.run_folder import open_run
-    from ..audit.scores_csv import write_scores_csv
+    from ..audit.scores_csv import ROWS_AT_ONCE, write_scores_csv
     from ..audit.terminal import differences_text
 
     first, second = open_run(run_a), open_run(run_b)
     found = compare_runs(first, second)
     table = differences_table(first, second, found)
     if output is not None:
-        write_atomically(Path(output), lambda file: write_scores_csv(table, file.write))
+        batches = table.to_batches(ROWS_AT_ONCE)
+        names = table.column_names
+        write_atomically(Path(output), lambda file: write_scores_csv(names, batches, file.write))
     summary = differences_summary(found, table, top)
     click.echo(json.dumps(summary, indent=2) if as_json else differences_text(summary))

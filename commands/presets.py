@@ -63,7 +63,9 @@ def with_preset(given: dict[str, Any], uses: Sequence[str]) -> dict[str, Any]:
     shown = "; ".join(map(_shown, made, made.values())) or "nothing is left for it to set here"
     say(f"preset {given['preset']}: {shown}")
     for name in kept:
-        say(f"{name} {given[name]} was given and wins over preset {given['preset']}")
+        value = given[name]
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        say(f"{name} {shown} was given and wins over preset {given['preset']}")
     if given.get("index"):
         _compare_corpus(given["index"], PRESETS[given["preset"]]["corpus"])
     return {**given, **made}

@@ -59,7 +59,8 @@ def score(
     check_reference(asked, given["reference"], reference)
     encoder = encoder_for(model_choice(given), index, reference, say)
     with tempfile.TemporaryDirectory() as folder:
-        found = embed_images(listed, encoder, folder, embed_options(given), progress_lines())
+        embed = embed_options(given)
+        found = embed_images(listed, encoder, folder, embed, progress_lines(), say)
     for failure in found.failures:
         say(f"{failure.path}: {failure.reason}")
     settings = audit_settings(given)

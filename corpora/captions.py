@@ -174,6 +174,8 @@ def _is_new(caption: str, seen: set[bytes]) -> bool:
 
 def _visible(caption: str) -> bool:
     """Whether any character is neither space nor format character (zero width, direction)."""
+    if caption[:1].isalnum():
+        return True
     return any(not char.isspace() and unicodedata.category(char) != "Cf" for char in caption)
 
 

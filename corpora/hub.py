@@ -14,17 +14,11 @@ import pyarrow as pa
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError, UsageError
 from .addresses import check_unchanged, marks_of
+from .dataset_cards import card_licence
 from .prompts import CAPTION_PROMPT
-from .text_files import readable
+from .text_files import file_values, readable
 from .text_records import Values, joined_columns, read_parquet
-from .texts import (
-    JSON,
-    CorpusOptions,
-    TextBatch,
-    batch_values,
-    choose_arrow_column,
-    split_columns,
-)
+from .texts import JSON, CorpusOptions, TextBatch, batch_values, choose_arrow_column, split_columns
 
 # Builders that read tables of text. Others run decoders this package has no use for.
 TEXT_BUILDERS = ("parquet", "csv", "json", "text", "arrow")
@@ -85,19 +79,14 @@ class DatasetTexts:
 
     def _parquet_values(self) -> Generator[object, None, None]:
         """Parquet files without the library's reader, whose threads can outlive an iterator."""
-        import fsspec
-
-        column = self.options.column or ""
         for address in self._files():
-            opened = fsspec.open(address, "rb") if self.folder is None else open(address, "rb")
-            with opened as file, closing(read_parquet(file, address, column)) as values:
+            with closing(file_values(address, read_parquet, self.options.column)) as values:
                 for _, value in values:
                     yield value
 
     def _streamed(self, size: int) -> Generator[object, None, None]:
         dataset = self.builder.as_streaming_dataset(split=self.options.split)
-        names = () if "," not in (self.options.column or "") else (dataset.column_names or ())
-        columns = list(split_columns(self.options.column or "", names))
+        columns = list(split_columns(self.options.column or "", dataset.column_names or ()))
         tables = dataset.select_columns(columns).with_format("arrow")
         with _closed_by_exit(tables.iter(batch_size=size)) as stream:
             for table in stream:
@@ -132,7 +121,7 @@ def _open(spec: str, address: str, folder: Path | None, options: CorpusOptions) 
     chosen = CorpusOptions(column, builder.config.name, split, options.revision)
     files = [str(file) for file in builder.config.data_files[split]]
     marks = () if folder is None else marks_of(files)
-    licence = str(getattr(builder.info, "license", None) or "").strip() or None
+    licence = builder.info.license or card_licence(address, options.revision)
     return DatasetTexts(spec, chosen, folder, builder, marks, licence=licence)
 
 

@@ -26,6 +26,7 @@ from ..artefacts import check_checksum, read_json, sha256_of, write_atomically, 
 from ..errors import BlissError
 from .captions import COUNTS, CaptionRules, clean_texts, closed_after, no_usable_text, rules_for
 from .first_rows import ROWS, write_first_rows
+from .known_captions import KnownCaptions
 from .texts import JSON, TextSource
 
 RECORD = "plan.json"
@@ -68,26 +69,29 @@ def make_plan(
 ) -> RowPlan:
     """Make the plan in `folder`, whatever is there; `expected` are the facts of the sources.
 
+    Captions of KnownCaptions, which come before the sources with facts, are not planned again.
     Raises BlissError for a source without usable text, for one that cannot be read to its end or
     is no longer as its facts say (the plan is not finished then), and where the disk cannot be
     written.
     """
     shutil.rmtree(folder, ignore_errors=True)
+    known = sum(isinstance(source, KnownCaptions) for source in sources)
     counts: list[dict[str, int]] = [dict.fromkeys(COUNTS, 0) for _ in sources]
     write_atomically(folder / STAGED, lambda file: _stage(sources, rules, counts, file, told))
     if rules.deduplicate:
         write_first_rows(folder / STAGED, folder / FIRSTS)
     parts: list[int] = []
     content = [hashlib.sha256() for _ in _PLANNED]
+    sources, planned_counts = sources[known:], counts[known:]
     kept = np.zeros(len(sources), np.int64)
-    with closed_after(_planned(folder, rules.deduplicate)) as batches:
+    with closed_after(_planned(folder, rules.deduplicate, known)) as batches:
         for table in _cut(batches, part_rows):
             number = len(parts)
             _write_part(folder, number, table)
             _take_in(content, table)
             kept += np.bincount(table["source"], minlength=len(sources))
             parts.append(len(table))
-    for each, rows in zip(counts, kept.tolist(), strict=True):
+    for each, rows in zip(planned_counts, kept.tolist(), strict=True):
         each["duplicate"] = each["read"] - rows - sum(each[n] for n in COUNTS[1:-2])
         each["kept"] = rows
     for source, facts in zip(sources, expected, strict=True):
@@ -96,14 +100,14 @@ def make_plan(
     digest = hashlib.sha256(b"".join(column.digest() for column in content)).hexdigest()
     record = {
         "parts": parts,
-        "counts": counts,
+        "counts": planned_counts,
         "digest": digest,
         "checksums": {name: sha256_of(folder / name) for name in names},
     }
     write_json(folder / RECORD, record)
     for name in (STAGED, FIRSTS):
         (folder / name).unlink(missing_ok=True)
-    return RowPlan(folder, tuple(parts), tuple(counts), digest)
+    return RowPlan(folder, tuple(parts), tuple(planned_counts), digest)
 
 
 def open_plan(folder: Path) -> RowPlan | None:
@@ -196,7 +200,18 @@ def _check_unchanged(source: TextSource, facts: Mapping[str, JSON]) -> None:
         )
 
 
-def _planned(folder: Path, deduplicate: bool) -> Iterator[pa.RecordBatch]:
+def _planned(folder: Path, deduplicate: bool, known: int) -> Iterator[pa.RecordBatch]:
+    """The rows to plan, in order, of the sources after the first `known`, numbered from 0."""
+    with closed_after(_kept(folder, deduplicate)) as batches:
+        for batch in batches:
+            if known:
+                batch = batch.filter(pa.array(batch.column(1).to_numpy() >= known))
+                source = pa.array((batch.column(1).to_numpy() - known).astype(np.int32))
+                batch = pa.record_batch([batch.column(0), source, batch.column(2)], schema=_PLANNED)
+            yield batch
+
+
+def _kept(folder: Path, deduplicate: bool) -> Iterator[pa.RecordBatch]:
     """The kept rows in order: the staged ones, but for later copies."""
     with (
         open(folder / STAGED, "rb") as opened,

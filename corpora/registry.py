@@ -103,7 +103,7 @@ def add_presets(file: str | Path) -> tuple[str, ...]:
     where a field is wrong or missing, or a name is a shipped one's.
     """
     path = Path(file)
-    new = _read(path)
+    new = read_presets(path)
     for name in new:
         if name in _shipped():
             raise UsageError(
@@ -126,14 +126,14 @@ def user_file() -> Path:
 
 @lru_cache(maxsize=1)
 def _shipped() -> dict[str, Preset]:
-    return _read(SHIPPED)
+    return read_presets(SHIPPED)
 
 
 def _added() -> dict[str, Preset]:
-    return _read(user_file()) if user_file().is_file() else {}
+    return read_presets(user_file()) if user_file().is_file() else {}
 
 
-def _read(path: Path) -> dict[str, Preset]:
+def read_presets(path: Path) -> dict[str, Preset]:
     """The presets of a file by name; UsageError naming file, preset and field."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

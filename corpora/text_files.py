@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 from ..artefacts import digest, sha256_of
-from ..errors import BlissError, UsageError
+from ..errors import BlissError
 from .addresses import (
     base_name,
     check_unchanged,
-    expand,
     is_remote,
     marks_of,
     open_file,
@@ -80,63 +80,57 @@ class TextFile:
         first = 0
         for address in self.addresses:
             done = 0
-            try:
-                with (
-                    open_file(address) as file,
-                    closing(SUFFIXES[suffix_of(address)](file, address, self.column)) as values,
-                ):
-                    for row, value in values:
-                        yield first + row, value
-                        done = row + 1
-            except BlissError:
-                raise
-            except Exception as error:
-                raise unreadable(address, error, f" beyond row {done}") from error
+            read = SUFFIXES[suffix_of(address)]
+            with closing(file_values(address, read, self.column)) as values:
+                for row, value in values:
+                    yield first + row, value
+                    done = row + 1
             first += done
         check_unchanged(self.addresses, self.marks)
 
 
+def file_values(
+    address: str, read: Callable[[IO[bytes], str, Any], Values], column: str | None
+) -> Values:
+    """(row in the file, value) of one file; whatever fails names the file and the row."""
+    done = 0
+    try:
+        with open_file(address) as file, closing(read(file, address, column)) as values:
+            for row, value in values:
+                yield row, value
+                done = row + 1
+    except BlissError:
+        raise
+    except Exception as error:
+        raise unreadable(address, error, f" beyond row {done}") from error
+
+
 def open_text_file(path: str | Path, column: str | None) -> TextFile:
-    """Open one file by its suffix, one of SUFFIXES; `column` None takes the obvious one.
-
-    UsageError where the column is not there or none is obvious; BlissError where the file's
-    first part cannot be read.
-    """
+    """Open one file by its suffix, one of SUFFIXES; see `open_text_files`."""
     address = os.fspath(path)
-    return _open(base_name(address), [address], column)
+    return open_text_files(base_name(address), [address], column)
 
 
-def open_text_files(spec: str, column: str | None) -> TextFile:
-    """Open every file that a path or address with braces or wildcards names, as one corpus.
+def open_text_files(spec: str, addresses: Sequence[str], column: str | None) -> TextFile:
+    """Open files of one suffix as one corpus, to be called `spec`.
 
-    UsageError where nothing matches or their suffixes differ, and as for one file.
+    `column` None takes the obvious one. UsageError where the column is not in the first file or
+    none is obvious; BlissError where its first part cannot be read, or a file is not there.
     """
-    addresses = expand(spec)
-    kinds = sorted({suffix_of(address) for address in addresses})
-    if len(kinds) > 1:
-        raise UsageError(
-            f"{spec} names files of different kinds ({', '.join(map(repr, kinds))})",
-            "one kind of file in a corpus",
-            "Give a narrower pattern",
-        )
-    return _open(base_name(spec), addresses, column)
-
-
-def _open(spec: str, addresses: Sequence[str], column: str | None) -> TextFile:
     first = addresses[0]
     suffix = suffix_of(first)
     marks = marks_of(addresses)
-    if suffix != ".parquet":
-        with open_file(first) as file:
-            check_text_encoding(file, first)
-    if suffix in COLUMN_SUFFIXES:
-        try:
+    try:
+        if suffix != ".parquet":
+            with open_file(first) as file:
+                check_text_encoding(file, first)
+        if suffix in COLUMN_SUFFIXES:
             with open_file(first) as file:
                 column = COLUMN_SUFFIXES[suffix](file, first, column)
-        except BlissError:
-            raise
-        except Exception as error:
-            raise unreadable(first, error) from error
+    except BlissError:
+        raise
+    except Exception as error:
+        raise unreadable(first, error) from error
     return TextFile(spec, tuple(addresses), column, marks)
 
 

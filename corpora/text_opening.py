@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from .addresses import as_local, is_remote, suffix_of
+from .addresses import as_local, base_name, expand, is_remote, suffix_of
 from .builtin import NAMED, PUBLISHED_DICTIONARIES, open_builtin
 from .keyed_lines import TEXTS, open_keyed_lines
 from .text_files import open_text_files
@@ -47,14 +47,14 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
     if spec and not remote and path.is_dir():
         refuse_options(spec, options, accepted=("column", "config", "split"))
         return hub.open_dataset_folder(path, options)
-    suffix = suffix_of(address)
     several = not path.exists() and any(sign in address for sign in "{*?[")
-    if suffix in SUFFIXES and (remote or several or path.is_file()):
+    if remote or several or path.is_file():
+        files = expand(address if remote else str(path))
+        suffix = _only_suffix(spec, files)
         refuse_options(spec, options, ("column",) if suffix in COLUMN_SUFFIXES else ())
-        given = address if remote else str(path)
-        return open_text_files(given, options.column)
+        return open_text_files(base_name(address), files, options.column)
     raise UsageError(
-        f"{spec!r} is not a text corpus" + _reason(path, scheme, rest),
+        f"{spec!r} is not a text corpus" + _reason(scheme, rest),
         ACCEPTED_SPECS,
         "Check the spelling and the path",
     )
@@ -73,9 +73,25 @@ def refuse_options(spec: str, options: CorpusOptions, accepted: Sequence[str]) -
         )
 
 
-def _reason(path: Path, scheme: str, rest: str) -> str:
-    if path.is_file() or (is_remote(f"{scheme}:{rest}") and scheme != "hf"):
-        return f": files ending in {path.suffix!r} are not read"
+def _only_suffix(spec: str, files: Sequence[str]) -> str:
+    """The suffix of all files; UsageError where it is none of SUFFIXES or they differ."""
+    kinds = sorted({suffix_of(file) for file in files})
+    if len(kinds) > 1:
+        raise UsageError(
+            f"{spec} names files of different kinds ({', '.join(map(repr, kinds))})",
+            "one kind of file in a corpus",
+            "Give a narrower pattern",
+        )
+    if kinds[0] not in SUFFIXES:
+        raise UsageError(
+            f"{spec!r} is not a text corpus: files ending in {kinds[0]!r} are not read",
+            ACCEPTED_SPECS,
+            "Choose another file, or turn it into one of these",
+        )
+    return kinds[0]
+
+
+def _reason(scheme: str, rest: str) -> str:
     if scheme == "hf":
         return ": a dataset repository is named hf:owner/name"
     if scheme in PUBLISHED_DICTIONARIES and not rest:

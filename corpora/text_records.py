@@ -35,7 +35,7 @@ def check_text_encoding(file: IO[bytes], name: str) -> None:
 
 def read_lines(file: IO[bytes], name: str) -> Generator[tuple[int, str], None, None]:
     """(line number from 0, line without its end); BlissError for a line over MAX_LINE."""
-    with _text(file, name, None) as text:
+    with _text(file, None) as text:
         for number in itertools.count():
             line = text.readline(MAX_LINE)
             if not line:
@@ -50,19 +50,19 @@ def read_lines(file: IO[bytes], name: str) -> Generator[tuple[int, str], None, N
 
 
 @contextmanager
-def _text(file: IO[bytes], name: str, newline: str | None) -> Iterator[io.TextIOWrapper]:
-    """`file` as text; BlissError where it ended before the size that its system gives."""
+def _text(file: IO[bytes], newline: str | None) -> Iterator[io.TextIOWrapper]:
+    """`file` as text; EOFError where it ended before the size that its system gives."""
     with io.TextIOWrapper(file, "utf-8-sig", "replace", newline) as text:
         yield text
         size = getattr(file, "size", None)
         if isinstance(size, int) and file.tell() < size:
-            raise unreadable(name, EOFError(f"it ended after {file.tell():,} of {size:,} bytes"))
+            raise EOFError(f"it ended after {file.tell():,} of {size:,} bytes")
 
 
 def _csv_rows(file: IO[bytes], name: str) -> Generator[tuple[int, list[str]], None, None]:
     """(line number from 1 where the record ends, its fields), blank lines left out."""
     delimiter = "\t" if suffix_of(name) == ".tsv" else ","
-    with _text(file, name, "") as text:
+    with _text(file, "") as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             for fields in reader:
@@ -149,7 +149,7 @@ def read_parquet(file: IO[bytes], name: str, column: str) -> Values:
 def _read_coco(file: IO[bytes], name: str, column: None) -> Values:
     """Captions of a COCO annotation file, which its format obliges one to read whole."""
     try:
-        with _text(file, name, None) as text:
+        with _text(file, None) as text:
             content = json.load(text)
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(name, error) from error

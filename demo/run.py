@@ -19,6 +19,7 @@ from ..audit.run import AuditSettings
 from ..audit.terminal import table_text
 from ..indexer.encoding import ModelChoice
 from ..indexer.index_building import Progress
+from ..indexer.stored_rows import whole_rows
 from .captions import sample_captions
 from .scenes import KINDS, render_scene, sample_scene
 
@@ -98,7 +99,7 @@ def write_corpus(path: Path, seed: int) -> Path:
 def report(result: AuditResult, planted: Planted, folder: Path) -> str:
     """The worst images, and precision and recall of both scores by the planted truth."""
     stray = np.array([planted.is_stray(path) for path in result.images.paths])
-    cosine = -(result.images.vectors @ result.reference.prompt_vectors.T).max(axis=1)
+    cosine = -(whole_rows(result.images.vectors) @ result.reference.prompt_vectors.T).max(axis=1)
     rows = [
         f"{name:<14}" + "".join(f"{found:>22}" for found in cuts)
         for name, cuts in (

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import BlissError, UsageError
 from ..indexer.embedded_images import EmbeddedImages
+from ..indexer.stored_rows import whole_rows
 
 REFERENCE, TEST = 0, 1
 """Numbers of the first two parts; outlier sets follow."""
@@ -56,7 +57,7 @@ def set_of(images: EmbeddedImages) -> EmbeddedSet:
     Its ids are the paths that are absolute, or addresses: a relative one may occur in two folders.
     """
     ids = tuple(path if path.startswith("/") or "://" in path else "" for path in images.paths)
-    return EmbeddedSet(images.vectors, images.labels, images.hashes, ids)
+    return EmbeddedSet(whole_rows(images.vectors), images.labels, images.hashes, ids)
 
 
 def make_world(

@@ -13,24 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import check_checksum, read_manifest
+from ..artefacts import read_manifest
+from ..corpora.addresses import is_remote
 from ..errors import BlissError
 from .caption_store import open_captions, read_captions
-from .nearest import Hits, Vectors, check_k, nearest_texts
+from .index_addresses import local_index
+from .index_files import HOW_TO_BUILD, KIND
+from .nearest import Hits, Search, Vectors, check_k
 from .row_selection import remaining, renumbered, select_vectors
+from .search_choice import OWN, SearchChoice
+from .search_dispatch import plan_for, search_of, search_through
+from .search_setting import MadeStructure
 from .stored_vectors import open_stored_vectors
+from .tombstones import live_rows
 
-KIND = "caption-index"
-REMOVED = "removed.npy"
-HOW_TO_BUILD = (
-    "Make one with `bliss index build CORPUS -o DIR`, "
-    "or with `bliss index build --embeddings DIR -o NEW` from precomputed embeddings"
-)
 CAPTIONS_AT_ONCE = 65_536
-
-Search = Callable[[np.ndarray, int, "np.ndarray | None"], Hits]
-"""Unit queries [n, d], k, and the stored rows that may be found, ascending (None: all) to the
-hits among stored rows. Similarities are exact; which rows are found may be approximate."""
 
 
 @dataclass(frozen=True)
@@ -76,37 +73,36 @@ class CaptionIndex:
         return self.manifest["model"]
 
 
-def open_index(folder: str | Path) -> CaptionIndex:
+def open_index(folder: str | Path, choice: SearchChoice = OWN) -> CaptionIndex:
     """Open a finished index; vectors are memory-mapped and read at the first search.
 
-    Raises BlissError where the folder is not a finished index or its files do not fit its
-    manifest.
+    One at an address (s3://, gs://, …) is first copied into the cache, if it is not there. It is
+    searched as it says itself, unless `choice` says otherwise. Raises BlissError where the
+    folder is not a finished index or its files do not fit its manifest, UsageError where it
+    cannot be searched as chosen, on this machine.
     """
-    folder = Path(folder)
+    given = str(folder)
+    folder = local_index(given) if is_remote(given) else Path(folder)
     manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
-    vectors = open_stored_vectors(folder, manifest)
+    plan = plan_for(folder, manifest, choice)
+    vectors = open_stored_vectors(folder, manifest, resident=plan.resident)
     store = open_captions(folder, manifest)
-
-    def find(queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
-        return exact_search(vectors, queries, k, kept)
-
     return CaptionIndex(
         folder,
         manifest,
         vectors,
-        _live(folder, manifest, vectors.count),
+        live_rows(folder, manifest, vectors.count),
         lambda rows: read_captions(store, rows),
-        _origins(folder, manifest),
-        find,
+        _origins(given, manifest),
+        search_of(folder, manifest, vectors, choice, plan),
     )
 
 
-def exact_search(vectors: Vectors, queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
-    """The k nearest of the rows `kept`, or of all, by scanning them; hits among all rows."""
-    if kept is None:
-        return nearest_texts(queries, vectors, k)
-    hits = nearest_texts(queries, select_vectors(vectors, kept), k)
-    return Hits(hits.similarity, kept[hits.rows])
+def with_structure(
+    index: CaptionIndex, made: MadeStructure, parameters: Mapping[str, int]
+) -> CaptionIndex:
+    """The same index searched through a structure made over its stored rows, not installed."""
+    return replace(index, find=search_through(index.stored, made, parameters))
 
 
 def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
@@ -174,30 +170,11 @@ def plain(text: str) -> str:
     return " ".join(text.lower().replace("_", " ").replace("-", " ").split())
 
 
-def _live(folder: Path, manifest: Mapping[str, Any], count: int) -> np.ndarray | None:
-    """The stored rows that were not removed; None where none was."""
-    if not manifest.get("removed"):
-        return None
-    check_checksum(folder, REMOVED, manifest)
-    removed = np.load(folder / REMOVED, allow_pickle=False)
-    if removed.ndim != 1 or removed.dtype != np.int64 or not _ascending_within(removed, count):
-        raise BlissError(
-            f"{folder / REMOVED} does not list rows of the index",
-            f"ascending row numbers from 0 to {count - 1:,}",
-            "Restore the file or build the index again",
-        )
-    return remaining(count, removed)
-
-
-def _ascending_within(rows: np.ndarray, count: int) -> bool:
-    return bool((np.diff(rows, prepend=-1, append=count) > 0).all())
-
-
-def _origins(folder: Path, manifest: Mapping[str, Any]) -> list[tuple[int, Origin]]:
+def _origins(folder: str, manifest: Mapping[str, Any]) -> list[tuple[int, Origin]]:
     origins, first = [], 0
     for source in manifest["sources"]:
         if source["rows"]:
-            origin = Origin(str(folder), source["name"], source.get("licence"))
+            origin = Origin(folder, source["name"], source.get("licence"))
             origins.append((first, origin))
             first += source["rows"]
     if first != sum(manifest["parts"]):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,30 +78,52 @@ def set_aside(folder: Path, request: Mapping[str, Any]) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
-def open_earlier(folder: Path) -> EarlierImages:
-    """What earlier/ holds and is whole; nothing where there is no such folder."""
+def open_earlier(folder: Path, elsewhere: Path | None = None) -> EarlierImages:
+    """What earlier/ holds and is whole, and the finished parts of the folder `elsewhere`."""
+    found = [*_set_aside_parts(folder), *(_parts_of(elsewhere) if elsewhere else ())]
     hashes: list[np.ndarray] = [np.zeros(0, "S32")]
     places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
     vectors: list[np.ndarray] = []
     turned: list[np.ndarray] = []
-    for record in sorted((folder / EARLIER).glob("*.json")):
-        try:
-            facts = read_json(record)
-            for name in (f"{record.stem}.npy", f"{record.stem}.parquet"):
-                check_checksum(record.parent, name, facts)
-        except (BlissError, AttributeError):
-            continue  # cut short while it was moved, or damaged: those are embedded again
-        table = read_parquet(record.with_suffix(".parquet"), ["sha256", "exif_rotated"])
+    for part, metadata in found:
+        table = read_parquet(metadata, ["sha256", "exif_rotated"])
         known = table["sha256"].to_pylist()
         turned.append(np.array(table["exif_rotated"].to_pylist(), bool))
         hashes.append(np.array([bytes.fromhex(value) for value in known], "S32"))
         places.append(np.stack([np.full(len(known), len(vectors)), np.arange(len(known))], axis=1))
-        vectors.append(load_vectors(record.with_suffix(".npy")))
+        vectors.append(load_vectors(part))
     joined = np.concatenate(hashes)
     order = np.argsort(joined, kind="stable")
     return EarlierImages(
         joined[order], np.concatenate(places)[order], tuple(vectors), tuple(turned)
     )
+
+
+def _set_aside_parts(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """(vectors, metadata) of every whole part in earlier/."""
+    for record in sorted((folder / EARLIER).glob("*.json")):
+        names = (f"{record.stem}.npy", f"{record.stem}.parquet")
+        with suppress(BlissError):
+            if _are_whole(record.parent, names, read_json(record)):
+                yield record.with_suffix(".npy"), record.with_suffix(".parquet")
+
+
+def _parts_of(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """(vectors, metadata) of every whole part of another, finished folder."""
+    for number, checksums in _finished_parts(folder):
+        names = (vector_file("img", number), metadata_file(number))
+        if _are_whole(folder, names, {"checksums": checksums}):
+            yield folder / names[0], folder / names[1]
+
+
+def _are_whole(folder: Path, names: Iterable[str], facts: Mapping[str, Any]) -> bool:
+    """Whether those files fit their checksums: images of others are embedded again."""
+    try:
+        for name in names:
+            check_checksum(folder, name, facts)
+    except (BlissError, AttributeError):
+        return False
+    return True
 
 
 def forget_earlier(folder: Path) -> None:

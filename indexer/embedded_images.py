@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from ..artefacts import MANIFEST, check_checksum, read_manifest
+from ..artefacts import MANIFEST, check_checksum, digest, read_manifest
 from ..corpora.images import ImageList, list_paths
 from ..errors import BlissError
 from .layout import (
@@ -22,11 +21,20 @@ from .layout import (
     read_parquet,
 )
 from .parts import BUILDING, metadata_file, vector_file
-from .unit_rows import normalise_rows, stored_unit_rows
+from .stored_rows import (
+    ChosenRows,
+    Rows,
+    StoredRows,
+    open_outside_rows,
+    open_stored_rows,
+    resident_if_few,
+)
+from .unit_rows import normalise_rows
 
 KIND = "image-embeddings"
 PATH_COLUMNS = ("image_path", "path", "url")
 LABEL_COLUMN = "label"
+ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,8 @@ class Failure:
 class EmbeddedImages:
     """n usable images of one collection and the failures among it."""
 
-    vectors: np.ndarray
-    """float32 [n, d], unit rows."""
+    vectors: Rows
+    """Unit rows of d dimensions: float32 [n, d], or on disk where that is more than 256 MiB."""
     rows: np.ndarray
     """int64 [n], source rows: positions in the collection, failures counted."""
     paths: tuple[str, ...]
@@ -57,6 +65,8 @@ class EmbeddedImages:
     normalised: int = 0
     """How many outside vectors were not of unit length."""
     exif_rotated: int = 0
+    fingerprint: str = ""
+    """Changes where any vector, content or path does; "" where that is not known."""
 
 
 def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
@@ -64,31 +74,35 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     manifest = read_manifest(folder, KIND, "Run the command that began it again to finish it")
     for name in manifest["checksums"]:
         check_checksum(folder, name, manifest)
-    vectors, tables = [], []
-    for number, rows in enumerate(manifest["parts"]):
-        if rows:
-            path = folder / vector_file("img", number)
-            vectors.append(stored_unit_rows(load_vectors(path), str(path)))
-            tables.append(read_parquet(folder / metadata_file(number)))
+    numbers = [number for number, rows in enumerate(manifest["parts"]) if rows]
     failures = tuple(Failure(**failure) for failure in manifest["failures"])
-    if not vectors:
+    if not numbers:
         raise BlissError(
             f"none of the {len(failures):,} images in {source} could be read "
             f"(the first: {failures[0].path}: {failures[0].reason})",
             "at least one readable image",
             "Check the files",
         )
-    columns = pa.concat_tables(tables).to_pydict()
+    stored = open_stored_rows([folder / vector_file("img", number) for number in numbers])
+    rows, paths, labels, hashes = [], [], [], []
+    names: dict[str | None, str | None] = {}
+    for number in numbers:
+        table = read_parquet(folder / metadata_file(number))
+        rows.append(table["row"].to_numpy())
+        paths += table["image_path"].to_pylist()
+        labels += [names.setdefault(label, label) for label in table["label"].to_pylist()]
+        hashes += table["sha256"].to_pylist()
     return EmbeddedImages(
-        vectors=np.concatenate(vectors),
-        rows=np.array(columns["row"], np.int64),
-        paths=tuple(columns["image_path"]),
-        labels=tuple(columns["label"]),
-        hashes=tuple(columns["sha256"]),
+        vectors=resident_if_few(stored, manifest["model"]["dimension"]),
+        rows=np.concatenate(rows),
+        paths=tuple(paths),
+        labels=tuple(labels),
+        hashes=tuple(hashes),
         failures=failures,
         model=manifest["model"],
         source=source,
         exif_rotated=manifest.get("exif_rotated", 0),
+        fingerprint=digest(manifest["checksums"]),
     )
 
 
@@ -102,29 +116,43 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
     if (folder / MANIFEST).is_file() or (folder / BUILDING).is_file():
         return open_embedded_images(folder, str(folder))
     layout = open_embedding_folder(folder, "img")
-    raw = np.concatenate([np.asarray(load_vectors(path)) for path in layout.vectors])
     paths, labels = _paths_and_labels(layout)
-    made = normalise_rows(raw)
-    bad = set(made.unusable.tolist())
-    if len(bad) == len(raw):
+    stored = open_outside_rows(layout.vectors)
+    bad, hashes, adjusted = _looked_through(stored)
+    if len(bad) == len(stored):
         raise BlissError(
-            f"all {len(raw):,} embeddings in {folder} are zero or not finite",
+            f"all {len(stored):,} embeddings in {folder} are zero or not finite",
             "finite vectors",
             "Embed the images again",
         )
-    kept = np.array([i for i in range(len(raw)) if i not in bad], np.int64)
+    kept = np.setdiff1d(np.arange(len(stored)), bad)
     reason = "the embedding is zero or not finite"
     return EmbeddedImages(
-        vectors=made.unit[kept],
+        vectors=resident_if_few(ChosenRows(stored, kept), layout.dimension),
         rows=kept,
-        paths=tuple(paths[i] for i in kept),
-        labels=tuple(labels[i] for i in kept),
-        hashes=tuple("vector:" + hashlib.sha256(made.unit[i]).hexdigest() for i in kept),
-        failures=tuple(Failure(i, paths[i], reason) for i in sorted(bad)),
+        paths=tuple(paths[i] for i in kept.tolist()),
+        labels=tuple(labels[i] for i in kept.tolist()),
+        hashes=tuple(hashes),
+        failures=tuple(Failure(i, paths[i], reason) for i in bad.tolist()),
         model={"model": None, "weights_sha256": None, "dimension": layout.dimension},
         source=str(folder),
-        normalised=made.adjusted,
+        normalised=adjusted,
+        fingerprint=hashlib.sha256("".join(hashes).encode()).hexdigest(),
     )
+
+
+def _looked_through(stored: StoredRows) -> tuple[np.ndarray, list[str], int]:
+    """One pass: int64 [u], the unusable rows; what the others are known by; how many of them were
+    not of unit length."""
+    bad, hashes, adjusted = [], [], 0
+    for path, first, stop in zip(stored.paths, stored.starts, stored.starts[1:], strict=False):
+        for start in range(0, int(stop - first), ROWS_AT_ONCE):
+            made = normalise_rows(load_vectors(path)[start : start + ROWS_AT_ONCE])
+            bad.append(made.unusable + start + first)
+            adjusted += made.adjusted
+            usable = np.delete(made.unit, made.unusable, axis=0)
+            hashes += ["vector:" + hashlib.sha256(row).hexdigest() for row in usable]
+    return np.concatenate(bad), hashes, adjusted
 
 
 def list_photographs(folder: str | Path, image_root: str | None = None) -> ImageList:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,12 @@ from ..corpora.captions import closed_after
 from ..corpora.plan import RowPlan, plan_batches
 from .build_log import timed
 from .embedded_texts import EmbeddedTexts
-from .encoding import Encoder, encode_prompts
+from .encoding import Encoder
 from .index_sources import Described, encoding_prompts
 from .layout import load_vectors
 from .part_building import texts_of_part
+from .stage_rates import StageRates
+from .text_pipeline import encode_captions
 
 CAPTIONS_AT_ONCE = 4096
 """Captions handed to the encoder at once; always cut within a part, from its first row on."""
@@ -29,10 +31,12 @@ def encoded_parts(
     encoder: Encoder,
     described: Sequence[Described],
     progress: Progress,
+    rates: StageRates | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(number, float32 [m, d]) of each of the parts `numbers`, in that order.
 
     All their captions go through the encoder as one stream, which does not drain between parts.
+    `rates` is filled in with how fast each stage was.
     """
     prompts, templates = encoding_prompts(described)
 
@@ -42,7 +46,7 @@ def encoded_parts(
 
     done = plan.count - sum(plan.parts[number] for number in numbers)
     progress(WHAT, done, plan.count)
-    with closed_after(encode_captions(chunks(), encoder, prompts)) as encoded:
+    with closed_after(encode_captions(chunks(), encoder, prompts, rates=rates)) as encoded:
         for number in numbers:
             rows = plan.parts[number]
             raw = np.empty((rows, encoder.facts["dimension"]), np.float32)
@@ -53,14 +57,6 @@ def encoded_parts(
                     done += len(vectors)
                     progress(WHAT, done, plan.count)
             yield number, raw
-
-
-def encode_captions(
-    chunks: Iterable[Sequence[str]], encoder: Encoder, prompts: Sequence[str]
-) -> Iterator[np.ndarray]:
-    """float32 [m, d] unit rows of each chunk, in order."""
-    for chunk in chunks:
-        yield encode_prompts(encoder, chunk, prompts)
 
 
 def given_parts(

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from ..artefacts import only_run_in
 from ..corpora.image_source import ImageItem, ImageSource
 from ..errors import BlissError
 from .decode_pool import decode_images
-from .decode_process import nothing_known
+from .decode_process import Outcome, nothing_known
 from .decoding import DecodingLimits
-from .earlier_images import forget_earlier, open_earlier, set_aside
+from .earlier_images import EarlierImages, forget_earlier, open_earlier, set_aside
 from .embedded_images import KIND, EmbeddedImages, open_embedded_images
 from .encoding import IDENTITY, Encoder
 from .image_parts import ImagePart, add_image, finish_part
 from .image_pieces import ImageReading
 from .index_building import Progress, no_progress
+from .index_shards import refuse_while_shards_run
 from .parts import (
     Part,
     begin_building,
@@ -30,6 +33,7 @@ from .parts import (
 from .pieces import Gathered
 from .ray_cluster import RayEngine
 from .ray_images import ray_image_parts
+from .remembered import earlier_folder, take_over_images
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class EmbedOptions:
     apply_exif: bool = True
     part_rows: int = 2048
     overwrite: bool = False
+    cache: Path | None = None
+    """Where finished folders are noted, to be taken over from; None: nothing is."""
     engine: RayEngine | None = None
     """Where to decode and encode, with Ray; None: on this machine."""
 
@@ -54,18 +60,59 @@ def embed_images(
     folder: str | Path,
     options: EmbedOptions = NO_OPTIONS,
     progress: Progress = no_progress,
+    say: Callable[[str], object] = lambda line: None,
 ) -> EmbeddedImages:
     """Decode and embed `images` into `folder`, or go on where an interrupted run stopped.
 
-    Where only the images have changed since, those with known content are not encoded again. An
+    Where only the images have changed since, those with known content are not encoded again; with
+    `options.cache` that holds for folders that other commands finished too, and `say` is told. An
     unreadable image becomes a Failure. Raises UsageError where the folder belongs to another
     request, BlissError for a disk that cannot be written or a collection that went away (finished
     parts stay) and for a collection without images.
     """
     folder = Path(folder)
-    collection = images.facts()
-    request = {
-        "images": collection["fingerprint"],
+    request = embedding_request(images, encoder, options)
+    with only_run_in(folder):
+        refuse_while_shards_run(folder)
+        if not options.overwrite:
+            set_aside(folder, request)
+        begin_building(folder, request, options.overwrite)
+        if not is_finished(folder) and options.cache:
+            _look_elsewhere(options.cache, folder, request, images.spec, say)
+        if not is_finished(folder):
+            finished = finished_parts(folder).__contains__
+            embed = embed_parts if options.engine is None else embed_parts_on_ray
+            listed = embed(images, encoder, folder, options, finished, progress)
+            facts = {
+                "kind": KIND,
+                "model": dict(encoder.facts),
+                "images_listed": listed,
+                "collection": images.facts()["kind"],
+            }
+            finish_building(folder, "img", part_count(listed, options), facts)
+        forget_earlier(folder)
+    return open_embedded_images(folder, images.spec)
+
+
+def _look_elsewhere(
+    cache: Path, folder: Path, request: Mapping[str, Any], spec: str, say: Callable[[str], object]
+) -> None:
+    """Take over what another command made of the same images, or say what is known of them."""
+    found = take_over_images(cache, folder, request)
+    if found is not None:
+        say(f"image embeddings of {spec} taken over from {found}")
+        return
+    earlier = earlier_folder(cache, folder, request, spec)
+    if earlier is not None:
+        say(f"images of {spec} that are in {earlier} are not embedded again")
+
+
+def embedding_request(
+    images: ImageSource, encoder: Encoder, options: EmbedOptions
+) -> dict[str, Any]:
+    """All that the embeddings of `images` depend on: equal requests give equal bytes."""
+    return {
+        "images": images.facts()["fingerprint"],
         "apply_exif": options.apply_exif,
         "part_rows": options.part_rows,
         "time_limit": options.limits.seconds,
@@ -73,43 +120,28 @@ def embed_images(
         "max_bytes": options.limits.max_bytes,
         **{name: encoder.facts[name] for name in (*IDENTITY, "precision", "preprocessing")},
     }
-    if not options.overwrite:
-        set_aside(folder, request)
-    begin_building(folder, request, options.overwrite)
-    if not is_finished(folder):
-        embed = _embed_missing_parts if options.engine is None else _embed_on_ray
-        listed = embed(images, encoder, folder, options, progress)
-        part_count = len(range(0, listed, options.part_rows))
-        finish_building(
-            folder,
-            "img",
-            part_count,
-            {
-                "kind": KIND,
-                "model": dict(encoder.facts),
-                "images_listed": listed,
-                "collection": collection["kind"],
-            },
-        )
-    forget_earlier(folder)
-    return open_embedded_images(folder, images.spec)
 
 
-def _embed_missing_parts(
-    images: ImageSource, encoder: Encoder, folder: Path, options: EmbedOptions, progress: Progress
+def part_count(listed: int, options: EmbedOptions) -> int:
+    """How many parts a collection of `listed` rows is cut into."""
+    return len(range(0, listed, options.part_rows))
+
+
+def embed_parts(
+    images: ImageSource,
+    encoder: Encoder,
+    folder: Path,
+    options: EmbedOptions,
+    is_finished: Callable[[int], bool],
+    progress: Progress,
 ) -> int:
-    """Embed every part that is not there yet; how many rows the collection has."""
-    reading = _Reading(images, finished_parts(folder), options.part_rows)
-    preprocessing = replace(encoder.preprocessing, apply_exif=options.apply_exif)
-    earlier = open_earlier(folder)
-    outcomes = decode_images(
-        reading.items(),
-        preprocessing,
-        options.limits,
-        options.workers,
-        ahead=2 * encoder.batch_size,
-        known=earlier.knows if len(earlier.hashes) else nothing_known,
-    )
+    """Embed and write every part whose number is not finished; how many rows the collection has.
+
+    Raises as `embed_images`; the folder has been begun.
+    """
+    reading = _Reading(images, is_finished, options.part_rows)
+    earlier = known_images(images, encoder, folder, options)
+    outcomes = _decoded(reading.items(), encoder, options, earlier)
     with closing(outcomes):  # type: ignore[type-var]
         part = ImagePart(encoder, earlier)
         number = 0
@@ -125,20 +157,25 @@ def _embed_missing_parts(
     return _all_read(images, reading.rows, progress)
 
 
-def _embed_on_ray(
-    images: ImageSource, encoder: Encoder, folder: Path, options: EmbedOptions, progress: Progress
+def embed_parts_on_ray(
+    images: ImageSource,
+    encoder: Encoder,
+    folder: Path,
+    options: EmbedOptions,
+    is_finished: Callable[[int], bool],
+    progress: Progress,
 ) -> int:
     """The same on a Ray cluster."""
-    finished = finished_parts(folder)
     reading = ImageReading(
-        images, finished.__contains__, options.part_rows, encoder.batch_size, options.limits
+        images, is_finished, options.part_rows, encoder.batch_size, options.limits
     )
     gathered = Gathered()
 
     def told(rows: int) -> None:
         progress("images embedded", rows, images.count or rows)
 
-    made = ray_image_parts(reading, encoder, options, open_earlier(folder), told, gathered)
+    earlier = known_images(images, encoder, folder, options)
+    made = ray_image_parts(reading, encoder, options, earlier, told, gathered)
     with closing(made) as parts:  # type: ignore[type-var]
         for number, part in parts:
             _write(part, folder, number, images)
@@ -152,13 +189,53 @@ def _all_read(images: ImageSource, rows: int, progress: Progress) -> int:
     return rows
 
 
+def embed_part(
+    items: Sequence[ImageItem], encoder: Encoder, options: EmbedOptions, known: EarlierImages
+) -> Part:
+    """One part, given all its rows: what `write_part` stores, the same as `embed_parts` makes.
+
+    For engines that hand out parts to several machines; the rows bring their content.
+    """
+    part = ImagePart(encoder, known)
+    outcomes = _decoded(items, encoder, options, known)
+    with closing(outcomes):  # type: ignore[type-var]
+        for item, outcome in zip(items, outcomes, strict=True):
+            add_image(part, item._replace(data=None), outcome)
+    return finish_part(part)
+
+
+def known_images(
+    images: ImageSource, encoder: Encoder, folder: Path, options: EmbedOptions
+) -> EarlierImages:
+    """Embeddings by content, of earlier states of the collection, here and elsewhere."""
+    elsewhere = None
+    if options.cache:
+        request = embedding_request(images, encoder, options)
+        elsewhere = earlier_folder(options.cache, folder, request, images.spec)
+    return open_earlier(folder, elsewhere)
+
+
+def _decoded(
+    items: Iterable[ImageItem], encoder: Encoder, options: EmbedOptions, earlier: EarlierImages
+) -> Iterator[Outcome]:
+    """An outcome for each item, in order, with two batches of the encoder decoded ahead."""
+    return decode_images(
+        items,
+        replace(encoder.preprocessing, apply_exif=options.apply_exif),
+        options.limits,
+        options.workers,
+        ahead=2 * encoder.batch_size,
+        known=earlier.knows if len(earlier.hashes) else nothing_known,
+    )
+
+
 @dataclass
 class _Reading:
     """The rows of a collection as the reading thread takes them."""
 
     images: ImageSource
-    finished: frozenset[int]
-    """Numbers of parts that are not read again."""
+    finished: Callable[[int], bool]
+    """Whether the part of that number is not read."""
     part_rows: int
     rows: int = 0
     waiting: deque[ImageItem] = field(default_factory=deque)
@@ -174,7 +251,7 @@ class _Reading:
                     yield item
 
     def _is_finished(self, row: int) -> bool:
-        return row // self.part_rows in self.finished
+        return self.finished(row // self.part_rows)
 
 
 def _write(part: Part, folder: Path, number: int, images: ImageSource) -> None:

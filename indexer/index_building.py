@@ -6,15 +6,15 @@ then the manifest. The same request continues wherever an earlier run stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..artefacts import only_run_in, wait_to_run_in
+from ..artefacts import MANIFEST, only_run_in, wait_to_run_in
 from ..corpora.captions import CaptionRules
 from ..corpora.plan import RowPlan, make_plan, open_plan
 from ..corpora.texts import TextSource
@@ -25,11 +25,13 @@ from .embedded_texts import open_text_embeddings
 from .encoded_parts import Progress, encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder
 from .index_finishing import finish_index
+from .index_repair import REPAIRING, check_planned, damaged_parts, put_back
 from .index_shards import Shard, refuse_while_shards_run, running_shard
 from .index_sources import Described, describe_sources, request_of
 from .layout import load_vectors
+from .measured_parts import Encode, make_parts
 from .nearest import write_flat_index
-from .part_building import build_parts, missing_parts
+from .part_building import missing_parts
 from .parts import begin_building, drop_records, is_finished
 from .ray_cluster import RayEngine
 from .ray_texts import ray_parts
@@ -57,6 +59,8 @@ class IndexOptions:
     """One text for all sources, or `NAME=TEXT` for each."""
     export: bool = False
     """Also write `text.index`, for other programs that use FAISS."""
+    repair: bool = False
+    """Look through a finished index and make its damaged parts again."""
     overwrite: bool = False
     engine: RayEngine | None = None
     """Where to encode, with Ray; None: in this process."""
@@ -92,8 +96,7 @@ class _Job:
     """What must be the same to go on with it."""
     facts: dict[str, Any]
     """model, dtype and sources, as the manifest states them."""
-    encode: Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
-    """The raw vectors of some parts."""
+    encode: Encode
 
 
 def build_index(
@@ -128,13 +131,13 @@ def build_shard(
     job = _encoding_job(sources, encoder, folder, options, progress)
     with ExitStack() as running:
         with wait_to_run_in(job.folder, lambda why: progress(why, 0, 0)):
-            begin_building(job.folder, job.request, options.overwrite, job.facts)
+            _begin(job)
             if is_finished(job.folder):
                 return ()
             running.enter_context(running_shard(job.folder, shard))
             plan = _plan(job, progress)
         wanted = [p for p in missing_parts(job.folder, plan) if p % shard.count == shard.number]
-        build_parts(job.folder, plan, job.encode(plan, wanted), job.facts["dtype"])
+        make_parts(job.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
         return missing_parts(job.folder, plan)
 
 
@@ -169,7 +172,7 @@ def index_embeddings(
         options,
         {"sources": request_of(described), **_settings(options, dtype)},
         {"model": model, "dtype": dtype, "sources": described},
-        lambda plan, numbers: given_parts(plan, numbers, texts, progress),
+        lambda plan, numbers, _: given_parts(plan, numbers, texts, progress),
     )
     return _build(job, progress)
 
@@ -197,10 +200,12 @@ def _encoding_job(
 
 def _encoding(
     encoder: Encoder, described: Sequence[Described], engine: RayEngine | None, progress: Progress
-) -> Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]:
+) -> Encode:
     if engine is None:
-        return lambda plan, numbers: encoded_parts(plan, numbers, encoder, described, progress)
-    return lambda plan, numbers: ray_parts(plan, numbers, encoder, described, engine, progress)
+        return lambda plan, numbers, rates: encoded_parts(
+            plan, numbers, encoder, described, progress, rates
+        )
+    return lambda plan, numbers, _: ray_parts(plan, numbers, encoder, described, engine, progress)
 
 
 def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
@@ -216,18 +221,41 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
     folder = job.folder
     with only_run_in(folder):
         refuse_while_shards_run(folder)
-        begin_building(folder, job.request, job.options.overwrite, job.facts)
+        _begin(job)
         if is_finished(folder):
             drop_records(folder)
+            if job.options.repair:
+                _repair(job, progress)
         else:
             plan = _plan(job, progress)
             missing = missing_parts(folder, plan)
-            build_parts(folder, plan, job.encode(plan, missing), job.facts["dtype"])
+            make_parts(folder, plan, missing, job.encode, job.facts["dtype"], progress)
             finish_index(folder, plan, progress)
         index = open_index(folder)
         if job.options.export and not (folder / "text.index").is_file():
             write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
     return index
+
+
+def _begin(job: _Job) -> None:
+    """Start the folder or go on with it; where no plan was finished there is nothing to lose."""
+    folder = job.folder
+    begun = any((folder / name).exists() for name in (MANIFEST, "plan/plan.json"))
+    begin_building(folder, job.request, job.options.overwrite or not begun, job.facts)
+
+
+def _repair(job: _Job, progress: Progress) -> None:
+    """Make the damaged parts of a finished index again, beside it, and put them in place."""
+    damaged = damaged_parts(job.folder)
+    if not damaged:
+        return
+    beside = replace(job, folder=job.folder / REPAIRING)
+    begin_building(beside.folder, job.request, True, job.facts)
+    plan = _plan(beside, progress)
+    check_planned(job.folder, damaged, len(plan.parts))
+    wanted = [p for p in missing_parts(beside.folder, plan) if p in damaged]
+    make_parts(beside.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
+    put_back(job.folder, damaged)
 
 
 def _plan(job: _Job, progress: Progress) -> RowPlan:

@@ -12,9 +12,10 @@ from ..artefacts import read_json, write_array
 from ..corpora.plan import RowPlan
 from ..errors import BlissError
 from .build_log import timed
-from .caption_index import KIND, REMOVED
+from .index_files import KIND
 from .near_duplicates import near_duplicates
 from .parts import BUILDING, finish_building
+from .tombstones import REMOVED
 
 NEAR = "near_duplicate"
 FAILURES_NAMED = 1000
@@ -53,7 +54,7 @@ def finish_index(folder: Path, plan: RowPlan, progress: Callable[[str, int, int]
             {
                 **described,
                 "rows": rows,
-                "counts": _counts(counts, rows, lost if threshold is not None else None),
+                "counts": planned_counts(counts, rows, lost if threshold is not None else None),
             }
             for described, counts, rows, lost in zip(
                 facts["sources"], plan.counts, by_source, near, strict=True
@@ -70,7 +71,7 @@ def finish_index(folder: Path, plan: RowPlan, progress: Callable[[str, int, int]
                 "count": sum(parts),
                 "counts": _sum([source["counts"] for source in sources]),
                 "sources": sources,
-                "prompts": _joint(sources),
+                "prompts": joint_prompts(sources),
                 "removed": removed,
                 "search": {"kind": "exact"},
                 "failures": [f for record in records for f in record["failures"]][:FAILURES_NAMED],
@@ -79,7 +80,9 @@ def finish_index(folder: Path, plan: RowPlan, progress: Callable[[str, int, int]
         )
 
 
-def _counts(planned: Mapping[str, int], rows: int, near: int | None) -> dict[str, int]:
+def planned_counts(
+    planned: Mapping[str, int], rows: int, near: int | None = None
+) -> dict[str, int]:
     """A source's counts: `read` is the sum of the others, `kept` what can be found."""
     counts = {**planned, "unusable": planned["kept"] - rows, "kept": rows - (near or 0)}
     return counts if near is None else {**counts, NEAR: near}
@@ -89,7 +92,7 @@ def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     return {name: sum(each[name] for each in counts) for name in counts[0]}
 
 
-def _joint(sources: Sequence[Mapping[str, Any]]) -> list[str] | None:
+def joint_prompts(sources: Sequence[Mapping[str, Any]]) -> list[str] | None:
     """The prompts of every source, where they are the same."""
     first: list[str] = sources[0]["prompts"]
     return first if all(source["prompts"] == first for source in sources) else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..corpora.prompts import CAPTION_PROMPT, check_prompts
+from ..corpora.prompts import CAPTION_PROMPT, PAPER_PROMPT, check_prompts
+from ..corpora.registry import preset_named
 from ..corpora.texts import TextSource
 from ..errors import UsageError
 
@@ -60,16 +61,41 @@ def encoding_prompts(
     return (CAPTION_PROMPT,), tuple(template for (template,) in prompts)
 
 
+def shared_prompts(sources: Sequence[Described]) -> list[str] | None:
+    """The prompts an index was asked to have; None where each source has its corpus's own.
+
+    Those of a corpus are either of two, or its preset's: any others were asked for.
+    """
+    prompts: list[str] = sources[0]["prompts"]
+    if not prompts or any(each["prompts"] != prompts for each in sources):
+        return None
+    presets = [preset_named(each["name"].partition("#")[0]) for each in sources]
+    own = [CAPTION_PROMPT, PAPER_PROMPT, *(preset.prompt for preset in presets if preset)]
+    return None if len(prompts) == 1 and prompts[0] in own else prompts
+
+
+def without_names(described: Sequence[Described], taken: Sequence[str]) -> list[dict[str, Any]]:
+    """The same sources under names that are not `taken`: NAME#2 where NAME is."""
+    names = list(taken)
+    for each in described:
+        names.append(_free_name(each["name"], names))
+    renamed = zip(described, names[len(taken) :], strict=True)
+    return [{**each, "name": name} for each, name in renamed]
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}#{number}"
+    return free
+
+
 def _names(sources: Sequence[TextSource]) -> list[str]:
     """What each was opened as, its preset's name first; the second of one name is NAME#2."""
     names: list[str] = []
     for source in sources:
-        first, number = source.preset or source.spec, 1
-        name = first
-        while name in names:
-            number += 1
-            name = f"{first}#{number}"
-        names.append(name)
+        names.append(_free_name(source.preset or source.spec, names))
     return names
 
 

@@ -12,11 +12,13 @@ from ..errors import UsageError
 from .caption_index import CaptionIndex, Origin, open_index, origins_of
 from .encoding import check_same_model
 from .nearest import Hits, Vectors
+from .row_selection import merge_hits
+from .search_choice import OWN, SearchChoice
 
 
-def open_indexes(folders: Sequence[str]) -> CaptionIndex:
+def open_indexes(folders: Sequence[str], choice: SearchChoice = OWN) -> CaptionIndex:
     """The indexes in `folders`, opened and joined; errors as of `open_index` and `join_indexes`."""
-    return join_indexes([open_index(folder) for folder in folders])
+    return join_indexes([open_index(folder, choice) for folder in folders])
 
 
 def join_indexes(indexes: Sequence[CaptionIndex]) -> CaptionIndex:
@@ -92,16 +94,6 @@ def origin_names(index: CaptionIndex, rows: np.ndarray) -> list[str]:
         return origin.source if alone else f"{called[origin.index]}: {origin.source}"
 
     return [name(origin) for origin in origins_of(index, rows)]
-
-
-def merge_hits(found: Sequence[Hits], k: int) -> Hits:
-    """The k best of several hits of the same n queries, whose rows are disjoint."""
-    similarity = np.concatenate([hits.similarity for hits in found], axis=1)
-    rows = np.concatenate([hits.rows for hits in found], axis=1)
-    order = np.lexsort((rows, -similarity), axis=1)[:, :k]
-    return Hits(
-        np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
-    )
 
 
 def _live_rows(index: CaptionIndex) -> np.ndarray:

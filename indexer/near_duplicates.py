@@ -91,8 +91,11 @@ def _mark_near(rows: np.ndarray, gone: np.ndarray, others: np.ndarray, threshold
 def _near(rows: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
     """bool [m, o]: which pairs of unit rows have a cosine of at least the threshold."""
     cosine = rows @ others.T
+    perhaps = cosine >= threshold - ROUNDING
+    if not perhaps.any():
+        return perhaps
     near = cosine >= threshold + ROUNDING
-    unsure = np.nonzero((cosine >= threshold - ROUNDING) & ~near)
+    unsure = np.nonzero(perhaps & ~near)
     for start in range(0, len(unsure[0]), OTHERS):
         i, j = (each[start : start + OTHERS] for each in unsure)
         near[i, j] = np.einsum("pd,pd->p", rows[i], others[j], dtype=np.float64) >= threshold

@@ -1,10 +1,11 @@
-"""Exact search by inner product, in blocks; the only file that imports faiss.
+"""Exact search by inner product, in blocks.
 
 FAISS finds the candidates; their similarities are then computed again, one pair at a time, in
 float64 and rounded to float32. So a similarity does not depend on how the texts were cut into
 blocks or the queries into batches, equal texts get equal similarities, and ties go to the lower
 row. A few more candidates than k are fetched; should the last of them still come within rounding
-of the k-th, more are fetched for those queries.
+of the k-th, more are fetched for those queries. Blocks are merged by FAISS's own heaps, and the
+queries go in batches small enough for their candidates to fit in memory.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ ROUNDING = 2e-6
 
 PAIRS_AT_ONCE = 16_384
 
+CANDIDATE_BYTES = 512 << 20
+"""Memory for the candidates of one batch of queries, 24 bytes each with what merges them."""
+
 
 @dataclass(frozen=True)
 class Hits:
@@ -46,11 +50,34 @@ class Vectors:
     """Yields (first row, float32 [m, d]) in row order."""
     fetch: Callable[[np.ndarray], np.ndarray]
     """Rows int64 [u] -> float32 [u, d]."""
+    stored: Callable[[], Iterator[tuple[int, np.ndarray]]] | None = None
+    """Yields (first row, rows as they lie on disk, fp16 or fp32, not renormalised), if any do."""
+
+
+Search = Callable[[np.ndarray, int, "np.ndarray | None"], Hits]
+"""Unit queries [n, d], k, and the stored rows that may be found, ascending (None: all) to the
+hits among stored rows. Similarities are exact; which rows are found may be approximate."""
 
 
 def array_vectors(rows: np.ndarray) -> Vectors:
     """The rows of one float32 array [M, d] in memory."""
     return Vectors(len(rows), lambda: iter([(0, rows)]), lambda wanted: rows[wanted])
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How many candidates a scan gives, and how far its products may be off."""
+
+    first: int
+    """Fetched at first."""
+    most: int
+    """Fetched at most."""
+    error: np.ndarray | float
+    """float [n] or one number: no product is off by more."""
+
+
+Scan = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Unit queries [n, d] and w -> float32 [n, w], products in descending order, and their rows."""
 
 
 def nearest_texts(queries: np.ndarray, texts: Vectors, k: int) -> Hits:
@@ -59,19 +86,40 @@ def nearest_texts(queries: np.ndarray, texts: Vectors, k: int) -> Hits:
     Raises UsageError saying both numbers when k is not between 1 and M.
     """
     check_k(k, texts.count)
+    reach = Reach(min(k + SPARE, texts.count), texts.count, ROUNDING)
+    return certain_hits(queries, texts, k, lambda some, wanted: _scan(some, texts, wanted), reach)[
+        0
+    ]
+
+
+def certain_hits(
+    queries: np.ndarray, texts: Vectors, k: int, scan: Scan, reach: Reach
+) -> tuple[Hits, np.ndarray]:
+    """Hits from a scan that may be off by `reach.error`, and the queries int64 [u] still unsure.
+
+    A query is unsure while a text that was not fetched could be among its k: then four times as
+    many are fetched, up to `reach.most`. Where that is all M none stays unsure.
+    """
     queries = np.ascontiguousarray(queries, np.float32)
     n = len(queries)
+    error = np.broadcast_to(np.asarray(reach.error, np.float64), (n,))
     hits = Hits(np.empty((n, k), np.float32), np.empty((n, k), np.int64))
-    open_queries, wanted = np.arange(n), min(k + SPARE, texts.count)
-    while open_queries.size:
-        rough, rows = _scan(queries[open_queries], texts, wanted)
-        similarity, rows = _exact_order(queries[open_queries], texts, rows)
-        hits.similarity[open_queries] = similarity[:, :k]
-        hits.rows[open_queries] = rows[:, :k]
-        unsure = rough[:, -1] + ROUNDING >= similarity[:, k - 1]
-        open_queries = open_queries[unsure if wanted < texts.count else np.zeros_like(unsure)]
-        wanted = min(4 * wanted, texts.count)
-    return hits
+    asked, wanted = np.arange(n), reach.first
+    while True:
+        unsure = []
+        step = max(1, CANDIDATE_BYTES // (24 * wanted))
+        for start in range(0, len(asked), step):
+            batch = asked[start : start + step]
+            rough, rows = scan(queries[batch], wanted)
+            similarity, rows = exact_order(queries[batch], texts, rows)
+            hits.similarity[batch] = similarity[:, :k]
+            hits.rows[batch] = rows[:, :k]
+            if wanted < texts.count:
+                unsure.append(batch[rough[:, -1] + error[batch] >= similarity[:, k - 1]])
+        asked = np.concatenate(unsure) if unsure else asked[:0]
+        if not asked.size or wanted >= reach.most:
+            return hits, asked
+        wanted = min(4 * wanted, reach.most)
 
 
 def check_k(k: int, count: int) -> None:
@@ -91,7 +139,7 @@ def exact_hits(queries: np.ndarray, texts: Vectors, k: int, found: Candidates) -
     hit, the query is searched again.
     """
     queries = np.ascontiguousarray(queries, np.float32)
-    similarity, rows = _exact_order(queries, texts, found.rows)
+    similarity, rows = exact_order(queries, texts, found.rows)
     hits = Hits(similarity[:, :k].copy(), rows[:, :k].copy())
     if found.rows.shape[1] < texts.count:
         unsure = np.flatnonzero(found.lowest + ROUNDING >= similarity[:, k - 1])
@@ -105,31 +153,32 @@ def _scan(queries: np.ndarray, texts: Vectors, k: int) -> tuple[np.ndarray, np.n
     """FAISS's k best over all blocks: float32 similarities, descending, and int64 rows."""
     import faiss
 
-    best: tuple[np.ndarray, np.ndarray] | None = None
+    merged = None
     for first, block in texts.blocks():
         found = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
-        similarity, rows = found[0], found[1] + first
-        if best is not None:
-            similarity = np.concatenate([best[0], similarity], axis=1)
-            rows = np.concatenate([best[1], rows], axis=1)
-            order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-            similarity = np.take_along_axis(similarity, order, axis=1)
-            rows = np.take_along_axis(rows, order, axis=1)
-        best = similarity, rows
-    assert best is not None
-    return best
+        if first == 0 and len(block) == texts.count:
+            return found
+        merged = merged or faiss.ResultHeap(len(queries), k, keep_max=True)
+        merged.add_result(found[0], found[1] + first)
+    assert merged is not None
+    merged.finalize()
+    return merged.D, merged.I
 
 
-def _exact_order(
+def exact_order(
     queries: np.ndarray, texts: Vectors, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates `rows` [n, m] with pairwise similarities, sorted by them and then by row."""
+    """Candidates `rows` [n, m] with pairwise similarities, sorted by them and then by row.
+
+    Rows of -1 stand for none: they come last, with a similarity of -inf.
+    """
     similarity = np.empty(rows.shape, np.float32)
     step = max(1, PAIRS_AT_ONCE // rows.shape[1])
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
-        vectors = texts.fetch(rows[block].ravel()).reshape(*rows[block].shape, -1)
+        vectors = texts.fetch(np.maximum(rows[block], 0).ravel()).reshape(*rows[block].shape, -1)
         similarity[block] = np.einsum("nmd,nd->nm", vectors, queries[block], dtype=np.float64)
+    similarity[rows < 0] = -np.inf
     order = np.lexsort((rows, -similarity), axis=1)
     return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
 

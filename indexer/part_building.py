@@ -22,10 +22,12 @@ from ..corpora.prompts import fill_prompt
 from .build_log import timed
 from .index_sources import Described
 from .parts import BUILDING, Part, files_of, finished_part, write_part
+from .stage_rates import StageRates
 from .unit_rows import normalise_rows
 
 FAILURES_NAMED = 1000
 """Failures of a part that are listed; all are counted."""
+ROWS_AT_ONCE = 2048
 REASON = "the embedding is zero or not finite"
 
 
@@ -70,18 +72,29 @@ def texts_of_part(
 
 
 def build_parts(
-    folder: Path, plan: RowPlan, encoded: Iterable[tuple[int, np.ndarray]], dtype: str
+    folder: Path,
+    plan: RowPlan,
+    encoded: Iterable[tuple[int, np.ndarray]],
+    dtype: str,
+    rates: StageRates | None = None,
 ) -> None:
     """Store every (part number, raw vectors float [m, d]), each while the next one is made.
 
-    Raises what making or storing one raised; parts stored by then stay.
+    `rates` is filled in with how fast that was. Raises what making or storing one raised; parts
+    stored by then stay.
     """
+    measured = StageRates() if rates is None else rates
+
+    def store(number: int, raw: np.ndarray) -> None:
+        with measured.timing("writing", len(raw)):
+            store_part(folder, plan, number, raw, dtype)
+
     writing: Future[None] | None = None
     with ThreadPoolExecutor(1, "parts") as writer, closed_after(iter(encoded)) as parts:
         for number, raw in parts:
             if writing is not None:
                 writing.result()
-            writing = writer.submit(store_part, folder, plan, number, raw, dtype)
+            writing = writer.submit(store, number, raw)
         if writing is not None:
             writing.result()
 
@@ -94,23 +107,41 @@ def store_part(folder: Path, plan: RowPlan, number: int, raw: np.ndarray, dtype:
     """
     with timed(folder, "write", part=number, rows=len(raw)):
         described = read_json(folder / BUILDING)["facts"]["sources"]
-        made = normalise_rows(raw)
+        vectors, unusable, adjusted = _stored(raw, dtype)
         good = np.ones(len(raw), bool)
-        good[made.unusable] = False
+        good[unusable] = False
         table = read_plan_part(plan, number).combine_chunks()
         kept = table.filter(pa.array(good))
         source = kept["source"].to_numpy()
         part = Part(
-            made.unit[good].astype(dtype),
+            vectors,
             _metadata(kept, source, described),
-            _failures(table.take(pa.array(made.unusable[:FAILURES_NAMED])), described),
-            {"normalised": made.adjusted},
+            _failures(table.take(pa.array(unusable[:FAILURES_NAMED])), described),
+            {"normalised": adjusted},
             {
                 "plan": plan.digest,
                 "by_source": np.bincount(source, minlength=len(described)).tolist(),
             },
         )
         write_part(folder, "text", number, part)
+
+
+def _stored(raw: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Unit rows [g, d] of what is usable, int64 [u] rows that are not, and how many were adjusted.
+
+    Block by block, so that only the result is held beside `raw`.
+    """
+    vectors = np.empty(raw.shape, dtype)
+    unusable: list[np.ndarray] = []
+    filled = adjusted = 0
+    for start in range(0, len(raw), ROWS_AT_ONCE):
+        made = normalise_rows(raw[start : start + ROWS_AT_ONCE])
+        usable = np.delete(made.unit, made.unusable, axis=0) if len(made.unusable) else made.unit
+        vectors[filled : filled + len(usable)] = usable
+        unusable.append(made.unusable + start)
+        filled += len(usable)
+        adjusted += made.adjusted
+    return vectors[:filled], np.concatenate(unusable), adjusted
 
 
 def _metadata(kept: pa.Table, source: np.ndarray, described: Sequence[Described]) -> pa.Table:

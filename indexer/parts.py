@@ -37,9 +37,12 @@ from .caption_store import caption_files, write_captions
 
 BUILDING = "building.json"
 BUILDING_FOLDERS = ("parts", "plan", "shards", "near")
-OUR_FOLDERS = (*BUILDING_FOLDERS, *"text_emb img_emb metadata captions search earlier".split())
-OUR_FILES = (MANIFEST, BUILDING, "removed.npy", "text.index", "build.log.jsonl")
-"""What bliss writes into such a folder."""
+OUR_FOLDERS = (
+    *BUILDING_FOLDERS,
+    *"text_emb img_emb metadata captions search earlier adding repairing".split(),
+)
+OUR_FILES = (MANIFEST, BUILDING, "removed*.npy", "text.index", "build.log.jsonl")
+"""What bliss writes into such a folder; patterns."""
 _NONE = object()
 
 
@@ -239,4 +242,5 @@ def _empty(folder: Path) -> None:
     for name in OUR_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in OUR_FILES:
-        (folder / name).unlink(missing_ok=True)
+        for path in folder.glob(name):
+            path.unlink(missing_ok=True)

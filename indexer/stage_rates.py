@@ -85,12 +85,16 @@ class StageRates:
             "notes": list(self.notes),
         }
 
+    def share_waited(self) -> float:
+        """The share of its time in which the encoder had nothing to encode."""
+        return self.waited / (self.waited + self.stages["encoding"].seconds or 1.0)
+
     def limit(self) -> str | None:
         """The stage that sets the pace; None where nothing was encoded."""
         rates = {name: stage.rate for name, stage in self.stages.items() if stage.rate is not None}
         if "encoding" not in rates:
             return None
-        if self.waited <= WAITS_FOR_NOTHING * (self.waited + self.stages["encoding"].seconds):
+        if self.share_waited() <= WAITS_FOR_NOTHING:
             return "encoding"
         return min(rates, key=rates.__getitem__)
 
@@ -106,10 +110,10 @@ class StageRates:
         if limit is None:
             return list(self.notes)
         named = "the encoder" if limit == "encoding" else limit
-        share = self.waited / (self.waited + self.stages["encoding"].seconds)
+        share = self.share_waited()
         return [
             f"{', '.join(rates)}: {named} limits",
-            *([f"the encoder waited {share:.0%} of the time"] if limit != "encoding" else []),
+            *([f"the encoder waited {share:.0%} of the time"] if share > WAITS_FOR_NOTHING else []),
             *self.notes,
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,10 @@ import numpy as np
 
 from ..errors import BlissError
 from .layout import load_vectors
-from .unit_rows import stored_unit_rows
+from .unit_rows import normalise_rows, stored_unit_rows
+
+RESIDENT_BYTES = 256 << 20
+"""Rows up to this size as float32 are held in memory; more of them stay on disk."""
 
 
 class Rows(Protocol):
@@ -35,6 +38,8 @@ class StoredRows:
     paths: tuple[Path, ...]
     starts: np.ndarray
     """int64 [parts + 1], first row of each part, and n."""
+    as_unit_rows: Callable[[np.ndarray, str], np.ndarray] = stored_unit_rows
+    """From rows as they are stored, and where that is, to unit rows."""
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -43,16 +48,45 @@ class StoredRows:
         if isinstance(wanted, slice):
             wanted = np.arange(*wanted.indices(len(self)))
         part = np.searchsorted(self.starts, wanted, side="right") - 1
-        found: np.ndarray | None = None
+        found = np.empty((len(wanted), load_vectors(self.paths[0]).shape[1]), np.float32)
         for number in np.unique(part):
             here = part == number
             path = self.paths[number]
             rows = _read(load_vectors(path), wanted[here] - self.starts[number])
-            rows = stored_unit_rows(rows, str(path))
-            if found is None:
-                found = np.empty((len(wanted), rows.shape[1]), np.float32)
-            found[here] = rows
-        return np.empty((0, 0), np.float32) if found is None else found
+            found[here] = self.as_unit_rows(rows, str(path))
+        return found
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some rows of others, in a chosen order; nothing is read before it is asked for."""
+
+    rows: Rows
+    chosen: np.ndarray
+    """int64 [n]."""
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        return self.rows[self.chosen[wanted]]
+
+
+def whole_rows(rows: Rows) -> np.ndarray:
+    """float32 [n, d], all of them in memory, for what cannot do with less."""
+    return rows if isinstance(rows, np.ndarray) else rows[:]
+
+
+def resident_if_few(rows: Rows, dimension: int) -> Rows:
+    """`rows` of d dimensions as an array where that takes RESIDENT_BYTES at most, else as given."""
+    return whole_rows(rows) if len(rows) * dimension * 4 <= RESIDENT_BYTES else rows
+
+
+def open_outside_rows(paths: Sequence[Path]) -> StoredRows:
+    """The rows of .npy files that others wrote, normalised as they are read; unusable ones are
+    zero. Errors as `open_stored_rows`."""
+    stored = open_stored_rows(paths)
+    return StoredRows(stored.paths, stored.starts, lambda rows, where: normalise_rows(rows).unit)
 
 
 def open_stored_rows(paths: Sequence[Path]) -> StoredRows:

@@ -92,9 +92,14 @@ def tokenise_ahead(
     asked = default_tokenisers() if options.tokenisers is None else options.tokenisers
     count = 0 if encoder.recipe is None else asked
     pool = _Pool(encoder, prompts, options, rates, _Flow(options.ahead + count))
-    jobs = [functools.partial(_feed, pool, chunks), functools.partial(_tokenise_here, pool)]
-    jobs += [functools.partial(_tokenise_there, pool, number) for number in range(count)]
-    threads = [threading.Thread(target=job, daemon=True) for job in jobs]
+    threads = [threading.Thread(target=_feed, args=(pool, chunks), name="reading", daemon=True)]
+    threads += [
+        threading.Thread(target=_tokenise_here, args=(pool,), name="tokenising here", daemon=True)
+    ]
+    threads += [
+        threading.Thread(target=_tokenise_there, args=(pool, number), daemon=True)
+        for number in range(count)
+    ]
     stop = functools.partial(_shut_down, pool, threads)
     atexit.register(stop)  # for an iterator that is neither used up nor closed
     try:

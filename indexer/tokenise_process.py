@@ -17,7 +17,7 @@ from .worker_frames import cause_of_death, exchange, launch
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "blissaudit.indexer.tokenise_worker")
 ATTEMPTS = 3
-"""Processes in a row that may die over the same texts."""
+"""Processes in a row that may die at their start, or over the same texts."""
 COMPARED = (
     *TRIALS,
     "café &amp; crème",
@@ -36,26 +36,27 @@ def start_tokeniser(encoder: Encoder, processes: Processes) -> subprocess.Popen[
     BlissError where it cannot start or gives other ids; Stopped where the pool is shutting down.
     """
     assert encoder.recipe is not None
-    with processes.lock:
-        if processes.stopping.is_set():
-            raise Stopped
-        process = launch(WORKER_COMMAND, subprocess.DEVNULL, "tokenising")
-        processes.running.add(process)
-    answer = exchange(process, recipe_request(encoder.recipe))
-    if answer is not None and "ready" in answer[0]:
-        found = ask_tokeniser(process, COMPARED, encoder)
+    for _ in range(ATTEMPTS):
+        with processes.lock:
+            if processes.stopping.is_set():
+                raise Stopped
+            process = launch(WORKER_COMMAND, subprocess.DEVNULL, "tokenising")
+            processes.running.add(process)
+        answer = exchange(process, recipe_request(encoder.recipe))
+        ready = answer is not None and "ready" in answer[0]
+        found = ask_tokeniser(process, COMPARED, encoder) if ready else None
         if found is not None and np.array_equal(found, encoder.tokenise(COMPARED)):
             return process
         cause = "its ids differ from those of this process"
-    else:
-        cause = f"it ended before it was ready: {cause_of_death(process)}"
-    end_process(process, processes)
+        if found is None:
+            cause = f"it ended before it was ready: {cause_of_death(process)}"
+        end_process(process, processes)
     if processes.stopping.is_set():
         raise Stopped
     raise BlissError(
         f"a tokenising process cannot be used ({cause})",
         "a Python that can start 'python -m blissaudit.indexer.tokenise_worker'",
-        "Check that memory and process limits leave room, or ask for 0 tokenising processes",
+        "Reinstall bliss-audit, and check that memory and process limits leave room",
     )
 
 
@@ -106,7 +107,7 @@ def ask_until_answered(
                 f"the tokenising process died {ATTEMPTS} times in a row ({cause}) over "
                 f"{len(texts[len(done)]):,} texts, the first {texts[len(done)][0][:60]!r}",
                 "a process that lives until it has answered",
-                "Check that the machine has memory left, or ask for 0 tokenising processes",
+                "Free memory, then run the same command again; finished parts stay",
             )
         process = start_tokeniser(encoder, processes)
     return done, process

@@ -52,10 +52,11 @@ def normalise_rows(vectors: np.ndarray) -> NormalisedRows:
     return NormalisedRows(unit, int(off.sum()), np.flatnonzero(~usable))
 
 
-def stored_unit_rows(vectors: np.ndarray, where: str) -> np.ndarray:
+def stored_unit_rows(vectors: np.ndarray, where: str, first: int = 0) -> np.ndarray:
     """float32 [n, d] unit rows from stored ones (fp16 or fp32), upcast and renormalised.
 
-    Raises BlissError naming `where` and the first row whose length is off by more than 2e-3.
+    Raises BlissError naming `where` and the first row, counted from `first`, whose length is off
+    by more than 2e-3.
     """
     rows = vectors.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -63,7 +64,7 @@ def stored_unit_rows(vectors: np.ndarray, where: str) -> np.ndarray:
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= STORED_TOLERANCE))
     if wrong.size:
         raise BlissError(
-            f"row {wrong[0]} of {where} has length {lengths[wrong[0]]:.4f} "
+            f"row {first + wrong[0]} of {where} has length {lengths[wrong[0]]:.4f} "
             f"({wrong.size:,} such rows)",
             f"unit rows, to within {STORED_TOLERANCE}",
             "Index the folder with --embeddings, which normalises, or embed it again",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..indexer.stored_rows import Rows
 from .calibration import conformal_p_values
 from .class_blocks import class_blocks
 from .leave_one_out import LeftOut
@@ -18,7 +19,7 @@ from .retrieved import Retrieved
 
 
 def class_p_values(
-    images: np.ndarray,
+    images: Rows,
     retrieved: Retrieved,
     reference: Reference,
     weight: float,

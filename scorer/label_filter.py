@@ -161,13 +161,24 @@ def word_forms(word: str) -> frozenset[str]:
     return frozenset(forms)
 
 
+def has_label(words: Sequence[str], forms: Sequence[frozenset[str]]) -> bool:
+    """Whether words of these `forms`, one after the other, are somewhere among `words`."""
+    return bool(forms) and any(
+        word in forms[0] and _follows(words, place, forms) for place, word in enumerate(words)
+    )
+
+
+def _follows(words: Sequence[str], place: int, forms: Sequence[frozenset[str]]) -> bool:
+    here = words[place : place + len(forms)]
+    return len(here) == len(forms) and all(map(frozenset.__contains__, forms, here))
+
+
 def _label_in(
     words: Sequence[str], starting: dict[str, list[tuple[int, list[frozenset[str]]]]]
 ) -> int:
     for place, word in enumerate(words):
         for number, forms in starting.get(word, ()):
-            following = words[place : place + len(forms)]
-            if len(following) == len(forms) and all(map(frozenset.__contains__, forms, following)):
+            if _follows(words, place, forms):
                 return number
     return -1
 

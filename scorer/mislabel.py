@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..indexer.stored_rows import Rows
 from .leave_one_out import LeftOut
 from .reference import Reference
 from .text_statistics import check_counts
@@ -56,7 +57,7 @@ class LabelMargins:
 
 
 def label_margins(
-    images: np.ndarray, reference: Reference, given: np.ndarray, left_out: LeftOut
+    images: Rows, reference: Reference, given: np.ndarray, left_out: LeftOut
 ) -> LabelMargins:
     """Margins of unit rows `images` [n, d] filed under the classes `given` int [n], -1 for none.
 

@@ -20,6 +20,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import BlissError
+from ..indexer.stored_rows import Rows
+from .slices import slices
+
+ROWS_AT_ONCE = 16_384
+"""Images of one class whose moments are taken together."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,11 @@ def fit_moments(classes: Iterable[str], images: np.ndarray, labels: np.ndarray) 
     return add_images(empty_moments(classes, images.shape[1]), images, labels)
 
 
-def add_images(moments: Moments, images: np.ndarray, labels: np.ndarray) -> Moments:
-    """Moments after adding rows [n, d] to the classes `labels` [n]; one streaming step."""
+def add_images(moments: Moments, images: Rows, labels: np.ndarray) -> Moments:
+    """Moments after adding rows [n, d] to the classes `labels` [n]; one streaming step.
+
+    Rows that lie on disk are read class by class, ROWS_AT_ONCE of them at a time.
+    """
     _check_labels(moments, images, labels)
     if not len(labels):
         return moments
@@ -73,7 +81,8 @@ def add_images(moments: Moments, images: np.ndarray, labels: np.ndarray) -> Mome
     order = np.argsort(labels, kind="stable")
     numbers, starts = np.unique(labels[order], return_index=True)
     for number, members in zip(numbers, np.split(order, starts[1:]), strict=True):
-        parts[number] = merge_class(parts[number], _moments_of(images[members]))
+        for few in slices(len(members), ROWS_AT_ONCE):
+            parts[number] = merge_class(parts[number], _moments_of(images[members[few]]))
     return replace(moments, parts=tuple(parts))
 
 
@@ -185,7 +194,7 @@ def _not_a_member(name: str) -> BlissError:
     )
 
 
-def _check_labels(moments: Moments, images: np.ndarray, labels: np.ndarray) -> None:
+def _check_labels(moments: Moments, images: Rows, labels: np.ndarray) -> None:
     count = len(moments.classes)
     if len(labels) != len(images) or (
         len(labels) and not 0 <= labels.min() <= labels.max() < count
@@ -195,9 +204,10 @@ def _check_labels(moments: Moments, images: np.ndarray, labels: np.ndarray) -> N
             f"one class number from 0 to {count - 1} for every image",
             "Check the labels",
         )
-    if images.shape[1] != moments.dimension:
+    dimension = images[:1].shape[1]
+    if dimension != moments.dimension:
         raise BlissError(
-            f"embeddings of {images.shape[1]} dimensions were given",
+            f"embeddings of {dimension} dimensions were given",
             f"{moments.dimension} dimensions, as the reference has",
             "Embed both with the same model",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import BlissError
+from ..indexer.stored_rows import Rows
 from .moments import Moments
 from .reference import Reference, Sample
 
@@ -32,7 +33,7 @@ def spaced_rows(labels: np.ndarray, most: int = SAMPLE_IMAGES) -> np.ndarray:
     return np.sort(np.concatenate(kept))
 
 
-def images_to_keep(moments: Moments, images: np.ndarray, labels: np.ndarray) -> Sample | None:
+def images_to_keep(moments: Moments, images: Rows, labels: np.ndarray) -> Sample | None:
     """What must be kept of reference images [m, d] so that `sample_of` finds some of each class.
 
     None where the moments hold every row, which is so while no class has more than d images.

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from blissaudit.demo.scenes import render_scene, sample_scene
 
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests know the shipped corpora alone, whatever the person who runs them has added.
+os.environ["BLISS_CONFIG"] = str(Path(__file__).with_name("no-such-settings"))
 
 KINDS = ("apple", "boat", "house")
 EACH = 8
@@ -54,6 +58,12 @@ def load_benchmark() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def load_docs() -> Callable[[str], ModuleType]:
+    """`load_docs(name)` is a script of docs/ as a module."""
+    return lambda name: load_file(Path(__file__).parent.parent / "docs" / f"{name}.py")
+
+
+@pytest.fixture(scope="session")
 def oecl_oracle() -> ModuleType:
     """OECL's losses and scores again, row by row from the formulas alone."""
     return load_file(Path(__file__).with_name("oecl_oracle.py"))
@@ -82,14 +92,18 @@ Bliss = Callable[..., Outcome]
 def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
     """`bliss(*arguments)` runs the command in this process, with an empty cache of its own.
 
-    On one thread, as its child processes too: models this small lose time to more, and equal
-    numbers can then be asked for.
+    What earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE
+    of its own. On one thread, as its child processes too: models this small lose time to more, and
+    equal numbers can then be asked for.
     """
     import torch
 
     threads = torch.get_num_threads()
+    cache = tmp_path_factory.mktemp("cache")
 
     def command(*arguments: object) -> Outcome:
+        for name in ("image-embeddings", "references"):
+            shutil.rmtree(cache / name, ignore_errors=True)
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run([os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments])
@@ -97,7 +111,7 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
         return Outcome(code, out.getvalue(), err.getvalue())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLISS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BLISS_CACHE", str(cache))
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
         yield command

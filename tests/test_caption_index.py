@@ -11,6 +11,8 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer import stored_vectors
 from blissaudit.indexer.caption_index import captions_of, find_captions, open_index, search
 from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.row_selection import exact_search
+from blissaudit.indexer.stored_vectors import open_stored_vectors
 
 D = 8
 REASON = "the embedding is zero or not finite"
@@ -56,15 +58,17 @@ def test_vectors_captions_and_provenance_survive(source, tmp_path, vectors):
 
 
 def test_streamed_search_equals_resident_search(source, tmp_path, vectors, monkeypatch):
-    options = IndexOptions(part_rows=2, dtype="float16")
+    options = IndexOptions(part_rows=3, dtype="float16")
     index = index_embeddings(source, tmp_path / "index", options=options)
     resident = search(index, vectors, 3)
-    monkeypatch.setattr(stored_vectors, "RESIDENT_BYTES", 0)
-    streamed = search(open_index(tmp_path / "index"), vectors, 3)
+    monkeypatch.setattr(stored_vectors, "STREAMED_BYTES", 2 * 4 * D)  # two rows of a part at once
+    rows = open_stored_vectors(index.folder, index.manifest, resident=False)
+    assert [len(block) for _, block in rows.blocks()] == [2, 1, 2, 1, 1]
+    streamed = exact_search(rows, vectors, 3, None)
     np.testing.assert_array_equal(streamed.rows, resident.rows)
     np.testing.assert_array_equal(streamed.similarity, resident.similarity)
     stored = [np.load(p) for p in sorted((tmp_path / "index" / "text_emb").glob("*.npy"))]
-    assert [(len(part), part.dtype) for part in stored] == [(2, "f2")] * 3 + [(1, "f2")]
+    assert [(len(part), part.dtype) for part in stored] == [(3, "f2")] * 2 + [(1, "f2")]
 
 
 def test_unusable_vectors_are_left_out_and_named(tmp_path, vectors):

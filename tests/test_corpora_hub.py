@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blissaudit.corpora.dataset_cards import card_licence
 from blissaudit.corpora.hub import DatasetTexts
 from blissaudit.corpora.texts import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
@@ -213,3 +214,56 @@ except Exception as error:
     first, second = done.stdout.splitlines()
     assert first == "['a'] ['one']"
     assert second.startswith("BlissError hf:nobody/nothing could not be opened (ConnectionError")
+
+
+@pytest.mark.parametrize(
+    ("head", "licence"),
+    [
+        ("license: cc-by-4.0", "cc-by-4.0"),
+        ("license: [mit, cc0-1.0]", "mit, cc0-1.0"),
+        ("license: other\nlicense_name: conceptual-12m", "conceptual-12m"),
+        ("license: other", "other"),
+        ("language: en", None),
+        ("license: [", None),
+        (None, None),
+    ],
+)
+def test_the_card_states_the_licence(tmp_path: Path, head: str | None, licence: str | None) -> None:
+    pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "train-0.parquet")
+    assert card_licence(str(tmp_path)) is None
+    if head is not None:
+        (tmp_path / "README.md").write_text(f"---\n{head}\n---\n# Captions\n")
+    assert card_licence(str(tmp_path)) == licence
+    if head != "license: [":
+        assert open_corpus(str(tmp_path)).licence == licence
+
+
+def test_the_cards_revision_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from blissaudit.corpora import dataset_cards
+
+    asked: list[str] = []
+    monkeypatch.setattr(dataset_cards, "read_file", lambda address, most: asked.append(address))
+    card_licence("hf://datasets/a/b", "refs/convert/parquet")
+    card_licence("hf://datasets/a/b")
+    assert asked == [
+        "hf://datasets/a/b@refs%2Fconvert%2Fparquet/README.md",
+        "hf://datasets/a/b/README.md",
+    ]
+
+
+def test_a_folder_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    for name in ("train-0.parquet", "train-1.parquet"):
+        pq.write_table(pa.table({"caption": ["a", "b"]}), tmp_path / name)
+    source = open_corpus(str(tmp_path))
+    pq.write_table(pa.table({"caption": ["other"]}), tmp_path / "train-1.parquet")
+    with pytest.raises(BlissError, match=r"train-1\.parquet was changed while it was in use"):
+        list(source.batches(1))
+    (tmp_path / "train-1.parquet").unlink()
+    with pytest.raises(BlissError, match=r"train-1\.parquet could not be read \(No such file"):
+        list(source.batches(1))
+
+
+def test_several_columns_of_a_streamed_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("en,de\na,b\nc,\n")
+    expected = [(0, "a"), (0, "b"), (1, "c"), (1, "")]
+    assert read(str(tmp_path), CorpusOptions("en,de")) == expected

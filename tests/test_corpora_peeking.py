@@ -77,7 +77,7 @@ def test_rows_are_source_rows_and_reading_stops_after_them() -> None:
     assert peek(Rows([]), rows=3) == Peek(
         0, True, 0, 0, 0, 0, (0,) * len(LENGTH_EDGES), 0.0, 0.0, {}, None, ()
     )
-    with pytest.raises(UsageError, match="0 rows were asked for. Needed: at least 1"):
+    with pytest.raises(UsageError, match=r"0 rows were asked for. Needed: at least 1"):
         peek(source, rows=0)
 
 

@@ -214,7 +214,7 @@ print(made.count, next(line[1] for line in lines if line[0] == "VmHWM:"))
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no peak memory to ask for")
 def test_peak_memory_does_not_grow_with_the_number_of_texts(tmp_path):
     peaks = []
-    for texts in (50_000, 200_000):
+    for texts in (40_000, 160_000):
         command = [sys.executable, "-c", PEAK, str(texts), str(tmp_path / str(texts))]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         assert int(out[0]) == min(texts, 150_001)

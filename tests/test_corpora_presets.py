@@ -74,8 +74,10 @@ DATACOMP = {
     "clip_b32_similarity_score": [0.3, 0.2], "clip_l14_similarity_score": [0.2, 0.2],
     "face_bboxes": [[[0.1, 0.2]], []], "sha256": ["a", "b"],
 }  # fmt: skip
-ROCO = {"image": PICTURES, "image_id": ["ROCOv2_1", "ROCOv2_2"],
-        "caption": ["CT of the chest", "X-ray of the left hand"], "cui": [["C1"], ["C2", "C3"]]}  # fmt: skip
+ROCO = {
+    "image": PICTURES, "image_id": ["ROCOv2_1", "ROCOv2_2"],
+    "caption": ["CT of the chest", "X-ray of the left hand"], "cui": [["C1"], ["C2", "C3"]],
+}  # fmt: skip
 RSICD = {"filename": ["airport_1.jpg", "park_2.jpg"],
          "captions": [["many planes at a terminal", "planes"], ["a park with trees"]],
          "image": PICTURES}  # fmt: skip
@@ -99,7 +101,8 @@ PUBLISHED = {
     ),
     "cc3m": Published(
         {"README.md": card(config("labeled", train="labeled/train-*"),
-                           config("unlabeled", train="unlabeled/train-*", validation="unlabeled/validation-*")),
+                           config("unlabeled", train="unlabeled/train-*",
+                                  validation="unlabeled/validation-*")),
          "labeled/train-00000-of-00002.parquet": other(LABELED, "caption"),
          "unlabeled/train-00000-of-00002.parquet": CC3M,
          "unlabeled/train-00001-of-00002.parquet": {**CC3M, "caption": ["a third", "a fourth"]},
@@ -135,7 +138,8 @@ PUBLISHED = {
     ),
     "roco": Published(
         {"README.md": card(config("default", train="data/train-*", test="data/test-*")),
-         "data/train-00000-of-00027.parquet": ROCO, "data/test-00000-of-00005.parquet": other(ROCO, "caption")},
+         "data/train-00000-of-00027.parquet": ROCO,
+         "data/test-00000-of-00005.parquet": other(ROCO, "caption")},
         [(0, "CT of the chest"), (1, "X-ray of the left hand")],
     ),
     "rsicd": Published(
@@ -221,7 +225,7 @@ def test_what_the_user_says_comes_before_the_preset(tmp_path: Path) -> None:
     assert read(open_preset(preset, CorpusOptions(split="validation")))[0] == (0, "wrong")
     assert read(open_preset(preset, CorpusOptions(column="image_url")))[0] == (0, "http://t/1")
     assert open_preset(preset, CorpusOptions(config="labeled")).facts()["config"] == "labeled"
-    with pytest.raises(UsageError, match="no config 'x'. Needed: one of labeled, unlabeled"):
+    with pytest.raises(UsageError, match=r"no config 'x'\. Needed: one of labeled, unlabeled"):
         open_preset(preset, CorpusOptions(config="x"))
 
 

@@ -147,8 +147,8 @@ def test_a_spoilt_user_file_is_named_and_harms_only_names_it_could_hold(
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="no preset 'x'. Needed: one of imagenet-1k, .*rsicd"):
+    with pytest.raises(UsageError, match=r"no preset 'x'\. Needed: one of imagenet-1k, .*rsicd"):
         find_preset("x")
     assert preset_named("x") is None
-    with pytest.raises(UsageError, match="'x' is not a text corpus.*`bliss corpora list` shows"):
+    with pytest.raises(UsageError, match=r"'x' is not a text corpus.*`bliss corpora list` shows"):
         open_corpus("x")

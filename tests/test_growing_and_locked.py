@@ -234,8 +234,8 @@ def test_commands_refuse_a_folder_in_use(bliss, collection, index, tmp_path: Pat
             )
     assert bliss("audit", collection, "--index", index, "-o", out).code == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "failures.csv", "groups.json", "images", "report.html", "run.json", "scores.csv",
-        "scores.parquet",
+        "failures.csv", "groups.json", "hits", "images", "reference", "report.html", "run.json",
+        "scores.csv", "scores.parquet",
     ]  # fmt: skip
 
 
@@ -254,12 +254,13 @@ sys.exit(cli.run(sys.argv[1:]))
 
 
 def test_a_killed_audit_continues_to_the_same_scores(
-    bliss, collection, index, tmp_path: Path
+    bliss, collection, index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [sys.executable, "-P", "-c", KILLED, "audit", str(collection)]
     command += ["--index", str(index), "--workers", "1", "-o"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     out = tmp_path / "out"
+    monkeypatch.setenv("BLISS_CACHE", str(tmp_path / "cache"))  # that has not seen the whole run
     for kills in (1, 3):
         process = subprocess.Popen(
             [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import threading
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from blissaudit import artefacts
-from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.texts import open_corpus
-from blissaudit.errors import BlissError, FolderInUse, UsageError
-from blissaudit.indexer import encoded_parts
-from blissaudit.indexer.caption_index import captions_of, open_index, origins_of
+from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.errors import BlissError, UsageError
+from blissaudit.indexer.caption_index import captions_of, origins_of
 from blissaudit.indexer.index_building import IndexOptions, build_index
 
 SMALL = IndexOptions(part_rows=4)
+TEXT = CorpusOptions(column="text")
 
 
 @pytest.fixture(scope="module")
@@ -108,79 +102,6 @@ def test_one_prompt_for_all_and_one_licence_for_all(names, captions, small, tmp_
     assert twice.manifest["sources"][1]["counts"]["duplicate"] == 4
 
 
-class Killed(BaseException):
-    """Nothing may catch it."""
-
-
-def test_stopped_at_every_single_write_the_same_command_goes_on_to_the_same_bytes(
-    names, captions, small, tmp_path, monkeypatch
-):
-    options = IndexOptions(part_rows=4, near_duplicates=0.2)
-    whole = tmp_path / "whole"
-    build_index([names, captions], small.small_encoder(), whole, options)
-    expected = small.files_of(whole)
-    real, state = os.replace, {"left": 0, "done": 0}
-
-    def replace(source: Path, target: Path) -> None:
-        if state["left"] == 0:
-            raise Killed
-        state["left"] -= 1
-        real(source, target)
-        if state["left"] == 0 and Path(target).name == "manifest.json":
-            raise Killed  # before anything is cleared away
-
-    monkeypatch.setattr(artefacts.os, "replace", replace)
-    monkeypatch.setattr(artefacts.os, "fsync", lambda descriptor: None)  # slow, and no matter here
-    for number in range(1, 200):
-        folder = tmp_path / f"run-{number}"
-        state["left"] = number
-        try:
-            build_index([names, captions], small.small_encoder(), folder, options)
-            break
-        except Killed:
-            state["left"] = -1
-            build_index([names, captions], small.small_encoder(), folder, options)
-        assert small.files_of(folder) == expected
-    assert number > 20
-    assert small.files_of(folder) == expected
-
-
-def test_finished_parts_and_a_finished_plan_are_not_made_again(
-    names, captions, small, tmp_path, monkeypatch
-):
-    folder = tmp_path / "index"
-    monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 2)
-    with pytest.raises(KeyboardInterrupt):
-        build_index([names, captions], small.small_encoder(small.Seen([], 7)), folder, SMALL)
-    made = folder / "text_emb" / "text_emb_0.npy"
-    times = [path.stat().st_mtime_ns for path in (made, folder / "plan" / "plan_0.parquet")]
-    seen = small.Seen()
-    build_index([names, captions], small.small_encoder(seen), folder, SMALL)
-    assert seen.texts == ["a bee", "a dog", "an eel", "a fox", "a gnu"]
-    assert made.stat().st_mtime_ns == times[0]
-    monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 4096)
-    other = build_index([names, captions], small.small_encoder(), tmp_path / "other", SMALL)
-    assert small.files_of(folder) == small.files_of(other.folder)
-
-
-def test_a_damaged_or_missing_part_of_an_unfinished_index_is_made_again(
-    names, captions, small, tmp_path
-):
-    folder, whole = tmp_path / "index", tmp_path / "whole"
-    build_index([names, captions], small.small_encoder(), whole, SMALL)
-    with pytest.raises(KeyboardInterrupt):
-        build_index([names, captions], small.small_encoder(small.Seen([], 8)), folder, SMALL)
-    assert (folder / "parts" / "part_1.json").is_file()
-    vectors = folder / "text_emb" / "text_emb_0.npy"
-    content = bytearray(vectors.read_bytes())
-    content[-1] ^= 1
-    vectors.write_bytes(bytes(content))
-    (folder / "captions" / "captions_1.bin").unlink()
-    (folder / "metadata" / ".metadata_1.parquet.3.tmp").write_bytes(b"half")
-    build_index([names, captions], small.small_encoder(), folder, SMALL)
-    assert small.files_of(folder) == small.files_of(whole)
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -226,31 +147,16 @@ def test_another_model_source_or_content_is_refused_by_name(names, captions, sma
     assert small.files_of(folder) == small.files_of(fresh.folder)
 
 
-def test_a_folder_is_held_by_one_run_and_a_full_disk_keeps_what_is_finished(
-    names, captions, small, tmp_path, monkeypatch
+def test_a_torn_corpus_leaves_nothing_behind_that_its_repaired_file_would_not_fit(
+    names, small, tmp_path
 ):
-    folder = tmp_path / "index"
-    with only_run_in(folder), pytest.raises(FolderInUse, match=r"another bliss run \(process "):
-        build_index([names, captions], small.small_encoder(), folder, SMALL)
-    sync, writer = os.fsync, []
-
-    def full(descriptor: int) -> None:
-        if list(folder.glob("captions/.captions_1.bin.*")):
-            writer.append(threading.current_thread())
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        sync(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(
-            BlissError, match=r"could not write .*captions_1\.bin: No space left.*finished parts ar"
-        ):
-            build_index([names, captions], small.small_encoder(), folder, SMALL)
-    assert writer[0] is not threading.main_thread()
-    assert (folder / "parts" / "part_0.json").is_file()
-    assert not (folder / "parts" / "part_1.json").exists()
-    index = build_index([names, captions], small.small_encoder(), folder, SMALL)
-    assert open_index(folder).count == index.count == 9
+    torn, folder = tmp_path / "torn.jsonl", tmp_path / "index"
+    torn.write_text('{"text": "a cow"}\n{"text": "a h')
+    with pytest.raises(BlissError, match=r"line 2 of .*torn\.jsonl cannot be read"):
+        build_index([names, open_corpus(str(torn), TEXT)], small.small_encoder(), folder, SMALL)
+    torn.write_text('{"text": "a cow"}\n{"text": "a hen"}\n')
+    index = build_index([names, open_corpus(str(torn), TEXT)], small.small_encoder(), folder, SMALL)
+    assert captions_of(index, np.arange(4, 6)) == ["a cow", "a hen"]
 
 
 def test_no_corpus_and_impossible_options(small, tmp_path, captions):

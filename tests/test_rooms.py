@@ -29,10 +29,11 @@ HEAVY = {
     "open_clip": ("indexer/open_clip_encoder.py", "indexer/open_clip_loading.py", "training/"),
     "tokenizers": ("indexer/fast_tokens.py",),
     "timm": ("training/",),
-    "faiss": ("indexer/nearest.py",),
+    "faiss": ("indexer/nearest.py", "indexer/faiss_structures.py"),
     "duckdb": ("corpora/first_rows.py",),
     "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/hub.py", "audit/adapters/hub_dataset.py"),
+    "huggingface_hub": ("corpora/dataset_cards.py", "indexer/hub_index.py"),
     "click": ("cli.py", "commands/", "training/"),
     "sklearn": ("audit/adapters/",),
     "pyod": ("audit/adapters/",),
@@ -123,7 +124,7 @@ def test_the_check_fails_where_it_should(tmp_path, name, line, complaint):
     ],
 )
 def test_importing_and_help_load_nothing_heavy(code):
-    heavy = ("torch", "open_clip", "faiss", "datasets", "duckdb", "ray")
+    heavy = ("torch", "open_clip", "faiss", "datasets", "duckdb", "ray", "huggingface_hub")
     check = f"; import sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code + check], capture_output=True, text=True, check=True

@@ -18,6 +18,7 @@ from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.open_clip_encoder import encoder_of_model
 from ..indexer.open_clip_loading import LoadedModel, load_model
+from ..indexer.stored_rows import whole_rows
 from .clipn_checkpoint import no_tower_of, read_checkpoint
 from .clipn_folder import IMAGES, Clipn, check_output, open_clipn, write_clipn
 from .clipn_pairs import demo_count, demo_pairs, listed_images, make_pairs, read_table
@@ -140,4 +141,6 @@ def _table_pairs(
     numbers = {path: number for number, path in enumerate(found.paths)}
     kept = [at for at, path in enumerate(paths) if path in numbers]
     image = np.array([numbers[paths[at]] for at in kept], np.int64)
-    return make_pairs(found.vectors, image, [captions[at] for at in kept], encoder, tokenizer)
+    return make_pairs(
+        whole_rows(found.vectors), image, [captions[at] for at in kept], encoder, tokenizer
+    )

@@ -17,6 +17,7 @@ from ..indexer.encoding import Encoder, check_same_model
 from ..indexer.image_embedding import EmbedOptions, embed_images
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
+from ..indexer.stored_rows import whole_rows
 from ..scorer.head_file import save_head
 from .image_views import views_encoder, views_of
 from .oecl_report import OeclResult, held_out_line, measure
@@ -172,7 +173,7 @@ def _open(
                 "finite embeddings",
                 "Embed those images again or leave them out",
             )
-        views, model = found.vectors[:, None, None], found.model
+        views, model = whole_rows(found.vectors)[:, None, None], found.model
     elif encoder is None:
         raise UsageError(
             f"{folder} holds images and no model was given", "a model to embed them", "Add --model"
@@ -181,7 +182,7 @@ def _open(
         several = views_encoder(encoder, request.views, request.settings.seed, turns)
         target = Path(request.output) / f"views-{name}"
         found = embed_images(list_images(folder), several, target, request.embed, progress)
-        views, model = views_of(found.vectors, len(turns), request.views), encoder.facts
+        views, model = views_of(whole_rows(found.vectors), len(turns), request.views), encoder.facts
     return _Opened(views, found.hashes, found.labels, found.paths, found.failures, model, folder)
 
 

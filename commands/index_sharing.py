@@ -1,0 +1,46 @@
+"""`bliss index push` and `pull`: finished caption indexes on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder")
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--public", is_flag=True, help="Let everybody see it [default: private]")
+@click.option("--licence-unknown-ok", is_flag=True,
+              help="Publish captions whose licence is not known.")  # fmt: skip
+def push(folder: str, repository: str, public: bool, licence_unknown_ok: bool) -> None:
+    """Share an index as a dataset repository of the Hugging Face hub, private unless you say.
+
+    The index is checked from end to end first. Log in with `hf auth login`.
+    """
+    from ..audit.index_upkeep import pushed_text
+    from ..audit.terminal import progress_lines
+    from ..indexer.caption_index import open_index
+    from ..indexer.hub_index import push_index
+    from ..indexer.index_files import local_folder
+
+    path = local_folder(folder)
+    address = push_index(path, repository, public, licence_unknown_ok, progress_lines())
+    click.echo(pushed_text(open_index(path), repository, address, public))
+
+
+@click.command()
+@click.argument("repository", metavar="OWNER/NAME")
+@click.argument("folder")
+@click.option("--revision", help="A branch, tag or commit [default: the newest]")
+def pull(repository: str, folder: str, revision: str | None) -> None:
+    """Fetch an index that was pushed into a new FOLDER, and check all of it.
+
+    The same command again goes on where it stopped.
+    """
+    from ..audit.terminal import index_text, progress_lines
+    from ..indexer.hub_index import pull_index
+    from ..indexer.index_files import local_folder
+
+    target = Path(local_folder(folder))
+    click.echo(index_text(pull_index(repository, target, revision, progress_lines())))

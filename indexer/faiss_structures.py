@@ -1,0 +1,206 @@
+"""FAISS's structures for approximate search: made, written, read and searched.
+
+Beside nearest.py the only file that imports faiss; gpu_search.py is given it from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import BlissError, UsageError
+from .nearest import Vectors
+from .search_kinds import EXAMPLES, Kind, sample_size
+
+SEED = 0
+ADDED_AT_ONCE = 16_384
+MAPPED_BYTES = 1 << 30
+"""Files of this size and more are memory-mapped where FAISS can."""
+
+
+def library() -> Any:
+    """The faiss module, whose own annotations lack much of what it has."""
+    import faiss
+
+    return faiss
+
+
+def new_structure(kind: Kind, dimension: int) -> Any:
+    """An empty FAISS index for inner products; UsageError with FAISS's reason where it has none."""
+    faiss = library()
+
+    try:
+        made = faiss.index_factory(dimension, kind.name, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise UsageError(
+            f"kind of search '{kind.name}' was asked for, which FAISS does not make for "
+            f"{dimension} dimensions: {reason(error)}",
+            EXAMPLES,
+            "Spell it as FAISS spells it",
+        ) from error
+    return made
+
+
+def fill_structure(structure: Any, kind: Kind, vectors: Vectors, threads: int | None) -> None:
+    """Train on a seeded sample, then add every vector in row order, block by block.
+
+    A graph is built by one thread unless `threads` says otherwise: with more, its links depend
+    on which thread came first.
+    """
+    dimension = structure.d
+    chosen = threads or (1 if kind.links or kind.coarse_graph else None)
+    with faiss_threads(chosen):
+        try:
+            if not structure.is_trained:
+                size = sample_size(kind, vectors.count)
+                rng = np.random.default_rng(SEED)
+                rows = np.sort(rng.choice(vectors.count, size, replace=False))
+                structure.train(np.ascontiguousarray(vectors.fetch(rows)))
+            for _, block in vectors.blocks():
+                for start in range(0, len(block), ADDED_AT_ONCE):
+                    structure.add(np.ascontiguousarray(block[start : start + ADDED_AT_ONCE]))
+        except RuntimeError as error:
+            raise UsageError(
+                f"FAISS cannot build {kind.name} over {vectors.count:,} vectors of {dimension} "
+                f"dimensions: {reason(error)}",
+                "a kind that fits them",
+                "Ask for fewer lists or a smaller code, or for exact search",
+            ) from error
+
+
+@contextmanager
+def faiss_threads(threads: int | None) -> Iterator[None]:
+    """FAISS with so many threads, and then with as many as before; None leaves it alone."""
+    faiss = library()
+
+    before = faiss.omp_get_max_threads()
+    if threads is not None:
+        faiss.omp_set_num_threads(threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def write_structure(structure: Any, file: IO[bytes]) -> None:
+    """Write a structure to an open file as FAISS's bytes; OSError where the disk is full."""
+    faiss = library()
+
+    failed: list[OSError] = []
+
+    def write(data: bytes) -> None:
+        try:
+            file.write(data)
+        except OSError as error:
+            failed.append(error)
+            raise
+
+    try:
+        faiss.write_index(structure, faiss.PyCallbackIOWriter(write))
+    except (RuntimeError, OSError, SystemError) as error:
+        raise failed[0] if failed else OSError(reason(error)) from error
+
+
+def read_structure(path: Path, remedy: str) -> Any:
+    """The structure of a file whose checksum was found right; BlissError with `remedy` else."""
+    faiss = library()
+
+    large = path.stat().st_size >= MAPPED_BYTES
+    for flags in (faiss.IO_FLAG_MMAP_IFC, 0) if large else (0,):
+        try:
+            return faiss.read_index(str(path), flags)
+        except RuntimeError as error:
+            failed = error
+    raise BlissError(
+        f"{path} could not be read: {reason(failed)}", "a search structure of this FAISS", remedy
+    )
+
+
+def search_structure(
+    structure: Any,
+    queries: np.ndarray,
+    wanted: int,
+    parameters: Mapping[str, int],
+    selected: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `wanted` best rows of each query among those that the bitmap `selected` names.
+
+    Rough products float32 [n, wanted] and int64 rows; -1 where fewer were found. Where FAISS
+    takes no selection for this kind, what is not selected is dropped from what was found.
+    """
+    faiss = library()
+
+    selector = None
+    if selected is not None and takes_selection(structure):
+        selector = faiss.IDSelectorBitmap(selected)
+    similarity, rows = structure.search(
+        queries, wanted, params=_search_parameters(structure, parameters, wanted, selector)
+    )
+    if selected is not None and selector is None:
+        rows = drop_unselected(rows, selected)
+    return similarity, rows
+
+
+def drop_unselected(rows: np.ndarray, selected: np.ndarray) -> np.ndarray:
+    """Rows [n, w] with -1 in place of those whose bit is not set in `selected`."""
+    found = np.maximum(rows, 0)
+    shown = (selected[found >> 3] >> (found & 7).astype(np.uint8)) & 1
+    return np.where((rows >= 0) & (shown == 1), rows, -1)
+
+
+def takes_selection(structure: Any) -> bool:
+    """Whether FAISS can leave rows out while it searches this structure."""
+    faiss = library()
+
+    if isinstance(structure, faiss.IndexPreTransform):
+        return takes_selection(faiss.downcast_index(structure.index))
+    return not isinstance(structure, faiss.IndexPQ | faiss.IndexFastScan) or isinstance(
+        structure, faiss.IndexIVF
+    )
+
+
+def _search_parameters(
+    structure: Any, parameters: Mapping[str, int], wanted: int, selector: Any
+) -> Any:
+    """FAISS's object for the parameters of one search; None where the kind takes none."""
+    faiss = library()
+
+    sel = {} if selector is None else {"sel": selector}
+    if isinstance(structure, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(structure.index)
+        under = _search_parameters(inner, parameters, wanted, selector)
+        return None if under is None else faiss.SearchParametersPreTransform(index_params=under)
+    if isinstance(structure, faiss.IndexIVF):
+        options = {"nprobe": parameters["nprobe"], **sel}
+        if "quantizer_efSearch" in parameters:
+            breadth = max(parameters["quantizer_efSearch"], parameters["nprobe"])
+            options["quantizer_params"] = faiss.SearchParametersHNSW(efSearch=breadth)
+        if isinstance(structure, faiss.IndexIVFRaBitQ | faiss.IndexIVFRaBitQFastScan):
+            return faiss.IVFRaBitQSearchParameters(**options, **_bits(parameters))
+        return faiss.SearchParametersIVF(**options)
+    if isinstance(structure, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=max(parameters["efSearch"], wanted), **sel)
+    if isinstance(structure, faiss.IndexRaBitQ):
+        return faiss.RaBitQSearchParameters(**_bits(parameters), **sel)
+    return faiss.SearchParameters(**sel) if sel else None
+
+
+def _bits(parameters: Mapping[str, int]) -> dict[str, int]:
+    return {"qb": parameters["qb"]} if "qb" in parameters else {}
+
+
+def reason(error: BaseException) -> str:
+    """What FAISS complains of, without its C++ place."""
+    text = str(error)
+    return text.rsplit("failed: ", 1)[-1].rsplit("Error: ", 1)[-1].strip().rstrip(".")
+
+
+def version() -> str:
+    """FAISS's version."""
+    faiss = library()
+
+    return str(faiss.__version__)

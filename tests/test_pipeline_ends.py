@@ -1,0 +1,124 @@
+"""However a pipeline ends, its source is closed and no thread or process stays behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from blissaudit.indexer.encoding import ModelChoice, encode_prompts
+from blissaudit.indexer.open_clip_encoder import load_encoder
+from blissaudit.indexer.pipeline_options import PipelineOptions
+from blissaudit.indexer.text_pipeline import encode_captions
+
+CHUNKS = [["a red apple", "café &amp; crème"], ["!", "a key", "! ! !"], ["the last one"]]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_encoder(ModelChoice("demo"))
+
+
+def children():
+    """Processes this one started that live."""
+    mine = psutil.Process().children(recursive=True)
+    return [each for each in mine if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def daemons():
+    return {thread for thread in threading.enumerate() if thread.daemon}
+
+
+def unending(seen=None):
+    """Chunks without end; says in `seen` when it is closed."""
+    try:
+        while True:
+            yield from CHUNKS
+    finally:
+        if seen is not None:
+            seen.append("closed")
+
+
+def one_that_tokenises(rows):
+    """Take rows until there is a process; that process."""
+    for _ in rows:
+        if children():
+            return children()[0]
+        time.sleep(0.02)
+    raise AssertionError("no process was started")
+
+
+def test_a_killed_process_is_replaced_and_its_chunk_done_again(demo):
+    expected = [encode_prompts(demo, chunk, ["{}"]) for chunk in CHUNKS]
+    rows = encode_captions(unending(), demo, ["{}"], PipelineOptions(1, start_after=0))
+    killed = set()
+    for taken, found in enumerate(rows):
+        np.testing.assert_array_equal(found, expected[taken % 3])
+        alive = [each for each in threading.enumerate() if each.name == "tokenising here"]
+        if len(killed) == 2 and not killed & set(children()):
+            break
+        if not alive:
+            for process in children():
+                process.kill()
+                killed.add(process)
+    for number in range(taken + 1, taken + 60):
+        np.testing.assert_array_equal(next(rows), expected[number % 3])
+    rows.close()
+    assert children() == []
+
+
+def test_closing_early_ends_the_source_the_threads_and_the_processes(demo):
+    before, seen = daemons(), []
+    rows = encode_captions(unending(seen), demo, ["{}"], PipelineOptions(2, start_after=0))
+    one_that_tokenises(rows)
+    rows.close()
+    assert children() == [] and seen == ["closed"] and daemons() == before
+
+
+SCRIPT = """
+import sys
+import psutil
+from blissaudit.indexer.encoding import ModelChoice
+from blissaudit.indexer.open_clip_encoder import load_encoder
+from blissaudit.indexer.pipeline_options import PipelineOptions
+from blissaudit.indexer.text_pipeline import encode_captions
+def source():
+    while True:
+        yield ["a key", "a boat"]
+encoder, options = load_encoder(ModelChoice("demo")), PipelineOptions(1, start_after=0)
+rows = encode_captions(source(), encoder, ["{}"], options)
+for _ in rows:
+    if found := psutil.Process().children():
+        break
+print(found[0].pid, flush=True)
+if sys.argv[1] == "forever":
+    for _ in rows:
+        pass
+"""
+
+
+@pytest.mark.parametrize("ending", ["leaves", signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_a_program_however_it_ends(ending):
+    program = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, "forever" if isinstance(ending, int) else "leave"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    worker = psutil.Process(int(program.stdout.readline()))
+    if ending == signal.SIGINT:
+        os.killpg(program.pid, ending)
+    elif ending == signal.SIGKILL:
+        program.kill()
+    _, errors = program.communicate(timeout=60)
+    _, alive = psutil.wait_procs([worker], timeout=20)
+    assert [each for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
+    if ending == signal.SIGINT:
+        assert errors.strip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1
+    else:
+        assert errors == ""
