@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ..corpora.addresses import is_remote
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import Encoder
 from ..indexer.index_adding import Added
 from ..indexer.index_card import unknown_licences
+from ..indexer.search_dispatch import describe_search
 from ..indexer.verifying import Check
 from .safe_text import terminal_text
 from .terminal import index_text
@@ -36,9 +38,17 @@ def choice_text(index: CaptionIndex, rows: np.ndarray, done: bool) -> str:
     return "\n".join(lines)
 
 
+def built_text(index: CaptionIndex, output: str) -> str:
+    """What an index holds that was built in `output`, a folder or an address."""
+    if not is_remote(output):
+        return index_text(index)
+    head = terminal_text(f"{output}: copied from {index.folder}, which the cache may lose")
+    return f"{index_text(index)}\n{head}"
+
+
 def info_text(index: CaptionIndex) -> str:
     """What an index holds and what was removed from it."""
-    lines = [index_text(index)]
+    lines = [index_text(index), describe_search(index.manifest)]
     if index.manifest["removed"]:
         lines.append(removals_text(index.manifest))
     lines.append("not compared with its checksums: `bliss index verify` does that")

@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .index_kind import kind, set_kind
 from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
 from .options import (
     CORPUS,
     ENGINE,
     MODEL,
+    SEARCH,
     corpus_options,
     model_choice,
     open_given_index,
@@ -30,14 +32,14 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (add, remove, verify, push, pull, tune):
+for command in (add, remove, verify, push, pull, kind, tune):
     index.add_command(command)
 
 
 @index.command()
 @click.argument("corpus", nargs=-1)
 @click.option("--embeddings", help="Index precomputed text embeddings; no model is needed.")
-@click.option("-o", "--output", required=True)
+@click.option("-o", "--output", required=True, help="A folder, or an address such as s3://….")
 @click.option("--prompt", multiple=True, help="Template; several are averaged [default: by corpus]")
 @click.option(
     "--licence",
@@ -64,15 +66,18 @@ for command in (add, remove, verify, push, pull, tune):
     metavar="i/N",
     help="Only make the parts p with p mod N = i; `bliss index merge` ends it.",
 )
+@click.option("--kind", metavar="KIND", help="How it is searched, as `bliss index kind` says it.")
 @click.option("--export", is_flag=True, help="Also write text.index for other programs.")
 @click.option("--repair", is_flag=True, help="Look for damaged parts and make them again.")
 @click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
 @options(CORPUS, MODEL, ENGINE, PRESET)
 def build(**given: Any) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
+    from ..audit.index_upkeep import built_text
     from ..audit.models import encoder_for
-    from ..audit.terminal import index_text, progress_lines
+    from ..audit.terminal import progress_lines
     from ..corpora.texts import open_corpus
+    from ..indexer.index_addresses import build_to, check_output
     from ..indexer.index_building import build_index, build_shard, index_embeddings
     from ..indexer.index_shards import describe_missing, parse_shard
 
@@ -87,6 +92,7 @@ def build(**given: Any) -> None:
             "Give a corpus, or --embeddings DIR",
         )
     choices, output = _index_options(given), given["output"]
+    check_output(output, [name for name in ("shard", "export", "repair", "kind") if given[name]])
     if given["embeddings"] is not None:
         for option, set_ in (("--shard", given["shard"]), ("--engine ray", choices.engine)):
             if set_ is not None:
@@ -95,16 +101,34 @@ def build(**given: Any) -> None:
                     "a corpus to embed",
                     f"Leave {option} out: indexing embeddings only copies them",
                 )
-        made = index_embeddings(
-            given["embeddings"], output, given["column"], choices, progress_lines()
+        told = progress_lines()
+        made = build_to(
+            output,
+            given["overwrite"],
+            lambda at: index_embeddings(given["embeddings"], at, given["column"], choices, told),
+            told,
         )
-        click.echo(index_text(made))
+        click.echo(built_text(set_kind(made, given["kind"]), output))
         return
     shard = None if given["shard"] is None else parse_shard(given["shard"])
+    if shard is not None and given["kind"]:
+        raise UsageError(
+            "--kind was given with --shard",
+            "a whole index to build a search structure over",
+            f"Leave it out; after `bliss index merge` run `bliss index kind {output} "
+            f"{given['kind']}`",
+        )
     sources = [open_corpus(corpus, corpus_options(given)) for corpus in corpora]
     encoder = encoder_for(model_choice(given), None, None, say)
     if shard is None:
-        click.echo(index_text(build_index(sources, encoder, output, choices, progress_lines())))
+        told = progress_lines()
+        made = build_to(
+            output,
+            given["overwrite"],
+            lambda at: build_index(sources, encoder, at, choices, told),
+            told,
+        )
+        click.echo(built_text(set_kind(made, given["kind"]), output))
         return
     missing = build_shard(sources, encoder, output, choices, shard, progress_lines())
     state = f"; {describe_missing(missing)}" if missing else ": every part is there"
@@ -164,7 +188,7 @@ def info(folder: str, as_json: bool) -> None:
 @click.option("--image", help="Search with an image file.")
 @click.option("--k", default=10, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-@MODEL
+@options(SEARCH, MODEL)
 def search(text: str | None, image: str | None, k: int, as_json: bool, **given: Any) -> None:
     """Show the captions nearest to a text or an image; of several indexes, the nearest of all."""
     from ..audit.fitting import embed_query

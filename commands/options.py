@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -118,11 +118,49 @@ SHOW = options(
 )  # fmt: skip
 
 
-def open_given_index(given: dict[str, Any]) -> Any:
-    """What --index names, several as one."""
-    from ..indexer.joined_index import open_indexes
+SEARCH = options(
+    click.option("--search-kind", metavar="KIND", help="exact, to scan an index that has another "
+                 "kind [default: the index's own]"),
+    click.option("--search-set", multiple=True, metavar="NAME=NUMBER", help="A search parameter "
+                 "in place of the index's own, such as nprobe=64. Repeatable."),
+    click.option("--search-device", default="cpu", show_default=True, metavar="DEVICE",
+                 help="cpu, cuda, cuda:1 or cuda:0,1."),
+    click.option("--search-shards", is_flag=True, help="Spread the vectors over the GPUs."),
+)  # fmt: skip
 
-    return open_indexes(given["index"])
+
+def search_choice(given: dict[str, Any]) -> Any:
+    """How the index is to be searched; as it says itself where a command has no such options."""
+    from ..indexer.search_choice import SearchChoice
+
+    parameters = named_numbers("--search-set", given.get("search_set", ()))
+    device, shards = given.get("search_device", "cpu"), given.get("search_shards", False)
+    return SearchChoice(given.get("search_kind"), parameters or None, device, shards)
+
+
+def open_given_index(given: dict[str, Any]) -> Any:
+    """What --index names, several as one, to be searched as given; says what that will take."""
+    from ..indexer.joined_index import open_indexes
+    from ..indexer.search_dispatch import describe_plan
+
+    choice = search_choice(given)
+    if "search_device" in given:
+        for folder in given["index"]:
+            say(describe_plan(folder, choice))
+    return open_indexes(given["index"], choice)
+
+
+def named_numbers(option: str, pairs: Sequence[str]) -> dict[str, int]:
+    """NAME=NUMBER options as a mapping."""
+    numbers = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value.isascii() and value.isdigit()):
+            raise UsageError(
+                f"{option} {pair!r} was given", "NAME=NUMBER", f"Write {option} nprobe=64"
+            )
+        numbers[name] = int(value)
+    return numbers
 
 
 def model_choice(given: dict[str, Any]) -> Any:

@@ -13,11 +13,12 @@ from .caption_index import CaptionIndex, Origin, open_index, origins_of
 from .encoding import check_same_model
 from .nearest import Hits, Vectors
 from .row_selection import merge_hits
+from .search_choice import OWN, SearchChoice
 
 
-def open_indexes(folders: Sequence[str]) -> CaptionIndex:
+def open_indexes(folders: Sequence[str], choice: SearchChoice = OWN) -> CaptionIndex:
     """The indexes in `folders`, opened and joined; errors as of `open_index` and `join_indexes`."""
-    return join_indexes([open_index(folder) for folder in folders])
+    return join_indexes([open_index(folder, choice) for folder in folders])
 
 
 def join_indexes(indexes: Sequence[CaptionIndex]) -> CaptionIndex:

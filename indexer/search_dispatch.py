@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ..artefacts import read_manifest
 from ..errors import UsageError
 from .approximate_search import Exact, Structure, search_with
 from .faiss_structures import library, read_structure
 from .gpu_search import exact_on, open_gpus, structure_on
+from .index_files import HOW_TO_BUILD, KIND
 from .machine import Machine, this_machine
 from .nearest import Hits, Search, Vectors
 from .row_selection import exact_search
@@ -34,6 +36,23 @@ def plan_for(
     """Where the vectors of an index will lie; UsageError where that cannot be as chosen."""
     task = task_of(folder, manifest, choice)
     return plan_search(task, machine or this_machine(with_gpus=task.gpus is not None))
+
+
+def describe_plan(folder: str | Path, choice: SearchChoice) -> str:
+    """One line: where the vectors of an index would lie and what that takes. Nothing is read."""
+    path = Path(folder)
+    return plan_for(path, read_manifest(path, KIND, HOW_TO_BUILD), choice).line
+
+
+def describe_search(manifest: Mapping[str, Any]) -> str:
+    """One line: how an index is searched where nothing else is asked for."""
+    search = manifest["search"]
+    if search["kind"] == EXACT:
+        return "search: exact"
+    stated = ", ".join(f"{name} {value}" for name, value in sorted(search["parameters"].items()))
+    every = sum(manifest["parts"])
+    rest = f"; the last {every - search['rows']:,} are scanned" if search["rows"] < every else ""
+    return f"search: {search['kind']} ({stated}) over {search['rows']:,} stored rows{rest}"
 
 
 def task_of(folder: Path, manifest: Mapping[str, Any], choice: SearchChoice) -> Task:

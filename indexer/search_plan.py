@@ -193,7 +193,9 @@ def auto_kind(task: Task, machine: Machine) -> tuple[str, str]:
     """The kind of search for an index of this size on this machine, and why."""
     lists = lists_for(task.count)
     if machine.gpus and 2 * task.count * task.dimension <= GPU_SHARE * max(machine.gpus):
-        return EXACT, f"{task.size} in fp16 fit on a GPU, which scans them faster than it looks up"
+        return EXACT, (
+            f"{task.size} in fp16 fit on a GPU, which scans them quickly with --search-device cuda"
+        )
     if task.count <= EXACT_ENOUGH or lists < 2:
         return EXACT, f"scanning {task.size} takes little, and is exact"
     kind = smaller_kind(task, machine)

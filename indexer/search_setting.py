@@ -8,6 +8,7 @@ it was.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,12 +35,16 @@ from .faiss_structures import (
     version,
     write_structure,
 )
+from .index_files import HOW_TO_BUILD, KIND, local_folder
+from .machine import Machine, this_machine
 from .nearest import Vectors
 from .search_choice import EXACT
 from .search_kinds import Kind, check_fit, check_parameters, read_kind
+from .search_plan import Task, auto_kind
 from .stored_vectors import open_stored_vectors
 
 FOLDER = "search"
+AUTO, FLAT = "auto", "Flat"
 
 
 @dataclass(frozen=True)
@@ -73,22 +78,36 @@ def make_structure(
     return MadeStructure(parts, path, vectors.count, threads)
 
 
+def chosen_kind(
+    folder: str | Path, kind: str, machine: Machine | None = None
+) -> tuple[str, str | None]:
+    """The kind to set: `kind` itself, or for "auto" one for the index's size, and why that."""
+    if kind == FLAT:
+        return EXACT, "Flat scans every vector, which is exact search"
+    if kind != AUTO:
+        return kind, None
+    path = local_folder(folder)
+    manifest = read_manifest(path, KIND, HOW_TO_BUILD)
+    dimension, count = manifest["model"]["dimension"], sum(manifest["parts"])
+    task = Task(str(folder), count, dimension, 2)
+    return auto_kind(task, machine or this_machine(with_gpus=True))
+
+
 def set_search_kind(
     folder: str | Path,
     kind: str,
     parameters: Mapping[str, int] | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Make `kind` the search of a finished index, with `parameters` stored; the new manifest's
-    "search".
+    """Make `kind` the search of a finished index, `parameters` stored; the manifest's "search".
 
-    A structure that is there already, over all rows, is kept and only its parameters change.
+    A structure that is there already, over all rows, is kept and only its parameters change;
+    without any the index keeps those it has for this kind.
     Raises UsageError for a kind that is unknown or does not fit, BlissError for an index that is
     not whole or cannot be written; the index is then as it was.
     """
-    from .caption_index import HOW_TO_BUILD, KIND
-
-    folder = Path(folder)
+    folder = local_folder(folder)
+    kind = chosen_kind(folder, kind)[0]
     if kind == EXACT and parameters:
         raise UsageError(
             f"{', '.join(parameters)} were given for exact search",
@@ -106,8 +125,8 @@ def set_search_kind(
             vectors = open_stored_vectors(folder, manifest)
             path = folder / FOLDER / "making.faiss"
             made = make_structure(vectors, manifest["model"]["dimension"], kind, path, threads)
-            return _install(folder, manifest, made, parameters or {})
-        stated = check_parameters(read_kind(kind), parameters or {})
+            return _install(folder, manifest, made, _kept(manifest, kind, parameters))
+        stated = check_parameters(read_kind(kind), _kept(manifest, kind, parameters))
         search = {**manifest["search"], "parameters": stated}
         return _replace(folder, manifest, search, manifest["checksums"][search["file"]])
 
@@ -116,9 +135,7 @@ def install_structure(
     folder: str | Path, made: MadeStructure, parameters: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     """Move a structure made over all stored rows of an index into it; as `set_search_kind`."""
-    from .caption_index import HOW_TO_BUILD, KIND
-
-    folder = Path(folder)
+    folder = local_folder(folder)
     with only_run_in(folder):
         manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
         if made.rows != sum(manifest["parts"]):
@@ -129,7 +146,7 @@ def install_structure(
             )
         moved = folder / FOLDER / "making.faiss"
         with open(made.path, "rb") as source:
-            write_atomically(moved, lambda file: _copy(source, file))
+            write_atomically(moved, lambda file: shutil.copyfileobj(source, file))
         made = MadeStructure(made.kind, moved, made.rows, made.threads)
         return _install(folder, manifest, made, parameters or {})
 
@@ -221,6 +238,17 @@ def _is_there(folder: Path, manifest: Mapping[str, Any], kind: str, threads: int
     return search["rows"] == sum(manifest["parts"]) and search.get("threads") == threads
 
 
+def _kept(
+    manifest: Mapping[str, Any], kind: str, parameters: Mapping[str, int] | None
+) -> Mapping[str, int]:
+    """The parameters given, else those that the index has for the same kind already."""
+    before = manifest.get("search")
+    if parameters is not None or not isinstance(before, dict) or before.get("kind") != kind:
+        return parameters or {}
+    found = before.get("parameters")
+    return found if isinstance(found, dict) else {}
+
+
 def _install(
     folder: Path, manifest: Mapping[str, Any], made: MadeStructure, parameters: Mapping[str, int]
 ) -> dict[str, Any]:
@@ -261,10 +289,4 @@ def _replace(
 
 def _plain(kind: str) -> str:
     """A kind as part of a file name."""
-    return "".join(letter if letter.isalnum() else "_" for letter in kind)
-
-
-def _copy(source: Any, file: Any) -> None:
-    import shutil
-
-    shutil.copyfileobj(source, file, 1 << 20)
+    return "".join(letter if letter.isalnum() else "_" for letter in kind)[:60]

@@ -1,0 +1,51 @@
+"""`bliss index kind`: how an index is searched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import named_numbers, say
+
+if TYPE_CHECKING:
+    from ..indexer.caption_index import CaptionIndex
+
+
+@click.command()
+@click.argument("folder")
+@click.argument("kind")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=NUMBER", help="A search parameter "
+              "the index keeps, such as nprobe=64. Repeatable [default: as before, else by kind]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Threads to build with "
+              "[default: FAISS's, and 1 where there is a graph]")  # fmt: skip
+def kind(folder: str, kind: str, pairs: tuple[str, ...], threads: int | None) -> None:
+    """Search the index in FOLDER by KIND from now on.
+
+    KIND is exact, auto, or a factory string as FAISS spells it: SQfp16, IVF1024,SQ8, HNSW32,
+    IVF1024,RaBitQ4 … Its structure is built from the stored vectors; until it is whole the index
+    stays as it is.
+    """
+    from ..indexer.caption_index import open_index
+    from ..indexer.search_dispatch import describe_search
+    from ..indexer.search_setting import chosen_kind, set_search_kind
+
+    found, why = chosen_kind(folder, kind)
+    if why:
+        say(f"{kind} is {found}: {why}")
+    set_search_kind(folder, found, named_numbers("--set", pairs) or None, threads)
+    click.echo(f"{folder}: {describe_search(open_index(folder).manifest)}")
+
+
+def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
+    """A finished index with `kind` as its search; None, or the kind it has: as it is."""
+    from ..indexer.caption_index import open_index
+    from ..indexer.search_setting import chosen_kind, set_search_kind
+
+    if kind is None:
+        return index
+    found, why = chosen_kind(index.folder, kind)
+    if why:
+        say(f"{kind} is {found}: {why}")
+    set_search_kind(index.folder, found)
+    return open_index(index.folder)
