@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..corpora.addresses import is_remote
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import Encoder
@@ -35,6 +36,14 @@ def choice_text(index: CaptionIndex, rows: np.ndarray, done: bool) -> str:
         lines.append("all of them:" if len(rows) <= EXAMPLES else "some of them:")
         lines += ["  " + terminal_text(c, CAPTION_WIDTH) for c in index.captions(picked)]
     return "\n".join(lines)
+
+
+def built_text(index: CaptionIndex, output: str) -> str:
+    """What an index holds that was built in `output`, a folder or an address."""
+    if not is_remote(output):
+        return index_text(index)
+    head = terminal_text(f"{output}: copied from {index.folder}, which the cache may lose")
+    return f"{index_text(index)}\n{head}"
 
 
 def info_text(index: CaptionIndex) -> str:

@@ -1,10 +1,15 @@
-"""Claim: a whole audit takes at most 1.2 times as long as decoding and encoding its images.
+"""Claim: a whole audit takes at most 1.15 times the slower of decoding and encoding alone.
 
 The audit is `run_audit` and `save_audit` on class folders of real photographs with an index that
 exists: listing, checksums, embedding, label prompts, search, scores, files on disk. The rival only
 decodes the same files with the same processes and encodes the same batches with open_clip's
-`encode_image`. ViT-B-32 with random weights, saved once as a local-dir model. The ratio with the
-target leaves loading the model out of both; the one below it counts loading in both.
+`encode_image`. Beside it, each alone: decoding with a process per core and nobody encoding, and
+encoding batches that are decoded already, on all threads. ViT-B-32 with random weights, saved once
+as a local-dir model. The ratios with a target leave loading the model out of everything.
+
+On two cores both ways use all cores, so work that overlaps takes their sum, not the slower one: the
+ratio to the slower cannot be below 1 + the shorter over the longer, less what either leaves idle
+when alone. Where decoding is a small share, or the encoder is a GPU, that bound is near 1.
 
 Run as: BLISS_TEST_DATA=DIR python benchmarks/audit_overhead.py [--record]
 """
@@ -19,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +46,13 @@ from blissaudit.indexer.preprocessing import Preprocessing
 from measuring import Report, begin, peak_extra, test_data, verdict
 from safetensors.torch import save_file
 
-CLAIM = "a whole audit against decoding and encoding its images alone"
+CLAIM = "a whole audit against decoding and encoding its images, together and each alone"
 MODEL, BATCH = "ViT-B-32", 64
 IMAGES, SMALLEST_CLASS, CAPTIONS = 450, 3, 500
-TARGET = 1.2
+TARGET, TOGETHER = 1.15, 1.2
+"""Against the slower of decoding and encoding alone; against both together."""
 RUNS = 3
+NOTHING = np.zeros((0, 0), np.float32)
 
 
 def save_model(folder: Path) -> str:
@@ -134,6 +141,33 @@ def decode_and_encode(images: Path, model_name: str) -> tuple[float, float, np.n
     return seconds, loading, torch.nn.functional.normalize(features, dim=-1).numpy()
 
 
+def encode_alone(images: Path, model_name: str) -> Callable[[], tuple[float, float, np.ndarray]]:
+    """A way that only encodes: the model is loaded and every image decoded before."""
+    model = open_clip.create_model(model_name).eval()
+    config = open_clip.get_model_preprocess_cfg(model)
+    mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
+    batches = list(pixel_batches(images, config))
+
+    def way() -> tuple[float, float, np.ndarray]:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for pixels in batches:
+                model.encode_image(
+                    (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
+                )
+        return time.perf_counter() - start, 0.0, NOTHING
+
+    return way
+
+
+def decode_alone(images: Path, config: dict[str, Any]) -> tuple[float, float, np.ndarray]:
+    """Only decoding, with as many processes as the audit has."""
+    start = time.perf_counter()
+    for _ in pixel_batches(images, config):
+        pass
+    return time.perf_counter() - start, 0.0, NOTHING
+
+
 def pixel_batches(images: Path, config: dict[str, Any]) -> Iterator[np.ndarray]:
     """uint8 [b, height, width, 3] of every image, decoded as the audit decodes them."""
     size = config["size"]
@@ -167,9 +201,12 @@ def compare(report: Report, folder: Path, data: Path) -> None:
         f"\n{count} photographs in {len(list(images.iterdir()))} classes, {CAPTIONS} captions, "
         f"{MODEL} with random weights, float32, batch {BATCH}, {default_workers()} decoders"
     )
+    config = open_clip.get_model_preprocess_cfg(open_clip.create_model(model))
     ways = {
         "audit": lambda: audit(images, index, folder / "output", model),
         "decode and encode": lambda: decode_and_encode(images, model),
+        "encode alone": encode_alone(images, model),
+        "decode alone": lambda: decode_alone(images, config),
     }
     peaks = {name: peak_extra(way) for name, way in ways.items()}
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -191,8 +228,14 @@ def compare(report: Report, folder: Path, data: Path) -> None:
             f"peak extra memory {memory}, decoder processes not counted"
         )
     apart, together = (took["audit"] / took["decode and encode"] for took in (work, whole))
-    report.say(verdict("audit / decode and encode, loading in neither", apart, TARGET, False))
-    report.say(verdict("the same, loading in both", together, TARGET, False))
+    alone = [work["encode alone"], work["decode alone"]]
+    one_by_one = work["audit"] / sum(alone)
+    report.say(f"  audit / (encode alone + decode alone, one after the other): {one_by_one:.3f}")
+    report.say(f"  least possible on cores that both use: 1 + {min(alone) / max(alone):.3f}")
+    slower = work["audit"] / max(alone)
+    report.say(verdict("audit / the slower of encode and decode alone", slower, TARGET, False))
+    report.say(verdict("audit / decode and encode, loading in neither", apart, TOGETHER, False))
+    report.say(verdict("the same, loading in both", together, TOGETHER, False))
 
 
 def main() -> None:

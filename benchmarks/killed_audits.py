@@ -1,9 +1,11 @@
 """`kill -9` at random moments, then the same command: byte-identical scores.parquet.
 
 One audit of rendered images in small parts is run without interruption. Then audits of the same
-collection are started and killed at moments drawn evenly from the first seven tenths of that run's
-time (a continued run is shorter), each started again until it ends by itself. Only the part size
-differs from `bliss audit`.
+collection are started and killed, each started again until it ends by itself: by turns at a moment
+drawn evenly from the first seven tenths of that run's time (a continued run is shorter), and in
+the middle of retrieval, when a number of its parts drawn at random is on disk. From `bliss audit`
+differ the part sizes (100 images each) and a pause of 20 ms in every part of the retrieval, which
+is over too soon here to be met by chance.
 """
 
 from __future__ import annotations
@@ -23,11 +25,15 @@ from blissaudit.demo.scenes import render_scene, sample_scene
 KINDS = ("apple", "boat", "house", "clock")
 SCENES = 80
 COMMAND = """
-import functools, sys
+import functools, sys, time
 from blissaudit import cli
+from blissaudit.audit import retrieval
 from blissaudit.commands import audit
 from blissaudit.indexer import image_embedding
 image_embedding.EmbedOptions = functools.partial(image_embedding.EmbedOptions, part_rows=100)
+search = retrieval.search
+retrieval.part_rows = lambda captions: 100
+retrieval.search = lambda *given: (time.sleep(0.02), search(*given))[1]
 sys.exit(cli.run(sys.argv[1:]))
 """
 FILES = ("scores.parquet", "failures.csv", "images/manifest.json")
@@ -48,7 +54,11 @@ def start(images: Path, index: Path, output: Path) -> subprocess.Popen[bytes]:
     """One audit, in a process of its own."""
     arguments = ["audit", str(images), "--index", str(index), "-o", str(output)]
     command = [sys.executable, "-P", "-c", COMMAND, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # A cache of its own: nothing is to be taken over from the run that was not interrupted.
+    environment = {**os.environ, "BLISS_CACHE": f"{output}-cache"}
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    )
 
 
 def wait_for_work(process: subprocess.Popen[bytes], output: Path) -> None:
@@ -74,6 +84,22 @@ def finish(process: subprocess.Popen[bytes], after: float | None) -> tuple[bool,
         process.kill()
         _, errors = process.communicate()
         return True, errors.decode(errors="replace")
+
+
+def kill_in_retrieval(process: subprocess.Popen[bytes], output: Path, parts: int) -> bool:
+    """Kill a process once that many parts of its retrieval are on disk; whether it was killed."""
+    while process.poll() is None:
+        if hit_parts(output) >= parts and not (output / FILES[0]).exists():
+            process.kill()
+            process.communicate()
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def hit_parts(output: Path) -> int:
+    """How many parts of the retrieval are whole on disk."""
+    return len(list((output / "hits").glob("*.json")))
 
 
 def main() -> int:
@@ -104,13 +130,21 @@ def main() -> int:
         kills = runs = 0
         same = True
         parts: list[int] = []
+        retrieved: list[int] = []
         while kills < chosen.kills:
             output, killed = folder / f"run-{runs}", True
             while killed:
-                moment = rng.uniform(0, 0.7) * working if kills < chosen.kills else None
                 process = start(images, index, output)
                 wait_for_work(process, output)
-                killed, errors = finish(process, moment)
+                before, errors = hit_parts(output), ""
+                killed = False
+                if kills < chosen.kills and kills % 2:
+                    wanted = rng.integers(before + 1, max(before + 2, chosen.images // 120))
+                    killed = kill_in_retrieval(process, output, int(wanted))
+                    retrieved += [hit_parts(output)] * killed
+                if not killed:
+                    moment = rng.uniform(0, 0.7) * working if kills < chosen.kills else None
+                    killed, errors = finish(process, moment)
                 kills += killed
                 if killed:
                     parts.append(len(list((output / "images" / "img_emb").glob("*.npy"))))
@@ -119,8 +153,9 @@ def main() -> int:
                     return 1
             same = same and contents(output) == whole
             runs += 1
-        print(f"killed {kills} times in {runs} audits, with {parts} parts on disk")
-    met = "met" if same and kills >= chosen.kills else "MISSED"
+        print(f"killed {kills} times in {runs} audits, with {parts} parts embedded")
+        print(f"{len(retrieved)} of the kills in retrieval, with {retrieved} parts of it on disk")
+    met = "met" if same and kills >= chosen.kills and retrieved else "MISSED"
     print(f"=> {', '.join(FILES)} byte-identical to the uninterrupted run's: {met}")
     return 0 if met == "met" else 1
 

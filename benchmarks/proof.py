@@ -17,11 +17,14 @@ RECORDING = (
     "statistics_cost",
     "search_cost",
     "text_encoding",
+    "encode_overlap",
     "audit_overhead",
     "report_in_browser",
     "clipn_demo",
     "scores_cost",
     "bulk_scoring",
+    "swap_cost",
+    "tuned_index",
 )
 """These write their own record when given --record."""
 PRINTING = (
@@ -37,6 +40,8 @@ PRINTING = (
     "killed_index",
     "index_scale",
     "image_memory",
+    "audit_memory",
+    "label_filter",
 )
 """The output of these is recorded here."""
 

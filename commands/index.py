@@ -24,6 +24,7 @@ from .options import (
     say,
 )
 from .presets import PRESET, with_preset
+from .tune_index import tune
 
 
 @click.group()
@@ -31,14 +32,14 @@ def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (add, remove, verify, push, pull, kind):
+for command in (add, remove, verify, push, pull, kind, tune):
     index.add_command(command)
 
 
 @index.command()
 @click.argument("corpus", nargs=-1)
 @click.option("--embeddings", help="Index precomputed text embeddings; no model is needed.")
-@click.option("-o", "--output", required=True)
+@click.option("-o", "--output", required=True, help="A folder, or an address such as s3://….")
 @click.option("--prompt", multiple=True, help="Template; several are averaged [default: by corpus]")
 @click.option(
     "--licence",
@@ -72,9 +73,11 @@ for command in (add, remove, verify, push, pull, kind):
 @options(CORPUS, MODEL, ENGINE, PRESET)
 def build(**given: Any) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
+    from ..audit.index_upkeep import built_text
     from ..audit.models import encoder_for
-    from ..audit.terminal import index_text, progress_lines
+    from ..audit.terminal import progress_lines
     from ..corpora.texts import open_corpus
+    from ..indexer.index_addresses import build_to, check_output
     from ..indexer.index_building import build_index, build_shard, index_embeddings
     from ..indexer.index_shards import describe_missing, parse_shard
 
@@ -89,6 +92,7 @@ def build(**given: Any) -> None:
             "Give a corpus, or --embeddings DIR",
         )
     choices, output = _index_options(given), given["output"]
+    check_output(output, [name for name in ("shard", "export", "repair", "kind") if given[name]])
     if given["embeddings"] is not None:
         for option, set_ in (("--shard", given["shard"]), ("--engine ray", choices.engine)):
             if set_ is not None:
@@ -97,10 +101,14 @@ def build(**given: Any) -> None:
                     "a corpus to embed",
                     f"Leave {option} out: indexing embeddings only copies them",
                 )
-        made = index_embeddings(
-            given["embeddings"], output, given["column"], choices, progress_lines()
+        told = progress_lines()
+        made = build_to(
+            output,
+            given["overwrite"],
+            lambda at: index_embeddings(given["embeddings"], at, given["column"], choices, told),
+            told,
         )
-        click.echo(index_text(set_kind(made, given["kind"])))
+        click.echo(built_text(set_kind(made, given["kind"]), output))
         return
     shard = None if given["shard"] is None else parse_shard(given["shard"])
     if shard is not None and given["kind"]:
@@ -113,8 +121,14 @@ def build(**given: Any) -> None:
     sources = [open_corpus(corpus, corpus_options(given)) for corpus in corpora]
     encoder = encoder_for(model_choice(given), None, None, say)
     if shard is None:
-        built = build_index(sources, encoder, output, choices, progress_lines())
-        click.echo(index_text(set_kind(built, given["kind"])))
+        told = progress_lines()
+        made = build_to(
+            output,
+            given["overwrite"],
+            lambda at: build_index(sources, encoder, at, choices, told),
+            told,
+        )
+        click.echo(built_text(set_kind(made, given["kind"]), output))
         return
     missing = build_shard(sources, encoder, output, choices, shard, progress_lines())
     state = f"; {describe_missing(missing)}" if missing else ": every part is there"

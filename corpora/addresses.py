@@ -6,8 +6,10 @@ import glob
 import itertools
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -109,6 +111,41 @@ def read_file(address: str, most: int) -> bytes:
             return data
 
 
+def write_file(address: str, file: Path) -> None:
+    """Copy a local file to an address, whole or not at all; BlissError where that fails."""
+    with reachable(address, action="written"):
+        fs, path = _file_system(address)
+        # Disks show a file while it is written; object stores do not, and cannot rename.
+        shown = f"{path}.part" if "file" in fs.protocol else path
+        try:
+            fs.put_file(str(file), shown)
+        except FileNotFoundError:
+            parent = path.rpartition("/")[0]
+            # No more than two: the rest may be a network folder that has gone.
+            for folder in (parent.rpartition("/")[0], parent):
+                with suppress(FileExistsError):
+                    fs.makedir(folder, create_parents=False)
+            fs.put_file(str(file), shown)
+        if shown != path:
+            fs.mv(shown, path)
+
+
+def delete_file(address: str) -> None:
+    """Delete a file, if it is there; BlissError where that fails."""
+    with reachable(address, action="written"):
+        fs, path = _file_system(address)
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
+
+
+def copy_here(address: str, file: IO[bytes]) -> None:
+    """Copy what is at an address into an open file; BlissError where that fails."""
+    with reachable(address):
+        fs, path = _file_system(address)
+        with fs.open(path, "rb") as opened:
+            shutil.copyfileobj(opened, file, 1 << 20)
+
+
 def stamp(address: str) -> str:
     """What changes when a file does: its size and time of change, or what the remote says."""
     if not is_remote(address):
@@ -161,10 +198,13 @@ def check_unchanged(addresses: Sequence[str], marks: Sequence[str]) -> None:
 
 
 @contextmanager
-def reachable(address: str, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def reachable(
+    address: str, passed: tuple[type[Exception], ...] = (), action: str = "read"
+) -> Iterator[None]:
     """Turn whatever a file system raises into a BlissError that names the address.
 
-    Errors of `passed` types are left as they are. A missing package is a UsageError.
+    Errors of `passed` types are left as they are; `action` is what was tried. A missing package
+    is a UsageError.
     """
     try:
         yield
@@ -178,10 +218,10 @@ def reachable(address: str, passed: tuple[type[Exception], ...] = ()) -> Iterato
             "or copy the files here",
         ) from error
     except Exception as error:
-        raise unreachable(address, error) from error
+        raise unreachable(address, error, action) from error
 
 
-def unreachable(address: str, error: Exception) -> BlissError:
+def unreachable(address: str, error: Exception, action: str = "read") -> BlissError:
     """The BlissError for a source that could not be read for a reason of its system."""
     told: object = getattr(error, "strerror", None) or error
     if told is error and isinstance(error, FileNotFoundError):  # says but the address
@@ -189,8 +229,8 @@ def unreachable(address: str, error: Exception) -> BlissError:
     lines = str(told).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
     return BlissError(
-        f"{address} could not be read ({reason})",
-        "files that can be found, reached and read",
+        f"{address} could not be {action} ({reason})",
+        f"files that can be found, reached and {action}",
         "Check the name, the network and the permissions, then run the same command again: "
         "finished parts are kept",
     )

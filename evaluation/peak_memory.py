@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,11 +14,12 @@ Made = TypeVar("Made")
 def with_peak(work: Callable[[], Made]) -> tuple[Made, int | None]:
     """What `work` makes, and the bytes of resident memory it needed on top of what was there.
 
-    The kernel's high-water mark of this process is set back for it. None where that is not to be
-    had.
+    The kernel's high-water mark of this process is set back for it, and freed memory is given back
+    first, so that nothing hides in it. None where that is not to be had.
     """
     before: int | None = None
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
     made = work()

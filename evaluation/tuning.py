@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -59,6 +59,14 @@ class TuningOptions:
             )
 
 
+class ToMeasure(Protocol):
+    """Candidates, counted beforehand and made one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Candidate]: ...
+
+
 @dataclass(frozen=True)
 class Tuning:
     """What was measured and what was chosen."""
@@ -97,7 +105,7 @@ class Tuning:
 def tune(
     index: CaptionIndex,
     images: EmbeddedImages,
-    candidates: Iterable[Candidate],
+    candidates: ToMeasure,
     options: TuningOptions,
     prompts: Prompts | None = None,
     progress: Progress = no_progress,
@@ -121,7 +129,7 @@ def tune(
     found = [replace(itself, recall_bound=1.0)]  # by definition, not by measuring
     for candidate in candidates:
         found.append(measure(candidate, queries, truth, rescore))
-        progress(f"settings measured, the last {candidate.kind}", len(found), 0)
+        progress("settings measured", len(found), 1 + len(candidates))
     found = with_dominated(found)
     chosen = choose(found, options.least_recall)
     return Tuning(tuple(found), chosen, options, queries, own.described)

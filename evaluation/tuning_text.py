@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .index_tuning import EXACT, TOP, Measured, setting_text
+from .index_tuning import EXACT, TOP, WORTH, Measured, setting_text
 from .recall_bound import CONFIDENCE
 from .tuning import Tuning
 
@@ -76,9 +76,9 @@ def chosen_line(found: Tuning) -> str:
             f"chosen: exact. {held_out:,} held-out images cannot show a recall of {target:g}: "
             f"that needs {found.least_queries:,}, even where each finds all its captions"
         )
-    faster = [one for one in found.measured if one.queries_per_second > chosen.queries_per_second]
-    if not faster:
-        return "chosen: exact. No other setting is faster"
+    least = WORTH * chosen.queries_per_second
+    if not any(one.queries_per_second >= least for one in found.measured):
+        return f"chosen: exact. No other setting is {WORTH:g} times as fast"
     return f"chosen: exact. No faster setting has shown a recall of {target:g}"
 
 

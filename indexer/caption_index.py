@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import read_manifest
+from ..corpora.addresses import is_remote
 from ..errors import BlissError
 from .caption_store import open_captions, read_captions
+from .index_addresses import local_index
 from .index_files import HOW_TO_BUILD, KIND
 from .nearest import Hits, Search, Vectors, check_k
 from .row_selection import remaining, renumbered, select_vectors
@@ -74,11 +76,13 @@ class CaptionIndex:
 def open_index(folder: str | Path, choice: SearchChoice = OWN) -> CaptionIndex:
     """Open a finished index; vectors are memory-mapped and read at the first search.
 
-    It is searched as it says itself, unless `choice` says otherwise. Raises BlissError where the
+    One at an address (s3://, gs://, …) is first copied into the cache, if it is not there. It is
+    searched as it says itself, unless `choice` says otherwise. Raises BlissError where the
     folder is not a finished index or its files do not fit its manifest, UsageError where it
     cannot be searched as chosen, on this machine.
     """
-    folder = Path(folder)
+    given = str(folder)
+    folder = local_index(given) if is_remote(given) else Path(folder)
     manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
     plan = plan_for(folder, manifest, choice)
     vectors = open_stored_vectors(folder, manifest, resident=plan.resident)
@@ -89,7 +93,7 @@ def open_index(folder: str | Path, choice: SearchChoice = OWN) -> CaptionIndex:
         vectors,
         live_rows(folder, manifest, vectors.count),
         lambda rows: read_captions(store, rows),
-        _origins(folder, manifest),
+        _origins(given, manifest),
         search_of(folder, manifest, vectors, choice, plan),
     )
 
@@ -166,11 +170,11 @@ def plain(text: str) -> str:
     return " ".join(text.lower().replace("_", " ").replace("-", " ").split())
 
 
-def _origins(folder: Path, manifest: Mapping[str, Any]) -> list[tuple[int, Origin]]:
+def _origins(folder: str, manifest: Mapping[str, Any]) -> list[tuple[int, Origin]]:
     origins, first = [], 0
     for source in manifest["sources"]:
         if source["rows"]:
-            origin = Origin(str(folder), source["name"], source.get("licence"))
+            origin = Origin(folder, source["name"], source.get("licence"))
             origins.append((first, origin))
             first += source["rows"]
     if first != sum(manifest["parts"]):

@@ -16,6 +16,7 @@ from .index_files import BESIDE, HOW_TO_BUILD, KIND, files_below, part_of
 from .manifest_checks import count_problems, name_problems, type_problems
 from .part_checks import part_problems
 from .resampling import embedding_problems
+from .search_setting import how_to_make_again
 from .tombstones import list_name, read_rows, removed_rows
 
 Progress = Callable[[str, int, int], None]
@@ -145,16 +146,16 @@ def _checksums(
             size += (folder / name).stat().st_size
         except BlissError as error:
             damaged.add(name)
-            problems.append(Problem(error.given, _repair(manifest, name)))
+            problems.append(Problem(error.given, _repair(folder, manifest, name)))
     progress("checksums compared", len(names), len(names))
     looked_at = f"{len(names)} files, {size / 1e6:,.1f} MB"
     return damaged, Check("checksums", looked_at, tuple(problems))
 
 
-def _repair(manifest: Mapping[str, Any], name: str) -> str:
+def _repair(folder: Path, manifest: Mapping[str, Any], name: str) -> str:
     """What to do for one damaged file."""
     if name.startswith("search/"):
-        return "Make the search structure again: `bliss index` says how"
+        return how_to_make_again(folder, manifest["search"]["kind"])
     if name.startswith("removed"):
         return "Restore it from a backup or `bliss index pull` the index again"
     number = part_of(name)

@@ -196,16 +196,16 @@ def test_images_are_embedded_once_and_the_reference_is_fitted_once(
 
         return dataclasses.replace(encoder, encode_images=images, encode_texts=texts)
 
-    from blissaudit.audit import run
+    from blissaudit.audit import reference_fit
 
-    fit = run.fit_moments
+    fit = reference_fit.add_images
 
     def fitting(*given):
         counted["fits"] += 1
         return fit(*given)
 
     monkeypatch.setattr(open_clip_encoder, "load_encoder", counting)
-    monkeypatch.setattr(run, "fit_moments", fitting)
+    monkeypatch.setattr(reference_fit, "add_images", fitting)
     done = bliss("corpora", "compare", collection, *indexes, "--json")
     assert done.code == 0, done.err
     assert counted == {"images": 26, "texts": 3, "fits": 1}

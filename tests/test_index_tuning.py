@@ -162,7 +162,7 @@ def test_dominated_is_as_good_and_slower_or_as_fast_and_worse():
     assert [one.dominated for one in with_dominated(rows)] == [False, True, True, False, False]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.sets(st.integers(0, M - 1), min_size=1, max_size=30))
 def test_measured_recall_is_that_of_a_loop_over_all_pairs(world, hidden):
     index, images = world
@@ -283,7 +283,7 @@ def peak(found, number):
     [
         (0.99, 0.1, "chosen: exact. 20 held-out images cannot show a recall of 0.99: that needs "
                     "299, even where each finds all its captions"),
-        (0.8, 0.8, "chosen: exact. No other setting is faster"),
+        (0.8, 0.8, "chosen: exact. No other setting is 1.1 times as fast"),
         (0.86, 0.1, "chosen: exact. No faster setting has shown a recall of 0.86"),
     ],
 )  # fmt: skip

@@ -168,8 +168,11 @@ def test_texts_that_kill_every_process_are_named(demo, worker):
         (WRONG, r"its ids differ from"),
     ],
 )
-def test_processes_that_cannot_be_used_are_noted_and_done_without(demo, worker, code, note):
+def test_processes_that_cannot_be_used_are_noted_and_done_without(
+    demo, worker, monkeypatch, code, note
+):
     worker(code)
+    monkeypatch.setattr(tokenise_process, "ATTEMPTS", 1)
     rates = StageRates()
     rows = encode_captions(unending(), demo, PROMPTS, PipelineOptions(1, **AT_ONCE), rates)
     for _ in rows:
