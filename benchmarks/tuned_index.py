@@ -45,7 +45,7 @@ SETTINGS = {
     ],
     "made": [
         *[("IVF1024,SQ8", {"nprobe": n}) for n in (4, 16, 64, 128, 256)],
-        *[("IVF1024,PQ64", {"nprobe": n}) for n in (16, 64, 256)],
+        *[("IVF1024,SQ4", {"nprobe": n}) for n in (16, 64, 256)],
     ],
 }
 """Fewer than `bliss index tune` tries by itself, for time."""
