@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import read_manifest
+from ..corpora.addresses import is_remote
 from ..errors import UsageError
 from .approximate_search import Exact, Structure, search_with
 from .faiss_structures import library, read_structure
 from .gpu_search import exact_on, open_gpus, structure_on
+from .index_addresses import local_index
 from .index_files import HOW_TO_BUILD, KIND
 from .machine import Machine, this_machine
 from .nearest import Hits, Search, Vectors
@@ -40,7 +42,7 @@ def plan_for(
 
 def describe_plan(folder: str | Path, choice: SearchChoice) -> str:
     """One line: where the vectors of an index would lie and what that takes. Nothing is read."""
-    path = Path(folder)
+    path = local_index(str(folder)) if is_remote(str(folder)) else Path(folder)
     return plan_for(path, read_manifest(path, KIND, HOW_TO_BUILD), choice).line
 
 
