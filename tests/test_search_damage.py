@@ -120,7 +120,7 @@ def test_an_interrupted_building_leaves_the_index_as_it_was(world, monkeypatch):
     for name in ("fill_structure", "write_structure", "sha256_of", "write_json"):
         with monkeypatch.context() as patch:
             patch.setattr(search_setting, name, stop)
-            with pytest.raises(KeyboardInterrupt, match="^$"):
+            with pytest.raises(KeyboardInterrupt, match=r"^$"):
                 set_search_kind(folder, "HNSW8")
         assert (folder / "manifest.json").read_bytes() == before
         hits = search(open_index(folder), rows[:5], 4)
