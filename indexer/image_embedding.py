@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,8 +81,7 @@ def embed_images(
             _look_elsewhere(options.cache, folder, request, images.spec, say)
         if not is_finished(folder):
             finished = finished_parts(folder).__contains__
-            embed = embed_parts if options.engine is None else embed_parts_on_ray
-            listed = embed(images, encoder, folder, options, finished, progress)
+            listed = embed_parts(images, encoder, folder, options, finished, progress)
             facts = {
                 "kind": KIND,
                 "model": dict(encoder.facts),
@@ -139,6 +138,22 @@ def embed_parts(
 
     Raises as `embed_images`; the folder has been begun.
     """
+    embed = _embed_here if options.engine is None else _embed_on_ray
+    rows = embed(images, encoder, folder, options, is_finished, progress)
+    if not rows:
+        raise BlissError(f"{images.spec} holds no images", "at least one", "Choose another one")
+    progress("images embedded", rows, rows)
+    return rows
+
+
+def _embed_here(
+    images: ImageSource,
+    encoder: Encoder,
+    folder: Path,
+    options: EmbedOptions,
+    is_finished: Callable[[int], bool],
+    progress: Progress,
+) -> int:
     reading = _Reading(images, is_finished, options.part_rows)
     earlier = known_images(images, encoder, folder, options)
     outcomes = _decoded(reading.items(), encoder, options, earlier)
@@ -154,10 +169,10 @@ def embed_parts(
                 part = ImagePart(encoder, earlier)
         if part.items or part.failures:
             _write(finish_part(part), folder, number, images)
-    return _all_read(images, reading.rows, progress)
+    return reading.rows
 
 
-def embed_parts_on_ray(
+def _embed_on_ray(
     images: ImageSource,
     encoder: Encoder,
     folder: Path,
@@ -165,11 +180,8 @@ def embed_parts_on_ray(
     is_finished: Callable[[int], bool],
     progress: Progress,
 ) -> int:
-    """The same on a Ray cluster."""
-    reading = ImageReading(
-        images, is_finished, options.part_rows, encoder.batch_size, options.limits
-    )
-    gathered = Gathered()
+    batch, gathered = encoder.batch_size, Gathered()
+    reading = ImageReading(images, is_finished, options.part_rows, batch, options.limits)
 
     def told(rows: int) -> None:
         progress("images embedded", rows, images.count or rows)
@@ -179,29 +191,7 @@ def embed_parts_on_ray(
     with closing(made) as parts:  # type: ignore[type-var]
         for number, part in parts:
             _write(part, folder, number, images)
-    return _all_read(images, gathered.rows or 0, progress)
-
-
-def _all_read(images: ImageSource, rows: int, progress: Progress) -> int:
-    if not rows:
-        raise BlissError(f"{images.spec} holds no images", "at least one", "Choose another one")
-    progress("images embedded", rows, rows)
-    return rows
-
-
-def embed_part(
-    items: Sequence[ImageItem], encoder: Encoder, options: EmbedOptions, known: EarlierImages
-) -> Part:
-    """One part, given all its rows: what `write_part` stores, the same as `embed_parts` makes.
-
-    For engines that hand out parts to several machines; the rows bring their content.
-    """
-    part = ImagePart(encoder, known)
-    outcomes = _decoded(items, encoder, options, known)
-    with closing(outcomes):  # type: ignore[type-var]
-        for item, outcome in zip(items, outcomes, strict=True):
-            add_image(part, item._replace(data=None), outcome)
-    return finish_part(part)
+    return gathered.rows or 0
 
 
 def known_images(

@@ -46,7 +46,7 @@ class _Decoder:
 
 
 @functools.lru_cache(maxsize=1)
-def _decoder() -> _Decoder:
+def own_decoder() -> _Decoder:
     """Kept for the life of this process, whose end it does not outlive."""
     decoder = _Decoder()
     threading.Thread(target=watch, args=(decoder.processes,), daemon=True).start()
@@ -61,7 +61,7 @@ def decode_items(asked: Asked, items: pa.Table) -> pa.Table:
     rows, pixels = [], []
     for row in items.to_pylist():
         item = ImageItem(row["row"], row["path"], row["label"], data=row["data"])
-        made = None if row["problem"] else _decoder().decode(item, asked)
+        made = None if row["problem"] else own_decoder().decode(item, asked)
         if isinstance(made, Undecodable):
             row["problem"] = made.reason
         elif made is not None:

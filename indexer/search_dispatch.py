@@ -13,6 +13,7 @@ from ..errors import UsageError
 from .approximate_search import Exact, Structure, search_with
 from .faiss_structures import library, read_structure
 from .gpu_search import exact_on, open_gpus, structure_on
+from .index_addresses import folder_of
 from .index_files import HOW_TO_BUILD, KIND
 from .machine import Machine, this_machine
 from .nearest import Hits, Search, Vectors
@@ -40,7 +41,7 @@ def plan_for(
 
 def describe_plan(folder: str | Path, choice: SearchChoice) -> str:
     """One line: where the vectors of an index would lie and what that takes. Nothing is read."""
-    path = Path(folder)
+    path = folder_of(folder)
     return plan_for(path, read_manifest(path, KIND, HOW_TO_BUILD), choice).line
 
 

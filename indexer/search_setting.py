@@ -32,6 +32,7 @@ from .faiss_structures import (
     new_structure,
     read_structure,
     search_structure,
+    takes_selection,
     version,
     write_structure,
 )
@@ -184,7 +185,13 @@ def open_structure(
 def structure_of(read: Any, kind: Kind, parameters: Mapping[str, int]) -> Structure:
     """A structure on the CPU, ready to propose."""
     return Structure(
-        read.ntotal, parameters, kind.lists, read.ntotal, partial(search_structure, read), read
+        rows=read.ntotal,
+        parameters=parameters,
+        lists=kind.lists,
+        most=read.ntotal,
+        selects=takes_selection(read),
+        propose=partial(search_structure, read),
+        held=read,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +14,14 @@ import pytest
 from blissaudit.corpora.image_source import ImageItem
 from blissaudit.corpora.images import list_images
 from blissaudit.errors import BlissError
-from blissaudit.indexer import image_pieces, image_steps, ray_images
+from blissaudit.indexer import decode_process, image_pieces, image_steps, ray_images
 from blissaudit.indexer.decoding import DecodingLimits
 from blissaudit.indexer.encoding import Encoder, ModelChoice
 from blissaudit.indexer.image_embedding import EmbedOptions, embed_images
 from blissaudit.indexer.image_pieces import ImageReading, read_images
+from blissaudit.indexer.image_shards import embed_shard
+from blissaudit.indexer.index_building import no_progress
+from blissaudit.indexer.index_shards import Shard
 from blissaudit.indexer.open_clip_encoder import load_encoder
 from blissaudit.indexer.pieces import BROKE_OFF, Piece, Step, apply_step, error_piece
 from blissaudit.indexer.ray_cluster import RayEngine
@@ -150,6 +155,63 @@ def test_parts_are_those_of_one_process(without_ray, bliss, collection, encoder,
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
+def test_shards_too_are_decoded_and_encoded_there(
+    without_ray, bliss, collection, encoder, tmp_path
+):
+    images, counted = list_images(collection), replace(encoder, encode_images=refuse)
+    embed_images(images, encoder, tmp_path / "here", HERE)
+    for number in range(2):
+        embed_shard(images, counted, tmp_path / "there", THERE, Shard(number, 2), no_progress)
+    embed_images(images, counted, tmp_path / "there", HERE)
+    assert stored(tmp_path / "there") == stored(tmp_path / "here")
+
+
+def refuse(pixels: np.ndarray) -> np.ndarray:
+    raise AssertionError("encoded in this process")
+
+
+TRAPPED_WORKER = """
+import os, time
+from blissaudit.indexer import decode_worker, decoding
+real = decoding.decode_bytes
+def trapped(data, *rest):
+    if data == b"hang":
+        time.sleep(600)
+    if data == b"exit":
+        os._exit(3)
+    return real(data, *rest)
+decoding.decode_bytes = decode_worker.decode_bytes = trapped
+decode_worker.main()
+"""
+
+
+@pytest.fixture
+def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    script = tmp_path / "trapped.py"
+    script.write_text(TRAPPED_WORKER)
+    monkeypatch.setattr(decode_process, "WORKER_COMMAND", (sys.executable, "-P", str(script)))
+    image_steps.own_decoder.cache_clear()
+    yield
+    image_steps.own_decoder.cache_clear()
+
+
+def test_images_that_hang_or_crash_the_decoder_fail_and_no_other_does(
+    without_ray, trapped, bliss, collection, encoder, tmp_path
+):
+    root = tmp_path / "images"
+    shutil.copytree(collection, root)
+    for name in ("hang", "exit"):
+        (root / "boat" / f"{name}.png").write_text(name)
+    images, limits = list_images(root), DecodingLimits(seconds=1.5)
+    here = embed_images(images, encoder, tmp_path / "here", replace(HERE, limits=limits))
+    there = embed_images(images, encoder, tmp_path / "there", replace(THERE, limits=limits))
+    assert there.failures == here.failures and there.paths == here.paths
+    assert [(failure.path, failure.reason) for failure in there.failures] == [
+        ("boat/exit.png", "the decoder process died (exit status 3)"),
+        ("boat/hang.png", "decoding took longer than 1.5 s"),
+    ]
+
+
 def test_known_content_is_not_encoded_again(
     without_ray, bliss, collection, encoder, tmp_path, monkeypatch
 ):
@@ -159,9 +221,11 @@ def test_known_content_is_not_encoded_again(
     encoded: list[int] = []
 
     def counting(wanted: WorkerEncoder) -> Step:
+        step = image_steps.image_encoder(wanted)
+
         def encode(table: pa.Table) -> pa.Table:
             encoded.append(len(table) - table["pixels"].null_count)
-            return image_steps.image_encoder(wanted)(table)
+            return step(table)
 
         return encode
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
-from blissaudit.corpora.image_source import read_everything
 from blissaudit.corpora.images import list_images
 from blissaudit.errors import FolderInUse
-from blissaudit.indexer.earlier_images import open_earlier
-from blissaudit.indexer.image_embedding import EmbedOptions, embed_images, embed_part
-from blissaudit.indexer.image_shards import embed_shard, missing_image_parts
+from blissaudit.indexer.image_embedding import EmbedOptions, embed_images
+from blissaudit.indexer.image_shards import embed_shard
 from blissaudit.indexer.index_building import no_progress
 from blissaudit.indexer.index_shards import Shard, running_shard
-from blissaudit.indexer.parts import write_part
 
 PARTS = EmbedOptions(part_rows=4, workers=1)
 
@@ -125,21 +121,3 @@ def test_shards_of_a_grown_set_embed_what_is_new_and_run_one_at_a_time(growing, 
     embed_images(listed, encoder, folder, PARTS)
     assert sorted(encoded) == list(range(50, 56))
     assert not (folder / "shards").exists() and not (folder / "earlier").exists()
-
-
-def test_a_part_by_itself_is_the_part_of_the_stream(growing, tmp_path):
-    root, folder, apart = tmp_path / "images", tmp_path / "out", tmp_path / "apart"
-    growing.draw(root, **{f"i{n:02d}": n for n in range(10)})
-    (root / "i05.png").write_bytes(b"broken")
-    listed, encoder = list_images(root), growing.counting_encoder([])
-    embed_shard(listed, encoder, apart, PARTS, Shard(0, 3), no_progress)
-    assert missing_image_parts(apart, 3) == (1, 2)
-    items = list(listed.items(read_everything))
-    for number in missing_image_parts(apart, 3):
-        some = items[number * 4 : number * 4 + 4]
-        write_part(apart, "img", number, embed_part(some, encoder, PARTS, open_earlier(apart)))
-    assert missing_image_parts(apart, 3) == ()
-    embed_images(listed, encoder, folder, PARTS)
-    embed_images(listed, growing.counting_encoder([]), apart, PARTS)
-    assert content(apart) == content(folder)
-    assert json.loads((folder / "manifest.json").read_text())["failures"][0]["row"] == 5
