@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 RECORDING = (
     "statistics_cost",
     "search_cost",
+    "search_kinds",
     "text_encoding",
     "encode_overlap",
     "audit_overhead",
