@@ -36,7 +36,7 @@ CLAIM = "the chosen setting meets its recall target on image queries held out fr
 BANKS = ("photo-of-a", "a")
 SETS = {"Caltech-101": "caltech101/test", "SUN397": "sun397/val"}
 MADE, SPREAD = 200_000, 0.3
-TARGET, IMAGES, TEXTS = 0.99, 1600, 500
+TARGET, IMAGES, TEXTS, NOT_ASKED = 0.99, 1600, 500, 400
 SETTINGS = {
     "real": [
         ("SQ8", {}),
@@ -44,8 +44,8 @@ SETTINGS = {
         *[("HNSW32", {"efSearch": n}) for n in (32, 128, 256)],
     ],
     "made": [
-        *[("IVF1024,SQ8", {"nprobe": n}) for n in (4, 16, 64, 128, 256)],
-        *[("IVF1024,SQ4", {"nprobe": n}) for n in (16, 64, 256)],
+        *[("IVF1024,SQ8", {"nprobe": n}) for n in (4, 16, 64, 256, 512)],
+        *[("IVF1024,SQ4", {"nprobe": n}) for n in (64, 512)],
     ],
 }
 """Fewer than `bliss index tune` tries by itself, for time."""
@@ -100,10 +100,10 @@ def gap(images: np.ndarray, texts: np.ndarray) -> float:
 
 
 def not_asked(tuned: Tuning, images: EmbeddedImages) -> np.ndarray:
-    """The images that were not among the queries, float32 [m, d]."""
+    """NOT_ASKED images at most that were not among the queries, float32 [m, d]."""
     asked = {row.tobytes() for row in tuned.queries.images}
     every = np.asarray(images.vectors[:], np.float32)
-    return every[[i for i, row in enumerate(every) if row.tobytes() not in asked]]
+    return every[[i for i, row in enumerate(every) if row.tobytes() not in asked][:NOT_ASKED]]
 
 
 def tell(
@@ -125,7 +125,7 @@ def tell(
         tuned_index = with_structure(index, keep.made[chosen.kind], chosen.parameters)
     hits, truth = search(tuned_index, fresh, k), search(index, fresh, k)
     recall = float(recall_of(hits.similarity, truth.similarity).mean())
-    report.say(f"  its recall for the {len(fresh):,} images not asked at all: {recall:.4f}")
+    report.say(f"  its recall for the {len(fresh):,} images of those not asked at all: {recall:.4f}")
     report.say(verdict("held-out recall, lower bound", chosen.recall_bound, TARGET, at_least=True))
     report.say(verdict("recall of images not asked", recall, TARGET, at_least=True))
 
