@@ -16,10 +16,12 @@ def terminal_text(text: str, width: int | None = None) -> str:
     No escape sequence reaches the screen and nothing is reordered. Cut to `width` characters,
     the last of them an ellipsis, when it is longer.
     """
-    shown = "".join(
-        char if unicodedata.category(char) not in UNSAFE_CATEGORIES else _escaped(char)
-        for char in text
-    )
+    shown = text
+    if not text.isprintable():  # which is true of no text with a character of those categories
+        shown = "".join(
+            char if unicodedata.category(char) not in UNSAFE_CATEGORIES else _escaped(char)
+            for char in text
+        )
     if width is not None and len(shown) > width:
         shown = shown[: max(0, width - 1)] + "…"
     return shown

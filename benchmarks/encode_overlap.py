@@ -41,6 +41,7 @@ SIZES = {"ViT-B-32": 8_192, "demo": 32_768}
 """Captions of one build of each tower, so that both together take some minutes."""
 TARGET = 0.85
 RUNS = 3
+"""Turns of the small tower; the large one, minutes a turn, has a third of them."""
 
 
 def every_text(data: Path) -> list[str]:
@@ -120,10 +121,11 @@ def compare(report: Report, name: str, make: Callable[[], Encoder], captions: li
     def alone() -> np.ndarray:
         return np.concatenate([encoders["without"].encode_tokens(each) for each in ids])
 
+    turns = report.runs if name == "demo" else max(1, report.runs // 3)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "captions.txt"
         source.write_text("\n".join(captions) + "\n", encoding="utf-8")
-        for turn in range(report.runs):
+        for turn in range(turns):
             vectors["alone"], taken, peaks["alone"] = measured(alone)
             seconds["alone"].append(taken)
             for way in list(encoders)[:: -1 if turn % 2 else 1]:

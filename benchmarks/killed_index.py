@@ -102,17 +102,19 @@ class Moment:
 
 def next_moment(output: Path, stages: list[str], rng: np.random.Generator) -> Moment | None:
     """The next moment for a run that was killed in `stages` so far; None: let it end."""
-    record = output / "plan" / "plan.json"
-    if not record.exists():
-        pattern = IN_PLAN[len(stages)] if len(stages) < len(IN_PLAN) else None
-        return Moment(0, pattern, rng.uniform(0, 0.5) if pattern is None else 0.0)
-    done, whole = parts_of(output), len(json.loads(record.read_text())["parts"])
-    if whole - done <= LAST:
-        ended = any(stage == "at the end" for stage in stages)
-        return None if ended else Moment(whole, AT_THE_END, 0.0)
-    pattern = IN_PARTS[int(rng.integers(len(IN_PARTS)))]
+    record, pattern = output / "plan" / "plan.json", IN_PARTS[int(rng.integers(len(IN_PARTS)))]
     seconds = rng.uniform(0, 0.3) if pattern is None else 0.0
-    return Moment(done + int(rng.integers(APART)), pattern, seconds)
+    if record.exists():
+        done, whole = parts_of(output), len(json.loads(record.read_text())["parts"])
+        if whole - done <= LAST:
+            ended = any(stage == "at the end" for stage in stages)
+            return None if ended else Moment(whole, AT_THE_END, 0.0)
+        return Moment(done + int(rng.integers(APART)), pattern, seconds)
+    if len(stages) < len(IN_PLAN):
+        return Moment(0, IN_PLAN[len(stages)], 0.0)
+    if len(stages) < len(IN_PLAN) + 2:
+        return Moment(0, None, rng.uniform(0, 0.5))
+    return Moment(1 + int(rng.integers(APART)), pattern, seconds)
 
 
 def parts_of(output: Path) -> int:
@@ -218,7 +220,8 @@ def main() -> int:
             output, mine = folder / f"run-{runs}", list[str]()
             killed = True
             while killed:
-                moment = next_moment(output, mine, rng)
+                enough = len(stages) + len(mine) >= chosen.kills and "at the end" in stages + mine
+                moment = None if enough else next_moment(output, mine, rng)
                 process = start(specs, output, chosen.part_rows)
                 wait_for_work(process, output)
                 killed = moment is not None and kill(process, output, moment)

@@ -16,13 +16,16 @@ HERE = Path(__file__).resolve().parent
 RECORDING = (
     "statistics_cost",
     "search_cost",
+    "search_kinds",
     "text_encoding",
+    "encode_overlap",
     "audit_overhead",
     "report_in_browser",
     "clipn_demo",
     "scores_cost",
     "bulk_scoring",
     "swap_cost",
+    "tuned_index",
 )
 """These write their own record when given --record."""
 PRINTING = (
@@ -40,6 +43,7 @@ PRINTING = (
     "index_scale",
     "image_memory",
     "audit_memory",
+    "label_filter",
 )
 """The output of these is recorded here."""
 

@@ -73,9 +73,10 @@ def make_indexes(data: Path, folder: Path) -> tuple[Path, Path]:
     real = [_texts(data / "texts" / name) for name in ("photo-of-a", "a")]
     vectors = np.concatenate([each[0] for each in real])
     captions = [caption for each in real for caption in each[1]]
-    more = [f"a mixture, number {row}" for row in range(TEXTS - len(captions))]
+    more = [f"a mixture, number {row}" for row in range(TEXTS - len(set(captions)))]
+    count = len(captions) + len(more)  # equal captions are dropped: TEXTS remain
     first = write_index(folder / "first", *real[0])
-    second = write_index(folder / "second", mixed_texts(vectors, 0), captions + more)
+    second = write_index(folder / "second", mixed_texts(vectors, 0, count), captions + more)
     return first, second
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 @click.argument("folder")
 @click.argument("kind")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=NUMBER", help="A search parameter "
-              "the index keeps, such as nprobe=64. Repeatable [default: as before, else by kind]")  # fmt: skip
+              "the index keeps, such as nprobe=64. Repeatable [default: as before, else by "
+              "kind]")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads to build with "
               "[default: FAISS's, and 1 where there is a graph]")  # fmt: skip
 def kind(folder: str, kind: str, pairs: tuple[str, ...], threads: int | None) -> None:

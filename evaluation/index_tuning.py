@@ -219,11 +219,11 @@ def _recall(one: Measured) -> float:
 
 
 def _seconds(search: Callable[[], Hits]) -> float:
-    """The least seconds of a search, of as many as LEAST_SECONDS holds, two at least."""
-    best, spent, runs = np.inf, 0.0, 0
-    while spent < LEAST_SECONDS or runs < 2:
+    """The least seconds of a search that was made before, of as many as LEAST_SECONDS holds."""
+    best, spent = np.inf, 0.0
+    while spent < LEAST_SECONDS:
         start = time.perf_counter()
         search()
         seconds = time.perf_counter() - start
-        best, spent, runs = min(best, seconds), spent + seconds, runs + 1
+        best, spent = min(best, seconds), spent + seconds
     return best

@@ -24,10 +24,12 @@ Setting = tuple[str, Mapping[str, int]]
 
 @dataclass(frozen=True)
 class MadeStructures:
-    """Structures on disk by kind, so that what was measured is what is installed."""
+    """Structures over one index by kind, on disk, so that what was measured can be installed."""
 
     folder: Path
     made: dict[str, MadeStructure] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What building each took."""
 
 
 def settings_of(kinds: Sequence[str], count: int, dimension: int) -> list[Setting]:
@@ -71,18 +73,20 @@ class Candidates:
     def __iter__(self) -> Iterator[Candidate]:
         index = self.index
         for kind, group in groupby(self.settings, key=lambda setting: setting[0]):
-            start = time.perf_counter()
-            path = self.keep.folder / f"{len(self.keep.made)}.faiss"
-            made = make_structure(index.stored, index.model["dimension"], kind, path)
-            seconds = time.perf_counter() - start
-            self.keep.made[kind] = made
+            if kind not in self.keep.made:
+                start = time.perf_counter()
+                path = self.keep.folder / f"{len(self.keep.made)}.faiss"
+                made = make_structure(index.stored, index.model["dimension"], kind, path)
+                self.keep.made[kind] = made
+                self.keep.seconds[kind] = time.perf_counter() - start
             for _, parameters in group:
-                yield _candidate(index, made, parameters, seconds)
+                yield _candidate(index, self.keep, kind, parameters)
 
 
 def _candidate(
-    index: CaptionIndex, made: MadeStructure, parameters: Mapping[str, int], seconds: float
+    index: CaptionIndex, keep: MadeStructures, kind: str, parameters: Mapping[str, int]
 ) -> Candidate:
+    made = keep.made[kind]
     opened: list[CaptionIndex] = []
 
     def find(queries: np.ndarray, k: int) -> Hits:
@@ -91,4 +95,4 @@ def _candidate(
             opened.append(with_structure(index, made, parameters))
         return search(opened[0], queries, k)
 
-    return Candidate(made.kind.name, parameters, find, made.bytes, seconds)
+    return Candidate(kind, parameters, find, made.bytes, keep.seconds[kind])

@@ -40,6 +40,8 @@ class Structure:
     """The most probes there can be; 0 where it has no lists."""
     most: int
     """The most rows it can propose at once."""
+    selects: bool
+    """Whether it leaves rows out while it looks; else they are dropped from what it proposes."""
     propose: Propose
     held: Any
     """FAISS's own object."""
@@ -98,7 +100,7 @@ def _covered(
                 similarity, rows = exact_order(queries[some], vectors, rows[enough])
                 hits.similarity[some], hits.rows[some] = similarity[:, :k], rows[:, :k]
             asked = asked[~enough]
-            wider, more = _wider(structure, parameters, most, count)
+            wider, more = _wider(structure, parameters, most, asked.size)
             if asked.size and (wider, more) == (parameters, most):
                 rest = structure.exact(vectors, queries[asked], k, _every(structure, vectors, kept))
                 hits.similarity[asked], hits.rows[asked] = rest.similarity, rest.rows
@@ -115,14 +117,17 @@ def _every(structure: Structure, vectors: Vectors, kept: np.ndarray | None) -> n
 
 
 def _wider(
-    structure: Structure, parameters: Mapping[str, int], wanted: int, count: int
+    structure: Structure, parameters: Mapping[str, int], wanted: int, queries: int
 ) -> tuple[dict[str, int], int]:
     """Parameters and number of proposals that find more; the same where nothing can grow."""
     wider = dict(parameters)
     for name, most in (("nprobe", structure.lists), ("efSearch", MOST_BREADTH)):
         if name in wider:
             wider[name] = max(wider[name], min(most, WIDENING * wider[name]))
-    return wider, min(WIDENING * wanted, count, structure.most)
+    if structure.selects:  # then rows are lacking since they were not looked at
+        return wider, wanted
+    more = min(WIDENING * wanted, structure.most)
+    return wider, more if 24 * queries * more <= CANDIDATE_BYTES else wanted
 
 
 def _bitmap(rows: int, kept: np.ndarray) -> np.ndarray:

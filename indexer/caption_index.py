@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import read_manifest
-from ..corpora.addresses import is_remote
 from ..errors import BlissError
 from .caption_store import open_captions, read_captions
-from .index_addresses import local_index
+from .index_addresses import folder_of
 from .index_files import HOW_TO_BUILD, KIND
 from .nearest import Hits, Search, Vectors, check_k
 from .row_selection import remaining, renumbered, select_vectors
@@ -81,9 +80,14 @@ def open_index(folder: str | Path, choice: SearchChoice = OWN) -> CaptionIndex:
     folder is not a finished index or its files do not fit its manifest, UsageError where it
     cannot be searched as chosen, on this machine.
     """
-    given = str(folder)
-    folder = local_index(given) if is_remote(given) else Path(folder)
+    given, folder = str(folder), folder_of(folder)
     manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
+    if not isinstance(manifest["model"].get("dimension"), int):
+        raise BlissError(
+            f"{folder}/manifest.json has no usable 'model'",
+            "the manifest as bliss wrote it",
+            "Restore it from a backup or build the folder again",
+        )
     plan = plan_for(folder, manifest, choice)
     vectors = open_stored_vectors(folder, manifest, resident=plan.resident)
     store = open_captions(folder, manifest)

@@ -5,6 +5,7 @@ Beside nearest.py the only file that imports faiss; gpu_search.py is given it fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,8 +196,8 @@ def _bits(parameters: Mapping[str, int]) -> dict[str, int]:
 
 def reason(error: BaseException) -> str:
     """What FAISS complains of, without its C++ place."""
-    text = str(error)
-    return text.rsplit("failed: ", 1)[-1].rsplit("Error: ", 1)[-1].strip().rstrip(".")
+    text = re.split(r"\.(?:cpp|cu|cuh|h):\d+: ", str(error))[-1]
+    return text.rsplit("failed: ", 1)[-1].strip().rstrip(".")
 
 
 def version() -> str:

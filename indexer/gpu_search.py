@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import BlissError, UsageError
 from .approximate_search import Exact, Structure
+from .faiss_structures import drop_unselected, reason
 from .nearest import Hits, Reach, Vectors, certain_hits, check_k
 from .row_selection import exact_search, select_vectors
 from .search_plan import Plan
@@ -208,6 +209,7 @@ def structure_on(gpus: Gpus, structure: Structure) -> Structure:
         structure,
         lists=min(structure.lists, MOST_SELECTED),
         most=min(structure.most, MOST_SELECTED),
+        selects=False,
         propose=partial(_propose, faiss, moved),
         exact=exact_on(gpus, held=False),
     )
@@ -222,8 +224,6 @@ def _propose(
     selected: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `search_structure`; a GPU takes no selection, so what is not selected is dropped."""
-    from .faiss_structures import drop_unselected
-
     with gpu_errors():
         if "nprobe" in parameters:
             probes = min(parameters["nprobe"], MOST_SELECTED)
@@ -245,9 +245,8 @@ def gpu_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error).rsplit("failed: ", 1)[-1].rsplit("Error: ", 1)[-1].strip().rstrip(".")
         raise BlissError(
-            f"the search on the GPU failed: {text}",
+            f"the search on the GPU failed: {reason(error)}",
             "a GPU with room for this search, and a kind it holds",
             "Pass --search-kind exact, --search-shards with more GPUs, or --search-device cpu",
         ) from error

@@ -44,6 +44,11 @@ MOST_MANIFEST = 1 << 30
 HOW_TO_BUILD = "Check the address; make one with `bliss index build CORPUS -o ADDRESS`"
 
 
+def folder_of(given: str | Path) -> Path:
+    """The index folder on this machine for a path or an address; errors as of `local_index`."""
+    return local_index(str(given)) if is_remote(str(given)) else Path(given)
+
+
 def local_index(address: str) -> Path:
     """The folder in the cache with the index at an address, copied there if it is not.
 

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from .approximate_search import Exact, Structure, search_with
 from .faiss_structures import library, read_structure
 from .gpu_search import exact_on, open_gpus, structure_on
+from .index_addresses import folder_of
 from .index_files import HOW_TO_BUILD, KIND
 from .machine import Machine, this_machine
 from .nearest import Hits, Search, Vectors
@@ -20,14 +21,9 @@ from .row_selection import exact_search
 from .search_choice import EXACT, SearchChoice, gpu_numbers
 from .search_kinds import check_parameters
 from .search_plan import Plan, Task, plan_search
-from .search_setting import (
-    MadeStructure,
-    how_to_make_again,
-    open_structure,
-    stored_kind,
-    structure_of,
-)
+from .search_setting import MadeStructure
 from .stored_vectors import open_stored_vectors
+from .structure_reading import how_to_make_again, open_structure, stored_kind, structure_of
 
 
 def plan_for(
@@ -40,7 +36,7 @@ def plan_for(
 
 def describe_plan(folder: str | Path, choice: SearchChoice) -> str:
     """One line: where the vectors of an index would lie and what that takes. Nothing is read."""
-    path = Path(folder)
+    path = folder_of(folder)
     return plan_for(path, read_manifest(path, KIND, HOW_TO_BUILD), choice).line
 
 

@@ -72,6 +72,16 @@ def test_two_indexes_answer_as_the_one_of_both_corpora(audit):
     assert turned.drop(["caption_rows", "caption_origins"]).equals(whole.drop(["caption_rows"]))
 
 
+def test_captions_are_hidden_in_each_of_them(audit):
+    asked = ("--exclude-near-labels", 0.99)
+    _, joined, done = audit("one", "two", more=asked)
+    _, whole, _ = audit("both", more=asked)
+    assert "3 more captions are hidden: 3 near a label's prompt" in done.out
+    # The first three are the prompts; the others keep their rows in the whole index.
+    assert np.min(whole["caption_rows"].to_pylist()) >= 3
+    assert joined.drop(["caption_origins"]).equals(whole)
+
+
 def test_every_caption_says_which_index_and_source_it_is_from(audit, world):
     output, table, _ = audit("one", "two")
     names = ["one: one", "two: two"]

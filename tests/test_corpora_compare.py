@@ -17,7 +17,7 @@ from blissaudit.errors import BlissError
 from blissaudit.evaluation.corpus_comparison import CorpusAnswer, compare_corpora
 from blissaudit.indexer import open_clip_encoder
 from blissaudit.scorer.agreement import rank_correlation, top_in_common
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
@@ -76,6 +76,7 @@ def test_the_facts_by_hand():
         compare_corpora([first, other], np.zeros(4, bool))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=30))
 def test_agreement_is_scipys_and_does_not_change_with_the_scale(pairs):
     a, b = np.array(pairs, float).T

@@ -107,6 +107,7 @@ def test_each_text_is_left_out_of_its_own_answer():
     np.testing.assert_allclose(left.similarity, [[0.8, 0.7], [0.6, 0.5], [0.3, 0.2]])
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 0.9999), st.integers(1, 5000))
 def test_the_bound_solves_its_equation(mean, count):
     bound = lower_bound(mean, count)

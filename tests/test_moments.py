@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
+from blissaudit.indexer.stored_rows import ChosenRows
 from blissaudit.scorer.moments import (
     Moments,
     add_images,
@@ -189,3 +190,18 @@ def test_wrong_dimensions():
             change(moments, np.eye(4)[:1], ONE)
     with pytest.raises(BlissError, match=r"moments of 3 and of 4 dimensions"):
         merge(moments, fit_moments("a", np.eye(4), np.zeros(4, int)))
+
+
+def test_large_classes_on_disk_are_added_a_few_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr("blissaudit.scorer.moments.ROWS_AT_ONCE", 3)
+    rng = np.random.default_rng(7)
+    rows, labels = rng.standard_normal((23, 4)).astype(np.float32), np.arange(23) % 2
+    order = rng.permutation(23)
+    stored = ChosenRows(rows, order)
+    found = add_images(empty_moments(("ant", "bee"), 4), stored, labels)
+    for number, part in enumerate(found.parts):
+        members = rows[order][labels == number].astype(np.float64)
+        assert part.count == len(members)
+        np.testing.assert_allclose(part.mean, members.mean(axis=0), rtol=1e-12)
+        apart = members - members.mean(axis=0)
+        np.testing.assert_allclose(part.scatter, apart.T @ apart, rtol=1e-10)

@@ -188,3 +188,15 @@ def test_a_kept_reference_is_the_fitted_one_to_the_bit(bliss, collection, index,
     assert other.calibration is None  # another share is another reference
     assert (tmp_path / "reference" / "reference.safetensors").stat().st_mtime_ns != made
     assert load_reference(tmp_path / "reference").calibration is None
+
+
+def test_a_reference_that_would_be_too_large_is_fitted_again(
+    bliss, collection, index, tmp_path, encoded, monkeypatch
+):
+    audit = (*AUDIT, collection, "--index", index, "-o")
+    assert bliss(*audit, tmp_path / "first").code == 0
+    monkeypatch.setattr("blissaudit.audit.reference_fit.MOST_BYTES", 100)
+    shutil.rmtree(tmp_path / "cache" / "references")
+    assert bliss(*audit, tmp_path / "second").code == 0
+    assert sum(encoded) == 26 and not list((tmp_path / "second" / "reference").glob("*"))
+    assert scores(tmp_path / "second") == scores(tmp_path / "first")

@@ -67,6 +67,10 @@ def test_the_shell_blocks_run_in_order(collection, monkeypatch, capsys):
         "diff first",
         "reference fit",
         "score new/one.png",
+        "corpora peek",
+        "index build",
+        "corpora compare",
+        "index tune",
     ]
     out = capsys.readouterr().out
     first = out.index("cup/stray.png")

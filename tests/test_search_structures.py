@@ -19,7 +19,7 @@ from blissaudit.indexer.caption_index import (
 from blissaudit.indexer.index_adding import AddOptions, add_embeddings
 from blissaudit.indexer.index_building import IndexOptions, index_embeddings
 from blissaudit.indexer.joined_index import join_indexes
-from blissaudit.indexer.search_choice import SearchChoice
+from blissaudit.indexer.search_choice import OWN, SearchChoice
 from blissaudit.indexer.search_kinds import candidate_settings
 from blissaudit.indexer.search_setting import install_structure, make_structure, set_search_kind
 from hypothesis import given, settings
@@ -94,7 +94,7 @@ def test_defaults_come_close_with_exact_similarities(world, tmp_path, kind, leas
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), shown=st.integers(1, 60), k=st.integers(1, 60))
 def test_hidden_rows_are_never_found_and_k_rows_always_are(installed, seed, shown, k):
-    index, rows, queries = installed
+    index, _, queries = installed
     left = np.sort(np.random.default_rng(seed).choice(M, shown, replace=False))
     few = without_rows(index, np.setdiff1d(np.arange(M), left))
     hits = search(few, queries[:7], min(k, shown))
@@ -169,7 +169,7 @@ def test_parameters_change_what_is_found_and_a_choice_overrides_them(own):
     set_search_kind(folder, "IVF32,SQ8", {"nprobe": 1})
     expected = oracle.brute_force(queries, rows[:1000], K)[1]
 
-    def same(choice=SearchChoice()):
+    def same(choice=OWN):
         hits = search(open_index(folder, choice), queries, K)
         return float((hits.rows == expected).mean())
 

@@ -1,0 +1,85 @@
+"""`bliss index kind`, `--kind` and the search options, as a whole."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory, write_embeddings):
+    rows = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("kind") / "source"
+    return write_embeddings(folder, rows, [f"text {i}" for i in range(400)])
+
+
+def test_the_kind_of_an_index_is_set_shown_and_taken_back(bliss, embeddings, tmp_path):
+    folder = tmp_path / "index"
+    made = bliss("index", "build", "--embeddings", embeddings, "-o", folder, "--kind", "IVF8,SQ8")
+    assert made.code == 0
+    shown = bliss("index", "info", folder)
+    stated = "search: IVF8,SQ8 (candidates 2, nprobe 6) over 400 stored rows"
+    assert stated in shown.out.splitlines()
+    tuned = bliss("index", "kind", folder, "IVF8,SQ8", "--set", "nprobe=8")
+    assert tuned.out == (
+        f"{folder}: search: IVF8,SQ8 (candidates 2, nprobe 8) over 400 stored rows\n"
+    )
+    # The same build again changes nothing of it.
+    same = bliss("index", "build", "--embeddings", embeddings, "-o", folder, "--kind", "IVF8,SQ8")
+    assert same.code == 0 and "nprobe 8" in bliss("index", "info", folder).out
+    auto = bliss("index", "kind", folder, "auto")
+    assert auto.err == "auto is exact: scanning 400 x 16 takes little, and is exact\n"
+    assert auto.out == f"{folder}: search: exact\n"
+    assert list((folder / "search").iterdir()) == []
+
+
+def test_threads_and_kinds_that_cannot_be(bliss, embeddings, tmp_path):
+    folder = tmp_path / "index"
+    bliss("index", "build", "--embeddings", embeddings, "-o", folder)
+    assert bliss("index", "kind", folder, "HNSW8", "--threads", 2).code == 0
+    assert json.loads((folder / "manifest.json").read_text())["search"]["threads"] == 2
+    wrong = bliss("index", "kind", folder, "IVF8,SQ8", "--set", "nprobe")
+    assert wrong.code == 2 and "--set 'nprobe' was given. Needed: NAME=NUMBER" in wrong.err
+    many = bliss("index", "kind", folder, "IVF4096,SQ8")
+    assert many.code == 2 and "4,096 lists for 400 vectors" in many.err
+    shard = ("--shard", "0/2", "--kind", "SQ8", "--model", "demo", "-o", tmp_path / "new")
+    refused = bliss("index", "build", "wordnet-nouns", *shard)
+    assert refused.code == 2 and "--kind was given with --shard" in refused.err
+
+
+def test_search_says_what_it_takes_and_does_as_asked(bliss, index, tmp_path):
+    import shutil
+
+    folder = tmp_path / "index"
+    shutil.copytree(index, folder)
+    assert bliss("index", "kind", folder, "IVF8,SQ8", "--set", "nprobe=1").code == 0
+    ask = ("index", "search", folder, "--text", "a red circle", "--k", 40, "--json")
+    own = bliss(*ask)
+    assert own.code == 0
+    assert "search: IVF8,SQ8 over 300 x" in own.err and "hits ranked again from disk" in own.err
+    every = bliss(*ask, "--search-set", "nprobe=8", "--search-set", "candidates=9")
+    exact = bliss(*ask, "--search-kind", "exact")
+    assert "search: exact over 300 x" in exact.err and "in memory as float32" in exact.err
+    assert every.out == exact.out != own.out
+    # Similarities are exact whatever found them.
+    cosines = {hit["row"]: hit["similarity"] for hit in json.loads(exact.out)}
+    both = [hit for hit in json.loads(own.out) if hit["row"] in cosines]
+    assert both and all(hit["similarity"] == cosines[hit["row"]] for hit in both)
+
+
+def test_a_gpu_that_is_not_there_is_an_error(bliss, index, monkeypatch):
+    from blissaudit.indexer import machine
+
+    monkeypatch.setattr(machine, "gpu_memories", lambda: ())
+    ask = ("index", "search", index, "--text", "a red circle")
+    for options in (
+        ("--search-device", "cuda"),
+        ("--search-device", "cuda:0,1", "--search-shards"),
+    ):
+        found = bliss(*ask, *options)
+        assert found.code == 2 and "where there is none visible" in found.err
+        assert found.out == "" and "--search-device cpu" in found.err
+    found = bliss(*ask, "--search-shards")
+    assert found.code == 2 and "--search-shards was given with --search-device cpu" in found.err
