@@ -38,6 +38,7 @@ PRINTING = (
     "demo_accuracy",
     "broken_images",
     "killed_audits",
+    "ray_equal",
     "killed_index",
     "index_scale",
     "image_memory",
