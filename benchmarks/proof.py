@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 RECORDING = (
     "statistics_cost",
     "search_cost",
+    "search_kinds",
     "text_encoding",
     "encode_overlap",
     "audit_overhead",
@@ -37,6 +38,7 @@ PRINTING = (
     "demo_accuracy",
     "broken_images",
     "killed_audits",
+    "ray_equal",
     "killed_index",
     "index_scale",
     "image_memory",

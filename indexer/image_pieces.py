@@ -15,7 +15,7 @@ from .decoding import DecodingLimits, read_file
 from .pieces import END, Piece
 from .preprocessing import UnreadableImage
 
-PIECE_BYTES = 64 << 20
+PIECE_BYTES = 128 << 20
 """Encoded images from which on a piece takes no more."""
 FETCHED_AT_ONCE = 8
 """Images whose content is read at the same time."""

@@ -21,14 +21,9 @@ from .row_selection import exact_search
 from .search_choice import EXACT, SearchChoice, gpu_numbers
 from .search_kinds import check_parameters
 from .search_plan import Plan, Task, plan_search
-from .search_setting import (
-    MadeStructure,
-    how_to_make_again,
-    open_structure,
-    stored_kind,
-    structure_of,
-)
+from .search_setting import MadeStructure
 from .stored_vectors import open_stored_vectors
+from .structure_reading import how_to_make_again, open_structure, stored_kind, structure_of
 
 
 def plan_for(

@@ -16,7 +16,7 @@ from .index_files import BESIDE, HOW_TO_BUILD, KIND, files_below, part_of
 from .manifest_checks import count_problems, name_problems, type_problems
 from .part_checks import part_problems
 from .resampling import embedding_problems
-from .search_setting import how_to_make_again
+from .structure_reading import how_to_make_again
 from .tombstones import list_name, read_rows, removed_rows
 
 Progress = Callable[[str, int, int], None]

@@ -25,7 +25,7 @@ class WorkerEncoder:
 
 
 def for_workers(encoder: Encoder, choice: ModelChoice) -> WorkerEncoder:
-    """How workers load `encoder`; `choice` is what was asked for, its device is theirs to use."""
+    """How workers load `encoder`, for which `choice` was asked; a worker sees but one GPU."""
     from .open_clip_encoder import threads_used
 
     facts, seen = encoder.facts, encoder.preprocessing
@@ -33,6 +33,7 @@ def for_workers(encoder: Encoder, choice: ModelChoice) -> WorkerEncoder:
         choice,
         model=facts["model"],
         pretrained=facts.get("pretrained"),
+        device="cuda" if (choice.device or "").startswith("cuda") else choice.device,
         precision=facts["precision"],
         batch_size=encoder.batch_size,
         statistics=(tuple(seen.mean), tuple(seen.std)),

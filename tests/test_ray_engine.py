@@ -150,6 +150,15 @@ def test_workers_must_load_the_same_weights(encoder):
         load_for_worker(other)
 
 
+@pytest.mark.parametrize(
+    ("asked", "there"), [("cuda:1", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), (None, None)]
+)
+def test_the_one_gpu_that_a_worker_sees_is_its_first(encoder, asked, there):
+    wanted = for_workers(encoder, replace(DEMO, device=asked))
+    assert wanted.choice.device == there
+    assert (wanted.choice.model, wanted.choice.precision) == ("demo", "fp32")
+
+
 def test_ray_missing_is_told_with_the_name_of_the_extra(bliss, captions, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     build = ("index", "build", captions, "--model", "demo", "-o", tmp_path / "x")

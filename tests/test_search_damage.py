@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from blissaudit.artefacts import write_json
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import search_setting
+from blissaudit.indexer import search_setting, structure_reading
 from blissaudit.indexer.caption_index import open_index, search
 from blissaudit.indexer.index_building import IndexOptions, index_embeddings
 from blissaudit.indexer.search_choice import SearchChoice
@@ -54,7 +54,7 @@ def test_a_damaged_structure_is_named_and_made_again(world, damage, complaint, m
     whole = path.read_bytes()
     damage(path)
     # FAISS is not to see a file whose checksum is wrong: it would trust its sizes.
-    monkeypatch.setattr(search_setting, "read_structure", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(structure_reading, "read_structure", lambda *_: pytest.fail("it was read"))
     with pytest.raises(BlissError, match=rf"{complaint}.*bliss index kind \S+ IVF4,SQ8`"):
         search(open_index(folder), rows[:5], 4)
     exact = search(open_index(folder, SearchChoice("exact")), rows[:5], 4)
