@@ -125,7 +125,7 @@ def tell(
         tuned_index = with_structure(index, keep.made[chosen.kind], chosen.parameters)
     hits, truth = search(tuned_index, fresh, k), search(index, fresh, k)
     recall = float(recall_of(hits.similarity, truth.similarity).mean())
-    report.say(f"  its recall for the {len(fresh):,} images of those not asked at all: {recall:.4f}")
+    report.say(f"  its recall for {len(fresh):,} images that were not asked: {recall:.4f}")
     report.say(verdict("held-out recall, lower bound", chosen.recall_bound, TARGET, at_least=True))
     report.say(verdict("recall of images not asked", recall, TARGET, at_least=True))
 

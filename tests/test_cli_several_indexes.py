@@ -151,21 +151,20 @@ def test_a_caption_of_both_corpora_is_there_twice(bliss, world, tmp_path):
     assert all(line[0] == line[1] and line[2] == line[3] for line in found)
 
 
-def test_search_shows_the_nearest_of_all(bliss, captions, tmp_path):
-    lines = captions.read_text().splitlines()
-    for name, some in (("one", lines[:150]), ("two", lines[150:])):
-        (tmp_path / f"{name}.txt").write_text("\n".join(some))
-        build = ("index", "build", tmp_path / f"{name}.txt", "--model", "demo")
-        assert bliss(*build, "-o", tmp_path / name).code == 0
-    build = ("index", "build", captions, "--model", "demo", "-o", tmp_path / "both")
-    assert bliss(*build).code == 0
-    asked = ("--text", "a drawing of a house", "--k", 7, "--json")
+def test_search_shows_the_nearest_of_all(bliss, index, tmp_path):
+    table = pq.read_table(index / "metadata" / "metadata_0.parquet")
+    captions, vectors = table["caption"].to_pylist(), np.load(index / "text_emb/text_emb_0.npy")
+    for name, some in (("one", slice(0, 150)), ("two", slice(150, None)), ("both", slice(None))):
+        source = tmp_path / "texts" / name
+        small.write_embeddings(source, "text", vectors[some], caption=captions[some])
+        assert bliss("index", "build", "--embeddings", source, "-o", tmp_path / name).code == 0
+    asked = ("--text", "a drawing of a house", "--k", 7, "--model", "demo", "--json")
     alone = json.loads(bliss("index", "search", tmp_path / "both", *asked).out)
     found = json.loads(bliss("index", "search", tmp_path / "one", tmp_path / "two", *asked).out)
     origins = [each.pop("origin") for each in found]
     assert found == alone
     places = [("one", "two")[each["row"] >= 150] for each in found]
-    assert origins == [f"{place}: {place}.txt" for place in places]
+    assert origins == [f"{place}: {place}" for place in places]
     shown = bliss("index", "search", tmp_path / "one", tmp_path / "two", *asked[:-1]).out
     assert shown.splitlines() == [
         f"{each['similarity']:7.4f}  {each['row']:>9,}  {each['caption']}  ({origin})"
