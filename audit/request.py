@@ -14,7 +14,7 @@ from ..corpora.image_opening import open_images
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
 from ..corpora.texts import CorpusOptions, open_corpus
 from ..errors import TooManyFailures, UsageError
-from ..indexer.caption_index import CaptionIndex, search
+from ..indexer.caption_index import CaptionIndex, open_index, search
 from ..indexer.embedded_images import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice
 from ..indexer.image_embedding import EmbedOptions, embed_images
@@ -22,6 +22,7 @@ from ..indexer.index_building import IndexOptions, Progress, build_index, no_pro
 from ..indexer.joined_index import open_indexes
 from ..indexer.layout import is_embedding_folder
 from ..indexer.remembered import remember_images
+from ..indexer.search_choice import OWN, SearchChoice
 from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
@@ -66,6 +67,8 @@ class AuditRequest:
     image_options: ImageOptions = NO_IMAGE_OPTIONS
     """Where the images and labels of IMAGES are, if `open_images` has to be told."""
     corpus_options: CorpusOptions = field(default_factory=CorpusOptions)
+    search: SearchChoice = OWN
+    """How the captions are searched, where not as their index says."""
     output: str = "bliss-audit"
     model: ModelChoice = field(default_factory=ModelChoice)
     settings: AuditSettings = field(default_factory=AuditSettings)
@@ -113,7 +116,7 @@ def run_audit(
     head = open_head(request.head, [score])
     check_clipn(score, no_prompts is not None)
     encoder: Encoder | None = None
-    index = open_indexes(request.indexes) if request.indexes else None
+    index = open_indexes(request.indexes, request.search) if request.indexes else None
     listed = open_images(request.images, request.image_options) if request.images else None
     clean_files = None
     if request.reference and saved is None and not _embedded(request.reference):
@@ -222,7 +225,8 @@ def _build_default(
     rules = CaptionRules(deduplicate=not request.keep_duplicates)
     how = request.embed
     options = IndexOptions(rules, overwrite=how.overwrite, engine=how.engine)
-    return build_index(source, encoder, Path(request.output) / "index", options, progress)
+    built = build_index(source, encoder, Path(request.output) / "index", options, progress)
+    return built if request.search == OWN else open_index(built.folder, request.search)
 
 
 def _embedded(folder: str) -> bool:

@@ -21,6 +21,7 @@ from .options import (
     INDEX,
     MODEL,
     SCORE,
+    SEARCH,
     SHOW,
     WORDS,
     audit_settings,
@@ -34,6 +35,8 @@ from .options import (
     plain_options,
     ray_engine,
     say,
+    say_plans,
+    search_choice,
 )
 from .presets import ENCODER, PRESET, with_preset
 
@@ -72,7 +75,19 @@ from .presets import ENCODER, PRESET, with_preset
     help="Embed only every N-th part of the images, from the I-th on (0 to N - 1), score nothing.",
 )
 @options(
-    CLIPN, CORPUS, MODEL, SCORE, EXCLUDE, WORDS, PRESET, IMAGES, COLLECTION, ENGINE, DECIDE, SHOW
+    CLIPN,
+    CORPUS,
+    MODEL,
+    SCORE,
+    SEARCH,
+    EXCLUDE,
+    WORDS,
+    PRESET,
+    IMAGES,
+    COLLECTION,
+    ENGINE,
+    DECIDE,
+    SHOW,
 )
 def audit(
     as_json: bool,
@@ -98,6 +113,7 @@ def audit(
     from ..audit.sharding import run_shard
     from ..audit.terminal import progress_lines, result_text
     from ..indexer.index_shards import parse_shard
+    from ..indexer.search_choice import OWN
 
     if given["image_root"] is not None and given["embeddings"] is None:
         raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")
@@ -106,11 +122,15 @@ def audit(
     given = with_preset(given, (*model_set, *index_set, "prompt", "k", "weight"))
     rule = decision_rule(given)
     top = TOP if given["top"] is None else given["top"]
+    search = search_choice(given)
+    if search != OWN:
+        say_plans(given["index"], search)
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "corpus")},
         indexes=given["index"],
         image_options=image_options(given),
         corpus_options=corpus_options(given),
+        search=search,
         output=given["output"],
         model=model_choice(given),
         settings=audit_settings(given),

@@ -14,6 +14,7 @@ from .options import (
     IMAGES,
     INDEX_NEEDED,
     MODEL,
+    SEARCH,
     WORDS,
     class_words,
     embed_options,
@@ -79,7 +80,7 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
 @click.option("--k", default=10, show_default=True, help="Captions retrieved per image.")
 @click.option("-o", "--output", default="bliss-eval", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-@options(CLIPN, MODEL, WORDS, PRESET, IMAGES, COLLECTION)
+@options(CLIPN, MODEL, SEARCH, WORDS, PRESET, IMAGES, COLLECTION)
 def evaluate(
     as_json: bool, max_failures: int | None, repeats: dict[str, Any] | None, **given: Any
 ) -> None:

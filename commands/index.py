@@ -22,6 +22,8 @@ from .options import (
     options,
     ray_engine,
     say,
+    say_plans,
+    search_choice,
 )
 from .presets import PRESET, with_preset
 from .tune_index import tune
@@ -197,6 +199,7 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
     from ..indexer.caption_index import captions_of
     from ..indexer.caption_index import search as search_index
     from ..indexer.joined_index import origin_names
+    from ..indexer.search_choice import OWN
 
     if (text is None) == (image is None):
         raise UsageError(
@@ -204,6 +207,8 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
             "one of them: what to search for",
             'Add --text "…" or --image FILE',
         )
+    if search_choice(given) == OWN:  # else it is said anyway
+        say_plans(given["index"], OWN)
     opened = open_given_index(given)
     encoder = encoder_for(model_choice(given), opened, None, say)
     query = embed_query(encoder, opened.model, given["index"][0], text, image)

@@ -123,8 +123,8 @@ SEARCH = options(
                  "kind [default: the index's own]"),
     click.option("--search-set", multiple=True, metavar="NAME=NUMBER", help="A search parameter "
                  "in place of the index's own, such as nprobe=64. Repeatable."),
-    click.option("--search-device", default="cpu", show_default=True, metavar="DEVICE",
-                 help="cpu, cuda, cuda:1 or cuda:0,1."),
+    click.option("--search-device", metavar="DEVICE",
+                 help="cpu, cuda, cuda:1 or cuda:0,1 [default: cpu]"),
     click.option("--search-shards", is_flag=True, help="Spread the vectors over the GPUs."),
 )  # fmt: skip
 
@@ -134,20 +134,30 @@ def search_choice(given: dict[str, Any]) -> Any:
     from ..indexer.search_choice import SearchChoice
 
     parameters = named_numbers("--search-set", given.get("search_set", ()))
-    device, shards = given.get("search_device", "cpu"), given.get("search_shards", False)
+    device, shards = given.get("search_device") or "cpu", given.get("search_shards", False)
     return SearchChoice(given.get("search_kind"), parameters or None, device, shards)
 
 
 def open_given_index(given: dict[str, Any]) -> Any:
-    """What --index names, several as one, to be searched as given; says what that will take."""
+    """What --index names, several as one, to be searched as given.
+
+    Where that is not as the indexes say themselves, it is said what it will take.
+    """
     from ..indexer.joined_index import open_indexes
-    from ..indexer.search_dispatch import describe_plan
+    from ..indexer.search_choice import OWN
 
     choice = search_choice(given)
-    if "search_device" in given:
-        for folder in given["index"]:
-            say(describe_plan(folder, choice))
+    if choice != OWN:
+        say_plans(given["index"], choice)
     return open_indexes(given["index"], choice)
+
+
+def say_plans(folders: Sequence[str], choice: Any) -> None:
+    """Where the vectors of each index will lie when it is searched, and what that takes."""
+    from ..indexer.search_dispatch import describe_plan
+
+    for folder in folders:
+        say(describe_plan(folder, choice))
 
 
 def named_numbers(option: str, pairs: Sequence[str]) -> dict[str, int]:

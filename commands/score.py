@@ -16,6 +16,7 @@ from .options import (
     INDEX_NEEDED,
     MODEL,
     SCORE,
+    SEARCH,
     SHOW,
     audit_settings,
     decision_rule,
@@ -33,7 +34,7 @@ from .options import (
 @click.option("--reference", required=True, help="A folder `bliss reference fit` made.")
 @INDEX_NEEDED
 @click.option("--score", "name", default="bliss", show_default=True, help="Score that ranks.")
-@options(MODEL, SCORE, EXCLUDE, IMAGES, COLLECTION, DECIDE, SHOW)
+@options(MODEL, SCORE, SEARCH, EXCLUDE, IMAGES, COLLECTION, DECIDE, SHOW)
 def score(
     images: tuple[str, ...], name: str, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:

@@ -89,6 +89,9 @@ def open_index(folder: str | Path, choice: SearchChoice = OWN) -> CaptionIndex:
             "Restore it from a backup or build the folder again",
         )
     plan = plan_for(folder, manifest, choice)
+    if choice.kind or choice.parameters:  # whatever is kept of its answers is kept apart
+        asked = {"kind": choice.kind, "parameters": dict(choice.parameters or {})}
+        manifest = {**manifest, "searched_as": asked}
     vectors = open_stored_vectors(folder, manifest, resident=plan.resident)
     store = open_captions(folder, manifest)
     return CaptionIndex(
