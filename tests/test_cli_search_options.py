@@ -25,7 +25,7 @@ def rows(folder):
 
 @pytest.fixture(scope="module")
 def audits(bliss, collection, coarse, index, tmp_path_factory):
-    """One audit with the index's own search, one exact, one with every list, one of an exact index."""
+    """An audit with the index's own search, exactly, with every list, and of an exact index."""
     root = tmp_path_factory.mktemp("audits")
     ask = ("audit", collection, "--no-report")
     said = {
