@@ -87,7 +87,7 @@ def workers(process: psutil.Process, stage: str) -> list[psutil.Process]:
     found = []
     for child in process.children(recursive=True):
         try:
-            if child.cmdline()[:1] and f"({stage})" in child.cmdline()[0]:
+            if f"({stage})" in " ".join(child.cmdline()):
                 found.append(child)
         except psutil.Error:
             continue
