@@ -55,7 +55,7 @@ def local_index(address: str) -> Path:
     Raises BlissError where there is no finished index, it lists files that none has, a file does
     not match its checksum, or the address cannot be reached (what was copied stays).
     """
-    address = address.rstrip("/")
+    address = _checked(address)
     content = _remote_manifest(address)
     if content is None:
         raise BlissError(
@@ -84,7 +84,12 @@ def local_index(address: str) -> Path:
 
 
 def check_output(output: str, options: Sequence[str]) -> None:
-    """UsageError where an address was given with options that need a folder on this machine."""
+    """UsageError where an address was given with options that need a folder on this machine.
+
+    Or where it names no place at all.
+    """
+    if is_remote(output):
+        _checked(output)
     if is_remote(output) and options:
         raise UsageError(
             f"--{options[0]} was given with the address {output}",
@@ -112,7 +117,7 @@ def build_at(
     UsageError where the address holds other files, BlissError where it cannot be written: what
     was built stays in the cache, and the same command goes on.
     """
-    address = address.rstrip("/")
+    address = _checked(address)
     there = _remote_manifest(address)
     work = cache_folder() / "outputs" / digest({"address": address})
     if there is not None and not overwrite:
@@ -135,6 +140,21 @@ def build_at(
     _sent(work).unlink(missing_ok=True)
     with _named(folder, address):
         return build(folder)
+
+
+def _checked(address: str) -> str:
+    """An address without slashes at its end; UsageError where nothing else is behind its scheme.
+
+    `s3://` without its slashes would be a folder `s3:` on this machine.
+    """
+    scheme, _, place = address.partition("://")
+    if not place.strip("/"):
+        raise UsageError(
+            f"{address} names no place for an index",
+            "an address such as s3://bucket/folder",
+            "Say what is behind it, or give a folder on this machine",
+        )
+    return f"{scheme}://{place.rstrip('/')}"
 
 
 def _copy_out(work: Path, address: str, progress: Progress) -> None:

@@ -25,6 +25,8 @@ CANDIDATES = {
 CANDIDATES_OF_CODES = 32
 """Candidates fetched for each of the k, by how vectors are coded; product quantizers: 32."""
 GRAPH_BREADTH = 128
+LINKS = range(2, 513)
+"""Neighbours a graph can be asked for; FAISS ends the process at 0, and 512 take 4 KiB a vector."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,14 @@ def read_kind(name: str) -> Kind:
     if re.search(r"Refine|RFlat", name):
         raise _unknown(name, "hits are ranked again against the stored vectors anyway")
     inverted = re.search(r"(?:^|,)IVF(\d+)(_HNSW\d+)?", name)
+    if inverted and not int(inverted[1]):
+        raise _unknown(name, "an inverted file without lists holds nothing")
     graph = re.search(r"(?:^|,)HNSW(\d*)", name)
+    for links in re.findall(r"HNSW(\d+)", name):
+        if int(links) not in LINKS:
+            raise _unknown(
+                name, f"a graph keeps {LINKS[0]} to {LINKS[-1]} neighbours of each vector"
+            )
     last = name.rsplit(",", 1)[-1]
     code = "Flat" if re.match(r"HNSW|IVF", last) else last
     return Kind(

@@ -83,3 +83,21 @@ def test_a_gpu_that_is_not_there_is_an_error(bliss, index, monkeypatch):
         assert found.out == "" and "--search-device cpu" in found.err
     found = bliss(*ask, "--search-shards")
     assert found.code == 2 and "--search-shards was given with --search-device cpu" in found.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("IVF0,Flat", "an inverted file without lists holds nothing"),
+        ("HNSW0", "a graph keeps 2 to 512 neighbours of each vector"),
+        ("HNSW1", "a graph keeps 2 to 512 neighbours of each vector"),
+        ("HNSW999999", "a graph keeps 2 to 512 neighbours of each vector"),
+        ("IVF8_HNSW0,SQ8", "a graph keeps 2 to 512 neighbours of each vector"),
+    ],
+)
+def test_kinds_that_faiss_makes_and_cannot_search(bliss, index, kind, why):
+    before = (index / "manifest.json").read_bytes()
+    refused = bliss("index", "kind", index, kind)
+    assert refused.code == 2
+    assert f"kind of search '{kind}' was asked for: {why}. Needed: exact" in refused.err
+    assert (index / "manifest.json").read_bytes() == before

@@ -11,7 +11,7 @@ from blissaudit.corpora.texts import open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer import index_addresses
 from blissaudit.indexer.caption_index import captions_of, open_index, origins_of, search
-from blissaudit.indexer.index_addresses import build_to
+from blissaudit.indexer.index_addresses import build_to, check_output
 from blissaudit.indexer.index_building import IndexOptions, build_index
 
 TEXTS = [f"caption {number}" for number in range(9)]
@@ -212,3 +212,18 @@ def test_from_the_command_line_an_address_serves_as_an_index(
     nothing = bliss("audit", collection, "--index", "memory://none", "-o", tmp_path / "r")
     assert (nothing.code, nothing.out) == (1, "")
     assert "memory://none holds no manifest.json. Needed: a finished caption-index" in nothing.err
+
+
+@pytest.mark.parametrize("nowhere", ["s3://", "memory:///", "file://"])
+def test_an_address_of_no_place_is_refused(source, small, nowhere, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for act in (build_to_nothing, lambda *_: open_index(nowhere)):
+        with pytest.raises(UsageError, match=rf"{nowhere} names no place for an index"):
+            act(source, small, nowhere)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def build_to_nothing(source, small, address):
+    check_output(address, ())
+    build(source, small, address)
