@@ -17,6 +17,7 @@ from ..errors import BlissError
 from .addresses import suffix_of
 from .texts import arrow_values, choose_arrow_column, choose_column, split_columns
 
+START = 4096  # bytes looked at to tell text from what is none
 MAX_LINE = 1 << 20  # characters; a longer line is no caption, and would have to fit in memory
 
 _SAMPLE = 100  # JSON lines looked at to learn which columns there are
@@ -26,10 +27,23 @@ Values: TypeAlias = Generator[tuple[int, object], None, None]
 
 
 def check_text_encoding(file: IO[bytes], name: str) -> None:
-    """BlissError for a UTF-16 or UTF-32 file, which would otherwise be read as rubbish."""
-    if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+    """BlissError for UTF-16, UTF-32 and no text at all, which would else be read as rubbish."""
+    start = file.read(START)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise BlissError(
             f"{name} is not UTF-8: it starts like UTF-16", "UTF-8 text", "Save it as UTF-8"
+        )
+    if b"\x00\x00" in start:
+        raise BlissError(
+            f"{name} is not text: it holds runs of NUL bytes", "UTF-8 text", "Check the file"
+        )
+    lost = start.decode("utf-8", "replace").count("\ufffd")
+    if lost > len(start) // 10:
+        raise BlissError(
+            f"{name} is not UTF-8: {lost:,} of its first {len(start):,} bytes belong to no "
+            "character",
+            "UTF-8 text",
+            "Save it as UTF-8, or check that it is the right file",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -250,3 +251,29 @@ def test_unknown_suffixes_and_batch_sizes_are_refused(tmp_path: Path) -> None:
         open_corpus(write(tmp_path / "a.doc", "a"))
     with pytest.raises(UsageError, match="a batch size of 0"):
         read(open_corpus(write(tmp_path / "a.txt", "a")), 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (
+            np.random.default_rng(0).bytes(5000),
+            r"noise\.txt is not UTF-8: [\d,]+ of its first 4,096",
+        ),
+        (b"PK\x03\x04" + b"\x00" * 40, r"noise\.txt is not text: it holds runs of NUL bytes"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, content, complaint):
+    path = tmp_path / "noise.txt"
+    path.write_bytes(content)
+    with pytest.raises(BlissError, match=complaint):
+        open_corpus(str(path))
+
+
+def test_a_few_bytes_of_another_encoding_are_no_reason_to_refuse(tmp_path):
+    path = tmp_path / "menu.txt"
+    path.write_bytes("a café in the old town\nna\u00efve art\n".encode("latin-1"))
+    assert [text for batch in open_corpus(str(path)).batches(10) for text in batch.texts] == [
+        "a caf\ufffd in the old town",
+        "na\ufffdve art",
+    ]
