@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -109,5 +110,13 @@ def ask_until_answered(
                 "a process that lives until it has answered",
                 "Free memory, then run the same command again; finished parts stay",
             )
-        process = start_tokeniser(encoder, processes)
+        process = _replacement(encoder, processes)
     return done, process
+
+
+def _replacement(encoder: Encoder, processes: Processes) -> subprocess.Popen[bytes]:
+    """Another process; what killed the last one may kill one that is only starting."""
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(BlissError):
+            return start_tokeniser(encoder, processes)
+    return start_tokeniser(encoder, processes)
