@@ -159,6 +159,8 @@ def takes_selection(structure: Any) -> bool:
 
     if isinstance(structure, faiss.IndexPreTransform):
         return takes_selection(faiss.downcast_index(structure.index))
+    if isinstance(structure, faiss.IndexAdditiveQuantizer | faiss.IndexIVFAdditiveQuantizer):
+        return False
     return not isinstance(structure, faiss.IndexPQ | faiss.IndexFastScan) or isinstance(
         structure, faiss.IndexIVF
     )

@@ -97,7 +97,7 @@ def _look_elsewhere(
     cache: Path, folder: Path, request: Mapping[str, Any], spec: str, say: Callable[[str], object]
 ) -> None:
     """Take over what another command made of the same images, or say what is known of them."""
-    found = take_over_images(cache, folder, request)
+    found = take_over_images(cache, folder, request, spec)
     if found is not None:
         say(f"image embeddings of {spec} taken over from {found}")
         return

@@ -142,5 +142,7 @@ def _joint_manifest(indexes: Sequence[CaptionIndex]) -> dict[str, Any]:
 
 def _member_facts(index: CaptionIndex) -> dict[str, Any]:
     """One of several joined indexes: its folder, its live captions, and what they are."""
-    facts = {name: index.manifest.get(name) for name in ("sources", "prompts", "checksums")}
+    # What audits keep of a search depends on how each index is searched.
+    named = ("sources", "prompts", "search", "checksums")
+    facts = {name: index.manifest.get(name) for name in named}
     return {"folder": str(index.folder), "count": index.count, **facts}

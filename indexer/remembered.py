@@ -46,14 +46,20 @@ def remember_images(cache: Path, folder: Path, spec: str) -> None:
         )
 
 
-def take_over_images(cache: Path, folder: Path, request: Mapping[str, Any]) -> Path | None:
-    """Fill `folder` with embeddings that were made elsewhere for this very `request`.
+def take_over_images(
+    cache: Path, folder: Path, request: Mapping[str, Any], spec: str
+) -> Path | None:
+    """Fill `folder` with embeddings that were made of `spec` elsewhere for this very `request`.
 
     Returns where they were, or None where there are none that are whole; `folder` is then as it
     was, but for files that its next part will replace.
     """
     for found, facts in remembered(cache / IMAGES / _settings(request), folder):
-        if facts.get("request") != dict(request):
+        # Files of another collection may have the same names, sizes and times, and other content.
+        if (facts.get("request"), facts.get("collection")) != (
+            dict(request),
+            collection_name(spec),
+        ):
             continue
         with suppress(BlissError, OSError, KeyError, TypeError):
             manifest = read_manifest(found, KIND, IGNORED)
@@ -66,9 +72,11 @@ def take_over_images(cache: Path, folder: Path, request: Mapping[str, Any]) -> P
 
 
 def earlier_folder(cache: Path, folder: Path, request: Mapping[str, Any], spec: str) -> Path | None:
-    """Where an earlier state of the collection `spec` was embedded in the same way, if anywhere."""
+    """Where an earlier state of the collection `spec`, or what looks like a copy of it, was
+    embedded in the same way, if anywhere; only their content tells which images are the same."""
     for found, facts in remembered(cache / IMAGES / _settings(request), folder):
-        if facts.get("collection") == collection_name(spec):
+        same = facts.get("collection") == collection_name(spec)
+        if same or facts.get("request") == dict(request):
             with suppress(BlissError, AttributeError):
                 # It may have been made again in another way since it was noted.
                 if _settings(read_manifest(found, KIND, IGNORED)["request"]) == _settings(request):

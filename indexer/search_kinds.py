@@ -64,6 +64,8 @@ def read_kind(name: str) -> Kind:
         raise _unknown(name, "it is none that answers inner products by row")
     if re.search(r"Refine|RFlat", name):
         raise _unknown(name, "hits are ranked again against the stored vectors anyway")
+    if re.search(r"IVF\d+.*,P?(RQ|LSQ)[^,]*fs", name):
+        raise _unknown(name, "FAISS lets nobody say how many of its lists are searched")
     inverted = re.search(r"(?:^|,)IVF(\d+)(_HNSW\d+)?", name)
     if inverted and not int(inverted[1]):
         raise _unknown(name, "an inverted file without lists holds nothing")

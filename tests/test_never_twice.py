@@ -124,6 +124,33 @@ def test_a_grown_collection_in_another_output_embeds_only_what_is_new(
     assert len(found["content"]) == 27
 
 
+def test_files_that_only_look_the_same_are_embedded_by_their_content(
+    bliss, collection, index, tmp_path, encoded
+):
+    images, other = tmp_path / "images", tmp_path / "other"
+    for folder in (images, other):
+        shutil.copytree(collection, folder)
+    pair = [other / "boat" / "0.png", other / "boat" / "1.png"]
+    first, second = (path.read_bytes() for path in pair)
+    size = max(len(first), len(second)) + 1
+    for folder, contents in ((images, (first, second)), (other, (second, first))):
+        for name, content in zip(("0.png", "1.png"), contents, strict=True):
+            (folder / "boat" / name).write_bytes(content.ljust(size, b"\0"))
+        for path in folder.rglob("*.png"):
+            os.utime(path, (10**9, 10**9))
+    assert bliss(*AUDIT, images, "--index", index, "-o", tmp_path / "first").code == 0
+    again = bliss(*AUDIT, other, "--index", index, "-o", tmp_path / "second")
+    assert again.code == 0 and "image embeddings of" not in again.err
+    assert sum(encoded) == 26  # all contents are known: only which file has which is not
+    content = {}
+    for out in ("first", "second"):
+        table = pq.read_table(tmp_path / out / "scores.parquet").to_pydict()
+        content[out] = dict(zip(table["path"], table["content"], strict=True))
+    one, two = content["first"], content["second"]
+    assert (one["boat/0.png"], one["boat/1.png"]) == (two["boat/1.png"], two["boat/0.png"])
+    assert one["boat/0.png"] != two["boat/0.png"]
+
+
 @pytest.mark.parametrize("damage", ["vector", "vanished", "request", "note"])
 def test_a_folder_that_changed_or_went_is_ignored(
     bliss, collection, index, tmp_path, encoded, damage

@@ -14,6 +14,9 @@ from blissaudit.audit import retrieval
 from blissaudit.audit.retrieval import KeptHits, forget_unused, part_rows, retrieve
 from blissaudit.indexer.caption_index import open_index
 from blissaudit.indexer.embedded_images import read_image_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.joined_index import open_indexes
+from blissaudit.indexer.search_setting import set_search_kind
 
 AUDIT = ("audit", "--no-report")
 
@@ -139,3 +142,21 @@ def test_outside_embeddings_on_disk_are_normalised_and_bad_rows_left_out(tmp_pat
     assert np.array_equal(stored.vectors[np.array([5, 0, 3])], held.vectors[np.array([5, 0, 3])])
     assert (stored.hashes, stored.fingerprint) == (held.hashes, held.fingerprint)
     assert stored.paths == ("0-0", "0-2", "1-0", "1-1", "1-3", "1-4") == held.paths
+
+
+def test_parts_of_joined_indexes_depend_on_how_each_is_searched(write_embeddings, tmp_path):
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((2420, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    folders = []
+    for name, some in (("one", rows[:1200]), ("two", rows[1200:2400])):
+        write_embeddings(tmp_path / f"{name}-vectors", some, [f"{name} {i}" for i in range(1200)])
+        index_embeddings(tmp_path / f"{name}-vectors", tmp_path / name)
+        folders.append(str(tmp_path / name))
+    kept, found = KeptHits(tmp_path / "hits"), {}
+    for probes in (1, 16):  # of the second: the structure stays, only its parameter changes
+        set_search_kind(folders[1], "IVF16,Flat", {"nprobe": probes})
+        found[probes] = retrieve(open_indexes(folders), rows[2400:], 5, kept=kept).rows
+        fresh = retrieve(open_indexes(folders), rows[2400:], 5).rows
+        assert np.array_equal(found[probes], fresh)
+    assert not np.array_equal(found[1], found[16])

@@ -218,3 +218,23 @@ def test_every_candidate_setting_can_be_built(own, tmp_path):
             path = tmp_path / "candidate.faiss"
             made = make_structure(index.stored, D, kind, path)
             assert search(with_structure(index, made, parameters), own[2][:2], 3).rows.min() >= 0
+
+
+@pytest.mark.parametrize("kind", ["RQ2x4", "IVF16,RQ2x4"])
+def test_additive_codes_leave_hidden_rows_out(kind, world, tmp_path):
+    folder, _, queries = world
+    index = open_index(folder)
+    made = make_structure(index.stored, D, kind, tmp_path / "made.faiss")
+    found = with_structure(index, made, {"candidates": 5})
+    hidden = np.unique(search(found, queries, 3).rows)
+    left = np.setdiff1d(np.arange(M), hidden)
+    shown = search(without_rows(found, hidden), queries, K)
+    rows = index.vectors.fetch(left)
+    exact = np.einsum("nkd,nd->nk", rows[shown.rows], queries, dtype=np.float64)
+    np.testing.assert_allclose(shown.similarity, exact, atol=1e-6)
+
+
+def test_fast_additive_codes_in_lists_are_refused(world, tmp_path):
+    index = open_index(world[0])
+    with pytest.raises(UsageError, match="how many of its lists"):
+        make_structure(index.stored, D, "IVF16,RQ8x4fs", tmp_path / "made.faiss")
