@@ -51,11 +51,13 @@ def encoded_parts(
             rows = plan.parts[number]
             raw = np.empty((rows, encoder.facts["dimension"]), np.float32)
             with timed(plan.folder.parent, "encode", part=number, rows=rows):
-                for start in range(0, rows, CAPTIONS_AT_ONCE):
+                at = 0
+                while at < rows:
                     vectors = next(encoded)
-                    raw[start : start + len(vectors)] = vectors
-                    done += len(vectors)
-                    progress(WHAT, done, plan.count)
+                    raw[at : at + len(vectors)] = vectors
+                    at += len(vectors)
+                    progress(WHAT, done + at, plan.count)
+                done += rows
             yield number, raw
 
 
