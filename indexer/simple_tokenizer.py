@@ -12,6 +12,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,8 +48,14 @@ def recipe_of(tokenizer: Any) -> TokenizerRecipe | None:
     named = [name for name in CLEANINGS if module.get_clean_fn(name) is tokenizer.clean_fn]
     if not named or not isinstance(tokenizer.context_length, int):
         return None
-    fresh = module.SimpleTokenizer(context_length=tokenizer.context_length, clean=named[0])
+    fresh = _fresh(module.SimpleTokenizer, tokenizer.context_length, named[0])  # type: ignore[arg-type]
     return TokenizerRecipe(fresh.context_length, named[0]) if _same(tokenizer, fresh) else None
+
+
+@lru_cache(maxsize=4)
+def _fresh(make: Any, context_length: int, clean: str) -> Any:
+    """A tokenizer to compare with, and for nothing else: it is made once."""
+    return make(context_length=context_length, clean=clean)
 
 
 def _same(one: Any, other: Any) -> bool:

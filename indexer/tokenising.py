@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from .fast_tokens import fast_ids, is_plain
+from .fast_tokens import FastIds, fast_ids, is_plain
 from .simple_tokenizer import (
     TokenizerRecipe,
     forget_words,
@@ -47,10 +49,18 @@ def tokeniser_for(recipe: TokenizerRecipe) -> Tokenise:
     return _simple(make_tokenizer(recipe), recipe, use_rust=recipe.fast)[0]
 
 
+@lru_cache(maxsize=4)
+def _rust_of(recipe: TokenizerRecipe, make: Callable[[Any], FastIds | None]) -> FastIds | None:
+    """`make` of a tokenizer of this recipe, once: it takes a quarter of a second."""
+    return make(make_tokenizer(recipe))
+
+
 def _simple(
     tokenizer: Any, recipe: TokenizerRecipe, use_rust: bool = True
 ) -> tuple[Tokenise, TokenizerRecipe]:
-    rust = fast_ids(tokenizer) if use_rust and recipe.cleaning == "lower" else None
+    rust = None
+    if use_rust and recipe.cleaning == "lower" and find_spec("tokenizers") is not None:
+        rust = _rust_of(replace(recipe, context_length=1), fast_ids)
     ends = (tokenizer.sot_token_id, tokenizer.eot_token_id)
     one_at_a_time = threading.Lock()  # the words it remembers may be forgotten between two looks
 
