@@ -1,5 +1,6 @@
 """However a pipeline ends, its source is closed and no thread or process stays behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -25,8 +26,15 @@ def demo():
 
 def children():
     """Processes this one started that live."""
-    mine = psutil.Process().children(recursive=True)
-    return [each for each in mine if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in psutil.Process().children(recursive=True) if lives(each)]
+
+
+def lives(process):
+    """Whether a process is there and not only waited for; it may end while it is looked at."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def daemons():
@@ -63,8 +71,9 @@ def test_a_killed_process_is_replaced_and_its_chunk_done_again(demo):
             break
         if not alive:
             for process in children():
-                process.kill()
-                killed.add(process)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+                    killed.add(process)
     for number in range(taken + 1, taken + 60):
         np.testing.assert_array_equal(next(rows), expected[number % 3])
     rows.close()

@@ -48,8 +48,15 @@ def equal(found, expected):
 
 def children():
     """Processes this one started that live."""
-    mine = psutil.Process().children(recursive=True)
-    return [each for each in mine if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in psutil.Process().children(recursive=True) if lives(each)]
+
+
+def lives(process):
+    """Whether a process is there and not only waited for; it may end while it is looked at."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def threads():
