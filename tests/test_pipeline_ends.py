@@ -1,6 +1,7 @@
 """However a pipeline ends, its source is closed and no thread or process stays behind."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -63,19 +64,28 @@ def one_that_tokenises(rows):
 def test_a_killed_process_is_replaced_and_its_chunk_done_again(demo):
     expected = [encode_prompts(demo, chunk, ["{}"]) for chunk in CHUNKS]
     rows = encode_captions(unending(), demo, ["{}"], PipelineOptions(1, start_after=0))
-    killed = set()
-    for taken, found in enumerate(rows):
-        np.testing.assert_array_equal(found, expected[taken % 3])
-        alive = [each for each in threading.enumerate() if each.name == "tokenising here"]
-        if len(killed) == 2 and not killed & set(children()):
-            break
-        if not alive:
-            for process in children():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-                    killed.add(process)
-    for number in range(taken + 1, taken + 60):
-        np.testing.assert_array_equal(next(rows), expected[number % 3])
+    taken = itertools.count()
+    started = set()
+
+    def take_until(done):
+        deadline = time.monotonic() + 120
+        while not done():
+            assert time.monotonic() < deadline, (done, children(), threading.enumerate())
+            np.testing.assert_array_equal(next(rows), expected[next(taken) % 3])
+
+    def another_lives():
+        new = set(children()) - started
+        started.update(new)
+        return bool(new)
+
+    take_until(another_lives)
+    take_until(lambda: "tokenising here" not in {each.name for each in threading.enumerate()})
+    for _ in range(2):
+        for process in children():
+            process.kill()
+        take_until(another_lives)
+    for _ in range(60):
+        np.testing.assert_array_equal(next(rows), expected[next(taken) % 3])
     rows.close()
     assert children() == []
 
