@@ -35,7 +35,7 @@ from measuring import Report, begin, measured, unit
 CLAIM = "build and search cost of each kind, against bare FAISS of the same kind"
 SIZES = tuple(int(size) for size in os.environ.get("SEARCH_KINDS_SIZES", "10000,100000,1000000")
               .split(","))  # fmt: skip
-D, K, QUERIES, CENTRES, RANK = 512, 10, 500, 500, 48
+D, K, QUERIES, CENTRES, RANK = 512, 10, 200, 500, 48
 GRAPH_UP_TO = 100_000
 AT_ONCE = 100_000
 RUNS = 3
