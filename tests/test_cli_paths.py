@@ -92,7 +92,7 @@ def test_the_home_folder_and_the_whole_disk_are_no_corpus(bliss, tmp_path, monke
                 2,
                 "",
                 f"\nbliss: {str(corpus)!r} is {what}. Needed: a folder that holds texts alone: "
-                "every file below it is looked at. Name a folder inside it, or files by a pattern such "
-                f"as {corpus}/captions/*.txt.\n".replace("//", "/"),
+                "every file below it is looked at. Name a folder inside it, or files by a pattern "
+                f"such as {corpus}/captions/*.txt.\n".replace("//", "/"),
             )
     assert "texts: 2" in bliss("corpora", "peek", "~/texts").out
