@@ -63,6 +63,7 @@ def tune(
     from ..evaluation.tuning_text import tuning_lines
     from ..indexer.caption_index import open_index
     from ..indexer.search_choice import SearchChoice
+    from ..indexer.search_kinds import read_kind, training_note
     from ..indexer.search_setting import install_structure, set_search_kind
 
     asked = TuningOptions(
@@ -71,6 +72,11 @@ def tune(
     )
     index, words = open_index(folder, SearchChoice(kind="exact")), class_words(given)
     settings = settings_of(given["kinds"], index.stored.count, index.model["dimension"])
+
+    kinds = dict.fromkeys(kind for kind, _ in settings)
+    for note in (training_note(read_kind(kind), index.stored.count) for kind in kinds):
+        if note:
+            say(note)
 
     @cache
     def encoder() -> Any:
