@@ -12,7 +12,8 @@ import click
 
 from .options import (
     COLLECTION,
-    IMAGES,
+    IMAGES_NOT_KEPT,
+    JSON,
     MODEL,
     WORDS,
     class_words,
@@ -40,8 +41,8 @@ from .options import (
 @click.option("--weight", default=0.5, show_default=True, help="λ of the scores compared.")
 @click.option("--seed", default=0, show_default=True, help="Of every sample.")
 @click.option("--dry-run", is_flag=True, help="Measure and choose, but store nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@options(MODEL, WORDS, IMAGES, COLLECTION)
+@JSON
+@options(MODEL, WORDS, IMAGES_NOT_KEPT, COLLECTION)
 def tune(
     folder: str, images: str, dry_run: bool, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:
