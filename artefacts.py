@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import BlissError, FolderInUse
+from .errors import BlissError, FolderInUse, unwritable
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -40,7 +40,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write(file)` on a temporary beside `path`, fsync it, and rename it to `path`.
 
     Raises BlissError naming the path and the system's reason when the disk is full or the folder
-    cannot be written; whatever was at `path` before is then still there.
+    cannot be written (UsageError where a file is in its place); whatever was at `path` before is
+    then still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -52,7 +53,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         _remove_if_there(temporary)
 
@@ -64,12 +65,13 @@ def only_run_in(folder: Path) -> Iterator[None]:
     The system lets go of it when the process ends, however it ends. Raises BlissError where
     another run holds it (FolderInUse), naming its process, or where the folder cannot be written.
     """
-    path, new = folder / LOCK, not folder.exists()
+    path = folder / LOCK
     try:
+        new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     with file:
         try:
             yield
@@ -144,15 +146,6 @@ def _remove_if_there(path: Path) -> None:
         pass
 
 
-def _unwritable(path: Path, error: OSError) -> BlissError:
-    return BlissError(
-        f"could not write {path}: {error.strerror or error}",
-        "a folder that can be written, with room on its disk",
-        "Free some space or choose another folder, then run the same command again: "
-        "finished parts are kept",
-    )
-
-
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable where the system lets folders be opened (POSIX)."""
     if os.name == "posix":
@@ -186,7 +179,7 @@ def link_file(source: Path, target: Path) -> None:
         os.replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise unwritable(target, error) from error
     finally:
         _remove_if_there(temporary)
 

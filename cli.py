@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -22,7 +23,7 @@ from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
 from .commands.train import train
-from .errors import BlissError
+from .errors import BlissError, name_too_long
 
 
 def main() -> None:
@@ -59,6 +60,9 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            wrong = name_too_long(error.filename)
+            return _say_error(str(wrong), wrong.exit_code)
         return _say_error(f"the run could not go on: {error or type(error).__name__}.", 1)
     except Exception as error:
         if os.environ.get("BLISS_DEBUG"):

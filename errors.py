@@ -7,6 +7,10 @@ they check.
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 
 class BlissError(Exception):
     """A run that cannot go on: bad data, a full disk, artefacts that do not fit together.
@@ -44,3 +48,52 @@ class TooManyFlagged(BlissError):
     """More flagged images than `--fail-on` allows."""
 
     exit_code = 4
+
+
+_NOT_YOURS = ("a folder that you may write in", "Choose another folder, or change its permissions")
+_NO_ROOM = (
+    "a folder that can be written, with room on its disk",
+    "Free some space or choose another folder",
+)
+_REMEDIES = {
+    errno.EACCES: _NOT_YOURS,
+    errno.EPERM: _NOT_YOURS,
+    errno.EROFS: ("a folder on a disk that is not read-only", "Choose a folder on another disk"),
+    errno.EISDIR: ("no folder of that name", "Choose another name, or move the folder away"),
+}
+
+
+def unwritable(path: Path, error: OSError, kept: str = "finished parts are kept") -> BlissError:
+    """The error for an output that the system would not write, with the remedy for its reason.
+
+    UsageError where a file is in the way or a name is too long: another name is needed then.
+    """
+    if error.errno == errno.ENAMETOOLONG:
+        return name_too_long(path)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        for place in (path, *path.parents):
+            if os.path.lexists(place) and not place.is_dir():
+                return UsageError(
+                    f"{place} is {'a file' if place.is_file() else 'no folder'}",
+                    "a folder, or the name of a new one, to write in",
+                    "Name a folder for the output, or move what is there away",
+                )
+    needed, remedy = _REMEDIES.get(error.errno or 0, _NO_ROOM)
+    return BlissError(
+        f"could not write {path}: {error.strerror or error}",
+        needed,
+        f"{remedy}, then run the same command again: {kept}",
+    )
+
+
+def name_too_long(path: object) -> UsageError:
+    """The error for a path of which the system says that it, or a name in it, is too long."""
+    whole = os.fsencode(path) if isinstance(path, str | bytes | Path) else b""
+    name = max(whole.split(os.fsencode(os.sep)), key=len)
+    what, long = ("path", whole) if len(whole) > 4095 else ("name", name)
+    shown = long.decode(errors="replace")[:40]
+    return UsageError(
+        f"the {what} {shown}… of {len(long):,} bytes is too long",
+        "names of at most 255 bytes in a path of at most 4,095, on most systems",
+        "Give a shorter one",
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artefacts import write_atomically
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, unwritable
 from ..indexer.index_building import Progress, no_progress
 from ..indexer.preprocessing import UnreadableImage
 from .photographs import (
@@ -146,11 +146,7 @@ def copy_cleaned(
             target.rmdir()
         os.replace(work, target)
     except OSError as error:
-        raise BlissError(
-            f"could not write {target}: {error.strerror or error}",
-            "a folder that can be written, with room on its disk",
-            "Free some space or choose another folder; nothing was left behind",
-        ) from error
+        raise unwritable(target, error, "nothing was left behind") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return renamed

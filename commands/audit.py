@@ -61,7 +61,8 @@ from .presets import ENCODER, PRESET, with_preset
 )
 @click.option("--robust", is_flag=True, help="Refit once without images another class explains.")
 @click.option("--calibration", help="Clean images, or their embeddings, for p-values.")
-@click.option("-o", "--output", default="bliss-audit", show_default=True)
+@click.option("-o", "--output", default="bliss-audit", show_default=True,
+              help="The folder for scores and report.")  # fmt: skip
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 @click.option(
     "--report-images",

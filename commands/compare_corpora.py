@@ -12,7 +12,8 @@ from ..errors import UsageError
 from .options import (
     COLLECTION,
     EXCLUDE,
-    IMAGES,
+    IMAGES_NOT_KEPT,
+    JSON,
     MODEL,
     SCORE,
     WORDS,
@@ -30,8 +31,8 @@ from .options import (
 @click.option("--index", multiple=True, required=True, help="A caption index. Two or more.")
 @click.option("--reference", help="Clean images, their embeddings, or a fitted reference.")
 @click.option("--truth", metavar="FILE", help="A csv, tsv or parquet file of path and is_stray.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@options(MODEL, SCORE, EXCLUDE, WORDS, IMAGES, COLLECTION)
+@JSON
+@options(MODEL, SCORE, EXCLUDE, WORDS, IMAGES_NOT_KEPT, COLLECTION)
 def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Compare caption indexes on one set of images, against one reference.
 

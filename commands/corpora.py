@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .compare_corpora import compare
-from .options import CORPUS, corpus_options
+from .options import CORPUS, JSON, corpus_options
 
 
 @click.group()
@@ -18,7 +18,7 @@ def corpora() -> None:
 
 
 @corpora.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@JSON
 def list_presets(as_json: bool) -> None:
     """List the corpora that have a name; give it where a CORPUS is asked for."""
     from ..audit.corpora_text import presets_text
@@ -30,7 +30,7 @@ def list_presets(as_json: bool) -> None:
 
 @corpora.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True)
+@JSON
 def show(name: str, as_json: bool) -> None:
     """Say where the corpus NAME is, how it is read, and its licence."""
     from ..audit.corpora_text import preset_text
@@ -43,7 +43,7 @@ def show(name: str, as_json: bool) -> None:
 @corpora.command()
 @click.argument("corpus")
 @click.option("--rows", default=1000, show_default=True, help="Rows to read.")
-@click.option("--json", "as_json", is_flag=True)
+@JSON
 @CORPUS
 def peek(corpus: str, rows: int, as_json: bool, **given: Any) -> None:
     """Look at the first rows of CORPUS, a name or anything that can be indexed."""

@@ -12,8 +12,9 @@ from .options import (
 
 
 @click.command()
-@click.option("-o", "--output", default="bliss-demo", show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--output", default="bliss-demo", show_default=True,
+              help="The folder for all that is made.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of the images and captions.")
 def demo(output: str, seed: int) -> None:
     """Render a small collection with planted strays, audit it, and say what was found."""
     from ..audit.terminal import progress_lines

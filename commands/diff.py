@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .options import JSON
+
 
 @click.command()
 @click.argument("run_a")
@@ -14,7 +16,7 @@ import click
 @click.option("--top", type=click.IntRange(0), default=20, show_default=True,
               help="Images to show.")  # fmt: skip
 @click.option("-o", "--output", help="Also write every image's change to this csv file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@JSON
 def diff(run_a: str, run_b: str, top: int, output: str | None, as_json: bool) -> None:
     """Compare two audits of the same images: another model, corpus, reference or cleaning.
 

@@ -78,7 +78,8 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
 @click.option("--contamination", type=float, help="Share of the reference that is anomalous.")
 @click.option("--baseline", help="The score that the others are compared with, draw by draw.")
 @click.option("--k", default=10, show_default=True, help="Captions retrieved per image.")
-@click.option("-o", "--output", default="bliss-eval", show_default=True)
+@click.option("-o", "--output", default="bliss-eval", show_default=True,
+              help="The folder for embeddings and results.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 @options(CLIPN, MODEL, SEARCH, WORDS, PRESET, IMAGES, COLLECTION)
 def evaluate(

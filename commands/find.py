@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .options import MODEL, model_choice, options, say
+from .options import JSON, MODEL, model_choice, options, say
 
 
 @click.command()
@@ -17,7 +17,7 @@ from .options import MODEL, model_choice, options, say
 @click.option("--text", help="Find images of this, worded as a caption.")
 @click.option("--like", help="Find images like this one: a path in the run, or a file.")
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Images to find.")
-@click.option("--json", "as_json", is_flag=True)
+@JSON
 @options(MODEL)
 def find(run: str, text: str | None, like: str | None, k: int, as_json: bool, **given: Any) -> None:
     """Find images in an audited collection: what else looks like this?

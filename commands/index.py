@@ -14,7 +14,9 @@ from .index_upkeep import add, remove, verify
 from .options import (
     CORPUS,
     ENGINE,
+    JSON,
     MODEL,
+    NEW_MODEL,
     SEARCH,
     corpus_options,
     model_choice,
@@ -49,11 +51,18 @@ for command in (add, remove, verify, push, pull, kind, tune):
     metavar="TEXT",
     help="The licence of the captions, or NAME=TEXT for each corpus.",
 )
-@click.option("--unicode", "unicode_form", default="NFC", show_default=True)
+@click.option(
+    "--unicode",
+    "unicode_form",
+    metavar="FORM",
+    default="NFC",
+    show_default=True,
+    help="Bring captions to this Unicode form: NFC, NFD, NFKC, NFKD or none.",
+)
 @click.option("--keep-whitespace", is_flag=True, help="Do not collapse runs of spaces.")
-@click.option("--min-characters", default=1, show_default=True)
-@click.option("--max-characters", default=2000, show_default=True)
-@click.option("--keep-duplicates", is_flag=True)
+@click.option("--min-characters", default=1, show_default=True, help="Drop shorter captions.")
+@click.option("--max-characters", default=2000, show_default=True, help="Drop longer captions.")
+@click.option("--keep-duplicates", is_flag=True, help="Keep captions that repeat an earlier one.")
 @click.option(
     "--near-duplicates",
     type=float,
@@ -72,7 +81,7 @@ for command in (add, remove, verify, push, pull, kind, tune):
 @click.option("--export", is_flag=True, help="Also write text.index for other programs.")
 @click.option("--repair", is_flag=True, help="Look for damaged parts and make them again.")
 @click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
-@options(CORPUS, MODEL, ENGINE, PRESET)
+@options(CORPUS, NEW_MODEL, ENGINE, PRESET)
 def build(**given: Any) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
     from ..audit.index_upkeep import built_text
@@ -174,7 +183,7 @@ def merge(folder: tuple[str, ...]) -> None:
 
 @index.command()
 @click.argument("folder")
-@click.option("--json", "as_json", is_flag=True)
+@JSON
 def info(folder: str, as_json: bool) -> None:
     """Say what an index holds; `bliss index verify` checks that its files are as written."""
     from ..audit.index_upkeep import info_text
@@ -188,8 +197,8 @@ def info(folder: str, as_json: bool) -> None:
 @click.argument("index", metavar="FOLDER...", nargs=-1, required=True)
 @click.option("--text", help="Search with a text.")
 @click.option("--image", help="Search with an image file.")
-@click.option("--k", default=10, show_default=True)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--k", default=10, show_default=True, help="Captions to show.")
+@JSON
 @options(SEARCH, MODEL)
 def search(text: str | None, image: str | None, k: int, as_json: bool, **given: Any) -> None:
     """Show the captions nearest to a text or an image; of several indexes, the nearest of all."""

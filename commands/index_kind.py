@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -29,11 +30,9 @@ def kind(folder: str, kind: str, pairs: tuple[str, ...], threads: int | None) ->
     """
     from ..indexer.caption_index import open_index
     from ..indexer.search_dispatch import describe_search
-    from ..indexer.search_setting import chosen_kind, set_search_kind
+    from ..indexer.search_setting import set_search_kind
 
-    found, why = chosen_kind(folder, kind)
-    if why:
-        say(f"{kind} is {found}: {why}")
+    found = _told_kind(folder, kind)
     set_search_kind(folder, found, named_numbers("--set", pairs) or None, threads)
     click.echo(f"{folder}: {describe_search(open_index(folder).manifest)}")
 
@@ -41,12 +40,22 @@ def kind(folder: str, kind: str, pairs: tuple[str, ...], threads: int | None) ->
 def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
     """A finished index with `kind` as its search; None, or the kind it has: as it is."""
     from ..indexer.caption_index import open_index
-    from ..indexer.search_setting import chosen_kind, set_search_kind
+    from ..indexer.search_setting import set_search_kind
 
     if kind is None:
         return index
-    found, why = chosen_kind(index.folder, kind)
+    set_search_kind(index.folder, _told_kind(index.folder, kind))
+    return open_index(index.folder)
+
+
+def _told_kind(folder: str | Path, kind: str) -> str:
+    """The kind to set, once it is said why that one and whether the index is small for it."""
+    from ..indexer.search_setting import chosen_kind, note_of_size
+
+    found, why = chosen_kind(folder, kind)
     if why:
         say(f"{kind} is {found}: {why}")
-    set_search_kind(index.folder, found)
-    return open_index(index.folder)
+    note = note_of_size(folder, found)
+    if note:
+        say(note)
+    return found

@@ -29,15 +29,24 @@ def options(*each: Callable) -> Callable:
     return add
 
 
-MODEL = options(
-    click.option("--model", help="open_clip name, hf-hub:…, local-dir:… or demo "
-                 "[default: the index's, else ViT-B-16]"),
+def _model(default: str) -> Callable:
+    named = f"open_clip name, hf-hub:…, local-dir:… or demo [default: {default}]"
+    return options(click.option("--model", help=named), *_LOADING)
+
+
+_LOADING = (
     click.option("--pretrained", help="Weights tag or file, for open_clip names."),
     click.option("--device", help="cpu, cuda, cuda:1, mps [default: chosen]"),
     click.option("--precision", help="fp32, bf16 or fp16 [default: chosen]"),
     click.option("--batch-size", type=int, help="Images or captions at once [default: chosen]"),
     click.option("--allow-torchscript", is_flag=True, help="Load weights that are code."),
 )  # fmt: skip
+MODEL = _model("the index's, else ViT-B-16")
+NEW_MODEL = _model("ViT-B-16")
+"""For a command without an index whose model it could be."""
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, for other programs, instead of text."
+)
 CLIPN = click.option(
     "--clipn", help="What `bliss train clipn` made, for the scores clipn_ctw and clipn_atd."
 )
@@ -74,15 +83,22 @@ WORDS = options(
     click.option("--label", multiple=True, metavar="NAME=PROMPT",
                  help="The whole prompt of class NAME. Repeatable."),
 )  # fmt: skip
-IMAGES = options(
+DECODING = options(
     click.option("--ignore-exif", is_flag=True, help="Do not turn images as EXIF says."),
     click.option("--workers", type=int, help="Decoding processes [default: one per core]"),
     click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=30.0,
                  show_default=True, help="Seconds per image."),
     click.option("--max-failures", type=click.IntRange(0),
                  help="Exit 3 when more images are unreadable."),
-    click.option("--overwrite", is_flag=True, help="Replace what another request left there."),
 )  # fmt: skip
+IMAGES = options(
+    DECODING,
+    click.option("--overwrite", is_flag=True, help="Replace what another request left there."),
+)
+IMAGES_NOT_KEPT = options(
+    DECODING,
+    click.option("--overwrite", is_flag=True, help="Changes nothing: no embeddings are kept here."),
+)
 ENGINE = options(
     click.option("--engine", type=click.Choice(["local", "ray"]), default="local",
                  show_default=True, help="ray: decode and encode with Ray (the extra [ray])."),
@@ -114,7 +130,7 @@ COLLECTION = options(
 SHOW = options(
     click.option("--top", type=click.IntRange(0), help="Images to show; where no p-value or other "
                  "rule decides, they are also flagged [default: 20 shown]"),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    JSON,
 )  # fmt: skip
 
 

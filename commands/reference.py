@@ -32,7 +32,7 @@ def reference() -> None:
 @click.option("--embeddings", help="Precomputed image embeddings instead of IMAGES.")
 @click.option("--index", multiple=True, help="An index whose captions hold the label prompts (no "
               "model). Repeatable.")  # fmt: skip
-@click.option("-o", "--output", required=True)
+@click.option("-o", "--output", required=True, help="The folder for the fitted reference.")
 @click.option("--calibration", default=0.2, show_default=True, help="Share of images held out.")
 @options(MODEL, WORDS, PRESET, IMAGES, COLLECTION)
 def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:

@@ -29,12 +29,12 @@ from .options import (
 @click.option("--images", help="Where its paths start [default: the table's folder]")
 @click.option("--column", help="Its caption column [default: the obvious one]")
 @click.option("--image-column", help="Its column of paths [default: image, path, … if there]")
-@click.option("--steps", type=int, default=1000, show_default=True)
+@click.option("--steps", type=int, default=1000, show_default=True, help="Batches to train on.")
 @click.option("--pairs", type=int, default=256, show_default=True, help="Pairs in each step.")
 @click.option("--rate", type=float, default=3e-4, show_default=True, help="Learning rate.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option("--minutes", type=float, help="Stop training then.")
-@click.option("-o", "--output", required=True)
+@click.option("-o", "--output", required=True, help="The folder for what is made.")
 @options(MODEL, IMAGES)
 def clipn(max_failures: int | None, **given: Any) -> None:
     """Train CLIPN's "no" text tower on image-caption pairs."""
@@ -72,7 +72,7 @@ def clipn(max_failures: int | None, **given: Any) -> None:
 
 @click.command("clipn-import")
 @click.argument("checkpoint")
-@click.option("-o", "--output", required=True)
+@click.option("-o", "--output", required=True, help="The folder for what is made.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @MODEL
 def clipn_import(checkpoint: str, output: str, overwrite: bool, **given: Any) -> None:

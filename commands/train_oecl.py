@@ -14,12 +14,13 @@ from .options import IMAGES, MODEL, embed_options, model_choice, options, say
 @click.argument("normals")
 @click.option("--outliers", help="Outlier images, or their embeddings.")
 @click.option("--self", "turned", is_flag=True, help="Instead: NORMALS turned by 180° and 270°.")
-@click.option("-o", "--output", default="bliss-oecl", show_default=True)
+@click.option("-o", "--output", default="bliss-oecl", show_default=True,
+              help="The folder for the trained head.")  # fmt: skip
 @click.option("--alpha", default=1.0, show_default=True, help="α, weight of the outliers' length.")
 @click.option(
     "--floor", default=1.0, show_default=True, help="Length normals keep; 0: as published."
 )
-@click.option("--epochs", default=200, show_default=True)
+@click.option("--epochs", default=200, show_default=True, help="Passes over the images.")
 @click.option("--minutes", type=float, help="Stop training after so many.")
 @click.option("--views", default=1, show_default=True, help="Cached views of each image file.")
 @click.option("--seed", default=0, show_default=True, help="Of views, split and training.")

@@ -12,7 +12,8 @@ import click
 
 from .options import (
     COLLECTION,
-    IMAGES,
+    IMAGES_NOT_KEPT,
+    JSON,
     MODEL,
     WORDS,
     class_words,
@@ -40,8 +41,8 @@ from .options import (
 @click.option("--weight", default=0.5, show_default=True, help="λ of the scores compared.")
 @click.option("--seed", default=0, show_default=True, help="Of every sample.")
 @click.option("--dry-run", is_flag=True, help="Measure and choose, but store nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@options(MODEL, WORDS, IMAGES, COLLECTION)
+@JSON
+@options(MODEL, WORDS, IMAGES_NOT_KEPT, COLLECTION)
 def tune(
     folder: str, images: str, dry_run: bool, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:
@@ -63,6 +64,7 @@ def tune(
     from ..evaluation.tuning_text import tuning_lines
     from ..indexer.caption_index import open_index
     from ..indexer.search_choice import SearchChoice
+    from ..indexer.search_kinds import read_kind, training_note
     from ..indexer.search_setting import install_structure, set_search_kind
 
     asked = TuningOptions(
@@ -71,6 +73,11 @@ def tune(
     )
     index, words = open_index(folder, SearchChoice(kind="exact")), class_words(given)
     settings = settings_of(given["kinds"], index.stored.count, index.model["dimension"])
+
+    kinds = dict.fromkeys(kind for kind, _ in settings)
+    for note in (training_note(read_kind(kind), index.stored.count) for kind in kinds):
+        if note:
+            say(note)
 
     @cache
     def encoder() -> Any:

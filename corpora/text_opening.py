@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
     path = Path(address).expanduser()
     remote = is_remote(address)
     if spec and not remote and path.is_dir():
+        _refuse_too_wide(spec, path)
         refuse_options(spec, options, accepted=("column", "config", "split"))
         return hub.open_dataset_folder(path, options)
     several = not path.exists() and any(sign in address for sign in "{*?[")
@@ -71,6 +73,22 @@ def refuse_options(spec: str, options: CorpusOptions, accepted: Sequence[str]) -
             f"only {' or '.join(accepted)} there" if accepted else "no such option there",
             f"Leave out {' and '.join(unused)}",
         )
+
+
+def _refuse_too_wide(spec: str, folder: Path) -> None:
+    """UsageError for the home folder and the root: all below would be walked, for hours."""
+    folder = folder.resolve()
+    if folder == Path(os.path.expanduser("~")).resolve():
+        what = "your home folder"
+    elif folder == folder.parent:
+        what = "the whole file system"
+    else:
+        return
+    raise UsageError(
+        f"{spec!r} is {what}",
+        "a folder that holds texts alone: every file below it is looked at",
+        f"Name a folder inside it, or files by a pattern such as {spec.rstrip('/')}/captions/*.txt",
+    )
 
 
 def _only_suffix(spec: str, files: Sequence[str]) -> str:

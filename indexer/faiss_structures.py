@@ -60,7 +60,9 @@ def fill_structure(structure: Any, kind: Kind, vectors: Vectors, threads: int | 
                 size = sample_size(kind, vectors.count)
                 rng = np.random.default_rng(SEED)
                 rows = np.sort(rng.choice(vectors.count, size, replace=False))
-                structure.train(np.ascontiguousarray(vectors.fetch(rows)))
+                sample = np.ascontiguousarray(vectors.fetch(rows))
+                with _plain_training(structure):
+                    structure.train(sample)
             for _, block in vectors.blocks():
                 for start in range(0, len(block), ADDED_AT_ONCE):
                     structure.add(np.ascontiguousarray(block[start : start + ADDED_AT_ONCE]))
@@ -71,6 +73,41 @@ def fill_structure(structure: Any, kind: Kind, vectors: Vectors, threads: int | 
                 "a kind that fits them",
                 "Ask for fewer lists or a smaller code, or for exact search",
             ) from error
+
+
+@contextmanager
+def _plain_training(structure: Any) -> Iterator[None]:
+    """Train without FAISS's warnings of few vectors, which `search_kinds.training_note` words.
+
+    And without ordering a product quantizer's centroids for a Hamming search ("polysemous"),
+    which nobody here does: it takes seconds a piece, and a search finds the same either way.
+    """
+    faiss = library()
+
+    rotations = []
+    if isinstance(structure, faiss.IndexPreTransform):
+        each = [faiss.downcast_VectorTransform(structure.chain.at(n))
+                for n in range(structure.chain.size())]  # fmt: skip
+        rotations = [step for step in each if isinstance(step, faiss.OPQMatrix) and not step.pq]
+        structure = faiss.downcast_index(structure.index)
+    if isinstance(structure, faiss.IndexHNSW | faiss.IndexRefine):
+        below = structure.storage if hasattr(structure, "storage") else structure.base_index
+        structure = faiss.downcast_index(below)
+    if hasattr(structure, "do_polysemous_training"):
+        structure.do_polysemous_training = False
+    for part in (structure, *(getattr(structure, name, None) for name in ("pq", "rq"))):
+        if hasattr(part, "cp"):
+            part.cp.min_points_per_centroid = 1
+    quantizers = []
+    for step in rotations:
+        quantizers.append(faiss.ProductQuantizer(step.d_out, step.M, 8))
+        quantizers[-1].cp.min_points_per_centroid = 1
+        step.pq = quantizers[-1]
+    try:
+        yield
+    finally:
+        for step in rotations:
+            step.pq = None
 
 
 @contextmanager

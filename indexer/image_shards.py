@@ -11,7 +11,7 @@ from .earlier_images import set_aside
 from .encoding import Encoder
 from .image_embedding import EmbedOptions, embed_parts, embedding_request, part_count
 from .index_building import Progress
-from .index_shards import Shard, refuse_while_shards_run, running_shard
+from .index_shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 from .parts import BUILDING, begin_building, finished_parts, is_finished
 
 
@@ -50,7 +50,11 @@ def embed_shard(
             lambda part: part in finished or part % shard.count != shard.number,
             progress,
         )
-    return missing_image_parts(folder, part_count(listed, options))
+    parts = part_count(listed, options)
+    idle = no_part_text(shard, parts)
+    if idle:
+        progress(idle, 0, 0)
+    return missing_image_parts(folder, parts)
 
 
 def missing_image_parts(folder: Path, parts: int) -> tuple[int, ...]:

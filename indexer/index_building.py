@@ -26,7 +26,7 @@ from .encoded_parts import Progress, encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder
 from .index_finishing import finish_index
 from .index_repair import REPAIRING, check_planned, damaged_parts, put_back
-from .index_shards import Shard, refuse_while_shards_run, running_shard
+from .index_shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 from .index_sources import Described, describe_sources, request_of
 from .layout import load_vectors
 from .measured_parts import Encode, make_parts
@@ -136,7 +136,12 @@ def build_shard(
                 return ()
             running.enter_context(running_shard(job.folder, shard))
             plan = _plan(job, progress)
-        wanted = [p for p in missing_parts(job.folder, plan) if p % shard.count == shard.number]
+        missing = missing_parts(job.folder, plan)
+        idle = no_part_text(shard, len(plan.parts))
+        if idle:
+            progress(idle, 0, 0)
+            return missing
+        wanted = [p for p in missing if p % shard.count == shard.number]
         make_parts(job.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
         return missing_parts(job.folder, plan)
 

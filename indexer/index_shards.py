@@ -147,6 +147,14 @@ def _refuse_missing(folders: Sequence[Path], missing: Sequence[int]) -> None:
     )
 
 
+def no_part_text(shard: Shard, parts: int) -> str | None:
+    """That a shard has none of the `parts` parts of a plan; None where it has some."""
+    if shard.number < parts:
+        return None
+    of_all = "the only part is" if parts == 1 else f"the {parts:,} parts are"
+    return f"there is no part for shard {shard}, so nothing to do: {of_all} for those before it"
+
+
 def describe_missing(missing: Sequence[int]) -> str:
     """`parts 1 and 3 are missing`, the first ten named."""
     named = [str(number) for number in missing[:10]]

@@ -25,6 +25,8 @@ CANDIDATES = {
 CANDIDATES_OF_CODES = 32
 """Candidates fetched for each of the k, by how vectors are coded; product quantizers: 32."""
 GRAPH_BREADTH = 128
+MOST = {"candidates": 10_000, "efSearch": 1_000_000, "quantizer_efSearch": 1_000_000}
+"""What can be asked for: beyond it exact search is faster, and FAISS's numbers end."""
 LINKS = range(2, 513)
 """Neighbours a graph can be asked for; FAISS ends the process at 0, and 512 take 4 KiB a vector."""
 
@@ -143,9 +145,34 @@ def check_parameters(kind: Kind, parameters: Mapping[str, object]) -> dict[str, 
     return found
 
 
+def check_asked(kind: Kind, parameters: Mapping[str, int]) -> None:
+    """`check_parameters`, and UsageError for more than MOST; indexes that hold more still open."""
+    check_parameters(kind, parameters)
+    for name, value in parameters.items():
+        if value > MOST.get(name, value):
+            raise UsageError(
+                f"{name} = {value} was given",
+                f"a whole number from 1 to {MOST[name]:,}",
+                "Ask for less, or for exact search, which finds every nearest caption",
+            )
+
+
 def sample_size(kind: Kind, count: int) -> int:
     """How many vectors a kind is trained on."""
     return min(count, max(LEAST_SAMPLE, SAMPLE_PER_LIST * kind.lists))
+
+
+def training_note(kind: Kind, count: int) -> str | None:
+    """One line where `count` vectors are few to train a kind on, but not too few; else None."""
+    pieces = re.match(r"(?:PQ|RQ)\d+(?:x(\d+))?", kind.code)
+    learnt = max(kind.lists, 2 ** int(pieces[1] or 8) if pieces else 0)
+    if not learnt <= count < LEAST_PER_LIST * learnt:
+        return None
+    return (
+        f"note: {kind.name} learns {learnt:,} centroids, for which {LEAST_PER_LIST * learnt:,} "
+        f"captions or more are good; there are {count:,}. It works, but may find fewer of the "
+        "nearest; exact search is fast at this size"
+    )
 
 
 def bytes_per_vector(kind: Kind, dimension: int) -> int:

@@ -34,7 +34,14 @@ from .index_files import HOW_TO_BUILD, KIND, local_folder
 from .machine import Machine, this_machine
 from .nearest import Vectors
 from .search_choice import EXACT
-from .search_kinds import Kind, check_fit, check_parameters, read_kind
+from .search_kinds import (
+    Kind,
+    check_asked,
+    check_fit,
+    check_parameters,
+    read_kind,
+    training_note,
+)
 from .search_plan import Task, auto_kind
 from .stored_vectors import open_stored_vectors
 from .structure_reading import FOLDER, check_structure, stored_kind
@@ -88,6 +95,16 @@ def chosen_kind(
     return auto_kind(task, machine or this_machine(with_gpus=True))
 
 
+def note_of_size(folder: str | Path, kind: str) -> str | None:
+    """What is to be said where an index is small for a kind that fits it; errors as to set it."""
+    if kind == EXACT:
+        return None
+    parts, manifest = read_kind(kind), read_manifest(local_folder(folder), KIND, HOW_TO_BUILD)
+    count = sum(manifest["parts"])
+    check_fit(parts, count, manifest["model"]["dimension"])
+    return training_note(parts, count)
+
+
 def set_search_kind(
     folder: str | Path,
     kind: str,
@@ -110,7 +127,7 @@ def set_search_kind(
             "Leave them out, or ask for another kind",
         )
     if kind != EXACT:
-        check_parameters(read_kind(kind), parameters or {})
+        check_asked(read_kind(kind), parameters or {})
     read_manifest(folder, KIND, HOW_TO_BUILD)
     with only_run_in(folder):
         manifest = read_manifest(folder, KIND, HOW_TO_BUILD)

@@ -15,7 +15,7 @@ from ..errors import BlissError, UsageError
 from .approximate_search import Structure
 from .faiss_structures import read_structure, search_structure, takes_selection
 from .search_choice import EXACT
-from .search_kinds import Kind, check_parameters, read_kind
+from .search_kinds import Kind, check_asked, check_parameters, read_kind
 
 FOLDER = "search"
 
@@ -30,6 +30,7 @@ def open_structure(
     """
     kind, search = stored_kind(folder, manifest), manifest["search"]
     assert kind is not None
+    check_asked(kind, parameters or {})
     chosen = check_parameters(kind, {**search["parameters"], **(parameters or {})})
     loaded: list[Structure] = []
 

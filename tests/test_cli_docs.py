@@ -41,3 +41,22 @@ def test_every_command_and_its_options_are_on_the_page(bliss, page):
         section = page.split(f"\n## bliss {command}\n")[1].split("\n## ")[0]
         words = {word for word in outcome.out.split() if not word.endswith("...")}
         assert words <= set(section.split())
+
+
+def test_every_option_says_what_it_does(bliss, page):
+    import click
+    from blissaudit.cli import bliss as root
+
+    def silent(command: click.Command, path: str) -> list[str]:
+        if isinstance(command, click.Group):
+            each = command.commands.items()
+            return [found for name, one in each for found in silent(one, f"{path} {name}")]
+        return [
+            f"{path} {option.opts[0]}"
+            for option in command.params
+            if isinstance(option, click.Option) and not option.help
+        ]
+
+    assert silent(root, "bliss") == []
+    built = bliss("index", "build", "--help").out
+    assert "[default: ViT-B-16]" in built and "the index's" not in built

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -50,8 +51,6 @@ def test_threads_and_kinds_that_cannot_be(bliss, embeddings, tmp_path):
 
 
 def test_search_says_what_it_takes_and_does_as_asked(bliss, index, tmp_path):
-    import shutil
-
     folder = tmp_path / "index"
     shutil.copytree(index, folder)
     assert bliss("index", "kind", folder, "IVF8,SQ8", "--set", "nprobe=1").code == 0
@@ -101,3 +100,37 @@ def test_kinds_that_faiss_makes_and_cannot_search(bliss, index, kind, why):
     assert refused.code == 2
     assert f"kind of search '{kind}' was asked for: {why}. Needed: exact" in refused.err
     assert (index / "manifest.json").read_bytes() == before
+
+
+def test_few_captions_for_a_kind_are_a_note_and_faiss_says_nothing(bliss, index, tmp_path, capfd):
+    folder = shutil.copytree(index, tmp_path / "index")
+    dimension = json.loads((folder / "manifest.json").read_text())["model"]["dimension"]
+    for kind, learnt in (
+        (f"PQ{dimension // 2}", 256),
+        ("IVF16,SQ8", 16),
+        ("OPQ4,IVF8,PQ4x4", 16),
+    ):
+        outcome = bliss("index", "kind", folder, kind)
+        assert (outcome.code, outcome.err) == (
+            0,
+            f"note: {kind} learns {learnt} centroids, for which {39 * learnt:,} captions or more "
+            "are good; there are 300. It works, but may find fewer of the nearest; exact search is "
+            "fast at this size\n",
+        )
+    assert bliss("index", "kind", folder, "IVF4,SQ8").err == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_too_many_candidates_are_refused_and_nothing_is_stored(bliss, index, tmp_path):
+    folder = shutil.copytree(index, tmp_path / "index")
+    before = (folder / "manifest.json").read_bytes()
+    for name, most in (("candidates", "10,000"), ("efSearch", "1,000,000")):
+        outcome = bliss("index", "kind", folder, "HNSW8", "--set", f"{name}=1000000000")
+        assert outcome.code == 2
+        assert f"{name} = 1000000000 was given. Needed: a whole number from 1 to {most}" in (
+            outcome.err
+        )
+    assert (folder / "manifest.json").read_bytes() == before
+    assert bliss("index", "kind", folder, "SQ8", "--set", "candidates=10000").code == 0
+    ask = ("index", "search", folder, "--text", "a boat", "--search-set", "candidates=10001")
+    assert "candidates = 10001 was given. Needed: a whole number from 1 to" in bliss(*ask).err

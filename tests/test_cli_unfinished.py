@@ -116,9 +116,13 @@ def test_what_a_killed_write_left_is_made_again(bliss, captions, tmp_path):
 def test_a_folder_that_cannot_be_written(bliss, captions, tmp_path):
     (tmp_path / "file").write_text("")
     command = ("index", "build", captions, "--model", "demo")
-    below = bliss(*command, "-o", tmp_path / "file" / "out")
-    assert (below.code, below.out) == (1, "")
-    assert f"could not write {tmp_path}/file/out/.bliss.lock: Not a directory. " in below.err
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        outcome = bliss(*command, "-o", out)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.endswith(
+            f"\nbliss: {tmp_path}/file is a file. Needed: a folder, or the name of a new one, to "
+            "write in. Name a folder for the output, or move what is there away.\n"
+        )
     nowhere = bliss(*command, "-o", "/proc/blissaudit")
     assert (nowhere.code, nowhere.out) == (1, "")
     assert "could not write /proc/blissaudit/.bliss.lock: " in nowhere.err

@@ -211,7 +211,7 @@ def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "new" / "er").exists()
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(BlissError, match=r"could not write .*/file/out/\.bliss\.lock: Not a dir"),
+        pytest.raises(BlissError, match=r"/file is a file\. Needed: a folder.*Name a folder for"),
         only_run_in(tmp_path / "file" / "out"),
     ):
         pass

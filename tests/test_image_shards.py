@@ -60,6 +60,8 @@ def test_two_shards_and_the_same_command_without_give_what_one_run_gives(
     ]  # fmt: skip
     second = bliss(*audit, out, "--shard", "0/2")
     assert second.code == 0 and second.out.count("shard 0/2 is done, no part is missing\n") == 2
+    idle = bliss(*audit, out, "--shard", "9/10")
+    assert idle.err.count("there is no part for shard 9/10, so nothing to do: the ") == 2
     last = bliss(*audit, out)
     assert last.code == 0 and "images embedded: 26 of 26" in last.err
     for name in ("images", "reference-images"):

@@ -221,3 +221,20 @@ def test_the_command_says_what_is_missing(bliss, captions, tmp_path):
     both = bliss("index", "build", "--embeddings", folder, "--shard", "0/2", "-o", tmp_path / "x")
     assert both.code == 2
     assert "--shard was given with --embeddings" in both.err
+
+
+def test_a_shard_without_a_part_says_so(bliss, captions, tmp_path):
+    command = ("index", "build", captions, "--model", "demo", "-o", tmp_path / "index", "--shard")
+    idle = bliss(*command, "1/2")
+    assert (idle.code, idle.out) == (
+        0,
+        f"{tmp_path}/index: shard 1/2 is done; part 0 is missing. `bliss index merge` ends the "
+        "index\n",
+    )
+    assert idle.err == (
+        "model demo, device cpu (chosen), precision fp32 (chosen), batch 64 (chosen)\n"
+        "there is no part for shard 1/2, so nothing to do: the only part is for those before it\n"
+    )
+    assert "there is no part" not in bliss(*command, "0/2").err
+    pieces = (*command[:5], "--part-rows", 100, "-o", tmp_path / "three", "--shard", "3/4")
+    assert "nothing to do: the 3 parts are for those before it\n" in bliss(*pieces).err
