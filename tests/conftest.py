@@ -14,8 +14,12 @@ from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from blissaudit.cli import run
+from blissaudit.corpora.captions import CaptionRules
+from blissaudit.corpora.plan import make_plan, read_plan_part
+from blissaudit.corpora.texts import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
 
@@ -75,6 +79,31 @@ def real_data() -> Path:
     if "BLISS_TEST_DATA" not in os.environ:
         pytest.skip("the real embeddings are not here: BLISS_TEST_DATA is not set")
     return Path(os.environ["BLISS_TEST_DATA"]) / "real"
+
+
+class Kept(NamedTuple):
+    """The captions an index would hold, their source rows int64, and what became of every text."""
+
+    captions: list[str]
+    rows: np.ndarray
+    counts: dict[str, int]
+
+
+KeptCaptions = Callable[..., Kept]
+
+
+@pytest.fixture(scope="session")
+def kept_captions(tmp_path_factory: pytest.TempPathFactory) -> KeptCaptions:
+    """`kept_captions(source, rules)` is what the row plan keeps of one source."""
+
+    def kept(source: TextSource, rules: CaptionRules = CaptionRules()) -> Kept:  # noqa: B008
+        folder = tmp_path_factory.mktemp("plan")
+        plan = make_plan([source], rules, folder, 32_768, [source.facts()])
+        rows = pa.concat_tables([read_plan_part(plan, part) for part in range(len(plan.parts))])
+        numbers = rows["source_row"].to_numpy()
+        return Kept(rows["caption"].to_pylist(), numbers, plan.counts[0])
+
+    return kept
 
 
 class Outcome(NamedTuple):
