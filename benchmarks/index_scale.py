@@ -63,7 +63,7 @@ PLAN = (
 import json, sys, time
 from pathlib import Path
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.plan import make_plan
+from blissaudit.corpora.plan_making import make_plan
 from blissaudit.corpora.texts import open_corpus
 source = open_corpus(sys.argv[1])
 start = time.perf_counter()

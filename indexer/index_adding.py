@@ -18,7 +18,8 @@ import numpy as np
 from ..artefacts import MANIFEST, check_checksum, digest, link_file, write_json
 from ..corpora.captions import CaptionRules
 from ..corpora.known_captions import KnownCaptions
-from ..corpora.plan import RowPlan, make_plan, open_plan
+from ..corpora.plan import RowPlan, open_plan
+from ..corpora.plan_making import make_plan
 from ..corpora.texts import TextSource
 from ..errors import BlissError, UsageError
 from .build_log import timed

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..artefacts import MANIFEST, only_run_in, wait_to_run_in
 from ..corpora.captions import CaptionRules
-from ..corpora.plan import RowPlan, make_plan, open_plan
+from ..corpora.plan import RowPlan, open_plan
+from ..corpora.plan_making import make_plan
 from ..corpora.texts import TextSource
 from ..errors import UsageError
 from .build_log import timed

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pytest
 from blissaudit.cli import run
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.plan import make_plan, read_plan_part
+from blissaudit.corpora.plan import read_plan_part
+from blissaudit.corpora.plan_making import make_plan
 from blissaudit.corpora.texts import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from blissaudit.corpora import plan
+from blissaudit.corpora import plan_making
 from blissaudit.corpora.captions import CaptionRules, normalise_caption
 from blissaudit.corpora.texts import JSON, TextBatch, batch_values
 from blissaudit.errors import BlissError, UsageError
@@ -95,7 +95,7 @@ def test_cleaning_twice_changes_nothing_and_the_result_can_be_stored(
 def test_every_text_is_kept_or_counted_under_its_reason(
     kept_captions: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr(plan_making, "TEXTS_AT_ONCE", 2)
     texts = ["a dog", " ", "", "ox", "a  dog", "a very long one", "\u200b", "a cat", "ox"]
     rules = CaptionRules(min_characters=3, max_characters=10)
     kept = kept_captions(Texts(texts), rules)
@@ -137,7 +137,7 @@ def test_a_pass_that_is_interrupted_closes_the_source(tmp_path: Path) -> None:
 
     source = Texts(["a", "b"])
     with pytest.raises(KeyboardInterrupt, match="after 2"):
-        plan.make_plan([source], RULES, tmp_path, 3, [{}], told)
+        plan_making.make_plan([source], RULES, tmp_path, 3, [{}], told)
     assert source.closed == [True]
 
 

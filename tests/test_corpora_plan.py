@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora import first_rows, plan
+from blissaudit.corpora import first_rows, plan_making
 from blissaudit.corpora.captions import COUNTS, CaptionRules, normalise_caption
-from blissaudit.corpora.plan import RowPlan, make_plan, open_plan, plan_batches, read_plan_part
+from blissaudit.corpora.plan import RowPlan, open_plan, plan_batches, read_plan_part
+from blissaudit.corpora.plan_making import make_plan
 from blissaudit.corpora.texts import JSON, TextBatch, batch_values
 from blissaudit.errors import BlissError
 from hypothesis import given, settings
@@ -138,8 +139,8 @@ def test_a_plan_is_what_a_loop_over_all_texts_gives(tmp_path_factory, corpora, r
 def test_batches_and_rows_given_to_duckdb_change_nothing(tmp_path, monkeypatch):
     texts = Texts([f"text {n * n % 97}" for n in range(400)])
     whole = planned(tmp_path / "a", texts, rows=40)
-    monkeypatch.setattr(plan, "TEXTS_AT_ONCE", 7)
-    monkeypatch.setattr(plan, "ROWS", 11)
+    monkeypatch.setattr(plan_making, "TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr(plan_making, "ROWS", 11)
     monkeypatch.setattr(first_rows, "ROWS", 13)
     cut = planned(tmp_path / "b", texts, rows=40)
     assert rows_of(cut) == rows_of(whole) and cut.digest == whole.digest
@@ -208,7 +209,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.plan import make_plan
+from blissaudit.corpora.plan_making import make_plan
 from blissaudit.corpora.texts import TextBatch
 import numpy as np
 class Many:
