@@ -106,9 +106,10 @@ def audit(
     from ..artefacts import only_run_in
     from ..audit.asking import Asked
     from ..audit.decisions import check_flagged
+    from ..audit.given_images import check_failures
     from ..audit.outputs import TOP, check_output, json_summary, save_audit
     from ..audit.report.writing import save_report
-    from ..audit.request import AuditRequest, check_failures, run_audit
+    from ..audit.request import AuditRequest, run_audit
     from ..audit.safe_text import terminal_text
     from ..audit.sharding import run_shard
     from ..audit.terminal import progress_lines, result_text

@@ -40,10 +40,10 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
     --reference, images labelled with another class are strays.
     """
     from ..audit.comparing import audit_each, read_truth, truth_of_labels, without_calibration
-    from ..audit.given_images import read_or_embed
+    from ..audit.given_images import check_failures, read_or_embed
     from ..audit.models import encoder_for
     from ..audit.reference_fit import fit_reference
-    from ..audit.request import check_failures, is_reference_folder, refuse_words
+    from ..audit.request import is_reference_folder, refuse_words
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..evaluation.corpus_comparison import (

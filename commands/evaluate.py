@@ -87,8 +87,8 @@ def evaluate(
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
     from ..artefacts import MANIFEST, only_run_in, read_json
     from ..audit.classes import class_prompts, prompt_vectors
+    from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..evaluation.repeat import differences

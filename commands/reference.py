@@ -39,7 +39,7 @@ def fit(images: str | None, calibration: float, max_failures: int | None, **give
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..artefacts import only_run_in
     from ..audit.fitting import FitRequest, run_fit
-    from ..audit.request import check_failures
+    from ..audit.given_images import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
 

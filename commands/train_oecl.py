@@ -29,8 +29,8 @@ def oecl(turned: bool, max_failures: int | None, **given: Any) -> None:
 
     Two baselines are fitted beside it, and all are measured on images held out of training.
     """
+    from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..training.oecl_report import result_lines
