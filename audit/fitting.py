@@ -19,8 +19,8 @@ from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice, check_same_model
 from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.joined_index import open_indexes
+from ..indexer.progress import Progress, no_progress
 from ..scorer.reference import Reference
 from ..scorer.reference_file import ARRAYS, MEMBERS, save_reference
 from .classes import ClassWords

@@ -13,8 +13,8 @@ from ..errors import TooManyFailures
 from ..indexer.embedded_images import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.encoding import Encoder
 from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
+from ..indexer.progress import Progress, no_progress
 from ..indexer.remembered import remember_images
 from .models import Say
 

@@ -17,8 +17,10 @@ from ..indexer.caption_index import CaptionIndex, open_index, search
 from ..indexer.embedded_images import read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice
 from ..indexer.image_embedding import EmbedOptions
-from ..indexer.index_building import IndexOptions, Progress, build_index, no_progress
+from ..indexer.index_building import build_index
+from ..indexer.index_options import IndexOptions
 from ..indexer.joined_index import open_indexes
+from ..indexer.progress import Progress, no_progress
 from ..indexer.search_choice import OWN, SearchChoice
 from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import describe_model
-from ..indexer.index_building import Progress
+from ..indexer.progress import Progress
 from ..scorer.label_filter import HiddenTexts
 from .audited_image import AuditedImage
 from .finding import Found

@@ -140,7 +140,7 @@ def build(**given: Any) -> None:
 def _index_options(given: dict[str, Any]) -> Any:
     """How the captions become an index."""
     from ..corpora.captions import CaptionRules
-    from ..indexer.index_building import IndexOptions
+    from ..indexer.index_options import IndexOptions
 
     form = given["unicode_form"]
     rules = CaptionRules(

@@ -20,7 +20,6 @@ from .embedded_images import KIND, EmbeddedImages, open_embedded_images
 from .encoding import IDENTITY, Encoder
 from .image_parts import ImagePart, add_image, finish_part
 from .image_pieces import ImageReading
-from .index_building import Progress, no_progress
 from .index_shards import refuse_while_shards_run
 from .parts import (
     Part,
@@ -31,6 +30,7 @@ from .parts import (
     write_part,
 )
 from .pieces import Gathered
+from .progress import Progress, no_progress
 from .ray_cluster import RayEngine
 from .ray_images import ray_image_parts
 from .remembered import earlier_folder, take_over_images

@@ -10,9 +10,9 @@ from ..corpora.image_source import ImageSource
 from .earlier_images import set_aside
 from .encoding import Encoder
 from .image_embedding import EmbedOptions, embed_parts, embedding_request, part_count
-from .index_building import Progress
 from .index_shards import Shard, refuse_while_shards_run, running_shard
 from .parts import BUILDING, begin_building, finished_parts, is_finished
+from .progress import Progress
 
 
 def embed_shard(

@@ -25,7 +25,7 @@ from ..errors import BlissError, UsageError
 from .build_log import timed
 from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
-from .encoded_parts import Progress, encoded_parts, given_parts
+from .encoded_parts import encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder, check_same_model
 from .index_files import checked_names, files_of_part
 from .index_finishing import FAILURES_NAMED, joint_prompts, planned_counts
@@ -34,6 +34,7 @@ from .manifest_checks import count_problems, type_problems
 from .measured_parts import Encode, make_parts
 from .part_building import missing_parts, whole_part
 from .parts import BUILDING, begin_building, differing_fields, metadata_file
+from .progress import Progress
 from .tombstones import EXPORT, changing
 
 ADDING = "adding"

@@ -11,7 +11,8 @@ from blissaudit.corpora.captions import CaptionRules
 from blissaudit.corpora.texts import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.caption_index import captions_of, origins_of
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 
 SMALL = IndexOptions(part_rows=4)
 TEXT = CorpusOptions(column="text")

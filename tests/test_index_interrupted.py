@@ -17,7 +17,8 @@ from blissaudit.corpora.texts import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, FolderInUse
 from blissaudit.indexer import encoded_parts
 from blissaudit.indexer.caption_index import open_index
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 
 SMALL = IndexOptions(part_rows=4)
 TEXT = CorpusOptions(column="text")
@@ -82,7 +83,8 @@ def test_stopped_at_every_single_write_the_same_command_goes_on_to_the_same_byte
 KILLED = """
 import os, runpy, signal, sys
 from blissaudit.corpora.texts import open_corpus
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 real = os.replace
 def replace(source, target):
     if sys.argv[4] and sys.argv[4] in str(target):

@@ -10,7 +10,8 @@ import pytest
 from blissaudit.artefacts import only_run_in
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.caption_index import captions_of, open_index
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.row_choice import Where, rows_where
 from blissaudit.indexer.tombstones import remove_rows, restore_rows
 

@@ -14,7 +14,8 @@ import pytest
 from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
-from blissaudit.indexer.index_building import IndexOptions, build_index, build_shard
+from blissaudit.indexer.index_building import build_index, build_shard
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.index_shards import Shard, merge_index, parse_shard, running_shard
 from blissaudit.indexer.part_building import captions_of_part, missing_parts
 
@@ -182,7 +183,8 @@ def test_shards_wait_for_the_plan_and_are_not_run_over(corpus, small, whole, tmp
 SHARD = """
 import runpy, sys
 from blissaudit.corpora.texts import open_corpus
-from blissaudit.indexer.index_building import IndexOptions, build_shard
+from blissaudit.indexer.index_building import build_shard
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.index_shards import parse_shard
 encoder = runpy.run_path(sys.argv[1])["small_encoder"]()
 options = IndexOptions(part_rows=3, near_duplicates=0.5)

@@ -5,7 +5,8 @@ import pytest
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.indexer.caption_index import captions_of, open_index, search
 from blissaudit.indexer.index_adding import add_captions
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.row_choice import Where, rows_where
 from blissaudit.indexer.search_setting import set_search_kind
 from blissaudit.indexer.tombstones import remove_rows, restore_rows
