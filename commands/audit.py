@@ -10,6 +10,19 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .option_values import (
+    audit_settings,
+    corpus_options,
+    decision_rule,
+    embed_options,
+    image_options,
+    model_choice,
+    no_prompts,
+    plain_options,
+    ray_engine,
+    say_plans,
+    search_choice,
+)
 from .options import (
     CLIPN,
     COLLECTION,
@@ -24,19 +37,8 @@ from .options import (
     SEARCH,
     SHOW,
     WORDS,
-    audit_settings,
-    corpus_options,
-    decision_rule,
-    embed_options,
-    image_options,
-    model_choice,
-    no_prompts,
     options,
-    plain_options,
-    ray_engine,
     say,
-    say_plans,
-    search_choice,
 )
 from .presets import ENCODER, PRESET, with_preset
 

@@ -9,20 +9,8 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .options import (
-    COLLECTION,
-    EXCLUDE,
-    IMAGES,
-    MODEL,
-    SCORE,
-    WORDS,
-    audit_settings,
-    embed_options,
-    image_options,
-    model_choice,
-    options,
-    say,
-)
+from .option_values import audit_settings, embed_options, image_options, model_choice
+from .options import COLLECTION, EXCLUDE, IMAGES, MODEL, SCORE, WORDS, options, say
 
 
 @click.command()

@@ -8,24 +8,16 @@ from typing import Any
 
 import click
 
-from .options import (
-    CLIPN,
-    COLLECTION,
-    IMAGES,
-    INDEX_NEEDED,
-    MODEL,
-    SEARCH,
-    WORDS,
+from .option_values import (
     class_words,
     embed_options,
     image_options,
     model_choice,
     no_prompts,
     open_given_index,
-    options,
     plain_options,
-    say,
 )
+from .options import CLIPN, COLLECTION, IMAGES, INDEX_NEEDED, MODEL, SEARCH, WORDS, options, say
 from .presets import ENCODER, PRESET, asked_for, with_preset
 
 HOW = ("output", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")

@@ -11,20 +11,15 @@ from ..errors import UsageError
 from .index_kind import kind, set_kind
 from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
-from .options import (
-    CORPUS,
-    ENGINE,
-    MODEL,
-    SEARCH,
+from .option_values import (
     corpus_options,
     model_choice,
     open_given_index,
-    options,
     ray_engine,
-    say,
     say_plans,
     search_choice,
 )
+from .options import CORPUS, ENGINE, MODEL, SEARCH, options, say
 from .presets import PRESET, with_preset
 from .tune_index import tune
 

@@ -7,18 +7,8 @@ from typing import Any
 
 import click
 
-from .options import (
-    COLLECTION,
-    IMAGES,
-    MODEL,
-    WORDS,
-    class_words,
-    embed_options,
-    image_options,
-    model_choice,
-    options,
-    say,
-)
+from .option_values import class_words, embed_options, image_options, model_choice
+from .options import COLLECTION, IMAGES, MODEL, WORDS, options, say
 from .presets import ENCODER, PRESET, with_preset
 
 

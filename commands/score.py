@@ -8,6 +8,14 @@ from typing import Any
 
 import click
 
+from .option_values import (
+    audit_settings,
+    decision_rule,
+    embed_options,
+    image_options,
+    model_choice,
+    open_given_index,
+)
 from .options import (
     COLLECTION,
     DECIDE,
@@ -18,12 +26,6 @@ from .options import (
     SCORE,
     SEARCH,
     SHOW,
-    audit_settings,
-    decision_rule,
-    embed_options,
-    image_options,
-    model_choice,
-    open_given_index,
     options,
     say,
 )

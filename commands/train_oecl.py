@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .options import IMAGES, MODEL, embed_options, model_choice, options, say
+from .option_values import embed_options, model_choice
+from .options import IMAGES, MODEL, options, say
 
 
 @click.command()
