@@ -105,7 +105,6 @@ def audit(
     folder of images with --reference or --normal; a csv, tsv or parquet file of paths and labels;
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of such.
     """
-    from ..artefacts import only_run_in
     from ..audit.asking import Asked
     from ..audit.decisions import check_flagged
     from ..audit.given_images import check_failures
@@ -115,6 +114,7 @@ def audit(
     from ..audit.safe_text import terminal_text
     from ..audit.sharding import run_shard
     from ..audit.terminal import progress_lines, result_text
+    from ..indexer.folder_lock import only_run_in
     from ..indexer.index_shards import parse_shard
     from ..indexer.search_choice import OWN
 

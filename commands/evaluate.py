@@ -77,7 +77,7 @@ def evaluate(
     as_json: bool, max_failures: int | None, repeats: dict[str, Any] | None, **given: Any
 ) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
-    from ..artefacts import MANIFEST, only_run_in, read_json
+    from ..artefacts import MANIFEST, read_json
     from ..audit.classes import class_prompts, prompt_vectors
     from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
@@ -87,6 +87,7 @@ def evaluate(
     from ..evaluation.report import SUMMARY, heading, notes
     from ..evaluation.request import LabelVectors, holds_images, run_eval
     from ..evaluation.tables import markdown_table
+    from ..indexer.folder_lock import only_run_in
     from ..scorer.scores.registry import SCORES
 
     asked = {n: v for n, v in given.items() if n not in HOW and asked_for(n)}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import MANIFEST, only_run_in, wait_to_run_in
+from ..artefacts import MANIFEST
 from ..corpora.plan import RowPlan, open_plan
 from ..corpora.plan_making import make_plan
 from ..corpora.texts import TextSource
@@ -24,6 +24,7 @@ from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
 from .encoded_parts import encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder
+from .folder_lock import only_run_in, wait_to_run_in
 from .index_finishing import finish_index
 from .index_options import NO_OPTIONS, IndexOptions
 from .index_repair import REPAIRING, check_planned, damaged_parts, put_back

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from blissaudit import artefacts
-from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.texts import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, FolderInUse
 from blissaudit.indexer import encoded_parts
 from blissaudit.indexer.caption_index import open_index
+from blissaudit.indexer.folder_lock import only_run_in
 from blissaudit.indexer.index_building import build_index
 from blissaudit.indexer.index_options import IndexOptions
 

@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 import pytest
-from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
+from blissaudit.indexer.folder_lock import only_run_in
 from blissaudit.indexer.index_building import build_index, build_shard
 from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.index_shards import Shard, merge_index, parse_shard, running_shard
