@@ -88,24 +88,28 @@ def _covered(
         return structure.exact(vectors, queries, k, _every(structure, vectors, kept))
     selected = None if kept is None else _bitmap(structure.rows, kept)
     hits = Hits(np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64))
-    step = max(1, CANDIDATE_BYTES // (24 * wanted))
-    for start in range(0, len(queries), step):
-        asked = np.arange(start, min(len(queries), start + step))
-        parameters, most = dict(structure.parameters), wanted
-        while asked.size:
-            _, rows = structure.propose(queries[asked], most, parameters, selected)
-            enough = (rows >= 0).sum(axis=1) >= k
-            some = asked[enough]
-            if some.size:
-                similarity, rows = exact_order(queries[some], vectors, rows[enough])
-                hits.similarity[some], hits.rows[some] = similarity[:, :k], rows[:, :k]
-            asked = asked[~enough]
-            wider, more = _wider(structure, parameters, most, asked.size)
-            if asked.size and (wider, more) == (parameters, most):
-                rest = structure.exact(vectors, queries[asked], k, _every(structure, vectors, kept))
-                hits.similarity[asked], hits.rows[asked] = rest.similarity, rest.rows
-                break
-            parameters, most = wider, more
+    waiting = [(np.arange(len(queries)), dict(structure.parameters), wanted)]
+    while waiting:
+        asked, parameters, most = waiting.pop()
+        step = max(1, CANDIDATE_BYTES // (24 * most))
+        if len(asked) > step:  # in batches, and still the same is asked of every query
+            cut = range(0, len(asked), step)
+            waiting += [(asked[first : first + step], parameters, most) for first in cut]
+            continue
+        _, rows = structure.propose(queries[asked], most, parameters, selected)
+        enough = (rows >= 0).sum(axis=1) >= k
+        some, lacking = asked[enough], asked[~enough]
+        if some.size:
+            similarity, rows = exact_order(queries[some], vectors, rows[enough])
+            hits.similarity[some], hits.rows[some] = similarity[:, :k], rows[:, :k]
+        if not lacking.size:
+            continue
+        wider, more = _wider(structure, parameters, most)
+        if (wider, more) != (parameters, most):
+            waiting.append((lacking, wider, more))
+            continue
+        rest = structure.exact(vectors, queries[lacking], k, _every(structure, vectors, kept))
+        hits.similarity[lacking], hits.rows[lacking] = rest.similarity, rest.rows
     return hits
 
 
@@ -117,7 +121,7 @@ def _every(structure: Structure, vectors: Vectors, kept: np.ndarray | None) -> n
 
 
 def _wider(
-    structure: Structure, parameters: Mapping[str, int], wanted: int, queries: int
+    structure: Structure, parameters: Mapping[str, int], wanted: int
 ) -> tuple[dict[str, int], int]:
     """Parameters and number of proposals that find more; the same where nothing can grow."""
     wider = dict(parameters)
@@ -126,8 +130,7 @@ def _wider(
             wider[name] = max(wider[name], min(most, WIDENING * wider[name]))
     if structure.selects:  # then rows are lacking since they were not looked at
         return wider, wanted
-    more = min(WIDENING * wanted, structure.most)
-    return wider, more if 24 * queries * more <= CANDIDATE_BYTES else wanted
+    return wider, min(WIDENING * wanted, structure.most)
 
 
 def _bitmap(rows: int, kept: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
+from blissaudit.indexer import approximate_search
 from blissaudit.indexer.caption_index import (
     captions_of,
     open_index,
@@ -101,6 +102,18 @@ def test_hidden_rows_are_never_found_and_k_rows_always_are(installed, seed, show
     hits = search(few, queries[:7], min(k, shown))
     assert hits.rows.min() >= 0 and hits.rows.max() < shown
     assert all(len(set(line)) == min(k, shown) for line in hits.rows.tolist())
+
+
+def test_what_is_found_does_not_depend_on_the_batch(installed, monkeypatch):
+    index, _, queries = installed
+    few = without_rows(index, np.arange(M)[np.arange(M) % 20 > 0])
+    whole = search(few, queries, K)
+    monkeypatch.setattr(approximate_search, "CANDIDATE_BYTES", 24 * 70)
+    again = search(few, queries, K)
+    assert np.array_equal(again.rows, whole.rows)
+    assert np.array_equal(again.similarity, whole.similarity)
+    alone = search(few, queries[3:4], K)
+    assert np.array_equal(alone.rows, whole.rows[3:4])
 
 
 @pytest.fixture(scope="module", params=["IVF16,SQ8", "HNSW8", "PQ8x4fs"])
