@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,12 @@ def load_test_file() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def small(load_test_file: Callable[[str], ModuleType]) -> ModuleType:
+    """An encoder without a model, and what goes with it."""
+    return load_test_file("small_encoder")
+
+
+@pytest.fixture(scope="session")
 def load_benchmark() -> Callable[[str], ModuleType]:
     """`load_benchmark(name)` is a script of benchmarks/ as a module."""
     return lambda name: load_file(Path(__file__).parent.parent / "benchmarks" / f"{name}.py")
@@ -80,6 +86,17 @@ def real_data() -> Path:
     if "BLISS_TEST_DATA" not in os.environ:
         pytest.skip("the real embeddings are not here: BLISS_TEST_DATA is not set")
     return Path(os.environ["BLISS_TEST_DATA"]) / "real"
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """fsspec's file system in memory, empty."""
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    yield system
+    system.store.clear()
 
 
 class Kept(NamedTuple):

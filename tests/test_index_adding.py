@@ -22,11 +22,6 @@ from blissaudit.indexer.verifying import verify_index
 OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]
 
 
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
-
-
 def corpus(folder, name, texts):
     path = folder / name
     path.write_text("".join(f"{text}\n" for text in texts))

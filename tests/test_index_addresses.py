@@ -18,11 +18,6 @@ from blissaudit.indexer.index_options import IndexOptions
 TEXTS = [f"caption {number}" for number in range(9)]
 
 
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BLISS_CACHE", str(tmp_path / "cache"))

@@ -26,11 +26,6 @@ def quiet(what, done, total):
     pass
 
 
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
-
-
 def build(small, root, licences=("CC BY 4.0",)):
     (root / "c.txt").write_text("\n".join(f"caption {n}" for n in range(10)))
     options = IndexOptions(part_rows=4, licences=licences)

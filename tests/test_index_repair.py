@@ -14,11 +14,6 @@ TEXTS = [f"caption {number}" for number in range(11)]
 SMALL, REPAIR = IndexOptions(part_rows=4), IndexOptions(part_rows=4, repair=True)
 
 
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
-
-
 @pytest.fixture
 def source(tmp_path):
     (tmp_path / "c.txt").write_text("\n".join(TEXTS))

@@ -27,11 +27,6 @@ def quiet(what, done, total):
 
 
 @pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "captions.txt"
     path.write_text("".join(f"caption {n % 17}\n" for n in range(20)))
