@@ -17,7 +17,6 @@ from ..errors import BlissError, UsageError
 
 MAX_SHARDS = 100_000
 
-
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
 
