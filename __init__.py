@@ -21,7 +21,7 @@ _HOMES = {
     "EmbeddedImages": "indexer.embedded_images",
     "Hits": "indexer.nearest",
     "ImageOptions": "corpora.image_source",
-    "IndexOptions": "indexer.index_building",
+    "IndexOptions": "indexer.index_options",
     "ModelChoice": "indexer.encoding",
     "Moments": "scorer.moments",
     "Reference": "scorer.reference",

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..artefacts import write_atomically
 from ..errors import BlissError, UsageError, unwritable
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.preprocessing import UnreadableImage
+from ..indexer.progress import Progress, no_progress
 from .photographs import (
     CHANGED,
     Photograph,

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encoding import check_same_model
-from ..indexer.index_building import Progress, no_progress
+from ..indexer.progress import Progress, no_progress
 from ..scorer.reference import Calibration, Reference
 from .decisions import DecisionRule, check_can_flag, decided
 from .label_issues import with_labels_questioned

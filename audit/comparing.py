@@ -13,7 +13,7 @@ from ..corpora.label_files import read_label_file
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex, captions_of
 from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.index_building import Progress, no_progress
+from ..indexer.progress import Progress, no_progress
 from ..scorer.label_filter import has_label, word_forms, words_of
 from ..scorer.reference import Reference
 from .result import AuditResult

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import LOCK, MANIFEST, write_atomically
+from ..artefacts import MANIFEST, write_atomically
 from ..corpora.image_opening import open_images
 from ..corpora.image_paths import display_path
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
@@ -18,9 +18,10 @@ from ..errors import BlissError, UsageError
 from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice, check_same_model
+from ..indexer.folder_lock import LOCK
 from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.joined_index import open_indexes
+from ..indexer.progress import Progress, no_progress
 from ..scorer.reference import Reference
 from ..scorer.reference_file import ARRAYS, MEMBERS, save_reference
 from .classes import ClassWords

@@ -19,9 +19,10 @@ from ..artefacts import FORMAT_VERSION, read_json, sha256_of, write_atomically, 
 from ..errors import UsageError
 from ..indexer.embedded_images import Failure
 from ..scorer.label_filter import HiddenTexts
+from .audited_image import AuditedImage
 from .decisions import decision_facts
 from .label_issues import issues_csv
-from .result import AuditedImage, AuditResult, Refit
+from .result import AuditResult, Refit
 from .retrieval import forget_unused
 from .robust import refit_facts
 from .run import AuditSettings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -13,15 +12,15 @@ from ..corpora.captions import CaptionRules
 from ..corpora.image_opening import open_images
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
 from ..corpora.texts import CorpusOptions, open_corpus
-from ..errors import TooManyFailures, UsageError
+from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, open_index, search
-from ..indexer.embedded_images import EmbeddedImages, Failure, read_image_embeddings
+from ..indexer.embedded_images import read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice
-from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.index_building import IndexOptions, Progress, build_index, no_progress
+from ..indexer.image_embedding import EmbedOptions
+from ..indexer.index_building import build_index
+from ..indexer.index_options import IndexOptions
 from ..indexer.joined_index import open_indexes
-from ..indexer.layout import is_embedding_folder
-from ..indexer.remembered import remember_images
+from ..indexer.progress import Progress, no_progress
 from ..indexer.search_choice import OWN, SearchChoice
 from ..scorer.head_file import open_head
 from ..scorer.reference_file import KIND as REFERENCE_KIND
@@ -38,6 +37,7 @@ from .asking import (
     with_calibration,
 )
 from .classes import ClassWords, choose_classes, class_prompts, named_classes
+from .given_images import are_embedded, embed_and_remember
 from .models import Say, encoder_for
 from .other_scores import FROM_MOMENTS, Beside, NoPrompts, check_clipn, choose_score, rescored
 from .reference_fit import REFERENCE, KeptReference, fit_reference
@@ -119,11 +119,11 @@ def run_audit(
     index = open_indexes(request.indexes, request.search) if request.indexes else None
     listed = open_images(request.images, request.image_options) if request.images else None
     clean_files = None
-    if request.reference and saved is None and not _embedded(request.reference):
+    if request.reference and saved is None and not are_embedded(request.reference):
         clean_files = open_images(request.reference)
     asked = request.asked
     calibration_files = None
-    if asked.calibration and not _embedded(asked.calibration):
+    if asked.calibration and not are_embedded(asked.calibration):
         calibration_files = open_images(asked.calibration)
     if request.reference is None and listed:
         _check_labels(listed, request.settings.words)
@@ -195,26 +195,6 @@ def is_reference_folder(folder: str) -> bool:
     return path.is_file() and read_json(path).get("kind") == REFERENCE_KIND
 
 
-class Read(Protocol):
-    """Whatever was made of images some of which could not be used."""
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """Those."""
-
-
-def check_failures(images: Read, most: int | None) -> None:
-    """Raise TooManyFailures when more than `most` images could not be used."""
-    count = len(images.failures)
-    if most is not None and count > most:
-        raise TooManyFailures(
-            f"{count:,} image{'s' * (count != 1)} could not be read (the first: "
-            f"{images.failures[0].path}: {images.failures[0].reason})",
-            f"at most {most:,}, as --max-failures says",
-            "Repair or remove them; the results for the readable images are whole",
-        )
-
-
 def _build_default(
     request: AuditRequest, encoder: Encoder, progress: Progress, say: Say
 ) -> CaptionIndex:
@@ -227,26 +207,6 @@ def _build_default(
     options = IndexOptions(rules, overwrite=how.overwrite, engine=how.engine)
     built = build_index(source, encoder, Path(request.output) / "index", options, progress)
     return built if request.search == OWN else open_index(built.folder, request.search)
-
-
-def _embedded(folder: str) -> bool:
-    return is_embedding_folder(Path(folder), "img")
-
-
-def embed_and_remember(
-    files: ImageSource,
-    encoder: Encoder | None,
-    folder: Path,
-    options: EmbedOptions,
-    progress: Progress,
-    say: Say,
-) -> EmbeddedImages:
-    """`embed_images`, noted in the cache for later commands."""
-    assert encoder is not None
-    found = embed_images(files, encoder, folder, options, progress, say)
-    if options.cache:
-        remember_images(options.cache, folder, files.spec)
-    return found
 
 
 def _check_labels(listed: ImageSource, words: ClassWords) -> None:

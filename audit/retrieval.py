@@ -19,8 +19,8 @@ import numpy as np
 from ..artefacts import check_checksum, digest, read_json, sha256_of, write_array, write_json
 from ..errors import BlissError
 from ..indexer.caption_index import CaptionIndex, search
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.nearest import Hits
+from ..indexer.progress import Progress, no_progress
 from ..indexer.stored_rows import Rows
 from ..scorer.retrieved import Retrieved, gather_texts
 

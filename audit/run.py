@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
-from ..indexer.index_building import Progress, no_progress
+from ..indexer.progress import Progress, no_progress
 from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import conformal_p_values
 from ..scorer.class_p_values import class_p_values

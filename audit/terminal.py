@@ -9,11 +9,12 @@ from typing import Any, TextIO
 
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import describe_model
-from ..indexer.index_building import Progress
+from ..indexer.progress import Progress
 from ..scorer.label_filter import HiddenTexts
+from .audited_image import AuditedImage
 from .finding import Found
 from .outputs import count_facts
-from .result import AuditedImage, AuditResult
+from .result import AuditResult
 from .robust import refit_facts, refit_text
 from .safe_text import terminal_text
 

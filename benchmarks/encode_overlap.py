@@ -30,7 +30,8 @@ from blissaudit.corpora.captions import CaptionRules, normalise_caption
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.indexer.encoding import Encoder, demo_model
 from blissaudit.indexer.fast_tokens import is_plain
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.open_clip_encoder import encoder_of
 from blissaudit.indexer.tokenising import tokeniser_of
 from measuring import Report, begin, measured, test_data, verdict

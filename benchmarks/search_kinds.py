@@ -27,7 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.indexer.caption_index import open_index, search
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.nearest import array_vectors, nearest_texts
 from blissaudit.indexer.search_kinds import lists_for, read_kind, sample_size
 from blissaudit.indexer.search_setting import set_search_kind

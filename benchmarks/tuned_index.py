@@ -29,7 +29,8 @@ from blissaudit.evaluation.tuning_candidates import Candidates, MadeStructures
 from blissaudit.evaluation.tuning_text import tuning_lines
 from blissaudit.indexer.caption_index import CaptionIndex, search, with_structure
 from blissaudit.indexer.embedded_images import EmbeddedImages, read_image_embeddings
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from measuring import Report, begin, test_data, unit, verdict
 
 CLAIM = "the chosen setting meets its recall target on image queries held out from choosing"

@@ -10,6 +10,19 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .option_values import (
+    audit_settings,
+    corpus_options,
+    decision_rule,
+    embed_options,
+    image_options,
+    model_choice,
+    no_prompts,
+    plain_options,
+    ray_engine,
+    say_plans,
+    search_choice,
+)
 from .options import (
     CLIPN,
     COLLECTION,
@@ -24,19 +37,8 @@ from .options import (
     SEARCH,
     SHOW,
     WORDS,
-    audit_settings,
-    corpus_options,
-    decision_rule,
-    embed_options,
-    image_options,
-    model_choice,
-    no_prompts,
     options,
-    plain_options,
-    ray_engine,
     say,
-    say_plans,
-    search_choice,
 )
 from .presets import ENCODER, PRESET, with_preset
 
@@ -104,15 +106,16 @@ def audit(
     folder of images with --reference or --normal; a csv, tsv or parquet file of paths and labels;
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of such.
     """
-    from ..artefacts import only_run_in
     from ..audit.asking import Asked
     from ..audit.decisions import check_flagged
+    from ..audit.given_images import check_failures
     from ..audit.outputs import TOP, check_output, json_summary, save_audit
     from ..audit.report.writing import save_report
-    from ..audit.request import AuditRequest, check_failures, run_audit
+    from ..audit.request import AuditRequest, run_audit
     from ..audit.safe_text import terminal_text
     from ..audit.sharding import run_shard
     from ..audit.terminal import progress_lines, result_text
+    from ..indexer.folder_lock import only_run_in
     from ..indexer.index_shards import parse_shard
     from ..indexer.search_choice import OWN
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from .option_values import audit_settings, embed_options, image_options, model_choice
 from .options import (
     COLLECTION,
     EXCLUDE,
@@ -17,10 +18,6 @@ from .options import (
     MODEL,
     SCORE,
     WORDS,
-    audit_settings,
-    embed_options,
-    image_options,
-    model_choice,
     options,
     say,
 )
@@ -41,10 +38,10 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
     --reference, images labelled with another class are strays.
     """
     from ..audit.comparing import audit_each, read_truth, truth_of_labels, without_calibration
-    from ..audit.given_images import read_or_embed
+    from ..audit.given_images import check_failures, read_or_embed
     from ..audit.models import encoder_for
     from ..audit.reference_fit import fit_reference
-    from ..audit.request import check_failures, is_reference_folder, refuse_words
+    from ..audit.request import is_reference_folder, refuse_words
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..evaluation.corpus_comparison import (

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from .compare_corpora import compare
-from .options import CORPUS, JSON, corpus_options
+from .option_values import corpus_options
+from .options import CORPUS, JSON
 
 
 @click.group()

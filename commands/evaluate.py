@@ -8,24 +8,16 @@ from typing import Any
 
 import click
 
-from .options import (
-    CLIPN,
-    COLLECTION,
-    IMAGES,
-    INDEX_NEEDED,
-    MODEL,
-    SEARCH,
-    WORDS,
+from .option_values import (
     class_words,
     embed_options,
     image_options,
     model_choice,
     no_prompts,
     open_given_index,
-    options,
     plain_options,
-    say,
 )
+from .options import CLIPN, COLLECTION, IMAGES, INDEX_NEEDED, MODEL, SEARCH, WORDS, options, say
 from .presets import ENCODER, PRESET, asked_for, with_preset
 
 HOW = ("output", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")
@@ -86,16 +78,17 @@ def evaluate(
     as_json: bool, max_failures: int | None, repeats: dict[str, Any] | None, **given: Any
 ) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
-    from ..artefacts import MANIFEST, only_run_in, read_json
+    from ..artefacts import MANIFEST, read_json
     from ..audit.classes import class_prompts, prompt_vectors
+    from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..evaluation.repeat import differences
     from ..evaluation.report import SUMMARY, heading, notes
     from ..evaluation.request import LabelVectors, holds_images, run_eval
     from ..evaluation.tables import markdown_table
+    from ..indexer.folder_lock import only_run_in
     from ..scorer.scores.registry import SCORES
 
     asked = {n: v for n, v in given.items() if n not in HOW and asked_for(n)}

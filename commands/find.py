@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .options import JSON, MODEL, model_choice, options, say
+from .option_values import model_choice
+from .options import JSON, MODEL, options, say
 
 
 @click.command()

@@ -11,22 +11,15 @@ from ..errors import UsageError
 from .index_kind import kind, set_kind
 from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
-from .options import (
-    CORPUS,
-    ENGINE,
-    JSON,
-    MODEL,
-    NEW_MODEL,
-    SEARCH,
+from .option_values import (
     corpus_options,
     model_choice,
     open_given_index,
-    options,
     ray_engine,
-    say,
     say_plans,
     search_choice,
 )
+from .options import CORPUS, ENGINE, JSON, MODEL, NEW_MODEL, SEARCH, options, say
 from .presets import PRESET, with_preset
 from .tune_index import tune
 
@@ -149,7 +142,7 @@ def build(**given: Any) -> None:
 def _index_options(given: dict[str, Any]) -> Any:
     """How the captions become an index."""
     from ..corpora.captions import CaptionRules
-    from ..indexer.index_building import IndexOptions
+    from ..indexer.index_options import IndexOptions
 
     form = given["unicode_form"]
     rules = CaptionRules(

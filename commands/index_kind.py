@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import named_numbers, say
+from .option_values import named_numbers
+from .options import say
 
 if TYPE_CHECKING:
     from ..indexer.caption_index import CaptionIndex

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .options import CORPUS, MODEL, corpus_options, model_choice, options, say
+from .option_values import corpus_options, model_choice
+from .options import CORPUS, MODEL, options, say
 
 WHERE = options(
     click.option("--caption", metavar="REGEX", help="Captions with this pattern in them (RE2)."),

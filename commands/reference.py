@@ -7,18 +7,8 @@ from typing import Any
 
 import click
 
-from .options import (
-    COLLECTION,
-    IMAGES,
-    MODEL,
-    WORDS,
-    class_words,
-    embed_options,
-    image_options,
-    model_choice,
-    options,
-    say,
-)
+from .option_values import class_words, embed_options, image_options, model_choice
+from .options import COLLECTION, IMAGES, MODEL, WORDS, options, say
 from .presets import ENCODER, PRESET, with_preset
 
 
@@ -37,11 +27,11 @@ def reference() -> None:
 @options(MODEL, WORDS, PRESET, IMAGES, COLLECTION)
 def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
-    from ..artefacts import only_run_in
     from ..audit.fitting import FitRequest, run_fit
-    from ..audit.request import check_failures
+    from ..audit.given_images import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
+    from ..indexer.folder_lock import only_run_in
 
     model_set = () if images is None and given["index"] else ENCODER
     given = with_preset(given, (*model_set, "prompt"))

@@ -8,6 +8,14 @@ from typing import Any
 
 import click
 
+from .option_values import (
+    audit_settings,
+    decision_rule,
+    embed_options,
+    image_options,
+    model_choice,
+    open_given_index,
+)
 from .options import (
     COLLECTION,
     DECIDE,
@@ -18,12 +26,6 @@ from .options import (
     SCORE,
     SEARCH,
     SHOW,
-    audit_settings,
-    decision_rule,
-    embed_options,
-    image_options,
-    model_choice,
-    open_given_index,
     options,
     say,
 )
@@ -41,10 +43,10 @@ def score(
     """Score new images against a fitted reference; with a calibration sample, flag them too."""
     from ..audit.asking import Asked, Sources, answered, check_bliss_only, check_reference
     from ..audit.decisions import check_flagged
+    from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
     from ..audit.other_scores import choose_score, rescored
     from ..audit.outputs import TOP, json_summary
-    from ..audit.request import check_failures
     from ..audit.run import audit_against
     from ..audit.terminal import progress_lines, result_text
     from ..corpora.image_opening import open_named

@@ -8,14 +8,8 @@ from typing import Any
 import click
 
 from ..errors import TooManyFailures
-from .options import (
-    IMAGES,
-    MODEL,
-    embed_options,
-    model_choice,
-    options,
-    say,
-)
+from .option_values import embed_options, model_choice
+from .options import IMAGES, MODEL, options, say
 
 
 @click.command()

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from .options import IMAGES, MODEL, embed_options, model_choice, options, say
+from .option_values import embed_options, model_choice
+from .options import IMAGES, MODEL, options, say
 
 
 @click.command()
@@ -30,8 +31,8 @@ def oecl(turned: bool, max_failures: int | None, **given: Any) -> None:
 
     Two baselines are fitted beside it, and all are measured on images held out of training.
     """
+    from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..training.oecl_report import result_lines

@@ -10,19 +10,8 @@ from typing import Any
 
 import click
 
-from .options import (
-    COLLECTION,
-    IMAGES_NOT_KEPT,
-    JSON,
-    MODEL,
-    WORDS,
-    class_words,
-    embed_options,
-    image_options,
-    model_choice,
-    options,
-    say,
-)
+from .option_values import class_words, embed_options, image_options, model_choice
+from .options import COLLECTION, IMAGES_NOT_KEPT, JSON, MODEL, WORDS, options, say
 
 
 @click.command()
@@ -52,9 +41,8 @@ def tune(
     to be --min-recall or more becomes the index's own. If none is, that is exact search.
     """  # fmt: skip
     from ..audit.classes import prompt_vectors
-    from ..audit.given_images import read_or_embed
+    from ..audit.given_images import check_failures, read_or_embed
     from ..audit.models import encoder_for
-    from ..audit.request import check_failures
     from ..audit.safe_text import terminal_text
     from ..audit.terminal import progress_lines
     from ..errors import BlissError

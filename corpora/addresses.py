@@ -1,4 +1,4 @@
-"""Files by path or address: brace ranges, wildcards, opening through fsspec, marks of change."""
+"""Files by path or address: brace ranges, wildcards, opening through fsspec."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,11 +16,6 @@ from urllib.parse import urlsplit
 from ..errors import BlissError, UsageError
 
 MAX_SHARDS = 100_000
-
-_MARKS = (
-    *("size", "ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "last_modified"),
-    *("Last-Modified", "updated", "created"),
-)
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
@@ -74,21 +69,21 @@ def _matches(pattern: str) -> list[str]:
     if not is_remote(pattern):
         return sorted(glob.glob(pattern), key=os.fsencode)
     with reachable(pattern):
-        fs, path = _file_system(pattern)
+        fs, path = file_system(pattern)
         return sorted(str(fs.unstrip_protocol(found)) for found in fs.glob(path))
 
 
 def find_below(address: str) -> list[str]:
     """Every file below a remote folder, as full addresses, sorted; BlissError if unreachable."""
     with reachable(address):
-        fs, path = _file_system(address)
+        fs, path = file_system(address)
         return sorted(str(fs.unstrip_protocol(found)) for found in fs.find(path))
 
 
 def is_remote_folder(address: str) -> bool:
     """Whether a remote address is a folder; BlissError where it cannot be reached."""
     with reachable(address):
-        fs, path = _file_system(address)
+        fs, path = file_system(address)
         return bool(fs.isdir(path))
 
 
@@ -97,7 +92,7 @@ def open_file(address: str) -> IO[bytes]:
     with reachable(address):
         if not is_remote(address):
             return open(address, "rb")
-        fs, path = _file_system(address)
+        fs, path = file_system(address)
         opened: IO[bytes] = fs.open(path, "rb")
         return opened
 
@@ -105,7 +100,7 @@ def open_file(address: str) -> IO[bytes]:
 def read_file(address: str, most: int) -> bytes:
     """At most `most` bytes of a file; FileNotFoundError and PermissionError are passed on."""
     with reachable(address, passed=(FileNotFoundError, PermissionError)):
-        fs, path = _file_system(address)
+        fs, path = file_system(address)
         with fs.open(path, "rb") as file:
             data: bytes = file.read(most)
             return data
@@ -114,7 +109,7 @@ def read_file(address: str, most: int) -> bytes:
 def write_file(address: str, file: Path) -> None:
     """Copy a local file to an address, whole or not at all; BlissError where that fails."""
     with reachable(address, action="written"):
-        fs, path = _file_system(address)
+        fs, path = file_system(address)
         # Disks show a file while it is written; object stores do not, and cannot rename.
         shown = f"{path}.part" if "file" in fs.protocol else path
         try:
@@ -133,7 +128,7 @@ def write_file(address: str, file: Path) -> None:
 def delete_file(address: str) -> None:
     """Delete a file, if it is there; BlissError where that fails."""
     with reachable(address, action="written"):
-        fs, path = _file_system(address)
+        fs, path = file_system(address)
         with suppress(FileNotFoundError):
             fs.rm_file(path)
 
@@ -141,60 +136,9 @@ def delete_file(address: str) -> None:
 def copy_here(address: str, file: IO[bytes]) -> None:
     """Copy what is at an address into an open file; BlissError where that fails."""
     with reachable(address):
-        fs, path = _file_system(address)
+        fs, path = file_system(address)
         with fs.open(path, "rb") as opened:
             shutil.copyfileobj(opened, file, 1 << 20)
-
-
-def stamp(address: str) -> str:
-    """What changes when a file does: its size and time of change, or what the remote says."""
-    if not is_remote(address):
-        try:
-            facts = os.stat(address)
-        except (OSError, ValueError):
-            return "unreadable"
-        return f"{facts.st_size} {facts.st_mtime_ns}"
-    with reachable(address):
-        fs, path = _file_system(address)
-        info: dict[str, Any] = fs.info(path)
-    return " ".join(f"{name}={info[name]}" for name in _MARKS if info.get(name) is not None)
-
-
-def marks_of(addresses: Sequence[str]) -> tuple[str, ...]:
-    """The stamp of each file, asked for anew.
-
-    BlissError where a file is not there, or a remote tells neither a version nor a time of
-    change: a size alone would not show that the content became another.
-    """
-    return tuple(map(_mark, addresses))
-
-
-def _mark(address: str) -> str:
-    if is_remote(address):
-        with reachable(address):
-            _file_system(address)[0].invalidate_cache()
-    mark = stamp(address)
-    if mark == "unreadable":
-        with reachable(address):
-            os.stat(address)
-    if is_remote(address) and not mark.removeprefix("size=").strip("0123456789"):
-        raise BlissError(
-            f"the system of {address} gives neither a version (an ETag) nor a time of change",
-            "one of these, to notice when the content becomes another",
-            "Copy the file to this machine and give its path",
-        )
-    return mark
-
-
-def check_unchanged(addresses: Sequence[str], marks: Sequence[str]) -> None:
-    """BlissError naming the first file whose stamp is no longer the one of `marks`."""
-    for address, before, now in zip(addresses, marks, marks_of(addresses), strict=True):
-        if now != before:
-            raise BlissError(
-                f"{address} was changed while it was in use",
-                "files that stay as they are until the run has ended",
-                "Run the same command again when they are complete",
-            )
 
 
 @contextmanager
@@ -251,14 +195,15 @@ def as_local(spec: str) -> str:
     """The path in a file:// address, or any other spec as it is."""
     if not spec.startswith("file://"):
         return spec
-    return str(_file_system(spec)[1])
+    return str(file_system(spec)[1])
 
 
 def _is_web(spec: str) -> bool:
     return spec.startswith(("http://", "https://"))
 
 
-def _file_system(address: str) -> tuple[Any, str]:
+def file_system(address: str) -> tuple[Any, str]:
+    """The fsspec file system of an address and the path in it; UsageError where there is none."""
     import fsspec
 
     try:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import compress
 from typing import Literal, TypeVar
 
-import numpy as np
-
 from ..errors import BlissError, UsageError
-from .texts import TextBatch, TextSource
+from .texts import TextSource
 
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 COUNTS = ("read", "empty", "too_short", "too_long", "duplicate", "kept")
@@ -55,18 +51,6 @@ class CaptionRules:
             )
 
 
-@dataclass(frozen=True)
-class PreparedCaptions:
-    """The kept captions [M], their source rows int64 [M], and what became of every text.
-
-    `counts` has the keys COUNTS; `read` is the sum of the others and `kept` is M.
-    """
-
-    captions: list[str]
-    rows: np.ndarray
-    counts: dict[str, int]
-
-
 def normalise_caption(text: str, rules: CaptionRules) -> str:
     """One line of clean text; applying it twice changes nothing more.
 
@@ -79,46 +63,6 @@ def normalise_caption(text: str, rules: CaptionRules) -> str:
         form: UnicodeForm = rules.unicode_form  # type: ignore[assignment]
         text = unicodedata.normalize(form, text)
     return " ".join(text.split()) if rules.collapse_whitespace else text
-
-
-def stream_captions(
-    source: TextSource, rules: CaptionRules, counts: dict[str, int], batch: int = 4096
-) -> Iterator[TextBatch]:
-    """The kept captions in corpus order, in non-empty batches of at most `batch`.
-
-    `counts` is brought up to date before each batch is handed out. Memory beyond one batch is a
-    16-byte digest for each kept caption, and none without `deduplicate`. BlissError at the end
-    where nothing was kept.
-    """
-    rules = rules_for(source, rules)
-    counts.update(dict.fromkeys(COUNTS, 0))
-    seen: set[bytes] = set()
-    with closed_after(source.batches(batch)) as batches:
-        for some in batches:
-            clean, positions = clean_texts(some.texts, rules, counts)
-            if rules.deduplicate:
-                fresh = [_is_new(caption, seen) for caption in clean]
-                clean = list(compress(clean, fresh))
-                counts["duplicate"] += len(positions) - len(clean)
-                positions = list(compress(positions, fresh))
-            counts["kept"] += len(clean)
-            if clean:
-                yield TextBatch(clean, some.rows[positions])
-    if not counts["kept"]:
-        raise no_usable_text(source, rules, counts)
-
-
-def prepare_captions(
-    source: TextSource, rules: CaptionRules, batch: int = 4096
-) -> PreparedCaptions:
-    """All kept captions in memory; see `stream_captions` for rules and errors."""
-    counts: dict[str, int] = {}
-    captions: list[str] = []
-    rows: list[np.ndarray] = []
-    for some in stream_captions(source, rules, counts, batch):
-        captions.extend(some.texts)
-        rows.append(some.rows)
-    return PreparedCaptions(captions, np.concatenate(rows), counts)
 
 
 def rules_for(source: TextSource, rules: CaptionRules) -> CaptionRules:
@@ -161,15 +105,6 @@ def no_usable_text(
         f"at least one text of {rules.min_characters} to {rules.max_characters} characters",
         "Check the column and the limits on length",
     )
-
-
-def _is_new(caption: str, seen: set[bytes]) -> bool:
-    """Whether a caption was not seen before; it is added."""
-    digest = hashlib.blake2b(caption.encode(), digest_size=16).digest()
-    if digest in seen:
-        return False
-    seen.add(digest)
-    return True
 
 
 def _visible(caption: str) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError, UsageError
-from .addresses import check_unchanged, marks_of
+from .change_marks import check_unchanged, marks_of
 from .dataset_cards import card_licence
 from .prompts import CAPTION_PROMPT
 from .text_files import file_values, readable

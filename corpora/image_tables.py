@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from ..artefacts import digest
 from ..errors import BlissError, UsageError
-from .addresses import base_name, is_remote, open_file, reachable, stamp, unreachable
+from .addresses import base_name, is_remote, open_file, reachable, unreachable
+from .change_marks import stamp
 from .image_paths import display_path, why_outside
 from .image_source import MAX_IMAGE_BYTES, NO_IMAGE_OPTIONS, ImageItem, ImageOptions, Skip
 from .label_columns import choose_named, image_features, label_values

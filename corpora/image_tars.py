@@ -17,7 +17,8 @@ from typing import IO, NamedTuple
 
 from ..artefacts import digest
 from ..errors import BlissError
-from .addresses import base_name, is_remote, open_file, reachable, stamp
+from .addresses import base_name, is_remote, open_file, reachable
+from .change_marks import stamp
 from .image_paths import display_path, has_image_suffix
 from .image_source import MAX_IMAGE_BYTES, NO_IMAGE_OPTIONS, ImageItem, ImageOptions, Skip
 from .label_columns import LABEL_COLUMNS, label_text

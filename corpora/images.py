@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import BlissError, UsageError
-from .addresses import stamp
+from .change_marks import stamp
 from .image_folders import Findings, find_images, no_images
 from .image_paths import display_path, why_outside
 from .image_source import ImageItem, Skip

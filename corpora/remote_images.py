@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from ..artefacts import digest
 from ..errors import BlissError
-from .addresses import find_below, read_file, stamp
+from .addresses import find_below, read_file
+from .change_marks import stamp
 from .image_paths import IMAGE_SUFFIXES, display_path, has_image_suffix
 from .image_source import MAX_IMAGE_BYTES, ImageItem, Skip
 from .texts import JSON

@@ -11,14 +11,8 @@ from typing import IO, Any
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError
-from .addresses import (
-    base_name,
-    check_unchanged,
-    is_remote,
-    marks_of,
-    open_file,
-    suffix_of,
-)
+from .addresses import base_name, is_remote, open_file, suffix_of
+from .change_marks import check_unchanged, marks_of
 from .prompts import CAPTION_PROMPT
 from .text_records import COLUMN_SUFFIXES, SUFFIXES, Values, check_text_encoding, unreadable
 from .texts import JSON, TextBatch, batch_values

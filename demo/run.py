@@ -18,7 +18,7 @@ from ..audit.result import AuditResult
 from ..audit.run import AuditSettings
 from ..audit.terminal import table_text
 from ..indexer.encoding import ModelChoice
-from ..indexer.index_building import Progress
+from ..indexer.progress import Progress
 from ..indexer.stored_rows import whole_rows
 from .captions import sample_captions
 from .scenes import KINDS, render_scene, sample_scene

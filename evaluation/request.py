@@ -17,8 +17,8 @@ from ..indexer.caption_index import CaptionIndex, captions_of
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
 from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
+from ..indexer.progress import Progress, no_progress
 from ..scorer.head_file import open_head
 from ..scorer.scores.clip_ad import something_vector
 from ..scorer.scores.contract import Score

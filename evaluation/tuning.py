@@ -12,8 +12,8 @@ from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, search
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encoding import check_same_model
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.nearest import check_k
+from ..indexer.progress import Progress, no_progress
 from .index_tuning import (
     EXACT,
     Candidate,

@@ -14,7 +14,7 @@ import itertools
 import os
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -29,14 +29,13 @@ from .decode_process import (
     Stopped,
     decode_one,
     end_process,
-    kill_all,
     nothing_known,
+    shut_down,
     start_process,
     watch,
 )
 from .decoding import DecodingLimits, Undecodable
 from .preprocessing import Preprocessing
-from .worker_frames import END_SECONDS
 
 READ_AHEAD_BYTES = 256 << 20
 """Encoded images from archives and tables that may wait for a decoder, and one more."""
@@ -117,7 +116,7 @@ def _decode_in_order(items: Iterable[ImageItem], pool: _Pool, workers: int) -> I
     jobs = [functools.partial(watch, pool.processes), functools.partial(_feed, pool, items)]
     jobs += [functools.partial(_serve, pool)] * workers
     threads = [threading.Thread(target=job, daemon=True) for job in jobs]
-    stop = functools.partial(_shut_down, pool, threads)
+    stop = functools.partial(shut_down, pool.processes, pool.flow.changed, pool.tasks, threads)
     atexit.register(stop)  # for an iterator that is neither used up nor closed
     try:
         for thread in threads:
@@ -140,21 +139,6 @@ def _decode_in_order(items: Iterable[ImageItem], pool: _Pool, workers: int) -> I
     finally:
         stop()
         atexit.unregister(stop)
-
-
-def _shut_down(pool: _Pool, threads: Sequence[threading.Thread]) -> None:
-    """End all processes and threads now; calling it again does nothing."""
-    kill_all(pool.processes)
-    with pool.flow.changed:
-        pool.flow.changed.notify_all()
-    while not pool.tasks.empty():
-        with contextlib.suppress(Empty):
-            pool.tasks.get_nowait()
-    for _ in threads:
-        pool.tasks.put(None)
-    for thread in threads:
-        if thread.is_alive():
-            thread.join(timeout=2 * END_SECONDS)
 
 
 def _feed(pool: _Pool, items: Iterable[ImageItem]) -> None:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,6 +26,7 @@ START_ATTEMPTS = 3
 START_SECONDS = 60.0
 WATCH_SECONDS = 0.05
 
+Task = TypeVar("Task")
 
 Known = Callable[[str], bool]
 """Whether the image with this SHA-256 need not be decoded."""
@@ -102,6 +105,29 @@ def kill_all(pool: Processes) -> None:
     with pool.lock:
         for process in pool.running:
             process.kill()
+
+
+def shut_down(
+    pool: Processes,
+    changed: threading.Condition,
+    tasks: SimpleQueue[Task | None],
+    threads: Sequence[threading.Thread],
+) -> None:
+    """End all processes and threads now; calling it again does nothing.
+
+    The threads wait for `changed` or for `tasks`, of which None is the last.
+    """
+    kill_all(pool)
+    with changed:
+        changed.notify_all()
+    while not tasks.empty():
+        with suppress(Empty):
+            tasks.get_nowait()
+    for _ in threads:
+        tasks.put(None)
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(timeout=2 * END_SECONDS)
 
 
 def watch(pool: Processes) -> None:

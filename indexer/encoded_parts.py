@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,13 @@ from .encoding import Encoder
 from .index_sources import Described, encoding_prompts
 from .layout import load_vectors
 from .part_building import texts_of_part
+from .progress import Progress
 from .stage_rates import StageRates
 from .text_pipeline import encode_captions
 
 CAPTIONS_AT_ONCE = 4096
 """Captions handed to the encoder at once; always cut within a part, from its first row on."""
 
-Progress = Callable[[str, int, int], None]
 WHAT = "captions embedded"
 
 

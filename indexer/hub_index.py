@@ -9,21 +9,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import MANIFEST, only_run_in, read_manifest, sha256_of
+from ..artefacts import MANIFEST, read_manifest, sha256_of
 from ..errors import BlissError, UsageError
 from .caption_index import CaptionIndex, open_index
+from .folder_lock import only_run_in
 from .index_card import index_card, unknown_licences
 from .index_files import HOW_TO_BUILD, KIND, checked_names, files_below, strange_names
+from .progress import Progress
 from .verifying import check_whole
 
 CARD = "README.md"
 DATASET = "dataset"
-Progress = Callable[[str, int, int], None]
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import only_run_in
 from ..corpora.image_source import ImageItem, ImageSource
 from ..errors import BlissError
 from .decode_pool import decode_images
@@ -18,9 +17,9 @@ from .decoding import DecodingLimits
 from .earlier_images import EarlierImages, forget_earlier, open_earlier, set_aside
 from .embedded_images import KIND, EmbeddedImages, open_embedded_images
 from .encoding import IDENTITY, Encoder
+from .folder_lock import only_run_in
 from .image_parts import ImagePart, add_image, finish_part
 from .image_pieces import ImageReading
-from .index_building import Progress, no_progress
 from .index_shards import refuse_while_shards_run
 from .parts import (
     Part,
@@ -31,6 +30,7 @@ from .parts import (
     write_part,
 )
 from .pieces import Gathered
+from .progress import Progress, no_progress
 from .ray_cluster import RayEngine
 from .ray_images import ray_image_parts
 from .remembered import earlier_folder, take_over_images

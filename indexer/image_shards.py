@@ -5,14 +5,15 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..artefacts import read_json, wait_to_run_in
+from ..artefacts import read_json
 from ..corpora.image_source import ImageSource
 from .earlier_images import set_aside
 from .encoding import Encoder
+from .folder_lock import wait_to_run_in
 from .image_embedding import EmbedOptions, embed_parts, embedding_request, part_count
-from .index_building import Progress
 from .index_shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 from .parts import BUILDING, begin_building, finished_parts, is_finished
+from .progress import Progress
 
 
 def embed_shard(

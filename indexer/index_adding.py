@@ -13,29 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..artefacts import MANIFEST, check_checksum, digest, link_file, write_json
+from ..artefacts import check_checksum, digest, read_json
 from ..corpora.captions import CaptionRules
 from ..corpora.known_captions import KnownCaptions
-from ..corpora.plan import RowPlan, make_plan, open_plan
+from ..corpora.plan import open_plan
+from ..corpora.plan_making import make_plan
 from ..corpora.texts import TextSource
 from ..errors import BlissError, UsageError
+from .addition_finishing import ADDING, finish_addition
 from .build_log import timed
 from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
-from .encoded_parts import Progress, encoded_parts, given_parts
+from .encoded_parts import encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder, check_same_model
 from .index_files import checked_names, files_of_part
-from .index_finishing import FAILURES_NAMED, joint_prompts, planned_counts
 from .index_sources import describe_sources, request_of, shared_prompts, without_names
 from .manifest_checks import count_problems, type_problems
 from .measured_parts import Encode, make_parts
-from .part_building import missing_parts, whole_part
+from .part_building import missing_parts
 from .parts import BUILDING, begin_building, differing_fields, metadata_file
-from .tombstones import EXPORT, changing
-
-ADDING = "adding"
+from .progress import Progress
+from .tombstones import changing
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def _add(
             )
         missing = missing_parts(adding, plan)
         make_parts(adding, plan, missing, job.encode, manifest["dtype"], progress)
-        counts = _finish(folder, manifest, plan, job, digest(request))
+        counts = finish_addition(folder, manifest, plan, job.described, digest(request))
         return Added(open_index(folder), counts, before=False)
 
 
@@ -238,8 +236,6 @@ def _begin(adding: Path, request: dict[str, Any], job: _Job, overwrite: bool) ->
 
 def read_request(adding: Path) -> dict[str, Any]:
     """The request an addition was begun for."""
-    from ..artefacts import read_json
-
     request = read_json(adding / BUILDING).get("request")
     return request if isinstance(request, dict) else {}
 
@@ -250,66 +246,3 @@ def _metadata(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     for name in names:
         check_checksum(folder, name, manifest)
     return [folder / name for name in names]
-
-
-def _finish(
-    folder: Path, manifest: Mapping[str, Any], plan: RowPlan, job: _Job, request: str
-) -> dict[str, int]:
-    """Put the new parts in place and the manifest after them; the counts of what was added."""
-    adding, first = folder / ADDING, len(manifest["parts"])
-    records = [whole_part(adding, plan, number) for number in range(len(plan.parts))]
-    checksums = dict(manifest["checksums"])
-    normalised, failures = manifest.get("normalised", 0), list(manifest["failures"])
-    by_source = np.zeros(len(job.sources), np.int64)
-    for number, record in enumerate(records):
-        assert record is not None
-        if record["rows"]:
-            ours = zip(files_of_part(number), files_of_part(first + number), strict=True)
-            for name, target in ours:
-                link_file(adding / name, folder / target)
-                checksums[target] = record["checksums"][name]
-        by_source += record["by_source"]
-        normalised += record["counts"].get("normalised", 0)
-        failures += record["failures"]
-    rows = [record["rows"] for record in records if record is not None]
-    if not sum(rows):
-        shutil.rmtree(adding, ignore_errors=True)
-        raise BlissError(
-            f"none of the {plan.count:,} new embeddings can be used",
-            "at least one vector that is neither zero nor infinite nor NaN",
-            "Embed the texts again",
-        )
-    sources = [
-        {**described, "rows": int(kept), "counts": planned_counts(counts, int(kept))}
-        for described, counts, kept in zip(job.described, plan.counts, by_source, strict=True)
-    ]
-    every = [*manifest["sources"], *sources]
-    counts = _sum(sources)
-    addition = {
-        "first_part": first,
-        "first_source": len(manifest["sources"]),
-        "request": request,
-        "counts": counts,
-    }
-    changed = {
-        **manifest,
-        "parts": [*manifest["parts"], *rows],
-        "count": manifest["count"] + sum(rows),
-        "counts": _sum(every),
-        "sources": every,
-        "prompts": joint_prompts(every),
-        "failures": failures[:FAILURES_NAMED],
-        "normalised": normalised,
-        "additions": [*manifest.get("additions", ()), addition],
-        "checksums": checksums,
-    }
-    write_json(folder / MANIFEST, changed)
-    (folder / EXPORT).unlink(missing_ok=True)
-    shutil.rmtree(adding, ignore_errors=True)
-    return counts
-
-
-def _sum(sources: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Counts by name over some sources; not all have every name."""
-    names = dict.fromkeys(name for source in sources for name in source["counts"])
-    return {name: sum(source["counts"].get(name, 0) for source in sources) for name in names}

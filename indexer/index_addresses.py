@@ -22,7 +22,6 @@ from ..artefacts import (
     digest,
     read_json,
     read_manifest,
-    wait_to_run_in,
     write_atomically,
     write_json,
 )
@@ -35,6 +34,7 @@ from ..corpora.addresses import (
     write_file,
 )
 from ..errors import BlissError, UsageError
+from .folder_lock import wait_to_run_in
 from .index_files import BESIDE, KIND, checked_names, strange_names
 from .text_lengths import cache_folder
 

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..artefacts import MANIFEST, only_run_in, wait_to_run_in
-from ..corpora.captions import CaptionRules
-from ..corpora.plan import RowPlan, make_plan, open_plan
+from ..artefacts import MANIFEST
+from ..corpora.plan import RowPlan, open_plan
+from ..corpora.plan_making import make_plan
 from ..corpora.texts import TextSource
 from ..errors import UsageError
 from .build_log import timed
 from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
-from .encoded_parts import Progress, encoded_parts, given_parts
+from .encoded_parts import encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder
+from .folder_lock import only_run_in, wait_to_run_in
 from .index_finishing import finish_index
+from .index_options import NO_OPTIONS, IndexOptions
 from .index_repair import REPAIRING, check_planned, damaged_parts, put_back
 from .index_shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 from .index_sources import Described, describe_sources, request_of
@@ -33,56 +35,9 @@ from .measured_parts import Encode, make_parts
 from .nearest import write_flat_index
 from .part_building import missing_parts
 from .parts import begin_building, drop_records, is_finished
+from .progress import Progress, no_progress
 from .ray_cluster import RayEngine
 from .ray_texts import ray_parts
-
-DTYPES = ("float16", "float32")
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """The Progress that says nothing."""
-
-
-@dataclass(frozen=True)
-class IndexOptions:
-    """How captions become an index; None leaves the choice to each corpus."""
-
-    rules: CaptionRules = field(default_factory=CaptionRules)
-    prompts: tuple[str, ...] | None = None
-    """Templates whose embeddings are averaged; default the corpus's own."""
-    dtype: str | None = None
-    """float16 or float32; default float16, and for float32 embeddings made elsewhere float32."""
-    part_rows: int = 32_768
-    near_duplicates: float | None = None
-    """Remove a caption whose embedding has this cosine or more with an earlier one that stays."""
-    licences: tuple[str, ...] = ()
-    """One text for all sources, or `NAME=TEXT` for each."""
-    export: bool = False
-    """Also write `text.index`, for other programs that use FAISS."""
-    repair: bool = False
-    """Look through a finished index and make its damaged parts again."""
-    overwrite: bool = False
-    engine: RayEngine | None = None
-    """Where to encode, with Ray; None: in this process."""
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise UsageError(
-                f"dtype '{self.dtype}' was given", f"one of {', '.join(DTYPES)}", "Correct --dtype"
-            )
-        if self.part_rows < 1:
-            raise UsageError(
-                f"parts of {self.part_rows} rows were asked for", "at least 1 row", "Ask for more"
-            )
-        if self.near_duplicates is not None and not 0 < self.near_duplicates < 1:
-            raise UsageError(
-                f"near-duplicates from a cosine of {self.near_duplicates} on were to go",
-                "a cosine above 0 and below 1",
-                "Correct --near-duplicates; equal captions go without it",
-            )
-
-
-NO_OPTIONS = IndexOptions()
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import LOCK, MANIFEST
+from ..artefacts import MANIFEST
 from ..corpora.addresses import is_remote
 from ..errors import BlissError, UsageError
 from .caption_store import caption_files
+from .folder_lock import LOCK
 from .parts import metadata_file, vector_file
 
 KIND = "caption-index"

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import only_run_in, read_json, write_atomically
+from ..artefacts import read_json, write_atomically
 from ..corpora.plan import RowPlan, open_plan
 from ..errors import BlissError, UsageError
 from .caption_index import CaptionIndex, open_index
+from .folder_lock import only_run_in
 from .index_finishing import finish_index
 from .part_building import missing_parts, whole_part
 from .parts import BUILDING, differing_fields, drop_records, files_of, is_finished

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from ..artefacts import read_json
 from ..corpora.captions import closed_after
-from ..corpora.plan import ROWS, RowPlan, plan_batches, read_plan_part
+from ..corpora.first_rows import ROWS
+from ..corpora.plan import RowPlan, plan_batches, read_plan_part
 from ..corpora.prompts import fill_prompt
 from .build_log import timed
 from .index_sources import Described

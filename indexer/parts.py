@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..artefacts import (
-    LOCK,
     MANIFEST,
     check_checksum,
     read_json,
@@ -34,6 +33,7 @@ from ..artefacts import (
 )
 from ..errors import BlissError, UsageError
 from .caption_store import caption_files, write_captions
+from .folder_lock import LOCK
 
 BUILDING = "building.json"
 BUILDING_FOLDERS = ("parts", "plan", "shards", "near")

@@ -11,11 +11,12 @@ import pyarrow as pa
 from ..corpora.captions import closed_after
 from ..corpora.plan import RowPlan
 from ..corpora.prompts import fill_prompt
-from .encoded_parts import CAPTIONS_AT_ONCE, WHAT, Progress
+from .encoded_parts import CAPTIONS_AT_ONCE, WHAT
 from .encoding import Encoder, average_prompts, encode_prompts
 from .index_sources import Described, encoding_prompts
 from .part_building import texts_of_part
 from .pieces import Gathered, Piece, Step, array_of_rows, counted, gather, rows_of_array
+from .progress import Progress
 from .ray_cluster import RayEngine
 from .ray_engine import Stages, run_pieces
 from .simple_tokenizer import TokenizerRecipe

@@ -14,14 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import (
-    MANIFEST,
-    only_run_in,
-    read_manifest,
-    sha256_of,
-    write_atomically,
-    write_json,
-)
+from ..artefacts import MANIFEST, read_manifest, sha256_of, write_atomically, write_json
 from ..errors import BlissError, UsageError
 from .faiss_structures import (
     SEED,
@@ -30,6 +23,7 @@ from .faiss_structures import (
     version,
     write_structure,
 )
+from .folder_lock import only_run_in
 from .index_files import HOW_TO_BUILD, KIND, local_folder
 from .machine import Machine, this_machine
 from .nearest import Vectors

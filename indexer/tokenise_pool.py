@@ -25,12 +25,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..corpora.prompts import fill_prompt
-from .decode_process import Processes, Stopped, end_process, kill_all
+from .decode_process import Processes, Stopped, end_process, shut_down
 from .encoding import Encoder
 from .pipeline_options import PipelineOptions, default_tokenisers
 from .stage_rates import StageRates
 from .tokenise_process import ask_until_answered, start_tokeniser
-from .worker_frames import END_SECONDS
 
 WAIT_SECONDS = 0.25
 NOTICED_SECONDS = 0.005
@@ -100,7 +99,7 @@ def tokenise_ahead(
         threading.Thread(target=_tokenise_there, args=(pool, number), daemon=True)
         for number in range(count)
     ]
-    stop = functools.partial(_shut_down, pool, threads)
+    stop = functools.partial(shut_down, pool.processes, pool.flow.changed, pool.tasks, threads)
     atexit.register(stop)  # for an iterator that is neither used up nor closed
     try:
         for thread in threads:
@@ -131,21 +130,6 @@ def _in_order(pool: _Pool) -> Iterator[list[np.ndarray]]:
         if isinstance(made, BaseException):
             raise made
         yield made
-
-
-def _shut_down(pool: _Pool, threads: Sequence[threading.Thread]) -> None:
-    """End all processes and threads now; calling it again does nothing."""
-    kill_all(pool.processes)
-    with pool.flow.changed:
-        pool.flow.changed.notify_all()
-    while not pool.tasks.empty():
-        with contextlib.suppress(Empty):
-            pool.tasks.get_nowait()
-    for _ in threads:
-        pool.tasks.put(None)
-    for thread in threads:
-        if thread.is_alive():
-            thread.join(timeout=2 * END_SECONDS)
 
 
 def _feed(pool: _Pool, chunks: Iterable[Sequence[str]]) -> None:

@@ -15,16 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import (
-    MANIFEST,
-    check_checksum,
-    only_run_in,
-    read_manifest,
-    sha256_of,
-    write_array,
-    write_json,
-)
+from ..artefacts import MANIFEST, check_checksum, read_manifest, sha256_of, write_array, write_json
 from ..errors import BlissError, UsageError
+from .folder_lock import only_run_in
 from .index_files import HOW_TO_BUILD, KIND
 from .row_selection import remaining
 

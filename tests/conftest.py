@@ -11,11 +11,16 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from blissaudit.cli import run
+from blissaudit.corpora.captions import CaptionRules
+from blissaudit.corpora.plan import read_plan_part
+from blissaudit.corpora.plan_making import make_plan
+from blissaudit.corpora.texts import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
 
@@ -52,6 +57,12 @@ def load_test_file() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def small(load_test_file: Callable[[str], ModuleType]) -> ModuleType:
+    """An encoder without a model, and what goes with it."""
+    return load_test_file("small_encoder")
+
+
+@pytest.fixture(scope="session")
 def load_benchmark() -> Callable[[str], ModuleType]:
     """`load_benchmark(name)` is a script of benchmarks/ as a module."""
     return lambda name: load_file(Path(__file__).parent.parent / "benchmarks" / f"{name}.py")
@@ -75,6 +86,42 @@ def real_data() -> Path:
     if "BLISS_TEST_DATA" not in os.environ:
         pytest.skip("the real embeddings are not here: BLISS_TEST_DATA is not set")
     return Path(os.environ["BLISS_TEST_DATA"]) / "real"
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """fsspec's file system in memory, empty."""
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    yield system
+    system.store.clear()
+
+
+class Kept(NamedTuple):
+    """The captions an index would hold, their source rows int64, and what became of every text."""
+
+    captions: list[str]
+    rows: np.ndarray
+    counts: dict[str, int]
+
+
+KeptCaptions = Callable[..., Kept]
+
+
+@pytest.fixture(scope="session")
+def kept_captions(tmp_path_factory: pytest.TempPathFactory) -> KeptCaptions:
+    """`kept_captions(source, rules)` is what the row plan keeps of one source."""
+
+    def kept(source: TextSource, rules: CaptionRules = CaptionRules()) -> Kept:  # noqa: B008
+        folder = tmp_path_factory.mktemp("plan")
+        plan = make_plan([source], rules, folder, 32_768, [source.facts()])
+        rows = pa.concat_tables([read_plan_part(plan, part) for part in range(len(plan.parts))])
+        numbers = rows["source_row"].to_numpy()
+        return Kept(rows["caption"].to_pylist(), numbers, plan.counts[0])
+
+    return kept
 
 
 class Outcome(NamedTuple):

@@ -1,4 +1,4 @@
-"""An encoder without a model: each text's vector comes from its hash, whatever the batch."""
+"""An encoder without a model, each text's vector from its hash, and two corpora for it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from blissaudit.corpora.texts import TextSource, open_corpus
 from blissaudit.indexer.encoding import Encoder
 
 D = 16
@@ -44,6 +45,20 @@ def small_encoder(seen: Seen | None = None, **facts: object) -> Encoder:
         encode_texts=encode,
         encode_images=lambda pixels: pixels,
     )
+
+
+def names_corpus(folder: Path) -> TextSource:
+    """Four names, of three lines, one of which the captions hold too."""
+    path = folder / "names.txt"
+    path.write_text("ant\nbee, wasp\ncat\n")
+    return open_corpus(f"paper-dictionary:{path}")
+
+
+def captions_corpus(folder: Path) -> TextSource:
+    """Eight captions: an empty one, one that is there twice, and a name."""
+    path = folder / "captions.txt"
+    path.write_text("a bee\nwasp\n\na  dog\na dog\nan eel\na fox\na gnu\n")
+    return open_corpus(str(path))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

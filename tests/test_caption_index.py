@@ -10,7 +10,8 @@ from blissaudit.corpora.captions import CaptionRules
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer import stored_vectors
 from blissaudit.indexer.caption_index import captions_of, find_captions, open_index, search
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.row_selection import exact_search
 from blissaudit.indexer.stored_vectors import open_stored_vectors
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -51,15 +50,6 @@ def read(source: TextSource) -> list[tuple[int, str]]:
         for batch in source.batches(2)
         for pair in zip(batch.rows.tolist(), batch.texts, strict=True)
     ]
-
-
-@pytest.fixture
-def memory() -> Iterator[Any]:
-    """fsspec's file system in memory, empty."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    yield system
-    system.store.clear()
 
 
 class Web:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blissaudit.corpora import builtin
-from blissaudit.corpora.captions import CaptionRules, prepare_captions
+from blissaudit.corpora.captions import CaptionRules
 from blissaudit.corpora.prompts import PAPER_PROMPT
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.errors import BlissError, UsageError
+
+Kept = Callable[..., Any]
 
 
 class FakeSpec:
@@ -21,7 +25,7 @@ class FakeSpec:
         self.submodule_search_locations = [str(folder)]
 
 
-def test_imagenet_names_and_their_counts() -> None:
+def test_imagenet_names_and_their_counts(kept_captions: Kept) -> None:
     source = open_corpus("imagenet-1k")
     (names,) = source.batches(1000)
     assert names.texts[:3] == ["tench", "goldfish", "great white shark"]
@@ -29,9 +33,9 @@ def test_imagenet_names_and_their_counts() -> None:
     assert names.rows.tolist() == list(range(1000))
     assert source.default_prompt == PAPER_PROMPT
     assert str(source.facts()["fingerprint"]).startswith("sha256:")
-    prepared = prepare_captions(source, CaptionRules())
-    assert prepared.counts["read"] == 1000
-    assert prepared.counts["kept"] + prepared.counts["duplicate"] == 1000
+    counts = kept_captions(source).counts
+    assert counts["read"] == 1000
+    assert counts["kept"] + counts["duplicate"] == 1000
 
 
 def test_neither_torch_nor_open_clip_nor_datasets_is_imported() -> None:
@@ -86,20 +90,22 @@ def test_dictionary_lines_are_split_on_commas(tmp_path: Path) -> None:
     assert stripped.facts()["fingerprint"] == raw.facts()["fingerprint"]
 
 
-def test_raw_spaces_survive_whatever_the_rules_say_of_whitespace(tmp_path: Path) -> None:
+def test_raw_spaces_survive_whatever_the_rules_say_of_whitespace(
+    tmp_path: Path, kept_captions: Kept
+) -> None:
     path = tmp_path / "words.txt"
     path.write_text("fox, fox,fox\n")
     source = open_corpus(f"paper-dictionary-raw:{path}")
     for rules in (CaptionRules(), CaptionRules(collapse_whitespace=False)):
-        assert prepare_captions(source, rules).captions == ["fox", " fox"]
+        assert kept_captions(source, rules).captions == ["fox", " fox"]
     stripped = open_corpus(f"paper-dictionary:{path}")
-    assert prepare_captions(stripped, CaptionRules()).captions == ["fox"]
+    assert kept_captions(stripped).captions == ["fox"]
 
 
-def test_empty_terms_are_counted(tmp_path: Path) -> None:
+def test_empty_terms_are_counted(tmp_path: Path, kept_captions: Kept) -> None:
     path = tmp_path / "words.txt"
     path.write_text("a,,b,\n")
-    counts = prepare_captions(open_corpus(f"paper-dictionary:{path}"), CaptionRules()).counts
+    counts = kept_captions(open_corpus(f"paper-dictionary:{path}")).counts
     assert (counts["read"], counts["empty"], counts["kept"]) == (4, 2, 2)
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from blissaudit.corpora.captions import (
-    COUNTS,
-    CaptionRules,
-    normalise_caption,
-    prepare_captions,
-    stream_captions,
-)
+from blissaudit.corpora import plan_making
+from blissaudit.corpora.captions import CaptionRules, normalise_caption
 from blissaudit.corpora.texts import JSON, TextBatch, batch_values
 from blissaudit.errors import BlissError, UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 RULES = CaptionRules()
+Kept = Callable[..., Any]
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
-SMALL_TEXT = st.text(st.sampled_from("ab \t\u0301\u00e9e\u200b\x00"), max_size=4)
 ANY_RULES = st.builds(
     CaptionRules,
     unicode_form=st.sampled_from([None, "NFC", "NFD", "NFKC", "NFKD"]),
@@ -96,14 +92,17 @@ def test_cleaning_twice_changes_nothing_and_the_result_can_be_stored(
     assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in clean)
 
 
-def test_every_text_is_kept_or_counted_under_its_reason() -> None:
+def test_every_text_is_kept_or_counted_under_its_reason(
+    kept_captions: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_making, "TEXTS_AT_ONCE", 2)
     texts = ["a dog", " ", "", "ox", "a  dog", "a very long one", "\u200b", "a cat", "ox"]
     rules = CaptionRules(min_characters=3, max_characters=10)
-    prepared = prepare_captions(Texts(texts), rules, batch=2)
-    assert prepared.captions == ["a dog", "a cat"]
-    assert prepared.rows.tolist() == [0, 7]
-    assert prepared.rows.dtype == "int64"
-    assert prepared.counts == {
+    kept = kept_captions(Texts(texts), rules)
+    assert kept.captions == ["a dog", "a cat"]
+    assert kept.rows.tolist() == [0, 7]
+    assert kept.rows.dtype == "int64"
+    assert kept.counts == {
         "read": 9,
         "empty": 3,
         "too_short": 2,
@@ -125,55 +124,31 @@ def test_every_text_is_kept_or_counted_under_its_reason() -> None:
     ],
 )
 def test_each_rule_changes_what_is_kept(
-    change: dict[str, Any], captions: list[str], rows: list[int]
+    kept_captions: Kept, change: dict[str, Any], captions: list[str], rows: list[int]
 ) -> None:
     source = Texts(["b", "caf\u00e9", "cafe\u0301", " b", "a  bc"])
-    prepared = prepare_captions(source, CaptionRules(**change))
-    assert (prepared.captions, prepared.rows.tolist()) == (captions, rows)
+    kept = kept_captions(source, CaptionRules(**change))
+    assert (kept.captions, kept.rows.tolist()) == (captions, rows)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(SMALL_TEXT, max_size=12), ANY_RULES, st.integers(1, 5))
-def test_counts_add_up_and_the_first_duplicate_stays(
-    texts: list[str], rules: CaptionRules, batch: int
-) -> None:
-    counts: dict[str, int] = {}
-    captions: list[str] = []
-    rows: list[int] = []
-    try:
-        for some in stream_captions(Texts(texts), rules, counts, batch):
-            assert 1 <= len(some.texts) <= batch
-            captions += some.texts
-            rows += some.rows.tolist()
-            assert counts["kept"] == len(captions)
-    except BlissError:
-        assert not captions
-    assert tuple(counts) == COUNTS
-    assert counts["read"] == len(texts) == sum(counts[name] for name in COUNTS[1:])
-    clean = [normalise_caption(text, rules) for text in texts]
-    assert captions == [clean[row] for row in rows]
-    assert rows == sorted(rows)
-    if rules.deduplicate:
-        assert rows == [clean.index(caption) for caption in captions]
-        assert counts["duplicate"] == sum(text in captions for text in clean) - len(captions)
+def test_a_pass_that_is_interrupted_closes_the_source(tmp_path: Path) -> None:
+    def told(read: int) -> None:
+        raise KeyboardInterrupt(f"after {read}")
 
-
-def test_leaving_a_stream_early_closes_the_source() -> None:
     source = Texts(["a", "b"])
-    stream = stream_captions(source, RULES, {}, batch=1)
-    assert next(stream).texts == ["a"]
-    stream.close()  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt, match="after 2"):
+        plan_making.make_plan([source], RULES, tmp_path, 3, [{}], told)
     assert source.closed == [True]
 
 
-def test_a_corpus_without_usable_text_says_why() -> None:
+def test_a_corpus_without_usable_text_says_why(kept_captions: Kept) -> None:
     with pytest.raises(
         BlissError,
         match=r"some texts holds no usable text \(3 read: 1 empty, 0 too short, 2 too long, 0 dup",
     ):
-        prepare_captions(Texts(["", "abc", "abcd"]), CaptionRules(max_characters=2))
+        kept_captions(Texts(["", "abc", "abcd"]), CaptionRules(max_characters=2))
     with pytest.raises(BlissError, match="0 read"):
-        prepare_captions(Texts([]), RULES)
+        kept_captions(Texts([]))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora import first_rows, plan
+from blissaudit.corpora import first_rows, plan_making
 from blissaudit.corpora.captions import COUNTS, CaptionRules, normalise_caption
-from blissaudit.corpora.plan import RowPlan, make_plan, open_plan, plan_batches, read_plan_part
+from blissaudit.corpora.plan import RowPlan, open_plan, plan_batches, read_plan_part
+from blissaudit.corpora.plan_making import make_plan
 from blissaudit.corpora.texts import JSON, TextBatch, batch_values
 from blissaudit.errors import BlissError
 from hypothesis import given, settings
@@ -83,30 +84,45 @@ def test_the_first_row_of_the_first_source_stays_and_all_texts_are_counted(tmp_p
     assert planned(tmp_path / "other", second, first).digest != made.digest
 
 
-SMALL = st.text(st.sampled_from("abc \u00e9e\u0301\u200b"), max_size=3)
+SMALL = st.text(st.sampled_from("abc \t\u00e9e\u0301\u200b\x00"), max_size=4)
+ANY_RULES = st.builds(
+    CaptionRules,
+    unicode_form=st.sampled_from([None, "NFC", "NFD", "NFKC", "NFKD"]),
+    collapse_whitespace=st.booleans(),
+    min_characters=st.integers(1, 2),
+    max_characters=st.integers(2, 5),
+    deduplicate=st.booleans(),
+)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(SMALL, max_size=9), min_size=1, max_size=3),
-    st.booleans(),
+    ANY_RULES,
     st.integers(1, 4),
 )
-def test_a_plan_is_what_a_loop_over_all_texts_gives(tmp_path_factory, corpora, once, rows):
-    rules = CaptionRules(deduplicate=once, max_characters=2)
+def test_a_plan_is_what_a_loop_over_all_texts_gives(tmp_path_factory, corpora, rules, rows):
     expected: list[tuple[str, int, int]] = []
-    usable = [0] * len(corpora)
+    counts = tuple(dict.fromkeys(COUNTS, 0) for _ in corpora)
     for number, texts in enumerate(corpora):
         for row, text in enumerate(texts):
             clean = normalise_caption(text, rules)
-            if not clean.strip(" \u200b") or len(clean) > 2:
-                continue
-            usable[number] += 1
-            if not once or clean not in [caption for caption, _, _ in expected]:
+            if not clean.strip(" \u200b"):
+                what = "empty"
+            elif len(clean) < rules.min_characters:
+                what = "too_short"
+            elif len(clean) > rules.max_characters:
+                what = "too_long"
+            elif rules.deduplicate and clean in [caption for caption, _, _ in expected]:
+                what = "duplicate"
+            else:
+                what = "kept"
                 expected.append((clean, number, row))
+            counts[number]["read"] += 1
+            counts[number][what] += 1
     folder = tmp_path_factory.mktemp("plan")
     sources = [Texts(texts) for texts in corpora]
-    if not all(usable):
+    if not all(each["kept"] + each["duplicate"] for each in counts):
         with pytest.raises(BlissError, match="some texts holds no usable text"):
             planned(folder, *sources, rules=rules, rows=rows)
         assert open_plan(folder / "plan") is None
@@ -116,16 +132,15 @@ def test_a_plan_is_what_a_loop_over_all_texts_gives(tmp_path_factory, corpora, o
     assert made.parts == tuple(
         min(rows, len(expected) - start) for start in range(0, len(expected), rows)
     )
-    for counts, texts in zip(made.counts, corpora, strict=True):
-        assert counts["read"] == len(texts) == sum(counts[name] for name in COUNTS[1:])
+    assert made.counts == counts
     assert open_plan(folder / "plan") == made
 
 
 def test_batches_and_rows_given_to_duckdb_change_nothing(tmp_path, monkeypatch):
     texts = Texts([f"text {n * n % 97}" for n in range(400)])
     whole = planned(tmp_path / "a", texts, rows=40)
-    monkeypatch.setattr(plan, "TEXTS_AT_ONCE", 7)
-    monkeypatch.setattr(plan, "ROWS", 11)
+    monkeypatch.setattr(plan_making, "TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr(plan_making, "ROWS", 11)
     monkeypatch.setattr(first_rows, "ROWS", 13)
     cut = planned(tmp_path / "b", texts, rows=40)
     assert rows_of(cut) == rows_of(whole) and cut.digest == whole.digest
@@ -194,7 +209,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.plan import make_plan
+from blissaudit.corpora.plan_making import make_plan
 from blissaudit.corpora.texts import TextBatch
 import numpy as np
 class Many:

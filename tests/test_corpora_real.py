@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from blissaudit.corpora.captions import CaptionRules, PreparedCaptions, prepare_captions
 from blissaudit.corpora.texts import CorpusOptions, open_corpus
 
 DATA = os.environ.get("BLISS_TEST_DATA")
@@ -16,32 +17,37 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def prepared(name: str, options: CorpusOptions = CorpusOptions()) -> PreparedCaptions:  # noqa: B008
-    return prepare_captions(open_corpus(str(Path(DATA or "") / name), options), CaptionRules())
+@pytest.fixture(scope="module")
+def kept(kept_captions: Callable[..., Any]) -> Callable[..., Any]:
+    """`kept(name, options)` is what an index would hold of one of the corpora."""
+    return lambda name, *options: kept_captions(open_corpus(str(Path(DATA or "") / name), *options))
 
 
 @pytest.mark.parametrize(
-    ("name", "read", "empty", "duplicate", "first", "last"),
+    ("name", "texts", "first", "last"),
     [
         (
             "texts/flickr8k-dataset",
-            40_460,
-            0,
-            254,
+            (40_460, 0, 254),
             "A child in a pink dress is climbing up a set of stairs in an entry way .",
             40_459,
         ),
-        ("texts/coco_captions_val2017.json", 25_014, 0, 225, None, 25_013),
-        ("texts/flavors.txt", 100_970, 1, 15, "highly detailed", 100_969),
-        ("texts/wordnet_words.txt", 82_115, 0, 0, "n00001740 entity", 82_114),
-        ("texts/laion-words.txt", 37_445, 0, 0, "uncondition", 37_444),
-        ("texts/laion-bigrams.txt", 15_000, 0, 0, "bath shower", 14_999),
+        ("texts/coco_captions_val2017.json", (25_014, 0, 225), None, 25_013),
+        ("texts/flavors.txt", (100_970, 1, 15), "highly detailed", 100_969),
+        ("texts/wordnet_words.txt", (82_115, 0, 0), "n00001740 entity", 82_114),
+        ("texts/laion-words.txt", (37_445, 0, 0), "uncondition", 37_444),
+        ("texts/laion-bigrams.txt", (15_000, 0, 0), "bath shower", 14_999),
     ],
 )
 def test_counts(
-    name: str, read: int, empty: int, duplicate: int, first: str | None, last: int
+    kept: Callable[..., Any],
+    name: str,
+    texts: tuple[int, int, int],
+    first: str | None,
+    last: int,
 ) -> None:
-    found = prepared(name)
+    read, empty, duplicate = texts
+    found = kept(name)
     assert found.counts == {
         "read": read,
         "empty": empty,
@@ -55,14 +61,16 @@ def test_counts(
     assert found.rows[-1] == last
 
 
-def test_parquet_metadata_has_the_same_captions_as_its_readme_says() -> None:
-    found = prepared("real/texts/photo-of-a/metadata/metadata_0.parquet", CorpusOptions("caption"))
+def test_parquet_metadata_has_the_same_captions_as_its_readme_says(
+    kept: Callable[..., Any],
+) -> None:
+    found = kept("real/texts/photo-of-a/metadata/metadata_0.parquet", CorpusOptions("caption"))
     assert found.counts["read"] == 2283
     assert found.captions[:2] == ["a photo of a tench", "a photo of a goldfish"]
 
 
-def test_the_tab_file_and_the_dataset_hold_the_same_captions() -> None:
-    lines = prepared("texts/flickr8k.token.txt")
+def test_the_tab_file_and_the_dataset_hold_the_same_captions(kept: Callable[..., Any]) -> None:
+    lines = kept("texts/flickr8k.token.txt")
     assert lines.counts["kept"] == 40_460
     captions = {line.split(" ", 1)[1] for line in lines.captions}
-    assert captions == set(prepared("texts/flickr8k-dataset").captions)
+    assert captions == set(kept("texts/flickr8k-dataset").captions)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,15 +21,6 @@ def read(source: TextSource) -> list[tuple[int, str]]:
         for batch in source.batches(2)
         for pair in zip(batch.rows.tolist(), batch.texts, strict=True)
     ]
-
-
-@pytest.fixture
-def memory() -> Iterator[Any]:
-    """fsspec's file system in memory, empty."""
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    yield system
-    system.store.clear()
 
 
 def test_ranges_and_wildcards_name_several_files_in_order(memory: Any, tmp_path: Path) -> None:

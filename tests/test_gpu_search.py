@@ -13,7 +13,8 @@ import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer import caption_index, search_dispatch, search_plan
 from blissaudit.indexer.caption_index import open_index, search, without_rows
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.machine import Machine
 from blissaudit.indexer.search_choice import SearchChoice
 from blissaudit.indexer.search_setting import set_search_kind

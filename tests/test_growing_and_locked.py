@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.image_source import ImageItem, Skip
 from blissaudit.corpora.images import ImageList, list_images
 from blissaudit.errors import BlissError, UsageError
@@ -24,6 +23,7 @@ from blissaudit.indexer import decode_process
 from blissaudit.indexer.decode_worker import request_bytes
 from blissaudit.indexer.embedded_images import EmbeddedImages
 from blissaudit.indexer.encoding import Encoder
+from blissaudit.indexer.folder_lock import only_run_in
 from blissaudit.indexer.image_embedding import EmbedOptions, embed_images
 from blissaudit.indexer.preprocessing import Preprocessing
 from PIL import Image
@@ -189,7 +189,7 @@ def test_a_folder_that_vanishes_ends_the_run_and_not_its_images(tmp_path: Path) 
 def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = (
-        "import sys, time, pathlib\nfrom blissaudit.artefacts import only_run_in\n"
+        "import sys, time, pathlib\nfrom blissaudit.indexer.folder_lock import only_run_in\n"
         "with only_run_in(pathlib.Path(sys.argv[1])):\n"
         "    print('in', flush=True)\n    time.sleep(60)"
     )

@@ -20,10 +20,10 @@ from blissaudit.indexer.encoding import Encoder, ModelChoice
 from blissaudit.indexer.image_embedding import EmbedOptions, embed_images
 from blissaudit.indexer.image_pieces import ImageReading, read_images
 from blissaudit.indexer.image_shards import embed_shard
-from blissaudit.indexer.index_building import no_progress
 from blissaudit.indexer.index_shards import Shard
 from blissaudit.indexer.open_clip_encoder import load_encoder
 from blissaudit.indexer.pieces import BROKE_OFF, Piece, Step, apply_step, error_piece
+from blissaudit.indexer.progress import no_progress
 from blissaudit.indexer.ray_cluster import RayEngine
 from blissaudit.indexer.ray_engine import Stages
 from blissaudit.indexer.worker_encoders import WorkerEncoder

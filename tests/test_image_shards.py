@@ -10,8 +10,8 @@ from blissaudit.corpora.images import list_images
 from blissaudit.errors import FolderInUse
 from blissaudit.indexer.image_embedding import EmbedOptions, embed_images
 from blissaudit.indexer.image_shards import embed_shard
-from blissaudit.indexer.index_building import no_progress
 from blissaudit.indexer.index_shards import Shard, running_shard
+from blissaudit.indexer.progress import no_progress
 
 PARTS = EmbedOptions(part_rows=4, workers=1)
 

@@ -9,21 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blissaudit import artefacts
-from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.caption_index import captions_of, open_index, origins_of, search
+from blissaudit.indexer.folder_lock import only_run_in
 from blissaudit.indexer.index_adding import AddOptions, add_captions, add_embeddings
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.tombstones import remove_rows, restore_rows
 from blissaudit.indexer.verifying import verify_index
 
 OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]
-
-
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
 
 
 def corpus(folder, name, texts):

@@ -12,14 +12,10 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer import index_addresses
 from blissaudit.indexer.caption_index import captions_of, open_index, origins_of, search
 from blissaudit.indexer.index_addresses import build_to, check_output
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 
 TEXTS = [f"caption {number}" for number in range(9)]
-
-
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
 
 
 @pytest.fixture(autouse=True)

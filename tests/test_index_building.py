@@ -11,29 +11,21 @@ from blissaudit.corpora.captions import CaptionRules
 from blissaudit.corpora.texts import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.caption_index import captions_of, origins_of
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 
 SMALL = IndexOptions(part_rows=4)
 TEXT = CorpusOptions(column="text")
 
 
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
+@pytest.fixture
+def names(small, tmp_path):
+    return small.names_corpus(tmp_path)
 
 
 @pytest.fixture
-def names(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_text("ant\nbee, wasp\ncat\n")
-    return open_corpus(f"paper-dictionary:{path}")
-
-
-@pytest.fixture
-def captions(tmp_path):
-    path = tmp_path / "captions.txt"
-    path.write_text("a bee\nwasp\n\na  dog\na dog\nan eel\na fox\na gnu\n")
-    return open_corpus(str(path))
+def captions(small, tmp_path):
+    return small.captions_corpus(tmp_path)
 
 
 def test_several_corpora_keep_their_order_prompts_names_and_licences(

@@ -14,8 +14,9 @@ from blissaudit.indexer import hub_index
 from blissaudit.indexer.caption_index import captions_of, open_index
 from blissaudit.indexer.hub_index import pull_index, push_index
 from blissaudit.indexer.index_adding import add_captions
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
 from blissaudit.indexer.index_card import index_card
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.tombstones import remove_rows, restore_rows
 
 NAME = "me/captions"
@@ -23,11 +24,6 @@ NAME = "me/captions"
 
 def quiet(what, done, total):
     pass
-
-
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
 
 
 def build(small, root, licences=("CC BY 4.0",)):

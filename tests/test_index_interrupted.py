@@ -12,34 +12,26 @@ from pathlib import Path
 
 import pytest
 from blissaudit import artefacts
-from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.texts import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, FolderInUse
 from blissaudit.indexer import encoded_parts
 from blissaudit.indexer.caption_index import open_index
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.folder_lock import only_run_in
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 
 SMALL = IndexOptions(part_rows=4)
 TEXT = CorpusOptions(column="text")
 
 
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
+@pytest.fixture
+def names(small, tmp_path):
+    return small.names_corpus(tmp_path)
 
 
 @pytest.fixture
-def names(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_text("ant\nbee, wasp\ncat\n")
-    return open_corpus(f"paper-dictionary:{path}")
-
-
-@pytest.fixture
-def captions(tmp_path):
-    path = tmp_path / "captions.txt"
-    path.write_text("a bee\nwasp\n\na  dog\na dog\nan eel\na fox\na gnu\n")
-    return open_corpus(str(path))
+def captions(small, tmp_path):
+    return small.captions_corpus(tmp_path)
 
 
 class Killed(BaseException):
@@ -82,7 +74,8 @@ def test_stopped_at_every_single_write_the_same_command_goes_on_to_the_same_byte
 KILLED = """
 import os, runpy, signal, sys
 from blissaudit.corpora.texts import open_corpus
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 real = os.replace
 def replace(source, target):
     if sys.argv[4] and sys.argv[4] in str(target):

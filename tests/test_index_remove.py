@@ -7,10 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from blissaudit.artefacts import only_run_in
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.caption_index import captions_of, open_index
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.folder_lock import only_run_in
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.row_choice import Where, rows_where
 from blissaudit.indexer.tombstones import remove_rows, restore_rows
 
@@ -196,13 +197,13 @@ def test_a_full_disk_or_a_kill_at_any_step_leaves_one_state_or_the_other(
 def test_two_runs_at_once_and_a_folder_that_cannot_be_written(folder, monkeypatch):
     with only_run_in(folder), pytest.raises(BlissError, match=r"another bliss run .* is working"):
         remove_rows(folder, np.array([0]), {})
-    from blissaudit import artefacts
+    from blissaudit.indexer import folder_lock
 
     def read_only(path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     before = tree(folder)
-    monkeypatch.setattr(artefacts, "_lock", read_only)
+    monkeypatch.setattr(folder_lock, "_lock", read_only)
     with pytest.raises(BlissError, match=r"could not write .*Read-only file system"):
         remove_rows(folder, np.array([0]), {})
     with pytest.raises(BlissError, match=r"could not write .*Read-only file system"):

@@ -7,15 +7,11 @@ import pytest
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.errors import BlissError
 from blissaudit.indexer.index_adding import add_captions
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 
 TEXTS = [f"caption {number}" for number in range(11)]
 SMALL, REPAIR = IndexOptions(part_rows=4), IndexOptions(part_rows=4, repair=True)
-
-
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from blissaudit.indexer.caption_index import (
     search,
     without_rows,
 )
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.joined_index import join_indexes
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -11,10 +11,11 @@ import time
 
 import numpy as np
 import pytest
-from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
-from blissaudit.indexer.index_building import IndexOptions, build_index, build_shard
+from blissaudit.indexer.folder_lock import only_run_in
+from blissaudit.indexer.index_building import build_index, build_shard
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.index_shards import Shard, merge_index, parse_shard, running_shard
 from blissaudit.indexer.part_building import captions_of_part, missing_parts
 
@@ -23,11 +24,6 @@ SMALL = IndexOptions(part_rows=3, near_duplicates=0.5)
 
 def quiet(what, done, total):
     """No progress."""
-
-
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +178,8 @@ def test_shards_wait_for_the_plan_and_are_not_run_over(corpus, small, whole, tmp
 SHARD = """
 import runpy, sys
 from blissaudit.corpora.texts import open_corpus
-from blissaudit.indexer.index_building import IndexOptions, build_shard
+from blissaudit.indexer.index_building import build_shard
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.index_shards import parse_shard
 encoder = runpy.run_path(sys.argv[1])["small_encoder"]()
 options = IndexOptions(part_rows=3, near_duplicates=0.5)

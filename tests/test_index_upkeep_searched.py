@@ -1,20 +1,15 @@
 """An approximate structure stays right while its index grows and loses captions."""
 
 import numpy as np
-import pytest
 from blissaudit.corpora.texts import open_corpus
 from blissaudit.indexer.caption_index import captions_of, open_index, search
 from blissaudit.indexer.index_adding import add_captions
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.row_choice import Where, rows_where
 from blissaudit.indexer.search_setting import set_search_kind
 from blissaudit.indexer.tombstones import remove_rows, restore_rows
 from blissaudit.indexer.verifying import verify_index
-
-
-@pytest.fixture(scope="module")
-def small(load_test_file):
-    return load_test_file("small_encoder")
 
 
 def corpus(path, texts):

@@ -10,7 +10,8 @@ import pytest
 from blissaudit.artefacts import sha256_of, write_json
 from blissaudit.indexer.caption_index import open_index
 from blissaudit.indexer.encoding import Encoder
-from blissaudit.indexer.index_building import IndexOptions, build_index, index_embeddings
+from blissaudit.indexer.index_building import build_index, index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.preprocessing import Preprocessing
 from blissaudit.indexer.tombstones import remove_rows
 from blissaudit.indexer.verifying import verify_index

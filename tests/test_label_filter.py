@@ -14,7 +14,8 @@ from blissaudit.audit.report.facts import facts_of
 from blissaudit.audit.run_folder import open_run
 from blissaudit.errors import UsageError
 from blissaudit.indexer.caption_index import captions_of
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.nearest import Vectors, array_vectors
 from blissaudit.scorer import label_filter
 from blissaudit.scorer.label_filter import (

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from blissaudit.indexer import near_duplicates as module
 from blissaudit.indexer.caption_index import captions_of, search
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.near_duplicates import greedy_duplicates, near_duplicates
 from blissaudit.indexer.unit_rows import stored_unit_rows
 from hypothesis import given, settings

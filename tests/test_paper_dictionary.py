@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from blissaudit.corpora.captions import CaptionRules, prepare_captions
+from blissaudit.corpora.captions import CaptionRules
 from blissaudit.corpora.texts import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
 
@@ -22,34 +22,33 @@ def dictionary(tmp_path_factory):
     return path
 
 
-def test_raw_terms_are_the_published_1860_with_their_stray_spaces(dictionary):
+def test_raw_terms_are_the_published_1860_with_their_stray_spaces(dictionary, kept_captions):
     rules = CaptionRules(deduplicate=False)
-    terms = prepare_captions(open_corpus(f"paper-dictionary-raw:{dictionary}"), rules).captions
+    terms = kept_captions(open_corpus(f"paper-dictionary-raw:{dictionary}"), rules).captions
     assert len(terms) == 1860
     assert len({term.strip().lower() for term in terms}) == 1841
     assert sum(term.startswith(" ") for term in terms) == 860
     assert terms[:4] == ["tench", " Tinca tinca", "goldfish", " Carassius auratus"]
 
 
-def test_stripped_terms_are_the_same_without_spaces(dictionary):
+def test_stripped_terms_are_the_same_without_spaces(dictionary, kept_captions):
     rules = CaptionRules(deduplicate=False)
-    raw = prepare_captions(open_corpus(f"paper-dictionary-raw:{dictionary}"), rules)
-    stripped = prepare_captions(open_corpus(f"paper-dictionary:{dictionary}"), rules)
+    raw = kept_captions(open_corpus(f"paper-dictionary-raw:{dictionary}"), rules)
+    stripped = kept_captions(open_corpus(f"paper-dictionary:{dictionary}"), rules)
     assert stripped.captions == [term.strip() for term in raw.captions]
     assert stripped.rows.tolist() == raw.rows.tolist()
     assert stripped.rows[-1] == 999
-    once = prepare_captions(open_corpus(f"paper-dictionary:{dictionary}"), CaptionRules())
+    once = kept_captions(open_corpus(f"paper-dictionary:{dictionary}"))
     assert once.counts["kept"] == 1860 - once.counts["duplicate"] == len(set(stripped.captions))
 
 
 @pytest.mark.parametrize("scheme", ["paper-dictionary", "paper-dictionary-raw"])
-def test_without_a_path_the_dictionary_is_rebuilt(dictionary, scheme):
+def test_without_a_path_the_dictionary_is_rebuilt(dictionary, kept_captions, scheme):
     rules = CaptionRules(deduplicate=False)
     given, built = open_corpus(f"{scheme}:{dictionary}"), open_corpus(scheme)
-    assert prepare_captions(built, rules).captions == prepare_captions(given, rules).captions
-    assert (
-        prepare_captions(built, rules).rows.tolist() == prepare_captions(given, rules).rows.tolist()
-    )
+    ours, theirs = kept_captions(built, rules), kept_captions(given, rules)
+    assert ours.captions == theirs.captions
+    assert ours.rows.tolist() == theirs.rows.tolist()
     assert (built.spec, built.keeps_spaces) == (scheme, given.keeps_spaces)
     assert built.facts()["kind"] == "dictionary"
     with pytest.raises(UsageError, match="column given for 'paper-dictionary"):

@@ -21,81 +21,52 @@ CHUNKS = [["a red apple", "café &amp; crème"], ["!", "a key", "! ! !"], ["the 
 
 
 @pytest.fixture(scope="module")
+def watch(load_test_file):
+    return load_test_file("pipeline_watching")
+
+
+@pytest.fixture(scope="module")
 def demo():
     return load_encoder(ModelChoice("demo"))
 
 
-def children():
-    """Processes this one started that live."""
-    return [each for each in psutil.Process().children(recursive=True) if lives(each)]
-
-
-def lives(process):
-    """Whether a process is there and not only waited for; it may end while it is looked at."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def daemons():
-    return {thread for thread in threading.enumerate() if thread.daemon}
-
-
-def unending(seen=None):
-    """Chunks without end; says in `seen` when it is closed."""
-    try:
-        while True:
-            yield from CHUNKS
-    finally:
-        if seen is not None:
-            seen.append("closed")
-
-
-def one_that_tokenises(rows):
-    """Take rows until there is a process; that process."""
-    for _ in rows:
-        if children():
-            return children()[0]
-        time.sleep(0.02)
-    raise AssertionError("no process was started")
-
-
-def test_a_killed_process_is_replaced_and_its_chunk_done_again(demo):
+def test_a_killed_process_is_replaced_and_its_chunk_done_again(demo, watch):
     expected = [encode_prompts(demo, chunk, ["{}"]) for chunk in CHUNKS]
-    rows = encode_captions(unending(), demo, ["{}"], PipelineOptions(1, start_after=0))
+    rows = encode_captions(watch.unending(CHUNKS), demo, ["{}"], PipelineOptions(1, start_after=0))
     taken = itertools.count()
     started = set()
 
     def take_until(done):
         deadline = time.monotonic() + 120
         while not done():
-            assert time.monotonic() < deadline, (done, children(), threading.enumerate())
+            assert time.monotonic() < deadline, (done, watch.children(), threading.enumerate())
             np.testing.assert_array_equal(next(rows), expected[next(taken) % 3])
 
     def another_lives():
-        new = set(children()) - started
+        new = set(watch.children()) - started
         started.update(new)
         return bool(new)
 
     take_until(another_lives)
     take_until(lambda: "tokenising here" not in {each.name for each in threading.enumerate()})
     for _ in range(2):
-        for process in children():
+        for process in watch.children():
             process.kill()
         take_until(another_lives)
     for _ in range(60):
         np.testing.assert_array_equal(next(rows), expected[next(taken) % 3])
     rows.close()
-    assert children() == []
+    assert watch.children() == []
 
 
-def test_closing_early_ends_the_source_the_threads_and_the_processes(demo):
-    before, seen = daemons(), []
-    rows = encode_captions(unending(seen), demo, ["{}"], PipelineOptions(2, start_after=0))
-    one_that_tokenises(rows)
+def test_closing_early_ends_the_source_the_threads_and_the_processes(demo, watch):
+    before, seen = watch.daemons(), []
+    rows = encode_captions(
+        watch.unending(CHUNKS, seen), demo, ["{}"], PipelineOptions(2, start_after=0)
+    )
+    watch.one_that_tokenises(rows)
     rows.close()
-    assert children() == [] and seen == ["closed"] and daemons() == before
+    assert watch.children() == [] and seen == ["closed"] and watch.daemons() == before
 
 
 SCRIPT = """
@@ -121,7 +92,7 @@ if sys.argv[1] == "forever":
 
 
 @pytest.mark.parametrize("ending", ["leaves", signal.SIGINT, signal.SIGKILL])
-def test_nothing_outlives_a_program_however_it_ends(ending):
+def test_nothing_outlives_a_program_however_it_ends(ending, watch):
     program = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, "forever" if isinstance(ending, int) else "leave"],
         stdout=subprocess.PIPE,
@@ -138,7 +109,7 @@ def test_nothing_outlives_a_program_however_it_ends(ending):
         program.kill()
     _, errors = program.communicate(timeout=60)
     _, alive = psutil.wait_procs(workers, timeout=20)
-    assert [each for each in alive if lives(each)] == []
+    assert [each for each in alive if watch.lives(each)] == []
     if ending == signal.SIGINT:
         assert errors.strip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1
     else:

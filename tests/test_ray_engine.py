@@ -21,7 +21,8 @@ from blissaudit.errors import BlissError
 from blissaudit.indexer.build_log import LOG
 from blissaudit.indexer.encoding import Encoder, ModelChoice
 from blissaudit.indexer.image_embedding import EmbedOptions, embed_images
-from blissaudit.indexer.index_building import IndexOptions, build_index
+from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.open_clip_encoder import load_encoder
 from blissaudit.indexer.ray_cluster import RayEngine, cluster, import_ray
 from blissaudit.indexer.ray_engine import count_actors

@@ -11,7 +11,8 @@ from blissaudit.artefacts import write_json
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer import search_setting, structure_reading
 from blissaudit.indexer.caption_index import open_index, search
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.search_choice import SearchChoice
 from blissaudit.indexer.search_setting import set_search_kind
 

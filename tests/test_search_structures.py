@@ -18,7 +18,8 @@ from blissaudit.indexer.caption_index import (
     without_rows,
 )
 from blissaudit.indexer.index_adding import AddOptions, add_embeddings
-from blissaudit.indexer.index_building import IndexOptions, index_embeddings
+from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.index_options import IndexOptions
 from blissaudit.indexer.joined_index import join_indexes
 from blissaudit.indexer.search_choice import OWN, SearchChoice
 from blissaudit.indexer.search_kinds import candidate_settings

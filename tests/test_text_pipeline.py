@@ -2,12 +2,10 @@
 
 import re
 import sys
-import threading
 import time
 from dataclasses import replace
 
 import numpy as np
-import psutil
 import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer import tokenise_process
@@ -31,6 +29,11 @@ AT_ONCE = {"start_after": 0, "ahead": 2}
 
 
 @pytest.fixture(scope="module")
+def watch(load_test_file):
+    return load_test_file("pipeline_watching")
+
+
+@pytest.fixture(scope="module")
 def demo():
     return load_encoder(ModelChoice("demo"))
 
@@ -46,42 +49,6 @@ def equal(found, expected):
         np.testing.assert_array_equal(one, other, strict=True)
 
 
-def children():
-    """Processes this one started that live."""
-    return [each for each in psutil.Process().children(recursive=True) if lives(each)]
-
-
-def lives(process):
-    """Whether a process is there and not only waited for; it may end while it is looked at."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def threads():
-    return {thread for thread in threading.enumerate() if thread.daemon}
-
-
-def unending(seen=None):
-    """Chunks without end; says in `seen` when it is closed."""
-    try:
-        while True:
-            yield from CHUNKS
-    finally:
-        if seen is not None:
-            seen.append("closed")
-
-
-def once_tokenised_elsewhere(rows):
-    """Take rows until a process tokenises; that process."""
-    for _ in rows:
-        if children():
-            return children()[0]
-        time.sleep(0.02)
-    raise AssertionError("no process was started")
-
-
 def test_halves_of_the_encoder_compose(demo):
     flat = [text for chunk in CHUNKS for text in chunk]
     ids = demo.tokenise(flat)
@@ -93,10 +60,10 @@ def test_halves_of_the_encoder_compose(demo):
 
 
 @pytest.mark.parametrize("tokenisers", [0, 1, 2])
-def test_rows_are_those_of_encode_prompts_bit_for_bit(demo, expected, tokenisers):
+def test_rows_are_those_of_encode_prompts_bit_for_bit(demo, expected, tokenisers, watch):
     options = PipelineOptions(tokenisers, **AT_ONCE)
     equal(list(encode_captions(CHUNKS, demo, PROMPTS, options)), expected)
-    assert children() == []
+    assert watch.children() == []
 
 
 def test_empty_chunks_and_no_chunks(demo):
@@ -112,12 +79,14 @@ def test_an_encoder_without_halves_or_recipe_is_served_here(demo):
     equal(rows, [encode_prompts(plain, chunk, PROMPTS) for chunk in CHUNKS])
 
 
-def test_processes_start_only_where_they_pay_and_rates_say_so(demo):
+def test_processes_start_only_where_they_pay_and_rates_say_so(demo, watch):
     few, many = StageRates(), StageRates()
     rows = encode_captions(CHUNKS, demo, PROMPTS, PipelineOptions(1), few)
     assert len(list(rows)) == len(CHUNKS)
-    rows = encode_captions(unending(), demo, PROMPTS, PipelineOptions(1, start_after=90), many)
-    process = once_tokenised_elsewhere(rows)
+    rows = encode_captions(
+        watch.unending(CHUNKS), demo, PROMPTS, PipelineOptions(1, start_after=90), many
+    )
+    process = watch.one_that_tokenises(rows)
     assert "blissaudit.indexer.tokenise_worker" in process.cmdline()
     rows.close()
     texts = sum(map(len, CHUNKS))
@@ -157,7 +126,7 @@ def worker(tmp_path, monkeypatch):
     return install
 
 
-def test_texts_that_kill_every_process_are_named(demo, worker):
+def test_texts_that_kill_every_process_are_named(demo, worker, watch):
     worker(DYING)
     processes = Processes()
     process = start_tokeniser(demo, processes)
@@ -165,7 +134,7 @@ def test_texts_that_kill_every_process_are_named(demo, worker):
     equal(ids, [demo.tokenise(["a key"]), demo.tokenise(["a boat"])])
     with pytest.raises(BlissError, match=r"died 3 times .*\(exit status 7\) over 2 texts.*'a key'"):
         ask_until_answered(process, [["a boat"], ["a key", "poison"]], demo, processes)
-    assert children() == [] and processes.running == set()
+    assert watch.children() == [] and processes.running == set()
 
 
 @pytest.mark.parametrize(
@@ -176,12 +145,14 @@ def test_texts_that_kill_every_process_are_named(demo, worker):
     ],
 )
 def test_processes_that_cannot_be_used_are_noted_and_done_without(
-    demo, worker, monkeypatch, code, note
+    demo, worker, monkeypatch, code, note, watch
 ):
     worker(code)
     monkeypatch.setattr(tokenise_process, "ATTEMPTS", 1)
     rates = StageRates()
-    rows = encode_captions(unending(), demo, PROMPTS, PipelineOptions(1, **AT_ONCE), rates)
+    rows = encode_captions(
+        watch.unending(CHUNKS), demo, PROMPTS, PipelineOptions(1, **AT_ONCE), rates
+    )
     for _ in rows:
         if rates.notes:
             break
@@ -213,14 +184,14 @@ def test_what_the_source_raises_surfaces_unchanged_after_the_rows_before(
 
 
 @pytest.mark.parametrize("tokenisers", [0, 1])
-def test_what_the_tokenizer_raises_surfaces_unchanged(demo, worker, tokenisers):
+def test_what_the_tokenizer_raises_surfaces_unchanged(demo, worker, tokenisers, watch):
     def tokenise(texts):
         if "poison" in texts:
             raise ValueError("no ids for poison")
         return demo.tokenise(texts)
 
     def source():
-        while not waited or (tokenisers and not children()):
+        while not waited or (tokenisers and not watch.children()):
             waited.append(time.sleep(0.01))
             yield ["a key"]
         yield ["poison"]

@@ -15,9 +15,9 @@ from ..artefacts import sha256_of
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encoding import Encoder, ModelChoice
 from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.open_clip_encoder import encoder_of_model
 from ..indexer.open_clip_loading import LoadedModel, load_model
+from ..indexer.progress import Progress, no_progress
 from ..indexer.stored_rows import whole_rows
 from .clipn_checkpoint import no_tower_of, read_checkpoint
 from .clipn_folder import IMAGES, Clipn, check_output, open_clipn, write_clipn

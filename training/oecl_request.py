@@ -15,8 +15,8 @@ from ..errors import BlissError, UsageError
 from ..indexer.embedded_images import Failure, read_image_embeddings
 from ..indexer.encoding import Encoder, check_same_model
 from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.index_building import Progress, no_progress
 from ..indexer.layout import is_embedding_folder
+from ..indexer.progress import Progress, no_progress
 from ..indexer.stored_rows import whole_rows
 from ..scorer.head_file import save_head
 from .image_views import views_encoder, views_of

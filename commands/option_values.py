@@ -1,0 +1,163 @@
+"""The objects that options shared by commands stand for, made of what was given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import UsageError
+from .options import say
+
+
+def search_choice(given: dict[str, Any]) -> Any:
+    """How the index is to be searched; as it says itself where a command has no such options."""
+    from ..indexer.search_choice import SearchChoice
+
+    parameters = named_numbers("--search-set", given.get("search_set", ()))
+    device, shards = given.get("search_device") or "cpu", given.get("search_shards", False)
+    return SearchChoice(given.get("search_kind"), parameters or None, device, shards)
+
+
+def open_given_index(given: dict[str, Any]) -> Any:
+    """What --index names, several as one, to be searched as given.
+
+    Where that is not as the indexes say themselves, it is said what it will take.
+    """
+    from ..indexer.joined_index import open_indexes
+    from ..indexer.search_choice import OWN
+
+    choice = search_choice(given)
+    if choice != OWN:
+        say_plans(given["index"], choice)
+    return open_indexes(given["index"], choice)
+
+
+def say_plans(folders: Sequence[str], choice: Any) -> None:
+    """Where the vectors of each index will lie when it is searched, and what that takes."""
+    from ..indexer.search_dispatch import describe_plan
+
+    for folder in folders:
+        say(describe_plan(folder, choice))
+
+
+def named_numbers(option: str, pairs: Sequence[str]) -> dict[str, int]:
+    """NAME=NUMBER options as a mapping."""
+    numbers = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value.isascii() and value.isdigit()):
+            raise UsageError(
+                f"{option} {pair!r} was given", "NAME=NUMBER", f"Write {option} nprobe=64"
+            )
+        numbers[name] = int(value)
+    return numbers
+
+
+def model_choice(given: dict[str, Any]) -> Any:
+    """The model options as one choice."""
+    from ..indexer.encoding import ModelChoice
+
+    names = ("model", "pretrained", "device", "precision", "batch_size", "allow_torchscript")
+    return ModelChoice(**{name: given[name] for name in names}, statistics=given.get("statistics"))
+
+
+def ray_engine(given: dict[str, Any]) -> Any:
+    """What the engine options say: a RayEngine, or None for this process."""
+    if given["engine"] == "ray":
+        from ..indexer.ray_cluster import RayEngine
+
+        return RayEngine(model_choice(given), given["ray_address"], given["ray_actors"])
+    for name in ("ray_address", "ray_actors"):
+        if given[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} was given without --engine ray", "both", "Add --engine ray")
+    return None
+
+
+def no_prompts(given: dict[str, Any]) -> Any:
+    """What --clipn names: from prompt texts and a model's facts to "no" vectors; or None."""
+    if given["clipn"] is None:
+        return None
+    from ..training.clipn_folder import open_clipn
+    from ..training.clipn_vectors import no_vectors
+
+    clipn, choice = open_clipn(given["clipn"]), model_choice(given)
+    return lambda prompts, model: no_vectors(clipn, prompts, model, choice)
+
+
+def corpus_options(given: dict[str, Any]) -> Any:
+    """How the corpus is to be read."""
+    from ..corpora.texts import CorpusOptions
+
+    return CorpusOptions(given["column"], given["config"], given["split"], given["revision"])
+
+
+def image_options(given: dict[str, Any]) -> Any:
+    """Which part of an image collection is to be read, and where its labels are."""
+    from ..corpora.image_source import ImageOptions
+
+    names = ("image_column", "label_column", "labels")
+    of_data_set = {name: given[f"images_{name}"] for name in ("config", "split", "revision")}
+    return ImageOptions(**{name: given[name] for name in names}, **of_data_set)
+
+
+def class_words(given: dict[str, Any]) -> Any:
+    """What the normal classes are called, and their prompts."""
+    from ..audit.classes import ClassWords
+    from ..corpora.prompts import PAPER_PROMPT
+
+    labels = {}
+    for pair in given["label"]:
+        name, equals, prompt = pair.partition("=")
+        if not (name and equals and prompt):
+            raise UsageError(
+                f"--label {pair!r} was given", "NAME=PROMPT", 'Write --label cup="a photo of a cup"'
+            )
+        labels[name] = prompt
+    return ClassWords(given["normal"], given["prompt"] or (PAPER_PROMPT,), labels)
+
+
+def audit_settings(given: dict[str, Any]) -> Any:
+    """What a score depends on."""
+    from ..audit.classes import ClassWords
+    from ..audit.run import AuditSettings
+    from ..scorer.label_filter import LabelFilter
+
+    words = class_words(given) if "label" in given else ClassWords()
+    exclude = LabelFilter(given["exclude_near_labels"], given["exclude_label_words"])
+    return AuditSettings(given["k"], given["weight"], words, exclude)
+
+
+def decision_rule(given: dict[str, Any]) -> Any:
+    """How images are flagged."""
+    from ..audit.decisions import DecisionRule
+
+    names = ("fdr", "per_class", "top", "contamination", "empirical_null", "fail_on")
+    return DecisionRule(**{name: given[name] for name in names})
+
+
+def embed_options(given: dict[str, Any]) -> Any:
+    """How images are decoded and embedded."""
+    from ..indexer.decoding import DecodingLimits
+    from ..indexer.image_embedding import EmbedOptions
+    from ..indexer.text_lengths import cache_folder
+
+    return EmbedOptions(
+        limits=DecodingLimits(seconds=given["time_limit"]),
+        workers=given["workers"],
+        apply_exif=not given["ignore_exif"],
+        overwrite=given["overwrite"],
+        cache=cache_folder(),
+    )
+
+
+def plain_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were set, as JSON values."""
+    made = {
+        name: value
+        for name, value in given.items()
+        if value is not None and value is not False and value != ()
+    }
+    values: dict[str, Any] = json.loads(json.dumps(made))
+    return values
