@@ -12,8 +12,8 @@ from ..errors import UsageError
 from .option_values import audit_settings, embed_options, image_options, model_choice
 from .options import (
     COLLECTION,
+    DECODING,
     EXCLUDE,
-    IMAGES_NOT_KEPT,
     JSON,
     MODEL,
     SCORE,
@@ -29,7 +29,7 @@ from .options import (
 @click.option("--reference", help="Clean images, their embeddings, or a fitted reference.")
 @click.option("--truth", metavar="FILE", help="A csv, tsv or parquet file of path and is_stray.")
 @JSON
-@options(MODEL, SCORE, EXCLUDE, WORDS, IMAGES_NOT_KEPT, COLLECTION)
+@options(MODEL, SCORE, EXCLUDE, WORDS, DECODING, COLLECTION)
 def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) -> None:
     """Compare caption indexes on one set of images, against one reference.
 

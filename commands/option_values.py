@@ -147,7 +147,7 @@ def embed_options(given: dict[str, Any]) -> Any:
         limits=DecodingLimits(seconds=given["time_limit"]),
         workers=given["workers"],
         apply_exif=not given["ignore_exif"],
-        overwrite=given["overwrite"],
+        overwrite=given.get("overwrite", False),
         cache=cache_folder(),
     )
 

@@ -91,10 +91,6 @@ IMAGES = options(
     DECODING,
     click.option("--overwrite", is_flag=True, help="Replace what another request left there."),
 )
-IMAGES_NOT_KEPT = options(
-    DECODING,
-    click.option("--overwrite", is_flag=True, help="Changes nothing: no embeddings are kept here."),
-)
 ENGINE = options(
     click.option("--engine", type=click.Choice(["local", "ray"]), default="local",
                  show_default=True, help="ray: decode and encode with Ray (the extra [ray])."),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .option_values import class_words, embed_options, image_options, model_choice
-from .options import COLLECTION, IMAGES_NOT_KEPT, JSON, MODEL, WORDS, options, say
+from .options import COLLECTION, DECODING, JSON, MODEL, WORDS, options, say
 
 
 @click.command()
@@ -31,7 +31,7 @@ from .options import COLLECTION, IMAGES_NOT_KEPT, JSON, MODEL, WORDS, options, s
 @click.option("--seed", default=0, show_default=True, help="Of every sample.")
 @click.option("--dry-run", is_flag=True, help="Measure and choose, but store nothing.")
 @JSON
-@options(MODEL, WORDS, IMAGES_NOT_KEPT, COLLECTION)
+@options(MODEL, WORDS, DECODING, COLLECTION)
 def tune(
     folder: str, images: str, dry_run: bool, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:
