@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encoding import check_same_model
 from ..indexer.progress import Progress, no_progress
+from ..scorer.members import as_members
 from ..scorer.reference import Calibration, Reference
 from .decisions import DecisionRule, check_can_flag, decided
 from .label_issues import with_labels_questioned
@@ -141,7 +142,7 @@ def with_calibration(reference: Reference, clean: EmbeddedImages, asked: Asked) 
     """
     check_same_model(clean.model, clean.source, reference.model, "the reference")
     labels = given_classes(clean, reference)
-    usable = np.array([content not in reference.members for content in clean.hashes], bool)
+    usable = as_members(reference.members).find(clean.hashes) < 0
     if asked.rule.per_class:
         usable &= labels >= 0
         counts = np.bincount(labels[usable], minlength=len(reference.classes))

@@ -12,6 +12,7 @@ from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex, find_captions
 from ..indexer.encoding import Encoder
 from ..indexer.stored_rows import Rows
+from ..indexer.text_column import Texts, categories, distinct_texts, numbers_of
 from ..indexer.unit_rows import row_lengths
 
 IMAGES_AT_ONCE = 16_384
@@ -44,13 +45,14 @@ class NormalClasses:
 
 
 def choose_classes(
-    labels: Sequence[str | None], words: ClassWords, source: str
+    labels: Texts[str | None], words: ClassWords, source: str
 ) -> NormalClasses | None:
     """The normal classes of a labelled collection, or None where its images have no labels.
 
     Raises UsageError for a --normal or --label name that is no class of `source`.
     """
-    there = sorted({label for label in labels if label is not None})
+    column = categories(labels)
+    there = distinct_texts(column)
     if not there:
         return None
     chosen = words.normal or tuple(there)
@@ -58,10 +60,7 @@ def choose_classes(
     _check_names(words.labels, chosen, "--label", source)
     classes = tuple(sorted(set(chosen)))
     numbers = {name: number for number, name in enumerate(classes)}
-    return NormalClasses(
-        classes,
-        np.array([numbers.get(label, -1) for label in labels], np.int64),  # type: ignore[arg-type]
-    )
+    return NormalClasses(classes, numbers_of(column, numbers))
 
 
 def assign_classes(images: Rows, prompts: np.ndarray, words: ClassWords) -> NormalClasses:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import UsageError
@@ -12,6 +13,7 @@ from .result import AuditResult
 from .run import given_classes
 from .safe_text import spreadsheet_text
 
+ROWS_AT_ONCE = 10_000
 ISSUE_COLUMNS = (
     "row",
     "path",
@@ -47,9 +49,9 @@ def with_labels_questioned(result: AuditResult) -> AuditResult:
     return replace(result, labels=labels, p_values=None)
 
 
-def issues_csv(result: AuditResult) -> bytes:
-    """UTF-8 CSV of ISSUE_COLUMNS, one line an image in the collection's order; no cell is a
-    formula. Images without a label among the classes are not in it."""
+def write_issues_csv(result: AuditResult, write: Callable[[bytes], object]) -> None:
+    """Hand UTF-8 CSV of ISSUE_COLUMNS to `write`, one line an image in the collection's order, a
+    few at a time; no cell is a formula. Images without a label among the classes are not in it."""
     labels = result.labels
     assert labels is not None
     classes = result.reference.classes
@@ -71,4 +73,8 @@ def issues_csv(result: AuditResult) -> bytes:
                     float(labels.cosine_margin[i]),
                 ]
             )
-    return text.getvalue().encode("utf-8")
+        if (i + 1) % ROWS_AT_ONCE == 0:
+            write(text.getvalue().encode("utf-8"))
+            text.seek(0)
+            text.truncate()
+    write(text.getvalue().encode("utf-8"))

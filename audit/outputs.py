@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from ..artefacts import FORMAT_VERSION, read_json, sha256_of, write_atomically, write_json
 from ..errors import UsageError
 from ..indexer.embedded_images import Failure
+from ..indexer.text_column import ranks
 from ..scorer.label_filter import HiddenTexts
 from .audited_image import AuditedImage
 from .decisions import decision_facts
-from .label_issues import issues_csv
+from .label_issues import write_issues_csv
 from .result import AuditResult, Refit
 from .retrieval import forget_unused
 from .robust import refit_facts
@@ -75,15 +76,15 @@ def save_audit(
     )
     write_atomically(folder / SCORES_CSV, lambda file: _write_csv(folder / SCORES, file))
     written = [SCORES, FAILURES, SCORES_CSV]
-    for name, made in (
-        (ISSUES, None if result.labels is None else issues_csv(result)),
-        (DROPPED, None if result.refit is None else dropped_csv(result.refit)),
-    ):
-        if made is None:
-            (folder / name).unlink(missing_ok=True)  # another question's, from an earlier run
-        else:
-            _write_bytes(folder / name, made)
-            written.append(name)
+    if result.labels is not None:
+        write_atomically(folder / ISSUES, lambda file: write_issues_csv(result, file.write))
+        written.append(ISSUES)
+    if result.refit is not None:
+        dropped = dropped_csv(result.refit)
+        write_atomically(folder / DROPPED, lambda file: file.write(dropped))
+        written.append(DROPPED)
+    for name in {ISSUES, DROPPED} - set(written):  # another question's, from an earlier run
+        (folder / name).unlink(missing_ok=True)
     facts = run_facts(result, settings, request)
     facts["checksums"] = {name: sha256_of(folder / name) for name in written}
     write_json(folder / RUN, facts)
@@ -106,10 +107,6 @@ def _write_csv(scores: Path, file: IO[bytes]) -> None:
         stored = pq.ParquetFile(table)
         batches = stored.iter_batches(CSV_ROWS)
         write_scores_csv(stored.schema_arrow.names, batches, file.write)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda file: file.write(content))
 
 
 def dropped_csv(refit: Refit) -> bytes:
@@ -206,7 +203,7 @@ def count_facts(result: AuditResult) -> dict[str, int]:
         "scored": len(images.rows),
         "failed": len(images.failures),
         "left_out": len(np.unique(result.left_out.images)),
-        "copies": len(images.hashes) - len(set(images.hashes)),
+        "copies": len(images.hashes) - 1 - int(ranks(images.hashes).max(initial=-1)),
         "exif_rotated": images.exif_rotated,
         "normalised": images.normalised,
     }

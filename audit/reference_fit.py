@@ -24,7 +24,9 @@ from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encoding import Encoder, check_same_model
 from ..indexer.remembered import remember, remembered, take_over
 from ..indexer.stored_rows import ChosenRows
+from ..indexer.text_column import Texts, text_column
 from ..scorer.calibration import hold_out
+from ..scorer.members import make_members
 from ..scorer.moments import add_images, empty_moments
 from ..scorer.reference import Calibration, Reference
 from ..scorer.reference_file import ARRAYS, KIND, MEMBERS, load_reference, save_reference
@@ -130,13 +132,10 @@ def _with_images(
     used = np.flatnonzero((labels >= 0) & ~held)
     vectors = ChosenRows(images.vectors, used)
     moments = add_images(empty.moments, vectors, labels[used])
-    members: dict[str, tuple[int, ...]] = {}
-    alone = [(number,) for number in range(len(empty.classes))]
-    for i, label in zip(used.tolist(), labels[used].tolist(), strict=True):
-        filed = members.get(images.hashes[i])
-        members[images.hashes[i]] = (
-            alone[label] if filed is None else tuple(sorted({*filed, label}))
-        )
+    contents = text_column(images.hashes)
+    if len(used) < len(contents):  # else the members share the images' own column
+        contents = contents.take(used)
+    members = make_members(contents, labels[used])
     calibration = None
     if held.any():
         calibration = Calibration(images.vectors[np.flatnonzero(held)], labels[held])
@@ -146,9 +145,19 @@ def _with_images(
 
 def _key(images: EmbeddedImages, facts: Mapping[str, Any]) -> str:
     """Stands for all that a reference depends on."""
-    labels = hashlib.sha256(repr(images.labels).encode("utf-8", "surrogatepass")).hexdigest()
+    labels = _digest_of_labels(images.labels)
     images_are = {"images": images.fingerprint, "labels": labels, "model": dict(images.model)}
     return digest({"format": FORMAT, **images_are, **facts})
+
+
+def _digest_of_labels(labels: Texts[str | None]) -> str:
+    """SHA-256 of what `repr` makes of a tuple of them, without one."""
+    found, between = hashlib.sha256(b"("), ""
+    for label in labels:
+        found.update(f"{between}{label!r}".encode("utf-8", "surrogatepass"))
+        between = ", "
+    found.update(b",)" if len(labels) == 1 else b")")
+    return found.hexdigest()
 
 
 def _kept(kept: KeptReference, key: str) -> Reference | None:

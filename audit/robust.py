@@ -11,9 +11,11 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.progress import Progress, no_progress
+from ..indexer.text_column import text_column
 from ..scorer.agreement import rank_correlation, top_in_common
 from ..scorer.bliss import BlissScores, bliss_scores
 from ..scorer.leave_one_out import LeftOut
+from ..scorer.members import as_members
 from ..scorer.mislabel import label_margins
 from ..scorer.moments import remove_images
 from ..scorer.reference import Reference
@@ -56,10 +58,6 @@ def refitted(
     table = tuple(
         (images.paths[i], classes[labels[i]], classes[better[i]]) for i in np.flatnonzero(out)
     )
-    gone = {(images.hashes[i], int(labels[i])) for i in np.flatnonzero(out)}
-    dropped = np.array(
-        [any((h, c) in gone for c in before.members.get(h, ())) for h in result.images.hashes], bool
-    )
     now = in_reference(result.images, reference)
     again = bliss_scores(
         result.images.vectors,
@@ -74,7 +72,7 @@ def refitted(
         reference=reference,
         scores=again,
         left_out=now,
-        refit=Refit(dropped, table, result.scores.score),
+        refit=Refit(_fewer(result.left_out, now, len(again.score)), table, result.scores.score),
     )
     return after if reference.calibration is None else calibrated(after, settings)
 
@@ -82,27 +80,29 @@ def refitted(
 def reference_labels(images: EmbeddedImages, reference: Reference) -> np.ndarray:
     """int64 [n], the class each image is filed under in the reference, -1 for images not in it."""
     given = given_classes(images, reference)
-    filed = [reference.members.get(content, ()) for content in images.hashes]
-    return np.array(
-        [
-            label if label in classes else (classes[0] if classes else -1)
-            for label, classes in zip(given.tolist(), filed, strict=True)
-        ],
-        np.int64,
-    )
+    filed = in_reference(images, reference)
+    labels = np.full(len(given), -1)
+    here, first = np.unique(filed.images, return_index=True)
+    labels[here] = filed.classes[first]
+    own = filed.images[filed.classes == given[filed.images]]
+    labels[own] = given[own]
+    return labels
 
 
 def without_images(
     reference: Reference, images: EmbeddedImages, labels: np.ndarray, out: np.ndarray
 ) -> Reference:
     """The reference less the images where `out` bool [n], each out of the class `labels` [n]."""
-    members = dict(reference.members)
-    for i in np.flatnonzero(out):
-        left = tuple(c for c in members.pop(images.hashes[i], ()) if c != labels[i])
-        if left:
-            members[images.hashes[i]] = left
-    moments = remove_images(reference.moments, images.vectors[np.flatnonzero(out)], labels[out])
+    leaving = np.flatnonzero(out)
+    contents = text_column(images.hashes).take(leaving)
+    members = as_members(reference.members).without(contents, labels[leaving])
+    moments = remove_images(reference.moments, images.vectors[leaving], labels[leaving])
     return replace(reference, moments=moments, members=members)
+
+
+def _fewer(before: LeftOut, now: LeftOut, n: int) -> np.ndarray:
+    """bool [n], the images that are filed under fewer classes now than before."""
+    return np.bincount(now.images, minlength=n) < np.bincount(before.images, minlength=n)
 
 
 def _explained(
@@ -121,7 +121,7 @@ def _explained(
     known = FiledImages(
         images.vectors[filed],
         labels[filed],
-        [images.hashes[i] for i in filed],
+        text_column(images.hashes).take(filed),
         own[filed],
         (own - others.min(axis=1))[filed],
         cosine[filed],

@@ -11,11 +11,13 @@ from ..indexer.caption_index import CaptionIndex
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.progress import Progress, no_progress
+from ..indexer.text_column import numbers_of
 from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import conformal_p_values
 from ..scorer.class_p_values import class_p_values
 from ..scorer.label_filter import NO_FILTER, LabelFilter, without_label_texts
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
+from ..scorer.members import as_members
 from ..scorer.reference import Reference
 from ..scorer.text_statistics import check_counts
 from .classes import ClassWords
@@ -97,19 +99,13 @@ def audit_against(
 def given_classes(images: EmbeddedImages, reference: Reference) -> np.ndarray:
     """int64 [n], the class of the reference each image is filed under by its label, -1 for none."""
     numbers = {name: number for number, name in enumerate(reference.classes)}
-    return np.array([numbers.get(label, -1) for label in images.labels], np.int64)  # type: ignore[arg-type]
+    return numbers_of(images.labels, numbers)
 
 
 def in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:
     """Which images have the content of a reference image, and the classes it is filed under."""
-    positions, classes = [], []
-    for i, content in enumerate(images.hashes):
-        for number in reference.members.get(content, ()):
-            positions.append(i)
-            classes.append(number)
-    if not positions:
-        return NOTHING_LEFT_OUT
-    return LeftOut(np.array(positions), np.array(classes))
+    positions, classes = as_members(reference.members).filed(images.hashes)
+    return LeftOut(positions, classes) if len(positions) else NOTHING_LEFT_OUT
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def set_of(images: EmbeddedImages) -> EmbeddedSet:
     Its ids are the paths that are absolute, or addresses: a relative one may occur in two folders.
     """
     ids = tuple(path if path.startswith("/") or "://" in path else "" for path in images.paths)
-    return EmbeddedSet(whole_rows(images.vectors), images.labels, images.hashes, ids)
+    labels, hashes = tuple(images.labels), tuple(images.hashes)
+    return EmbeddedSet(whole_rows(images.vectors), labels, hashes, ids)
 
 
 def make_world(

@@ -13,13 +13,8 @@ import numpy as np
 from ..artefacts import MANIFEST, check_checksum, digest, read_manifest
 from ..corpora.images import ImageList, list_paths
 from ..errors import BlissError
-from .layout import (
-    EmbeddingFolder,
-    load_vectors,
-    metadata_parts,
-    open_embedding_folder,
-    read_parquet,
-)
+from .layout import load_vectors, open_embedding_folder, read_parquet
+from .outside_metadata import paths_and_labels
 from .parts import BUILDING, metadata_file, vector_file
 from .stored_rows import (
     ChosenRows,
@@ -29,11 +24,10 @@ from .stored_rows import (
     open_stored_rows,
     resident_if_few,
 )
+from .text_column import TextColumn, Texts, arrow_texts, as_bytes, categories, joined
 from .unit_rows import normalise_rows
 
 KIND = "image-embeddings"
-PATH_COLUMNS = ("image_path", "path", "url")
-LABEL_COLUMN = "label"
 ROWS_AT_ONCE = 16_384
 
 
@@ -54,9 +48,9 @@ class EmbeddedImages:
     """Unit rows of d dimensions: float32 [n, d], or on disk where that is more than 256 MiB."""
     rows: np.ndarray
     """int64 [n], source rows: positions in the collection, failures counted."""
-    paths: tuple[str, ...]
-    labels: tuple[str | None, ...]
-    hashes: tuple[str, ...]
+    paths: Texts[str]
+    labels: Texts[str | None]
+    hashes: Texts[str]
     """Content of each image: SHA-256 of its file, or of its vector where no file was read."""
     failures: tuple[Failure, ...]
     model: Mapping[str, Any]
@@ -85,19 +79,18 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
         )
     stored = open_stored_rows([folder / vector_file("img", number) for number in numbers])
     rows, paths, labels, hashes = [], [], [], []
-    names: dict[str | None, str | None] = {}
     for number in numbers:
         table = read_parquet(folder / metadata_file(number))
         rows.append(table["row"].to_numpy())
-        paths += table["image_path"].to_pylist()
-        labels += [names.setdefault(label, label) for label in table["label"].to_pylist()]
-        hashes += table["sha256"].to_pylist()
+        paths += arrow_texts(table["image_path"])
+        labels += [names.dictionary_encode() for names in arrow_texts(table["label"])]
+        hashes += arrow_texts(table["sha256"])
     return EmbeddedImages(
         vectors=resident_if_few(stored, manifest["model"]["dimension"]),
         rows=np.concatenate(rows),
-        paths=tuple(paths),
-        labels=tuple(labels),
-        hashes=tuple(hashes),
+        paths=joined(paths),
+        labels=categories(joined(labels)),
+        hashes=joined(hashes),
         failures=failures,
         model=manifest["model"],
         source=source,
@@ -116,7 +109,7 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
     if (folder / MANIFEST).is_file() or (folder / BUILDING).is_file():
         return open_embedded_images(folder, str(folder))
     layout = open_embedding_folder(folder, "img")
-    paths, labels = _paths_and_labels(layout)
+    paths, labels = paths_and_labels(layout)
     stored = open_outside_rows(layout.vectors)
     bad, hashes, adjusted = _looked_through(stored)
     if len(bad) == len(stored):
@@ -130,18 +123,26 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
     return EmbeddedImages(
         vectors=resident_if_few(ChosenRows(stored, kept), layout.dimension),
         rows=kept,
-        paths=tuple(paths[i] for i in kept.tolist()),
-        labels=tuple(labels[i] for i in kept.tolist()),
-        hashes=tuple(hashes),
+        paths=paths.take(kept) if len(bad) else paths,
+        labels=labels.take(kept) if len(bad) else labels,
+        hashes=hashes,
         failures=tuple(Failure(i, paths[i], reason) for i in bad.tolist()),
         model={"model": None, "weights_sha256": None, "dimension": layout.dimension},
         source=str(folder),
         normalised=adjusted,
-        fingerprint=hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        fingerprint=_fingerprint(hashes),
     )
 
 
-def _looked_through(stored: StoredRows) -> tuple[np.ndarray, list[str], int]:
+def _fingerprint(hashes: TextColumn) -> str:
+    """SHA-256 of all contents, one after the other."""
+    found = hashlib.sha256()
+    for content in hashes:
+        found.update(content.encode())
+    return found.hexdigest()
+
+
+def _looked_through(stored: StoredRows) -> tuple[np.ndarray, TextColumn, int]:
     """One pass: int64 [u], the unusable rows; what the others are known by; how many of them were
     not of unit length."""
     bad, hashes, adjusted = [], [], 0
@@ -151,8 +152,8 @@ def _looked_through(stored: StoredRows) -> tuple[np.ndarray, list[str], int]:
             bad.append(made.unusable + start + first)
             adjusted += made.adjusted
             usable = np.delete(made.unit, made.unusable, axis=0)
-            hashes += ["vector:" + hashlib.sha256(row).hexdigest() for row in usable]
-    return np.concatenate(bad), hashes, adjusted
+            hashes.append(as_bytes("vector:" + hashlib.sha256(row).hexdigest() for row in usable))
+    return np.concatenate(bad), joined(hashes), adjusted
 
 
 def list_photographs(folder: str | Path, image_root: str | None = None) -> ImageList:
@@ -175,20 +176,6 @@ def list_photographs(folder: str | Path, image_root: str | None = None) -> Image
         paths = [named.get(row, f"row {row}") for row in range(count)]
         labels = [labelled.get(row) for row in range(count)]
     else:
-        paths, labels = _paths_and_labels(open_embedding_folder(folder, "img"))
+        named_rows, label_rows = paths_and_labels(open_embedding_folder(folder, "img"))
+        paths, labels = list(named_rows), list(label_rows)
     return list_paths(image_root or folder, paths, labels)
-
-
-def _paths_and_labels(layout: EmbeddingFolder) -> tuple[list[str], list[str | None]]:
-    """What the metadata calls each row; a part without such a column, or a null, has none."""
-    paths: list[str] = []
-    labels: list[str | None] = []
-    for table in metadata_parts(layout):
-        named = next((name for name in PATH_COLUMNS if name in table.column_names), None)
-        values = table[named].to_pylist() if named else [None] * len(table)
-        first = len(paths)
-        paths += [f"row {first + i}" if x is None else str(x) for i, x in enumerate(values)]
-        there = LABEL_COLUMN in table.column_names
-        values = table[LABEL_COLUMN].to_pylist() if there else [None] * len(table)
-        labels += [None if x is None else str(x) for x in values]
-    return paths, labels

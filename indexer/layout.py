@@ -108,7 +108,7 @@ def load_vectors(path: Path) -> np.ndarray:
 def metadata_parts(source: EmbeddingFolder, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The metadata of each part in turn, all columns or only `columns` (UsageError if missing)."""
     for path in source.metadata:
-        there = _read(pq.read_schema, path).names
+        there = column_names(path)
         for column in columns or ():
             if column not in there:
                 raise UsageError(
@@ -126,6 +126,11 @@ def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
         if match:
             found[int(match[1])] = path
     return dict(sorted(found.items()))
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet file; BlissError when it is none."""
+    return list(_read(pq.read_schema, path).names)
 
 
 def _metadata_rows(path: Path) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from ..errors import UsageError
+from ..indexer.text_column import Texts, ranks
 
 
 def conformal_p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ def calibration_needed(images: int, level: float, flagged: int = 1) -> int:
     return max(0, math.ceil(images / (level * flagged) - 1e-9) - 1)
 
 
-def hold_out(labels: np.ndarray, hashes: Sequence[str], share: float) -> np.ndarray:
+def hold_out(labels: np.ndarray, hashes: Texts[str], share: float) -> np.ndarray:
     """bool [n], which images to keep out of the moments for calibration.
 
     In each class about `share` of its images, chosen by content hash so that the choice does not
@@ -67,13 +67,15 @@ def hold_out(labels: np.ndarray, hashes: Sequence[str], share: float) -> np.ndar
             f"a calibration share of {share} was given", "0 or more and below 1", "Try 0.2"
         )
     held = np.zeros(len(labels), bool)
+    if not share:
+        return held
+    contents = ranks(hashes)
     for number in np.unique(labels[labels >= 0]):
-        members = sorted(np.flatnonzero(labels == number).tolist(), key=lambda i: hashes[i])
+        members = np.flatnonzero(labels == number)
+        members = members[np.argsort(contents[members], kind="stable")]
         count = min(int(share * len(members)), len(members) - 2)
-        while 0 < count and hashes[members[count - 1]] == hashes[members[count]]:
+        while 0 < count and contents[members[count - 1]] == contents[members[count]]:
             count -= 1
         held[members[: max(0, count)]] = True
-    left_in = {hashes[i] for i in np.flatnonzero(~held & (labels >= 0)).tolist()}
-    for i in np.flatnonzero(held).tolist():
-        held[i] = hashes[i] not in left_in
-    return held
+    left_in = contents[~held & (labels >= 0)]
+    return held & ~np.isin(contents, left_in)

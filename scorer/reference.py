@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .members import Membership
 from .moments import Moments
 
 
@@ -41,7 +42,7 @@ class Reference:
     prompts: tuple[str, ...] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
     """The encoder's facts, compared with an index's before the two are used together."""
-    members: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    members: Membership = field(default_factory=dict)
     """Content hash of each reference image -> the classes it is filed under."""
     calibration: Calibration | None = None
     sample: Sample | None = None

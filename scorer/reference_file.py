@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
+from ..indexer.text_column import ROWS_AT_ONCE, arrow_texts, joined
+from .members import Members, Membership, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
 
@@ -46,13 +48,7 @@ def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> No
         arrays["sample_images"] = reference.sample.images
         arrays["sample_labels"] = reference.sample.labels
     write_atomically(folder / ARRAYS, lambda file: file.write(save(arrays)))
-    members = [(h, c) for h, classes in reference.members.items() for c in classes]
-    table = pa.table(
-        {
-            "sha256": pa.array([h for h, _ in members], pa.string()),
-            "class": pa.array([c for _, c in members], pa.int64()),
-        }
-    )
+    table = _members_table(reference.members)
     write_atomically(folder / MEMBERS, lambda file: pq.write_table(table, file))
     write_manifest(
         folder,
@@ -81,10 +77,6 @@ def load_reference(folder: str | Path) -> Reference:
             "moments and a prompt for every class",
             "Fit the reference again",
         )
-    members: dict[str, tuple[int, ...]] = {}
-    table = pq.read_table(folder / MEMBERS).to_pydict()
-    for content, number in zip(table["sha256"], table["class"], strict=True):
-        members[content] = (*members.get(content, ()), number)
     calibration = None
     if "calibration_images" in arrays:
         calibration = Calibration(arrays["calibration_images"], arrays["calibration_labels"])
@@ -96,10 +88,32 @@ def load_reference(folder: str | Path) -> Reference:
         arrays["prompt_vectors"],
         tuple(manifest["prompts"]),
         manifest["model"],
-        members,
+        _read_members(pq.read_table(folder / MEMBERS)),
         calibration,
         sample,
     )
+
+
+def _members_table(members: Membership) -> pa.Table:
+    """A row for every class that a content is filed under."""
+    compact = as_members(members)
+    contents, classes = [], []
+    for first in range(0, len(compact), ROWS_AT_ONCE):
+        numbers = np.arange(first, min(len(compact), first + ROWS_AT_ONCE))
+        counts, filed = compact.filing(numbers)
+        contents.append(pa.array(compact.contents.take(np.repeat(numbers, counts)), pa.string()))
+        classes.append(pa.array(filed))
+    return pa.table(
+        {
+            "sha256": pa.chunked_array(contents, pa.string()),
+            "class": pa.chunked_array(classes, pa.int64()),
+        }
+    )
+
+
+def _read_members(table: pa.Table) -> Members:
+    contents = joined(list(arrow_texts(table["sha256"])))
+    return make_members(contents, table["class"].to_numpy().astype(np.int64))
 
 
 def _class_moments(arrays: dict[str, np.ndarray]) -> tuple[ClassMoments, ...]:

@@ -15,12 +15,12 @@ goes below half of its images or below five.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..indexer.nearest import array_vectors, nearest_texts
+from ..indexer.text_column import Texts, ranks
 
 NEIGHBOURS = 10
 AGREEING = 1
@@ -37,7 +37,7 @@ class FiledImages:
     """float32 [n, d], unit rows."""
     labels: np.ndarray
     """int64 [n], the class each is filed under."""
-    hashes: Sequence[str]
+    hashes: Texts[str]
     """Content hashes: copies of one image in one class stay or go together."""
     own: np.ndarray
     """float64 [n], BLISS score for that class with leave-one-out."""
@@ -87,6 +87,5 @@ def _enough_left(out: np.ndarray, filed: FiledImages) -> np.ndarray:
 
 def _copies_together(out: np.ndarray, filed: FiledImages) -> np.ndarray:
     """`out` without the images of which a copy in the same class stays."""
-    filing = list(zip(filed.hashes, filed.labels.tolist(), strict=True))
-    staying = {each for each, leaves in zip(filing, out, strict=True) if not leaves}
-    return np.array([each not in staying for each in filing], bool)
+    filing = ranks(filed.hashes) * (1 + filed.labels.max(initial=0)) + filed.labels
+    return ~np.isin(filing, filing[~out])

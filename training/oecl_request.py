@@ -183,7 +183,8 @@ def _open(
         target = Path(request.output) / f"views-{name}"
         found = embed_images(list_images(folder), several, target, request.embed, progress)
         views, model = views_of(whole_rows(found.vectors), len(turns), request.views), encoder.facts
-    return _Opened(views, found.hashes, found.labels, found.paths, found.failures, model, folder)
+    hashes, labels, paths = tuple(found.hashes), tuple(found.labels), tuple(found.paths)
+    return _Opened(views, hashes, labels, paths, found.failures, model, folder)
 
 
 def _asked(request: OeclRequest, encoder: Encoder | None) -> dict[str, Any]:
