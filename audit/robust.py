@@ -56,7 +56,8 @@ def refitted(
     reference = without_images(before, images, labels, out)
     classes = before.classes
     table = tuple(
-        (images.paths[i], classes[labels[i]], classes[better[i]]) for i in np.flatnonzero(out)
+        (images.paths[i], classes[labels[i]], classes[better[i]])
+        for i in np.flatnonzero(out).tolist()
     )
     now = in_reference(result.images, reference)
     again = bliss_scores(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..artefacts import MANIFEST, check_checksum, digest, read_manifest
 from ..corpora.images import ImageList, list_paths
@@ -78,7 +79,10 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
             "Check the files",
         )
     stored = open_stored_rows([folder / vector_file("img", number) for number in numbers])
-    rows, paths, labels, hashes = [], [], [], []
+    rows: list[np.ndarray] = []
+    paths: list[pa.Array] = []
+    labels: list[pa.Array] = []
+    hashes: list[pa.Array] = []
     for number in numbers:
         table = read_parquet(folder / metadata_file(number))
         rows.append(table["row"].to_numpy())

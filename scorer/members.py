@@ -165,6 +165,11 @@ class Members:
         return _searchable(self.contents.take(left), sizes, filed[stays])
 
 
+def no_members() -> dict[str, tuple[int, ...]]:
+    """Of a reference whose images are not known."""
+    return {}
+
+
 def as_members(members: Membership) -> Members:
     """The same in compact form; what is in it already is itself."""
     if isinstance(members, Members):

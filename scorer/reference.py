@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .members import Membership
+from .members import Membership, no_members
 from .moments import Moments
 
 
@@ -42,7 +42,7 @@ class Reference:
     prompts: tuple[str, ...] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
     """The encoder's facts, compared with an index's before the two are used together."""
-    members: Membership = field(default_factory=dict)
+    members: Membership = field(default_factory=no_members)
     """Content hash of each reference image -> the classes it is filed under."""
     calibration: Calibration | None = None
     sample: Sample | None = None
