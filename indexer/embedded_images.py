@@ -25,7 +25,16 @@ from .stored_rows import (
     open_stored_rows,
     resident_if_few,
 )
-from .text_column import TextColumn, Texts, arrow_texts, as_bytes, categories, joined
+from .text_column import (
+    TextColumn,
+    Texts,
+    arrow_texts,
+    as_bytes,
+    categories,
+    joined,
+    joined_contents,
+    packed_texts,
+)
 from .unit_rows import normalise_rows
 
 KIND = "image-embeddings"
@@ -82,19 +91,19 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     rows: list[np.ndarray] = []
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
-    hashes: list[pa.Array] = []
+    hashes: list[TextColumn] = []
     for number in numbers:
         table = read_parquet(folder / metadata_file(number))
         rows.append(table["row"].to_numpy())
         paths += arrow_texts(table["image_path"])
         labels += [names.dictionary_encode() for names in arrow_texts(table["label"])]
-        hashes += arrow_texts(table["sha256"])
+        hashes += map(packed_texts, arrow_texts(table["sha256"]))
     return EmbeddedImages(
         vectors=resident_if_few(stored, manifest["model"]["dimension"]),
         rows=np.concatenate(rows),
         paths=joined(paths),
         labels=categories(joined(labels)),
-        hashes=joined(hashes),
+        hashes=joined_contents(hashes),
         failures=failures,
         model=manifest["model"],
         source=source,
@@ -156,8 +165,9 @@ def _looked_through(stored: StoredRows) -> tuple[np.ndarray, TextColumn, int]:
             bad.append(made.unusable + start + first)
             adjusted += made.adjusted
             usable = np.delete(made.unit, made.unusable, axis=0)
-            hashes.append(as_bytes("vector:" + hashlib.sha256(row).hexdigest() for row in usable))
-    return np.concatenate(bad), joined(hashes), adjusted
+            named = as_bytes("vector:" + hashlib.sha256(row).hexdigest() for row in usable)
+            hashes.append(packed_texts(named))
+    return np.concatenate(bad), joined_contents(hashes), adjusted
 
 
 def list_photographs(folder: str | Path, image_root: str | None = None) -> ImageList:

@@ -2,20 +2,22 @@
 
 A Python string takes 49 bytes beside its characters, and eight more in a tuple: for paths, labels
 and contents of a million images that is more than their vectors need to be scored. Here a text
-takes its UTF-8 bytes and eight, a label four.
+takes its UTF-8 bytes and eight, a label four, a digest 32.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from .digest_texts import packed, unpacked
 
 ROWS_AT_ONCE = 16_384
 T = TypeVar("T", covariant=True)
@@ -53,7 +55,9 @@ class TextColumn:
 
     values: pa.Array
     """large_binary [n], UTF-8, or int32 numbers of such; a lone surrogate, which Python strings may
-    hold and Arrow strings may not, is written as its three bytes."""
+    hold and Arrow strings may not, is written as its three bytes. Or fixed_size_binary [n]."""
+    before: bytes = b""
+    """Stands before each digest where `values` are digests, which are read in hexadecimal."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -66,16 +70,16 @@ class TextColumn:
         if isinstance(at, slice):
             start, stop, step = at.indices(len(self))
             if step == 1:
-                return TextColumn(self.values.slice(start, max(0, stop - start)))
+                return replace(self, values=self.values.slice(start, max(0, stop - start)))
             return self.take(np.arange(start, stop, step))
         number = operator.index(at)
         if not -len(self) <= number < len(self):
             raise IndexError(f"text {number} of {len(self)}")
-        return _texts(self.values.slice(number % len(self), 1))[0]
+        return self[number % len(self) :][:1]._texts()[0]
 
     def __iter__(self) -> Iterator[Any]:
         for block in self.blocks():
-            yield from _texts(block.values)
+            yield from block._texts()
 
     def __contains__(self, text: object, /) -> bool:
         return any(each == text for each in self)
@@ -108,7 +112,7 @@ class TextColumn:
 
     def take(self, rows: np.ndarray) -> TextColumn:
         """The texts at int64 `rows` [m], in their order."""
-        return TextColumn(self.values.take(pa.array(rows)))
+        return replace(self, values=self.values.take(pa.array(rows)))
 
     def blocks(self) -> Iterator[TextColumn]:
         """The column in slices of ROWS_AT_ONCE."""
@@ -116,10 +120,17 @@ class TextColumn:
             yield self[start : start + ROWS_AT_ONCE]
 
     def plain(self) -> pa.Array:
-        """large_binary [n], without a dictionary."""
+        """large_binary [n], neither a dictionary nor digests."""
         if pa.types.is_dictionary(self.values.type):
             return self.values.dictionary.take(self.values.indices)
+        if pa.types.is_fixed_size_binary(self.values.type):
+            return unpacked(self.before, self.values)
         return self.values
+
+    def _texts(self) -> list[str | None]:
+        if pa.types.is_fixed_size_binary(self.values.type):
+            return _texts(self.plain())
+        return _texts(self.values)
 
 
 def text_column(texts: Iterable[str | None]) -> TextColumn:
@@ -137,7 +148,7 @@ def categories(texts: Iterable[str | None]) -> TextColumn:
     column = text_column(texts)
     if pa.types.is_dictionary(column.values.type):
         return column
-    return TextColumn(column.values.dictionary_encode())
+    return TextColumn(column.plain().dictionary_encode())
 
 
 def joined(arrays: Sequence[pa.Array]) -> TextColumn:
@@ -147,6 +158,21 @@ def joined(arrays: Sequence[pa.Array]) -> TextColumn:
     if pa.types.is_dictionary(arrays[0].type):
         arrays = pa.chunked_array(arrays).unify_dictionaries().chunks
     return TextColumn(pa.concat_arrays(arrays))
+
+
+def packed_texts(texts: pa.Array) -> TextColumn:
+    """The column of large_binary texts, as digests where each is one with the same before it."""
+    made = packed(texts)
+    return TextColumn(texts) if made is None else TextColumn(made[1], made[0])
+
+
+def joined_contents(parts: Iterable[TextColumn]) -> TextColumn:
+    """What `packed_texts` made of each part, one after the other."""
+    columns = [column for column in parts if len(column)]
+    if len({(column.before, column.values.type) for column in columns}) > 1:
+        return joined([column.plain() for column in columns])
+    before = columns[0].before if columns else b""
+    return replace(joined([column.values for column in columns]), before=before)
 
 
 def as_bytes(texts: Iterable[str | None]) -> pa.Array:
@@ -189,8 +215,10 @@ def numbers_of(texts: Texts[str | None], numbers: Mapping[str, int]) -> np.ndarr
 
 def ranks(texts: Texts[str]) -> np.ndarray:
     """int64 [n], from 0: equal texts have equal numbers, and larger ones larger numbers."""
-    plain = text_column(texts).plain()
-    return pc.rank(plain, tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    column = text_column(texts)
+    digests = pa.types.is_fixed_size_binary(column.values.type)
+    values = column.values if digests else column.plain()
+    return pc.rank(values, tiebreaker="dense").to_numpy().astype(np.int64) - 1
 
 
 def _texts(values: pa.Array) -> list[str | None]:

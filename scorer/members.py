@@ -1,4 +1,4 @@
-"""Which images made a reference, and the classes each is filed under: 16 bytes an image.
+"""Which images made a reference, and the classes each is filed under: 16 bytes beside a content.
 
 Images are known by their contents, texts that are looked up by a mark of 64 bits from their last 16
 bytes: contents are hexadecimal digests, so those are as good as random. Marks are sorted and
@@ -93,10 +93,6 @@ class Members:
         """The contents."""
         return iter(self)
 
-    def values(self) -> Iterator[tuple[int, ...]]:
-        """The classes of each."""
-        return (classes for _, classes in self.items())
-
     def items(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Each content and its classes."""
         for first in range(0, len(self), ROWS_AT_ONCE):
@@ -122,24 +118,22 @@ class Members:
         column = text_column(contents)
         if column.values is self.contents.values:
             return np.arange(len(self))
-        found = np.full(len(column), -1)
         if not len(self):
-            return found
-        for number, block in enumerate(column.blocks()):
-            found[number * ROWS_AT_ONCE :][: len(block)] = self._find(block.plain())
-        return found
+            return np.full(len(column), -1)
+        found = [self._find(block.plain()) for block in column.blocks()]
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
     def _find(self, values: pa.Array) -> np.ndarray:
-        found, marks = np.full(len(values), -1), _marks(values)
+        found, marks = np.full(len(values), -1), _marks_of(values)
         at = np.minimum(np.searchsorted(self.marks, marks), len(self) - 1)
         rows = np.flatnonzero(self.marks[at] == marks)
         there = self.order[at[rows]].astype(np.int64)
-        same = _equal(self.contents.take(there).values, values.take(pa.array(rows)))
+        same = _equal(self.contents.take(there).plain(), values.take(pa.array(rows)))
         found[rows[same]] = there[same]
         for row in rows[~same].tolist():  # another content of the same mark
             last = np.searchsorted(self.marks, marks[row], side="right")
             for other in self.order[at[row] : last].tolist():
-                if self.contents.values[other].equals(values[row]):
+                if self.contents[other : other + 1].plain().equals(values.slice(row, 1)):
                     found[row] = other
         return found
 
@@ -184,14 +178,14 @@ def make_members(contents: Texts[str], classes: np.ndarray) -> Members:
 
     Contents stay in the order in which each comes first; the classes of one ascend.
     """
-    column = TextColumn(text_column(contents).plain())
-    marks = _marks(column.values)
+    column = _undictionaried(text_column(contents))
+    marks = _marks(column)
     order = np.argsort(marks, kind="stable")
     alike = marks[order[1:]] == marks[order[:-1]]
     if not alike.any():
         return _sorted(column, None, classes, marks, order)
     rows = np.unique(np.concatenate([order[1:][alike], order[:-1][alike]]))
-    codes = column.take(rows).values.dictionary_encode().indices.to_numpy()
+    codes = column.take(rows).plain().dictionary_encode().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
     group = np.arange(len(column))
     group[rows] = rows[first[codes]]
@@ -205,9 +199,9 @@ def make_members(contents: Texts[str], classes: np.ndarray) -> Members:
 
 def _searchable(contents: TextColumn, sizes: np.ndarray, classes: np.ndarray) -> Members:
     """Members of distinct contents [u], `sizes` [u] classes each."""
-    contents = TextColumn(contents.plain())
+    contents = _undictionaried(contents)
     starts = None if (sizes == 1).all() else np.concatenate([[0], np.cumsum(sizes)])
-    marks = _marks(contents.values)
+    marks = _marks(contents)
     return _sorted(contents, starts, classes, marks, np.argsort(marks, kind="stable"))
 
 
@@ -222,22 +216,29 @@ def _sorted(
     return Members(contents, starts, classes.astype(np.int32), marks[order], order.astype(small))
 
 
-def _marks(values: pa.Array) -> np.ndarray:
+def _undictionaried(column: TextColumn) -> TextColumn:
+    """The column without a dictionary, which distinct contents only make larger."""
+    dictionary = pa.types.is_dictionary(column.values.type)
+    return TextColumn(column.plain()) if dictionary else column
+
+
+def _marks(contents: TextColumn) -> np.ndarray:
+    """uint64 [n], the mark of each."""
+    marks = [_marks_of(block.plain()) for block in contents.blocks()]
+    return np.concatenate([np.zeros(0, np.uint64), *marks])
+
+
+def _marks_of(values: pa.Array) -> np.ndarray:
     """uint64 [n] from the last 16 bytes of each of large_binary [n]; zeros stand before fewer."""
     n = len(values)
-    marks = np.zeros(n, np.uint64)
     _, offsets, data = values.buffers()
     if not n or data is None or not data.size:
-        return marks
-    bounds = np.frombuffer(offsets, np.int64, n + 1, 8 * values.offset)
-    content = np.frombuffer(data, np.uint8)
-    for start in range(0, n, ROWS_AT_ONCE):
-        here = bounds[start : start + ROWS_AT_ONCE + 1, None]
-        at = here[1:] + np.arange(-TAIL, 0)
-        tail = np.where(at >= here[:-1], content[np.maximum(at, 0)], 0).astype(np.uint8)
-        words = tail.view("<u8").astype(np.uint64)
-        marks[start : start + len(words)] = words[:, 0] * SPREAD ^ words[:, 1]
-    return marks
+        return np.zeros(n, np.uint64)
+    bounds = np.frombuffer(offsets, np.int64, n + 1, 8 * values.offset)[:, None]
+    at = bounds[1:] + np.arange(-TAIL, 0)
+    tail = np.frombuffer(data, np.uint8)[np.maximum(at, 0)] * (at >= bounds[:-1])
+    words = tail.view("<u8").astype(np.uint64)
+    return words[:, 0] * SPREAD ^ words[:, 1]
 
 
 def _equal(some: pa.Array, others: pa.Array) -> np.ndarray:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
-from ..indexer.text_column import ROWS_AT_ONCE, arrow_texts, joined
+from ..indexer.text_column import ROWS_AT_ONCE, arrow_texts, joined_contents, packed_texts
 from .members import Members, Membership, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
@@ -112,7 +112,7 @@ def _members_table(members: Membership) -> pa.Table:
 
 
 def _read_members(table: pa.Table) -> Members:
-    contents = joined(list(arrow_texts(table["sha256"])))
+    contents = joined_contents(map(packed_texts, arrow_texts(table["sha256"])))
     return make_members(contents, table["class"].to_numpy().astype(np.int64))
 
 

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from blissaudit.indexer.text_column import text_column
+from blissaudit.indexer.text_column import as_bytes, packed_texts, text_column
 from blissaudit.scorer import members as module
 from blissaudit.scorer.members import as_members, make_members
 from blissaudit.scorer.moments import empty_moments
@@ -51,7 +52,7 @@ def test_they_are_read_as_the_dict(filed, content):
     members = as_members(filed)
     assert members == filed and filed == members and len(members) == len(filed)
     assert list(members.items()) == list(filed.items()) and list(members) == list(filed)
-    assert list(members.keys()) == list(filed) and list(members.values()) == list(filed.values())
+    assert list(members.keys()) == list(filed)
     assert dict(members) == filed and as_members(members) is members
     assert (content in members) == (content in filed) and 3 not in members
     assert members.get(content, (9,)) == filed.get(content, (9,))
@@ -87,6 +88,8 @@ def test_several_are_looked_up_at_once(filed, asked):
     assert list(zip(images.tolist(), classes.tolist(), strict=True)) == expected
     found = [places.index(content) if content in filed else -1 for content in asked]
     assert members.find(asked).tolist() == members.find(text_column(asked)).tolist() == found
+    packed = packed_texts(as_bytes(asked))
+    assert members.find(packed).tolist() == found
     assert members.find(members.contents).tolist() == list(range(len(filed)))
 
 
@@ -101,6 +104,20 @@ def test_images_leave_one_class_each(filed, leaving):
     found = as_members(filed).without([content for content, _ in leaving], numbers)
     assert found == {content: classes for content, classes in left.items() if classes}
     assert list(found) == [content for content, classes in left.items() if classes]
+
+
+@given(st.lists(st.tuples(st.sampled_from([END * 4, "0" * 64, "1" * 64]), st.integers(0, 2))))
+def test_digests_are_members_as_other_texts_are(images):
+    contents = [content for content, _ in images]
+    members = make_members(
+        packed_texts(as_bytes(contents)), np.array([number for _, number in images], np.int64)
+    )
+    assert list(members.items()) == list(dict_of(images).items()) and members == dict_of(images)
+    assert (
+        members.filed(contents)[0].tolist()
+        == members.filed(members.contents.take(members.find(contents)))[0].tolist()
+    )
+    assert not len(members) or members.contents.values.type == pa.binary(32)
 
 
 def test_a_saved_reference_has_them_in_order(tmp_path):

@@ -6,10 +6,13 @@ import pytest
 from blissaudit.indexer import text_column as module
 from blissaudit.indexer.text_column import (
     arrow_texts,
+    as_bytes,
     categories,
     distinct_texts,
     joined,
+    joined_contents,
     numbers_of,
+    packed_texts,
     ranks,
     text_column,
 )
@@ -17,8 +20,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TEXT = st.text(st.characters(), max_size=4) | st.sampled_from(["a", "b", "caf\udce9", "\ud800"])
-TEXTS = st.lists(TEXT | st.none(), max_size=12).map(tuple)
-MAKERS = st.sampled_from([text_column, lambda texts: categories(text_column(texts))])
+DIGEST = st.binary(min_size=32, max_size=32).map(bytes.hex)
+NAMED = st.tuples(st.sampled_from(["", "vector:", "V"]), st.lists(DIGEST, max_size=9))
+CONTENTS = NAMED.map(lambda named: tuple(named[0] + digest for digest in named[1]))
+TEXTS = st.lists(TEXT | DIGEST | st.none(), max_size=12).map(tuple) | CONTENTS
+PLAIN = [text_column, lambda texts: categories(text_column(texts))]
+
+
+def packing(texts):
+    pairs = [as_bytes(texts[i : i + 2]) for i in range(0, len(texts), 2)]
+    return joined_contents(map(packed_texts, pairs))
+
+
+MAKERS = st.sampled_from([*PLAIN, packing])
 ENDS = st.integers(-14, 14) | st.none()
 
 
@@ -69,7 +83,7 @@ def test_texts_are_found_as_in_the_tuple(texts, make, text):
 
 
 @settings(deadline=None)
-@given(TEXTS, MAKERS, st.data())
+@given(TEXTS, st.sampled_from(PLAIN), st.data())
 def test_rows_are_taken_and_parts_joined(texts, make, data):
     rows = data.draw(st.lists(st.integers(0, len(texts) - 1), max_size=9)) if texts else []
     column = make(texts)
@@ -102,7 +116,7 @@ def test_labels_get_numbers(texts, make, names):
 
 
 @settings(deadline=None)
-@given(st.lists(TEXT, max_size=12), MAKERS)
+@given(st.lists(TEXT, max_size=12) | CONTENTS, MAKERS)
 def test_ranks_are_places_among_the_distinct(texts, make):
     places = {text: place for place, text in enumerate(sorted(set(texts)))}
     assert ranks(texts).tolist() == ranks(make(texts)).tolist() == [places[x] for x in texts]
@@ -113,6 +127,19 @@ def test_other_values_are_what_str_makes_of_them():
         expected = tuple(None if value is None else str(value) for value in values)
         assert joined(list(arrow_texts(pa.chunked_array([values])))) == expected
     assert joined([]) == () and categories(joined([])) == ()
+
+
+@given(CONTENTS.filter(bool), CONTENTS.filter(bool), st.sampled_from(["g", "A", " "]), st.data())
+def test_digests_of_one_kind_take_32_bytes_and_others_are_left(some, others, wrong, data):
+    column = packing(some)
+    assert column.values.type == pa.binary(32) and column == some
+    both = packing((*some, *others))
+    alike = len({content[:-64] for content in (*some, *others)}) == 1
+    assert (both.values.type == pa.binary(32)) == alike and both == (*some, *others)
+    row = data.draw(st.integers(0, len(some) - 1))
+    at = len(some[row]) - data.draw(st.integers(1, 64))
+    broken = (*some[:row], some[row][:at] + wrong + some[row][at + 1 :], *some[row + 1 :])
+    assert packing(broken).values.type == pa.large_binary() and packing(broken) == broken
 
 
 def test_strings_that_are_not_utf8_are_refused():
