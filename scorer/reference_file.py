@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +12,15 @@ from safetensors.numpy import load_file, save
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
-from ..indexer.text_column import ROWS_AT_ONCE, arrow_texts, joined_contents, packed_texts
+from ..indexer.text_column import arrow_texts, joined_contents, packed_texts
 from .members import Members, Membership, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
 
 KIND = "reference"
 ARRAYS, MEMBERS = "reference.safetensors", "members.parquet"
+ROWS_AT_ONCE = 65_536
+"""Contents written at once."""
 
 
 def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> None:
@@ -48,8 +50,7 @@ def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> No
         arrays["sample_images"] = reference.sample.images
         arrays["sample_labels"] = reference.sample.labels
     write_atomically(folder / ARRAYS, lambda file: file.write(save(arrays)))
-    table = _members_table(reference.members)
-    write_atomically(folder / MEMBERS, lambda file: pq.write_table(table, file))
+    write_atomically(folder / MEMBERS, lambda file: _write_members(reference.members, file))
     write_manifest(
         folder,
         KIND,
@@ -94,21 +95,17 @@ def load_reference(folder: str | Path) -> Reference:
     )
 
 
-def _members_table(members: Membership) -> pa.Table:
+def _write_members(members: Membership, file: IO[bytes]) -> None:
     """A row for every class that a content is filed under."""
     compact = as_members(members)
-    contents, classes = [], []
-    for first in range(0, len(compact), ROWS_AT_ONCE):
-        numbers = np.arange(first, min(len(compact), first + ROWS_AT_ONCE))
-        counts, filed = compact.filing(numbers)
-        contents.append(pa.array(compact.contents.take(np.repeat(numbers, counts)), pa.string()))
-        classes.append(pa.array(filed))
-    return pa.table(
-        {
-            "sha256": pa.chunked_array(contents, pa.string()),
-            "class": pa.chunked_array(classes, pa.int64()),
-        }
-    )
+    schema = pa.schema({"sha256": pa.string(), "class": pa.int64()})
+    with pq.ParquetWriter(file, schema) as writer:
+        for first in range(0, max(1, len(compact)), ROWS_AT_ONCE):
+            numbers = np.arange(first, min(len(compact), first + ROWS_AT_ONCE))
+            counts, filed = compact.filing(numbers)
+            contents = compact.contents.take(np.repeat(numbers, counts))
+            columns = [pa.array(contents, pa.string()), pa.array(filed)]
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def _read_members(table: pa.Table) -> Members:
