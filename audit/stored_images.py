@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ..artefacts import MANIFEST
 from ..indexer.layout import (
     EmbeddingFolder,
+    column_names,
     is_embedding_folder,
     load_vectors,
     metadata_parts,
     open_embedding_folder,
+    read_parquet,
 )
 from ..indexer.unit_rows import normalise_rows
 from .photographs import Wanted
@@ -38,11 +41,13 @@ class StoredImages:
         """Where the images stand whose source rows are `rows`, all of a run, in table order."""
         return np.arange(len(rows)) if self.ours else np.asarray(rows, np.int64)
 
-    def rows(self) -> list[int]:
-        """The source row of every stored image."""
+    def rows(self) -> np.ndarray:
+        """int64 [n], the source row of every stored image."""
         if not self.ours:
-            return list(range(self.layout.count))
-        return [row for table in metadata_parts(self.layout) for row in table["row"].to_pylist()]
+            return np.arange(self.layout.count)
+        return np.concatenate(
+            [table["row"].to_numpy() for table in metadata_parts(self.layout, ["row"])]
+        )
 
     def vectors(self, places: np.ndarray) -> np.ndarray:
         """float32 [m, d], unit rows at `places`."""
@@ -57,8 +62,7 @@ class StoredImages:
     def hashes(self, places: Sequence[int]) -> list[str]:
         """What the images at `places` are known by: SHA-256 of the file, else of the vector."""
         if self.ours:
-            every = self.column("sha256")
-            return [str(every[place]) for place in places]
+            return [str(content) for content in self.column("sha256", np.array(places, np.int64))]
         return [NO_FILE + hashlib.sha256(row).hexdigest() for row in self.vectors(np.array(places))]
 
     def mean(self) -> np.ndarray:
@@ -69,13 +73,18 @@ class StoredImages:
             total += self.vectors(np.arange(start, stop)).sum(axis=0, dtype=np.float64)
         return total / self.layout.count
 
-    def column(self, name: str) -> list[str | None]:
-        """One metadata column, None in parts that lack it."""
-        values: list[str | None] = []
-        for table in metadata_parts(self.layout):
-            there = name in table.column_names
-            values += table[name].to_pylist() if there else [None] * len(table)
-        return values
+    def column(self, name: str, places: np.ndarray) -> list[str | None]:
+        """One metadata column of the images at `places` int64 [m], None in parts that lack it."""
+        starts = np.cumsum([0, *self.layout.rows])
+        found: list[str | None] = [None] * len(places)
+        for number, path in enumerate(self.layout.metadata):
+            here = np.flatnonzero((places >= starts[number]) & (places < starts[number + 1]))
+            if len(here) and name in column_names(path):
+                rows = pa.array(places[here] - starts[number])
+                values = read_parquet(path, [name])[name].take(rows).to_pylist()
+                for place, value in zip(here.tolist(), values, strict=True):
+                    found[place] = value
+        return found
 
 
 def stored_images(folder: Path) -> StoredImages | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from ...indexer.text_column import Texts, distinct_texts, numbers_of
 
 BINS = 48
 LOWEST = 0.005
@@ -52,12 +53,12 @@ def spread_of(
 
 
 def class_spreads(
-    scores: np.ndarray, flagged: np.ndarray, classes: Sequence[str | None], edges: np.ndarray
+    scores: np.ndarray, flagged: np.ndarray, classes: Texts[str | None], edges: np.ndarray
 ) -> list[Spread]:
     """The spread of every class, by name, images without a class last."""
-    names = sorted({name for name in classes if name is not None})
-    numbers = {name: number for number, name in enumerate(names)}
-    of = np.array([numbers.get(name, len(names)) for name in classes], np.int64)  # type: ignore[arg-type]
+    names = distinct_texts(classes)
+    of = numbers_of(classes, {name: number for number, name in enumerate(names)})
+    of[of < 0] = len(names)
     order = np.argsort(of, kind="stable")
     ends = np.searchsorted(of[order], np.arange(len(names) + 2))
     return [

@@ -55,18 +55,19 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     queries = audited.vectors(places[positions])
     similarity, near = nearest(stored, queries, members)
     own = audited.hashes(places[positions].tolist())
-    paths, labels, rows = _paths(stored), stored.column("label"), stored.rows()
-    hashes = stored.hashes(range(stored.layout.count)) if stored.ours else None
+    asked = np.unique(near[np.isfinite(similarity)])
+    paths, labels, rows = _paths(stored, asked), stored.column("label", asked), stored.rows()[asked]
+    hashes = stored.hashes(asked.tolist()) if stored.ours else None
 
-    def image_at(place: int) -> Wanted:
-        return Wanted(rows[place], paths[place], None if hashes is None else hashes[place])
+    def image_at(at: int) -> Wanted:
+        return Wanted(int(rows[at]), paths[at], None if hashes is None else hashes[at])
 
     found = []
-    for i, (values, at) in enumerate(zip(similarity, near, strict=True)):
+    for i, (values, there) in enumerate(zip(similarity, near, strict=True)):
         kept = [
-            Neighbour(collection, image_at(int(place)), labels[place], float(value))
-            for value, place in zip(values, at, strict=True)
-            if np.isfinite(value) and not (hashes is not None and hashes[place] == own[i])
+            Neighbour(collection, image_at(at), labels[at], float(value))
+            for value, at in zip(values, np.searchsorted(asked, there).tolist(), strict=True)
+            if np.isfinite(value) and not (hashes is not None and hashes[at] == own[i])
         ]
         found.append(kept[:SHOWN])
     return found
@@ -96,10 +97,10 @@ def nearest(
     return values, places
 
 
-def _paths(stored: StoredImages) -> list[str]:
-    """What the images are called, by the first metadata column that names them."""
-    columns = [stored.column(name) for name in PATH_COLUMNS]
+def _paths(stored: StoredImages, places: np.ndarray) -> list[str]:
+    """What the images at `places` are called, by the first metadata column that names them."""
+    columns = [stored.column(name, places) for name in PATH_COLUMNS]
     return [
         next((value for value in values if value is not None), f"row {place}")
-        for place, values in enumerate(zip(*columns, strict=True))
+        for place, *values in zip(places.tolist(), *columns, strict=True)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...indexer.text_column import arrow_texts, categories, joined
 from ..grouping import Grouping
 from ..photographs import Wanted, reference_photographs, run_photographs
 from ..run_folder import RunFolder
@@ -183,9 +184,9 @@ def _groups(
 def _spread(table: Any, flagged: np.ndarray | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Histograms of all images and of each class, by the class they are filed under."""
     scores = table["score"].to_numpy()
-    labels = table["label"].to_pylist()
-    filed = any(label is not None for label in labels)
-    classes = labels if filed else table["nearest_class"].to_pylist()
+    filed = table["label"].null_count < len(table)
+    names = arrow_texts(table["label" if filed else "nearest_class"])
+    classes = categories(joined(list(names)))
     marked = np.zeros(len(scores), bool) if flagged is None else flagged
     edges = bin_edges(scores)
     each = [spread_of(None, scores, marked, edges), *class_spreads(scores, marked, classes, edges)]
