@@ -19,7 +19,7 @@ from ..indexer.embedded_images import Failure
 from ..indexer.layout import read_parquet
 from .outputs import FAILURES, RUN, SCORES
 
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
