@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..indexer.caption_index import CaptionIndex, captions_of, origins_of
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.joined_index import origin_names
+from ..indexer.scratch import let_go
 from ..scorer.bliss import BlissScores
 from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut
@@ -151,6 +152,9 @@ class AuditResult:
         rank[self.order] = np.arange(1, n + 1)
         for start in range(0, n, ROWS_AT_ONCE):
             yield self._block(slice(start, min(n, start + ROWS_AT_ONCE)), rank, left_out)
+            scores, retrieved = self.scores, self.retrieved
+            let_go(retrieved.rows, retrieved.similarity, scores.pull)
+            let_go(scores.best_classes, scores.best_scores)
 
     def _block(self, here: slice, rank: np.ndarray, left_out: np.ndarray) -> pa.Table:
         scores, images = self.scores, self.images

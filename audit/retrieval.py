@@ -21,6 +21,7 @@ from ..errors import BlissError
 from ..indexer.caption_index import CaptionIndex, search
 from ..indexer.nearest import Hits
 from ..indexer.progress import Progress, no_progress
+from ..indexer.scratch import let_go, scratch_array
 from ..indexer.stored_rows import Rows
 from ..scorer.retrieved import Retrieved, gather_texts
 
@@ -52,7 +53,7 @@ def retrieve(
     BlissError where its folder cannot be written.
     """
     n = len(images)
-    found = Hits(np.empty((n, k), np.float32), np.empty((n, k), np.int64))
+    found = Hits(scratch_array((n, k), np.float32), scratch_array((n, k), np.int64))
     made_with = {"index": _searched(index), "captions": index.count, "k": k}
     for start in range(0, n, size := part_rows(index.count)):
         part = slice(start, min(n, start + size))
@@ -62,6 +63,7 @@ def retrieve(
         else:
             hits = _kept_part(kept, made_with, index, queries, k)
         found.similarity[part], found.rows[part] = hits.similarity, hits.rows
+        let_go(found.similarity, found.rows)
         progress("images searched", part.stop, n)
     return gather_texts(found, index.vectors.fetch)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..indexer.scratch import let_go, scratch_array
 from ..indexer.stored_rows import Rows
 from .class_blocks import ClassBlock, class_blocks, pull_of
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut
@@ -104,16 +105,18 @@ def bliss_scores(
         score=np.full(n, np.inf),
         ics=np.empty(n),
         ets=np.empty(n),
-        best_classes=np.zeros((n, best), np.int64),
-        best_scores=np.full((n, best), np.inf),
+        best_classes=scratch_array((n, best), np.int64),
+        best_scores=scratch_array((n, best), np.float64),
         given_ics=np.full(n, np.nan),
         given_ets=np.full(n, np.nan),
-        pull=np.empty((n, k)),
+        pull=scratch_array((n, k), np.float64),
     )
+    kept.best_classes[:], kept.best_scores[:] = 0, np.inf
     given = np.full(n, -1) if given is None else given
     for block in class_blocks(images, retrieved, reference, left_out):
         _keep_nearest(kept, block, weight)
         _keep_given(kept, block, given[block.images])
+        let_go(kept.best_classes, kept.best_scores, kept.pull)
     return kept
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ..indexer.scratch import let_go, scratch_array
 from ..indexer.stored_rows import Rows
-from .leave_one_out import LeftOut, left_out_statistics
+from .leave_one_out import LeftOut, class_texts, left_out_statistics
 from .moderation import VariancePrior, moderated
 from .moments import Moments
 from .reference import Reference
@@ -26,6 +27,9 @@ EPSILON = 1e-8
 
 TABLE_ENTRIES = 4_000_000
 """Entries of one block's [u, classes] tables of μ and σ: 32 MB each."""
+
+PAIRS_AT_ONCE = 8192
+"""Images that are left out of one class at once."""
 
 CHUNK_ENTRIES = 500_000
 """Entries of one chunk's [images, k, classes] pulls: 4 MB each."""
@@ -106,6 +110,7 @@ def class_blocks(
             ics[inside.images, inside.classes] = inside.ics
             ets[inside.images, inside.classes] = inside.pull.mean(axis=1)
             yield ClassBlock(chunk, classes, ics, ets, similarity, position, tables, inside)
+            let_go(retrieved.similarity, retrieved.position, evidence.pull)
 
 
 def pull_of(block: ClassBlock, chosen: np.ndarray) -> np.ndarray:
@@ -138,22 +143,29 @@ def left_out_evidence(
     order = np.argsort(left_out.images, kind="stable")
     rows, classes = left_out.images[order], left_out.classes[order]
     ics = np.empty(len(rows))
-    pull = np.empty((len(rows), retrieved.similarity.shape[1]))
+    pull = scratch_array((len(rows), retrieved.similarity.shape[1]), np.float64)
     moments = reference.moments
     for number in np.unique(classes):
         name, part = moments.classes[number], moments.parts[number]
         check_counts(Moments((name,), (part,)), needed=3 if prior is None else 2)
         pairs = np.flatnonzero(classes == number)
-        members, prompt = images[rows[pairs]], reference.prompt_vectors[number]
-        distinct, position = np.unique(retrieved.position[rows[pairs]], return_inverse=True)
+        prompt = reference.prompt_vectors[number]
+        there = np.zeros(len(retrieved.vectors), bool)
+        for few in slices(len(pairs), PAIRS_AT_ONCE):
+            there[retrieved.position[rows[pairs[few]]]] = True
         # The prompt is one more text, in front: each image's own row is then sought only once.
-        texts = np.concatenate([prompt[None], retrieved.vectors[distinct]])
-        position = np.insert(position.reshape(len(pairs), -1) + 1, 0, 0, axis=1)
-        mean, std = left_out_statistics(part, members, texts, position)
-        std = _moderated(std, part.count - 1, prior, number) + EPSILON
-        cosine = members.astype(np.float64) @ prompt.astype(np.float64)
-        ics[pairs] = (mean[:, 0] - cosine) / std[:, 0]
-        pull[pairs] = (retrieved.similarity[rows[pairs]] - mean[:, 1:]) / std[:, 1:]
+        known = class_texts(part, np.concatenate([prompt[None], retrieved.vectors[there]]))
+        place = np.cumsum(there)
+        for few in slices(len(pairs), PAIRS_AT_ONCE):
+            some = rows[pairs[few]]
+            members = images[some]
+            position = np.insert(place[retrieved.position[some]], 0, 0, axis=1)
+            mean, std = left_out_statistics(known, members, position)
+            std = _moderated(std, part.count - 1, prior, number) + EPSILON
+            cosine = members.astype(np.float64) @ prompt.astype(np.float64)
+            ics[pairs[few]] = (mean[:, 0] - cosine) / std[:, 0]
+            pull[pairs[few]] = (retrieved.similarity[some] - mean[:, 1:]) / std[:, 1:]
+            let_go(pull, retrieved.position, retrieved.similarity)
     return Evidence(rows, classes, ics, pull)
 
 

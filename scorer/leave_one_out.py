@@ -54,17 +54,35 @@ def leave_one_out(
     return mean - apart / left, np.maximum(variance_left, 0)
 
 
+@dataclass(frozen=True)
+class ClassTexts:
+    """A class and the texts its images are compared with: what is the same for every image."""
+
+    part: ClassMoments
+    texts: np.ndarray
+    """float64 [u, d], unit rows."""
+    mean: np.ndarray
+    """float64 [u], of the class with all its images."""
+    variance: np.ndarray
+    """float64 [u]."""
+
+
+def class_texts(part: ClassMoments, texts: np.ndarray) -> ClassTexts:
+    """A class and unit rows `texts` [u, d]."""
+    texts = texts.astype(np.float64)
+    return ClassTexts(part, texts, texts @ part.mean, np.square(class_std_float64(part, texts)))
+
+
 def left_out_statistics(
-    part: ClassMoments, images: np.ndarray, texts: np.ndarray, position: np.ndarray
+    known: ClassTexts, images: np.ndarray, position: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """For p members of a class, the statistics of the class without each of them.
 
     `images` are the members' unit rows [p, d]; image i is compared with texts[position[i, j]] for
-    j < k, `texts` [u, d], `position` int [p, k]. Returns float64 mean and std, both [p, k].
+    j < k, `position` int [p, k]. Returns float64 mean and std, both [p, k].
     """
-    texts = texts.astype(np.float64)
-    mean = (texts @ part.mean)[position]
-    variance = np.square(class_std_float64(part, texts))[position]
+    part, texts = known.part, known.texts
+    mean, variance = known.mean[position], known.variance[position]
     apart = np.empty(position.shape)
     own = np.empty(len(images), np.int64)
     for start in range(0, len(images), PAIRS_AT_ONCE):

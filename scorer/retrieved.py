@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..indexer.nearest import Hits
+from ..indexer.scratch import let_go, scratch_array
+from .slices import slices
+
+IMAGES_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,12 @@ class Retrieved:
 
 def gather_texts(hits: Hits, vectors_of: Callable[[np.ndarray], np.ndarray]) -> Retrieved:
     """Fetch each distinct text of `hits` once; `vectors_of` maps rows int64 [u] to [u, d]."""
-    distinct, position = np.unique(hits.rows, return_inverse=True)
-    return Retrieved(
-        hits.similarity,
-        hits.rows,
-        position.reshape(hits.rows.shape).astype(np.int32),
-        vectors_of(distinct),
-    )
+    blocks = list(slices(len(hits.rows), IMAGES_AT_ONCE))
+    distinct = np.zeros(0, np.int64)
+    for some in blocks:
+        distinct = np.union1d(distinct, hits.rows[some])
+    position = scratch_array(hits.rows.shape, np.int32)
+    for some in blocks:
+        position[some] = np.searchsorted(distinct, hits.rows[some])
+        let_go(position, hits.rows)
+    return Retrieved(hits.similarity, hits.rows, position, vectors_of(distinct))

@@ -11,7 +11,7 @@ import pytest
 from blissaudit.errors import BlissError
 from blissaudit.indexer.nearest import Hits
 from blissaudit.scorer.bliss import bliss_matrices, bliss_scores
-from blissaudit.scorer.leave_one_out import LeftOut, left_out_statistics
+from blissaudit.scorer.leave_one_out import LeftOut, class_texts, left_out_statistics
 from blissaudit.scorer.moments import ClassMoments, fit_moments, scatter_of
 from blissaudit.scorer.reference import Reference
 from blissaudit.scorer.retrieved import gather_texts
@@ -48,7 +48,7 @@ def refitted(rows: np.ndarray, texts: np.ndarray, position: np.ndarray):
 def check(rows: np.ndarray, stored: str, spread_error: float = 0.0) -> None:
     """Every row left out in turn; `spread_error` is an absolute error of σ that is accepted."""
     texts, position = texts_of(len(rows), rows)
-    mean, std = left_out_statistics(part_of(rows, stored), rows, texts, position)
+    mean, std = left_out_statistics(class_texts(part_of(rows, stored), texts), rows, position)
     expected_mean, expected_std = refitted(rows, texts, position)
     assert mean == pytest.approx(expected_mean, rel=1e-6, abs=1e-12)
     assert std == pytest.approx(expected_std, rel=1e-6, abs=max(1e-12, spread_error))
@@ -95,7 +95,7 @@ def test_an_image_embedded_again_is_its_own_stored_row(name):
     texts, position = texts_of(0, rows)
     again = rows + np.random.default_rng(4).normal(size=rows.shape) * 1e-5
     part = part_of(rows, "centred")
-    mean, std = left_out_statistics(part, again[-1:], texts, position[-1:])
+    mean, std = left_out_statistics(class_texts(part, texts), again[-1:], position[-1:])
     expected_mean, expected_std = refitted(rows, texts, position)
     assert mean == pytest.approx(expected_mean[-1:], rel=1e-6, abs=1e-12)
     assert std == pytest.approx(expected_std[-1:], rel=1e-6, abs=1e-12)
