@@ -1,12 +1,12 @@
-"""Peak memory of `bliss audit --embeddings` on 100,000 and 1,000,000 images of 512 dimensions.
+"""Peak memory of `bliss audit --embeddings` on 10,000 to 1,000,000 images of 512 dimensions.
 
 Images of ten classes lie on disk as fp16 parts of 50,000; they are their own reference and retrieve
 from 1,000 captions, few enough for the time to go into the path that is measured. Each size is one
 command in a process of its own, without report.html; its peak is the kernel's high-water mark.
-What is left to grow are the names, contents and results of the images; the vectors, 2,048 bytes
-each as float32, are to stay on disk.
+The vectors of up to 131,072 images, 2,048 bytes each as float32, are held in memory; more of them
+stay on disk, as do hits and scores. The target is the growth from the second size to the last.
 
-Run as: python benchmarks/audit_memory.py [--sizes 100000 1000000]
+Run as: python benchmarks/audit_memory.py [--sizes 10000 100000 1000000]
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measuring import unit
 
-SIZES = (100_000, 1_000_000)
+SIZES = (10_000, 100_000, 1_000_000)
 PART, CLASSES, CAPTIONS, DIMENSION = 50_000, 10, 1000, 512
 VECTOR = 4 * DIMENSION
-ALLOWED = VECTOR
-"""Bytes of the peak that one more image may cost: less than its vector in memory would."""
+ALLOWED = 1.1
+"""Largest peak of the last size as a multiple of that of the second."""
 
 RUN = """
 import sys
@@ -73,7 +73,7 @@ def bliss(*arguments: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs=2, default=SIZES)
+    parser.add_argument("--sizes", type=int, nargs=3, default=SIZES)
     chosen = parser.parse_args()
     rng = np.random.default_rng(0)
     centres = unit(rng.standard_normal((CLASSES, DIMENSION), np.float32))
@@ -102,9 +102,15 @@ def main() -> int:
                 f"vectors as float32 {size * VECTOR / 2**20:,.0f} MiB, scores.parquet "
                 f"{(output / 'scores.parquet').stat().st_size / 2**20:,.0f} MiB"
             )
-    more = (peaks[1] - peaks[0]) * 1024 / (chosen.sizes[1] - chosen.sizes[0])
-    met = "met" if more <= ALLOWED else "MISSED"
-    print(f"=> bytes of the peak for one more image: {more:,.0f} (at most {ALLOWED:,}: {met})")
+    small, middle, large = peaks
+    more = (large - middle) * 1024 / (chosen.sizes[2] - chosen.sizes[1])
+    met = "met" if large <= ALLOWED * middle else "MISSED"
+    print(f"  {chosen.sizes[1]:,} / {chosen.sizes[0]:,} images: {middle / small:.2f}")
+    print(f"  bytes of the peak for one more image beyond {chosen.sizes[1]:,}: {more:,.0f}")
+    print(
+        f"=> {chosen.sizes[2]:,} / {chosen.sizes[1]:,} images: {large / middle:.2f} "
+        f"(at most {ALLOWED}: {met})"
+    )
     return 0 if met == "met" else 1
 
 
