@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from .safe_text import spreadsheet_text
 
-ROWS_AT_ONCE = 10_000
+ROWS_AT_ONCE = 1000
 BETWEEN = " | "
 """Between the entries of a list."""
 
