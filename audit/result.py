@@ -22,7 +22,7 @@ from ..scorer.retrieved import Retrieved
 from .audited_image import AuditedImage, Caption
 from .retrieval import KeptHits
 
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
