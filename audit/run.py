@@ -16,7 +16,7 @@ from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import conformal_p_values
 from ..scorer.class_p_values import class_p_values
 from ..scorer.label_filter import NO_FILTER, LabelFilter, without_label_texts
-from ..scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
+from ..scorer.leave_one_out import LeftOut
 from ..scorer.members import as_members
 from ..scorer.reference import Reference
 from ..scorer.text_statistics import check_counts
@@ -104,8 +104,7 @@ def given_classes(images: EmbeddedImages, reference: Reference) -> np.ndarray:
 
 def in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:
     """Which images have the content of a reference image, and the classes it is filed under."""
-    positions, classes = as_members(reference.members).filed(images.hashes)
-    return LeftOut(positions, classes) if len(positions) else NOTHING_LEFT_OUT
+    return LeftOut(*as_members(reference.members).filed(images.hashes))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,14 +20,7 @@ from hypothesis import strategies as st
 RULES = CaptionRules()
 Kept = Callable[..., Any]
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
-ANY_RULES = st.builds(
-    CaptionRules,
-    unicode_form=st.sampled_from([None, "NFC", "NFD", "NFKC", "NFKD"]),
-    collapse_whitespace=st.booleans(),
-    min_characters=st.integers(1, 2),
-    max_characters=st.integers(2, 5),
-    deduplicate=st.booleans(),
-)
+ANY_RULES = runpy.run_path(str(Path(__file__).with_name("any_caption_rules.py")))["ANY_RULES"]
 
 
 @dataclass(frozen=True)
