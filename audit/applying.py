@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artefacts import write_atomically
+from ..corpora.label_columns import ESCAPED_COLUMNS
+from ..csv_cells import csv_text, is_plain
 from ..errors import BlissError, UsageError, unwritable
 from ..indexer.preprocessing import UnreadableImage
 from ..indexer.progress import Progress, no_progress
@@ -28,7 +30,7 @@ from .photographs import (
 )
 from .review_file import RELABEL, REMOVE, Decision, label_problem
 from .run_folder import RunFolder
-from .safe_text import FORMULA_STARTS, spreadsheet_text, terminal_text
+from .safe_text import terminal_text
 from .stored_images import wanted_images
 
 
@@ -98,23 +100,21 @@ def _shown(label: str | None) -> str:
 def write_list(cleaned: Cleaned, output: str | Path) -> None:
     """Write `path,label` of every image that stays as a UTF-8 CSV file that is not there yet.
 
-    No cell is a formula: such a path begins with `./`, such a label with an apostrophe.
+    Where a path or label would begin a formula or holds what a cell cannot, the columns are
+    ESCAPED_COLUMNS and hold cells as `csv_cells` writes them; otherwise both are as they are.
     """
     output = Path(output)
     if os.path.lexists(output):
         raise UsageError(f"{output} is there already", "a new file", "Choose another name")
+    rows = [(image.path, image.label or "") for image in cleaned.images]
+    plain = all(is_plain(text) for row in rows for text in row)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label"])
-    for image in cleaned.images:
-        label = "" if image.label is None else spreadsheet_text(image.label)
-        writer.writerow([_path_cell(image.path), label])
-    content = text.getvalue().encode("utf-8", "backslashreplace")
+    if plain:
+        csv.writer(text, lineterminator="\n").writerows([("path", "label"), *rows])
+    else:
+        text.write(csv_text([ESCAPED_COLUMNS, *rows]))
+    content = text.getvalue().encode("utf-8")
     write_atomically(output, lambda file: file.write(content))
-
-
-def _path_cell(path: str) -> str:
-    return f"./{path}" if path.lstrip().startswith(FORMULA_STARTS) else path
 
 
 def copy_cleaned(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..csv_cells import csv_text
 from ..errors import UsageError
 from ..scorer.mislabel import label_margins
 from .result import AuditResult
 from .run import given_classes
-from .safe_text import spreadsheet_text
 
 ROWS_AT_ONCE = 10_000
 ISSUE_COLUMNS = (
@@ -55,26 +53,23 @@ def write_issues_csv(result: AuditResult, write: Callable[[bytes], object]) -> N
     labels = result.labels
     assert labels is not None
     classes = result.reference.classes
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(ISSUE_COLUMNS)
+    lines: list[tuple[object, ...]] = [ISSUE_COLUMNS]
     quality, issue = labels.quality, labels.is_issue
     for i, (row, path) in enumerate(zip(result.images.rows, result.images.paths, strict=True)):
         if labels.given[i] >= 0:
-            writer.writerow(
-                [
+            lines.append(
+                (
                     int(row),
-                    spreadsheet_text(path),
+                    path,
                     bool(issue[i]),
                     float(quality[i]),
-                    spreadsheet_text(classes[labels.given[i]]),
-                    spreadsheet_text(classes[labels.predicted[i]]),
+                    classes[labels.given[i]],
+                    classes[labels.predicted[i]],
                     float(labels.margin[i]),
                     float(labels.cosine_margin[i]),
-                ]
+                )
             )
         if (i + 1) % ROWS_AT_ONCE == 0:
-            write(text.getvalue().encode("utf-8"))
-            text.seek(0)
-            text.truncate()
-    write(text.getvalue().encode("utf-8"))
+            write(csv_text(lines).encode("utf-8"))
+            lines.clear()
+    write(csv_text(lines).encode("utf-8"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..artefacts import FORMAT_VERSION, read_json, sha256_of, write_atomically, write_json
+from ..csv_cells import csv_text
 from ..errors import UsageError
 from ..indexer.embedded_images import Failure
 from ..indexer.text_column import ranks
@@ -27,7 +26,6 @@ from .result import AuditResult, Refit
 from .retrieval import forget_unused
 from .robust import refit_facts
 from .run import AuditSettings
-from .safe_text import spreadsheet_text
 from .scores_csv import ROWS_AT_ONCE as CSV_ROWS
 from .scores_csv import write_scores_csv
 
@@ -115,24 +113,14 @@ def _write_csv(scores: Path, file: IO[bytes]) -> None:
 
 def dropped_csv(refit: Refit) -> bytes:
     """UTF-8 CSV of path, class and better class of each image that --robust left out."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "given_label", "better_label"])
-    for line in refit.table:
-        writer.writerow([spreadsheet_text(cell) for cell in line])
-    return text.getvalue().encode("utf-8")
+    lines = [("path", "given_label", "better_label"), *refit.table]
+    return csv_text(lines).encode("utf-8")
 
 
 def failures_csv(failures: Sequence[Failure]) -> bytes:
     """UTF-8 CSV of row, path and reason; no cell is a formula."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "path", "reason"])
-    for failure in failures:
-        writer.writerow(
-            [failure.row, spreadsheet_text(failure.path), spreadsheet_text(failure.reason)]
-        )
-    return text.getvalue().encode("utf-8")
+    lines = ((failure.row, failure.path, failure.reason) for failure in failures)
+    return csv_text([("row", "path", "reason"), *lines]).encode("utf-8")
 
 
 def run_facts(

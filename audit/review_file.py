@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..csv_cells import cell_text, text_cell
 from ..errors import BlissError, UsageError
 from .run_folder import RunFolder
-from .safe_text import FORMULA_STARTS, spreadsheet_text, terminal_text
+from .safe_text import terminal_text
 from .stored_images import audited_embeddings
 
 COLUMNS = ("row", "path", "sha256", "decision", "new_label")
@@ -41,7 +42,7 @@ def read_decisions(path: str | Path, run: RunFolder) -> list[Decision]:
     positions = {row: at for at, row in enumerate(table["row"].to_pylist())}
     paths = table["path"].to_pylist()
     known = {
-        spreadsheet_text(name): name
+        text_cell(name): name
         for column in ("label", "nearest_class")
         for name in table[column].unique().to_pylist()
         if name is not None
@@ -51,7 +52,7 @@ def read_decisions(path: str | Path, run: RunFolder) -> list[Decision]:
         row = int(line["row"]) if line["row"].isdecimal() and len(line["row"]) < 19 else -1
         if row not in positions:
             raise _unfit(path, number, f"row {line['row']!r} is not in the run")
-        if spreadsheet_text(paths[positions[row]]) != line["path"]:
+        if not _is_path(line["path"], paths[positions[row]]):
             raise _unfit(path, number, f"row {row} is another image in the run than {line['path']}")
         if row in found:
             raise _unfit(path, number, f"row {row} comes twice")
@@ -107,13 +108,14 @@ def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
     return lines
 
 
+def _is_path(cell: str, path: str) -> bool:
+    """Whether a cell holds this path, as pages write it now or as version 0.1's first did."""
+    return cell == text_cell(path) or cell.removeprefix("'") == terminal_text(path)
+
+
 def _label(cell: str, known: dict[str, str]) -> str:
     """The label a cell stands for: a class of the run, or a typed one without its apostrophe."""
-    if cell in known:
-        return known[cell]
-    if cell.startswith("'") and cell[1:].lstrip().startswith(FORMULA_STARTS):
-        return cell[1:]
-    return cell
+    return known[cell] if cell in known else cell_text(cell)
 
 
 def _check_hashes(

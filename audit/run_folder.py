@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..artefacts import FORMAT_VERSION, check_checksum, read_json
+from ..csv_cells import cell_text
 from ..errors import BlissError, UsageError
 from ..indexer.embedded_images import Failure
 from ..indexer.layout import read_parquet
@@ -61,10 +62,10 @@ class RunFolder:
         return found
 
     def failures(self) -> list[Failure]:
-        """What `failures.csv` lists; its texts are already harmless."""
+        """What `failures.csv` lists."""
         with open(self.folder / FAILURES, encoding="utf-8", newline="") as file:
             return [
-                Failure(int(line["row"]), line["path"], line["reason"])
+                Failure(int(line["row"]), cell_text(line["path"]), cell_text(line["reason"]))
                 for line in csv.DictReader(file)
             ]
 

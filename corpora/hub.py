@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError, UsageError
+from .addresses import is_remote
 from .change_marks import check_unchanged, marks_of
 from .dataset_cards import card_licence
+from .dataset_folders import check_dataset_folder, check_inside
 from .prompts import CAPTION_PROMPT
 from .text_files import file_values, readable
 from .text_records import Values, joined_columns, read_parquet
@@ -130,11 +132,16 @@ def open_builder(
 ) -> Any:
     """The library's plan of one configuration: `config.data_files` lists files by split.
 
-    UsageError where the config is not there; BlissError where the repository cannot be found or
-    reached, or holds a kind of data other than `readable_kinds`, which `needed` words.
+    A folder is checked before the library looks at what its card names, and the files that it
+    lists after. UsageError where the config is not there; BlissError where the folder leads out of
+    itself, the repository cannot be found or reached, or holds a kind of data other than
+    `readable_kinds`, which `needed` words.
     """
     import datasets
 
+    folder = None if is_remote(address) else address
+    if folder is not None:
+        check_dataset_folder(folder)
     try:
         builder = datasets.load_dataset_builder(
             address, name=options.config, revision=options.revision
@@ -158,6 +165,10 @@ def open_builder(
             f"{needed} ({', '.join(readable_kinds)})",
             "Export it to one of these, or give the file that holds what is wanted by itself",
         )
+    if folder is not None:
+        files = builder.config.data_files or {}
+        listed = (str(file) for split in files.values() for file in split)
+        check_inside(folder, listed, "its card")
     return builder
 
 

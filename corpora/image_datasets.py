@@ -7,13 +7,12 @@ never ends the reading.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from ..artefacts import read_json
 from ..errors import BlissError, UsageError
+from .dataset_folders import check_inside
 from .hub import choose_split, open_builder, quiet
-from .image_paths import why_outside
 from .image_source import ImageOptions, ImageSource
 from .image_tables import open_image_tables
 from .image_tars import ImageTars
@@ -26,13 +25,13 @@ SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 def open_hub_images(name: str, options: ImageOptions) -> ImageSource:
     """The images of the repository `owner/name`; errors as of the parts."""
-    return _open(f"hf:{name}", f"hf://datasets/{name}", None, options)
+    return _open(f"hf:{name}", f"hf://datasets/{name}", options)
 
 
 def open_dataset_images(folder: str, options: ImageOptions) -> ImageSource:
     """A folder laid out as a dataset repository, or holding parquet or Arrow files."""
     folder = os.path.abspath(folder)
-    return _open(folder, folder, folder, options)
+    return _open(folder, folder, options)
 
 
 def is_saved_dataset(folder: str) -> bool:
@@ -46,21 +45,23 @@ def open_saved_dataset(folder: str, options: ImageOptions) -> ImageSource:
     UsageError where the split is not there, BlissError where a file it lists leaves the folder.
     """
     root = folder
+    check_inside(folder, [SAVED_SPLITS, SAVED], "it")
     splits_file = os.path.join(folder, SAVED_SPLITS)
     if os.path.isfile(splits_file):
         splits = _listed(splits_file, "splits")
         split = choose_split(folder, options.split, splits)
-        _check_inside(folder, [split], SAVED_SPLITS)
+        check_inside(folder, [split], SAVED_SPLITS)
         root = os.path.join(folder, split)
     elif options.split is not None:
         raise UsageError(
             f"--images-split was given for {folder}", "no split: it has one", "Leave it out"
         )
+    check_inside(folder, [os.path.join(root, SAVED)], SAVED_SPLITS)
     state = os.path.join(root, SAVED)
     names = [each.get("filename") for each in _listed(state, "_data_files", dict)]
     if not names or not all(isinstance(name, str) for name in names):
         raise _edited(state)
-    _check_inside(root, names, SAVED)
+    check_inside(root, names, SAVED)
     return open_image_tables(folder, [os.path.join(root, name) for name in names], options)
 
 
@@ -79,15 +80,13 @@ def _edited(file: str) -> BlissError:
     )
 
 
-def _open(spec: str, address: str, folder: str | None, options: ImageOptions) -> ImageSource:
+def _open(spec: str, address: str, options: ImageOptions) -> ImageSource:
     wanted = CorpusOptions(None, options.config, options.split, options.revision)
     with quiet():
         builder = open_builder(spec, address, wanted, IMAGE_BUILDERS, "images")
     files = builder.config.data_files or {}
     split = choose_split(spec, options.split, [str(name) for name in files])
     addresses = [str(file) for file in files[split]]
-    if folder is not None:
-        _check_inside(folder, addresses, "its card")
     features = builder.info.features or {}
 
     def names_of(column: str) -> tuple[str, ...] | None:
@@ -99,13 +98,3 @@ def _open(spec: str, address: str, folder: str | None, options: ImageOptions) ->
     if builder.name == "imagefolder":
         return list_addresses(spec, addresses)
     return open_image_tables(spec, addresses, options, names_of)
-
-
-def _check_inside(folder: str, names: Sequence[str], who: str) -> None:
-    for name in names:
-        if why_outside(folder, name):
-            raise BlissError(
-                f"{who} in {folder} names {name}, which leaves the folder",
-                "files inside the folder",
-                "Do not use a data set that does this",
-            )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..errors import UsageError
 from .addresses import expand, is_remote, is_remote_folder
+from .dataset_folders import check_inside
 from .image_folders import find_images, no_images
 from .image_paths import display_path, has_image_suffix
 from .image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource, refuse_image_options
@@ -96,6 +97,8 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
     if found.images:
         listed = with_class_labels(folder, found)
         file = options.labels or label_file_in(listed)
+        if file is not None and options.labels is None:
+            check_inside(folder, [os.path.abspath(file)], "it")
         if file is None:
             refuse_image_options(folder, options, ())
             return listed
@@ -104,6 +107,7 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
     names = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=os.fsencode)]
     tars = [name for name in names if name.lower().endswith(TAR_SUFFIXES)]
     if tars:
+        check_inside(folder, [os.path.abspath(name) for name in tars], "it")
         refuse_image_options(folder, options, COLUMNS)
         return ImageTars(folder, tuple(tars), options)
     if _holds_tables(folder):

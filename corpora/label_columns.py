@@ -13,6 +13,8 @@ from .image_paths import display_path
 
 PATH_COLUMNS = ("path", "file_name", "filename", "image_path", "image", "file")
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
+ESCAPED_COLUMNS = ("escaped_path", "escaped_label")
+"""Of a csv file whose cells are as `csv_cells` writes them."""
 
 
 def choose_named(

@@ -10,11 +10,19 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..csv_cells import cell_text
 from ..errors import BlissError, UsageError
 from .image_paths import display_path, is_inside
 from .image_source import ImageOptions
 from .images import ImageList, list_paths
-from .label_columns import PATH_COLUMNS, choose_named, label_text, label_values
+from .label_columns import (
+    ESCAPED_COLUMNS,
+    LABEL_COLUMNS,
+    PATH_COLUMNS,
+    choose_named,
+    label_text,
+    label_values,
+)
 
 LABEL_FILE_NAMES = ("labels.csv", "labels.tsv", "labels.parquet")
 """A flat folder that holds one of these is labelled by it."""
@@ -114,6 +122,8 @@ def _csv_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str 
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
             path_at, label_at = _columns(file, header, options)
+            escaped = [at for at in (path_at, label_at)
+                       if at is not None and header[at] in ESCAPED_COLUMNS]  # fmt: skip
             paths: list[str] = []
             labels: list[str | None] = []
             for fields in reader:
@@ -122,6 +132,8 @@ def _csv_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str 
                 if len(fields) > len(header):
                     raise csv.Error(f"{len(fields)} fields under {len(header)} columns")
                 fields += [""] * (len(header) - len(fields))
+                for at in escaped:
+                    fields[at] = cell_text(fields[at])
                 paths.append(fields[path_at])
                 labels.append(label_text(fields[label_at]) if label_at is not None else None)
     except csv.Error as error:
@@ -158,14 +170,16 @@ def _parquet_columns(file: str, options: ImageOptions) -> tuple[list[str], list[
 def _columns(file: str, names: Sequence[str], options: ImageOptions) -> tuple[int, int | None]:
     """Where the path column is, and the label column, if there is one."""
     where = display_path(file)
-    path = choose_named(where, names, options.image_column, PATH_COLUMNS, "--image-column")
+    usual = (*PATH_COLUMNS, ESCAPED_COLUMNS[0])
+    path = choose_named(where, names, options.image_column, usual, "--image-column")
     if path is None:
         raise UsageError(
             f"{where} has no column with paths among {', '.join(names) or 'none'}",
             f"one called {', '.join(PATH_COLUMNS)}, in its first line",
             "Name the column with --image-column",
         )
-    label = choose_named(where, names, options.label_column)
+    usual = (*LABEL_COLUMNS, ESCAPED_COLUMNS[1])
+    label = choose_named(where, names, options.label_column, usual)
     return names.index(path), None if label is None else names.index(label)
 
 

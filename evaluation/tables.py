@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..csv_cells import csv_text
 from ..errors import UsageError
 from .metrics import METRICS, mean_interval, paired_interval
 from .run import EvalResult, ScoreResult
 
 FLAGS = ("fdp_bh", "power_bh")
 """Columns of what Benjamini–Hochberg would have flagged; see flagging.py."""
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def table_rows(result: EvalResult, baseline: str | None = None) -> list[dict[str, Any]]:
@@ -65,15 +63,8 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as CSV, numbers in full; no cell is a formula."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     heads = list(rows[0]) if rows else []
-    writer.writerow([_spreadsheet(head) for head in heads])
-    for row in rows:
-        writer.writerow(
-            [_spreadsheet(v) if isinstance(v, str) else v for v in (row[h] for h in heads)]
-        )
-    return out.getvalue()
+    return csv_text([heads, *([row[head] for head in heads] for row in rows)])
 
 
 def _named(result: EvalResult, name: str) -> ScoreResult:
@@ -113,7 +104,3 @@ def _ends(name: str, ends: tuple[float | None, float | None]) -> str:
 
 def _markdown(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
-
-
-def _spreadsheet(text: str) -> str:
-    return "'" + text if text.lstrip().startswith(FORMULA_STARTS) else text

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.artefacts import read_json, sha256_of, write_json
 from blissaudit.audit.review_file import COLUMNS, label_problem
-from blissaudit.audit.safe_text import spreadsheet_text
+from blissaudit.corpora.image_opening import open_images
+from blissaudit.csv_cells import text_cell
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def decided(images_of, tmp_path):
             writer.writeheader()
             for path, decision, label in decisions:
                 row, content = images_of[path]
-                line = {"row": row, "path": spreadsheet_text(path), "sha256": content}
+                line = {"row": row, "path": text_cell(path), "sha256": content}
                 writer.writerow({**line, "decision": decision, "new_label": label, **cells})
         return tmp_path / "decisions.csv"
 
@@ -116,15 +118,29 @@ def test_paths_and_labels_of_the_list_are_no_formulas(bliss, collection, index, 
     images = tmp_path / "images"
     shutil.copytree(collection, images)
     shutil.move(images / "apple", images / "=apple")
+    shutil.move(images / "boat" / "3.png", images / "boat" / "a;=1, b\n.png")
     assert bliss("audit", images, "--index", index, "-o", tmp_path / "run").code == 0
     (tmp_path / "none.csv").write_text(",".join(COLUMNS) + "\n")
     out = tmp_path / "out.csv"
     command = ("apply", tmp_path / "none.csv", "--run", tmp_path / "run", "--list", out)
     assert bliss(*command).code == 0
     rows = list(csv.reader(out.read_text(encoding="utf-8").splitlines()))
-    assert ["./=apple/0.png", "'=apple"] in rows
-    assert (images / rows[1][0]).is_file()
-    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
+    assert rows[0] == ["escaped_path", "escaped_label"]
+    assert ["'=apple/0.png", "'=apple"] in rows
+    assert ["boat/a;'=1, b\\x0a.png", "boat"] in rows
+    assert not [cell for row in rows for cell in row if re.search(r"(^|[;,])[=+@-]", cell)]
+    again = open_images(shutil.copy(out, images / "clean.csv"))
+    table = pq.read_table(tmp_path / "run" / "scores.parquet").to_pydict()
+    assert again.paths == tuple(table["path"])
+    assert again.labels == tuple(table["label"])
+    assert again.problems == {}
+
+
+def test_decisions_of_the_first_pages_fit_their_run(bliss, made, decided):
+    odd = "boat/caf\\xe9.png"
+    for cell in (text_cell(odd), odd):
+        path = decided((odd, "remove", ""), path=cell)
+        assert "1 to remove" in bliss("apply", path, "--run", made[0]).out
 
 
 def test_the_copy_is_the_cleaned_folder_and_the_original_stays(bliss, made, decided, tmp_path):
@@ -195,9 +211,10 @@ def test_plain_names_of_any_script_are_labels(label):
 
 
 def test_an_apostrophe_before_a_formula_is_taken_away_again(bliss, made, decided, tmp_path):
-    path = decided(("boat/1.png", "relabel", "'=cup"), ("boat/2.png", "relabel", "'tis"))
+    path = decided(("boat/1.png", "relabel", "'=cup"), ("boat/2.png", "relabel", "'tis"),
+                   ("boat/5.png", "relabel", "a;'-b"))  # fmt: skip
     assert bliss("apply", path, "--run", made[0], "--copy", tmp_path / "clean").code == 0
-    assert {path.name for path in (tmp_path / "clean").iterdir()} > {"=cup", "'tis"}
+    assert {path.name for path in (tmp_path / "clean").iterdir()} > {"=cup", "'tis", "a;-b"}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_names_that_are_no_utf8_or_hostile_do_no_harm(collection, captions, tmp_
     rows = list(csv.reader((flat / "failures.csv").read_text("utf-8").splitlines()))
     assert [row[1] for row in rows[1:]] == [
         "\\x1b[2J=HYPERLINK(1)/=1+1.png",
-        "\\x1b[2J=HYPERLINK(1)/\\xff.png",
+        "\\x1b[2J=HYPERLINK(1)/\\\\xff.png",
     ]
     with open(flat / "scores.parquet", "rb") as file:
         assert "apple/" + hostile in pq.read_table(file)["path"].to_pylist()

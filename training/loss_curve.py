@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from ..csv_cells import csv_text
+
 Rows = Sequence[Mapping[str, float]]
 """Points in order; the first column is `step`, all have the same columns."""
 
@@ -20,9 +22,11 @@ def curve_csv(rows: Rows) -> str:
     step,loss
     1,2.5
     """
-    lines = [",".join(rows[0])]
-    lines += [",".join(f"{value:.6g}" for value in row.values()) for row in rows]
-    return "\n".join(lines) + "\n"
+    return csv_text([list(rows[0]), *([_short(value) for value in row.values()] for row in rows)])
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def curve_svg(rows: Rows, title: str) -> str:

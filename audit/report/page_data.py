@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ...csv_cells import GUARD_PATTERN, GUARDED_PATTERN, text_cell
 from ...indexer.text_column import arrow_texts, categories, joined
 from ..grouping import Grouping
 from ..photographs import Wanted, reference_photographs, run_photographs
 from ..run_folder import RunFolder
-from ..safe_text import spreadsheet_text, terminal_text
+from ..safe_text import terminal_text
 from ..stored_images import NO_FILE, audited_embeddings
 from .distributions import bin_edges, class_spreads, spread_of
 from .facts import facts_of
@@ -62,8 +63,8 @@ def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf
     for image in images:  # the table's own spelling is not for showing
         path = image["path"]
         image["path"] = terminal_text(path)
-        if spreadsheet_text(path) != image["path"]:
-            image["cell"] = spreadsheet_text(path)
+        if text_cell(path) != image["path"]:
+            image["cell"] = text_cell(path)
     flagged = _flagged(table)
     failures = run.failures()
     return {
@@ -75,9 +76,13 @@ def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf
         "groups": groups,
         "grouped": grouping.of,
         "classes": list(classes.numbers),
-        "cells": [spreadsheet_text(name) for name in classes.numbers],
+        "cells": [text_cell(name) for name in classes.numbers],
+        "guard": [GUARD_PATTERN, GUARDED_PATTERN],
         "captions": [_cut(text) for text in captions.numbers],
-        "failures": [[f.row, f.path, f.reason] for f in failures[:FAILURES_SHOWN]],
+        "failures": [
+            [f.row, terminal_text(f.path), terminal_text(f.reason)]
+            for f in failures[:FAILURES_SHOWN]
+        ],
         "left_out": {
             "images": len(rank) - len(images),
             "failures": max(0, len(failures) - FAILURES_SHOWN),

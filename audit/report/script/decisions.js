@@ -37,11 +37,11 @@ function undo() {
   return last[0]?.[0];
 }
 
-/** A class's name as spreadsheets may see it; known classes are written as the program would. */
+/** A label as its cell: with an apostrophe where a formula would begin, as the program writes it. */
 function labelCell(label) {
   const known = data.classes.indexOf(label);
   if (known >= 0) return data.cells[known];
-  return /^\s*[=+\-@]/.test(label) ? `'${label}` : label;
+  return label.replace(new RegExp(data.guard[0], 'g'), "$1$2'");
 }
 
 function quoted(text) {
@@ -108,7 +108,8 @@ function readDecisions(text) {
       continue;
     }
     const known = data.cells.indexOf(row[at.new_label]);
-    const label = known >= 0 ? data.classes[known] : row[at.new_label].replace(/^'(?=\s*[=+\-@])/, '');
+    const label = known >= 0 ? data.classes[known]
+      : row[at.new_label].replace(new RegExp(data.guard[1], 'g'), '$1$2');
     before.push([image.row, decisions.get(image.row)]);
     decisions.set(image.row, { decision, label });
   }
