@@ -119,11 +119,11 @@ def webp() -> bytes:
 
 def write_folder(root: Path, bomb: bytes | None) -> str:
     """A folder of pictures; the bomb is one of them."""
-    (root / "a").mkdir(parents=True)
+    root.mkdir(parents=True)
     for number, data in enumerate(pictures()):
-        (root / "a" / f"{number:02d}.png").write_bytes(data)
+        (root / f"{number:02d}.png").write_bytes(data)
     if bomb is not None:
-        (root / "a" / "bomb.png").write_bytes(bomb)
+        (root / "bomb.png").write_bytes(bomb)
     return str(root)
 
 
@@ -138,7 +138,7 @@ def write_tar(root: Path, bomb: tuple[bytes, int] | None) -> str:
         if bomb is not None:
             header = tarfile.TarInfo("header")
             header.type, header.size = bomb[0], bomb[1]
-            content = b"9 a%03d=b\n" * 0 + b"".join(
+            content = b"".join(
                 b"%d %x=\n" % (len(b"%x" % n) + 5, n) for n in range(0x10000, 0x10000 + 200_000)
             )
             content = (content * (1 + bomb[1] // len(content)))[: bomb[1]]
