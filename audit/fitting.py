@@ -13,9 +13,10 @@ import numpy as np
 from ..artefacts import MANIFEST, write_atomically
 from ..corpora.image_opening import open_images
 from ..corpora.image_paths import display_path
-from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
+from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageItem, ImageOptions
 from ..errors import BlissError, UsageError
-from ..indexer.decoding import DecodingLimits, UnreadableImage, decode_image
+from ..indexer.decode_pool import decode_images
+from ..indexer.decoding import Decoded, DecodingLimits, Undecodable
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
 from ..indexer.encoding import Encoder, ModelChoice, check_same_model
 from ..indexer.folder_lock import LOCK
@@ -105,13 +106,16 @@ def embed_query(
     if text is not None:
         return encoder.encode_texts([text])
     assert image is not None
-    try:
-        pixels, _, _ = decode_image(image, encoder.preprocessing, DecodingLimits())
-    except UnreadableImage as error:
+    item = ImageItem(0, image, file=image)
+    (found,) = decode_images([item], encoder.preprocessing, DecodingLimits(), 1)
+    if isinstance(found, Undecodable):
         raise BlissError(
-            f"{display_path(image)} could not be read: {error}", "a readable image", "Try another"
-        ) from error
-    return encoder.encode_images(pixels[None])
+            f"{display_path(image)} could not be read: {found.reason}",
+            "a readable image",
+            "Try another",
+        )
+    assert isinstance(found, Decoded)
+    return encoder.encode_images(found.pixels[None])
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -12,8 +12,11 @@ from typing import NamedTuple, Protocol
 from ..errors import BlissError, UsageError
 from .texts import JSON
 
-MAX_IMAGE_BYTES = 1 << 30
-"""An encoded image larger than this is not read into memory."""
+MAX_IMAGE_BYTES = 128 << 20
+"""An encoded image of an archive, a table or an address that is larger is not read into memory."""
+MAX_FILE_BYTES = 256 << 20
+"""An image file that is larger is not read into memory."""
+TOO_LARGE = f"the image is larger than {MAX_IMAGE_BYTES >> 20} MiB"
 
 Skip = Callable[[int], bool]
 """Whether the content of a row is not wanted."""
@@ -126,9 +129,9 @@ def _content(item: ImageItem) -> bytes | None:
             return item.data
         with open(item.file, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_IMAGE_BYTES:
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
                 return None
-            return file.read(MAX_IMAGE_BYTES)
+            return file.read(MAX_FILE_BYTES)
     except (OSError, ValueError, BlissError):
         return None
 

@@ -15,7 +15,14 @@ from ..errors import BlissError, UsageError
 from .addresses import base_name, is_remote, open_file, reachable, unreachable
 from .change_marks import stamp
 from .image_paths import display_path, why_outside
-from .image_source import MAX_IMAGE_BYTES, NO_IMAGE_OPTIONS, ImageItem, ImageOptions, Skip
+from .image_source import (
+    MAX_IMAGE_BYTES,
+    NO_IMAGE_OPTIONS,
+    TOO_LARGE,
+    ImageItem,
+    ImageOptions,
+    Skip,
+)
 from .label_columns import choose_named, image_features, label_values
 from .table_files import Damaged, Skipped, read_schema, table_rows
 from .texts import JSON
@@ -89,7 +96,7 @@ class ImageTables:
             shown = f"{shard}/{inner + n}" + (f"/{display_path(base_name(name))}" if name else "")
             item = ImageItem(row + n, shown, label)
             if data is not None and len(data) > MAX_IMAGE_BYTES:
-                yield item._replace(problem="the image is larger than 1 GiB")
+                yield item._replace(problem=TOO_LARGE)
             elif data is not None:
                 yield item._replace(data=data)
             elif not name or is_remote(address):

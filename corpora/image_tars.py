@@ -20,7 +20,14 @@ from ..errors import BlissError
 from .addresses import base_name, is_remote, open_file, reachable
 from .change_marks import stamp
 from .image_paths import display_path, has_image_suffix
-from .image_source import MAX_IMAGE_BYTES, NO_IMAGE_OPTIONS, ImageItem, ImageOptions, Skip
+from .image_source import (
+    MAX_IMAGE_BYTES,
+    NO_IMAGE_OPTIONS,
+    TOO_LARGE,
+    ImageItem,
+    ImageOptions,
+    Skip,
+)
 from .label_columns import LABEL_COLUMNS, label_text
 from .texts import JSON
 
@@ -31,7 +38,12 @@ DAMAGE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a cut or damaged archive raises."""
 
 _LONGEST_LABEL = 1 << 20
+_LONGEST_HEADER = 256 << 10
+"""All that is read to learn of one member: pax and GNU headers, whose names may be long."""
 _CUT_SHORT = "the archive ends early or is damaged from here on"
+_HEADER_TOO_LARGE = (
+    f"the archive is not read from here on: a header is larger than {_LONGEST_HEADER >> 10} KiB"
+)
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,8 @@ class ImageTars:
             file = _unpacked(opened, address)
             with closing(_members(file)) as members:
                 for member in members:
-                    if isinstance(member, str):
-                        sample.images.append(_Image(_CUT_SHORT, None, member))
+                    if isinstance(member, _Lost):
+                        sample.images.append(_Image(member.reason, None, ""))
                         continue
                     key, suffix = _key_and_suffix(member.name)
                     if key != sample.key:
@@ -102,6 +114,11 @@ class ImageTars:
         wanted = self.options.image_column
         is_image = suffix == wanted if wanted else has_image_suffix(member.name)
         if is_image:
+            held = sum(len(image.data or b"") for image in sample.images)
+            if held + member.size > MAX_IMAGE_BYTES and sample.images:
+                problem = f"the images of its name are larger than {MAX_IMAGE_BYTES >> 20} MiB"
+                sample.images.append(_Image(problem, None, member.name))
+                return
             sample.images.append(_read_image(member, file, skipped))
         elif member.isfile() and suffix in (*LABEL_SUFFIXES, self.options.label_column):
             if member.size <= _LONGEST_LABEL:
@@ -113,6 +130,12 @@ class ImageTars:
         for n, image in enumerate(sample.images):
             name = f"{shard}/{display_path(image.name)}" if image.name else shard
             yield ImageItem(row + n, name, label, data=image.data, problem=image.problem)
+
+
+class _Lost(NamedTuple):
+    """The rest of an archive that is not read, and why."""
+
+    reason: str
 
 
 class _Image(NamedTuple):
@@ -172,7 +195,7 @@ def _read_image(member: tarfile.TarInfo, file: IO[bytes], skipped: bool) -> _Ima
     if ".." in parts or member.name.startswith("/"):
         return _Image("its name leaves the archive", None, member.name)
     if member.size > MAX_IMAGE_BYTES:
-        return _Image("the image is larger than 1 GiB", None, member.name)
+        return _Image(TOO_LARGE, None, member.name)
     if skipped:
         return _Image("", None, member.name)
     try:
@@ -185,22 +208,55 @@ def _read_image(member: tarfile.TarInfo, file: IO[bytes], skipped: bool) -> _Ima
     return _Image("", data, member.name)
 
 
-def _members(file: IO[bytes]) -> Generator[tarfile.TarInfo | str, None, None]:
-    """The members that are not hidden; at the end "", a name for what is lost, if any is."""
+class _LargeHeader(tarfile.TarError):
+    """A header that is not read."""
+
+
+class _Headers:
+    """A file for `tarfile`, which reads headers alone from it, and may read so much of one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.left = _LONGEST_HEADER
+
+    def read(self, size: int) -> bytes:
+        """Some bytes; _LargeHeader where the header they belong to is too large."""
+        self.left -= size
+        if self.left < 0:
+            raise _LargeHeader
+        return self._file.read(size)
+
+    def seek(self, position: int) -> int:
+        """Go to a position."""
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        """The position."""
+        return self._file.tell()
+
+
+def _members(file: IO[bytes]) -> Generator[tarfile.TarInfo | _Lost, None, None]:
+    """The members that are not hidden; at the end what is lost, if any is."""
     last = None
+    headers = _Headers(file)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # it would keep every one
+                archive.members = []  # it would keep every one
+                archive.pax_headers.clear()  # and what global headers say
+                headers.left = _LONGEST_HEADER
                 last = member
                 if not member.name.rpartition("/")[2].startswith("."):
                     yield member
             file.seek(archive.offset)
             whole = file.read(512) == bytes(512)
+    except _LargeHeader:
+        yield _Lost(_HEADER_TOO_LARGE)
+        return
     except DAMAGE:
         whole = False
     if not whole and not (last is not None and _ends_inside(file, last)):
-        yield ""
+        yield _Lost(_CUT_SHORT)
 
 
 def _ends_inside(file: IO[bytes], last: tarfile.TarInfo) -> bool:

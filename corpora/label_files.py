@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,11 +24,15 @@ from .label_columns import (
     label_text,
     label_values,
 )
+from .parquet_pages import parquet_batches
 
 LABEL_FILE_NAMES = ("labels.csv", "labels.tsv", "labels.parquet")
 """A flat folder that holds one of these is labelled by it."""
 
 _LONGEST_FIELD = 1 << 20
+_ROWS_AT_ONCE = 4096
+_MOST_TEXT, _MOST_RATIO = 64 << 20, 16
+"""Bytes that the texts of a parquet file may have, or that many times those of the file."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +163,32 @@ def _parquet_columns(file: str, options: ImageOptions) -> tuple[list[str], list[
             names = [schema.names[path_at]]
             if label_at is not None:
                 names.append(schema.names[label_at])
-            columns = table.read(columns=names, use_threads=False)
+            read = _read_columns(table, opened, names)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
-    paths = ["" if value is None else str(value) for value in columns[names[0]].to_pylist()]
+    values, found = read
+    paths = ["" if value is None else str(value) for value in values]
     if label_at is None:
         return paths, [None] * len(paths)
-    return paths, label_values(columns[names[1]], schema, names[1], None)
+    return paths, found
+
+
+def _read_columns(
+    table: pq.ParquetFile, file: IO[bytes], names: list[str]
+) -> tuple[list[object], list[str | None]]:
+    """The paths and labels; ArrowInvalid where they are much larger than the file."""
+    paths: list[object] = []
+    labels: list[str | None] = []
+    size, limit = 0, max(_MOST_TEXT, _MOST_RATIO * os.fstat(file.fileno()).st_size)
+    for group in range(table.num_row_groups):
+        for batch in parquet_batches(table, file, names, _ROWS_AT_ONCE, group):
+            size += batch.nbytes
+            if size > limit:
+                raise pa.ArrowInvalid(f"its texts unpack to more than {limit >> 20} MiB")
+            paths += batch.column(names[0]).to_pylist()
+            if len(names) > 1:
+                labels += label_values(batch.column(names[1]), table.schema_arrow, names[1], None)
+    return paths, labels
 
 
 def _columns(file: str, names: Sequence[str], options: ImageOptions) -> tuple[int, int | None]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from ..errors import BlissError
 from .addresses import open_file, reachable
 from .image_source import Skip
+from .parquet_pages import PageTooLarge, parquet_batches
 
 ROWS_AT_ONCE = 32
 
@@ -54,33 +55,33 @@ def table_rows(file: IO[bytes], address: str, columns: list[str], skip: Skip) ->
         if is_parquet(address):
             with pq.ParquetFile(file, pre_buffer=False) as table:
                 _check_columns(address, table.schema_arrow, columns)
-                yield from _parquet_rows(table, columns, skip)
+                yield from _parquet_rows(table, file, columns, skip)
         else:
             with _open_arrow(file) as reader:
                 _check_columns(address, reader.schema, columns)
-                yield from reader
+                for batch in reader:
+                    for start in range(0, len(batch), ROWS_AT_ONCE):
+                        yield batch.slice(start, ROWS_AT_ONCE)
     except (pa.ArrowException, OSError) as error:
         yield Damaged(1, _damage(error))
 
 
-def _parquet_rows(table: pq.ParquetFile, columns: list[str], skip: Skip) -> Rows:
+def _parquet_rows(table: pq.ParquetFile, file: IO[bytes], columns: list[str], skip: Skip) -> Rows:
     first = 0
     for group in range(table.num_row_groups):
         size = table.metadata.row_group(group).num_rows
         if all(skip(first + n) for n in range(size)):
             yield Skipped(size)
         else:
-            yield from _group_rows(table, columns, group, size)
+            yield from _group_rows(table, file, columns, group)
         first += size
 
 
-def _group_rows(table: pq.ParquetFile, columns: list[str], group: int, size: int) -> Rows:
+def _group_rows(table: pq.ParquetFile, file: IO[bytes], columns: list[str], group: int) -> Rows:
     """The rows of one group; everything is read by the calling thread."""
-    done = 0
+    done, size = 0, table.metadata.row_group(group).num_rows
     try:
-        for batch in table.iter_batches(
-            ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False
-        ):
+        for batch in parquet_batches(table, file, columns, ROWS_AT_ONCE, group):
             yield batch
             done += len(batch)
     except (pa.ArrowException, OSError) as error:
@@ -121,5 +122,7 @@ def _damage(error: pa.ArrowException | OSError) -> str:
         where = last.tb_frame.f_code.co_filename if last is not None else ""
         if error.errno is not None or not where.startswith("pyarrow"):
             raise error
+    if isinstance(error, PageTooLarge):
+        return f"the table is not read: {error}"
     text = str(error).strip().splitlines() or [type(error).__name__]
     return f"the table is damaged ({text[0][:100]})"

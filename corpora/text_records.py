@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ..errors import BlissError
 from .addresses import suffix_of
+from .parquet_pages import parquet_batches
 from .texts import arrow_values, choose_arrow_column, choose_column, split_columns
 
 START = 4096  # bytes looked at to tell text from what is none
@@ -152,10 +153,11 @@ def read_parquet(file: IO[bytes], name: str, column: str) -> Values:
     try:
         with pq.ParquetFile(file, pre_buffer=False) as table:
             wanted = _present(name, column, table.schema_arrow.names)
-            for batch in table.iter_batches(_ROWS, columns=list(wanted), use_threads=False):
-                for value in joined_columns([batch.column(each) for each in wanted]):
-                    yield row, value
-                    row += 1
+            for group in range(table.num_row_groups):
+                for batch in parquet_batches(table, file, wanted, _ROWS, group):
+                    for value in joined_columns([batch.column(each) for each in wanted]):
+                        yield row, value
+                        row += 1
     except (pa.ArrowException, OSError) as error:
         raise unreadable(name, error, f" beyond row {row}") from error
 

@@ -17,12 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ..corpora.parquet_pages import parquet_batches
 from ..errors import BlissError
 
 PARTS = ("train", "test")
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("fine_label", "label")
 ROWS_AT_ONCE = 1024
+MOST_PIXELS = 1 << 16
+"""Of one picture: those of CIFAR have 1,024."""
 
 
 def parquet_files(folder: Path) -> dict[str, list[Path]]:
@@ -42,10 +45,15 @@ def read_pictures(path: Path) -> Iterator[tuple[np.ndarray, str]]:
     are no picture.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open(path, "rb") as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
             image, label, names = _columns(path, file.schema_arrow)
             row = 0
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[image, label]):
+            batches = (
+                batch
+                for group in range(file.num_row_groups)
+                for batch in parquet_batches(file, opened, [image, label], ROWS_AT_ONCE, group)
+            )
+            for batch in batches:
                 pictures = batch.column(image).field("bytes").to_pylist()
                 for content, number in zip(pictures, batch.column(label).to_pylist(), strict=True):
                     if number is None or not 0 <= number < len(names):
@@ -90,6 +98,8 @@ def _columns(path: Path, schema: pa.Schema) -> tuple[str, str, list[str]]:
 def _pixels(content: bytes | None, path: Path, row: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content or b"")) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError("it is no picture of CIFAR")
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise BlissError(

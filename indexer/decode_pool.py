@@ -37,7 +37,7 @@ from .decode_process import (
 from .decoding import DecodingLimits, Undecodable
 from .preprocessing import Preprocessing
 
-READ_AHEAD_BYTES = 256 << 20
+READ_AHEAD_BYTES = 32 << 20
 """Encoded images from archives and tables that may wait for a decoder, and one more."""
 WAIT_SECONDS = 0.25
 

@@ -7,6 +7,7 @@ inference, before ToTensor and Normalize, without importing torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from PIL import Image, ImageOps
 
@@ -48,22 +49,34 @@ class Preprocessing:
         raise UsageError(f"the encoder asks for {wrong}", needed, remedy)
 
 
+class Resizable(Protocol):
+    """An RGB image that need not be there as a whole."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    def resize(self, size: tuple[int, int], interpolation: Image.Resampling, /) -> Image.Image:
+        """As `PIL.Image.Image.resize`."""
+
+
 def resize_and_crop(
-    image: Image.Image, preprocessing: Preprocessing, max_pixels: int
+    source: Resizable, preprocessing: Preprocessing, max_pixels: int
 ) -> Image.Image:
     """What open_clip's inference transform does to an RGB image before ToTensor."""
     height, width = preprocessing.size
     mode = preprocessing.resize_mode
-    new_height, new_width = _resized_shape(image.height, image.width, preprocessing)
+    new_height, new_width = resized_shape(source.height, source.width, preprocessing)
     if min(new_height, new_width) < 1 or new_height * new_width > max_pixels:
         raise UnreadableImage(
-            f"the image is too long and thin to resize to {height} x {width} ({shape_of(image)})"
+            f"the image is too long and thin to resize to {height} x {width} ({shape_of(source)})"
         )
     interpolation = INTERPOLATIONS[preprocessing.interpolation]
     if mode == "shortest" and height != width:  # open_clip ignores the interpolation here
         interpolation = Image.Resampling.BICUBIC
-    if (new_height, new_width) != (image.height, image.width):
-        image = image.resize((new_width, new_height), interpolation)
+    image = source.resize((new_width, new_height), interpolation)
     missing_x, missing_y = max(width - new_width, 0), max(height - new_height, 0)
     if missing_x or missing_y:
         border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
@@ -73,7 +86,7 @@ def resize_and_crop(
     return image.crop((left, top, left + width, top + height))
 
 
-def _resized_shape(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
+def resized_shape(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
     """(height, width) before cropping, with the roundings of torchvision and open_clip."""
     target_height, target_width = preprocessing.size
     if preprocessing.resize_mode == "squash":
@@ -87,6 +100,6 @@ def _resized_shape(height: int, width: int, preprocessing: Preprocessing) -> tup
     return round(height / ratio), round(width / ratio)
 
 
-def shape_of(image: Image.Image) -> str:
+def shape_of(image: Resizable) -> str:
     """Width and height, for messages."""
     return f"{image.width} x {image.height} pixels"

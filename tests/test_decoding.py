@@ -50,8 +50,8 @@ def decode_as_stored(path: Path, apply_exif: bool = True) -> tuple[np.ndarray, b
     """Decode without resizing: squash to the size the image has once it is upright."""
     data = path.read_bytes()
     with Image.open(path) as image:
-        turned, _ = decoding._load(decoding._open(data), apply_exif)
-        assert sorted(turned.size) == sorted(image.size)
+        turned = decoding._load(decoding._open(data, LIMITS), apply_exif)
+        assert sorted((turned.width, turned.height)) == sorted(image.size)
     same_size = prepare(turned.height, turned.width, apply_exif=apply_exif)
     pixels, sha256, rotated = decode_image(str(path), same_size, LIMITS)
     assert sha256 == hashlib.sha256(data).hexdigest()
@@ -460,7 +460,7 @@ def test_an_image_beyond_pillows_own_limit_is_fine(
 def test_too_little_memory_has_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "image.png").write_bytes(encoded("PNG"))
 
-    def fail(image: Image.Image) -> Image.Image:
+    def fail(*given: Image.Image) -> Image.Image:
         raise MemoryError
 
     monkeypatch.setattr(decoding, "_to_rgb", fail)

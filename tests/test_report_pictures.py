@@ -10,11 +10,18 @@ import tarfile
 import numpy as np
 import pytest
 from blissaudit.audit.photographs import Photographs, Wanted, read_photographs
-from blissaudit.audit.report.thumbnails import PictureShelf, thumbnail
+from blissaudit.audit.report.thumbnails import PictureShelf
+from blissaudit.indexer.decoding import DecodingLimits
 from blissaudit.indexer.preprocessing import UnreadableImage
+from blissaudit.indexer.thumbnailing import Thumbnailer
 from PIL import Image, PngImagePlugin
 
 SECRET = b"SECRET-PLACE"
+
+
+def thumbnail(data, side):
+    with Thumbnailer(DecodingLimits()) as maker:
+        return maker.thumbnail(data, side)
 
 
 def photo(width=800, height=600):

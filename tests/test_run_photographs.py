@@ -22,10 +22,16 @@ from blissaudit import BlissError
 from blissaudit.artefacts import read_json, write_json
 from blissaudit.audit.adapters.to_fiftyone import to_fiftyone
 from blissaudit.audit.photographs import image_suffix
-from blissaudit.audit.report.thumbnails import thumbnail
 from blissaudit.audit.review_file import COLUMNS
 from blissaudit.audit.run_folder import open_run
+from blissaudit.indexer.decoding import DecodingLimits
+from blissaudit.indexer.thumbnailing import Thumbnailer
 from PIL import Image
+
+
+def thumbnail(data: bytes, side: int) -> bytes:
+    with Thumbnailer(DecodingLimits()) as maker:
+        return maker.thumbnail(data, side)
 
 
 def write_tar(path: Path, every: list[tuple[str, str, bytes]]) -> None:
