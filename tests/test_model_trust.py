@@ -51,7 +51,7 @@ def named_models(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def hub():
-    """A listening socket in place of the Hugging Face hub; `requests` holds what was asked of it."""
+    """A listening socket in place of the Hugging Face hub, and the `requests` that it got."""
     server, requests = socket.create_server(("127.0.0.1", 0)), []
 
     def answer() -> None:
@@ -65,7 +65,8 @@ def hub():
                 connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
     threading.Thread(target=answer, daemon=True).start()
-    yield SimpleNamespace(url="http://127.0.0.1:%d" % server.getsockname()[1], requests=requests)
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    yield SimpleNamespace(url=url, requests=requests)
     server.close()
 
 
@@ -268,7 +269,7 @@ def test_a_home_that_cannot_be_written_breaks_no_run(bliss, made, monkeypatch, t
 )
 def test_foreign_models_need_the_users_word(named_models, model, pretrained):
     facts = {"model": model, "pretrained": pretrained}
-    with pytest.raises(ModelNotNamed, match="folder names .* you have not named on this machine"):
+    with pytest.raises(ModelNotNamed, match=r"folder names .* you have not named on this machine"):
         model_named_by(ModelChoice(), facts, "folder")
 
 
@@ -286,7 +287,7 @@ def test_weights_files_are_known_by_path_and_content(named_models, tmp_path):
     facts = {"model": "ViT-B-32", "pretrained": str(weights)}
     remember_model(**facts)
     assert model_named_by(ModelChoice(), facts, "x").pretrained == str(weights)
-    with pytest.raises(ModelNotNamed, match="names weights .* you have not named"):
+    with pytest.raises(ModelNotNamed, match=r"names weights .* you have not named"):
         model_named_by(ModelChoice(), {**facts, "model": "ViT-B-16"}, "x")
     weights.write_bytes(b"other")
     with pytest.raises(ModelNotNamed, match="has changed since you named it"):
