@@ -23,7 +23,7 @@ from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
 from .commands.train import train
-from .errors import BlissError, name_too_long
+from .errors import BlissError, ModelNotNamed, name_too_long
 
 
 def main() -> None:
@@ -42,6 +42,8 @@ def run(arguments: list[str]) -> int:
     """The exit code of `bliss ARGUMENTS`."""
     try:
         bliss.main(arguments, prog_name="bliss", standalone_mode=False)
+    except ModelNotNamed as error:
+        return _say_error(error.for_command(["bliss", *arguments]), error.exit_code)
     except BlissError as error:
         return _say_error(str(error), error.exit_code)
     except click.exceptions.Exit as exit_:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -32,6 +34,25 @@ class UsageError(BlissError):
     """A request that cannot be met as it was worded: a wrong name, path, column or option."""
 
     exit_code = 2
+
+
+class ModelNotNamed(UsageError):
+    """A model that only an artefact names, which is loaded on the user's own word alone.
+
+    `options` are the command line's for it; the command line prints its whole command with them.
+    """
+
+    def __init__(self, given: str, needed: str, options: Sequence[str]) -> None:
+        values = ", ".join(repr(value) for value in options[1::2])
+        super().__init__(given, needed, f"If you trust it, pass ModelChoice({values})")
+        self.options = tuple(options)
+        self.args = (given, needed, self.options)
+
+    def for_command(self, command: Sequence[str]) -> str:
+        """The message of a command line, whose words are `command`."""
+        end = list(command).index("--") if "--" in command else len(command)
+        again = shlex.join([*command[:end], *self.options, *command[end:]])
+        return f"{self.given}. Needed: {self.needed}. If you trust it, run: {again}"
 
 
 class FolderInUse(BlissError):

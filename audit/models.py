@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.encoding import Encoder, ModelChoice, check_same_model
+from ..indexer.model_trust import model_named_by
 from ..scorer.reference import Reference
 
 Say = Callable[[str], None]
@@ -25,7 +26,7 @@ def encoder_for(
 
     Pixels are standardised as the reference's were, where the choice does not say how.
     Raises UsageError when they were made from embeddings and so name no model, BlissError when
-    one of them was made with another model.
+    one of them was made with another model, ModelNotNamed for a foreign one (see `model_trust`).
     """
     made = [(str(index.folder), index.model)] if index is not None else []
     if reference is not None:
@@ -42,17 +43,17 @@ def _encoder_like(
     choice: ModelChoice, made: Sequence[Made], seen: Mapping[str, Any], say: Say
 ) -> Encoder:
     """`seen` are the facts of the model whose pixels are to be standardised alike."""
-    from ..indexer.open_clip_encoder import load_encoder
-
     if choice.model is None and choice.pretrained is None and made:
-        facts = next((model for _, model in made if model.get("model")), None)
-        if facts is None:
+        named = next((each for each in made if each[1].get("model")), None)
+        if named is None:
             raise UsageError(
                 f"{made[0][0]} was made from embeddings and names no model",
                 "the model those embeddings came from, to embed anything else",
                 "Add --model, and --pretrained with it",
             )
-        choice = replace(choice, model=facts["model"], pretrained=facts.get("pretrained"))
+        choice = model_named_by(choice, named[1], named[0])
+    from ..indexer.open_clip_encoder import load_encoder
+
     pixels = seen.get("preprocessing")
     if choice.statistics is None and pixels:
         choice = replace(choice, statistics=(tuple(pixels["mean"]), tuple(pixels["std"])))

@@ -32,6 +32,7 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
 
     recorded = read_evaluation(path)
     context.default_map = dict(recorded["asked"])
+    context.default_map.pop("allow_torchscript", None)  # no file may say that code is to be run
     if isinstance(context.default_map.get("index"), str):  # before several could be given
         context.default_map["index"] = [context.default_map["index"]]
     return recorded

@@ -6,7 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import UsageError
+import click
+from click.core import ParameterSource
+
+from ..errors import BlissError, UsageError
 from .options import say
 
 
@@ -55,11 +58,28 @@ def named_numbers(option: str, pairs: Sequence[str]) -> dict[str, int]:
 
 
 def model_choice(given: dict[str, Any]) -> Any:
-    """The model options as one choice."""
-    from ..indexer.encoding import ModelChoice
+    """The model options as one choice; a foreign model that was typed is remembered.
+
+    Raises ModelNotNamed for a foreign model that only the file of `--from` names.
+    """
+    from ..indexer.encoding import DEFAULT_MODEL, ModelChoice
+    from ..indexer.model_trust import model_named_by, remember_model
 
     names = ("model", "pretrained", "device", "precision", "batch_size", "allow_torchscript")
-    return ModelChoice(**{name: given[name] for name in names}, statistics=given.get("statistics"))
+    choice = ModelChoice(
+        **{name: given[name] for name in names}, statistics=given.get("statistics")
+    )
+    source = click.get_current_context().get_parameter_source
+    given_in = [source(name) for name in ("model", "pretrained") if given[name] is not None]
+    if ParameterSource.DEFAULT_MAP in given_in:
+        named = {"model": choice.model or DEFAULT_MODEL, "pretrained": choice.pretrained}
+        return model_named_by(choice, named, "the evaluation to repeat", file="the file")
+    if ParameterSource.COMMANDLINE in given_in:
+        try:
+            remember_model(choice.model, choice.pretrained)
+        except BlissError as error:
+            say(f"the model named is not remembered: {error}")
+    return choice
 
 
 def ray_engine(given: dict[str, Any]) -> Any:

@@ -117,11 +117,16 @@ def add_presets(file: str | Path) -> tuple[str, ...]:
 
 
 def user_file() -> Path:
-    """Where the user's presets are kept: in BLISS_CONFIG, or the system's folder of settings."""
+    """Where the user's presets are kept."""
+    return settings_folder() / USER_FILE
+
+
+def settings_folder() -> Path:
+    """Where the user's own files are kept: BLISS_CONFIG, or in the system's settings folder."""
     folder = os.environ.get("BLISS_CONFIG") or os.path.join(
         os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "bliss-audit"
     )
-    return Path(folder) / USER_FILE
+    return Path(folder)
 
 
 @lru_cache(maxsize=1)

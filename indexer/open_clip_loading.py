@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
 from ..errors import BlissError, UsageError
 from .encoding import ModelChoice
+from .model_config import check_config, needed_packages, not_installed, package_of
 from .model_names import is_torchscript, resolve_model, weight_files
+from .model_trust import FOLDER, HUB, named_repository
 
 CPU_BATCH, GPU_BATCH = 64, 512
 
@@ -35,8 +39,9 @@ class LoadedModel:
 def load_model(choice: ModelChoice) -> LoadedModel:
     """The model for a choice, its weights in evaluation mode on one device.
 
-    Raises UsageError for a model or tag open_clip does not know, BlissError for weights that are
-    missing, unreachable, or code (TorchScript) that was not allowed.
+    Raises UsageError for a model or tag open_clip does not know and for a config that asks for more
+    than it may (see `model_config`), BlissError for weights that are missing, unreachable, or code
+    (TorchScript) that was not allowed, and for a package that is not installed.
     """
     device = _device(choice.device)
     precision = choice.precision or ("fp16" if device.type == "cuda" else "fp32")
@@ -44,6 +49,7 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     name, pretrained = resolve_model(
         choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
     )
+    tokenizer = _tokenizer(name, pretrained)
     model = _load(name, pretrained, choice.allow_torchscript)
     facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
     picked = {"device": choice.device, "precision": choice.precision, "batch": choice.batch_size}
@@ -51,7 +57,6 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     chosen = ", ".join(
         f"{key} {values[key]}{' (chosen)' * (picked[key] is None)}" for key in values
     )
-    tokenizer = open_clip.get_tokenizer(name)
     model = model.to(device).eval()
     return LoadedModel(model, tokenizer, facts, batch_size, chosen, choice.statistics)
 
@@ -89,11 +94,76 @@ def _load(name: str, pretrained: str | None, allow_torchscript: bool) -> torch.n
             "weights only: safetensors, or a state dict",
             "Convert them to safetensors, or pass --allow-torchscript if you trust their source",
         )
-    try:
+    with _plain_errors(name, pretrained):
+        # No base weights for the towers: they are a third repository's, and would be replaced.
         return open_clip.create_model(
-            name, pretrained, require_pretrained=True, weights_only=not is_script
+            name,
+            pretrained,
+            require_pretrained=True,
+            weights_only=not is_script,
+            pretrained_text=False,
         )
+
+
+def _tokenizer(name: str, pretrained: str | None) -> Any:
+    """The tokenizer of a model whose config may be had; nothing else is fetched before."""
+    foreign = name.startswith((FOLDER, HUB))
+    with _plain_errors(name, pretrained):
+        config = open_clip.get_model_config(name if foreign else name.replace("/", "-"))
+        if foreign:
+            check_config(name, config, _own_repositories(), named_repository)
+        for package in needed_packages(config):
+            raise not_installed(name, package)
+        _never_ask_for_code()
+        text = config.get("text_cfg") or {}
+        code: dict[str, Any] = {"trust_remote_code": False}
+        if not foreign:
+            code = code if text.get("hf_tokenizer_name") else {}
+            return open_clip.get_tokenizer(name.replace("/", "-"), **code)
+        # Made of the config that was checked: open_clip.get_tokenizer would fetch it again.
+        asked = {"context_length": text.get("context_length", DEFAULT_CONTEXT_LENGTH)}
+        asked.update(text.get("tokenizer_kwargs") or {})
+        if not text.get("hf_tokenizer_name"):
+            return open_clip.SimpleTokenizer(**asked)
+        if text.get("tokenizer_mode"):
+            asked["tokenizer_mode"] = text["tokenizer_mode"]
+        folder = name.removeprefix(FOLDER)
+        source = folder if name.startswith(FOLDER) else text["hf_tokenizer_name"]
+        return HFTokenizer(source, **asked, **code)
+
+
+def lists_weights(model: str, pretrained: str) -> bool:
+    """Whether open_clip itself lists these weights for one of its own models."""
+    return pretrained in open_clip.list_pretrained_tags_by_model(model)
+
+
+def _own_repositories() -> set[str]:
+    """The repositories that the configs of open_clip's own models name."""
+    texts = [open_clip.get_model_config(each)["text_cfg"] for each in open_clip.list_models()]
+    names = {text.get(key) for text in texts for key in ("hf_tokenizer_name", "hf_model_name")}
+    return {name for name in names if name}
+
+
+def _never_ask_for_code() -> None:
+    """Have transformers refuse a repository with code, where it would ask on the terminal."""
+    try:
+        from transformers import dynamic_module_utils
+    except ImportError:
+        return
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+@contextmanager
+def _plain_errors(name: str, pretrained: str | None) -> Iterator[None]:
+    """Whatever a library raises while it loads a model, as one BlissError."""
+    try:
+        yield
+    except BlissError:
+        raise
     except Exception as error:
+        package = package_of(error)
+        if package is not None:
+            raise not_installed(name, package) from error
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise BlissError(
             f"model {name}{f' with weights {pretrained}' if pretrained else ''} "

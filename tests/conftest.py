@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,8 +28,10 @@ from blissaudit.demo.scenes import render_scene, sample_scene
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tests know the shipped corpora alone, whatever the person who runs them has added.
-os.environ["BLISS_CONFIG"] = str(Path(__file__).with_name("no-such-settings"))
+# Tests know the shipped corpora alone and no named models, whatever the person who runs them has
+# added; models that tests name are remembered in a folder of the tests' own.
+_SETTINGS = tempfile.TemporaryDirectory(prefix="bliss-settings-")
+os.environ["BLISS_CONFIG"] = _SETTINGS.name
 
 KINDS = ("apple", "boat", "house")
 EACH = 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from ..artefacts import MANIFEST, digest, sha256_of, write_array
 from ..errors import BlissError
 from ..indexer.encoding import ModelChoice, check_same_model
+from ..indexer.model_trust import model_named_by
 from ..indexer.text_lengths import cache_folder
 from ..indexer.unit_rows import row_lengths
 from .clipn_folder import Clipn
@@ -23,7 +23,8 @@ def no_vectors(
     """float32 [C, d], unit rows: each class's prompts encoded, averaged and normalised again.
 
     `model` are the facts of the model the images were embedded with; `choice` may say where the
-    frozen model is now. Raises BlissError where it is not the one the CLIPN was trained over.
+    frozen model is now. Raises BlissError where it is not the one the CLIPN was trained over,
+    ModelNotNamed where it is a foreign one that only the CLIPN names.
     """
     check_same_model(model, "the images' index", clipn.model, str(clipn.folder))
     texts = [text for each in prompts for text in each]
@@ -46,8 +47,7 @@ def _encoded(clipn: Clipn, texts: Sequence[str], choice: ModelChoice) -> np.ndar
     from .clipn_tower import encode_no, load_no_tower
 
     if choice.model is None and choice.pretrained is None:
-        known = clipn.model
-        choice = replace(choice, model=known["model"], pretrained=known.get("pretrained"))
+        choice = model_named_by(choice, clipn.model, str(clipn.folder))
     loaded = load_model(choice)
     own = {
         **loaded.facts,
