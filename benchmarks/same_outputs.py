@@ -166,12 +166,12 @@ COMMANDS = (
     Command("corpora list", "corpora list --json"),
     Command("corpora show", "corpora show imagenet-1k --json"),
     Command("corpora peek", "corpora peek captions.txt --json"),
-    Command("corpora peek table", "corpora peek captions.csv --column text --rows 50"),
+    Command("corpora peek table", "corpora peek captions.csv --column caption --rows 50"),
     Command("corpora peek dataset", "corpora peek @dataset=flickr:train --rows 20", real=True),
     Command("corpora peek keyed", "corpora peek @keyed=keyed.txt --rows 20"),
     Command("index build", "index build captions.txt --model demo --part-rows 100 -o idx"),
     Command("index build again", "index build captions.txt --model demo --part-rows 100 -o idx"),
-    Command("index build two", "index build captions.csv more.txt --column text --model demo "
+    Command("index build two", "index build captions.csv more.txt --model demo "
             "--dtype float32 --near-duplicates 0.98 --licence CC0 -o idx2"),
     Command("index build keyed", "index build @keyed=keyed.txt --model demo --export -o idx3"),
     Command("index build embeddings", "index build --embeddings emb/texts -o eidx", real=True),
@@ -221,8 +221,8 @@ COMMANDS = (
             "--prompt a_photo_of_a_{label} --robust @report=none -o e-own", real=True),
     Command("audit embeddings mislabel", "audit --embeddings emb/val --index eidx --question "
             "mislabel --prompt a_photo_of_a_{label} @report=none -o e-mislabel", real=True),
-    *(Command(f"score {name}", f"audit photos --reference clean --index idx --score {name} "
-              f"@report=none -o s-{name} " + P) for name in SCORES),
+    *(Command(f"score {name}", f"audit {E} --score {name} @report=none -o s-{name}", real=True)
+      for name in SCORES),
     Command("eval every score", "eval --reference clean --test photos --index idx --protocol "
             f"folders -o eval --json {P}"),
     Command("eval embeddings", "eval --reference emb/val --test emb/test --index eidx --prompt "
@@ -299,7 +299,7 @@ pathlib.Path("extra.txt").write_text("\n".join(lines[290:330]) + "\n")
 keyed = "".join(f"{i}.jpg#0\t{text}\n" for i, text in enumerate(lines[330:]))
 pathlib.Path("keyed.txt").write_text(keyed)
 with open("captions.csv", "w", newline="") as file:
-    csv.writer(file).writerows([("id", "text"), *enumerate(lines[100:220])])
+    csv.writer(file).writerows([("id", "caption"), *enumerate(lines[100:220])])
 pathlib.Path("flat").mkdir(), pathlib.Path("shards").mkdir()
 rows = [(f"{i:03}.png", path.parent.name, path.read_bytes()) for i, path in enumerate(photos)]
 with tarfile.open("shards/s-0000.tar", "w") as tar:
@@ -643,28 +643,24 @@ class Ran(NamedTuple):
 
     code: int
     files: Snapshot
-    """Every file there afterwards, with its checksum."""
+    """The files it wrote with their checksums, "" for one that it took away."""
     kept: Path
     """The files that it wrote, as it left them."""
 
 
-def run_side(side: Side, commands: tuple[Command, ...]) -> dict[str, Ran]:
-    """Run the commands in turn, and keep what each of them wrote."""
-    before, ran = snapshot(side.folder), {}
-    for command in commands:
-        if command.name == "apply":
-            write_decisions(side.folder)
-        argv = side.checkout.spell(side.folder, command.tokens)
-        name = command.name.replace(" ", "-")
-        code = side.checkout.send(side.folder, name, argv=argv, kill=command.kill)
-        after, kept = snapshot(side.folder), side.checkout.logs / f"files-{name}"
-        for file in changed(before, after):
-            if file in after:
-                (kept / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(side.folder / file, kept / file)
-        ran[command.name] = Ran(code, {f: after.get(f, "") for f in changed(before, after)}, kept)
-        before = after
-    return ran
+def run_one(side: Side, command: Command, before: Snapshot) -> tuple[Ran, Snapshot]:
+    """Run one command, and keep what it wrote; also every file that is there afterwards."""
+    if command.name == "apply":
+        write_decisions(side.folder)
+    argv = side.checkout.spell(side.folder, command.tokens)
+    name = command.name.replace(" ", "-")
+    code = side.checkout.send(side.folder, name, argv=argv, kill=command.kill)
+    after, kept = snapshot(side.folder), side.checkout.logs / f"files-{name}"
+    for file in changed(before, after):
+        if file in after:
+            (kept / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(side.folder / file, kept / file)
+    return Ran(code, {f: after.get(f, "") for f in changed(before, after)}, kept), after
 
 
 def write_decisions(folder: Path) -> None:
@@ -684,10 +680,10 @@ def write_decisions(folder: Path) -> None:
 
 
 def differences(
-    sides: tuple[Side, Side], ran: tuple[dict[str, Ran], dict[str, Ran]], command: Command
+    sides: tuple[Side, Side], old: Ran, new: Ran, command: Command
 ) -> Iterator[Difference]:
     """Everything that one command did differently in the two checkouts."""
-    name, (old, new) = command.name, (one[command.name] for one in ran)
+    name = command.name
     if old.code != new.code:
         yield Difference(name, "exit status", "", f"{old.code} became {new.code}")
     if old.code != command.code:
@@ -759,7 +755,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("old", type=Path, help="the checkout to compare with, its .venv made")
     parser.add_argument("--new", type=Path, default=HERE.parent, help="[default: this one]")
-    parser.add_argument("--only", default="*", help="only commands of this name: 'audit*'")
+    parser.add_argument("--only", default="*", help="only commands of these names: 'index*,audit*'")
     parser.add_argument("--keep", type=Path, help="keep all files in this new folder")
     parser.add_argument("--record", action="store_true", help="write results/same_outputs.txt")
     chosen = parser.parse_args()
@@ -805,23 +801,27 @@ def run_all(
     total, unintended, source = 0, 0, base
     for phase, commands in (("fresh", COMMANDS), ("later", LATER)):
         chosen = tuple(
-            one for one in commands if fnmatch(one.name, only) and (data or not one.real)
+            one
+            for one in commands
+            if any(fnmatch(one.name, pattern) for pattern in only.split(","))
+            and (data or not one.real)
         )
         folders = copies(source, work, phase)
         sides = (Side(checkouts[0], folders[0]), Side(checkouts[1], folders[1]))
-        with ThreadPoolExecutor(2) as pool:
-            ran = tuple(pool.map(run_side, sides, [chosen, chosen]))
+        before = [snapshot(folder) for folder in folders]
         say("" if phase == "fresh" else "\nwhat the old checkout left, opened and resumed by both")
         for command in chosen:
-            found = list(differences(sides, (ran[0], ran[1]), command))
-            files = len([f for f, digest in ran[0][command.name].files.items() if digest])
-            bad = [one for one in found if one.intended is None]
+            with ThreadPoolExecutor(2) as pool:
+                (old, one), (new, two) = pool.map(run_one, sides, [command] * 2, before)
+            before = [one, two]
+            found = list(differences(sides, old, new, command))
+            bad = [each for each in found if each.intended is None]
             outcome = "DIFFERENT" if bad else "intended differences" if found else "same"
-            code = ran[0][command.name].code
-            say(f"  {outcome:9} {command.name} (exit status {code}, {files} files)")
-            for one in found:
-                why = f"   [intended: {one.intended}]" if one.intended else ""
-                say(f"      {one.file}{f': {one.key}' if one.key else ''}: {one.what}{why}")
+            files = sum(map(bool, old.files.values()))
+            say(f"  {outcome:9} {command.name} (exit status {old.code}, {files} files)")
+            for each in found:
+                why = f"   [intended: {each.intended}]" if each.intended else ""
+                say(f"      {each.file}{f': {each.key}' if each.key else ''}: {each.what}{why}")
             total, unintended = total + 1, unintended + len(bad)
         source = folders[0]
     say(f"\n{total} commands; {unintended} differences that were not intended")
