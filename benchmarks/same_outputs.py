@@ -63,7 +63,7 @@ NOISE = (
      r"<rate> \2"),
     (re.compile(r"\b\d[\d,]*(\.\d+)?/s\b|\(\d[\d,]* a second\)"), "<rate>"),
     (re.compile(r"\b\d+\.\d+\.\d+(\.dev\d+|rc\d+)?\b"), "<version>"),
-    (re.compile(r"/tmp/[\w./-]+|\btmp\w{8}\b"), "<temporary>"),
+    (re.compile(r"/tmp/[\w./+@=-]+|\btmp\w{8}\b"), "<temporary>"),
 )  # fmt: skip
 """What is not compared in text."""
 
@@ -331,6 +331,7 @@ for line in sys.stdin:
     if not child:
         os.setsid()
         os.chdir(job["folder"])
+        os.environ["BLISS_CACHE"] = job["cache"]
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -400,7 +401,8 @@ class Checkout:
 
     def send(self, folder: Path, name: str, **job: Any) -> int:
         """Have one job done in `folder`; its exit status."""
-        asked = {"folder": str(folder), "kill": "", **job}
+        cache = str(folder.parent / "cache")
+        asked = {"folder": str(folder), "cache": cache, "kill": "", **job}
         for stream in ("stdout", "stderr"):
             asked[stream] = str(self.logs / f"{name}.{stream}")
         assert self.process.stdin and self.process.stdout
@@ -465,7 +467,11 @@ def changed(before: Snapshot, after: Snapshot) -> set[str]:
 
 def tidy(text: str, folder: Path, root: Path) -> str:
     """Text without what is not compared."""
-    for place, said in ((str(folder), "<folder>"), (str(root), "<checkout>")):
+    for place, said in (
+        (str(folder), "<folder>"),
+        (str(folder.parent), "<side>"),
+        (str(root), "<checkout>"),
+    ):
         text = text.replace(place, said)
     for pattern, said in NOISE:
         text = pattern.sub(said, text)
@@ -748,6 +754,8 @@ def copies(folder: Path, work: Path, phase: str) -> tuple[Path, Path]:
     made = tuple(work / f"{side}-{phase}" / "here" for side in ("old", "new"))
     for place in made:
         shutil.copytree(folder, place, symlinks=True)
+        if (folder.parent / "cache").is_dir():
+            shutil.copytree(folder.parent / "cache", place.parent / "cache")
     return made[0], made[1]
 
 
@@ -789,8 +797,8 @@ def run_all(
     checkouts: list[Checkout], work: Path, data: str | None, only: str, say: Callable[[str], None]
 ) -> int:
     """Both phases; the number of differences that nothing explains."""
-    base = work / "data"
-    base.mkdir()
+    base = work / "data" / "here"
+    base.mkdir(parents=True)
     if code := checkouts[0].send(base, "data", code=MAKE_DATA):
         print((checkouts[0].logs / "data.stderr").read_text(), file=sys.stderr)
         raise SystemExit(f"the data could not be made: exit status {code}")
