@@ -57,6 +57,7 @@ NOISE_KEYS = re.compile(
     r"|\w*_seconds|\w*_per_second|speed\w*|machine|threads)([./\[]|$)"
 )
 NOISE = (
+    (re.compile(r"(?m)^.*(the encoder waited|limited by|the slowest stage|a second).*\n?"), ""),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+\d\d:\d\d)?( UTC)?"), "<time>"),
     (re.compile(r"\b\d[\d,]*(\.\d+)? ?(ms|s|seconds?|minutes?)\b"), "<duration>"),
     (re.compile(r"\b\d[\d,]*(\.\d+)? (images|captions|texts|rows|queries)(/s| (a|per) second)"),
@@ -622,7 +623,10 @@ def compare_files(old: Path, new: Path, tidied: tuple[Tidy, Tidy]) -> Found:
 
 
 def _json_of(text: str, kind: str) -> Any:
-    return json.loads(text) if kind == ".json" else [json.loads(x) for x in text.splitlines()]
+    if kind == ".json":
+        return json.loads(text)
+    lines = [json.loads(line) for line in text.splitlines()]
+    return sorted(lines, key=lambda one: (str(one.get("stage")), one.get("part", -1)))
 
 
 def compare_streams(old: str, new: str, tidied: tuple[Tidy, Tidy]) -> Found:
