@@ -1,0 +1,845 @@
+"""The same commands in two checkouts: every output file, stdout and stderr compared.
+
+    .venv/bin/python benchmarks/same_outputs.py OLD_CHECKOUT [--new CHECKOUT] [--only PATTERN]
+
+Each checkout runs the commands of COMMANDS with its own `.venv`, both side by side, each in a
+folder of its own with the same relative paths. Then the folder that the old checkout left, with a
+build and an audit that were killed on the way in it, is copied twice, and both checkouts open and
+resume what is there (LATER). Two settings of one command may be spelt differently: a token that
+begins with `@` is written as the checkout's own `--help` has it (SPELLINGS). Times, versions,
+durations and the places of the folders are not compared (NOISE). What else differs is listed by
+command, file and column or key with its largest numerical difference, and is an error unless
+INTENDED names it. Every command runs in a fork of one process that has torch loaded already.
+
+Real embeddings and photographs are read where BLISS_TEST_DATA points; without it the commands on
+them are left out, which is said.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+HERE = Path(__file__).resolve().parent
+TOLERANCE = 0.0
+"""Largest difference of two numbers that passes for none."""
+INTENDED: tuple[tuple[str, str], ...] = ()
+"""(pattern of a listed difference, why it is meant to be): fnmatch on 'command: file: key'."""
+
+SCORES = (
+    "bliss+ clip_ad costarr csp debiased_negatives energy eoe gaussian_ad knn mahalanobis "
+    "maximum_cosine mcm msp neglabel neglabel_one_group neglabel_retrieved outlier_knn_ratio "
+    "outlier_logistic relative_mahalanobis smmp sparse_lookup vim"
+).split()
+"""Every score that needs nothing trained, but for `bliss`, the default."""
+
+NOISE_KEYS = re.compile(
+    r"(^|[./])(at|seconds|created|started|finished|version|libraries|per_second|rows_per_second"
+    r"|busy_seconds|encoder_waited|queries_per_second|milliseconds|limit|notes|encode_rate"
+    r"|\w*_seconds|\w*_per_second|speed\w*|machine|threads)([./\[]|$)"
+)
+NOISE = (
+    (re.compile(r"(?m)^.*(the encoder waited|\bread\w+ [\d,]+/s, .* limits?$).*\n?"), ""),
+    (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+\d\d:\d\d)?( UTC)?"), "<time>"),
+    (re.compile(r"\b\d[\d,]*(\.\d+)? ?(ms|s|seconds?|minutes?)\b"), "<duration>"),
+    (re.compile(r"\b\d[\d,]*(\.\d+)? (images|captions|texts|rows|queries)(/s| (a|per) second)"),
+     r"<rate> \2"),
+    (re.compile(r"\b\d[\d,]*(\.\d+)?/s\b|\(\d[\d,]* a second\)"), "<rate>"),
+    (re.compile(r"\b\d+\.\d+\.\d+(\.dev\d+|rc\d+)?\b"), "<version>"),
+    (re.compile(r"/tmp/[\w./+@=-]+|\btmp\w{8}\b"), "<temporary>"),
+)  # fmt: skip
+"""What is not compared in text."""
+
+
+class Command(NamedTuple):
+    """One `bliss` command, written for both checkouts."""
+
+    name: str
+    tokens: str
+    code: int = 0
+    """The exit status it must have in both."""
+    kill: str = ""
+    """Kill it as soon as a file matches this, instead of letting it end."""
+    real: bool = False
+    """Whether it reads BLISS_TEST_DATA."""
+
+
+def spell_pair(old: str, new: str) -> Callable[[str, set[str]], list[str]]:
+    """An option that was renamed: the new spelling where the command knows it."""
+    return lambda value, known: [new if new in known else old, value]
+
+
+def _report(value: str, known: set[str]) -> list[str]:
+    if "--report" in known:
+        return ["--report", value]
+    return ["--no-report"] if value == "none" else ["--report-images", value]
+
+
+def _search(value: str, known: set[str]) -> list[str]:
+    if "--search" in known:
+        return ["--search", value]
+    words = []
+    for word in value.split(","):
+        name, equals, number = word.partition("=")
+        if not equals:
+            words += ["--search-kind", word] if word == "exact" else []
+        elif name == "device":
+            words += ["--search-device", number]
+        else:
+            words += ["--search-set", word]
+    return words
+
+
+def _trained(value: str, known: set[str]) -> list[str]:
+    return ["--trained" if "--trained" in known else "--head", value]
+
+
+def _engine(value: str, known: set[str]) -> list[str]:
+    if "--ray-address" not in known:
+        return ["--engine", value]
+    engine, _, rest = value.partition(":")
+    words = ["--engine", engine]
+    for word in filter(None, rest.split(",")):
+        actors = word.startswith("actors=")
+        words += ["--ray-actors", word[7:]] if actors else ["--ray-address", word]
+    return words
+
+
+def _dataset(value: str, known: set[str]) -> list[str]:
+    """FOLDER:SPLIT of a dataset folder as a corpus."""
+    folder, _, split = value.rpartition(":")
+    return [folder, "--split", split] if "--split" in known else [f"dir:{folder}:{split}"]
+
+
+def _keyed(value: str, known: set[str]) -> list[str]:
+    """`image#n<TAB>caption` lines."""
+    return [value, "--column", "2"] if "--split-cells" in known else [f"keyed-captions:{value}"]
+
+
+def _class_prompt(value: str, known: set[str]) -> list[str]:
+    names = [n for n in ("--class-prompt", "--label-prompt", "--prompt-for") if n in known]
+    return [names[0] if names else "--label", value]
+
+
+def _flag(value: str, known: set[str]) -> list[str]:
+    names = [name for name in ("--flag-top", "--flag") if name in known]
+    return [names[0] if names else "--top", value]
+
+
+SPELLINGS: dict[str, Callable[[str, set[str]], list[str]]] = {
+    "lambda": spell_pair("--weight", "--lambda"),
+    "show": spell_pair("--top", "--show"),
+    "labels": spell_pair("--labels", "--labels-file"),
+    "image": spell_pair("--image", "--like"),
+    "flag": _flag,
+    "class": _class_prompt,
+    "report": _report,
+    "search": _search,
+    "trained": _trained,
+    "engine": _engine,
+    "dataset": _dataset,
+    "keyed": _keyed,
+}
+"""How a neutral token `@name=value` is spelt, given the options that the command's help names."""
+
+E = "--embeddings emb/test --reference emb/val --index eidx --prompt a_photo_of_a_{label}"
+P = "--model demo --workers 1"
+COMMANDS = (
+    # corpora and indexes
+    Command("corpora list", "corpora list --json"),
+    Command("corpora show", "corpora show imagenet-1k --json"),
+    Command("corpora peek", "corpora peek captions.txt --json"),
+    Command("corpora peek table", "corpora peek captions.csv --column caption --rows 50"),
+    Command("corpora peek dataset", "corpora peek @dataset=flickr:train --rows 20", real=True),
+    Command("corpora peek keyed", "corpora peek @keyed=keyed.txt --rows 20"),
+    Command("index build", "index build captions.txt --model demo --part-rows 100 -o idx"),
+    Command("index build again", "index build captions.txt --model demo --part-rows 100 -o idx"),
+    Command("index build two", "index build captions.csv more.txt --model demo "
+            "--dtype float32 --near-duplicates 0.98 --licence CC0 -o idx2"),
+    Command("index build keyed", "index build @keyed=keyed.txt --model demo --export -o idx3"),
+    Command("index build embeddings", "index build --embeddings emb/texts -o eidx", real=True),
+    Command("index info", "index info idx --json"),
+    Command("index info text", "index info idx2"),
+    Command("index add", "index add idx2 extra.txt --model demo"),
+    Command("index remove", "index remove idx2 --contains clock"),
+    Command("index remove like", "index remove idx2 --like a_red_boat --above 0.9 --dry-run"),
+    Command("index remove undo", "index remove idx2 --undo last"),
+    Command("index remove regex", "index remove idx2 --caption stripes$"),
+    Command("index kind", "index kind idx2 IVF4,SQ8 --set nprobe=2 --threads 1"),
+    Command("index verify", "index verify idx2 --embed 5"),
+    Command("index search", "index search idx2 --text a_red_boat --k 5 --json"),
+    Command("index search exact", "index search idx idx2 --text a_boat @search=exact --k 3"),
+    Command("index search nprobe", "index search idx2 --text a_boat @search=nprobe=4 --k 3 --json"),
+    Command("index search image", "index search idx @image=new/one.png --k 4 --json"),
+    Command("index search embeddings", "index info eidx --json", real=True),
+    Command("index tune", "index tune idx --images photos --dry-run --kinds SQ8 " + P),
+    # audits of photographs
+    Command("audit", "audit photos --index idx -o first @show=5 " + P),
+    Command("audit again", "audit photos --index idx -o first --json " + P),
+    Command("audit corpus", f"audit photos --corpus more.txt --k 5 @lambda=0.3 -o second {P}"),
+    Command("audit clean", "audit photos --reference clean --index idx @report=5 -o third " + P),
+    Command("audit calibration", "audit photos --reference clean --calibration clean2 --fdr 0.2 "
+            "--index idx -o calibrated --json " + P),
+    Command("audit per class", "audit photos --reference clean --calibration clean2 --per-class "
+            "--index idx -o calibrated2 @report=none " + P),
+    Command("audit contamination", "audit photos --index idx --contamination 0.1 -o share " + P),
+    Command("audit null", "audit photos --index idx --empirical-null @report=none -o null " + P),
+    Command("audit flag", f"audit photos --index idx @flag=3 --fail-on 1 -o flagged {P}", 4),
+    Command("audit robust", "audit photos --index idx --robust @report=none -o robust " + P),
+    Command("audit mislabel", "audit photos --index idx --question mislabel -o mislabel " + P),
+    Command("audit normal", "audit flat --index idx --normal apple --normal boat "
+            "@class=boat=a_drawing_of_a_boat -o normal " + P),
+    Command("audit filtered", "audit photos --index idx --exclude-near-labels 0.95 "
+            "--exclude-label-words @report=none -o filtered " + P),
+    Command("audit tar", f"audit shards --index idx @report=none -o tar {P}"),
+    Command("audit table", "audit table.parquet --index idx --image-column image "
+            f"--label-column label @report=none -o table {P}"),
+    Command("audit paths", f"audit paths.csv --index idx @report=none -o paths {P}"),
+    Command("audit labels file", f"audit flat --index idx @labels=labels.csv -o labelled {P}"),
+    Command("audit caltech", f"audit caltech --index idx -o caltech-run {P}", real=True),
+    Command("audit refused", f"audit photos --index nowhere -o refused {P}", 2),
+    # embeddings, and every score
+    Command("audit embeddings", f"audit {E} @lambda=0.5 @report=none -o e-bliss", real=True),
+    Command("audit embeddings own", "audit --embeddings emb/val --index eidx "
+            "--prompt a_photo_of_a_{label} --robust @report=none -o e-own", real=True),
+    Command("audit embeddings mislabel", "audit --embeddings emb/val --index eidx --question "
+            "mislabel --prompt a_photo_of_a_{label} @report=none -o e-mislabel", real=True),
+    *(Command(f"score {name}", f"audit {E} --score {name} @report=none -o s-{name}", real=True)
+      for name in SCORES),
+    Command("eval every score", "eval --reference clean --test photos --index idx --protocol "
+            f"folders -o eval --json {P}"),
+    Command("eval embeddings", "eval --reference emb/val --test emb/test --index eidx --prompt "
+            "a_photo_of_a_{label} --protocol random-3 --draws 2 --score bliss --score mcm --score "
+            "knn:k=3 --baseline mcm -o e-eval", real=True),
+    Command("eval from", "eval --from eval/eval.json"),
+    # what follows an audit
+    Command("reference fit", "reference fit clean --calibration 0.25 -o reference " + P),
+    Command("score", "score new/one.png new/two.png --reference reference --index idx --json " + P),
+    Command("find text", "find first --text a_drawing_of_a_house --k 4 --json"),
+    Command("find like", "find first --like new/one.png --k 4 --model demo"),
+    Command("diff", "diff first third -o diff.csv @show=5"),
+    Command("diff json", "diff first second --json"),
+    Command("report", "report first -o page.html --images 7"),
+    Command("apply", "apply decisions.csv --run first --list kept.csv"),
+    Command("apply copy", "apply decisions.csv --run first --copy cleaned"),
+    Command("export", "export first --save-to-disk exported"),
+    Command("corpora compare", "corpora compare photos --index idx --index idx2 --truth truth.csv "
+            f"--json {P}"),
+    Command("train oecl", "train oecl clean --outliers strange --epochs 3 -o head " + P),
+    Command("audit oecl", "audit photos --reference clean --index idx --score oecl @trained=head "
+            f"@report=none -o s-oecl {P}"),
+    Command("index build killed", "index build captions.txt --model demo --part-rows 20 -o kidx",
+            -9, "kidx/parts/*"),
+    Command("audit killed", f"audit photos --reference clean --index idx -o kaudit {P}", -9,
+            "kaudit/images/*"),
+)  # fmt: skip
+LATER = (
+    Command("old index", "index info idx --json"),
+    Command("old index verified", "index verify idx2 --embed 3"),
+    Command("old index searched", "index search idx2 --text a_red_boat --k 5 --json"),
+    Command("old index extended", "index add idx more.txt --model demo"),
+    Command("old build resumed", "index build captions.txt --model demo --part-rows 20 -o kidx"),
+    Command("old audit resumed", f"audit photos --reference clean --index idx2 -o kaudit {P}"),
+    Command("old cache reused", f"audit photos --index idx2 -o first {P}"),
+    Command("old reference", "score new/one.png --reference reference --index idx2 --json " + P),
+    Command("old reference in audit", f"audit photos --reference reference --index idx2 -o r {P}"),
+    Command("old run found in", "find third --text a_drawing_of_a_house --k 4 --json"),
+    Command("old run reported", "report third -o page2.html"),
+    Command("old runs compared", "diff second third --json"),
+    Command("old run exported", "export third --save-to-disk exported3"),
+    Command("old head", "audit photos --reference clean --index idx2 --score oecl @trained=head "
+            f"@report=none -o s-oecl2 {P}"),
+    Command("old eval repeated", "eval --from eval/eval.json"),
+)  # fmt: skip
+
+MAKE_DATA = r"""
+import csv, io, pathlib, sys, tarfile
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+from blissaudit.demo.captions import sample_captions
+from blissaudit.demo.scenes import render_scene, sample_scene
+rng = np.random.default_rng(0)
+def draw(path, kind):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    render_scene(sample_scene(rng, kind), 64).save(path)
+    return path
+kinds = ("apple", "boat", "house")
+photos = [draw(f"photos/{k}/{n}.png", k) for k in kinds for n in range(7)]
+photos += [draw("photos/apple/stray.png", "clock"), draw("photos/boat/stray.png", "umbrella")]
+pathlib.Path("photos/house/broken.png").write_bytes(b"no picture")
+for folder in ("clean", "clean2"):
+    for k in kinds:
+        for n in range(6):
+            draw(f"{folder}/{k}/{n}.png", k)
+for k in ("balloon", "cactus", "key"):
+    for n in range(4):
+        draw(f"strange/{k}/{n}.png", k)
+draw("new/one.png", "apple"), draw("new/two.png", "key")
+lines = sample_captions(rng, 400)
+pathlib.Path("captions.txt").write_text("\n".join(lines[:240] + lines[:3]) + "\n")
+pathlib.Path("more.txt").write_text("\n".join(lines[200:300]) + "\n")
+pathlib.Path("extra.txt").write_text("\n".join(lines[290:330]) + "\n")
+keyed = "".join(f"{i}.jpg#0\t{text}\n" for i, text in enumerate(lines[330:]))
+pathlib.Path("keyed.txt").write_text(keyed)
+with open("captions.csv", "w", newline="") as file:
+    csv.writer(file).writerows([("id", "caption"), *enumerate(lines[100:220])])
+pathlib.Path("flat").mkdir(), pathlib.Path("shards").mkdir()
+rows = [(f"{i:03}.png", path.parent.name, path.read_bytes()) for i, path in enumerate(photos)]
+with tarfile.open("shards/s-0000.tar", "w") as tar:
+    for name, label, data in rows:
+        pathlib.Path("flat", name).write_bytes(data)
+        for member, content in ((name, data), (name[:-3] + "cls", label.encode())):
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+table = {"image": [r[2] for r in rows], "label": [r[1] for r in rows]}
+pq.write_table(pa.table(table), "table.parquet")
+for name, column, paths in (
+    ("labels.csv", "label", [(r[0], r[1]) for r in rows]),
+    ("paths.csv", "label", [(p.as_posix(), p.parent.name) for p in photos]),
+    ("truth.csv", "is_stray", [(p.relative_to("photos").as_posix(), int(p.stem == "stray"))
+                               for p in photos]),
+):
+    with open(name, "w", newline="") as file:
+        csv.writer(file).writerows([("path", column), *paths])
+"""
+
+SERVER = r"""
+import glob, json, os, signal, sys, time
+import torch, open_clip, faiss, numpy, pyarrow.parquet, datasets
+from blissaudit.cli import main
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.setsid()
+        os.chdir(job["folder"])
+        os.environ["BLISS_CACHE"] = job["cache"]
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        code = 70
+        try:
+            if "code" in job:
+                exec(job["code"], {"__name__": "data"})
+                code = 0
+            else:
+                sys.argv = ["bliss", *job["argv"]]
+                code = main()
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(code or 0))
+    end = time.monotonic() + 300
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        seen = job["kill"] and glob.glob(os.path.join(job["folder"], job["kill"]))
+        if seen or time.monotonic() > end:
+            os.killpg(child, signal.SIGKILL)
+        time.sleep(0.002 if job["kill"] else 0.02)
+    sys.__stdout__.write(json.dumps(os.waitstatus_to_exitcode(status)) + "\n")
+    sys.__stdout__.flush()
+"""
+"""Runs one command after another, each in a fork, so that torch is loaded once."""
+
+
+class Checkout:
+    """One checkout, the process that runs its commands, and the options its commands know."""
+
+    def __init__(self, root: Path, logs: Path) -> None:
+        self.root, self.logs = root.resolve(), logs
+        self.logs.mkdir(parents=True)
+        own = self.root / ".venv" / "bin" / "python"
+        if not own.exists():
+            raise SystemExit(f"{root}: no .venv there; make one first, as `make demo` does")
+        path = logs / "package"
+        path.mkdir()
+        os.symlink(self.root, path / "blissaudit")
+        changed = {
+            "PYTHONPATH": str(path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "BLISS_CONFIG": str(logs / "settings"),
+            "COLUMNS": "100",
+        }
+        self.process = subprocess.Popen(
+            [str(own), "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **changed},
+        )
+        self.known: dict[str, set[str]] = {}
+        self.lock = threading.Lock()
+
+    def send(self, folder: Path, name: str, **job: Any) -> int:
+        """Have one job done in `folder`; its exit status."""
+        cache = str(folder.parent / "cache")
+        asked = {"folder": str(folder), "cache": cache, "kill": "", **job}
+        for stream in ("stdout", "stderr"):
+            asked[stream] = str(self.logs / f"{name}.{stream}")
+        assert self.process.stdin and self.process.stdout
+        with self.lock:
+            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.root}: its process ended; see above")
+        return int(json.loads(answer))
+
+    def spell(self, folder: Path, tokens: str) -> list[str]:
+        """A command's words as this checkout has them."""
+        words = tokens.split()
+        plain = next((i for i, word in enumerate(words) if word[0] in "-@"), len(words))
+        groups = ("index", "corpora", "reference", "train")
+        path = words[: min(plain, 2 if words[0] in groups else 1)]
+        title = " ".join(path)
+        if title not in self.known:
+            self.send(folder, "help", argv=[*path, "--help"])
+            text = (self.logs / "help.stdout").read_text(encoding="utf-8")
+            self.known[title] = set(re.findall(r"--[a-z][a-z-]*", text))
+        spelt: list[str] = []
+        for word in words:
+            if word.startswith("@"):
+                name, _, value = word[1:].partition("=")
+                spelt += SPELLINGS[name](value, self.known[title])
+            else:
+                spelt.append(word)
+        return [_spaced(word) for word in spelt]
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def _spaced(word: str) -> str:
+    """`a_photo_of_a_{label}` stands for words: articles give them away."""
+    return word.replace("_", " ") if re.search(r"(^|=)an?_", word) else word
+
+
+Snapshot = dict[str, str]
+
+
+def snapshot(folder: Path) -> Snapshot:
+    """The checksum of every file there."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.endswith(".lock"):
+            found[path.relative_to(folder).as_posix()] = _checksum(path)
+    return found
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def changed(before: Snapshot, after: Snapshot) -> set[str]:
+    """The files written since, those that went away too."""
+    return {n for n in {*before, *after} if before.get(n) != after.get(n)}
+
+
+def tidy(text: str, folder: Path, root: Path) -> str:
+    """Text without what is not compared."""
+    for place, said in (
+        (str(folder), "<folder>"),
+        (str(folder.parent), "<side>"),
+        (str(root), "<checkout>"),
+    ):
+        text = text.replace(place, said)
+    for pattern, said in NOISE:
+        text = pattern.sub(said, text)
+    return text
+
+
+class Difference(NamedTuple):
+    """One difference: where, what, and how large where it is a number's."""
+
+    command: str
+    file: str
+    key: str
+    what: str
+
+    @property
+    def intended(self) -> str | None:
+        """Why it is meant to be; None where nothing says so."""
+        place = f"{self.command}: {self.file}: {self.key}"
+        return next((why for pattern, why in INTENDED if fnmatch(place, pattern)), None)
+
+
+Found = Iterator[tuple[str, str]]
+Tidy = Callable[[str], str]
+
+
+def compare_arrays(key: str, old: np.ndarray, new: np.ndarray) -> Found:
+    """(key, what differs) of two arrays."""
+    if old.shape != new.shape or old.dtype != new.dtype:
+        yield key, f"{old.dtype}{list(old.shape)} became {new.dtype}{list(new.shape)}"
+    elif old.tobytes() != new.tobytes():
+        if old.dtype.kind not in "fiub":
+            yield key, f"{int((old != new).sum())} of {old.size} entries differ"
+            return
+        gap = np.abs(old.astype(np.float64) - new.astype(np.float64))
+        gap[np.isnan(old.astype(float)) & np.isnan(new.astype(float))] = 0
+        largest = float(np.nanmax(gap, initial=0))
+        if largest > TOLERANCE or np.isnan(gap).any():
+            yield key, f"{int((gap != 0).sum())} of {gap.size} differ, at most by {largest:.3g}"
+
+
+def compare_json(key: str, old: Any, new: Any, tidied: tuple[Tidy, Tidy]) -> Found:
+    """The keys at which two JSON values differ."""
+    if NOISE_KEYS.search(key):
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new}):
+            inner = f"{key}/{name}" if key else name
+            if name not in old or name not in new:
+                if not NOISE_KEYS.search(inner):
+                    yield inner, "only in the old" if name in old else "only in the new"
+            else:
+                yield from compare_json(inner, old[name], new[name], tidied)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from compare_json(f"{key}[{number}]", *pair, tidied)
+    elif isinstance(old, str) and isinstance(new, str):
+        if tidied[0](old) != tidied[1](new):
+            yield key, f"{tidied[0](old)[:80]!r} became {tidied[1](new)[:80]!r}"
+    elif old != new:
+        both = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, new))
+        if not both or abs(old - new) > TOLERANCE:
+            gap = f", a difference of {abs(old - new):.3g}" if both else ""
+            yield key, f"{str(old)[:60]} became {str(new)[:60]}{gap}"
+
+
+def compare_text(old: str, new: str) -> Found:
+    """The first line that differs, and how many do."""
+    if old == new:
+        return
+    one, two = old.splitlines(), new.splitlines()
+    pairs = [(i, a, b) for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b]
+    count = len(pairs) + abs(len(one) - len(two))
+    if not pairs:
+        yield "lines", f"{len(one)} lines became {len(two)}"
+        return
+    line, a, b = pairs[0]
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), 0)
+    start = max(at - 30, 0)
+    shown = f"{a[start : start + 90]!r} became {b[start : start + 90]!r}"
+    yield f"line {line + 1}", f"{count} lines differ; {shown}"
+
+
+def compare_columns(old: pa.Table, new: pa.Table) -> Found:
+    """The columns in which two tables differ."""
+    for name in dict.fromkeys([*old.column_names, *new.column_names]):
+        if name not in old.column_names or name not in new.column_names:
+            yield name, "only in the old" if name in old.column_names else "only in the new"
+            continue
+        a, b = old[name].combine_chunks(), new[name].combine_chunks()
+        if a.equals(b):
+            continue
+        if pa.types.is_floating(a.type) and pa.types.is_floating(b.type):
+            yield from compare_arrays(name, a.to_numpy(False), b.to_numpy(False))
+        else:
+            gaps = sum(x != y for x, y in zip(a.to_pylist(), b.to_pylist(), strict=False))
+            if gaps or len(a) != len(b) or a.type != b.type:
+                yield name, f"{gaps} of {len(a)} entries differ ({a.type}, {b.type})"
+
+
+def compare_csv(old: str, new: str) -> Found:
+    """The columns in which two csv files differ."""
+    one, two = (list(csv.reader(text.splitlines())) for text in (old, new))
+    if not one or not two or one[0] != two[0] or len(one) != len(two):
+        yield from compare_text(old, new)
+        return
+    for at, name in enumerate(one[0]):
+        cells = [(a[at], b[at]) for a, b in zip(one[1:], two[1:], strict=True) if a != b]
+        cells = [(a, b) for a, b in cells if a != b]
+        if cells:
+            try:
+                gap = f", at most by {max(abs(float(a) - float(b)) for a, b in cells):.3g}"
+            except ValueError:
+                gap = f"; {cells[0][0][:40]!r} became {cells[0][1][:40]!r}"
+            yield name, f"{len(cells)} of {len(one) - 1} entries differ{gap}"
+
+
+def compare_files(old: Path, new: Path, tidied: tuple[Tidy, Tidy]) -> Found:
+    """(column or key, what differs) of two files, each read as its kind."""
+    a, b = old.read_bytes(), new.read_bytes()
+    if a == b:
+        return
+    kind = old.suffix
+    if kind == ".npy":
+        yield from compare_arrays("", np.load(old), np.load(new))
+    elif kind == ".parquet":
+        yield from compare_columns(pq.read_table(old), pq.read_table(new))
+    elif kind == ".safetensors":
+        from safetensors.numpy import load
+
+        one, two = load(a), load(b)
+        for name in sorted({*one, *two}):
+            if name in one and name in two:
+                yield from compare_arrays(name, one[name], two[name])
+            else:
+                yield name, "only in the old" if name in one else "only in the new"
+    elif kind in (".json", ".jsonl"):
+        one, two = (_json_of(text.decode(), kind) for text in (a, b))
+        yield from compare_json("", one, two, tidied)
+    elif kind == ".csv":
+        yield from compare_csv(tidied[0](a.decode()), tidied[1](b.decode()))
+    else:
+        try:
+            one, two = tidied[0](a.decode()), tidied[1](b.decode())
+        except UnicodeDecodeError:
+            yield "", f"{len(a)} bytes became {len(b)}"
+        else:
+            yield from compare_text(one, two)
+
+
+def _json_of(text: str, kind: str) -> Any:
+    if kind == ".json":
+        return json.loads(text)
+    lines = [json.loads(line) for line in text.splitlines()]
+    return sorted(lines, key=lambda one: (str(one.get("stage")), one.get("part", -1)))
+
+
+def compare_streams(old: str, new: str, tidied: tuple[Tidy, Tidy]) -> Found:
+    """stdout or stderr: as JSON where it is."""
+    try:
+        yield from compare_json("", json.loads(old), json.loads(new), tidied)
+    except ValueError:
+        yield from compare_text(tidied[0](old), tidied[1](new))
+
+
+class Side(NamedTuple):
+    """A checkout and the folder its commands run in."""
+
+    checkout: Checkout
+    folder: Path
+
+    def tidy(self, text: str) -> str:
+        """Text without this side's places, times and versions."""
+        return tidy(text, self.folder, self.checkout.root)
+
+
+class Ran(NamedTuple):
+    """One command that ended."""
+
+    code: int
+    files: Snapshot
+    """The files it wrote with their checksums, "" for one that it took away."""
+    kept: Path
+    """The files that it wrote, as it left them."""
+
+
+def run_one(side: Side, command: Command, before: Snapshot) -> tuple[Ran, Snapshot]:
+    """Run one command, and keep what it wrote; also every file that is there afterwards."""
+    if command.name == "apply":
+        write_decisions(side.folder)
+    argv = side.checkout.spell(side.folder, command.tokens)
+    name = command.name.replace(" ", "-")
+    code = side.checkout.send(side.folder, name, argv=argv, kill=command.kill)
+    after, kept = snapshot(side.folder), side.checkout.logs / f"files-{name}"
+    for file in changed(before, after):
+        if file in after:
+            (kept / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(side.folder / file, kept / file)
+    return Ran(code, {f: after.get(f, "") for f in changed(before, after)}, kept), after
+
+
+def write_decisions(folder: Path) -> None:
+    """What a person might have decided on the page of the run `first`."""
+    if not (folder / "first" / "scores.parquet").is_file():
+        return
+    table = pq.read_table(folder / "first" / "scores.parquet", columns=["row", "path"]).to_pydict()
+    with open(folder / "decisions.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("row", "path", "sha256", "decision", "new_label"))
+        places = sorted(zip(table["path"], table["row"], strict=True))
+        for number, (path, row) in enumerate(places[:9]):
+            decision = ("keep", "remove", "relabel")[number % 3]
+            label = "house" if decision == "relabel" else ""
+            content = _checksum(folder / "photos" / path)
+            writer.writerow((row, path, content, decision, label))
+
+
+def differences(
+    sides: tuple[Side, Side], old: Ran, new: Ran, command: Command
+) -> Iterator[Difference]:
+    """Everything that one command did differently in the two checkouts."""
+    name = command.name
+    if old.code != new.code:
+        yield Difference(name, "exit status", "", f"{old.code} became {new.code}")
+    if old.code != command.code:
+        yield Difference(name, "exit status", "old", f"{old.code} where {command.code} was meant")
+    if command.kill:
+        return
+    tidied = (sides[0].tidy, sides[1].tidy)
+    log = name.replace(" ", "-")
+    for stream in ("stdout", "stderr"):
+        texts = [
+            (side.checkout.logs / f"{log}.{stream}").read_text(encoding="utf-8", errors="replace")
+            for side in sides
+        ]
+        for key, what in compare_streams(*texts, tidied):
+            yield Difference(name, stream, key, what)
+    for file in sorted({*old.files, *new.files}):
+        there = [bool(one.files.get(file)) for one in (old, new)]
+        if all(there):
+            for key, what in compare_files(old.kept / file, new.kept / file, tidied):
+                yield Difference(name, file, key, what)
+        elif any(there):
+            which = ("old", "new")[there.index(True)]
+            yield Difference(name, file, "", f"written by the {which} alone")
+
+
+def real_data(folder: Path, data: Path) -> None:
+    """A few real embeddings and photographs, laid out as the test data has them."""
+    real = data / "real"
+    texts = pq.read_table(real / "texts/photo-of-a/metadata/metadata_0.parquet")
+    vectors = np.load(real / "texts/photo-of-a/text_emb/text_emb_0.npy")
+    captions = texts["caption"].to_pylist()
+    labels = pq.read_table(real / "caltech101/val/metadata/metadata_0.parquet")["label"].to_pylist()
+    usable = [n for n in dict.fromkeys(labels) if f"a photo of a {n}" in captions][:8]
+    own = [captions.index(f"a photo of a {name}") for name in usable]
+    rows = sorted({*range(600), *own})
+    _write_embeddings(folder / "emb/texts", "text", vectors[rows], texts.take(rows))
+    for part, each in (("val", 9), ("test", 10)):
+        table = pq.read_table(real / f"caltech101/{part}/metadata/metadata_0.parquet")
+        have = np.array(table["label"].to_pylist())
+        others = [] if part == "val" else np.flatnonzero(~np.isin(have, usable))[:20].tolist()
+        rows = sorted(others + [r for n in usable for r in np.flatnonzero(have == n)[:each]])
+        images = np.load(real / f"caltech101/{part}/img_emb/img_emb_0.npy")
+        _write_embeddings(folder / f"emb/{part}", "img", images[rows], table.take(rows))
+    for place in sorted((real / "caltech101/val/images").iterdir())[:10]:
+        (folder / "caltech" / place.name).mkdir(parents=True)
+        for picture in sorted(place.iterdir())[:6]:
+            shutil.copyfile(picture, folder / "caltech" / place.name / picture.name)
+    shutil.copytree(
+        data / "texts/flickr8k-dataset", folder / "flickr", copy_function=shutil.copyfile
+    )
+
+
+def _write_embeddings(folder: Path, kind: str, rows: np.ndarray, table: pa.Table) -> None:
+    for below in (f"{kind}_emb", "metadata"):
+        (folder / below).mkdir(parents=True)
+    np.save(folder / f"{kind}_emb" / f"{kind}_emb_0.npy", rows)
+    pq.write_table(table, folder / "metadata" / "metadata_0.parquet")
+
+
+def copies(folder: Path, work: Path, phase: str) -> tuple[Path, Path]:
+    """The folder twice: paths of the same length, as lines are wrapped by them."""
+    made = tuple(work / f"{side}-{phase}" / "here" for side in ("old", "new"))
+    for place in made:
+        shutil.copytree(folder, place, symlinks=True)
+        if (folder.parent / "cache").is_dir():
+            shutil.copytree(folder.parent / "cache", place.parent / "cache")
+    return made[0], made[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("old", type=Path, help="the checkout to compare with, its .venv made")
+    parser.add_argument("--new", type=Path, default=HERE.parent, help="[default: this one]")
+    parser.add_argument("--only", default="*", help="only commands of these names: 'index*,audit*'")
+    parser.add_argument("--keep", type=Path, help="keep all files in this new folder")
+    parser.add_argument("--record", action="store_true", help="write results/same_outputs.txt")
+    chosen = parser.parse_args()
+    lines: list[str] = []
+
+    def say(line: str = "") -> None:
+        print(line, flush=True)
+        lines.append(line)
+
+    data, start = os.environ.get("BLISS_TEST_DATA"), time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (chosen.keep or Path(temporary)).resolve()
+        work.mkdir(exist_ok=True)
+        say("same_outputs: the same commands in two checkouts, every output compared")
+        checkouts = [
+            Checkout(root, work / f"{name}-logs")
+            for name, root in (("old", chosen.old), ("new", chosen.new))
+        ]
+        try:
+            unintended = run_all(checkouts, work, data, chosen.only, say)
+        finally:
+            for checkout in checkouts:
+                checkout.close()
+    print(f"  {time.monotonic() - start:.0f} s")
+    if chosen.record:
+        (HERE / "results" / "same_outputs.txt").write_text("\n".join(lines) + "\n")
+    return int(unintended > 0)
+
+
+def run_all(
+    checkouts: list[Checkout], work: Path, data: str | None, only: str, say: Callable[[str], None]
+) -> int:
+    """Both phases; the number of differences that nothing explains."""
+    base = work / "data" / "here"
+    base.mkdir(parents=True)
+    if code := checkouts[0].send(base, "data", code=MAKE_DATA):
+        print((checkouts[0].logs / "data.stderr").read_text(), file=sys.stderr)
+        raise SystemExit(f"the data could not be made: exit status {code}")
+    if data:
+        real_data(base, Path(data))
+    else:
+        say("  BLISS_TEST_DATA is not set: the commands on real data are left out")
+    total, unintended, source = 0, 0, base
+    for phase, commands in (("fresh", COMMANDS), ("later", LATER)):
+        chosen = tuple(
+            one
+            for one in commands
+            if any(fnmatch(one.name, pattern) for pattern in only.split(","))
+            and (data or not one.real)
+        )
+        folders = copies(source, work, phase)
+        sides = (Side(checkouts[0], folders[0]), Side(checkouts[1], folders[1]))
+        before = [snapshot(folder) for folder in folders]
+        say("" if phase == "fresh" else "\nwhat the old checkout left, opened and resumed by both")
+        for command in chosen:
+            with ThreadPoolExecutor(2) as pool:
+                (old, one), (new, two) = pool.map(run_one, sides, [command] * 2, before)
+            before = [one, two]
+            found = list(differences(sides, old, new, command))
+            bad = [each for each in found if each.intended is None]
+            outcome = "DIFFERENT" if bad else "intended differences" if found else "same"
+            files = sum(map(bool, old.files.values()))
+            say(f"  {outcome:9} {command.name} (exit status {old.code}, {files} files)")
+            for each in found:
+                why = f"   [intended: {each.intended}]" if each.intended else ""
+                say(f"      {each.file}{f': {each.key}' if each.key else ''}: {each.what}{why}")
+            total, unintended = total + 1, unintended + len(bad)
+        source = folders[0]
+    say(f"\n{total} commands; {unintended} differences that were not intended")
+    return unintended
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main())
