@@ -40,6 +40,8 @@ HEAVY = {
     "fiftyone": ("audit/adapters/",),
     "ray": ("indexer/ray_cluster.py",),
     "pickle": (),
+    "dill": (),
+    "joblib": (),
 }
 
 
@@ -104,6 +106,7 @@ def test_the_check_sees_every_library_file_there_is():
         ("indexer/new.py", "from blissaudit.errors import x", "imports blissaudit absolutely"),
         ("indexer/new.py", "from ...x import y", "leaves the package"),
         ("scorer/new.py", "import pickle", "imports pickle"),
+        ("audit/new.py", "from joblib import load", "imports joblib"),
     ],
 )
 def test_the_check_fails_where_it_should(tmp_path, name, line, complaint):
