@@ -35,6 +35,7 @@ _HOMES = {
     "fit_moments": "scorer.moments",
     "fit_reference": "audit.reference_fit",
     "index_embeddings": "indexer.index_building",
+    "kernels_in_use": "indexer.blas",
     "list_images": "corpora.images",
     "load_encoder": "indexer.open_clip_encoder",
     "load_reference": "scorer.reference_file",
