@@ -11,7 +11,8 @@ from ..artefacts import MANIFEST, read_json
 from ..corpora.captions import CaptionRules
 from ..corpora.image_opening import open_images
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
-from ..corpora.texts import CorpusOptions, open_corpus
+from ..corpora.sources import CorpusOptions
+from ..corpora.texts import open_corpus
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, open_index, search
 from ..indexer.embedded_images import read_image_embeddings

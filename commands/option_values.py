@@ -88,7 +88,7 @@ def no_prompts(given: dict[str, Any]) -> Any:
 
 def corpus_options(given: dict[str, Any]) -> Any:
     """How the corpus is to be read."""
-    from ..corpora.texts import CorpusOptions
+    from ..corpora.sources import CorpusOptions
 
     return CorpusOptions(given["column"], given["config"], given["split"], given["revision"])
 

@@ -14,11 +14,12 @@ import pyarrow as pa
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError, UsageError
 from .change_marks import check_unchanged, marks_of
+from .columns import choose_arrow_column, split_columns
 from .dataset_cards import card_licence
 from .prompts import CAPTION_PROMPT
+from .sources import JSON, CorpusOptions, TextBatch, batch_values
 from .text_files import file_values, readable
 from .text_records import Values, joined_columns, read_parquet
-from .texts import JSON, CorpusOptions, TextBatch, batch_values, choose_arrow_column, split_columns
 
 # Builders that read tables of text. Others run decoders this package has no use for.
 TEXT_BUILDERS = ("parquet", "csv", "json", "text", "arrow")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..errors import BlissError, UsageError
-from .texts import JSON
+from .sources import JSON
 
 MAX_IMAGE_BYTES = 1 << 30
 """An encoded image larger than this is not read into memory."""

@@ -17,8 +17,8 @@ from .change_marks import stamp
 from .image_paths import display_path, why_outside
 from .image_source import MAX_IMAGE_BYTES, NO_IMAGE_OPTIONS, ImageItem, ImageOptions, Skip
 from .label_columns import choose_named, image_features, label_values
+from .sources import JSON
 from .table_files import Damaged, Skipped, read_schema, table_rows
-from .texts import JSON
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from .change_marks import stamp
 from .image_paths import display_path, has_image_suffix
 from .image_source import MAX_IMAGE_BYTES, NO_IMAGE_OPTIONS, ImageItem, ImageOptions, Skip
 from .label_columns import LABEL_COLUMNS, label_text
-from .texts import JSON
+from .sources import JSON
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LABEL_SUFFIXES = ("cls", "json", "txt")

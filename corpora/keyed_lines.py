@@ -10,9 +10,9 @@ from pathlib import Path
 from ..artefacts import sha256_of
 from ..errors import BlissError, UsageError
 from .prompts import CAPTION_PROMPT, PAPER_PROMPT
+from .sources import JSON, TextBatch, batch_values
 from .text_files import readable
 from .text_records import check_text_encoding, read_lines
-from .texts import JSON, TextBatch, batch_values
 
 TEXTS: dict[str, tuple[Callable[[str], object], str]] = {
     "keyed-captions": (lambda text: text, CAPTION_PROMPT),

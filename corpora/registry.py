@@ -20,7 +20,8 @@ from ..errors import BlissError, UsageError
 from .addresses import is_remote
 from .builtin import NAMED
 from .prompts import CAPTION_PROMPT, check_prompts
-from .texts import NO_OPTIONS, CorpusOptions, TextSource
+from .sources import NO_OPTIONS, CorpusOptions, TextSource
+from .text_opening import open_spec
 
 SHIPPED = Path(__file__).with_name("presets.json")
 USER_FILE = "corpora.json"
@@ -86,8 +87,6 @@ def open_preset(preset: Preset, options: CorpusOptions = NO_OPTIONS) -> TextSour
 
     What `options` say comes before what the preset says.
     """
-    from .text_opening import open_spec
-
     ours = {name: getattr(preset, name) for name in vars(options)}
     given = {name: value for name, value in vars(options).items() if value is not None}
     source = open_spec(preset.spec, CorpusOptions(**{**ours, **given}))

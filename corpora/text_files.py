@@ -14,8 +14,8 @@ from ..errors import BlissError
 from .addresses import base_name, is_remote, open_file, suffix_of
 from .change_marks import check_unchanged, marks_of
 from .prompts import CAPTION_PROMPT
+from .sources import JSON, TextBatch, batch_values
 from .text_records import COLUMN_SUFFIXES, SUFFIXES, Values, check_text_encoding, unreadable
-from .texts import JSON, TextBatch, batch_values
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
+from . import hub
 from .addresses import as_local, base_name, expand, is_remote, suffix_of
 from .builtin import NAMED, PUBLISHED_DICTIONARIES, open_builtin
 from .keyed_lines import TEXTS, open_keyed_lines
+from .sources import NO_OPTIONS, CorpusOptions, TextSource
 from .text_files import open_text_files
 from .text_records import COLUMN_SUFFIXES, SUFFIXES
-from .texts import NO_OPTIONS, CorpusOptions, TextSource
 
 ACCEPTED_SPECS = (
     "a name that `bliss corpora list` shows, imagenet-1k, paper-dictionary[:PATH], "
@@ -31,8 +32,6 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
 
     Errors as of `open_corpus`.
     """
-    from . import hub
-
     scheme, _, rest = spec.partition(":")
     if spec in NAMED or (scheme in PUBLISHED_DICTIONARIES and rest):
         refuse_options(spec, options, accepted=())

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from ..errors import BlissError
 from .addresses import suffix_of
-from .texts import arrow_values, choose_arrow_column, choose_column, split_columns
+from .columns import arrow_values, choose_arrow_column, choose_column, split_columns
+from .sources import UNDECODABLE
 
 START = 4096  # bytes looked at to tell text from what is none
 MAX_LINE = 1 << 20  # characters; a longer line is no caption, and would have to fit in memory
@@ -66,7 +67,7 @@ def read_lines(file: IO[bytes], name: str) -> Generator[tuple[int, str], None, N
 @contextmanager
 def _text(file: IO[bytes], newline: str | None) -> Iterator[io.TextIOWrapper]:
     """`file` as text; EOFError where it ended before the size that its system gives."""
-    with io.TextIOWrapper(file, "utf-8-sig", "replace", newline) as text:
+    with io.TextIOWrapper(file, "utf-8-sig", UNDECODABLE, newline) as text:
         yield text
         size = getattr(file, "size", None)
         if isinstance(size, int) and file.tell() < size:

@@ -18,7 +18,7 @@ from ..corpora.captions import CaptionRules
 from ..corpora.known_captions import KnownCaptions
 from ..corpora.plan import open_plan
 from ..corpora.plan_making import make_plan
-from ..corpora.texts import TextSource
+from ..corpora.sources import TextSource
 from ..errors import BlissError, UsageError
 from .addition_finishing import ADDING, finish_addition
 from .build_log import timed

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..corpora.prompts import CAPTION_PROMPT, PAPER_PROMPT, check_prompts
 from ..corpora.registry import preset_named
-from ..corpora.texts import TextSource
+from ..corpora.sources import TextSource
 from ..errors import UsageError
 
 Described = Mapping[str, Any]
