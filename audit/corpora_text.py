@@ -41,6 +41,7 @@ def preset_text(preset: Preset) -> str:
         ("split", preset.split),
         ("column", preset.column),
         ("revision", preset.revision),
+        ("split at", preset.split_cells),
         ("prompt", preset.prompt),
         ("texts", texts),
         ("languages", ", ".join(preset.languages)),

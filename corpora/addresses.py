@@ -191,6 +191,18 @@ def suffix_of(address: str) -> str:
     return os.path.splitext(base_name(address))[1].lower()
 
 
+def text_suffix(address: str) -> str:
+    """`suffix_of` a text file without its compression: .jsonl for a.jsonl.gz and a.jsonlines."""
+    name = base_name(address)
+    suffix = suffix_of(name[:-3] if is_gzip(address) else name)
+    return ".jsonl" if suffix == ".jsonlines" else suffix
+
+
+def is_gzip(address: str) -> bool:
+    """Whether a file is compressed with gzip, by its name."""
+    return base_name(address).lower().endswith(".gz")
+
+
 def as_local(spec: str) -> str:
     """The path in a file:// address, or any other spec as it is."""
     if not spec.startswith("file://"):

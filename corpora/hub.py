@@ -24,6 +24,7 @@ from .text_records import Values, joined_columns, read_parquet
 # Builders that read tables of text. Others run decoders this package has no use for.
 TEXT_BUILDERS = ("parquet", "csv", "json", "text", "arrow")
 DEFAULT_SPLIT = "train"
+_FACTS = ("column", "config", "split", "revision")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class DatasetTexts:
         return {
             "kind": "hub-dataset" if self.folder is None else "dataset-folder",
             "spec": self.spec,
-            **vars(self.options),
+            **{name: getattr(self.options, name) for name in _FACTS},
             "fingerprint": f"datasets:{digest(content)}",
         }
 

@@ -19,6 +19,10 @@ JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON
 UNDECODABLE = "surrogateescape"
 """How readers decode UTF-8: `make_batch` counts and replaces what this leaves of other bytes."""
 
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+"""What may separate the columns of delimited text."""
+HEADERS = ("yes", "no")
+
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
 
@@ -82,6 +86,24 @@ class CorpusOptions:
     config: str | None = None
     split: str | None = None
     revision: str | None = None
+    split_cells: str | None = None
+    """What parts the texts within a cell, such as a comma; the parts are names."""
+    delimiter: str | None = None
+    """What separates the columns of a csv, tsv or txt file, where not found from its lines."""
+    header: str | None = None
+    """"yes" or "no": whether the first line names the columns, where not found from its lines."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("header", HEADERS), ("delimiter", tuple(SEPARATORS))):
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise UsageError(
+                    f"{name} {value!r} was given",
+                    f"one of {', '.join(map(repr, choices))}",
+                    f"Leave --{name} out to have it found",
+                )
+        if self.split_cells == "":
+            raise UsageError("cells cannot be split at nothing", "a separator", "Give , or ;")
 
 
 NO_OPTIONS = CorpusOptions()
@@ -106,6 +128,25 @@ def batch_values(values: Iterable[tuple[int, object]], size: int) -> Iterator[Te
                 texts, rows = [], []
     if texts:
         yield make_batch(texts, np.asarray(rows, dtype=np.int64))
+
+
+def notices_of(source: TextSource) -> tuple[str, ...]:
+    """What was decided on opening a corpus that its user should know."""
+    found: tuple[str, ...] = getattr(source, "notices", ())
+    return found
+
+
+def split_values(
+    values: Iterable[tuple[int, object]], separator: str | None
+) -> Iterator[tuple[int, object]]:
+    """The values with each text split at the separator and stripped; as they are without one."""
+    if separator is None:
+        yield from values
+        return
+    for row, value in values:
+        items = value if isinstance(value, list) else [value]
+        texts = (item for item in items if isinstance(item, str))
+        yield row, [part.strip() for text in texts for part in text.split(separator)]
 
 
 def make_batch(texts: list[str], rows: np.ndarray) -> TextBatch:
