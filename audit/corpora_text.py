@@ -44,6 +44,7 @@ def preset_text(preset: Preset) -> str:
         ("split at", preset.split_cells),
         ("prompt", preset.prompt),
         ("texts", texts),
+        ("download", preset.download),
         ("languages", ", ".join(preset.languages)),
         ("licence", preset.licence),
         ("good for", preset.good_for),

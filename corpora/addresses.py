@@ -87,13 +87,18 @@ def is_remote_folder(address: str) -> bool:
         return bool(fs.isdir(path))
 
 
-def open_file(address: str) -> IO[bytes]:
-    """A local or remote file, opened for reading; BlissError where that fails."""
+def open_file(address: str, read_ahead: bool = True) -> IO[bytes]:
+    """A local or remote file, opened for reading; BlissError where that fails.
+
+    Without `read_ahead` only what is read is fetched: for readers that seek, such as parquet's,
+    since fsspec fetches 5 MiB at each place otherwise.
+    """
     with reachable(address):
         if not is_remote(address):
             return open(address, "rb")
         fs, path = file_system(address)
-        opened: IO[bytes] = fs.open(path, "rb")
+        how = {} if read_ahead else {"cache_type": "none"}
+        opened: IO[bytes] = fs.open(path, "rb", **how)
         return opened
 
 

@@ -24,6 +24,8 @@ from .text_records import Values, joined_columns, read_parquet
 # Builders that read tables of text. Others run decoders this package has no use for.
 TEXT_BUILDERS = ("parquet", "csv", "json", "text", "arrow")
 DEFAULT_SPLIT = "train"
+CONVERTED = "refs/convert/"
+"""Branches of the hub's own copies."""
 _FACTS = ("column", "config", "split", "revision")
 
 
@@ -37,6 +39,8 @@ class DatasetTexts:
     builder: Any = field(repr=False)
     marks: tuple[str, ...] = field(default=(), repr=False)
     """What the system said of the change of a folder's files when it was opened."""
+    notices: tuple[str, ...] = ()
+    """What a user should know of how it was opened."""
     default_prompt: str = CAPTION_PROMPT
     keeps_spaces: bool = False
     licence: str | None = None
@@ -124,7 +128,13 @@ def _open(spec: str, address: str, folder: Path | None, options: CorpusOptions) 
     files = [str(file) for file in builder.config.data_files[split]]
     marks = () if folder is None else marks_of(files)
     licence = builder.info.license or card_licence(address, options.revision)
-    return DatasetTexts(spec, chosen, folder, builder, marks, licence=licence)
+    notices = ()
+    if (options.revision or "").startswith(CONVERTED):
+        notices = (
+            f"{spec}: {options.revision} has no card, so its configurations are read as one, "
+            f"{len(files):,} file{'s' * (len(files) != 1)}: texts repeat where these overlap",
+        )
+    return DatasetTexts(spec, chosen, folder, builder, marks, notices, licence=licence)
 
 
 def open_builder(

@@ -47,6 +47,8 @@ class Preset:
     """The template its texts are made for."""
     texts: int | None = None
     """How many there are, about, before any is dropped."""
+    download: str = ""
+    """What a build fetches."""
     languages: tuple[str, ...] = ()
     good_for: str = ""
     homepage: str = ""
@@ -63,6 +65,7 @@ _TEXT = (
     "column",
     "split_cells",
     "prompt",
+    "download",
     "good_for",
     "homepage",
     "note",

@@ -136,7 +136,7 @@ def file_values(address: str, read: Callable[[IO[bytes], str, Any], Values], how
 @contextmanager
 def open_text(address: str) -> Iterator[IO[bytes]]:
     """A text file opened for reading, without its compression."""
-    with open_file(address) as file:
+    with open_file(address, read_ahead=text_suffix(address) != ".parquet") as file:
         if is_gzip(address):
             with gzip.open(file) as unpacked:
                 yield unpacked  # type: ignore[misc]
