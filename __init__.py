@@ -16,7 +16,7 @@ _HOMES = {
     "BlissError": "errors",
     "CaptionRules": "corpora.captions",
     "ClassWords": "audit.classes",
-    "CorpusOptions": "corpora.texts",
+    "CorpusOptions": "corpora.sources",
     "EmbedOptions": "indexer.image_embedding",
     "EmbeddedImages": "indexer.embedded_images",
     "Hits": "indexer.nearest",

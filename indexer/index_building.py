@@ -17,7 +17,7 @@ import numpy as np
 from ..artefacts import MANIFEST
 from ..corpora.plan import RowPlan, open_plan
 from ..corpora.plan_making import make_plan
-from ..corpora.texts import TextSource
+from ..corpora.sources import TextSource
 from ..errors import UsageError
 from .build_log import timed
 from .caption_index import CaptionIndex, open_index
