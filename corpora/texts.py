@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import registry, text_opening
+from .registry import open_preset, preset_named
 from .sources import JSON, NO_OPTIONS, CorpusOptions, TextBatch, TextSource, batch_values
+from .text_opening import open_spec
 
 __all__ = ["JSON", "CorpusOptions", "TextBatch", "TextSource", "batch_values", "open_corpus"]
 
@@ -16,7 +17,7 @@ def open_corpus(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
     or split is not there, or an option does not apply; BlissError where the data cannot be read
     or reached.
     """
-    preset = registry.preset_named(spec)
+    preset = preset_named(spec)
     if preset is not None:
-        return registry.open_preset(preset, options)
-    return text_opening.open_spec(spec, options)
+        return open_preset(preset, options)
+    return open_spec(spec, options)
