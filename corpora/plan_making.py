@@ -52,8 +52,8 @@ def make_plan(
     """
     shutil.rmtree(folder, ignore_errors=True)
     known = sum(isinstance(source, KnownCaptions) for source in sources)
-    names = (*COUNTS, UNDECODABLE)
-    counts: list[dict[str, int]] = [dict.fromkeys(names, 0) for _ in sources]
+    counted = (*COUNTS, UNDECODABLE)
+    counts: list[dict[str, int]] = [dict.fromkeys(counted, 0) for _ in sources]
     write_atomically(folder / STAGED, lambda file: _stage(sources, rules, counts, file, told))
     if rules.deduplicate:
         write_first_rows(folder / STAGED, folder / FIRSTS)
