@@ -16,7 +16,7 @@ from ..indexer.index_card import unknown_licences
 from ..indexer.search_dispatch import describe_search
 from ..indexer.verifying import Check
 from .safe_text import terminal_text
-from .terminal import index_text
+from .terminal import altered_text, index_text
 
 EXAMPLES, CAPTION_WIDTH = 10, 90
 
@@ -102,6 +102,9 @@ def added_text(added: Added) -> str:
         f"{counts['kept']:,} captions {done}: {index.folder} has {index.count:,}",
         f"{counts['read']:,} texts read, " + (f"dropped: {dropped}" if dropped else "none dropped"),
     ]
+    if not added.before:
+        begun = index.manifest["additions"][-1]["first_source"]
+        lines += altered_text(index.manifest["sources"][begun:], index.model.get("context_length"))
     if counts.get("duplicate"):
         lines.append("duplicates are of one another, or of captions the index has or had")
     if index.manifest["request"].get("near_duplicates") is not None:

@@ -116,6 +116,23 @@ def _captions(image: AuditedImage) -> str:
     )
 
 
+def altered_text(sources: Sequence[Mapping[str, Any]], limit: int | None) -> list[str]:
+    """How many texts were not embedded as they were written, and why; nothing where none was."""
+    names = ("undecodable", "truncated")
+    lost, cut = (sum(each.get(name) or 0 for each in sources) for name in names)
+    lines = []
+    if lost:
+        lines.append(
+            f"{lost:,} text{'s' * (lost != 1)} with bytes that are not UTF-8, each now U+FFFD: "
+            "texts that differ in these alone are duplicates"
+        )
+    if cut:
+        lines.append(
+            f"{cut:,} caption{'s' * (cut != 1)} longer than the model's {limit} tokens: cut there"
+        )
+    return lines
+
+
 def index_text(index: CaptionIndex) -> str:
     """What an index holds, in a few lines."""
     facts, counts = index.manifest, index.manifest["counts"]
@@ -132,6 +149,7 @@ def index_text(index: CaptionIndex) -> str:
         + f": {counts['read']:,} texts read"
         + (f", dropped: {dropped}" if dropped else ", none dropped"),
     ]
+    lines += altered_text(facts["sources"], index.model.get("context_length"))
     if facts.get("prompts"):
         lines.append("prompts: " + "; ".join(facts["prompts"]))
     if facts.get("normalised") and not index.model.get("model"):

@@ -70,7 +70,8 @@ def _removed(option: str, successor: str) -> Callable:
                 f"Leave {option} out and write {successor}",
             )
 
-    return click.option(option, hidden=True, expose_value=False, callback=refuse)
+    help = f"Removed: {successor}."
+    return click.option(option, hidden=True, expose_value=False, callback=refuse, help=help)
 
 
 _DATA_SET = "hf:owner/name[@revision][:[config/]split] or FOLDER:[config/]split"

@@ -130,7 +130,7 @@ def _open(spec: str, address: str, folder: Path | None, options: CorpusOptions) 
     files = [str(file) for file in builder.config.data_files[split]]
     marks = () if folder is None else marks_of(files)
     licence = builder.info.license or card_licence(address, options.revision)
-    notices = ()
+    notices: tuple[str, ...] = ()
     if (options.revision or "").startswith(CONVERTED):
         notices = (
             f"{spec}: {options.revision} has no card, so its configurations are read as one, "

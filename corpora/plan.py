@@ -24,6 +24,7 @@ from .captions import COUNTS
 from .first_rows import ROWS
 
 RECORD = "plan.json"
+UNDECODABLE = "undecodable"
 
 PLANNED = pa.schema([("caption", pa.string()), ("source", pa.int32()), ("source_row", pa.int64())])
 """Columns of a part."""
@@ -38,6 +39,8 @@ class RowPlan:
     """Rows of each part."""
     counts: tuple[dict[str, int], ...]
     """What became of each source's texts, with the keys `captions.COUNTS`."""
+    undecodable: tuple[int, ...]
+    """Texts of each source with bytes that are not UTF-8, whatever became of them."""
     digest: str
     """SHA-256 of what is planned, the same for every way of storing it."""
 
@@ -59,8 +62,9 @@ def open_plan(folder: Path) -> RowPlan | None:
         for name in names:
             check_checksum(folder, name, record)
         counts = tuple({name: int(each[name]) for name in COUNTS} for each in record["counts"])
+        undecodable = tuple(int(each.get(UNDECODABLE, 0)) for each in record["counts"])
         parts = tuple(int(rows) for rows in record["parts"])
-        return RowPlan(folder, parts, counts, str(record["digest"]))
+        return RowPlan(folder, parts, counts, undecodable, str(record["digest"]))
     except (BlissError, KeyError, TypeError, AttributeError, ValueError):
         return None
 

@@ -21,7 +21,7 @@ from ..errors import BlissError
 from .captions import COUNTS, CaptionRules, clean_texts, closed_after, no_usable_text, rules_for
 from .first_rows import ROWS, write_first_rows
 from .known_captions import KnownCaptions
-from .plan import PLANNED, RECORD, RowPlan, plan_file
+from .plan import PLANNED, RECORD, UNDECODABLE, RowPlan, plan_file
 from .sources import JSON, TextSource
 
 STAGED, FIRSTS = "staged.parquet", "first_rows.parquet"
@@ -52,7 +52,8 @@ def make_plan(
     """
     shutil.rmtree(folder, ignore_errors=True)
     known = sum(isinstance(source, KnownCaptions) for source in sources)
-    counts: list[dict[str, int]] = [dict.fromkeys(COUNTS, 0) for _ in sources]
+    counted = (*COUNTS, UNDECODABLE)
+    counts: list[dict[str, int]] = [dict.fromkeys(counted, 0) for _ in sources]
     write_atomically(folder / STAGED, lambda file: _stage(sources, rules, counts, file, told))
     if rules.deduplicate:
         write_first_rows(folder / STAGED, folder / FIRSTS)
@@ -83,7 +84,8 @@ def make_plan(
     write_json(folder / RECORD, record)
     for name in (STAGED, FIRSTS):
         (folder / name).unlink(missing_ok=True)
-    return RowPlan(folder, tuple(parts), tuple(planned_counts), digest)
+    undecodable = tuple(each.pop(UNDECODABLE) for each in planned_counts)
+    return RowPlan(folder, tuple(parts), tuple(planned_counts), undecodable, digest)
 
 
 def _stage(
@@ -110,6 +112,7 @@ def _clean(
         with closed_after(source.batches(TEXTS_AT_ONCE)) as batches:
             for some in batches:
                 captions, positions = clean_texts(some.texts, own, count)
+                count[UNDECODABLE] += some.undecodable
                 told(read + count["read"])
                 if captions:
                     columns = [

@@ -13,7 +13,7 @@ from ..artefacts import MANIFEST, link_file, write_json
 from ..corpora.plan import RowPlan
 from ..errors import BlissError
 from .index_files import files_of_part
-from .index_finishing import FAILURES_NAMED, joint_prompts, planned_counts
+from .index_finishing import FAILURES_NAMED, altered_counts, joint_prompts, planned_counts
 from .part_building import whole_part
 from .tombstones import EXPORT
 
@@ -26,6 +26,7 @@ def finish_addition(
     plan: RowPlan,
     added: Sequence[Mapping[str, Any]],
     request: str,
+    truncated: Sequence[int | None] | None = None,
 ) -> dict[str, int]:
     """Put the new parts in place and the manifest after them; the counts of what was added.
 
@@ -56,8 +57,10 @@ def finish_addition(
             "Embed the texts again",
         )
     sources = [
-        {**described, "rows": int(kept), "counts": planned_counts(counts, int(kept))}
-        for described, counts, kept in zip(added, plan.counts, by_source, strict=True)
+        {**described, "rows": int(kept), "counts": planned_counts(counts, int(kept)), **altered}
+        for described, counts, kept, altered in zip(
+            added, plan.counts, by_source, altered_counts(plan, truncated), strict=True
+        )
     ]
     every = [*manifest["sources"], *sources]
     counts = _sum(sources)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..corpora.captions import closed_after
 from ..corpora.plan import RowPlan, plan_batches
+from ..corpora.prompts import fill_prompt
 from .build_log import timed
 from .embedded_texts import EmbeddedTexts
 from .encoding import Encoder
@@ -59,6 +60,25 @@ def encoded_parts(
                     progress(WHAT, done + at, plan.count)
                 done += rows
             yield number, raw
+
+
+def truncated_captions(
+    plan: RowPlan, encoder: Encoder, described: Sequence[Described]
+) -> list[int | None] | None:
+    """How many captions of each source the token limit cuts in any prompt; None if not known."""
+    if encoder.is_cut is None:
+        return None
+    prompts, templates = encoding_prompts(described)
+    total = np.zeros(len(described), np.int64)
+    for number in range(len(plan.parts)):
+        texts = texts_of_part(plan, number, CAPTIONS_AT_ONCE, templates)
+        with closed_after(plan_batches(plan, number, CAPTIONS_AT_ONCE)) as batches:
+            for some, batch in zip(texts, batches, strict=True):
+                cut = np.zeros(len(some), bool)
+                for prompt in prompts:
+                    cut |= encoder.is_cut([fill_prompt(prompt, text) for text in some])
+                total += np.bincount(batch.column(1).to_numpy()[cut], minlength=len(described))
+    return [int(count) for count in total]
 
 
 def given_parts(

@@ -82,6 +82,8 @@ class Encoder:
     """n texts -> ids [n, L]; the first half of `encode_texts`."""
     encode_tokens: Callable[[np.ndarray], np.ndarray] = nothing_encoded
     """ids [n, L] -> float32 [n, d] unit rows; the second half of `encode_texts`."""
+    is_cut: Callable[[Sequence[str]], np.ndarray] | None = None
+    """n texts -> bool [n], whether the token limit cuts each; None where that is not known."""
     recipe: TokenizerRecipe | None = None
     """How another process can tokenise alike; None where only this one can."""
 

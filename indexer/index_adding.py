@@ -16,7 +16,7 @@ from typing import Any
 from ..artefacts import check_checksum, digest, read_json
 from ..corpora.captions import CaptionRules
 from ..corpora.known_captions import KnownCaptions
-from ..corpora.plan import open_plan
+from ..corpora.plan import RowPlan, open_plan
 from ..corpora.plan_making import make_plan
 from ..corpora.sources import TextSource
 from ..errors import BlissError, UsageError
@@ -24,7 +24,7 @@ from .addition_finishing import ADDING, finish_addition
 from .build_log import timed
 from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
-from .encoded_parts import encoded_parts, given_parts
+from .encoded_parts import encoded_parts, given_parts, truncated_captions
 from .encoding import IDENTITY, Encoder, check_same_model
 from .index_files import checked_names, files_of_part
 from .index_sources import (
@@ -71,6 +71,7 @@ class _Job:
     described: list[dict[str, Any]]
     identity: Mapping[str, Any]
     encode: Encode
+    truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
 
 
 NO_OPTIONS = AddOptions()
@@ -103,6 +104,7 @@ def add_captions(
             lambda plan, numbers, rates: encoded_parts(
                 plan, numbers, encoder, named, progress, rates
             ),
+            lambda plan: truncated_captions(plan, encoder, named),
         )
 
     return _add(folder, job, options, progress)
@@ -176,7 +178,9 @@ def _add(
             )
         missing = missing_parts(adding, plan)
         make_parts(adding, plan, missing, job.encode, manifest["dtype"], progress)
-        counts = finish_addition(folder, manifest, plan, job.described, digest(request))
+        counts = finish_addition(
+            folder, manifest, plan, job.described, digest(request), job.truncated(plan)
+        )
         return Added(open_index(folder), counts, before=False)
 
 

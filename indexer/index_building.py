@@ -6,7 +6,7 @@ then the manifest. The same request continues wherever an earlier run stopped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..errors import UsageError
 from .build_log import timed
 from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
-from .encoded_parts import encoded_parts, given_parts
+from .encoded_parts import encoded_parts, given_parts, truncated_captions
 from .encoding import IDENTITY, Encoder
 from .faiss_structures import write_flat_index
 from .folder_lock import only_run_in, wait_to_run_in
@@ -52,6 +52,8 @@ class _Job:
     facts: dict[str, Any]
     """model, dtype and sources, as the manifest states them."""
     encode: Encode
+    truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
+    """Captions of each source that the model's token limit cuts, where known."""
 
 
 def build_index(
@@ -155,6 +157,7 @@ def _encoding_job(
         {"sources": request_of(described), **_settings(options, dtype), **identity},
         {"model": dict(encoder.facts), "dtype": dtype, "sources": described},
         _encoding(encoder, described, options.engine, progress),
+        lambda plan: truncated_captions(plan, encoder, described),
     )
 
 
@@ -190,7 +193,7 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
             plan = _plan(job, progress)
             missing = missing_parts(folder, plan)
             make_parts(folder, plan, missing, job.encode, job.facts["dtype"], progress)
-            finish_index(folder, plan, progress)
+            finish_index(folder, plan, progress, job.truncated(plan))
         index = open_index(folder)
         if job.options.export and not (folder / "text.index").is_file():
             write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])

@@ -22,9 +22,15 @@ FAILURES_NAMED = 1000
 """Failures the manifest lists; all are counted."""
 
 
-def finish_index(folder: Path, plan: RowPlan, progress: Callable[[str, int, int], None]) -> None:
+def finish_index(
+    folder: Path,
+    plan: RowPlan,
+    progress: Callable[[str, int, int], None],
+    truncated: Sequence[int | None] | None = None,
+) -> None:
     """Write the manifest of an index whose parts are all whole; what only building needed goes.
 
+    `truncated` are the captions of each source that the model's token limit cuts, where known.
     Raises BlissError where not one embedding can be used.
     """
     begun = read_json(folder / BUILDING)
@@ -55,9 +61,15 @@ def finish_index(folder: Path, plan: RowPlan, progress: Callable[[str, int, int]
                 **described,
                 "rows": rows,
                 "counts": planned_counts(counts, rows, lost if threshold is not None else None),
+                **altered,
             }
-            for described, counts, rows, lost in zip(
-                facts["sources"], plan.counts, by_source, near, strict=True
+            for described, counts, rows, lost, altered in zip(
+                facts["sources"],
+                plan.counts,
+                by_source,
+                near,
+                altered_counts(plan, truncated),
+                strict=True,
             )
         ]
         finish_building(
@@ -78,6 +90,17 @@ def finish_index(folder: Path, plan: RowPlan, progress: Callable[[str, int, int]
                 "files": [REMOVED] if removed else [],
             },
         )
+
+
+def altered_counts(
+    plan: RowPlan, truncated: Sequence[int | None] | None
+) -> list[dict[str, int | None]]:
+    """For each source the texts with undecodable bytes, and the captions cut by the token limit."""
+    cut = truncated or [None] * len(plan.counts)
+    return [
+        {"undecodable": lost, "truncated": count}
+        for lost, count in zip(plan.undecodable, cut, strict=True)
+    ]
 
 
 def planned_counts(

@@ -15,7 +15,7 @@ from .encoding import Encoder, ModelChoice
 from .open_clip_loading import LoadedModel, load_model, weights_sha256
 from .preprocessing import Preprocessing
 from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
-from .tokenising import tokeniser_of
+from .tokenising import cut_by, tokeniser_of
 
 TRUNCATION_TOLERANCE = 1e-5
 """Largest |Δ| of a unit vector's entries for which shorter input counts as the same."""
@@ -101,6 +101,7 @@ def encoder_of(
         chosen=chosen,
         tokenise=tokenise,
         encode_tokens=encode_tokens,
+        is_cut=cut_by(tokenizer, recipe, context_length),
         recipe=recipe,
     )
 

@@ -44,6 +44,31 @@ def tokeniser_of(tokenizer: Any) -> tuple[Tokenise, TokenizerRecipe | None]:
     return as_it_is, None
 
 
+def cut_by(
+    tokenizer: Any, recipe: TokenizerRecipe | None, length: int
+) -> Callable[[Sequence[str]], np.ndarray] | None:
+    """Which texts have more than `length` tokens; None for tokenizers that do not tell.
+
+    Each token is a byte at least: texts with fewer bytes than tokens fit, and are not tokenised,
+    but for those that cleaning may lengthen.
+    """
+    if recipe is None:
+        return None
+
+    def is_cut(texts: Sequence[str]) -> np.ndarray:
+        forget_words(tokenizer)
+        return np.array(
+            [
+                (len(text) > length - 2 or not text.isascii())
+                and len(tokenizer.encode(text)) > length - 2
+                for text in texts
+            ],
+            bool,
+        )
+
+    return is_cut
+
+
 def tokeniser_for(recipe: TokenizerRecipe) -> Tokenise:
     """The tokeniser a recipe describes, made anew."""
     return _simple(make_tokenizer(recipe), recipe, use_rust=recipe.fast)[0]
