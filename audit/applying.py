@@ -17,8 +17,9 @@ from ..artefacts import write_atomically
 from ..corpora.label_columns import ESCAPED_COLUMNS
 from ..csv_cells import csv_text, is_plain
 from ..errors import BlissError, UsageError, unwritable
-from ..indexer.preprocessing import UnreadableImage
-from ..indexer.progress import Progress, no_progress
+from ..indexer.encode.preprocessing import UnreadableImage
+from ..progress import Progress, no_progress
+from ..safe_text import terminal_text
 from .photographs import (
     CHANGED,
     Photograph,
@@ -30,7 +31,6 @@ from .photographs import (
 )
 from .review_file import RELABEL, REMOVE, Decision, label_problem
 from .run_folder import RunFolder
-from .safe_text import terminal_text
 from .stored_images import wanted_images
 
 

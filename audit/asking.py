@@ -9,12 +9,12 @@ import numpy as np
 
 from ..errors import UsageError
 from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.encoding import check_same_model
-from ..indexer.progress import Progress, no_progress
+from ..indexer.encode.encoder import check_same_model
+from ..progress import Progress, no_progress
 from ..scorer.members import as_members
 from ..scorer.reference import Calibration, Reference
 from .decisions import DecisionRule, check_can_flag, decided
-from .label_issues import with_labels_questioned
+from .mislabel import with_labels_questioned
 from .result import AuditResult
 from .robust import refitted
 from .run import AuditSettings, calibrated, given_classes

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..corpora.peeking import LENGTH_EDGES, Peek
 from ..corpora.registry import Preset
-from .safe_text import terminal_text
+from ..safe_text import terminal_text
 
 UNCHECKED = "coordinates not checked"
 

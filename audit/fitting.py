@@ -16,19 +16,19 @@ from ..corpora.image_paths import display_path
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageItem, ImageOptions
 from ..errors import BlissError, UsageError
 from ..indexer.decode_pool import decode_images
-from ..indexer.decoding import Decoded, DecodingLimits, Undecodable
 from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
-from ..indexer.encoding import Encoder, ModelChoice, check_same_model
-from ..indexer.folder_lock import LOCK
-from ..indexer.image_embedding import EmbedOptions, embed_images
+from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
+from ..indexer.images.decoding import Decoded, DecodingLimits, Undecodable
+from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.joined_index import open_indexes
-from ..indexer.progress import Progress, no_progress
+from ..indexer.store.lock import LOCK
+from ..progress import Progress, no_progress
 from ..scorer.reference import Reference
 from ..scorer.reference_file import ARRAYS, MEMBERS, save_reference
 from .classes import ClassWords
 from .models import Say, encoder_for
 from .outputs import FAILURES, failures_csv
-from .reference_fit import fit_reference
+from .reference import fit_reference
 
 EMBEDDING = "embedding"
 """Folder inside an unfinished reference that holds its images' embeddings so far."""

@@ -11,11 +11,11 @@ from ..corpora.image_opening import open_images
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
 from ..errors import TooManyFailures
 from ..indexer.embedded_images import EmbeddedImages, Failure, read_image_embeddings
-from ..indexer.encoding import Encoder
-from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.layout import is_embedding_folder
-from ..indexer.progress import Progress, no_progress
+from ..indexer.encode.encoder import Encoder
+from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.remembered import remember_images
+from ..indexer.vectors.layout import is_embedding_folder
+from ..progress import Progress, no_progress
 from .models import Say
 
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from ..corpora.addresses import is_remote
 from ..errors import BlissError, UsageError
+from ..indexer.build.add import Added
 from ..indexer.caption_index import CaptionIndex
-from ..indexer.encoding import Encoder
-from ..indexer.index_adding import Added
+from ..indexer.encode.encoder import Encoder
 from ..indexer.index_card import unknown_licences
-from ..indexer.search_dispatch import describe_search
+from ..indexer.search.dispatch import describe_search
 from ..indexer.verifying import Check
-from .safe_text import terminal_text
-from .terminal import altered_text, index_text
+from ..safe_text import terminal_text
+from .report.terminal import altered_text, index_text
 
 EXAMPLES, CAPTION_WIDTH = 10, 90
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import BlissError, UsageError
 from ..indexer.caption_index import CaptionIndex
-from ..indexer.encoding import Encoder, ModelChoice, check_same_model
-from ..indexer.model_trust import model_named_by
+from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
+from ..indexer.encode.trust import model_named_by
 from ..scorer.reference import Reference
 
 Say = Callable[[str], None]

@@ -21,7 +21,7 @@ from ..indexer.text_column import ranks
 from ..scorer.label_filter import HiddenTexts
 from .audited_image import AuditedImage
 from .decisions import decision_facts
-from .label_issues import write_issues_csv
+from .mislabel import write_issues_csv
 from .result import AuditResult, Refit
 from .retrieval import forget_unused
 from .robust import refit_facts

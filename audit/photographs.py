@@ -15,10 +15,10 @@ from ..corpora.image_opening import open_images
 from ..corpora.image_paths import why_outside
 from ..corpora.image_source import ImageOptions, ImageSource, read_image_bytes
 from ..errors import BlissError
-from ..indexer.decoding import SIGNATURES, DecodingLimits, read_file
 from ..indexer.embedded_images import list_photographs
-from ..indexer.layout import is_embedding_folder
-from ..indexer.preprocessing import UnreadableImage
+from ..indexer.encode.preprocessing import UnreadableImage
+from ..indexer.images.decoding import SIGNATURES, DecodingLimits, read_file
+from ..indexer.vectors.layout import is_embedding_folder
 from .run_folder import RunFolder
 
 LIMITS = DecodingLimits()

@@ -14,20 +14,20 @@ from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
 from ..corpora.sources import CorpusOptions, notices_of
 from ..corpora.texts import open_corpus
 from ..errors import UsageError
+from ..indexer.build.build import build_index
+from ..indexer.build.options import IndexOptions
 from ..indexer.caption_index import CaptionIndex, open_index, search
 from ..indexer.embedded_images import read_image_embeddings
-from ..indexer.encoding import Encoder, ModelChoice
-from ..indexer.image_embedding import EmbedOptions
-from ..indexer.index_building import build_index
-from ..indexer.index_options import IndexOptions
+from ..indexer.encode.encoder import Encoder, ModelChoice
+from ..indexer.images.embedding import EmbedOptions
 from ..indexer.joined_index import open_indexes
-from ..indexer.progress import Progress, no_progress
 from ..indexer.search_choice import OWN, SearchChoice
-from ..scorer.head_file import open_head
+from ..progress import Progress, no_progress
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
 from ..scorer.scores.clip_ad import something_vector
 from ..scorer.scores.rscin import RSCIN
+from ..scorer.scores.trained_file import open_head
 from .asking import (
     Asked,
     Sources,
@@ -40,11 +40,11 @@ from .asking import (
 from .classes import ClassWords, choose_classes, class_prompts, named_classes
 from .given_images import are_embedded, embed_and_remember
 from .models import Say, encoder_for
-from .other_scores import FROM_MOMENTS, Beside, NoPrompts, check_clipn, choose_score, rescored
-from .reference_fit import REFERENCE, KeptReference, fit_reference
+from .reference import REFERENCE, KeptReference, fit_reference
 from .result import AuditResult
 from .retrieval import HITS, KeptHits
 from .run import AuditSettings, Kept, audit_against, audit_own
+from .scores import FROM_MOMENTS, Beside, NoPrompts, check_clipn, choose_score, rescored
 
 DEFAULT_CORPUS = "imagenet-1k"
 IMAGES, CLEAN, CALIBRATION = "images", "reference-images", "calibration-images"

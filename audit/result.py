@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..indexer.caption_index import CaptionIndex, captions_of, origins_of
 from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.joined_index import origin_names
-from ..indexer.scratch import let_go
+from ..indexer.vectors.scratch import let_go
 from ..scorer.bliss import BlissScores
 from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut

@@ -20,9 +20,9 @@ from ..artefacts import check_checksum, digest, read_json, sha256_of, write_arra
 from ..errors import BlissError
 from ..indexer.caption_index import CaptionIndex, search
 from ..indexer.nearest import Hits
-from ..indexer.progress import Progress, no_progress
-from ..indexer.scratch import let_go, scratch_array
 from ..indexer.stored_rows import Rows
+from ..indexer.vectors.scratch import let_go, scratch_array
+from ..progress import Progress, no_progress
 from ..scorer.retrieved import Retrieved, gather_texts
 
 HITS = "hits"

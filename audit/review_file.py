@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..csv_cells import cell_text, text_cell
 from ..errors import BlissError, UsageError
+from ..safe_text import terminal_text
 from .run_folder import RunFolder
-from .safe_text import terminal_text
 from .stored_images import audited_embeddings
 
 COLUMNS = ("row", "path", "sha256", "decision", "new_label")

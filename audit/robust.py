@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.progress import Progress, no_progress
 from ..indexer.text_column import text_column
+from ..progress import Progress, no_progress
 from ..scorer.agreement import rank_correlation, top_in_common
 from ..scorer.bliss import BlissScores, bliss_scores
 from ..scorer.leave_one_out import LeftOut

@@ -9,9 +9,9 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex
 from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
-from ..indexer.progress import Progress, no_progress
+from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.text_column import numbers_of
+from ..progress import Progress, no_progress
 from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import conformal_p_values
 from ..scorer.class_p_values import class_p_values
@@ -21,7 +21,7 @@ from ..scorer.members import as_members
 from ..scorer.reference import Reference
 from ..scorer.text_statistics import check_counts
 from .classes import ClassWords
-from .reference_fit import KeptReference, fitted
+from .reference import KeptReference, fitted
 from .result import AuditResult
 from .retrieval import KeptHits, retrieve
 

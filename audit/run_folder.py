@@ -17,7 +17,7 @@ from ..artefacts import FORMAT_VERSION, check_checksum, read_json
 from ..csv_cells import cell_text
 from ..errors import BlissError, UsageError
 from ..indexer.embedded_images import Failure
-from ..indexer.layout import read_parquet
+from ..indexer.vectors.layout import read_parquet
 from .outputs import FAILURES, RUN, SCORES
 
 ROWS_AT_ONCE = 4_096

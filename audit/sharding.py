@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ..corpora.image_opening import open_images
 from ..errors import UsageError
-from ..indexer.image_shards import embed_shard
-from ..indexer.index_shards import Shard, describe_missing
+from ..indexer.build.shards import Shard, describe_missing
+from ..indexer.images.shards import embed_shard
 from ..indexer.joined_index import open_indexes
-from ..indexer.layout import is_embedding_folder
-from ..indexer.progress import Progress, no_progress
+from ..indexer.vectors.layout import is_embedding_folder
+from ..progress import Progress, no_progress
 from ..scorer.reference_file import load_reference
 from .models import Say, encoder_for
 from .request import CALIBRATION, CLEAN, IMAGES, AuditRequest, is_reference_folder

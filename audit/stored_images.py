@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..artefacts import MANIFEST
-from ..indexer.layout import (
+from ..indexer.vectors.layout import (
     EmbeddingFolder,
     column_names,
     is_embedding_folder,
@@ -20,7 +20,7 @@ from ..indexer.layout import (
     open_embedding_folder,
     read_parquet,
 )
-from ..indexer.unit_rows import normalise_rows
+from ..indexer.vectors.unit_rows import normalise_rows
 from .photographs import Wanted
 from .run_folder import RunFolder
 

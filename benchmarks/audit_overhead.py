@@ -37,12 +37,12 @@ from blissaudit.audit.request import AuditRequest, run_audit
 from blissaudit.corpora.image_source import read_everything
 from blissaudit.corpora.images import list_images
 from blissaudit.corpora.texts import open_corpus
+from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.decode_pool import decode_images, default_workers
-from blissaudit.indexer.decoding import Decoded, DecodingLimits
-from blissaudit.indexer.encoding import ModelChoice
-from blissaudit.indexer.index_building import build_index
+from blissaudit.indexer.encode.encoder import ModelChoice
+from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.images.decoding import Decoded, DecodingLimits
 from blissaudit.indexer.open_clip_encoder import load_encoder
-from blissaudit.indexer.preprocessing import Preprocessing
 from measuring import Report, begin, peak_extra, test_data, verdict
 from safetensors.torch import save_file
 

@@ -27,7 +27,7 @@ from broken_files import REASONS, make_archives, make_collection, make_table
 
 WORKER = """
 import os, signal, sys, time
-from blissaudit.indexer import decode_worker
+from blissaudit.indexer.images import decode_worker
 real = decode_worker.decode_image
 def trapped(path, preprocessing, limits):
     name = os.path.basename(path)

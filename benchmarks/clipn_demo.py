@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from blissaudit.demo.scenes import KINDS
 from blissaudit.evaluation.metrics import auroc, paired_interval
-from blissaudit.indexer.encoding import Encoder, ModelChoice
+from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.nearest import array_vectors, nearest_texts
 from blissaudit.indexer.open_clip_encoder import encoder_of_model
 from blissaudit.indexer.open_clip_loading import LoadedModel, load_model

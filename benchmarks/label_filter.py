@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.caption_index import CaptionIndex, search, without_rows
-from blissaudit.indexer.index_building import index_embeddings
 from blissaudit.indexer.joined_index import join_indexes
 from blissaudit.scorer.label_filter import LabelFilter, without_label_texts
 from blissaudit.scorer.retrieved import gather_texts

@@ -21,7 +21,7 @@ import numpy as np
 from blissaudit.cli import run
 from blissaudit.demo.scenes import KINDS, render_scene
 from blissaudit.evaluation.metrics import auroc, mean_interval, paired_interval
-from blissaudit.indexer.encoding import Encoder
+from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.nearest import array_vectors, nearest_texts
 from blissaudit.scorer.retrieved import Retrieved, gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score

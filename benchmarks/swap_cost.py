@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import blissaudit.audit.reference_fit as fit_module
+import blissaudit.audit.reference as fit_module
 import blissaudit.audit.request as request_module
 import blissaudit.audit.run as run_module
 import faiss
@@ -34,9 +34,9 @@ from blissaudit.audit.outputs import save_audit
 from blissaudit.audit.request import AuditRequest, run_audit
 from blissaudit.audit.result import AuditResult
 from blissaudit.audit.run import AuditSettings, in_reference
+from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.caption_index import open_index
-from blissaudit.indexer.image_embedding import EmbedOptions
-from blissaudit.indexer.index_building import index_embeddings
+from blissaudit.indexer.images.embedding import EmbedOptions
 from blissaudit.indexer.nearest import Hits
 from blissaudit.scorer.bliss import BlissScores, bliss_scores
 from blissaudit.scorer.retrieved import gather_texts

@@ -27,10 +27,10 @@ from blissaudit.evaluation.recall_bound import recall_of
 from blissaudit.evaluation.tuning import Tuning, TuningOptions, tune
 from blissaudit.evaluation.tuning_candidates import Candidates, MadeStructures
 from blissaudit.evaluation.tuning_text import tuning_lines
+from blissaudit.indexer.build.build import index_embeddings
+from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.caption_index import CaptionIndex, search, with_structure
 from blissaudit.indexer.embedded_images import EmbeddedImages, read_image_embeddings
-from blissaudit.indexer.index_building import index_embeddings
-from blissaudit.indexer.index_options import IndexOptions
 from measuring import Report, begin, test_data, unit, verdict
 
 CLAIM = "the chosen setting meets its recall target on image queries held out from choosing"

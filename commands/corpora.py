@@ -66,8 +66,8 @@ def peek(corpus: str, rows: int, as_json: bool, **given: Any) -> None:
 @click.argument("file")
 def add(file: str) -> None:
     """Keep the presets of a JSON FILE, so that their names can be used."""
-    from ..audit.safe_text import terminal_text
     from ..corpora.registry import add_presets, user_file
+    from ..safe_text import terminal_text
 
     names = add_presets(file)
     click.echo(terminal_text(f"added {', '.join(names)} to {user_file()}"))

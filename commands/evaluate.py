@@ -83,13 +83,13 @@ def evaluate(
     from ..audit.classes import class_prompts, prompt_vectors
     from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
+    from ..audit.report.terminal import progress_lines
     from ..evaluation.repeat import differences
     from ..evaluation.report import SUMMARY, heading, notes
     from ..evaluation.request import LabelVectors, holds_images, run_eval
     from ..evaluation.tables import markdown_table
-    from ..indexer.folder_lock import only_run_in
+    from ..indexer.store.lock import only_run_in
+    from ..safe_text import terminal_text
     from ..scorer.scores.registry import SCORES
 
     asked = {n: v for n, v in given.items() if n not in HOW and asked_for(n)}

@@ -19,7 +19,7 @@ def export(run: str, folder: str | None, repository: str | None, public: bool) -
     """
     from ..audit.adapters.hub_dataset import push_dataset, save_dataset
     from ..audit.run_folder import open_run
-    from ..audit.safe_text import terminal_text
+    from ..safe_text import terminal_text
 
     if (folder is None) == (repository is None):
         raise UsageError(

@@ -36,10 +36,10 @@ def add(folder: str, corpus: tuple[str, ...], embeddings: str | None, **given: A
     """
     from ..audit.index_upkeep import added_text, check_one_given
     from ..audit.models import encoder_for
-    from ..audit.terminal import progress_lines
+    from ..audit.report.terminal import progress_lines
+    from ..indexer.build.add import AddOptions, add_captions, add_embeddings
     from ..indexer.caption_index import open_index
-    from ..indexer.index_adding import AddOptions, add_captions, add_embeddings
-    from ..indexer.index_files import local_folder
+    from ..indexer.store.folder import local_folder
 
     check_one_given(corpus, embeddings, given["prompt"])
     path = local_folder(folder)
@@ -67,9 +67,9 @@ def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
     from ..audit.index_upkeep import choice_text, embedder, refuse_where, removals_text
     from ..audit.models import encoder_for
     from ..indexer.caption_index import open_index
-    from ..indexer.index_files import local_folder
-    from ..indexer.row_choice import Where, rows_where
-    from ..indexer.tombstones import remove_rows, restore_rows
+    from ..indexer.store.folder import local_folder
+    from ..indexer.store.removed import remove_rows, restore_rows
+    from ..indexer.upkeep.row_choice import Where, rows_where
 
     path, names = local_folder(folder), ("caption", "contains", "source", "like", "above")
     asked = {name: given[name] for name in names}
@@ -98,9 +98,9 @@ def verify(folder: str, embed: int, **given: Any) -> None:
     """
     from ..audit.index_upkeep import check_text, verdict
     from ..audit.models import encoder_for
-    from ..audit.terminal import progress_lines
+    from ..audit.report.terminal import progress_lines
     from ..indexer.caption_index import open_index
-    from ..indexer.index_files import local_folder
+    from ..indexer.store.folder import local_folder
     from ..indexer.verifying import verify_index
 
     path, checks = local_folder(folder), []

@@ -38,7 +38,7 @@ def open_given_index(given: dict[str, Any]) -> Any:
 
 def say_plans(folders: Sequence[str], choice: Any) -> None:
     """Where the vectors of each index will lie when it is searched, and what that takes."""
-    from ..indexer.search_dispatch import describe_plan
+    from ..indexer.search.dispatch import describe_plan
 
     for folder in folders:
         say(describe_plan(folder, choice))
@@ -62,8 +62,8 @@ def model_choice(given: dict[str, Any]) -> Any:
 
     Raises ModelNotNamed for a foreign model that only the file of `--from` names.
     """
-    from ..indexer.encoding import DEFAULT_MODEL, ModelChoice
-    from ..indexer.model_trust import model_named_by, remember_model
+    from ..indexer.encode.encoder import DEFAULT_MODEL, ModelChoice
+    from ..indexer.encode.trust import model_named_by, remember_model
 
     names = ("model", "pretrained", "device", "precision", "batch_size", "allow_torchscript")
     choice = ModelChoice(
@@ -85,7 +85,7 @@ def model_choice(given: dict[str, Any]) -> Any:
 def ray_engine(given: dict[str, Any]) -> Any:
     """What the engine options say: a RayEngine, or None for this process."""
     if given["engine"] == "ray":
-        from ..indexer.ray_cluster import RayEngine
+        from ..distributed.cluster import RayEngine
 
         return RayEngine(model_choice(given), given["ray_address"], given["ray_actors"])
     for name in ("ray_address", "ray_actors"):
@@ -177,9 +177,9 @@ def decision_rule(given: dict[str, Any]) -> Any:
 
 def embed_options(given: dict[str, Any]) -> Any:
     """How images are decoded and embedded."""
-    from ..indexer.decoding import DecodingLimits
-    from ..indexer.image_embedding import EmbedOptions
-    from ..indexer.text_lengths import cache_folder
+    from ..indexer.encode.text_lengths import cache_folder
+    from ..indexer.images.decoding import DecodingLimits
+    from ..indexer.images.embedding import EmbedOptions
 
     return EmbedOptions(
         limits=DecodingLimits(seconds=given["time_limit"]),

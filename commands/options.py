@@ -11,7 +11,7 @@ from ..errors import UsageError
 
 def say(line: str) -> None:
     """One line for the reader, on stderr."""
-    from ..audit.safe_text import terminal_text
+    from ..safe_text import terminal_text
 
     click.echo(terminal_text(line), err=True)
 

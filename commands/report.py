@@ -24,7 +24,7 @@ def report(run: str, output: str | None, images: int, plots: str | None) -> None
     ran, so that its pictures are found.
     """  # fmt: skip
     from ..audit.report.writing import save_report
-    from ..audit.safe_text import terminal_text
+    from ..safe_text import terminal_text
 
     if plots is None:
         path = save_report(run, output, images)

@@ -45,12 +45,12 @@ def score(
     from ..audit.decisions import check_flagged
     from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.other_scores import choose_score, rescored
     from ..audit.outputs import TOP, json_summary
+    from ..audit.report.terminal import progress_lines, result_text
     from ..audit.run import audit_against
-    from ..audit.terminal import progress_lines, result_text
+    from ..audit.scores import choose_score, rescored
     from ..corpora.image_opening import open_named
-    from ..indexer.image_embedding import embed_images
+    from ..indexer.images.embedding import embed_images
     from ..scorer.reference_file import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)

@@ -33,8 +33,8 @@ def oecl(turned: bool, max_failures: int | None, **given: Any) -> None:
     """
     from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
+    from ..audit.report.terminal import progress_lines
+    from ..safe_text import terminal_text
     from ..training.oecl_report import result_lines
     from ..training.oecl_request import OeclRequest, needs_encoder, run_oecl
     from ..training.oecl_training import OeclSettings

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from ..artefacts import check_checksum, read_json
 from ..errors import BlissError
+from ..indexer.build.first_rows import ROWS
 from .captions import COUNTS
-from .first_rows import ROWS
 
 RECORD = "plan.json"
 UNDECODABLE = "undecodable"

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from ..artefacts import sha256_of, write_atomically, write_json
 from ..errors import BlissError
+from ..indexer.build.first_rows import ROWS, write_first_rows
 from .captions import COUNTS, CaptionRules, clean_texts, closed_after, no_usable_text, rules_for
-from .first_rows import ROWS, write_first_rows
 from .known_captions import KnownCaptions
 from .plan import PLANNED, RECORD, UNDECODABLE, RowPlan, plan_file
 from .sources import JSON, TextSource

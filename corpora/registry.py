@@ -18,10 +18,10 @@ from typing import Any
 from ..artefacts import write_json
 from ..errors import BlissError, UsageError
 from .addresses import is_remote
-from .builtin import NAMED
+from .names import NAMED
+from .opening import HUB_SPEC, open_spec
 from .prompts import CAPTION_PROMPT, check_prompts
 from .sources import NO_OPTIONS, CorpusOptions, TextSource
-from .text_opening import HUB_SPEC, open_spec
 
 SHIPPED = Path(__file__).with_name("presets.json")
 USER_FILE = "corpora.json"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from .opening import open_spec
 from .registry import open_preset, preset_named
 from .sources import JSON, NO_OPTIONS, CorpusOptions, TextBatch, TextSource, batch_values
-from .text_opening import open_spec
 
 __all__ = ["JSON", "CorpusOptions", "TextBatch", "TextSource", "batch_values", "open_corpus"]
 

@@ -16,7 +16,7 @@ from blissaudit.audit.report.writing import save_report
 from blissaudit.audit.request import AuditRequest, run_audit
 from blissaudit.demo.run import write_corpus
 from blissaudit.demo.scenes import KINDS, render_scene, sample_scene
-from blissaudit.indexer.encoding import ModelChoice
+from blissaudit.indexer.encode.encoder import ModelChoice
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 

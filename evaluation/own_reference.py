@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..indexer.nearest import Hits
-from ..indexer.unit_rows import row_lengths
+from ..indexer.vectors.unit_rows import row_lengths
 from ..scorer.bliss import bliss_scores
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.moments import fit_moments

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.progress import Progress, no_progress
+from ..progress import Progress, no_progress
 from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
 from ..scorer.scores.rscin import RSCIN, with_rscin
 from .draws import Draw

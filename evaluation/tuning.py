@@ -11,9 +11,9 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, search
 from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.encoding import check_same_model
+from ..indexer.encode.encoder import check_same_model
 from ..indexer.nearest import check_k
-from ..indexer.progress import Progress, no_progress
+from ..progress import Progress, no_progress
 from .index_tuning import (
     EXACT,
     Candidate,

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..indexer.caption_index import CaptionIndex, search, with_structure
 from ..indexer.nearest import Hits
+from ..indexer.search.install import MadeStructure, make_structure
 from ..indexer.search_kinds import candidate_settings, default_parameters, read_kind
-from ..indexer.search_setting import MadeStructure, make_structure
 from .index_tuning import EXACT, Candidate
 
 PROBES = tuple(2**power for power in range(10))

@@ -12,10 +12,10 @@ import numpy as np
 from ..artefacts import MANIFEST, link_file, write_json
 from ..corpora.plan import RowPlan
 from ..errors import BlissError
-from .index_files import files_of_part
 from .index_finishing import FAILURES_NAMED, altered_counts, joint_prompts, planned_counts
 from .part_building import whole_part
-from .tombstones import EXPORT
+from .store.folder import files_of_part
+from .store.removed import EXPORT
 
 ADDING = "adding"
 

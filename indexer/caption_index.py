@@ -16,15 +16,15 @@ import numpy as np
 from ..artefacts import read_manifest
 from ..errors import BlissError
 from .caption_store import open_captions, read_captions
-from .index_addresses import folder_of
-from .index_files import HOW_TO_BUILD, KIND
 from .nearest import Hits, Search, Vectors, check_k
 from .row_selection import remaining, renumbered, select_vectors
+from .search.dispatch import plan_for, search_of, search_through
+from .search.install import MadeStructure
 from .search_choice import OWN, SearchChoice
-from .search_dispatch import plan_for, search_of, search_through
-from .search_setting import MadeStructure
-from .stored_vectors import open_stored_vectors
-from .tombstones import live_rows
+from .store.addresses import folder_of
+from .store.folder import HOW_TO_BUILD, KIND
+from .store.removed import live_rows
+from .store.vectors import open_stored_vectors
 
 CAPTIONS_AT_ONCE = 65_536
 

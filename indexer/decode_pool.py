@@ -34,8 +34,8 @@ from .decode_process import (
     start_process,
     watch,
 )
-from .decoding import DecodingLimits, Undecodable
-from .preprocessing import Preprocessing
+from .encode.preprocessing import Preprocessing
+from .images.decoding import DecodingLimits, Undecodable
 
 READ_AHEAD_BYTES = 32 << 20
 """Encoded images from archives and tables that may wait for a decoder, and one more."""

@@ -16,12 +16,17 @@ import numpy as np
 
 from ..corpora.image_source import ImageItem
 from ..errors import BlissError
-from .decode_worker import request_bytes
-from .decoding import Decoded, DecodingLimits, Undecodable
-from .preprocessing import Preprocessing
-from .worker_frames import END_SECONDS, Frame, cause_of_death, end, exchange, launch
+from .encode.preprocessing import Preprocessing
+from .images.decode_worker import request_bytes
+from .images.decoding import Decoded, DecodingLimits, Undecodable
+from .images.frames import END_SECONDS, Frame, cause_of_death, end, exchange, launch
 
-WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "blissaudit.indexer.decode_worker")
+WORKER_COMMAND: tuple[str, ...] = (
+    sys.executable,
+    "-P",
+    "-m",
+    "blissaudit.indexer.images.decode_worker",
+)
 START_ATTEMPTS = 3
 START_SECONDS = 60.0
 WATCH_SECONDS = 0.05
@@ -87,7 +92,7 @@ def start_process(pool: Processes) -> subprocess.Popen[bytes]:
     raise BlissError(
         f"the image decoder process ended {START_ATTEMPTS} times in a row before it was ready "
         f"({cause}; {_last_words()})",
-        "a Python that can start 'python -m blissaudit.indexer.decode_worker'",
+        "a Python that can start 'python -m blissaudit.indexer.images.decode_worker'",
         "Reinstall bliss-audit and Pillow, and check that memory and process limits leave room",
     )
 

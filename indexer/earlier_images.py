@@ -18,8 +18,8 @@ import numpy as np
 
 from ..artefacts import MANIFEST, check_checksum, digest, read_json, write_json
 from ..errors import BlissError
-from .layout import load_vectors, read_parquet
 from .parts import BUILDING, finished_part, metadata_file, vector_file
+from .vectors.layout import load_vectors, read_parquet
 
 EARLIER = "earlier"
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 from ..artefacts import MANIFEST, check_checksum, digest, read_manifest
 from ..corpora.images import ImageList, list_paths
 from ..errors import BlissError
-from .layout import load_vectors, open_embedding_folder, read_parquet
 from .outside_metadata import paths_and_labels
 from .parts import BUILDING, metadata_file, vector_file
 from .stored_rows import (
@@ -35,7 +34,8 @@ from .text_column import (
     joined_contents,
     packed_texts,
 )
-from .unit_rows import normalise_rows
+from .vectors.layout import load_vectors, open_embedding_folder, read_parquet
+from .vectors.unit_rows import normalise_rows
 
 KIND = "image-embeddings"
 ROWS_AT_ONCE = 16_384

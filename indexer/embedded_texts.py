@@ -16,7 +16,7 @@ from ..corpora.columns import choose_arrow_column
 from ..corpora.sources import JSON, TextBatch, make_batch
 from ..corpora.text_files import readable
 from ..corpora.text_records import read_parquet
-from .layout import EmbeddingFolder, open_embedding_folder
+from .vectors.layout import EmbeddingFolder, open_embedding_folder
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import numpy as np
 from ..corpora.captions import closed_after
 from ..corpora.plan import RowPlan, plan_batches
 from ..corpora.prompts import fill_prompt
+from ..progress import Progress
 from .build_log import timed
 from .embedded_texts import EmbeddedTexts
-from .encoding import Encoder
-from .index_sources import Described, encoding_prompts
-from .layout import load_vectors
+from .encode.encoder import Encoder
+from .encode.pipeline import encode_captions
 from .part_building import texts_of_part
-from .progress import Progress
 from .stage_rates import StageRates
-from .text_pipeline import encode_captions
+from .store.sources import Described, encoding_prompts
+from .vectors.layout import load_vectors
 
 CAPTIONS_AT_ONCE = 4096
 """Captions handed to the encoder at once; always cut within a part, from its first row on."""

@@ -1,6 +1,6 @@
 """FAISS's structures for approximate search: made, written, read and searched.
 
-The only file that imports faiss; gpu_search.py is given it from here.
+The only file that imports faiss; indexer/search/gpu.py is given it from here.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .text_lengths import trial_captions
+from .encode.text_lengths import trial_captions
 
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+"
 """open_clip's pattern on lower-case printable ASCII."""

@@ -16,11 +16,11 @@ from typing import Any
 
 from ..artefacts import MANIFEST, read_manifest, sha256_of
 from ..errors import BlissError, UsageError
+from ..progress import Progress
 from .caption_index import CaptionIndex, open_index
-from .folder_lock import only_run_in
 from .index_card import index_card, unknown_licences
-from .index_files import HOW_TO_BUILD, KIND, checked_names, files_below, strange_names
-from .progress import Progress
+from .store.folder import HOW_TO_BUILD, KIND, checked_names, files_below, strange_names
+from .store.lock import only_run_in
 from .verifying import check_whole
 
 CARD = "README.md"

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from ..corpora.image_source import ImageItem, ImageSource
 from ..errors import BlissError
-from .decoding import DecodingLimits, read_file
+from .encode.preprocessing import UnreadableImage
+from .images.decoding import DecodingLimits, read_file
 from .pieces import END, Piece
-from .preprocessing import UnreadableImage
 
 PIECE_BYTES = 128 << 20
 """Encoded images from which on a piece takes no more."""

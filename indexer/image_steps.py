@@ -21,9 +21,9 @@ from .decode_process import (
     start_process,
     watch,
 )
-from .decoding import Decoded, Undecodable
+from .encode.worker_encoders import WorkerEncoder, load_for_worker
+from .images.decoding import Decoded, Undecodable
 from .pieces import Step
-from .worker_encoders import WorkerEncoder, load_for_worker
 
 TOLD = ("row", "path", "label", "problem", "sha256", "exif_rotated")
 """Columns that stay from decoding to the end; `sha256` is null where there is a problem."""

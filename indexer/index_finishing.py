@@ -11,11 +11,11 @@ import numpy as np
 from ..artefacts import read_json, write_array
 from ..corpora.plan import RowPlan
 from ..errors import BlissError
+from .build.near_duplicates import near_duplicates
 from .build_log import timed
-from .index_files import KIND
-from .near_duplicates import near_duplicates
 from .parts import BUILDING, finish_building
-from .tombstones import REMOVED
+from .store.folder import KIND
+from .store.removed import REMOVED
 
 NEAR = "near_duplicate"
 FAILURES_NAMED = 1000

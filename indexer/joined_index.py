@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .caption_index import CaptionIndex, Origin, open_index, origins_of
-from .encoding import check_same_model
+from .encode.encoder import check_same_model
 from .nearest import Hits, Vectors
 from .row_selection import merge_hits
 from .search_choice import OWN, SearchChoice

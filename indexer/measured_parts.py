@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..corpora.plan import RowPlan
+from ..progress import Progress
 from .build_log import log
 from .part_building import build_parts
-from .progress import Progress
 from .stage_rates import StageRates
 
 Encode = Callable[[RowPlan, Sequence[int], StageRates], Iterator[tuple[int, np.ndarray]]]

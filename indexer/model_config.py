@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ..errors import BlissError, UsageError
-from .model_trust import FOLDER, HUB, list_name
+from .encode.trust import FOLDER, HUB, list_name
 
 CONFIG = "open_clip_config.json"
 TOKENIZER_ARGUMENTS: Mapping[str, type] = {"clean": str, "language": str, "strip_sep_token": bool}

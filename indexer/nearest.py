@@ -20,8 +20,8 @@ from threading import Lock
 import numpy as np
 
 from ..errors import UsageError
-from .blas import share_among_threads
 from .candidates import Candidates, keep_largest, no_candidates
+from .vectors.blas import share_among_threads
 
 SPARE = 6
 """Candidates fetched beyond k."""

@@ -11,10 +11,15 @@ import numpy as np
 import open_clip
 import torch
 
-from .encoding import Encoder, ModelChoice
+from .encode.encoder import Encoder, ModelChoice
+from .encode.preprocessing import Preprocessing
+from .encode.text_lengths import (
+    encode_by_length,
+    recall_truncation,
+    remember_truncation,
+    trial_captions,
+)
 from .open_clip_loading import LoadedModel, load_model, weights_sha256
-from .preprocessing import Preprocessing
-from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
 from .tokenising import cut_by, tokeniser_of
 
 TRUNCATION_TOLERANCE = 1e-5

@@ -13,10 +13,10 @@ import torch
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
 from ..errors import BlissError, UsageError
-from .encoding import ModelChoice
+from .encode.encoder import ModelChoice
+from .encode.trust import FOLDER, HUB, named_repository
 from .model_config import check_config, needed_packages, not_installed, package_of
 from .model_names import is_torchscript, resolve_model, weight_files
-from .model_trust import FOLDER, HUB, named_repository
 
 CPU_BATCH, GPU_BATCH = 64, 512
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import BlissError
-from .layout import EmbeddingFolder, column_names, read_parquet
 from .text_column import ROWS_AT_ONCE, TextColumn, arrow_texts, as_bytes, categories, joined
+from .vectors.layout import EmbeddingFolder, column_names, read_parquet
 
 PATH_COLUMNS = ("image_path", "path", "url")
 LABEL_COLUMN = "label"

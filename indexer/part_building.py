@@ -17,14 +17,14 @@ import pyarrow as pa
 
 from ..artefacts import read_json
 from ..corpora.captions import closed_after
-from ..corpora.first_rows import ROWS
 from ..corpora.plan import RowPlan, plan_batches, read_plan_part
 from ..corpora.prompts import fill_prompt
+from .build.first_rows import ROWS
 from .build_log import timed
-from .index_sources import Described
 from .parts import BUILDING, Part, files_of, finished_part, write_part
 from .stage_rates import StageRates
-from .unit_rows import normalise_rows
+from .store.sources import Described
+from .vectors.unit_rows import normalise_rows
 
 FAILURES_NAMED = 1000
 """Failures of a part that are listed; all are counted."""

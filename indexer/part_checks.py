@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from ..errors import BlissError
 from .caption_store import caption_files
-from .layout import load_vectors
 from .parts import metadata_file, vector_file
-from .unit_rows import STORED_TOLERANCE, row_lengths
+from .vectors.layout import load_vectors
+from .vectors.unit_rows import STORED_TOLERANCE, row_lengths
 
 ROWS_AT_ONCE = 16_384
 COLUMNS = {"caption": "string", "source_row": "int64", "source": "string", "licence": "string"}

@@ -33,8 +33,8 @@ from ..artefacts import (
 )
 from ..errors import BlissError, UsageError
 from .caption_store import caption_files, write_captions
-from .folder_lock import LOCK
-from .index_sources import in_current_terms
+from .store.lock import LOCK
+from .store.sources import in_current_terms
 
 BUILDING = "building.json"
 BUILDING_FOLDERS = ("parts", "plan", "shards", "near")

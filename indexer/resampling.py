@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from .encoding import Encoder, encode_prompts
-from .layout import load_vectors
+from .encode.encoder import Encoder, encode_prompts
 from .parts import metadata_file, vector_file
-from .unit_rows import row_lengths
+from .vectors.layout import load_vectors
+from .vectors.unit_rows import row_lengths
 
 SAME = 0.999
 """Least cosine between a caption's stored and new embedding."""

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import BlissError
-from .layout import load_vectors
-from .unit_rows import normalise_rows, stored_unit_rows
+from .vectors.layout import load_vectors
+from .vectors.unit_rows import normalise_rows, stored_unit_rows
 
 RESIDENT_BYTES = 256 << 20
 """Rows up to this size as float32 are held in memory; more of them stay on disk."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..artefacts import check_checksum
 from ..errors import BlissError, UsageError
-from .approximate_search import Structure
 from .faiss_structures import read_structure, search_structure, takes_selection
+from .search.approximate import Structure
 from .search_choice import EXACT
 from .search_kinds import Kind, check_asked, check_parameters, read_kind
 

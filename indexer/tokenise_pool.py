@@ -26,7 +26,7 @@ import numpy as np
 
 from ..corpora.prompts import fill_prompt
 from .decode_process import Processes, Stopped, end_process, shut_down
-from .encoding import Encoder
+from .encode.encoder import Encoder
 from .pipeline_options import PipelineOptions, default_tokenisers
 from .stage_rates import StageRates
 from .tokenise_process import ask_until_answered, start_tokeniser

@@ -11,12 +11,17 @@ import numpy as np
 
 from ..errors import BlissError
 from .decode_process import Processes, Stopped, end_process
-from .encoding import Encoder
+from .encode.encoder import Encoder
+from .encode.tokenise_worker import ids_answered, recipe_request, texts_request
 from .fast_tokens import TRIALS
-from .tokenise_worker import ids_answered, recipe_request, texts_request
-from .worker_frames import cause_of_death, exchange, launch
+from .images.frames import cause_of_death, exchange, launch
 
-WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "blissaudit.indexer.tokenise_worker")
+WORKER_COMMAND: tuple[str, ...] = (
+    sys.executable,
+    "-P",
+    "-m",
+    "blissaudit.indexer.encode.tokenise_worker",
+)
 ATTEMPTS = 3
 """Processes in a row that may die at their start, or over the same texts."""
 COMPARED = (
@@ -56,7 +61,7 @@ def start_tokeniser(encoder: Encoder, processes: Processes) -> subprocess.Popen[
         raise Stopped
     raise BlissError(
         f"a tokenising process cannot be used ({cause})",
-        "a Python that can start 'python -m blissaudit.indexer.tokenise_worker'",
+        "a Python that can start 'python -m blissaudit.indexer.encode.tokenise_worker'",
         "Reinstall bliss-audit, and check that memory and process limits leave room",
     )
 

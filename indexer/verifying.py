@@ -11,13 +11,13 @@ import numpy as np
 
 from ..artefacts import MANIFEST, check_checksum, read_manifest
 from ..errors import BlissError
-from .encoding import Encoder
-from .index_files import BESIDE, HOW_TO_BUILD, KIND, files_below, part_of
-from .manifest_checks import count_problems, name_problems, type_problems
+from .encode.encoder import Encoder
 from .part_checks import part_problems
 from .resampling import embedding_problems
+from .store.folder import BESIDE, HOW_TO_BUILD, KIND, files_below, part_of
+from .store.manifest import count_problems, name_problems, type_problems
+from .store.removed import list_name, read_rows, removed_rows
 from .structure_reading import how_to_make_again
-from .tombstones import list_name, read_rows, removed_rows
 
 Progress = Callable[[str, int, int], None]
 RESTORE = "Restore it from a backup, `bliss index pull` it again, or build the index again"

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..indexer.scratch import let_go, scratch_array
 from ..indexer.stored_rows import Rows
+from ..indexer.vectors.scratch import let_go, scratch_array
 from .class_blocks import ClassBlock, class_blocks, pull_of
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from .reference import Reference

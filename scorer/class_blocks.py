@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..indexer.scratch import let_go, scratch_array
 from ..indexer.stored_rows import Rows
+from ..indexer.vectors.scratch import let_go, scratch_array
 from .leave_one_out import LeftOut, class_texts, left_out_statistics
 from .moderation import VariancePrior, moderated
 from .moments import Moments

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..indexer.nearest import Hits
-from ..indexer.scratch import let_go, scratch_array
+from ..indexer.vectors.scratch import let_go, scratch_array
 from .slices import slices
 
 IMAGES_AT_ONCE = 16_384

@@ -24,7 +24,7 @@ Measured, not proven: at most 2 eps on real embeddings, 9 eps on data laid out t
 
 ACCEPTED_ERROR = 3e-6
 """Largest estimated relative error of σ left to float32. The true error was at most 1.2e-6 on real
-embeddings and 6e-6 on data laid out to cancel; see tests/test_text_statistics.py."""
+embeddings and 6e-6 on data laid out to cancel; see tests/scorer/test_statistics.py."""
 
 
 def text_statistics(

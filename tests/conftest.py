@@ -50,13 +50,13 @@ def load_file(path: Path) -> ModuleType:
 @pytest.fixture(scope="session")
 def oracle() -> ModuleType:
     """BLISS again, written with loops from the formula alone."""
-    return load_file(Path(__file__).with_name("bliss_oracle.py"))
+    return load_file(Path(__file__).parent / "helpers" / "bliss_oracle.py")
 
 
 @pytest.fixture(scope="session")
 def load_test_file() -> Callable[[str], ModuleType]:
     """`load_test_file(name)` is a helper file beside the tests as a module."""
-    return lambda name: load_file(Path(__file__).with_name(f"{name}.py"))
+    return lambda name: load_file(Path(__file__).parent / "helpers" / f"{name}.py")
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def load_docs() -> Callable[[str], ModuleType]:
 @pytest.fixture(scope="session")
 def oecl_oracle() -> ModuleType:
     """OECL's losses and scores again, row by row from the formulas alone."""
-    return load_file(Path(__file__).with_name("oecl_oracle.py"))
+    return load_file(Path(__file__).parent / "helpers" / "oecl_oracle.py")
 
 
 @pytest.fixture(scope="session")

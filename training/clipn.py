@@ -13,12 +13,12 @@ import safetensors.torch
 
 from ..artefacts import sha256_of
 from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.encoding import Encoder, ModelChoice
-from ..indexer.image_embedding import EmbedOptions, embed_images
+from ..indexer.encode.encoder import Encoder, ModelChoice
+from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.open_clip_encoder import encoder_of_model
 from ..indexer.open_clip_loading import LoadedModel, load_model
-from ..indexer.progress import Progress, no_progress
 from ..indexer.stored_rows import whole_rows
+from ..progress import Progress, no_progress
 from .clipn_checkpoint import no_tower_of, read_checkpoint
 from .clipn_folder import IMAGES, Clipn, check_output, open_clipn, write_clipn
 from .clipn_pairs import demo_count, demo_pairs, listed_images, make_pairs, read_table

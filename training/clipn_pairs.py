@@ -18,9 +18,9 @@ from ..corpora.text_records import COLUMN_SUFFIXES
 from ..demo.captions import caption
 from ..demo.scenes import KINDS, Scene, sample_scene
 from ..errors import BlissError, UsageError
-from ..indexer.encoding import Encoder
-from ..indexer.preprocessing import Preprocessing, resize_and_crop
-from ..indexer.text_lengths import caption_lengths
+from ..indexer.encode.encoder import Encoder
+from ..indexer.encode.preprocessing import Preprocessing, resize_and_crop
+from ..indexer.encode.text_lengths import caption_lengths
 from .clipn_training import Pairs
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file_name", "filename", "filepath", "file")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import BlissError, UsageError
-from ..indexer.progress import Progress, no_progress
+from ..progress import Progress, no_progress
 from .clipn_losses import image_text_loss, text_loss
 from .clipn_tower import PROMPTS, NoTower
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..artefacts import MANIFEST, digest, sha256_of, write_array
 from ..errors import BlissError
-from ..indexer.encoding import ModelChoice, check_same_model
-from ..indexer.model_trust import model_named_by
-from ..indexer.text_lengths import cache_folder
-from ..indexer.unit_rows import row_lengths
+from ..indexer.encode.encoder import ModelChoice, check_same_model
+from ..indexer.encode.text_lengths import cache_folder
+from ..indexer.encode.trust import model_named_by
+from ..indexer.vectors.unit_rows import row_lengths
 from .clipn_folder import Clipn
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from ..evaluation.metrics import auroc
 from ..indexer.embedded_images import Failure
-from ..scorer.head_file import LOSSES
 from ..scorer.scores.contract import Fitting, Normals, Query, fit_score
 from ..scorer.scores.registry import SCORES
+from ..scorer.scores.trained_file import LOSSES
 from .oecl_training import TrainedHead
 from .outlier_split import Split
 

@@ -13,12 +13,12 @@ from ..artefacts import MANIFEST, read_json
 from ..corpora.images import list_images
 from ..errors import BlissError, UsageError
 from ..indexer.embedded_images import Failure, read_image_embeddings
-from ..indexer.encoding import Encoder, check_same_model
-from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.layout import is_embedding_folder
-from ..indexer.progress import Progress, no_progress
+from ..indexer.encode.encoder import Encoder, check_same_model
+from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.stored_rows import whole_rows
-from ..scorer.head_file import save_head
+from ..indexer.vectors.layout import is_embedding_folder
+from ..progress import Progress, no_progress
+from ..scorer.scores.trained_file import save_head
 from .image_views import views_encoder, views_of
 from .oecl_report import OeclResult, held_out_line, measure
 from .oecl_training import OeclSettings, TrainedHead, train_head

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import BlissError, UsageError
-from ..indexer.progress import Progress, no_progress
+from ..progress import Progress, no_progress
 from .feature_views import feature_views
 from .oecl_losses import floor_hinge, mean_length, nt_xent
 

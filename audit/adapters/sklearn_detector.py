@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from ...errors import BlissError
 from ...indexer.nearest import array_vectors, nearest_texts
-from ...indexer.unit_rows import normalise_rows
+from ...indexer.vectors.unit_rows import normalise_rows
 from ...scorer.bliss import bliss_scores
 from ...scorer.leave_one_out import LeftOut
 from ...scorer.moments import fit_moments

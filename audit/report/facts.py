@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...indexer.encoding import describe_model
+from ...indexer.encode.encoder import describe_model
 from ..run_folder import RunFolder
 
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from ...csv_cells import GUARD_PATTERN, GUARDED_PATTERN, text_cell
 from ...indexer.text_column import arrow_texts, categories, joined
-from ..grouping import Grouping
+from ...safe_text import terminal_text
 from ..photographs import Wanted, reference_photographs, run_photographs
 from ..run_folder import RunFolder
-from ..safe_text import terminal_text
 from ..stored_images import NO_FILE, audited_embeddings
 from .distributions import bin_edges, class_spreads, spread_of
 from .facts import facts_of
+from .grouping import Grouping
 from .neighbours import AUDITED, REFERENCE, Neighbour, reference_neighbours
 from .thumbnails import LARGE, SMALL, PictureShelf
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...artefacts import write_atomically
 from ...errors import UsageError
+from ...safe_text import terminal_text
 from ..run_folder import RunFolder, open_run
-from ..safe_text import terminal_text
 from .distributions import bin_edges
 
 FORMATS = ("svg", "pdf")

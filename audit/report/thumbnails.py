@@ -7,8 +7,8 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ...indexer.preprocessing import UnreadableImage
-from ...indexer.thumbnailing import Thumbnailer
+from ...indexer.encode.preprocessing import UnreadableImage
+from ...indexer.images.thumbnails import Thumbnailer
 from ..photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
 
 LARGE, SMALL = 320, 128

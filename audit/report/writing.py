@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ...artefacts import write_atomically
 from ...errors import UsageError
-from ..grouping import group_run, save_groups
 from ..run_folder import open_run
+from .grouping import group_run, save_groups
 from .page import page_html
 from .page_data import page_data
 from .thumbnails import PictureShelf

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ...indexer.caption_index import CaptionIndex, find_captions
-from ...indexer.encoding import Encoder
+from ...indexer.encode.encoder import Encoder
 from .contract import Fitted, Fitting, Query, Score
 from .parameters import positive
 from .similarity import share_of, similarity

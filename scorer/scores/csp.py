@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...indexer.unit_rows import normalise_rows
+from ...indexer.vectors.unit_rows import normalise_rows
 from .contract import Score
 from .negative_texts import MINING
 from .neglabel import fit_neglabel

@@ -8,8 +8,8 @@ import numpy as np
 
 from .class_means import members_of
 from .contract import Fitted, Fitting, Query, Score
+from .covariance import fit_covariance, squared_lengths
 from .image_chunks import in_chunks
-from .ledoit_wolf import fit_covariance, squared_lengths
 
 
 def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:

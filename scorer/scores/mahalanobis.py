@@ -8,8 +8,8 @@ import numpy as np
 
 from .class_means import class_means
 from .contract import Fitted, Fitting, Normals, Query, Score
+from .covariance import Covariance, fit_covariance, squared_lengths, weighed
 from .image_chunks import in_chunks
-from .ledoit_wolf import Covariance, fit_covariance, squared_lengths, weighed
 
 
 def pooled_covariance(normals: Normals, means: np.ndarray) -> Covariance:

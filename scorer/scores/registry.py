@@ -8,7 +8,6 @@ from .contract import Score
 
 NAMES = (
     "bliss",
-    "bliss_plus",
     "clip_ad",
     "clipn",
     "costarr",
@@ -27,6 +26,7 @@ NAMES = (
     "oecl",
     "outlier_knn_ratio",
     "outlier_logistic",
+    "plus.score",
     "relative_mahalanobis",
     "smmp",
     "sparse_lookup",

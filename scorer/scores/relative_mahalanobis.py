@@ -8,7 +8,7 @@ import numpy as np
 
 from .class_means import class_means
 from .contract import Fitted, Fitting, Query, Score
-from .ledoit_wolf import fit_covariance
+from .covariance import fit_covariance
 from .mahalanobis import nearest_squared, pooled_covariance
 
 

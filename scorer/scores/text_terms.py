@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...indexer.blas import share_among_threads
 from ...indexer.candidates import Candidates, no_candidates
 from ...indexer.nearest import SPARE, array_vectors, check_k, exact_hits
+from ...indexer.vectors.blas import share_among_threads
 from ..retrieved import gather_texts
 from ..slices import slices
 from .contract import Fitted, Query

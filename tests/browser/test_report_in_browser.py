@@ -9,7 +9,7 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit.grouping import group_run
+from blissaudit.audit.report.grouping import group_run
 from blissaudit.audit.report.page import page_html
 from blissaudit.audit.report.page_data import page_data
 from blissaudit.audit.report.thumbnails import PictureShelf
