@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..corpora.image_source import ImageOptions
-from ..corpora.label_files import read_label_file
+from ..corpora.images.labels import read_label_file
+from ..corpora.images.source import ImageOptions
 from ..errors import BlissError, UsageError
-from ..indexer.caption_index import CaptionIndex, captions_of
-from ..indexer.embedded_images import EmbeddedImages
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.search.index import CaptionIndex, captions_of
 from ..progress import Progress, no_progress
 from ..scorer.label_filter import has_label, word_forms, words_of
 from ..scorer.reference import Reference

@@ -19,19 +19,25 @@ import numpy as np
 
 from ..artefacts import MANIFEST, digest, read_manifest
 from ..errors import BlissError, UsageError
-from ..indexer.caption_index import CaptionIndex
-from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encode.encoder import Encoder, check_same_model
-from ..indexer.remembered import remember, remembered, take_over
-from ..indexer.stored_rows import ChosenRows
-from ..indexer.text_column import Texts, text_column
+from ..indexer.images.cache import remember, remembered, take_over
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.search.index import CaptionIndex
+from ..indexer.vectors.rows import ChosenRows
+from ..indexer.vectors.text_column import Texts, text_column
 from ..scorer.calibration import hold_out
 from ..scorer.members import make_members
 from ..scorer.moments import add_images, empty_moments
 from ..scorer.reference import Calibration, Reference
-from ..scorer.reference_file import ARRAYS, KIND, MEMBERS, load_reference, save_reference
-from ..scorer.reference_sample import images_to_keep
-from ..scorer.text_statistics import check_counts
+from ..scorer.reference_file import (
+    ARRAYS,
+    KIND,
+    MEMBERS,
+    images_to_keep,
+    load_reference,
+    save_reference,
+)
+from ..scorer.statistics import check_counts
 from .classes import (
     ClassWords,
     NormalClasses,

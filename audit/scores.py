@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.caption_index import CaptionIndex
-from ..indexer.embedded_images import EmbeddedImages
 from ..indexer.encode.encoder import check_same_model
-from ..indexer.stored_rows import whole_rows
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.search.index import CaptionIndex
+from ..indexer.vectors.rows import whole_rows
 from ..scorer.calibration import conformal_p_values
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT
 from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
 from ..scorer.scores.plus.score import fit_bliss_plus
 from ..scorer.scores.registry import SCORES
-from ..scorer.scores.rscin import RSCIN, with_rscin
 from ..scorer.scores.trained_file import Head
+from ..scorer.scores.wrappers import RSCIN, with_rscin
 from .result import AuditResult
 from .retrieval import retrieve
 from .run import given_classes

@@ -44,7 +44,7 @@ COMMAND = """
 import os, sys
 from blissaudit import cli
 from blissaudit.audit import request
-from blissaudit.indexer import decode_process
+from blissaudit.indexer.images import workers as decode_process
 decode_process.WORKER_COMMAND = (sys.executable, "-P", sys.argv[1])
 listing = request.open_images
 def list_and_lose(*given):

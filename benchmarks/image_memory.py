@@ -31,10 +31,10 @@ RUN = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from blissaudit.corpora.image_opening import open_images
+from blissaudit.corpora.images.opening import open_images
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.images.embedding import embed_images
-from blissaudit.indexer.embedded_images import open_embedded_images
+from blissaudit.indexer.images.embedded import open_embedded_images
 from blissaudit.indexer.encode.preprocessing import Preprocessing
 
 def encode(pixels):

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blissaudit.audit.outputs import save_audit
-from blissaudit.audit.report.writing import save_report
+from blissaudit.audit.folder import save_audit
+from blissaudit.audit.report.page import save_report
 from blissaudit.audit.request import AuditRequest, run_audit
 from blissaudit.demo.run import write_corpus
 from blissaudit.demo.scenes import KINDS, render_scene, sample_scene

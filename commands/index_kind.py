@@ -11,7 +11,7 @@ from .option_values import named_numbers
 from .options import say
 
 if TYPE_CHECKING:
-    from ..indexer.caption_index import CaptionIndex
+    from ..indexer.search.index import CaptionIndex
 
 
 @click.command()
@@ -29,8 +29,8 @@ def kind(folder: str, kind: str, pairs: tuple[str, ...], threads: int | None) ->
     IVF1024,RaBitQ4 … Its structure is built from the stored vectors; until it is whole the index
     stays as it is.
     """
-    from ..indexer.caption_index import open_index
     from ..indexer.search.dispatch import describe_search
+    from ..indexer.search.index import open_index
     from ..indexer.search.install import set_search_kind
 
     found = _told_kind(folder, kind)
@@ -40,7 +40,7 @@ def kind(folder: str, kind: str, pairs: tuple[str, ...], threads: int | None) ->
 
 def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
     """A finished index with `kind` as its search; None, or the kind it has: as it is."""
-    from ..indexer.caption_index import open_index
+    from ..indexer.search.index import open_index
     from ..indexer.search.install import set_search_kind
 
     if kind is None:

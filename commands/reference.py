@@ -28,8 +28,8 @@ def reference() -> None:
 def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..audit.fitting import FitRequest, run_fit
-    from ..audit.given_images import check_failures
     from ..audit.report.terminal import progress_lines
+    from ..audit.request import check_failures
     from ..indexer.store.lock import only_run_in
     from ..safe_text import terminal_text
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from ..artefacts import sha256_of
 from ..errors import BlissError, UsageError
+from .files import check_text_encoding, read_lines, readable
 from .prompts import PAPER_PROMPT
 from .sources import JSON, TextBatch, TextSource, batch_values
-from .text_files import readable
-from .text_records import check_text_encoding, read_lines
 
 PUBLISHED_DICTIONARIES = ("paper-dictionary", "paper-dictionary-raw")
 """Specs of the paper's dictionary: stripped, or with the stray spaces it was published with."""

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UsageError
-from . import hub
+from . import datasets as hub
 from .addresses import as_local, base_name, expand, is_remote, text_suffix
+from .files import SUFFIXES, open_text_files
 from .names import NAMED, PUBLISHED_DICTIONARIES, open_builtin
 from .sources import NO_OPTIONS, CorpusOptions, TextSource
-from .text_files import open_text_files
-from .text_records import SUFFIXES
 
 ACCEPTED_SPECS = (
     "a name that `bliss corpora list` shows, imagenet-1k, paper-dictionary[:PATH], "

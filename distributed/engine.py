@@ -18,7 +18,15 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import BlissError, UsageError
-from ..indexer.pieces import BROKE_OFF, Piece, Step, apply_step, error_piece, from_rows, to_row
+from ..indexer.images.pieces import (
+    BROKE_OFF,
+    Piece,
+    Step,
+    apply_step,
+    error_piece,
+    from_rows,
+    to_row,
+)
 from .cluster import RayEngine, cluster, import_ray
 
 READ_CPUS, PREPARE_CPUS, ENCODE_CPUS = 0.5, 1.0, 0.75

@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..corpora.captions import closed_after
-from ..indexer.decode_process import Asked, nothing_known
-from ..indexer.earlier_images import EarlierImages
 from ..indexer.encode.encoder import Encoder
 from ..indexer.encode.worker_encoders import for_workers
-from ..indexer.image_pieces import ImageReading, read_images
-from ..indexer.image_steps import decode_items, image_encoder, outcomes
+from ..indexer.images.cache import EarlierImages
 from ..indexer.images.parts import ImagePart, add_image, finish_part
-from ..indexer.parts import Part
-from ..indexer.pieces import Gathered, Piece, counted, gather
+from ..indexer.images.pieces import (
+    Gathered,
+    ImageReading,
+    Piece,
+    counted,
+    decode_items,
+    gather,
+    image_encoder,
+    outcomes,
+    read_images,
+)
+from ..indexer.images.workers import Asked, nothing_known
+from ..indexer.store.parts import Part
 from .engine import Stages, run_pieces
 
 if TYPE_CHECKING:

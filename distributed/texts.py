@@ -9,16 +9,22 @@ import numpy as np
 import pyarrow as pa
 
 from ..corpora.captions import closed_after
-from ..corpora.plan import RowPlan
 from ..corpora.prompts import fill_prompt
+from ..indexer.build.parts import CAPTIONS_AT_ONCE, WHAT, texts_of_part
+from ..indexer.build.plan import RowPlan
 from ..indexer.encode.encoder import Encoder, average_prompts, encode_prompts
+from ..indexer.encode.tokens import Tokenise, TokenizerRecipe, tokeniser_for
 from ..indexer.encode.worker_encoders import WorkerEncoder, for_workers, load_for_worker
-from ..indexer.encoded_parts import CAPTIONS_AT_ONCE, WHAT
-from ..indexer.part_building import texts_of_part
-from ..indexer.pieces import Gathered, Piece, Step, array_of_rows, counted, gather, rows_of_array
-from ..indexer.simple_tokenizer import TokenizerRecipe
+from ..indexer.images.pieces import (
+    Gathered,
+    Piece,
+    Step,
+    array_of_rows,
+    counted,
+    gather,
+    rows_of_array,
+)
 from ..indexer.store.sources import Described, encoding_prompts
-from ..indexer.tokenising import Tokenise, tokeniser_for
 from ..progress import Progress
 from .cluster import RayEngine
 from .engine import Stages, run_pieces

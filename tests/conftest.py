@@ -19,11 +19,10 @@ import pyarrow as pa
 import pytest
 from blissaudit.cli import run
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.plan import read_plan_part
-from blissaudit.corpora.plan_making import make_plan
-from blissaudit.corpora.texts import TextSource
+from blissaudit.corpora.registry import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.indexer.build.plan import make_plan, read_plan_part
 
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,6 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _SETTINGS = tempfile.TemporaryDirectory(prefix="bliss-settings-")
 os.environ["BLISS_CONFIG"] = _SETTINGS.name
 
+HELPERS = Path(__file__).with_name("helpers")
 KINDS = ("apple", "boat", "house")
 EACH = 8
 STRAYS = ("apple/clock.png", "boat/umbrella.png")

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..corpora.images import ImageList
-from ..corpora.text_files import open_text_file
-from ..corpora.text_records import COLUMN_SUFFIXES
+from ..corpora.files import COLUMN_SUFFIXES, open_text_file
+from ..corpora.images.folders import ImageList
 from ..demo.captions import caption
 from ..demo.scenes import KINDS, Scene, sample_scene
 from ..errors import BlissError, UsageError

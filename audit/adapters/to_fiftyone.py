@@ -10,8 +10,8 @@ from typing import Any
 
 from ...errors import BlissError
 from ...indexer.encode.preprocessing import UnreadableImage
-from ..photographs import photograph_file, run_photographs
-from ..run_folder import RunFolder
+from ..folder import RunFolder
+from ..review.photographs import photograph_file, run_photographs
 
 COLUMNS = (
     "row",

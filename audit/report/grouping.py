@@ -16,9 +16,8 @@ import numpy as np
 
 from ...artefacts import FORMAT_VERSION, write_json
 from ...scorer.groups import MOST_IMAGES, group_images
-from ..outputs import SCORES
-from ..run_folder import RunFolder
-from ..stored_images import audited_embeddings
+from ..folder import SCORES, RunFolder
+from ..review.photographs import audited_embeddings
 
 GROUPS = "groups.json"
 CAPTIONS_KEPT, REPRESENTATIVES = 5, 6

@@ -11,8 +11,8 @@ import numpy as np
 from ...artefacts import write_atomically
 from ...errors import UsageError
 from ...safe_text import terminal_text
-from ..run_folder import RunFolder, open_run
-from .distributions import bin_edges
+from ..folder import RunFolder, open_run
+from .page_data import bin_edges
 
 FORMATS = ("svg", "pdf")
 INK, BAR, BEYOND = "#1b1d1f", "#9aa1aa", "#c2541d"

@@ -7,14 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from ...indexer.caption_index import CaptionIndex
 from ...indexer.encode.encoder import describe_model
+from ...indexer.search.index import CaptionIndex
 from ...progress import Progress
 from ...safe_text import terminal_text
 from ...scorer.label_filter import HiddenTexts
-from ..audited_image import AuditedImage
-from ..outputs import count_facts
-from ..result import AuditResult
+from ..folder import count_facts
+from ..result import AuditedImage, AuditResult
 from ..review.find import Found
 from ..robust import refit_facts, refit_text
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ...indexer.encode.preprocessing import UnreadableImage
 from ...indexer.images.thumbnails import Thumbnailer
-from ..photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
+from ..review.photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
 
 LARGE, SMALL = 320, 128
 """Pixels of the longer side: images to judge, and the reference images beside them."""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import BlissError
-from ..run_folder import RunFolder
+from ..folder import RunFolder
 
 
 @dataclass(frozen=True)

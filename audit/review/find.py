@@ -10,10 +10,10 @@ import numpy as np
 
 from ...errors import BlissError, UsageError
 from ...indexer.encode.encoder import Encoder
-from ...indexer.nearest import Vectors, nearest_texts
+from ...indexer.vectors.nearest import Vectors, nearest_texts
 from ..fitting import embed_query
-from ..run_folder import RunFolder
-from ..stored_images import StoredImages, audited_embeddings
+from ..folder import RunFolder
+from .photographs import StoredImages, audited_embeddings
 
 IMAGES_AT_ONCE = 65_536
 

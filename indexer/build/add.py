@@ -15,23 +15,14 @@ from typing import Any
 
 from ...artefacts import check_checksum, digest, read_json
 from ...corpora.captions import CaptionRules
-from ...corpora.known_captions import KnownCaptions
-from ...corpora.plan import RowPlan, open_plan
-from ...corpora.plan_making import make_plan
 from ...corpora.sources import TextSource
 from ...errors import BlissError, UsageError
 from ...progress import Progress
-from ..addition_finishing import ADDING, finish_addition
-from ..build_log import timed
-from ..caption_index import CaptionIndex, open_index
-from ..embedded_texts import open_text_embeddings
 from ..encode.encoder import IDENTITY, Encoder, check_same_model
-from ..encoded_parts import encoded_parts, given_parts, truncated_captions
-from ..measured_parts import Encode, make_parts
-from ..part_building import missing_parts
-from ..parts import BUILDING, begin_building, differing_fields, metadata_file
+from ..search.index import CaptionIndex, open_index
 from ..store.folder import checked_names, files_of_part
 from ..store.manifest import count_problems, type_problems
+from ..store.parts import BUILDING, begin_building, differing_fields, metadata_file
 from ..store.removed import changing
 from ..store.sources import (
     describe_sources,
@@ -40,6 +31,18 @@ from ..store.sources import (
     shared_prompts,
     without_names,
 )
+from .finish import ADDING, finish_addition
+from .parts import (
+    Encode,
+    encoded_parts,
+    given_parts,
+    make_parts,
+    missing_parts,
+    open_text_embeddings,
+    truncated_captions,
+)
+from .plan import KnownCaptions, RowPlan, make_plan, open_plan
+from .rates import timed
 
 
 @dataclass(frozen=True)

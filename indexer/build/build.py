@@ -1,7 +1,7 @@
 """Build a caption index: from corpora and a model, or from embeddings made elsewhere.
 
-First the row plan (corpora/plan.py), then its parts, each stored while the next one is encoded,
-then the manifest. The same request continues wherever an earlier run stopped.
+First the row plan (indexer/build/plan.py), then its parts, each stored while the next one is
+encoded, then the manifest. The same request continues wherever an earlier run stopped.
 """
 
 from __future__ import annotations
@@ -15,28 +15,32 @@ from typing import Any
 import numpy as np
 
 from ...artefacts import MANIFEST
-from ...corpora.plan import RowPlan, open_plan
-from ...corpora.plan_making import make_plan
 from ...corpora.sources import TextSource
 from ...distributed.cluster import RayEngine
 from ...distributed.texts import ray_parts
 from ...errors import UsageError
 from ...progress import Progress, no_progress
-from ..build_log import timed
-from ..caption_index import CaptionIndex, open_index
-from ..embedded_texts import open_text_embeddings
 from ..encode.encoder import IDENTITY, Encoder
-from ..encoded_parts import encoded_parts, given_parts, truncated_captions
-from ..faiss_structures import write_flat_index
-from ..index_finishing import finish_index
-from ..measured_parts import Encode, make_parts
-from ..part_building import missing_parts
-from ..parts import begin_building, drop_records, is_finished
+from ..search.index import CaptionIndex, open_index
+from ..search.structures import write_flat_index
 from ..store.lock import only_run_in, wait_to_run_in
+from ..store.parts import begin_building, drop_records, is_finished
 from ..store.sources import Described, describe_sources, request_of
 from ..upkeep.repair import REPAIRING, check_planned, damaged_parts, put_back
 from ..vectors.layout import load_vectors
+from .finish import finish_index
 from .options import NO_OPTIONS, IndexOptions
+from .parts import (
+    Encode,
+    encoded_parts,
+    given_parts,
+    make_parts,
+    missing_parts,
+    open_text_embeddings,
+    truncated_captions,
+)
+from .plan import RowPlan, make_plan, open_plan
+from .rates import timed
 from .shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 
 

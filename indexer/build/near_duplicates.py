@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ...artefacts import write_array
-from ..build_log import timed
-from ..nearest import ROUNDING
-from ..parts import vector_file
+from ..store.parts import vector_file
 from ..vectors.layout import load_vectors
+from ..vectors.nearest import ROUNDING
 from ..vectors.unit_rows import stored_unit_rows
+from .rates import timed
 
 BLOCK, OTHERS = 1024, 8192
 """Rows compared at once, and with how many others."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ...artefacts import read_json, write_atomically
-from ...corpora.plan import RowPlan, open_plan
 from ...errors import BlissError, UsageError
-from ..caption_index import CaptionIndex, open_index
-from ..index_finishing import finish_index
-from ..part_building import missing_parts, whole_part
-from ..parts import BUILDING, differing_fields, drop_records, files_of, is_finished
+from ..search.index import CaptionIndex, open_index
 from ..store.lock import only_run_in
+from ..store.parts import BUILDING, differing_fields, drop_records, files_of, is_finished
+from .finish import finish_index
+from .parts import missing_parts, whole_part
+from .plan import RowPlan, open_plan
 
 SHARDS = "shards"
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from ...corpora.prompts import fill_prompt
 from ...errors import BlissError, UsageError
-from ..simple_tokenizer import TokenizerRecipe
 from ..vectors.unit_rows import row_lengths
 from .preprocessing import Preprocessing
+from .tokens import TokenizerRecipe
 
 DEFAULT_MODEL = "ViT-B-16"
 DEFAULT_PRETRAINED = "openai"

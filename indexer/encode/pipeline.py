@@ -9,10 +9,9 @@ from contextlib import closing
 import numpy as np
 
 from ...corpora.prompts import check_prompts
-from ..pipeline_options import PipelineOptions
-from ..stage_rates import StageRates
-from ..tokenise_pool import tokenise_ahead
+from ..build.rates import StageRates
 from .encoder import Encoder, average_prompts
+from .tokenise_pool import PipelineOptions, tokenise_ahead
 
 CHOSEN = PipelineOptions()
 

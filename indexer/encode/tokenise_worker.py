@@ -17,7 +17,7 @@ from dataclasses import asdict
 import numpy as np
 
 from ..images.frames import Frame, frame_bytes, read_frame
-from ..simple_tokenizer import TokenizerRecipe
+from .tokens import TokenizerRecipe
 
 
 def recipe_request(recipe: TokenizerRecipe) -> bytes:
@@ -48,7 +48,7 @@ def main() -> None:
     first = read_frame(requests)
     if first is None:
         return
-    from ..tokenising import tokeniser_for
+    from .tokens import tokeniser_for
 
     tokenise = tokeniser_for(TokenizerRecipe(**first[0]))
     responses.write(frame_bytes({"ready": True}))

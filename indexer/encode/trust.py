@@ -86,7 +86,7 @@ def _is_foreign(model: str, pretrained: str | None) -> bool:
         return True
     if pretrained is None:
         return False
-    from ..open_clip_loading import lists_weights
+    from .open_clip import lists_weights
 
     return not lists_weights(model, pretrained)
 

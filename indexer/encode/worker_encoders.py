@@ -26,7 +26,7 @@ class WorkerEncoder:
 
 def for_workers(encoder: Encoder, choice: ModelChoice) -> WorkerEncoder:
     """How workers load `encoder`, for which `choice` was asked; a worker sees but one GPU."""
-    from ..open_clip_encoder import threads_used
+    from .open_clip import threads_used
 
     facts, seen = encoder.facts, encoder.preprocessing
     exact = replace(
@@ -43,7 +43,7 @@ def for_workers(encoder: Encoder, choice: ModelChoice) -> WorkerEncoder:
 
 def load_for_worker(wanted: WorkerEncoder) -> Encoder:
     """The encoder in this process; errors as `load_encoder`, and BlissError for another model."""
-    from ..open_clip_encoder import load_encoder, use_threads
+    from .open_clip import load_encoder, use_threads
 
     use_threads(min(wanted.threads, os.cpu_count() or 1))
     encoder = load_encoder(wanted.choice)

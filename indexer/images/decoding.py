@@ -26,7 +26,7 @@ from PIL import Image
 from PIL import TiffImagePlugin as _tiff  # noqa: F401  # both register themselves, so that
 from PIL import WebPImagePlugin as _webp  # noqa: F401  # Pillow need not load every plugin
 
-from ...corpora.image_source import MAX_FILE_BYTES
+from ...corpora.images.source import MAX_FILE_BYTES
 from ..encode.preprocessing import (
     Preprocessing,
     UnreadableImage,

@@ -9,24 +9,35 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...corpora.image_source import ImageItem, ImageSource
+from ...corpora.images.source import ImageItem, ImageSource
 from ...distributed.cluster import RayEngine
 from ...distributed.images import ray_image_parts
 from ...errors import BlissError
 from ...progress import Progress, no_progress
 from ..build.shards import refuse_while_shards_run
-from ..decode_pool import decode_images
-from ..decode_process import Outcome, nothing_known
-from ..earlier_images import EarlierImages, forget_earlier, open_earlier, set_aside
-from ..embedded_images import KIND, EmbeddedImages, open_embedded_images
 from ..encode.encoder import IDENTITY, Encoder
-from ..image_pieces import ImageReading
-from ..parts import Part, begin_building, finish_building, finished_parts, is_finished, write_part
-from ..pieces import Gathered
-from ..remembered import earlier_folder, take_over_images
 from ..store.lock import only_run_in
+from ..store.parts import (
+    Part,
+    begin_building,
+    finish_building,
+    finished_parts,
+    is_finished,
+    write_part,
+)
+from .cache import (
+    EarlierImages,
+    earlier_folder,
+    forget_earlier,
+    open_earlier,
+    set_aside,
+    take_over_images,
+)
 from .decoding import DecodingLimits
+from .embedded import KIND, EmbeddedImages, open_embedded_images
 from .parts import ImagePart, add_image, finish_part
+from .pieces import Gathered, ImageReading
+from .workers import Outcome, decode_images, nothing_known
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...corpora.image_source import ImageItem
-from ..decode_process import Outcome, Recognised
-from ..earlier_images import EarlierImages
+from ...corpora.images.source import ImageItem
 from ..encode.encoder import Encoder
-from ..parts import Part
+from ..store.parts import Part
 from ..vectors.unit_rows import normalise_rows
+from .cache import EarlierImages
 from .decoding import Decoded, Undecodable
+from .workers import Outcome, Recognised
 
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 

@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ...artefacts import read_json
-from ...corpora.image_source import ImageSource
+from ...corpora.images.source import ImageSource
 from ...progress import Progress
 from ..build.shards import Shard, no_part_text, refuse_while_shards_run, running_shard
-from ..earlier_images import set_aside
 from ..encode.encoder import Encoder
-from ..parts import BUILDING, begin_building, finished_parts, is_finished
 from ..store.lock import wait_to_run_in
+from ..store.parts import BUILDING, begin_building, finished_parts, is_finished
+from .cache import set_aside
 from .embedding import EmbedOptions, embed_parts, embedding_request, part_count
 
 

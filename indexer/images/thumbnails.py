@@ -6,18 +6,11 @@ import subprocess
 import threading
 from types import TracebackType
 
-from ..decode_process import (
-    Processes,
-    end_process,
-    exchange_in_time,
-    kill_all,
-    start_process,
-    watch,
-)
 from ..encode.preprocessing import UnreadableImage
 from .decode_worker import thumbnail_request
 from .decoding import DecodingLimits
 from .frames import cause_of_death
+from .workers import Processes, end_process, exchange_in_time, kill_all, start_process, watch
 
 
 class Thumbnailer:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..nearest import CANDIDATE_BYTES, SPARE, Hits, Vectors, exact_order
-from ..row_selection import exact_search, merge_hits
+from ..vectors.nearest import CANDIDATE_BYTES, SPARE, Hits, Vectors, exact_order
+from ..vectors.rows import exact_search, merge_hits
 
 WIDENING = 4
 MOST_BREADTH = 4096

@@ -10,20 +10,24 @@ import numpy as np
 
 from ...artefacts import read_manifest
 from ...errors import UsageError
-from ..faiss_structures import library, read_structure
-from ..machine import Machine, this_machine
-from ..nearest import Hits, Search, Vectors
-from ..row_selection import exact_search
-from ..search_choice import EXACT, SearchChoice, gpu_numbers
-from ..search_kinds import check_parameters
-from ..search_plan import Plan, Task, plan_search
 from ..store.addresses import folder_of
 from ..store.folder import HOW_TO_BUILD, KIND
 from ..store.vectors import open_stored_vectors
-from ..structure_reading import how_to_make_again, open_structure, stored_kind, structure_of
+from ..vectors.nearest import Hits, Search, Vectors
+from ..vectors.rows import exact_search
 from .approximate import Exact, Structure, search_with
 from .gpu import exact_on, open_gpus, structure_on
 from .install import MadeStructure
+from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers
+from .plan import Machine, Plan, Task, plan_search, this_machine
+from .structures import (
+    how_to_make_again,
+    library,
+    open_structure,
+    read_structure,
+    stored_kind,
+    structure_of,
+)
 
 
 def plan_for(

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ..faiss_structures import drop_unselected, reason
-from ..nearest import Hits, Reach, Vectors, certain_hits, check_k
-from ..row_selection import exact_search, select_vectors
-from ..search_plan import Plan
+from ..vectors.nearest import Hits, Reach, Vectors, certain_hits, check_k
+from ..vectors.rows import exact_search, select_vectors
 from .approximate import Exact, Structure
+from .plan import Plan
+from .structures import drop_unselected, reason
 
 MOST_SELECTED = 2048
 """FAISS selects no more rows of a query on a GPU, and probes no more lists."""

@@ -16,16 +16,22 @@ from typing import Any
 
 from ...artefacts import MANIFEST, read_manifest, sha256_of, write_atomically, write_json
 from ...errors import BlissError, UsageError
-from ..faiss_structures import SEED, fill_structure, new_structure, version, write_structure
-from ..machine import Machine, this_machine
-from ..nearest import Vectors
-from ..search_choice import EXACT
-from ..search_kinds import Kind, check_asked, check_fit, check_parameters, read_kind, training_note
-from ..search_plan import Task, auto_kind
 from ..store.folder import HOW_TO_BUILD, KIND, local_folder
 from ..store.lock import only_run_in
 from ..store.vectors import open_stored_vectors
-from ..structure_reading import FOLDER, check_structure, stored_kind
+from ..vectors.nearest import Vectors
+from .kinds import EXACT, Kind, check_asked, check_fit, check_parameters, read_kind, training_note
+from .plan import Machine, Task, auto_kind, this_machine
+from .structures import (
+    FOLDER,
+    SEED,
+    check_structure,
+    fill_structure,
+    new_structure,
+    stored_kind,
+    version,
+    write_structure,
+)
 
 AUTO, FLAT = "auto", "Flat"
 

@@ -10,9 +10,8 @@ from typing import Any
 from ...artefacts import MANIFEST
 from ...corpora.addresses import is_remote
 from ...errors import BlissError, UsageError
-from ..caption_store import caption_files
-from ..parts import metadata_file, vector_file
 from .lock import LOCK
+from .parts import caption_files, metadata_file, vector_file
 
 KIND = "caption-index"
 HOW_TO_BUILD = (

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...artefacts import MANIFEST, check_checksum, read_manifest, sha256_of, write_array, write_json
 from ...errors import BlissError, UsageError
-from ..row_selection import remaining
+from ..vectors.rows import remaining
 from .folder import HOW_TO_BUILD, KIND
 from .lock import only_run_in
 

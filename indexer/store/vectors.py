@@ -10,10 +10,10 @@ import numpy as np
 
 from ...artefacts import check_checksum
 from ...errors import BlissError
-from ..nearest import Vectors
-from ..parts import vector_file
 from ..vectors.layout import load_vectors
+from ..vectors.nearest import Vectors
 from ..vectors.unit_rows import stored_unit_rows
+from .parts import vector_file
 
 RESIDENT_BYTES = 4 << 30
 """Indexes up to this size as float32 stay in memory once searched, where a plan says no more."""

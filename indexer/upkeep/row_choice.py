@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from ...artefacts import check_checksum
 from ...errors import UsageError
-from ..caption_index import CaptionIndex
-from ..parts import metadata_file
+from ..search.index import CaptionIndex
+from ..store.parts import metadata_file
 
 CAPTIONS_AT_ONCE = 65_536
 

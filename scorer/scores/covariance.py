@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import BlissError
-from .image_chunks import second_moment
+from .similarity import second_moment
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,22 @@ import pytest
 from blissaudit.audit.decisions import DecisionRule, check_can_flag, check_flagged, decided
 from blissaudit.audit.result import AuditResult
 from blissaudit.errors import TooManyFlagged, UsageError
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.bliss import bliss_matrices
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import bliss_matrices, gather_texts
 from blissaudit.scorer.calibration import (
+    EmpiricalNull,
     benjamini_hochberg,
     calibration_needed,
+    class_p_values,
     conformal_p_values,
+    fit_empirical_null,
     least_flagged,
+    null_p_values,
 )
-from blissaudit.scorer.class_p_values import class_p_values
-from blissaudit.scorer.empirical_null import EmpiricalNull, fit_empirical_null, null_p_values
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT
 from blissaudit.scorer.mislabel import LabelMargins
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Calibration, Reference
-from blissaudit.scorer.retrieved import gather_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, norm
@@ -121,8 +122,8 @@ def test_p_by_class_is_the_largest_of_the_classes_p_values():
             each.append((1 + sum(s >= total[i, c] for s in clean)) / (len(clean) + 1))
         assert found[i] == pytest.approx(max(each))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blissaudit.scorer.class_blocks.TABLE_ENTRIES", len(retrieved.vectors))
-        patch.setattr("blissaudit.scorer.class_blocks.CHUNK_ENTRIES", 25)
+        patch.setattr("blissaudit.scorer.bliss.TABLE_ENTRIES", len(retrieved.vectors))
+        patch.setattr("blissaudit.scorer.bliss.CHUNK_ENTRIES", 25)
         again = class_p_values(rows, retrieved, reference, 0.5, NOTHING_LEFT_OUT, calibration)
     assert np.array_equal(again, found)
 

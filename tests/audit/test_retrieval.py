@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from blissaudit.audit import retrieval
 from blissaudit.audit.retrieval import KeptHits, forget_unused, part_rows, retrieve
 from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.caption_index import open_index
-from blissaudit.indexer.embedded_images import read_image_embeddings
-from blissaudit.indexer.joined_index import open_indexes
+from blissaudit.indexer.images.embedded import read_image_embeddings
+from blissaudit.indexer.search.index import open_index, open_indexes
 from blissaudit.indexer.search.install import set_search_kind
 
 AUDIT = ("audit", "--no-report")
@@ -108,7 +107,7 @@ def test_images_on_disk_score_as_those_in_memory(bliss, collection, index, tmp_p
     assert bliss(*AUDIT, collection, "--index", index, "-o", tmp_path / "run").code == 0
     embedded = str(tmp_path / "run" / "images")
     for name, limit in (("memory", 1 << 20), ("disk", 100)):
-        monkeypatch.setattr("blissaudit.indexer.stored_rows.RESIDENT_BYTES", limit)
+        monkeypatch.setattr("blissaudit.indexer.vectors.rows.RESIDENT_BYTES", limit)
         audit = (*AUDIT, "--embeddings", embedded, "--index", index, "--model", "demo")
         for score in (("--robust",), ("--score", "bliss+"), ("--question", "mislabel")):
             out = tmp_path / f"{name}{score[-1]}"
@@ -131,7 +130,7 @@ def test_outside_embeddings_on_disk_are_normalised_and_bad_rows_left_out(tmp_pat
         table = pa.table({"image_path": [f"{number}-{i}" for i in range(len(rows))]})
         pq.write_table(table, tmp_path / "metadata" / f"metadata_{number}.parquet")
     held = read_image_embeddings(tmp_path)
-    monkeypatch.setattr("blissaudit.indexer.stored_rows.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("blissaudit.indexer.vectors.rows.RESIDENT_BYTES", 0)
     stored = read_image_embeddings(tmp_path)
     assert stored.rows.tolist() == held.rows.tolist() == [0, 2, 3, 4, 6, 7]
     assert [failure.row for failure in stored.failures] == [1, 5]

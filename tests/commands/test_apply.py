@@ -10,8 +10,8 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.artefacts import read_json, sha256_of, write_json
-from blissaudit.audit.review_file import COLUMNS, label_problem
-from blissaudit.corpora.image_opening import open_images
+from blissaudit.audit.review.apply import COLUMNS, label_problem
+from blissaudit.corpora.images.opening import open_images
 from blissaudit.csv_cells import text_cell
 
 

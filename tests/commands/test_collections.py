@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit.photographs import open_photographs
-from blissaudit.corpora.image_source import read_image_bytes
+from blissaudit.audit.review.photographs import open_photographs
+from blissaudit.corpora.images.source import read_image_bytes
 
 
 def pictures(collection: Path) -> list[tuple[str, str, bytes]]:

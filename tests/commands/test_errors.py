@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blissaudit.corpora.image_opening import ACCEPTED_COLLECTIONS
+from blissaudit.corpora.images.opening import ACCEPTED_COLLECTIONS
 from blissaudit.demo.scenes import render_scene, sample_scene
 
 MODEL_LINE = "model demo, device cpu (chosen), precision fp32 (chosen), batch 64 (chosen)\n"

@@ -2,26 +2,21 @@
 
 import json
 import re
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from blissaudit.cli import run
 from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.evaluation.metrics import auroc
-from blissaudit.indexer.embedded_images import read_image_embeddings
 from blissaudit.indexer.encode.encoder import ModelChoice
-from blissaudit.indexer.open_clip_encoder import load_encoder
+from blissaudit.indexer.encode.open_clip import load_encoder
+from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
+from helpers import small_worlds as small
 
 NAMES = ("ant", "bee", "cat", "dog")
 PROMPT = "This is a photo of a {}"
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "small_worlds.py"))
-)
 write_embeddings = small.write_embeddings
 
 

@@ -1,20 +1,15 @@
 """bliss eval --from eval.json: the same numbers again, and what is said when they are not."""
 
 import json
-import runpy
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from blissaudit.evaluation.repeat import differences
+from blissaudit.evaluation.report import differences
+from helpers import small_worlds as small
 
 NAMES = ("ant", "bee", "cat", "dog")
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "small_worlds.py"))
-)
 write_embeddings = small.write_embeddings
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit import BlissError
 from blissaudit.audit.adapters.to_fiftyone import to_fiftyone
-from blissaudit.audit.run_folder import open_run
+from blissaudit.audit.folder import open_run
 from PIL import Image
 
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit import BlissError, UsageError
+from blissaudit.audit.folder import open_run
 from blissaudit.audit.review.differences import compare_runs
 from blissaudit.audit.review.find import find_like
-from blissaudit.audit.run_folder import open_run
-from blissaudit.indexer.embedded_images import read_image_embeddings
+from blissaudit.indexer.images.embedded import read_image_embeddings
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_search_says_what_it_takes_and_does_as_asked(bliss, index, tmp_path):
 
 
 def test_a_gpu_that_is_not_there_is_an_error(bliss, index, monkeypatch):
-    from blissaudit.indexer import machine
+    from blissaudit.indexer.search import plan as machine
 
     monkeypatch.setattr(machine, "gpu_memories", lambda: ())
     ask = ("index", "search", index, "--text", "a red circle")

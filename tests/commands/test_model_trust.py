@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 from blissaudit.errors import BlissError, ModelNotNamed, UsageError
+from blissaudit.indexer.encode.choosing import check_config, needed_packages, package_of
 from blissaudit.indexer.encode.encoder import ModelChoice, demo_model
 from blissaudit.indexer.encode.trust import model_named_by, named_repository, remember_model
-from blissaudit.indexer.model_config import check_config, needed_packages, package_of
 
 HUB = "hf-hub:stranger/model"
 DEMO = Path(demo_model().removeprefix("local-dir:"))
@@ -306,7 +306,7 @@ def test_python_is_told_the_call_and_not_a_command():
 
 
 def test_a_clipn_is_no_word_for_its_model_either(named_models, monkeypatch, tmp_path):
-    from blissaudit.training.clipn_vectors import no_vectors
+    from blissaudit.training.clipn_tower import no_vectors
 
     monkeypatch.setenv("BLISS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "manifest.json").write_text("{}")
@@ -355,7 +355,7 @@ def test_what_a_config_may_ask_for(named_models):
 
 def test_open_clips_own_configs_hold_only_what_is_allowed():
     import open_clip
-    from blissaudit.indexer.open_clip_loading import _own_repositories
+    from blissaudit.indexer.encode.open_clip import _own_repositories
 
     for name in open_clip.list_models():
         own = open_clip.get_model_config(name)

@@ -7,7 +7,7 @@ import pytest
 from blissaudit.artefacts import read_manifest
 from blissaudit.commands.presets import PRESETS
 from blissaudit.demo.scenes import render_scene, sample_scene
-from blissaudit.indexer.embedded_images import read_image_embeddings
+from blissaudit.indexer.images.embedded import read_image_embeddings
 from PIL import Image
 
 MEAN, STD = [0.4913, 0.4821, 0.4465], [0.2470, 0.2434, 0.2615]
@@ -85,7 +85,7 @@ def test_pixels_are_standardised_with_the_presets_statistics(folders):
     import open_clip
     import torch
     from blissaudit.indexer.encode.encoder import ModelChoice, demo_model
-    from blissaudit.indexer.open_clip_encoder import load_encoder
+    from blissaudit.indexer.encode.open_clip import load_encoder
 
     statistics = PRESETS["paper"]["statistics"]
     encoder = load_encoder(ModelChoice("demo", device="cpu", statistics=statistics))

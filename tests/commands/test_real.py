@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "planted_strays.py"
+BENCHMARK = ROOT / "benchmarks" / "planted_strays.py"
 
 
 @pytest.fixture(scope="module")

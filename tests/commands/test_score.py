@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.indexer.embedded_images import read_image_embeddings
+from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.scorer.reference_file import load_reference
 from blissaudit.scorer.scores.registry import SCORES
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit.report.facts import facts_of
-from blissaudit.audit.run_folder import open_run
+from blissaudit.audit.folder import open_run
+from blissaudit.audit.report.page_data import facts_of
+from helpers import small_worlds as small
 
 NAMES = ("ant", "bee", "cat")
 FIRST, SECOND = 20, 13
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "small_worlds.py"))
-)
 
 
 @pytest.fixture(scope="module")

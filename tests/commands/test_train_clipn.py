@@ -15,13 +15,17 @@ from blissaudit.artefacts import write_manifest
 from blissaudit.demo.captions import caption
 from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.errors import BlissError
-from blissaudit.indexer.embedded_images import read_image_embeddings
 from blissaudit.indexer.encode.encoder import ModelChoice
-from blissaudit.indexer.open_clip_encoder import load_encoder
-from blissaudit.indexer.open_clip_loading import load_model
+from blissaudit.indexer.encode.open_clip import load_encoder, load_model
+from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.training.clipn_folder import open_clipn
-from blissaudit.training.clipn_tower import NoTower, encode_no, load_no_tower, make_no_tower
-from blissaudit.training.clipn_vectors import no_vectors
+from blissaudit.training.clipn_tower import (
+    NoTower,
+    encode_no,
+    load_no_tower,
+    make_no_tower,
+    no_vectors,
+)
 
 QUICK = ("--model", "demo", "--steps", "4", "--rate", "0.002", "--pairs", "32")
 
@@ -337,7 +341,7 @@ def test_vectors_are_cached_by_clipn_and_prompts(made, tmp_path, monkeypatch):
     both = own[1] + own[2]
     np.testing.assert_allclose(first, [own[0], both / np.linalg.norm(both)], atol=1e-6)
     (cached,) = (tmp_path / "clipn").iterdir()
-    monkeypatch.setattr("blissaudit.indexer.open_clip_loading.load_model", None)
+    monkeypatch.setattr("blissaudit.indexer.encode.open_clip.load_model", None)
     np.testing.assert_array_equal(no_vectors(clipn, prompts, clipn.model, choice), first)
     monkeypatch.undo()
     monkeypatch.setenv("BLISS_CACHE", str(tmp_path))

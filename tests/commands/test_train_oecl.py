@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.demo.scenes import render_scene, sample_scene
-from blissaudit.indexer.embedded_images import open_embedded_images
+from blissaudit.indexer.images.embedded import open_embedded_images
 from blissaudit.scorer.scores.trained_file import load_head
 from blissaudit.training.image_views import views_of
-from blissaudit.training.oecl_report import OeclResult
+from blissaudit.training.oecl import OeclResult
 from blissaudit.training.oecl_training import TrainedHead
 from PIL import Image
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.evaluation import index_tuning
-from blissaudit.evaluation.tuning_candidates import settings_of
-from blissaudit.indexer.caption_index import open_index, search
-from blissaudit.indexer.embedded_images import read_image_embeddings
-from blissaudit.indexer.search_choice import SearchChoice
-from blissaudit.indexer.search_kinds import candidate_settings
+from blissaudit.evaluation.tuning import settings_of
+from blissaudit.indexer.images.embedded import read_image_embeddings
+from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.kinds import SearchChoice, candidate_settings
+from helpers import small_worlds as small
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "small_worlds.py"))
-)
 M, D = 1500, 16
 KIND = "IVF16,SQ8"
 

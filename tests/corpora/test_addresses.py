@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.texts import CorpusOptions, TextSource, open_corpus
+from blissaudit.corpora.registry import CorpusOptions, TextSource, open_corpus
 from blissaudit.errors import BlissError, UsageError
 
 LINES = ["a cat", "a dog, asleep", "two birds"]
@@ -239,7 +239,7 @@ def test_a_file_removed_between_fingerprint_and_reading(name: str, tmp_path: Pat
 def test_a_reader_that_fails_midway_names_file_and_row(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blissaudit.corpora import text_records
+    from blissaudit.corpora import files as text_records
 
     def broken(file: Any, name: str, column: None) -> Iterator[tuple[int, str]]:
         yield from text_records.read_lines(file, name)
@@ -266,7 +266,7 @@ def test_addresses_left_half_way_neither_trace_back_nor_hang_at_exit(
     web[0].files["/a.parquet"] = parquet_bytes([f"text {n}" for n in range(10_000)])
     web[0].files["/a.txt"] = b"one\ntwo\n"
     code = f"""
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 first = open_corpus("{web[1]}/a.parquet").batches(1)
 second = open_corpus("{web[1]}/a.txt").batches(1)
 print(next(first).texts, next(second).texts)

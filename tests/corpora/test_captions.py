@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,19 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from blissaudit.corpora import plan_making
 from blissaudit.corpora.captions import CaptionRules, normalise_caption
-from blissaudit.corpora.texts import JSON, TextBatch, batch_values
+from blissaudit.corpora.registry import JSON, TextBatch, batch_values
 from blissaudit.errors import BlissError, UsageError
+from blissaudit.indexer.build import plan as plan_making
+from helpers.any_caption_rules import ANY_RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 RULES = CaptionRules()
 Kept = Callable[..., Any]
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
-ANY_RULES = runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "any_caption_rules.py"))[
-    "ANY_RULES"
-]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.image_opening import open_images
-from blissaudit.corpora.image_source import ImageOptions
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.corpora.images.opening import open_images
+from blissaudit.corpora.images.source import ImageOptions
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError
 
 from tests.corpora.images.test_source import png

@@ -13,9 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.dataset_cards import card_licence
-from blissaudit.corpora.hub import DatasetTexts
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.corpora.datasets import DatasetTexts, card_licence
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
 
 CARD = """---
@@ -238,7 +237,7 @@ def test_unfinished_iterators_neither_trace_back_nor_hang_at_exit(
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"caption":"one"}\n{"caption":"two"}\n')
     code = f"""
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 first = open_corpus({str(folder)!r}, CorpusOptions("caption", "short")).batches(1)
 second = open_corpus({str(tmp_path)!r}).batches(1)
 print(next(first).texts, next(second).texts)
@@ -284,7 +283,7 @@ def test_the_card_states_the_licence(tmp_path: Path, head: str | None, licence: 
 
 
 def test_the_cards_revision_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from blissaudit.corpora import dataset_cards
+    from blissaudit.corpora import datasets as dataset_cards
 
     asked: list[str] = []
     monkeypatch.setattr(dataset_cards, "read_file", lambda address, most: asked.append(address))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.corpora.sources import notices_of
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
 
 
@@ -175,7 +175,7 @@ def test_a_build_begun_with_a_removed_scheme_is_continued(tmp_path, small) -> No
     import json
 
     from blissaudit.indexer.build.build import build_index
-    from blissaudit.indexer.parts import BUILDING
+    from blissaudit.indexer.store.parts import BUILDING
 
     (tmp_path / "words.txt").write_text("n1\tapple, boat\nn2\tclock\n")
     folder = tmp_path / "index"

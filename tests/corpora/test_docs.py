@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 from blissaudit.corpora import registry
+from helpers import DOCS
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "corpora.md").read_text(encoding="utf-8")
 
 

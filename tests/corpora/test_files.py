@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.text_records import MAX_LINE
-from blissaudit.corpora.texts import CorpusOptions, TextSource, open_corpus
+from blissaudit.corpora.files import MAX_LINE
+from blissaudit.corpora.registry import CorpusOptions, TextSource, open_corpus
 from blissaudit.errors import BlissError, UsageError
 
 

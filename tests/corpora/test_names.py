@@ -12,7 +12,7 @@ import pytest
 from blissaudit.corpora import names as builtin
 from blissaudit.corpora.captions import CaptionRules
 from blissaudit.corpora.prompts import PAPER_PROMPT
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
 
 Kept = Callable[..., Any]
@@ -40,7 +40,8 @@ def test_imagenet_names_and_their_counts(kept_captions: Kept) -> None:
 
 def test_neither_torch_nor_open_clip_nor_datasets_is_imported() -> None:
     code = (
-        "import sys; from blissaudit.corpora.texts import open_corpus; open_corpus('imagenet-1k'); "
+        "import sys; from blissaudit.corpora.registry import open_corpus; "
+        "open_corpus('imagenet-1k'); "
         "print([name for name in ('torch', 'open_clip', 'datasets') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

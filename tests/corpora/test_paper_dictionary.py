@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
 
 

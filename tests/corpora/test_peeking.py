@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import pytest
 from blissaudit.corpora.peeking import LENGTH_EDGES, Peek, guess_language, peek, script_shares
-from blissaudit.corpora.texts import JSON, TextBatch, batch_values
+from blissaudit.corpora.registry import JSON, TextBatch, batch_values
 from blissaudit.errors import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.corpora import registry
-from blissaudit.corpora.registry import open_preset
-from blissaudit.corpora.texts import CorpusOptions, TextSource, open_corpus
+from blissaudit.corpora.registry import CorpusOptions, TextSource, open_corpus, open_preset
 from blissaudit.errors import UsageError
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 
 DATA = os.environ.get("BLISS_TEST_DATA")
 

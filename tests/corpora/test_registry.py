@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 from blissaudit.corpora import registry
-from blissaudit.corpora.registry import Preset, add_presets, find_preset, preset_named, presets
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import (
+    Preset,
+    add_presets,
+    find_preset,
+    open_corpus,
+    preset_named,
+    presets,
+)
 from blissaudit.errors import BlissError, UsageError
 
 OWN = {"name": "own", "spec": "words.txt", "licence": "CC0"}

@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora import change_marks
+from blissaudit.corpora import addresses as change_marks
+from blissaudit.corpora.files import file_values, read_parquet
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.corpora.sources import notices_of
-from blissaudit.corpora.text_files import file_values
-from blissaudit.corpora.text_records import read_parquet
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
 
 pytest.importorskip("aiohttp", reason="addresses of the web need the package aiohttp")
 
@@ -38,7 +37,7 @@ def pictures() -> bytes:
 @pytest.fixture
 def served(load_test_file: Any, pictures: bytes):
     """The address of the file, and the bytes sent of it so far, in a list."""
-    small_web = load_test_file("test_corpora_addresses")
+    small_web = load_test_file("../corpora/test_addresses")
     web, sent = small_web.Web(), []
     web.sent = sent.append
     web.files["/a.parquet"] = pictures

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from blissaudit.corpora.images import list_images
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.images.folders import list_images
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.distributed.cluster import RayEngine, cluster, import_ray
 from blissaudit.distributed.engine import count_actors
 from blissaudit.errors import BlissError
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.build_log import LOG
+from blissaudit.indexer.build.rates import LOG
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
+from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.encode.worker_encoders import for_workers, load_for_worker
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
-from blissaudit.indexer.open_clip_encoder import load_encoder
 
 DEMO = ModelChoice("demo", batch_size=4)
 ENGINE = RayEngine(DEMO)

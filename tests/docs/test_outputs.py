@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from helpers import ROOT
 
-PAGE = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
 
 
 def documented(heading: str) -> dict[str, str]:

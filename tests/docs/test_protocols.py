@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -14,8 +13,8 @@ from blissaudit.commands.index import build
 from blissaudit.commands.presets import PRESETS
 from blissaudit.corpora.names import open_imagenet
 from blissaudit.evaluation.protocols import built_in_protocols, find_protocol
+from helpers import DOCS
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEXT = (DOCS / "protocols.md").read_text(encoding="utf-8")
 CODE = "\n".join(line[4:] for line in TEXT.splitlines() if line.startswith("    "))
 COMMANDS = [

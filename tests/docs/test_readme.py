@@ -5,15 +5,14 @@ import io
 import os
 import re
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
 from blissaudit.cli import run
 from blissaudit.demo.captions import sample_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

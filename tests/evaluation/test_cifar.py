@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.images import list_images
+from blissaudit.corpora.images.folders import list_images
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.evaluation.cifar import unpack_cifar
 from PIL import Image

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit.errors import BlissError
 from blissaudit.evaluation.corpus_comparison import CorpusAnswer, compare_corpora
-from blissaudit.indexer import open_clip_encoder
-from blissaudit.scorer.agreement import rank_correlation, top_in_common
+from blissaudit.indexer.encode import open_clip as open_clip_encoder
+from blissaudit.scorer.robust import rank_correlation, top_in_common
+from helpers import small_worlds as small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "small_worlds.py"))
-)
 NAMES = ("ant", "bee", "wasp")
 
 

@@ -14,7 +14,7 @@ from blissaudit.evaluation.protocols import (
     protocol_from,
 )
 from blissaudit.evaluation.world import EmbeddedSet, fingerprints, make_world, set_of
-from blissaudit.indexer.embedded_images import EmbeddedImages
+from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 
 NAMES = ("ant", "bee", "cat", "dog", "elk")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +12,9 @@ import pytest
 from blissaudit.evaluation.run import Chosen, EvalResult, ScoreResult
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.scores.registry import SCORES
+from helpers import BENCHMARKS
 from scipy.stats import false_discovery_control, rankdata
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CLASSES, D, VAL, TEST = 32, 12, 60, 8
 NAMES = [f"thing_{number:02d}" for number in range(CLASSES)]
 

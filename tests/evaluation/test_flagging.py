@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from blissaudit.errors import BlissError
 from blissaudit.evaluation.draws import make_draws
-from blissaudit.evaluation.fittings import Words
 from blissaudit.evaluation.protocols import Protocol
 from blissaudit.evaluation.report import notes
-from blissaudit.evaluation.run import Chosen, choose_scores, evaluate
+from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
 from blissaudit.evaluation.world import EmbeddedSet, make_world
-from blissaudit.indexer.nearest import array_vectors
+from blissaudit.indexer.vectors.nearest import array_vectors
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.scores.contract import Score
 from blissaudit.scorer.scores.registry import SCORES

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import runpy
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,32 +14,27 @@ from blissaudit.evaluation.index_tuning import (
     Candidate,
     Measured,
     choose,
-    halves,
-    with_dominated,
-    without_own,
-)
-from blissaudit.evaluation.own_reference import own_reference
-from blissaudit.evaluation.recall_bound import (
     divergence,
+    halves,
     least_queries,
     lower_bound,
     recall_of,
+    with_dominated,
+    without_own,
 )
-from blissaudit.evaluation.tuning import TuningOptions, tune
+from blissaudit.evaluation.tuning import TuningOptions, own_reference, tune
 from blissaudit.evaluation.tuning_text import tuning_lines
 from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.caption_index import open_index, search, without_rows
-from blissaudit.indexer.embedded_images import read_image_embeddings
-from blissaudit.indexer.nearest import Hits
-from blissaudit.scorer.agreement import rank_correlation
+from blissaudit.indexer.images.embedded import read_image_embeddings
+from blissaudit.indexer.search.index import open_index, search, without_rows
+from blissaudit.indexer.vectors.nearest import Hits
+from blissaudit.scorer.robust import rank_correlation
+from helpers import small_worlds as small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import binom
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "small_worlds.py"))
-)
 N, M, D = 40, 60, 16
 
 

@@ -9,13 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.evaluation import shared
+from blissaudit.evaluation import run as shared
 from blissaudit.evaluation.draws import make_draws
 from blissaudit.evaluation.flagging import held_out
 from blissaudit.evaluation.metrics import METRICS, auroc
-from blissaudit.evaluation.plot import interval_plot
 from blissaudit.evaluation.protocols import Protocol
-from blissaudit.evaluation.report import heading, notes, save_report
+from blissaudit.evaluation.report import (
+    csv_table,
+    heading,
+    interval_plot,
+    markdown_table,
+    notes,
+    save_report,
+    table_rows,
+)
 from blissaudit.evaluation.run import (
     Chosen,
     EvalResult,
@@ -24,11 +31,10 @@ from blissaudit.evaluation.run import (
     choose_scores,
     evaluate,
 )
-from blissaudit.evaluation.tables import csv_table, markdown_table, table_rows
 from blissaudit.evaluation.world import EmbeddedSet, make_world
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
-from blissaudit.scorer.retrieved import gather_texts
+from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import text_terms
 from blissaudit.scorer.scores.contract import Score
 from blissaudit.scorer.scores.registry import SCORES
@@ -300,10 +306,10 @@ DATA = os.environ.get("BLISS_TEST_DATA")
 @pytest.mark.skipif(DATA is None, reason="real embeddings are not here: BLISS_TEST_DATA not set")
 def test_the_known_answer_on_caltech_101():
     import pyarrow.parquet as pq
-    from blissaudit.indexer.caption_index import plain
+    from blissaudit.indexer.search.index import plain
     from blissaudit.scorer.scores.bliss import BLISS
-    from blissaudit.scorer.scores.knn import KNN
-    from blissaudit.scorer.scores.maximum_cosine import MAXIMUM_COSINE
+    from blissaudit.scorer.scores.distances import KNN
+    from blissaudit.scorer.scores.softmax import MAXIMUM_COSINE
 
     real = Path(DATA) / "real"
 

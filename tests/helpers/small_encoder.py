@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from blissaudit.corpora.texts import TextSource, open_corpus
+from blissaudit.corpora.registry import TextSource, open_corpus
 from blissaudit.indexer.encode.encoder import Encoder
 
 D = 16

@@ -4,11 +4,9 @@ import ast
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from helpers import ROOT
 
 TOY = {
     "__init__.py": '_HOMES = {"shown": "b.deep", "other": "b"}\n',

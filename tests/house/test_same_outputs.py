@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import ROOT
 
 
 @pytest.fixture(scope="module")
 def script():
     import importlib.util
-    from pathlib import Path
 
-    path = Path(__file__).parents[2] / "benchmarks" / "same_outputs.py"
+    path = ROOT / "benchmarks" / "same_outputs.py"
     spec = importlib.util.spec_from_file_location("same_outputs", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

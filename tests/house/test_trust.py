@@ -18,8 +18,7 @@ import torch
 from blissaudit.corpora.names import _literal
 from blissaudit.demo import scenes
 from blissaudit.indexer.encode.encoder import demo_model
-
-ROOT = Path(__file__).resolve().parents[2]
+from helpers import ROOT
 
 WATCHED = """
 import json, sys

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.indexer.nearest import Hits
-from blissaudit.scorer import class_blocks
-from blissaudit.scorer.bliss import bliss_matrices, bliss_scores
+from blissaudit.indexer.vectors.nearest import Hits
+from blissaudit.scorer import bliss as class_blocks
+from blissaudit.scorer.bliss import bliss_matrices, bliss_scores, gather_texts
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.retrieved import gather_texts
+from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-oracle = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "bliss_oracle.py"))
-)
 
 
 @dataclass(frozen=True)

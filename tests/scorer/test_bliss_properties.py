@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.bliss import BlissScores, bliss_matrices, bliss_scores
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import (
+    BlissScores,
+    Retrieved,
+    bliss_matrices,
+    bliss_scores,
+    gather_texts,
+)
 from blissaudit.scorer.moments import fit_moments, merge
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.retrieved import Retrieved, gather_texts
+from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-oracle = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "bliss_oracle.py"))
-)
 
 
 @dataclass(frozen=True)

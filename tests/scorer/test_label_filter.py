@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit.report.facts import facts_of
-from blissaudit.audit.run_folder import open_run
+from blissaudit.audit.folder import open_run
+from blissaudit.audit.report.page_data import facts_of
 from blissaudit.errors import UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import captions_of
-from blissaudit.indexer.nearest import Vectors, array_vectors
+from blissaudit.indexer.search.index import captions_of
+from blissaudit.indexer.vectors.nearest import Vectors, array_vectors
 from blissaudit.scorer import label_filter
 from blissaudit.scorer.label_filter import (
     HiddenText,
@@ -25,12 +22,10 @@ from blissaudit.scorer.label_filter import (
     without_label_texts,
     word_forms,
 )
+from helpers import small_worlds as small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "small_worlds.py"))
-)
 CLASSES = ("cup", "golden_retriever", "pony")
 CAPTIONS = [
     "a photo of a CUP",

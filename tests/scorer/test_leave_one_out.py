@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.indexer.nearest import Hits
-from blissaudit.scorer.bliss import bliss_matrices, bliss_scores
+from blissaudit.indexer.vectors.nearest import Hits
+from blissaudit.scorer.bliss import bliss_matrices, bliss_scores, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut, class_texts, left_out_statistics
 from blissaudit.scorer.moments import ClassMoments, fit_moments, scatter_of
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.retrieved import gather_texts
+from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-oracle = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "bliss_oracle.py"))
-)
 D, K = 12, 3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.indexer.stored_rows import ChosenRows
+from blissaudit.indexer.vectors.rows import ChosenRows
 from blissaudit.scorer.moments import (
     Moments,
     add_images,

@@ -7,8 +7,13 @@ import pytest
 from blissaudit.errors import BlissError
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.reference_file import load_reference, save_reference
-from blissaudit.scorer.reference_sample import images_to_keep, sample_of, spaced_rows
+from blissaudit.scorer.reference_file import (
+    images_to_keep,
+    load_reference,
+    sample_of,
+    save_reference,
+    spaced_rows,
+)
 
 
 def unit(rows):

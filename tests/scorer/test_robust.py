@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.audit.robust import rank_correlation
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.bliss import bliss_matrices
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import bliss_matrices, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.moments import fit_moments, remove_images
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.retrieved import gather_texts
 from blissaudit.scorer.robust import FiledImages, agreeing_neighbours, explained_images
 from hypothesis import given, settings
 from hypothesis import strategies as st

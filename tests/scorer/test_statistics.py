@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.scorer import text_statistics as module
+from blissaudit.scorer import statistics as module
 from blissaudit.scorer.moments import ClassMoments, Moments, fit_moments, scatter_of
-from blissaudit.scorer.text_statistics import class_std, factor_rows, text_statistics
+from blissaudit.scorer.statistics import class_std, factor_rows, text_statistics
+from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-oracle = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parent.parent / "helpers" / "bliss_oracle.py"))
-)
 
 
 def one_class(rows: np.ndarray) -> Moments:

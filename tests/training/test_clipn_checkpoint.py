@@ -7,8 +7,8 @@ import pytest
 import torch
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.encoder import ModelChoice
-from blissaudit.indexer.open_clip_loading import load_model
-from blissaudit.training.clipn_checkpoint import no_tower_of, read_checkpoint
+from blissaudit.indexer.encode.open_clip import load_model
+from blissaudit.training.clipn import no_tower_of, read_checkpoint
 from blissaudit.training.clipn_tower import NoTower
 from open_clip.model import CLIP
 

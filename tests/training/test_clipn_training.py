@@ -9,14 +9,14 @@ import pytest
 import torch
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.encoder import ModelChoice
-from blissaudit.indexer.open_clip_encoder import encoder_of_model
-from blissaudit.indexer.open_clip_loading import load_model
-from blissaudit.training.clipn_losses import image_text_loss, text_loss
+from blissaudit.indexer.encode.open_clip import encoder_of_model, load_model
 from blissaudit.training.clipn_pairs import demo_pairs
 from blissaudit.training.clipn_tower import NoTower, encode_no, make_no_tower
 from blissaudit.training.clipn_training import (
     Pairs,
     TrainingSettings,
+    image_text_loss,
+    text_loss,
     train_no_tower,
     wrong_pairs,
 )

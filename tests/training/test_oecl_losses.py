@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from blissaudit.training import oecl_losses
-from blissaudit.training.oecl_losses import floor_hinge, mean_length, nt_xent
+from blissaudit.training import oecl_training as oecl_losses
+from blissaudit.training.oecl_training import floor_hinge, mean_length, nt_xent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

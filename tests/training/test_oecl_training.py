@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.scorer.scores.oecl import feature_lengths
-from blissaudit.training.feature_views import feature_views
+from blissaudit.scorer.scores.trained import feature_lengths
 from blissaudit.training.oecl_training import (
     OeclSettings,
     batches,
+    feature_views,
     folded,
     new_head,
     train_head,

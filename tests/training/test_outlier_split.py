@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.training import outlier_split
-from blissaudit.training.outlier_split import check_apart, split_rows
+from blissaudit.training import oecl as outlier_split
+from blissaudit.training.oecl import check_apart, split_rows
 
 
 def test_a_fifth_of_the_images_and_copies_stay_together():

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...class_blocks import class_blocks
+from ....indexer.vectors.rows import slices
+from ...bliss import Retrieved, class_blocks
 from ...leave_one_out import LeftOut
-from ...moderation import VariancePrior
 from ...reference import Reference, Sample
-from ...retrieved import Retrieved
-from ...slices import slices
+from ...statistics import VariancePrior
 from .pooled_distance import SAME_IMAGE, Pooled, squared_distances
 from .text_weights import Own, Tail, TextWeights, log_sums, own_cosines, truncated_log_sums
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....indexer.vectors.rows import slices
 from ...leave_one_out import LeftOut
 from ...moments import Moments
 from ...reference import Sample
-from ...slices import slices
 from ..covariance import fit_covariance, whiten
 
 DISTANCES_AT_ONCE = 2048

@@ -26,18 +26,15 @@ from functools import cache
 import numpy as np
 
 from ....errors import UsageError
-from ....indexer.nearest import array_vectors, nearest_texts
+from ....indexer.vectors.nearest import array_vectors, nearest_texts
+from ...bliss import Retrieved, gather_texts
 from ...leave_one_out import NOTHING_LEFT_OUT, LeftOut
-from ...moderation import variance_prior
 from ...moments import fit_moments
 from ...reference import Reference, Sample
-from ...reference_sample import images_to_keep, sample_of
-from ...retrieved import Retrieved, gather_texts
-from ...text_statistics import check_counts
-from ..contract import Fitted, Fitting, Query, Score
-from ..parameters import between, positive, whole
-from ..text_sums import TextSum
-from ..text_terms import TextTerm, WithTerms
+from ...reference_file import images_to_keep, sample_of
+from ...statistics import check_counts, variance_prior
+from ..contract import Fitted, Fitting, Query, Score, between, positive, whole
+from ..text_terms import TextSum, TextTerm, WithTerms
 from .combination import Scale, beyond, learnt_weights, scale_of, standardised
 from .evidence import Evidence, Normal, Pairs, evidence, pairs_of, sample_evidence
 from .pooled_distance import fit_pooled

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....errors import BlissError
-from ...retrieved import Retrieved
-from ...slices import slices
-from ..negative_texts import label_nearness
+from ....indexer.vectors.rows import slices
+from ...bliss import Retrieved
+from ..negatives import label_nearness
 from ..neglabel_retrieved import LogSums, log_mean_below
 
 DROP = 0.95

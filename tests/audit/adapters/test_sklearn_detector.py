@@ -10,10 +10,10 @@ pytest.importorskip(
 )
 from blissaudit import bliss_scores, fit_moments
 from blissaudit.audit.adapters.sklearn_detector import BlissDetector
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.retrieved import gather_texts
 from sklearn.utils.estimator_checks import check_estimator
 
 EXPECTED = {"check_estimators_dtypes": "its data has a row of zeros, which has no direction"}

@@ -9,8 +9,8 @@ import tarfile
 
 import numpy as np
 import pytest
-from blissaudit.audit.photographs import Photographs, Wanted, read_photographs
 from blissaudit.audit.report.thumbnails import PictureShelf
+from blissaudit.audit.review.photographs import Photographs, Wanted, read_photographs
 from blissaudit.indexer.encode.preprocessing import UnreadableImage
 from blissaudit.indexer.images.decoding import DecodingLimits
 from blissaudit.indexer.images.thumbnails import Thumbnailer

@@ -21,9 +21,9 @@ import pytest
 from blissaudit import BlissError
 from blissaudit.artefacts import read_json, write_json
 from blissaudit.audit.adapters.to_fiftyone import to_fiftyone
-from blissaudit.audit.photographs import image_suffix
-from blissaudit.audit.review_file import COLUMNS
-from blissaudit.audit.run_folder import open_run
+from blissaudit.audit.folder import open_run
+from blissaudit.audit.review.apply import COLUMNS
+from blissaudit.audit.review.photographs import image_suffix
 from blissaudit.indexer.images.decoding import DecodingLimits
 from blissaudit.indexer.images.thumbnails import Thumbnailer
 from PIL import Image

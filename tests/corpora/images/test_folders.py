@@ -6,14 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from blissaudit.corpora.image_paths import LINK_OUT
-from blissaudit.corpora.image_source import read_everything
-from blissaudit.corpora.images import (
-    ImageList,
-    display_path,
-    list_image_files,
-    list_images,
-)
+from blissaudit.corpora.images.folders import ImageList, display_path, list_image_files, list_images
+from blissaudit.corpora.images.source import LINK_OUT, read_everything
 from blissaudit.errors import BlissError, UsageError
 
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.corpora.addresses import expand
-from blissaudit.corpora.image_opening import open_images
-from blissaudit.corpora.image_paths import LEAVES_FOLDER, LINK_OUT
-from blissaudit.corpora.image_source import (
+from blissaudit.corpora.images.opening import open_images
+from blissaudit.corpora.images.source import (
+    LEAVES_FOLDER,
+    LINK_OUT,
     ImageItem,
     ImageOptions,
     ImageSource,

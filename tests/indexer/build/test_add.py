@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blissaudit import artefacts
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.build.add import AddOptions, add_captions, add_embeddings
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import captions_of, open_index, origins_of, search
+from blissaudit.indexer.search.index import captions_of, open_index, origins_of, search
 from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
-from blissaudit.indexer.verifying import verify_index
+from blissaudit.indexer.upkeep.verify import verify_index
 
 OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]
 
@@ -176,7 +176,7 @@ def test_a_full_disk_at_any_sync_leaves_a_whole_index(whole, new, small, tmp_pat
 def test_finished_parts_are_not_made_again_and_another_addition_waits(
     folder, new, small, tmp_path, monkeypatch
 ):
-    from blissaudit.indexer import encoded_parts
+    from blissaudit.indexer.build import parts as encoded_parts
 
     monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 2)
     with pytest.raises(KeyboardInterrupt):

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import captions_of, origins_of
+from blissaudit.indexer.search.index import captions_of, origins_of
 
 SMALL = IndexOptions(part_rows=4)
 TEXT = CorpusOptions(column="text")

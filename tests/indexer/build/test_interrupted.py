@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from blissaudit import artefacts
-from blissaudit.corpora.texts import CorpusOptions, open_corpus
+from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, FolderInUse
-from blissaudit.indexer import encoded_parts
+from blissaudit.indexer.build import parts as encoded_parts
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import open_index
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.lock import only_run_in
 
 SMALL = IndexOptions(part_rows=4)
@@ -73,7 +73,7 @@ def test_stopped_at_every_single_write_the_same_command_goes_on_to_the_same_byte
 
 KILLED = """
 import os, runpy, signal, sys
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
 real = os.replace

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora import plan_making
 from blissaudit.corpora.captions import COUNTS, CaptionRules, normalise_caption
-from blissaudit.corpora.plan import RowPlan, open_plan, plan_batches, read_plan_part
-from blissaudit.corpora.plan_making import make_plan
-from blissaudit.corpora.texts import JSON, TextBatch, batch_values
+from blissaudit.corpora.registry import JSON, TextBatch, batch_values
 from blissaudit.errors import BlissError
 from blissaudit.indexer.build import first_rows
+from blissaudit.indexer.build import plan as plan_making
+from blissaudit.indexer.build.plan import (
+    RowPlan,
+    make_plan,
+    open_plan,
+    plan_batches,
+    read_plan_part,
+)
+from helpers.any_caption_rules import ANY_RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,9 +92,6 @@ def test_the_first_row_of_the_first_source_stays_and_all_texts_are_counted(tmp_p
 
 
 SMALL = st.text(st.sampled_from("abc \t\u00e9e\u0301\u200b\x00"), max_size=4)
-ANY_RULES = runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "any_caption_rules.py"))[
-    "ANY_RULES"
-]
 
 
 @settings(deadline=None, max_examples=40)
@@ -206,8 +208,8 @@ PEAK = """
 import sys
 from pathlib import Path
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.plan_making import make_plan
-from blissaudit.corpora.texts import TextBatch
+from blissaudit.indexer.build.plan import make_plan
+from blissaudit.corpora.registry import TextBatch
 import numpy as np
 class Many:
     spec, default_prompt, keeps_spaces = "many", "{}", False

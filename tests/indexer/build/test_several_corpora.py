@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.texts import CorpusOptions, TextSource, open_corpus
+from blissaudit.corpora.registry import CorpusOptions, TextSource, open_corpus
 from blissaudit.errors import BlissError, UsageError
 
 LINES = ["a cat", "a dog, asleep", "two birds"]

@@ -11,12 +11,12 @@ import time
 
 import numpy as np
 import pytest
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.build.build import build_index, build_shard
 from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.parts import captions_of_part, missing_parts
 from blissaudit.indexer.build.shards import Shard, merge_index, parse_shard, running_shard
-from blissaudit.indexer.part_building import captions_of_part, missing_parts
 from blissaudit.indexer.store.lock import only_run_in
 
 SMALL = IndexOptions(part_rows=3, near_duplicates=0.5)
@@ -126,7 +126,7 @@ def test_folders_that_do_not_belong_together(corpus, small, tmp_path):
 
 
 def test_a_record_that_names_other_files_is_no_whole_part(corpus, small, tmp_path):
-    from blissaudit.corpora.plan import open_plan
+    from blissaudit.indexer.build.plan import open_plan
 
     one = tmp_path / "one"
     assert build_shard(corpus, small.small_encoder(), one, SMALL, Shard(0, 1)) == ()
@@ -177,7 +177,7 @@ def test_shards_wait_for_the_plan_and_are_not_run_over(corpus, small, whole, tmp
 
 SHARD = """
 import runpy, sys
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.indexer.build.build import build_shard
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.build.shards import parse_shard

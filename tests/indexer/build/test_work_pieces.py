@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.pieces import (
+from blissaudit.indexer.images.pieces import (
     BROKE_OFF,
     END,
     FAILED,

@@ -15,10 +15,14 @@ from blissaudit.indexer.encode.encoder import (
     demo_model,
     encode_prompts,
 )
+from blissaudit.indexer.encode.open_clip import (
+    encoder_of,
+    load_encoder,
+    truncation_is_exact,
+    weights_sha256,
+)
 from blissaudit.indexer.encode.text_lengths import caption_lengths, encode_by_length
 from blissaudit.indexer.images.decoding import DecodingLimits, decode_image
-from blissaudit.indexer.open_clip_encoder import encoder_of, load_encoder, truncation_is_exact
-from blissaudit.indexer.open_clip_loading import weights_sha256
 from safetensors.torch import save_file
 
 CAPTIONS = [

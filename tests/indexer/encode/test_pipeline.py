@@ -8,14 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import tokenise_process
-from blissaudit.indexer.decode_process import Processes, end_process
+from blissaudit.indexer.build.rates import StageRates
+from blissaudit.indexer.encode import tokenise_pool as tokenise_process
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice, encode_prompts
+from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.encode.pipeline import encode_captions
-from blissaudit.indexer.open_clip_encoder import load_encoder
-from blissaudit.indexer.pipeline_options import PipelineOptions
-from blissaudit.indexer.stage_rates import StageRates
-from blissaudit.indexer.tokenise_process import ask_until_answered, start_tokeniser
+from blissaudit.indexer.encode.tokenise_pool import (
+    PipelineOptions,
+    ask_until_answered,
+    start_tokeniser,
+)
+from blissaudit.indexer.images.workers import Processes, end_process
 
 PROMPTS = ["{}", "a drawing of {label}"]
 CHUNKS = [
@@ -101,7 +104,7 @@ def test_processes_start_only_where_they_pay_and_rates_say_so(demo, watch):
 
 DYING = """
 import os, sys
-from blissaudit.indexer.encode import tokenise_worker; from blissaudit.indexer import tokenising
+from blissaudit.indexer.encode import tokenise_worker, tokens as tokenising
 def make(recipe):
     made = real(recipe)
     def tokenise(texts):

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 from blissaudit.indexer.encode.encoder import ModelChoice, encode_prompts
+from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.encode.pipeline import encode_captions
-from blissaudit.indexer.open_clip_encoder import load_encoder
-from blissaudit.indexer.pipeline_options import PipelineOptions
+from blissaudit.indexer.encode.tokenise_pool import PipelineOptions
 
 CHUNKS = [["a red apple", "café &amp; crème"], ["!", "a key", "! ! !"], ["the last one"]]
 
@@ -73,8 +73,8 @@ SCRIPT = """
 import sys
 import psutil
 from blissaudit.indexer.encode.encoder import ModelChoice
-from blissaudit.indexer.open_clip_encoder import load_encoder
-from blissaudit.indexer.pipeline_options import PipelineOptions
+from blissaudit.indexer.encode.open_clip import load_encoder
+from blissaudit.indexer.encode.tokenise_pool import PipelineOptions
 from blissaudit.indexer.encode.pipeline import encode_captions
 def source():
     while True:

@@ -2,7 +2,7 @@
 
 import pytest
 from blissaudit.audit.report.terminal import progress_lines
-from blissaudit.indexer.stage_rates import StageRates
+from blissaudit.indexer.build.rates import StageRates
 
 
 def rates(encoding, waited, writing=0.25):

@@ -13,15 +13,19 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
-from blissaudit.indexer import fast_tokens, simple_tokenizer
-from blissaudit.indexer.fast_tokens import fast_ids, is_plain, merges_in_order
-from blissaudit.indexer.simple_tokenizer import (
+from blissaudit.indexer.encode import tokens as fast_tokens
+from blissaudit.indexer.encode import tokens as simple_tokenizer
+from blissaudit.indexer.encode.tokens import (
     CLEANINGS,
     TokenizerRecipe,
+    fast_ids,
+    is_plain,
+    merges_in_order,
     recipe_of,
     token_rows,
+    tokeniser_for,
+    tokeniser_of,
 )
-from blissaudit.indexer.tokenising import tokeniser_for, tokeniser_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,7 +93,7 @@ def test_other_texts_are_left_to_python(python, monkeypatch, text):
         rust = fast_ids(tokenizer)
         return lambda texts: asked.extend(texts) or rust(texts)
 
-    monkeypatch.setattr("blissaudit.indexer.tokenising.fast_ids", watched)
+    monkeypatch.setattr("blissaudit.indexer.encode.tokens.fast_ids", watched)
     tokenise, recipe = tokeniser_of(open_clip.SimpleTokenizer())
     texts = ["a key", text, f"{text} and more", "THE END"]
     np.testing.assert_array_equal(tokenise(texts), python(texts).numpy())
@@ -179,7 +183,7 @@ def test_remembered_words_are_bounded_and_change_nothing(monkeypatch):
 
 MAKING = """
 import json, sys
-from blissaudit.indexer.simple_tokenizer import TokenizerRecipe, make_tokenizer
+from blissaudit.indexer.encode.tokens import TokenizerRecipe, make_tokenizer
 ids = make_tokenizer(TokenizerRecipe(77, "lower")).encode("a caf\u00e9 &amp; a key")
 print(json.dumps([ids, "torch" in sys.modules]))
 """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks" / "broken_images.py"
+BENCHMARK = ROOT / "benchmarks" / "broken_images.py"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX files")

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit.reference import KeptReference, fit_reference
-from blissaudit.indexer.embedded_images import read_image_embeddings
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.images import parts as image_parts
+from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.scorer.reference_file import load_reference
 
 AUDIT = ("audit", "--no-report")

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blissaudit.corpora.image_source import ImageItem, Skip
-from blissaudit.corpora.images import ImageList, list_images
+from blissaudit.corpora.images.folders import ImageList, list_images
+from blissaudit.corpora.images.source import ImageItem, Skip
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import decode_process
-from blissaudit.indexer.embedded_images import EmbeddedImages
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decode_worker import request_bytes
+from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
 from blissaudit.indexer.store.lock import only_run_in
 from PIL import Image

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.corpora import parquet_pages
-from blissaudit.corpora.image_opening import open_images
-from blissaudit.corpora.image_source import read_everything
+from blissaudit.corpora.images.opening import open_images
+from blissaudit.corpora.images.source import read_everything
 from blissaudit.errors import BlissError
 from blissaudit.indexer.encode.preprocessing import Preprocessing
 from blissaudit.indexer.images import decoding

@@ -11,22 +11,31 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from blissaudit.corpora.image_source import ImageItem
-from blissaudit.corpora.images import list_images
+from blissaudit.corpora.images.folders import list_images
+from blissaudit.corpora.images.source import ImageItem
 from blissaudit.distributed import images as ray_images
 from blissaudit.distributed.cluster import RayEngine
 from blissaudit.distributed.engine import Stages
 from blissaudit.errors import BlissError
-from blissaudit.indexer import decode_process, image_pieces, image_steps
 from blissaudit.indexer.build.shards import Shard
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
+from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.encode.worker_encoders import WorkerEncoder
-from blissaudit.indexer.image_pieces import ImageReading, read_images
+from blissaudit.indexer.images import pieces as image_pieces
+from blissaudit.indexer.images import pieces as image_steps
+from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decoding import DecodingLimits
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
+from blissaudit.indexer.images.pieces import (
+    BROKE_OFF,
+    ImageReading,
+    Piece,
+    Step,
+    apply_step,
+    error_piece,
+    read_images,
+)
 from blissaudit.indexer.images.shards import embed_shard
-from blissaudit.indexer.open_clip_encoder import load_encoder
-from blissaudit.indexer.pieces import BROKE_OFF, Piece, Step, apply_step, error_piece
 from blissaudit.progress import no_progress
 
 LIMITS = DecodingLimits(max_bytes=1000)

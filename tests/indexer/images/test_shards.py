@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from blissaudit.corpora.images import list_images
+from blissaudit.corpora.images.folders import list_images
 from blissaudit.errors import FolderInUse
 from blissaudit.indexer.build.shards import Shard, running_shard
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
@@ -19,7 +19,7 @@ PARTS = EmbedOptions(part_rows=4, workers=1)
 @pytest.fixture(scope="module")
 def growing(load_test_file):
     """The helpers of test_embedding.py."""
-    return load_test_file("test_growing_and_locked")
+    return load_test_file("../indexer/images/test_embedding")
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from blissaudit.corpora.image_source import ImageItem
+from blissaudit.corpora.images.source import ImageItem
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import decode_pool, decode_process
-from blissaudit.indexer.decode_pool import decode_images, look_ahead
 from blissaudit.indexer.images import frames as worker_frames
+from blissaudit.indexer.images import workers as decode_pool
+from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decode_worker import request_bytes
 from blissaudit.indexer.images.decoding import (
     Decoded,
@@ -29,6 +29,7 @@ from blissaudit.indexer.images.decoding import (
     decode_image,
 )
 from blissaudit.indexer.images.frames import frame_bytes, read_frame
+from blissaudit.indexer.images.workers import decode_images, look_ahead
 from PIL import Image
 
 EIGHT = Preprocessing((8, 8), "bicubic", "squash", (0.5,) * 3, (0.5,) * 3)
@@ -355,8 +356,8 @@ def test_the_worker_imports_nothing_heavy() -> None:
 
 SCRIPT = """
 import sys
-from blissaudit.corpora.image_source import ImageItem
-from blissaudit.indexer.decode_pool import decode_images
+from blissaudit.corpora.images.source import ImageItem
+from blissaudit.indexer.images.workers import decode_images
 from blissaudit.indexer.images.decoding import *
 pre = Preprocessing((8, 8), "bicubic", "squash", (0.5,) * 3, (0.5,) * 3)
 items = [ImageItem(row, path, file=path) for row, path in enumerate(sys.argv[1:])]

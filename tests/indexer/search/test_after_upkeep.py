@@ -1,15 +1,15 @@
 """An approximate structure stays right while its index grows and loses captions."""
 
 import numpy as np
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.indexer.build.add import add_captions
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import captions_of, open_index, search
+from blissaudit.indexer.search.index import captions_of, open_index, search
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 from blissaudit.indexer.upkeep.row_choice import Where, rows_where
-from blissaudit.indexer.verifying import verify_index
+from blissaudit.indexer.upkeep.verify import verify_index
 
 
 def corpus(path, texts):

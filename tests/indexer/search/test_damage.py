@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from blissaudit.artefacts import write_json
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import structure_reading
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import open_index, search
 from blissaudit.indexer.search import install as search_setting
+from blissaudit.indexer.search import structures as structure_reading
+from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.search.install import set_search_kind
-from blissaudit.indexer.search_choice import SearchChoice
+from blissaudit.indexer.search.kinds import SearchChoice
 
 D, M = 16, 300
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,18 +10,19 @@ import faiss
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import caption_index, search_plan
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import open_index, search, without_rows
-from blissaudit.indexer.machine import Machine
 from blissaudit.indexer.search import dispatch as search_dispatch
+from blissaudit.indexer.search import index as caption_index
+from blissaudit.indexer.search import plan as search_plan
+from blissaudit.indexer.search.index import open_index, search, without_rows
 from blissaudit.indexer.search.install import set_search_kind
-from blissaudit.indexer.search_choice import SearchChoice
+from blissaudit.indexer.search.kinds import SearchChoice
+from blissaudit.indexer.search.plan import Machine
+from helpers import bliss_oracle as oracle
+from helpers import fake_gpus as fake
 
 HERE = Path(__file__)
-oracle = SimpleNamespace(**runpy.run_path(str(HERE.parents[2] / "helpers" / "bliss_oracle.py")))
-fake = SimpleNamespace(**runpy.run_path(str(HERE.parents[2] / "helpers" / "fake_gpus.py")))
 M, D, K, GIB = 1200, 24, 10, 1 << 30
 
 

@@ -10,10 +10,10 @@ from blissaudit.corpora.captions import CaptionRules
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import captions_of, find_captions, open_index, search
-from blissaudit.indexer.row_selection import exact_search
+from blissaudit.indexer.search.index import captions_of, find_captions, open_index, search
 from blissaudit.indexer.store import vectors as stored_vectors
 from blissaudit.indexer.store.vectors import open_stored_vectors
+from blissaudit.indexer.vectors.rows import exact_search
 
 D = 8
 REASON = "the embedding is zero or not finite"

@@ -6,18 +6,26 @@ from dataclasses import replace
 
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.indexer.machine import Machine, available_memory, gpu_memories
-from blissaudit.indexer.search_choice import SearchChoice, gpu_numbers
-from blissaudit.indexer.search_kinds import (
+from blissaudit.indexer.search.kinds import (
+    SearchChoice,
     bytes_per_vector,
     candidate_settings,
     check_parameters,
     default_parameters,
+    gpu_numbers,
     lists_for,
     read_kind,
     structure_bytes,
 )
-from blissaudit.indexer.search_plan import Task, auto_kind, plan_search, shown
+from blissaudit.indexer.search.plan import (
+    Machine,
+    Task,
+    auto_kind,
+    available_memory,
+    gpu_memories,
+    plan_search,
+    shown,
+)
 
 GIB = 1 << 30
 MILLION = Task("DIR", 1_000_000, 512, 2)

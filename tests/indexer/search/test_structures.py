@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
 from blissaudit.indexer.build.add import AddOptions, add_embeddings
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import (
+from blissaudit.indexer.search import approximate as approximate_search
+from blissaudit.indexer.search.index import (
     captions_of,
+    join_indexes,
     open_index,
     search,
     with_structure,
     without_rows,
 )
-from blissaudit.indexer.joined_index import join_indexes
-from blissaudit.indexer.search import approximate as approximate_search
 from blissaudit.indexer.search.install import install_structure, make_structure, set_search_kind
-from blissaudit.indexer.search_choice import OWN, SearchChoice
-from blissaudit.indexer.search_kinds import candidate_settings
+from blissaudit.indexer.search.kinds import OWN, SearchChoice, candidate_settings
+from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-oracle = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "bliss_oracle.py"))
-)
 M, D, K = 1500, 32, 10
 EXHAUSTIVE = {
     "SQfp16": {},

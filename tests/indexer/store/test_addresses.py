@@ -7,11 +7,11 @@ import fsspec
 import numpy as np
 import pytest
 from blissaudit.corpora import addresses
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import captions_of, open_index, origins_of, search
+from blissaudit.indexer.search.index import captions_of, open_index, origins_of, search
 from blissaudit.indexer.store import addresses as index_addresses
 from blissaudit.indexer.store.addresses import build_to, check_output
 
@@ -130,7 +130,7 @@ def test_a_line_that_goes_dead_keeps_the_work_and_the_same_command_goes_on(
 
 
 def test_an_interrupted_build_goes_on_in_the_cache(source, small, address, monkeypatch):
-    from blissaudit.indexer import encoded_parts
+    from blissaudit.indexer.build import parts as encoded_parts
 
     monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 2)
     with pytest.raises(KeyboardInterrupt):

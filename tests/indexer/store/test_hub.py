@@ -8,15 +8,14 @@ import sys
 
 import numpy as np
 import pytest
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer import hub_index
 from blissaudit.indexer.build.add import add_captions
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import captions_of, open_index
-from blissaudit.indexer.hub_index import pull_index, push_index
-from blissaudit.indexer.index_card import index_card
+from blissaudit.indexer.search.index import captions_of, open_index
+from blissaudit.indexer.store import hub as hub_index
+from blissaudit.indexer.store.hub import index_card, pull_index, push_index
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 
 NAME = "me/captions"

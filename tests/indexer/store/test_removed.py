@@ -10,7 +10,7 @@ import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import captions_of, open_index
+from blissaudit.indexer.search.index import captions_of, open_index
 from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 from blissaudit.indexer.upkeep.row_choice import Where, rows_where

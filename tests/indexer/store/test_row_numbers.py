@@ -8,15 +8,15 @@ from blissaudit.artefacts import write_array, write_json
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import (
+from blissaudit.indexer.search.index import (
     captions_of,
     find_captions,
+    join_indexes,
     open_index,
     origins_of,
     search,
     without_rows,
 )
-from blissaudit.indexer.joined_index import join_indexes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

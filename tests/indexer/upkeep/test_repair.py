@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError
 from blissaudit.indexer.build.add import add_captions
 from blissaudit.indexer.build.build import build_index
@@ -39,7 +39,7 @@ def test_only_the_damaged_parts_are_embedded_again_and_only_damaged_files_replac
 
 
 def test_an_interrupted_repair_goes_on(source, small, tmp_path, monkeypatch):
-    from blissaudit.indexer import encoded_parts
+    from blissaudit.indexer.build import parts as encoded_parts
 
     folder = build_index(source, small.small_encoder(), tmp_path / "index", SMALL).folder
     whole = small.files_of(folder)

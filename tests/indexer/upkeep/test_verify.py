@@ -10,11 +10,11 @@ import pytest
 from blissaudit.artefacts import sha256_of, write_json
 from blissaudit.indexer.build.build import build_index, index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.caption_index import open_index
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.removed import remove_rows
-from blissaudit.indexer.verifying import verify_index
+from blissaudit.indexer.upkeep.verify import verify_index
 
 TEXTS = ["a red dog", "naïve", "cat", "a red cat", "dogs", "emu", "fox", "gnu"]
 D = 6
@@ -223,7 +223,7 @@ def letters(texts):
 
 def test_embedding_again_finds_vectors_of_other_captions_or_prompts(tmp_path):
     (tmp_path / "c.txt").write_text("\n".join(TEXTS))
-    from blissaudit.corpora.texts import open_corpus
+    from blissaudit.corpora.registry import open_corpus
 
     facts = {"model": "toy", "pretrained": None, "weights_sha256": "a", "dimension": D}
     facts |= {"preprocessing": {}, "context_length": 9, "precision": "fp32"}

@@ -8,8 +8,8 @@ import threading
 
 import numpy as np
 import pytest
-from blissaudit.indexer.nearest import Vectors, array_vectors, nearest_texts
 from blissaudit.indexer.vectors.blas import share_among_threads
+from blissaudit.indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
 from threadpoolctl import threadpool_info, threadpool_limits
 
 
@@ -128,7 +128,7 @@ print("torch" in sys.modules)
 def test_exact_search_loads_no_faiss():
     code = """
 import sys, numpy
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
 nearest_texts(numpy.eye(4, dtype="f4"), array_vectors(numpy.eye(4, dtype="f4")), 2)
 print("faiss" in sys.modules)
 """

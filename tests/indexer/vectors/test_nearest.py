@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import runpy
 from itertools import pairwise
-from pathlib import Path
-from types import SimpleNamespace
 
 import faiss
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.indexer.faiss_structures import write_flat_index
-from blissaudit.indexer.nearest import Vectors, array_vectors, nearest_texts
+from blissaudit.indexer.search.structures import write_flat_index
+from blissaudit.indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
+from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-oracle = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "bliss_oracle.py"))
-)
 
 
 def in_blocks(rows: np.ndarray, cuts: list[int]) -> Vectors:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit.run import audit_own
 from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.caption_index import open_index
-from blissaudit.indexer.embedded_images import read_image_embeddings
+from blissaudit.indexer.images.embedded import read_image_embeddings
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.vectors import scratch
 from blissaudit.indexer.vectors.scratch import let_go, scratch_array
 

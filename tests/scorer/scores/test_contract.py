@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from blissaudit.errors import UsageError
 from blissaudit.scorer import scores
-from blissaudit.scorer.retrieved import Retrieved
+from blissaudit.scorer.bliss import Retrieved
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
 from blissaudit.scorer.scores.registry import MODULES, SCORES
 
@@ -107,7 +107,7 @@ def without_images(fitting):
 def test_the_registry_holds_every_score_of_every_module_once():
     found = [
         value
-        for module in pkgutil.iter_modules(scores.__path__, f"{scores.__name__}.")
+        for module in pkgutil.walk_packages(scores.__path__, f"{scores.__name__}.")
         for value in vars(importlib.import_module(module.name)).values()
         if isinstance(value, Score)
     ]
@@ -199,7 +199,7 @@ def test_block_sizes_do_not_matter(score, monkeypatch):
     """Every module constant ..._AT_ONCE is set to 7 and every ...ENTRIES to 50."""
     fitting, images = world()
     changed = 0
-    for module in pkgutil.iter_modules(scores.__path__, f"{scores.__name__}."):
+    for module in pkgutil.walk_packages(scores.__path__, f"{scores.__name__}."):
         loaded = importlib.import_module(module.name)
         for name, value in list(vars(loaded).items()):
             if isinstance(value, int) and name.endswith(("_AT_ONCE", "ENTRIES")):

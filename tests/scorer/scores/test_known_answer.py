@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import BENCHMARKS
+from helpers import bliss_oracle as oracle
 
-HERE = Path(__file__).parents[2]
-oracle = SimpleNamespace(**runpy.run_path(str(HERE / "helpers" / "bliss_oracle.py")))
-script = SimpleNamespace(**runpy.run_path(str(HERE.parent / "benchmarks" / "known_answer.py")))
+script = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "known_answer.py")))
 
 
 @pytest.mark.parametrize(

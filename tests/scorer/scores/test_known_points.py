@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from blissaudit.evaluation.draws import make_draws
 from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
-from blissaudit.indexer.nearest import array_vectors
+from blissaudit.indexer.vectors.nearest import array_vectors
 from blissaudit.scorer.scores.contract import Score, fit_score
 from blissaudit.scorer.scores.neglabel_retrieved import fit_negatives
 from blissaudit.scorer.scores.registry import SCORES

@@ -1,9 +1,6 @@
 """NegLabel from the retrieved texts alone: its bounds, its estimate, and the full sum."""
 
 import math
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +11,13 @@ from blissaudit.scorer.scores.neglabel_retrieved import (
     truncated_log_sums,
 )
 from blissaudit.scorer.scores.similarity import similarity
+from helpers import small_worlds as small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import log_ndtr
 from scipy.stats import norm
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "small_worlds.py"))
-)
 fitting_of, retrieve, run, unit, worlds = (
     small.fitting_of,
     small.retrieve,

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.retrieved import gather_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
-from blissaudit.scorer.scores.rscin import with_rscin
+from blissaudit.scorer.scores.wrappers import with_rscin
 
 DATA = os.environ.get("BLISS_TEST_DATA")
 Draw = tuple[Normals, Query, np.ndarray]

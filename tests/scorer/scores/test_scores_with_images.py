@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.retrieved import gather_texts
-from blissaudit.scorer.scores import image_chunks, knn, sparse_lookup
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import gather_texts
+from blissaudit.scorer.scores import distances as knn
+from blissaudit.scorer.scores import prototypes as sparse_lookup
+from blissaudit.scorer.scores import similarity as image_chunks
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from hypothesis import given, settings

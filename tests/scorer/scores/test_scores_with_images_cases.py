@@ -7,8 +7,8 @@ import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.covariance import fit_covariance
+from blissaudit.scorer.scores.prototypes import sparsemax
 from blissaudit.scorer.scores.registry import SCORES
-from blissaudit.scorer.scores.sparse_lookup import sparsemax
 
 WITH_IMAGES = sorted(
     name for name, score in SCORES.items() if score.needs_normals and not score.needs_texts

@@ -1,20 +1,15 @@
 """Scores that need no reference image against oracles written as loops, on drawn data."""
 
 import math
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.scorer.scores.debiased_negatives import draw
+from blissaudit.scorer.scores.negatives import draw
 from blissaudit.scorer.scores.registry import SCORES
+from helpers import small_worlds as small
 from hypothesis import given, settings
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "small_worlds.py"))
-)
 fitting_of, run, unit, worlds = small.fitting_of, small.run, small.unit, small.worlds
 
 

@@ -2,10 +2,8 @@
 
 import json
 import os
-import runpy
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,11 +16,9 @@ from blissaudit.scorer.scores.neglabel_retrieved import (
 )
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.similarity import similarity
+from helpers import small_worlds as small
 from scipy.stats import rankdata
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "small_worlds.py"))
-)
 fitting_of, retrieve = small.fitting_of, small.retrieve
 
 

@@ -1,19 +1,20 @@
 """Scores that need no reference image: cases by hand, parameters, errors, memory."""
 
 import math
-import runpy
 import tracemalloc
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.scorer.scores.contract import Query, fit_score
-from blissaudit.scorer.scores.csp import average_templates
-from blissaudit.scorer.scores.debiased_negatives import draw, log_mean_positive
-from blissaudit.scorer.scores.negative_texts import random_groups
+from blissaudit.scorer.scores.negatives import (
+    average_templates,
+    draw,
+    log_mean_positive,
+    random_groups,
+)
 from blissaudit.scorer.scores.registry import SCORES
+from helpers import small_worlds as small
 
 NAMES = (
     "clip_ad",
@@ -29,9 +30,6 @@ NAMES = (
     "neglabel_retrieved",
 )
 
-small = SimpleNamespace(
-    **runpy.run_path(str(Path(__file__).parents[2] / "helpers" / "small_worlds.py"))
-)
 fitting_of, retrieve, run, unit = small.fitting_of, small.retrieve, small.run, small.unit
 
 

@@ -5,14 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.indexer.candidates import keep_largest, no_candidates
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.scores import text_sums
+from blissaudit.indexer.vectors.nearest import (
+    array_vectors,
+    keep_largest,
+    nearest_texts,
+    no_candidates,
+)
 from blissaudit.scorer.scores import text_terms as module
+from blissaudit.scorer.scores import text_terms as text_sums
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
-from blissaudit.scorer.scores.text_sums import MAXIMUM, TextSum
 from blissaudit.scorer.scores.text_terms import (
+    MAXIMUM,
+    TextSum,
     TextTerm,
     WithTerms,
     search_with_terms,

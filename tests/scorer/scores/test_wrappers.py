@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.scorer.scores.bootstrap import bootstrap_normals, bootstrap_rows
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.knn import KNN
-from blissaudit.scorer.scores.rscin import smooth, with_rscin
+from blissaudit.scorer.scores.distances import KNN
+from blissaudit.scorer.scores.wrappers import bootstrap_normals, bootstrap_rows, smooth, with_rscin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

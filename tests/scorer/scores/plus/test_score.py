@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.calibration import conformal_p_values
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
-from blissaudit.scorer.moderation import VariancePrior, moderated, variance_prior
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.reference_sample import images_to_keep
-from blissaudit.scorer.retrieved import gather_texts
+from blissaudit.scorer.reference_file import images_to_keep
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.plus.combination import beyond, learnt_weights, scale_of, standardised
 from blissaudit.scorer.scores.plus.score import BLISS_PLUS, fit_bliss_plus
+from blissaudit.scorer.statistics import VariancePrior, moderated, variance_prior
 
 D, C, M, K = 16, 3, 60, 4
 

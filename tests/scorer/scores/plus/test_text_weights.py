@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
-from blissaudit.scorer.retrieved import gather_texts
+from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.plus.text_weights import (
     Own,
