@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import BlissError
+from ..indexer.vectors.text_column import ranks
 from ..scorer.calibration import benjamini_hochberg, conformal_p_values, hold_out
 from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
 from .draws import Draw
@@ -40,7 +41,7 @@ class Calibration:
 def held_out(world: World, draw: Draw) -> np.ndarray:
     """bool [m], which reference images to hold out."""
     hashes = [world.hashes[row] for row in draw.reference]
-    return hold_out(draw.labels, hashes, CALIBRATION_SHARE)
+    return hold_out(draw.labels, ranks(hashes), CALIBRATION_SHARE)
 
 
 def calibration_of(fitting: Fitting, held: np.ndarray, query: Query) -> Calibration:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import BlissError
 from ...indexer.vectors.nearest import array_vectors, nearest_texts
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Normals, Query, Score, between, positive, whole
 from .covariance import Covariance, fit_covariance, squared_lengths, weighed
 from .similarity import ENTRIES, in_chunks, second_moment, similarity

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...errors import BlissError, UsageError
 from ...indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Query, Score, positive
 from .similarity import ENTRIES, IMAGES_AT_ONCE, in_chunks
 
