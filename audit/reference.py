@@ -24,7 +24,7 @@ from ..indexer.images.cache import remember, remembered, take_over
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import ChosenRows
-from ..indexer.vectors.text_column import Texts, text_column
+from ..indexer.vectors.text_column import Texts, ranks, text_column
 from ..scorer.calibration import hold_out
 from ..scorer.members import make_members
 from ..scorer.moments import add_images, empty_moments
@@ -134,7 +134,9 @@ def _with_images(
     empty: Reference, images: EmbeddedImages, labels: np.ndarray, share: float
 ) -> Reference:
     """The reference with the images [n] filed under `labels` [n], a `share` of them held out."""
-    held = hold_out(labels, images.hashes, share)
+    held = np.zeros(len(labels), bool)
+    if share:
+        held = hold_out(labels, ranks(images.hashes), share)
     used = np.flatnonzero((labels >= 0) & ~held)
     vectors = ChosenRows(images.vectors, used)
     moments = add_images(empty.moments, vectors, labels[used])

@@ -41,9 +41,8 @@ from ..scorer.members import as_members
 from ..scorer.reference import Calibration, Reference
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
-from ..scorer.scores.softmax import something_vector
+from ..scorer.scores.needs import Need
 from ..scorer.scores.trained_file import open_head
-from ..scorer.scores.wrappers import RSCIN
 from .classes import ClassWords, choose_classes, class_prompts, named_classes
 from .decisions import DecisionRule, check_can_flag, decided
 from .mislabel import with_labels_questioned
@@ -53,7 +52,7 @@ from .result import AuditResult
 from .retrieval import HITS, KeptHits
 from .robust import refitted
 from .run import AuditSettings, Kept, audit_against, audit_own, calibrated, given_classes
-from .scores import FROM_MOMENTS, Beside, NoPrompts, check_clipn, choose_score, rescored
+from .scores import Beside, NoPrompts, check_clipn, choose_score, rescored
 
 QUESTIONS = ("stray", "mislabel")
 HELD_OUT = 0.2
@@ -317,7 +316,7 @@ def run_audit(
                     clean_files, encoder, output / CLEAN, request.embed, progress, say
                 )
             )
-            share = share_held_out(asked, len(clean.rows)) if score.name in FROM_MOMENTS else 0.0
+            share = share_held_out(asked, len(clean.rows)) if Need.MOMENTS in score.needs else 0.0
             words = request.settings.words
             saved = fit_reference(clean, index, encoder, words, share, kept.reference)
         result = audit_against(images, index, saved, request.settings, progress, kept)
@@ -329,9 +328,7 @@ def run_audit(
         fitted = request.reference is not None and clean is None
         texts = _prompt_texts(result, request.settings.words, fitted)
         no_vectors = no_prompts(texts, result.index.model)
-    beside = Beside(head, no_vectors)
-    if score.name.removesuffix(RSCIN) == "clip_ad":
-        beside = replace(beside, something=something_vector(index, encoder))
+    beside = Beside(head, no_vectors, index, encoder)
     result = rescored(result, score, clean, request.settings.weight, beside)
     sources = Sources(clean, calibration, own=request.reference is None)
     return answered(result, asked, sources, request.settings, progress)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex, captions_of, origin_names, origins_of
-from ..indexer.vectors.scratch import let_go
+from ..indexer.vectors.scratch import release_pages
 from ..scorer.bliss import BlissScores, Retrieved
 from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut
@@ -153,8 +153,8 @@ class AuditResult:
         for start in range(0, n, ROWS_AT_ONCE):
             yield self._block(slice(start, min(n, start + ROWS_AT_ONCE)), rank, left_out)
             scores, retrieved = self.scores, self.retrieved
-            let_go(retrieved.rows, retrieved.similarity, scores.pull)
-            let_go(scores.best_classes, scores.best_scores)
+            release_pages(retrieved.rows, retrieved.similarity, scores.pull)
+            release_pages(scores.best_classes, scores.best_scores)
 
     def _block(self, here: slice, rank: np.ndarray, left_out: np.ndarray) -> pa.Table:
         scores, images = self.scores, self.images

@@ -21,7 +21,7 @@ from ..errors import BlissError
 from ..indexer.search.index import CaptionIndex, search
 from ..indexer.vectors.nearest import Hits
 from ..indexer.vectors.rows import Rows
-from ..indexer.vectors.scratch import let_go, scratch_array
+from ..indexer.vectors.scratch import SCRATCH, release_pages, scratch_array
 from ..progress import Progress, no_progress
 from ..scorer.bliss import Retrieved, gather_texts
 
@@ -63,9 +63,9 @@ def retrieve(
         else:
             hits = _kept_part(kept, made_with, index, queries, k)
         found.similarity[part], found.rows[part] = hits.similarity, hits.rows
-        let_go(found.similarity, found.rows)
+        release_pages(found.similarity, found.rows)
         progress("images searched", part.stop, n)
-    return gather_texts(found, index.vectors.fetch)
+    return gather_texts(found, index.vectors.fetch, SCRATCH)
 
 
 def part_rows(captions: int) -> int:

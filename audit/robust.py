@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.vectors.scratch import SCRATCH
 from ..indexer.vectors.text_column import text_column
 from ..progress import Progress, no_progress
 from ..scorer.bliss import BlissScores, bliss_scores
@@ -57,7 +58,9 @@ def refitted(
         scores = result.scores
     else:
         found = retrieve(result.index, images.vectors, settings.k, progress, result.hits)
-        scores = bliss_scores(images.vectors, found, before, settings.weight, labels, left_out)
+        scores = bliss_scores(
+            images.vectors, found, before, settings.weight, labels, left_out, allocator=SCRATCH
+        )
     out, better = _explained(images, labels, before, scores, settings.weight, left_out)
     reference = without_images(before, images, labels, out)
     classes = before.classes
@@ -73,6 +76,7 @@ def refitted(
         settings.weight,
         given_classes(result.images, reference),
         now,
+        allocator=SCRATCH,
     )
     after = replace(
         result,

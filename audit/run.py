@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
+from ..indexer.vectors.scratch import SCRATCH
 from ..indexer.vectors.text_column import numbers_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import bliss_scores
@@ -130,7 +131,13 @@ def _audit(
         index, hidden = without_label_texts(index, reference.classes, prompts, settings.exclude)
     retrieved = retrieve(index, images.vectors, settings.k, progress, hits)
     scores = bliss_scores(
-        images.vectors, retrieved, reference, settings.weight, asked.given, left_out
+        images.vectors,
+        retrieved,
+        reference,
+        settings.weight,
+        asked.given,
+        left_out,
+        allocator=SCRATCH,
     )
     result = AuditResult(
         images, index, reference, retrieved, scores, left_out, None, hits=hits, hidden=hidden
@@ -150,7 +157,7 @@ def calibrated(
     assert reference.calibration is not None
     clean, labels = reference.calibration.images, reference.calibration.labels
     found = retrieve(result.index, clean, settings.k, kept=result.hits)
-    scores = bliss_scores(clean, found, reference, settings.weight, labels)
+    scores = bliss_scores(clean, found, reference, settings.weight, labels, allocator=SCRATCH)
     if per_class:
         own = scores.given_ics + settings.weight * scores.given_ets
         p_values = class_p_values(
@@ -160,6 +167,7 @@ def calibrated(
             settings.weight,
             result.left_out,
             (labels, own),
+            allocator=SCRATCH,
         )
     else:
         p_values = conformal_p_values(scores.score, result.scores.score)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.encode.encoder import check_same_model
+from ..indexer.encode.encoder import Encoder, check_same_model
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import whole_rows
 from ..scorer.calibration import conformal_p_values
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT
-from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
+from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score, missing
+from ..scorer.scores.needs import Need, Resources, provide
 from ..scorer.scores.plus.score import fit_bliss_plus
 from ..scorer.scores.registry import SCORES
 from ..scorer.scores.trained_file import Head
@@ -24,9 +25,6 @@ from ..scorer.scores.wrappers import RSCIN, with_rscin
 from .result import AuditResult
 from .retrieval import retrieve
 from .run import given_classes
-
-FROM_MOMENTS = ("bliss", "bliss+")
-"""Scores that a fitted reference serves, and that leave an image out of its own class."""
 
 NoPrompts = Callable[[Sequence[Sequence[str]], Mapping[str, Any]], np.ndarray]
 """Each class's prompt texts, and the facts of the model that embedded the images, to the classes'
@@ -52,7 +50,7 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
     score = SCORES[plain]
     if plain != name:
         score = with_rscin(score)
-    if score.name not in FROM_MOMENTS and score.needs_normals and (saved or not separate):
+    if Need.NORMALS in score.needs and (saved or not separate):
         state = (
             "a fitted reference keeps none" if saved else "an image cannot be left out of its own"
         )
@@ -72,8 +70,9 @@ class Beside:
     """What `bliss train oecl` left."""
     no_prompts: np.ndarray | None = None
     """float32 [C, d], the classes' "no" vectors of a CLIPN."""
-    something: np.ndarray | None = None
-    """float32 [d], the vector of "a photo of something"."""
+    index: CaptionIndex | None = None
+    """All captions, where some are hidden from the audit."""
+    encoder: Encoder | None = None
 
 
 NOTHING_BESIDE = Beside()
@@ -81,13 +80,9 @@ NOTHING_BESIDE = Beside()
 
 def check_clipn(score: Score, given: bool) -> None:
     """UsageError where a score needs a CLIPN and there is none, or the other way round."""
-    if score.needs_no_prompts and not given:
-        raise UsageError(
-            f"{score.name} was asked for without a CLIPN",
-            "a trained one",
-            "Add --clipn DIR with what `bliss train clipn` made",
-        )
-    if given and not score.needs_no_prompts:
+    if Need.NO_PROMPTS in score.needs and not given:
+        raise missing(score.name, Need.NO_PROMPTS)
+    if given and Need.NO_PROMPTS not in score.needs:
         raise UsageError(
             f"--clipn was given with the score {score.name}, which does not use it",
             "clipn_ctw or clipn_atd",
@@ -118,18 +113,23 @@ def rescored(
     reference, index = result.reference, result.index
     images = np.zeros((0, reference.prompt_vectors.shape[1]), np.float32)
     labels = np.zeros(0, np.int64)
-    if clean is not None and score.needs_normals:
+    if clean is not None and Need.NORMALS in score.needs:
         labels = given_classes(clean, reference)
         images, labels = clean.vectors[np.flatnonzero(labels >= 0)], labels[labels >= 0]
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
-    texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
-    fitting = Fitting(
-        normals,
-        texts,
-        something=beside.something,
-        head=None if head is None else head.arrays,
-        no_prompts=beside.no_prompts,
+    texts = np.zeros((0, images.shape[1]), np.float32)
+    if Need.TEXTS in score.needs:
+        texts = _all_texts(index)
+    extras = provide(
+        score.needs,
+        Resources(
+            beside.index or index,
+            beside.encoder,
+            None if head is None else head.arrays,
+            None if beside.no_prompts is None else lambda: beside.no_prompts,
+        ),
     )
+    fitting = Fitting(normals, texts, extras)
     found = fit_score(score, fitting)(Query(whole_rows(result.images.vectors), result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.search.index import CAPTIONS_AT_ONCE, CaptionIndex, captions_of, without_rows
 from ..indexer.vectors.nearest import ROUNDING, Vectors
-from ..indexer.vectors.rows import slices
+from ..indexer.vectors.unit_rows import slices
 
 TEXTS_AT_ONCE = 8192
 EXAMPLES = 5

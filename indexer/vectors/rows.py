@@ -3,8 +3,6 @@
 Some rows of a set of vectors shown as if they were all: what is left once rows are removed.
 
 The rows that remain are renumbered from 0; `live` int64 [M], ascending, says which row each was.
-
-A range of rows, cut into pieces that fit in memory.
 """
 
 from __future__ import annotations
@@ -12,27 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from ...errors import BlissError
 from .layout import load_vectors
 from .nearest import Hits, Vectors, nearest_texts
-from .unit_rows import normalise_rows, stored_unit_rows
+from .unit_rows import Rows, normalise_rows, stored_unit_rows
 
 RESIDENT_BYTES = 256 << 20
 """Rows up to this size as float32 are held in memory; more of them stay on disk."""
-
-
-class Rows(Protocol):
-    """n unit rows: an array [n, d], or what can be asked like one."""
-
-    def __len__(self) -> int:
-        """n."""
-
-    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
-        """float32 [m, d], the rows of a slice or of int64 [m] numbers."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +166,3 @@ def merge_hits(found: Sequence[Hits], k: int) -> Hits:
     return Hits(
         np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
     )
-
-
-def slices(count: int, size: int) -> Iterator[slice]:
-    """0..count in slices of `size`, or of 1 where that is less."""
-    size = max(1, size)
-    for start in range(0, count, size):
-        yield slice(start, min(count, start + size))

@@ -31,7 +31,7 @@ from ...indexer.vectors.nearest import (
     keep_largest,
     no_candidates,
 )
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import slices
 from ..bliss import gather_texts
 from .contract import Fitted, Query
 

@@ -123,7 +123,7 @@ def test_p_by_class_is_the_largest_of_the_classes_p_values():
         assert found[i] == pytest.approx(max(each))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blissaudit.scorer.bliss.TABLE_ENTRIES", len(retrieved.vectors))
-        patch.setattr("blissaudit.scorer.bliss.CHUNK_ENTRIES", 25)
+        patch.setattr("blissaudit.scorer.bliss.PULL_ENTRIES", 25)
         again = class_p_values(rows, retrieved, reference, 0.5, NOTHING_LEFT_OUT, calibration)
     assert np.array_equal(again, found)
 

@@ -200,7 +200,7 @@ def test_evaluating_a_head_on_embeddings(bliss, sets, index, head):
     assert set(found) == set(names) and min(found[name] for name in names[:3]) > 0.95
     assert set(facts["head"]) == {"head.safetensors", "losses.csv"}
     outcome = bliss(*asked, "--score", "oecl")
-    assert outcome.code == 2 and "oecl was asked for without a trained head" in outcome.err
+    assert outcome.code == 2 and "oecl was used without a trained head" in outcome.err
     outcome = bliss(*asked, "--score", "knn", "--head", head)
     assert outcome.code == 2 and "--head was given with knn" in outcome.err
 

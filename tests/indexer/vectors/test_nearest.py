@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from blissaudit.errors import UsageError
 from blissaudit.indexer.search.structures import write_flat_index
-from blissaudit.indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import (
+    Vectors,
+    array_vectors,
+    exact_search,
+    nearest_texts,
+)
 from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,6 +111,18 @@ def test_k_may_be_all_texts_and_no_more():
     for k in (5, 0, -1):
         with pytest.raises(UsageError, match=rf"k = {k} was asked of an index of M = 4 texts"):
             nearest_texts(query, texts, k)
+        with pytest.raises(UsageError, match=rf"k = {k} was asked of an index of M = 4 texts"):
+            exact_search(query, np.eye(4), k)
+
+
+def test_exact_search_takes_arrays_of_either_precision():
+    rng = np.random.default_rng(5)
+    texts = rng.standard_normal((50, 6))
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    found = exact_search(texts[:7], texts, 3)
+    expected = nearest_texts(texts[:7], array_vectors(texts.astype(np.float32)), 3)
+    assert np.array_equal(found.rows, expected.rows) and found.rows[:, 0].tolist() == list(range(7))
+    assert np.array_equal(found.similarity, expected.similarity)
 
 
 def test_k_changes_how_many_are_found_and_not_which():
