@@ -20,7 +20,7 @@ import numpy as np
 from ..artefacts import MANIFEST, digest, read_manifest
 from ..errors import BlissError, UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model
-from ..indexer.images.cache import remember, remembered, take_over
+from ..indexer.images.cache import register, registered, reuse_files
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import ChosenRows
@@ -176,13 +176,13 @@ def _kept(kept: KeptReference, key: str) -> Reference | None:
     if kept.cache is None:
         return None
     notes = kept.cache / REFERENCES / key
-    for folder, _ in remembered(notes, kept.folder):
+    for folder, _ in registered(notes, kept.folder):
         with suppress(BlissError, OSError):
             manifest = read_manifest(folder, KIND, IGNORED)
             if manifest.get("key") == key:
                 (kept.folder / MANIFEST).unlink(missing_ok=True)
-                take_over(folder, kept.folder, (ARRAYS, MEMBERS), manifest)
-                remember(notes, kept.folder, {})
+                reuse_files(folder, kept.folder, (ARRAYS, MEMBERS), manifest)
+                register(notes, kept.folder, {})
                 reference = load_reference(kept.folder)
                 kept.say(f"fitted reference taken over from {folder}")
                 return reference
@@ -199,7 +199,7 @@ def _keep(kept: KeptReference, key: str, reference: Reference, images: EmbeddedI
     save_reference(reference, kept.folder, source=images.source, key=key)
     if kept.cache:
         with suppress(BlissError, OSError):
-            remember(kept.cache / REFERENCES / key, kept.folder, {})
+            register(kept.cache / REFERENCES / key, kept.folder, {})
 
 
 def bytes_of(reference: Reference) -> int:

@@ -29,7 +29,7 @@ from ..indexer.build.build import build_index
 from ..indexer.build.options import IndexOptions
 from ..indexer.build.shards import Shard, describe_missing
 from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
-from ..indexer.images.cache import remember_images
+from ..indexer.images.cache import register_images
 from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
@@ -437,7 +437,7 @@ def embed_and_remember(
     assert encoder is not None
     found = embed_images(files, encoder, folder, options, progress, say)
     if options.cache:
-        remember_images(options.cache, folder, files.spec)
+        register_images(options.cache, folder, files.spec)
     return found
 
 

@@ -85,7 +85,7 @@ def model_choice(given: dict[str, Any]) -> Any:
 def ray_engine(given: dict[str, Any]) -> Any:
     """What the engine options say: a RayEngine, or None for this process."""
     if given["engine"] == "ray":
-        from ..distributed.cluster import RayEngine
+        from ..distributed.engine import RayEngine
 
         return RayEngine(model_choice(given), given["ray_address"], given["ray_actors"])
     for name in ("ray_address", "ray_actors"):

@@ -20,6 +20,7 @@ ORDER = (
     "evaluation",
     "demo",
     "training",
+    "distributed",
     "commands",
     "cli",
 )
@@ -108,6 +109,7 @@ def test_the_check_sees_every_library_file_there_is():
         ("scorer/new.py", "def f():\n    import torch.nn", "imports torch"),
         ("audit/new.py", "from faiss import x", "imports faiss"),
         ("evaluation/new.py", "from ..audit.run import x", "imports audit, which it does without"),
+        ("demo/new.py", "from .. import distributed", "imports distributed, which is to its right"),
         ("indexer/new.py", "from blissaudit.errors import x", "imports blissaudit absolutely"),
         ("indexer/new.py", "from ...x import y", "leaves the package"),
         ("scorer/new.py", "import pickle", "imports pickle"),
