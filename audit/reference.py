@@ -23,7 +23,7 @@ from ..indexer.encode.encoder import Encoder, check_same_model
 from ..indexer.images.cache import remember, remembered, take_over
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.rows import ChosenRows
+from ..indexer.vectors.rows import SelectedRows
 from ..indexer.vectors.text_column import Texts, text_column
 from ..scorer.calibration import hold_out
 from ..scorer.members import make_members
@@ -136,7 +136,7 @@ def _with_images(
     """The reference with the images [n] filed under `labels` [n], a `share` of them held out."""
     held = hold_out(labels, images.hashes, share)
     used = np.flatnonzero((labels >= 0) & ~held)
-    vectors = ChosenRows(images.vectors, used)
+    vectors = SelectedRows(images.vectors, used)
     moments = add_images(empty.moments, vectors, labels[used])
     contents = text_column(images.hashes)
     if len(used) < len(contents):  # else the members share the images' own column

@@ -33,7 +33,7 @@ from ..indexer.images.cache import remember_images
 from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
-from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search
+from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search, text_vector
 from ..indexer.search.kinds import OWN, SearchChoice
 from ..indexer.vectors.layout import is_embedding_folder
 from ..progress import Progress, no_progress
@@ -41,7 +41,7 @@ from ..scorer.members import as_members
 from ..scorer.reference import Calibration, Reference
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
-from ..scorer.scores.softmax import something_vector
+from ..scorer.scores.softmax import SOMETHING
 from ..scorer.scores.trained_file import open_head
 from ..scorer.scores.wrappers import RSCIN
 from .classes import ClassWords, choose_classes, class_prompts, named_classes
@@ -331,7 +331,7 @@ def run_audit(
         no_vectors = no_prompts(texts, result.index.model)
     beside = Beside(head, no_vectors)
     if score.name.removesuffix(RSCIN) == "clip_ad":
-        beside = replace(beside, something=something_vector(index, encoder))
+        beside = replace(beside, something=text_vector(SOMETHING, index, encoder))
     result = rescored(result, score, clean, request.settings.weight, beside)
     sources = Sources(clean, calibration, own=request.reference is None)
     return answered(result, asked, sources, request.settings, progress)

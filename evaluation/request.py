@@ -16,11 +16,11 @@ from ..errors import UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.images.embedded import EmbeddedImages, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
-from ..indexer.search.index import CaptionIndex, captions_of
+from ..indexer.search.index import CaptionIndex, text_vector
 from ..indexer.vectors.layout import is_embedding_folder
 from ..progress import Progress, no_progress
 from ..scorer.scores.contract import Score
-from ..scorer.scores.softmax import something_vector
+from ..scorer.scores.softmax import SOMETHING
 from ..scorer.scores.trained_file import open_head
 from .draws import make_draws
 from .protocols import Protocol
@@ -125,7 +125,7 @@ def run_eval(
         index.vectors,
         request.k,
         _captions(index, chosen),
-        something_vector(index, encoder),
+        text_vector(SOMETHING, index, encoder),
         None if head is None else head.arrays,
         no_prompts,
     )
@@ -199,4 +199,4 @@ def _captions(index: CaptionIndex, chosen: Sequence[Chosen]) -> np.ndarray | Non
     """str [M], only where a score works on all texts."""
     if not any(entry.score.needs_texts for entry in chosen):
         return None
-    return np.array(captions_of(index, np.arange(index.count)))
+    return np.array(index.captions_of(np.arange(index.count)))

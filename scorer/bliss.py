@@ -20,15 +20,15 @@ The external texts that the images at hand retrieved, each distinct one once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..indexer.vectors.nearest import Hits
-from ..indexer.vectors.rows import Rows, slices
 from ..indexer.vectors.scratch import let_go, scratch_array
+from ..indexer.vectors.unit_rows import Rows, slices
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut, class_texts, left_out_statistics
 from .moments import Moments
 from .reference import Reference
@@ -104,7 +104,7 @@ def bliss_scores(
 ) -> BlissScores:
     """Scores and their parts for n unit rows `images` [n, d]; `weight` is λ.
 
-    `images` may lie on disk (`stored_rows.StoredRows`): they are read a chunk at a time.
+    `images` may lie on disk (`rows.PartedRows`): they are read a chunk at a time.
 
     `given` int [n] is the class each image is filed under, -1 for none. `left_out` names the
     images that are themselves in the reference. Raises BlissError as `bliss_matrices` does.
@@ -360,8 +360,8 @@ class Retrieved:
     """float32 [u, d], unit rows of the distinct texts."""
 
 
-def gather_texts(hits: Hits, vectors_of: Callable[[np.ndarray], np.ndarray]) -> Retrieved:
-    """Fetch each distinct text of `hits` once; `vectors_of` maps rows int64 [u] to [u, d]."""
+def gather_texts(hits: Hits, texts: Rows) -> Retrieved:
+    """Read each distinct text of `hits` once from `texts` [M, d], in memory or on disk."""
     blocks = list(slices(len(hits.rows), IMAGES_AT_ONCE))
     distinct = np.zeros(0, np.int64)
     for some in blocks:
@@ -370,4 +370,4 @@ def gather_texts(hits: Hits, vectors_of: Callable[[np.ndarray], np.ndarray]) -> 
     for some in blocks:
         position[some] = np.searchsorted(distinct, hits.rows[some])
         let_go(position, hits.rows)
-    return Retrieved(hits.similarity, hits.rows, position, vectors_of(distinct))
+    return Retrieved(hits.similarity, hits.rows, position, texts[distinct])

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.vectors.rows import Rows
 from ..indexer.vectors.text_column import Texts, ranks
+from ..indexer.vectors.unit_rows import Rows
 from .bliss import Retrieved, class_blocks
 from .leave_one_out import LeftOut
 from .reference import Reference

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
-from ..indexer.vectors.rows import Rows
 from ..indexer.vectors.text_column import arrow_texts, joined_contents, packed_texts
+from ..indexer.vectors.unit_rows import Rows
 from .members import Members, Membership, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.vectors.rows import slices
+from ..indexer.vectors.unit_rows import slices
 from .moments import ClassMoments, Moments
 
 TEXTS_AT_ONCE = 1024

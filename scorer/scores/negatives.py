@@ -39,8 +39,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import BlissError
-from ...indexer.vectors.rows import slices
-from ...indexer.vectors.unit_rows import normalise_rows
+from ...indexer.vectors.unit_rows import normalise_rows, slices
 from .contract import Fitted, Fitting, Score, between, positive, whole
 from .similarity import VECTORS_AT_ONCE, share_of, similarity
 from .text_terms import MAXIMUM, TextSum, TextTerm

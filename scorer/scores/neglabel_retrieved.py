@@ -20,7 +20,7 @@ from math import erfc, log, log1p, pi, sqrt
 import numpy as np
 
 from ...errors import UsageError
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import slices
 from ..bliss import Retrieved
 from .contract import Fitted, Fitting, Query, Score, positive
 from .negatives import MINING, SOURCE, Mining, is_negative, mine

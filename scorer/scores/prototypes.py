@@ -31,7 +31,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...indexer.vectors.nearest import ROUNDING
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Query, Score, between, positive
 from .distances import class_means
 from .similarity import in_chunks

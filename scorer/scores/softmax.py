@@ -21,8 +21,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...errors import UsageError
-from ...indexer.encode.encoder import Encoder
-from ...indexer.search.index import CaptionIndex, find_captions
 from .contract import Fitted, Fitting, Query, Score, positive
 from .similarity import share_of, similarity
 
@@ -97,14 +95,6 @@ MAXIMUM_COSINE = Score(
 
 
 SOMETHING = "a photo of something"
-
-
-def something_vector(index: CaptionIndex, encoder: Encoder | None) -> np.ndarray | None:
-    """float32 [d], that text's vector, from the model or the index, where either has it."""
-    if encoder is not None:
-        return encoder.encode_texts([SOMETHING])[0]
-    found = find_captions(index, {SOMETHING: SOMETHING})
-    return index.vectors.fetch(np.array([found[SOMETHING]]))[0] if found else None
 
 
 def fit_clip_ad(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
