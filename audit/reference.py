@@ -23,7 +23,7 @@ from ..indexer.encode.encoder import Encoder, check_same_model
 from ..indexer.images.cache import register, registered, reuse_files
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.rows import ChosenRows
+from ..indexer.vectors.rows import SelectedRows
 from ..indexer.vectors.text_column import Texts, ranks, text_column
 from ..scorer.calibration import hold_out
 from ..scorer.members import make_members
@@ -138,7 +138,7 @@ def _with_images(
     if share:
         held = hold_out(labels, ranks(images.hashes), share)
     used = np.flatnonzero((labels >= 0) & ~held)
-    vectors = ChosenRows(images.vectors, used)
+    vectors = SelectedRows(images.vectors, used)
     moments = add_images(empty.moments, vectors, labels[used])
     contents = text_column(images.hashes)
     if len(used) < len(contents):  # else the members share the images' own column

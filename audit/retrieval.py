@@ -20,8 +20,8 @@ from ..artefacts import check_checksum, digest, read_json, sha256_of, write_arra
 from ..errors import BlissError
 from ..indexer.search.index import CaptionIndex, search
 from ..indexer.vectors.nearest import Hits
-from ..indexer.vectors.rows import Rows
 from ..indexer.vectors.scratch import SCRATCH, release_pages, scratch_array
+from ..indexer.vectors.unit_rows import Rows
 from ..progress import Progress, no_progress
 from ..scorer.bliss import Retrieved, gather_texts
 
@@ -65,7 +65,7 @@ def retrieve(
         found.similarity[part], found.rows[part] = hits.similarity, hits.rows
         release_pages(found.similarity, found.rows)
         progress("images searched", part.stop, n)
-    return gather_texts(found, index.vectors.fetch, SCRATCH)
+    return gather_texts(found, index.vectors, SCRATCH)
 
 
 def part_rows(captions: int) -> int:

@@ -10,12 +10,13 @@ from ..errors import UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
+from ..indexer.vectors.rows import remaining
 from ..indexer.vectors.scratch import SCRATCH
 from ..indexer.vectors.text_column import numbers_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import class_p_values, conformal_p_values
-from ..scorer.label_filter import NO_FILTER, LabelFilter, without_label_texts
+from ..scorer.label_filter import NO_FILTER, LabelFilter, label_texts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.members import as_members
 from ..scorer.reference import Reference
@@ -128,7 +129,8 @@ def _audit(
     left_out, hidden = in_reference(images, reference), None
     if settings.exclude:
         prompts = reference.prompt_vectors
-        index, hidden = without_label_texts(index, reference.classes, prompts, settings.exclude)
+        hidden = label_texts(index, index.vectors, reference.classes, prompts, settings.exclude)
+        index = index.without(remaining(index.count, hidden.kept))
     retrieved = retrieve(index, images.vectors, settings.k, progress, hits)
     scores = bliss_scores(
         images.vectors,

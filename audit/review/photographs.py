@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +28,12 @@ from ...indexer.vectors.layout import (
     EmbeddingFolder,
     column_names,
     is_embedding_folder,
-    load_vectors,
     metadata_parts,
     open_embedding_folder,
     read_parquet,
 )
-from ...indexer.vectors.unit_rows import normalise_rows
+from ...indexer.vectors.rows import OutsideRows
+from ...indexer.vectors.unit_rows import slices
 from ..folder import RunFolder
 
 LIMITS = DecodingLimits()
@@ -218,28 +219,22 @@ class StoredImages:
             [table["row"].to_numpy() for table in metadata_parts(self.layout, ["row"])]
         )
 
-    def vectors(self, places: np.ndarray) -> np.ndarray:
-        """float32 [m, d], unit rows at `places`."""
-        starts = np.cumsum([0, *self.layout.rows])
-        found = np.empty((len(places), self.layout.dimension), np.float32)
-        for number, path in enumerate(self.layout.vectors):
-            here = np.flatnonzero((places >= starts[number]) & (places < starts[number + 1]))
-            if len(here):
-                found[here] = load_vectors(path)[places[here] - starts[number]]
-        return normalise_rows(found).unit
+    @cached_property
+    def vectors(self) -> OutsideRows:
+        """The unit rows of all stored images."""
+        return OutsideRows(self.layout.vectors)
 
     def hashes(self, places: Sequence[int]) -> list[str]:
         """What the images at `places` are known by: SHA-256 of the file, else of the vector."""
         if self.ours:
             return [str(content) for content in self.column("sha256", np.array(places, np.int64))]
-        return [NO_FILE + hashlib.sha256(row).hexdigest() for row in self.vectors(np.array(places))]
+        return [NO_FILE + hashlib.sha256(row).hexdigest() for row in self.vectors[np.array(places)]]
 
     def mean(self) -> np.ndarray:
         """float64 [d], the mean of all unit rows."""
         total = np.zeros(self.layout.dimension)
-        for start in range(0, self.layout.count, ROWS_AT_ONCE):
-            stop = min(self.layout.count, start + ROWS_AT_ONCE)
-            total += self.vectors(np.arange(start, stop)).sum(axis=0, dtype=np.float64)
+        for some in slices(self.layout.count, ROWS_AT_ONCE):
+            total += self.vectors[some].sum(axis=0, dtype=np.float64)
         return total / self.layout.count
 
     def column(self, name: str, places: np.ndarray) -> list[str | None]:

@@ -25,7 +25,7 @@ from ..store.lock import only_run_in, wait_to_run_in
 from ..store.parts import begin_building, drop_records, is_finished
 from ..store.sources import Described, describe_sources, request_of
 from ..upkeep.repair import REPAIRING, check_planned, damaged_parts, put_back
-from ..vectors.layout import load_vectors
+from ..vectors.rows import load_vectors
 from .engine import Engine
 from .finish import finish_index
 from .options import NO_OPTIONS, IndexOptions

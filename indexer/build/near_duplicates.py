@@ -15,8 +15,8 @@ import numpy as np
 
 from ...artefacts import write_array
 from ..store.parts import vector_file
-from ..vectors.layout import load_vectors
 from ..vectors.nearest import ROUNDING
+from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import stored_unit_rows
 
 BLOCK, OTHERS = 1024, 8192

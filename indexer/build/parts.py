@@ -30,7 +30,8 @@ from ..encode.encoder import Encoder
 from ..encode.pipeline import encode_captions
 from ..store.parts import BUILDING, Part, files_of, finished_part, write_part
 from ..store.sources import Described, encoding_prompts
-from ..vectors.layout import EmbeddingFolder, load_vectors, open_embedding_folder
+from ..vectors.layout import EmbeddingFolder, open_embedding_folder
+from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import normalise_rows
 from .plan import RowPlan, plan_batches, read_plan_part
 

@@ -40,7 +40,8 @@ from ..store.parts import (
     metadata_file,
     vector_file,
 )
-from ..vectors.layout import load_vectors, read_parquet
+from ..vectors.layout import read_parquet
+from ..vectors.rows import load_vectors
 from .embedded import KIND
 
 IMAGES = "image-embeddings"

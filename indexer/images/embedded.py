@@ -19,16 +19,14 @@ from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
     EmbeddingFolder,
     column_names,
-    load_vectors,
     open_embedding_folder,
     read_parquet,
 )
 from ..vectors.rows import (
-    ChosenRows,
-    Rows,
-    StoredRows,
-    open_outside_rows,
-    open_stored_rows,
+    OutsideRows,
+    PartedRows,
+    SelectedRows,
+    load_vectors,
     resident_if_few,
 )
 from ..vectors.text_column import (
@@ -42,7 +40,7 @@ from ..vectors.text_column import (
     joined_contents,
     packed_texts,
 )
-from ..vectors.unit_rows import normalise_rows
+from ..vectors.unit_rows import Rows, normalise_rows
 
 KIND = "image-embeddings"
 EMBEDDED_ROWS_AT_ONCE = 16_384
@@ -94,7 +92,7 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
             "at least one readable image",
             "Check the files",
         )
-    stored = open_stored_rows([folder / vector_file("img", number) for number in numbers])
+    stored = PartedRows([folder / vector_file("img", number) for number in numbers])
     rows: list[np.ndarray] = []
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
@@ -131,7 +129,7 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
         return open_embedded_images(folder, str(folder))
     layout = open_embedding_folder(folder, "img")
     paths, labels = paths_and_labels(layout)
-    stored = open_outside_rows(layout.vectors)
+    stored = OutsideRows(layout.vectors)
     bad, hashes, adjusted = _scan(stored)
     if len(bad) == len(stored):
         raise BlissError(
@@ -142,7 +140,7 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
     kept = np.setdiff1d(np.arange(len(stored)), bad)
     reason = "the embedding is zero or not finite"
     return EmbeddedImages(
-        vectors=resident_if_few(ChosenRows(stored, kept), layout.dimension),
+        vectors=resident_if_few(SelectedRows(stored, kept), layout.dimension),
         rows=kept,
         paths=paths.take(kept) if len(bad) else paths,
         labels=labels.take(kept) if len(bad) else labels,
@@ -163,7 +161,7 @@ def _fingerprint(hashes: TextColumn) -> str:
     return found.hexdigest()
 
 
-def _scan(stored: StoredRows) -> tuple[np.ndarray, TextColumn, int]:
+def _scan(stored: PartedRows) -> tuple[np.ndarray, TextColumn, int]:
     """One pass: int64 [u] unusable rows; contents of the others; how many of those were not of
     unit length."""
     bad, hashes, adjusted = [], [], 0

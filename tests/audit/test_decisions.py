@@ -10,7 +10,7 @@ import pytest
 from blissaudit.audit.decisions import DecisionRule, check_can_flag, check_flagged, decided
 from blissaudit.audit.result import AuditResult
 from blissaudit.errors import TooManyFlagged, UsageError
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import bliss_matrices, gather_texts
 from blissaudit.scorer.calibration import (
     EmpiricalNull,
@@ -104,7 +104,7 @@ def small_world(seed: int = 0):
     reference = Reference(
         fit_moments(("a", "b", "c"), rows, labels), np.eye(6, dtype=np.float32)[:3]
     )
-    retrieved = gather_texts(nearest_texts(rows, array_vectors(rows), 5), lambda r: rows[r])
+    retrieved = gather_texts(exact_search(rows, rows, 5), rows)
     return rows, labels, reference, retrieved
 
 

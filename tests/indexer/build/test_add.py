@@ -14,7 +14,7 @@ from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.build.add import AddOptions, add_captions, add_embeddings
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of, open_index, origins_of, search
+from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 from blissaudit.indexer.upkeep.verify import verify_index
@@ -53,7 +53,7 @@ def new(tmp_path):
 
 def shown(folder):
     index = open_index(folder)
-    return captions_of(index, np.arange(index.count))
+    return index.captions_of(np.arange(index.count))
 
 
 def problems(folder, encoder):
@@ -78,7 +78,7 @@ def test_new_captions_follow_the_old_and_nothing_old_is_written_again(folder, ne
     assert manifest["counts"] == {**zero, "read": 18, "empty": 1, "duplicate": 4, "kept": 13}
     named = [(source["name"], source["licence"], source["rows"]) for source in manifest["sources"]]
     assert named == [("old.txt", "CC0", 6), ("new.txt", "CC BY 4.0", 3), ("old.txt#2", None, 4)]
-    origins = origins_of(open_index(folder), np.arange(4, 9))
+    origins = open_index(folder).origins_of(np.arange(4, 9))
     assert [origin.source for origin in origins] == ["old.txt", *["new.txt"] * 3, "old.txt#2"]
     hits = search(open_index(folder), small.vector_of("kea")[None], 1)
     assert hits.rows.tolist() == [[9]]
