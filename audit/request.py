@@ -132,8 +132,9 @@ class AuditInputs:
     reference: ImageInput | Reference | None
     """None: the audited images are their own reference."""
     calibration: ImageInput | None
-    captions: CaptionIndex | TextSource
-    """An index, or the corpus to build one from."""
+    index: CaptionIndex | None
+    """None: one is built from the corpus."""
+    corpus: TextSource | None
     encoder: Encoder | None
     score: Score
     head: Head | None
@@ -186,8 +187,10 @@ def open_inputs(
     everything = (images, reference, calibration)
     if index is None or request.model.model or any(map(_is_listed, everything)):
         encoder = encoder_for(request.model, index, fitted, say)
-    captions = _open_corpus(request, say) if index is None else index
-    inputs = AuditInputs(images, reference, calibration, captions, encoder, score, head, no_prompts)
+    corpus = _open_corpus(request, say) if index is None else None
+    inputs = AuditInputs(
+        images, reference, calibration, index, corpus, encoder, score, head, no_prompts
+    )
     _check_models(inputs)
     if index is not None:
         _check_search(index, request.settings.k)
@@ -263,8 +266,8 @@ def _check_models(inputs: AuditInputs) -> None:
     models = []
     if encoder is not None:
         models.append(("the model given", encoder.facts))
-    if isinstance(inputs.captions, CaptionIndex):
-        models.append((str(inputs.captions.folder), inputs.captions.model))
+    if inputs.index is not None:
+        models.append((str(inputs.index.folder), inputs.index.model))
     for given in inputs.collections.values():
         if isinstance(given, EmbeddedImages):
             for name, facts in models:
@@ -306,9 +309,9 @@ def embed_inputs(
 
     Errors as of `build_index` and `embed_images`.
     """
-    index = inputs.captions
-    if not isinstance(index, CaptionIndex):
-        index = _build_index(index, inputs.encoder, request, progress)
+    index = inputs.index
+    if index is None:
+        index = _build_index(inputs, request, progress)
         _check_search(index, request.settings.k)
     embedded = {}
     for name, given in inputs.collections.items():
@@ -323,13 +326,12 @@ def embed_inputs(
     return EmbeddedInputs(embedded[IMAGES], embedded.get(CLEAN), embedded.get(CALIBRATION), index)
 
 
-def _build_index(
-    source: TextSource, encoder: Encoder | None, request: AuditRequest, progress: Progress
-) -> CaptionIndex:
-    assert encoder is not None
+def _build_index(inputs: AuditInputs, request: AuditRequest, progress: Progress) -> CaptionIndex:
+    assert inputs.corpus is not None and inputs.encoder is not None
     rules = CaptionRules(deduplicate=not request.keep_duplicates)
     options = IndexOptions(rules, overwrite=request.embed.overwrite, engine=request.embed.engine)
-    built = build_index(source, encoder, Path(request.output) / "index", options, progress)
+    folder = Path(request.output) / "index"
+    built = build_index(inputs.corpus, inputs.encoder, folder, options, progress)
     return built if request.search == OWN else open_index(built.folder, request.search)
 
 
