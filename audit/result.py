@@ -20,7 +20,7 @@ from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.mislabel import LabelMargins
 from ..scorer.reference import Reference
-from .retrieval import KeptHits
+from .retrieval import HitsCache
 
 ROWS_AT_ONCE = 16_384
 
@@ -73,7 +73,7 @@ class AuditResult:
     """How well each image suits its label, where that was the question; it ranks them then."""
     decision: Decision | None = None
     refit: Refit | None = None
-    hits: KeptHits | None = None
+    hits: HitsCache | None = None
     """Where what the images retrieved is kept, for what has to retrieve again."""
     hidden: HiddenTexts | None = None
     """What was hidden of the index for being too like a label; `index` is what is left."""

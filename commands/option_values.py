@@ -100,10 +100,9 @@ def no_prompts(given: dict[str, Any]) -> Any:
     if given["clipn"] is None:
         return None
     from ..training.clipn_folder import open_clipn
-    from ..training.clipn_tower import no_vectors
+    from ..training.clipn_tower import NoPromptEncoder
 
-    clipn, choice = open_clipn(given["clipn"]), model_choice(given)
-    return lambda prompts, model: no_vectors(clipn, prompts, model, choice)
+    return NoPromptEncoder(open_clipn(given["clipn"]), model_choice(given))
 
 
 def corpus_options(given: dict[str, Any]) -> Any:

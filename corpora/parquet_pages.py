@@ -15,6 +15,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..tables import read_batches
+
 MAX_PAGE = 32 << 20
 """Bytes that a page may unpack to, whatever it takes in the file."""
 MAX_RATIO = 4
@@ -35,9 +37,7 @@ def parquet_batches(
     """
     largest = max(largest_page(table, file, columns, group), 1)
     at_once = max(1, min(rows, MAX_PAGE // largest))
-    yield from table.iter_batches(
-        at_once, row_groups=[group], columns=list(columns), use_threads=False
-    )
+    yield from read_batches(table, at_once, columns, [group])
 
 
 def largest_page(table: pq.ParquetFile, file: IO[bytes], columns: Sequence[str], group: int) -> int:

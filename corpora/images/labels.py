@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ...csv_cells import cell_text
 from ...errors import BlissError, UsageError
+from ...tables import open_table
 from ..parquet_pages import parquet_batches
 from .folders import ImageList, list_paths
 from .source import ImageOptions, display_path, is_inside
@@ -152,7 +153,7 @@ def _csv_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str 
 def _parquet_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str | None]]:
     try:
         with open(file, "rb") as opened:
-            table = pq.ParquetFile(opened, pre_buffer=False)
+            table = open_table(opened)
             schema = table.schema_arrow
             path_at, label_at = _columns(file, schema.names, options)
             names = [schema.names[path_at]]

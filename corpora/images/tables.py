@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ...artefacts import digest
 from ...errors import BlissError, UsageError
+from ...tables import open_table
 from ..addresses import base_name, is_remote, open_file, reachable, stamp, unreachable
 from ..parquet_pages import PageTooLarge, parquet_batches
 from ..sources import JSON
@@ -242,7 +243,7 @@ def table_rows(file: IO[bytes], address: str, columns: list[str], skip: Skip) ->
     """
     try:
         if is_parquet(address):
-            with pq.ParquetFile(file, pre_buffer=False) as table:
+            with open_table(file) as table:
                 _check_columns(address, table.schema_arrow, columns)
                 yield from _parquet_rows(table, file, columns, skip)
         else:

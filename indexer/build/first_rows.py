@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ...artefacts import write_atomically
 from ...corpora.captions import closed_after
 from ...errors import BlissError
+from ...tables import open_table, read_batches
 
 LEAST_MEMORY, MOST_MEMORY = 32 << 20, 16 << 30
 ROWS = 32_768
@@ -72,10 +73,10 @@ def _first_rows(staged: Path, folder: Path, memory: int) -> Iterator[pa.RecordBa
             tempfile.TemporaryDirectory(prefix=".spill-", suffix=".tmp", dir=spill) as scratch,
             duckdb.connect(config={**settings, "temp_directory": scratch}) as connection,
             open(staged, "rb") as opened,
-            pq.ParquetFile(opened, pre_buffer=False) as file,
+            open_table(opened) as file,
         ):
             schema = pa.schema([("caption", pa.string()), ("ordinal", pa.int64())])
-            batches = file.iter_batches(ROWS, columns=schema.names, use_threads=False)
+            batches = read_batches(file, ROWS, schema.names)
             connection.register("staged", pa.RecordBatchReader.from_batches(schema, batches))
             yield from connection.sql(_QUERY).to_arrow_reader(ROWS)
     except duckdb.OutOfMemoryException as error:

@@ -33,6 +33,7 @@ from ...corpora.captions import (
 )
 from ...corpora.sources import JSON, TextBatch, TextSource
 from ...errors import BlissError
+from ...tables import open_table, read_batches
 from .first_rows import ROWS, write_first_rows
 
 RECORD = "plan.json"
@@ -99,8 +100,8 @@ def plan_batches(plan: RowPlan, number: int, size: int) -> Iterator[pa.RecordBat
     """The rows of one part, at most `size` at a time; BlissError where they cannot be read."""
     path = plan.folder / plan_file(number)
     try:
-        with open(path, "rb") as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
-            yield from file.iter_batches(size, use_threads=False)
+        with open(path, "rb") as opened, open_table(opened) as file:
+            yield from read_batches(file, size)
     except (OSError, pa.ArrowException) as error:
         raise BlissError(
             f"{path} could not be read ({error})",
@@ -229,17 +230,17 @@ def _kept(folder: Path, deduplicate: bool) -> Iterator[pa.RecordBatch]:
     """The kept rows in order: the staged ones without later duplicates."""
     with (
         open(folder / STAGED, "rb") as opened,
-        pq.ParquetFile(opened, pre_buffer=False) as staged,
+        open_table(opened) as staged,
     ):
-        batches = staged.iter_batches(ROWS, columns=PLANNED.names, use_threads=False)
+        batches = read_batches(staged, ROWS, PLANNED.names)
         if not deduplicate:
             yield from batches
             return
         with (
             open(folder / FIRSTS, "rb") as wanted,
-            pq.ParquetFile(wanted, pre_buffer=False) as firsts,
+            open_table(wanted) as firsts,
         ):
-            more = firsts.iter_batches(ROWS, use_threads=False)
+            more = read_batches(firsts, ROWS)
             ahead, start = np.empty(0, np.int64), 0
             for batch in batches:
                 stop = start + len(batch)
@@ -307,8 +308,8 @@ class KnownCaptions:
         first = 0
         for path in self.files:
             try:
-                with open(path, "rb") as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
-                    for batch in file.iter_batches(size, columns=["caption"], use_threads=False):
+                with open(path, "rb") as opened, open_table(opened) as file:
+                    for batch in read_batches(file, size, ["caption"]):
                         texts = batch.column(0).to_pylist()
                         yield TextBatch(texts, np.arange(first, first + len(texts)))
                         first += len(texts)

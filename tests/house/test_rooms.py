@@ -13,6 +13,7 @@ ORDER = (
     "safe_text",
     "progress",
     "artefacts",
+    "tables",
     "corpora",
     "indexer",
     "scorer",
@@ -94,7 +95,7 @@ def test_the_check_sees_every_library_file_there_is():
     rooms = {name.split("/")[0] for name, _ in library_files(ROOT)}
     apart = {
         f"{name}.py"
-        for name in ("errors", "csv_cells", "safe_text", "progress", "artefacts", "cli")
+        for name in ("errors", "csv_cells", "safe_text", "progress", "artefacts", "tables", "cli")
     }
     assert rooms == {name for name in ORDER if f"{name}.py" not in apart} | apart
     assert "import faiss" in (ROOT / "indexer/search/structures.py").read_text()
