@@ -17,13 +17,16 @@ import pyarrow.parquet as pq
 
 from ...csv_cells import cell_text
 from ...errors import BlissError, UsageError
-from ..parquet_pages import parquet_batches
+from ..parquet_pages import check_rows, parquet_batches
 from .folders import ImageList, list_paths
 from .source import ImageOptions, display_path, is_inside
 
 LABEL_FILE_NAMES = ("labels.csv", "labels.tsv", "labels.parquet")
 """A flat folder that holds one of these is labelled by it."""
 
+LONGEST_LABEL = 1024
+"""Bytes of the longest name of a class."""
+LABEL_TOO_LONG = f"its label is longer than {LONGEST_LABEL:,} bytes"
 _LONGEST_FIELD = 1 << 20
 _ROWS_AT_ONCE = 4096
 _MOST_TEXT, _MOST_RATIO = 64 << 20, 16
@@ -174,6 +177,7 @@ def _read_columns(
     """The paths and labels; ArrowInvalid where they are much larger than the file."""
     paths: list[object] = []
     labels: list[str | None] = []
+    check_rows(table, file)
     size, limit = 0, max(_MOST_TEXT, _MOST_RATIO * os.fstat(file.fileno()).st_size)
     for group in range(table.num_row_groups):
         for batch in parquet_batches(table, file, names, _ROWS_AT_ONCE, group):
@@ -267,6 +271,14 @@ def image_features(schema: pa.Schema) -> list[str]:
         return [name for name in schema.names if features[name].get("_type") == "Image"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
+
+
+def is_too_long(value: pa.Scalar) -> bool:
+    """Whether text is longer than a label may be; no Python object is made of it."""
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    text = value.as_buffer() if isinstance(value, pa.BinaryScalar) else None
+    return text is not None and text.size > LONGEST_LABEL
 
 
 def label_values(

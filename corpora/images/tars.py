@@ -19,7 +19,7 @@ from ...artefacts import digest
 from ...errors import BlissError
 from ..addresses import base_name, is_remote, open_file, reachable, stamp
 from ..sources import JSON
-from .labels import LABEL_COLUMNS, label_text
+from .labels import LABEL_COLUMNS, LABEL_TOO_LONG, LONGEST_LABEL, label_text
 from .source import (
     MAX_IMAGE_BYTES,
     NO_IMAGE_OPTIONS,
@@ -127,9 +127,13 @@ class ImageTars:
 
     def _rows_of(self, sample: _Sample, shard: str, row: int) -> Iterator[ImageItem]:
         label = sample_label(sample.others, self.options.label_column)
+        too_long = label is not None and len(label.encode()) > LONGEST_LABEL
         for n, image in enumerate(sample.images):
             name = f"{shard}/{display_path(image.name)}" if image.name else shard
-            yield ImageItem(row + n, name, label, data=image.data, problem=image.problem)
+            if too_long and not image.problem:
+                yield ImageItem(row + n, name, problem=LABEL_TOO_LONG)
+            else:
+                yield ImageItem(row + n, name, label, data=image.data, problem=image.problem)
 
 
 class _Lost(NamedTuple):

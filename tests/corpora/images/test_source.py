@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blissaudit.corpora import datasets as data_sets
 from blissaudit.corpora.addresses import expand
 from blissaudit.corpora.images.opening import open_images
 from blissaudit.corpora.images.source import (
@@ -363,6 +364,7 @@ def test_a_folder_of_parquet_shards_and_a_repository(
     assert labels(open_images(folder)) == ["dog", "cat", "dog"]
     assert labels(open_images(folder, ImageOptions(split="test"))) == ["dog"]
     real = datasets.load_dataset_builder
+    monkeypatch.setattr(data_sets, "_is_of_repository", lambda address, file: True)
     asked = []
 
     def load(address: str, **options: object) -> object:
@@ -383,6 +385,7 @@ def test_repositories_of_archives_and_of_image_files(
     import datasets
 
     real = datasets.load_dataset_builder
+    monkeypatch.setattr(data_sets, "_is_of_repository", lambda address, file: True)
     (tmp_path / "t").mkdir()
     make_tar(tmp_path / "t" / "train-0.tar", [("0.png", png(1)), ("0.cls", b"3")])
     for name in ("cat/a.png", "dog/a.png"):
