@@ -40,6 +40,12 @@ class LabelFile:
     name: str
     paths: tuple[str, ...]
     labels: tuple[str | None, ...]
+    has_labels: bool = True
+    """Whether it has a column of labels."""
+
+
+Columns = tuple[list[str], list[str | None], bool]
+"""Paths, labels, and whether there is a column of labels."""
 
 
 def read_label_file(file: str, options: ImageOptions) -> LabelFile:
@@ -48,7 +54,7 @@ def read_label_file(file: str, options: ImageOptions) -> LabelFile:
     UsageError where the columns are not there; BlissError where it cannot be read.
     """
     read = _parquet_columns if file.lower().endswith(".parquet") else _csv_columns
-    paths, labels = read(file, options)
+    paths, labels, has_labels = read(file, options)
     empty = next((row for row, path in enumerate(paths) if not path), None)
     if empty is not None:
         raise BlissError(
@@ -56,7 +62,8 @@ def read_label_file(file: str, options: ImageOptions) -> LabelFile:
             "a path in every record",
             "Correct or remove that record",
         )
-    return LabelFile(display_path(os.path.basename(file)), tuple(paths), tuple(labels))
+    name = display_path(os.path.basename(file))
+    return LabelFile(name, tuple(paths), tuple(labels), has_labels)
 
 
 def list_labelled(file: str, options: ImageOptions) -> ImageList:
@@ -76,6 +83,12 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
     the file gives one image two labels.
     """
     read = read_label_file(file, options)
+    if not read.has_labels:
+        raise UsageError(
+            f"{display_path(file)} has no column with labels",
+            f"one called {', '.join(LABEL_COLUMNS)}, in its first line",
+            "Name the column with --label-column",
+        )
     base, root = os.path.dirname(os.path.abspath(file)), os.path.abspath(listed.root)
     labels: dict[str, str | None] = {}
     for path, label in zip(read.paths, read.labels, strict=True):
@@ -117,7 +130,7 @@ def _below(root: str, path: str) -> str:
     return path
 
 
-def _csv_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str | None]]:
+def _csv_columns(file: str, options: ImageOptions) -> Columns:
     delimiter = "\t" if file.lower().endswith(".tsv") else ","
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
@@ -149,10 +162,10 @@ def _csv_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str 
         raise _unreadable(file, error) from error
     finally:
         csv.field_size_limit(before)
-    return paths, labels
+    return paths, labels, label_at is not None
 
 
-def _parquet_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str | None]]:
+def _parquet_columns(file: str, options: ImageOptions) -> Columns:
     try:
         with open(file, "rb") as opened:
             table = pq.ParquetFile(opened, pre_buffer=False)
@@ -167,8 +180,8 @@ def _parquet_columns(file: str, options: ImageOptions) -> tuple[list[str], list[
     values, found = read
     paths = ["" if value is None else str(value) for value in values]
     if label_at is None:
-        return paths, [None] * len(paths)
-    return paths, found
+        return paths, [None] * len(paths), False
+    return paths, found, True
 
 
 def _read_columns(
@@ -215,7 +228,7 @@ def _unreadable(file: str, error: Exception) -> BlissError:
 
 
 PATH_COLUMNS = ("path", "file_name", "filename", "image_path", "image", "file")
-LABEL_COLUMNS = ("label", "labels", "class", "cls")
+LABEL_COLUMNS = ("label", "labels", "class", "cls", "category", "class_name", "target")
 ESCAPED_COLUMNS = ("escaped_path", "escaped_label")
 """Of a csv file whose cells are as `csv_cells` writes them."""
 
@@ -229,17 +242,32 @@ def choose_named(
 ) -> str | None:
     """`given`, or else the first of the `usual` names that is there, or None.
 
-    UsageError naming `option` where `given` is not among `names`.
+    A name counts in any case and with spaces around it where none is written just so. UsageError
+    naming `option` where `given` is not among `names`, or is several of them.
     """
     if given is not None:
-        if given not in names:
+        found = _spelled(names, given)
+        if len(found) > 1:
+            raise UsageError(
+                f"{where} has several columns like {given!r}",
+                f"one of {', '.join(found)}",
+                f"Correct {option}",
+            )
+        if not found:
             raise UsageError(
                 f"{where} has no column {given!r}",
                 f"one of {', '.join(names) or 'none'}",
                 f"Correct {option}",
             )
-        return given
-    return next((name for name in usual if name in names), None)
+        return found[0]
+    return next((found[0] for name in usual if (found := _spelled(names, name))), None)
+
+
+def _spelled(names: Sequence[str], wanted: str) -> list[str]:
+    """The names that are `wanted`, or else those that differ from it in case and spaces alone."""
+    if wanted in names:
+        return [wanted]
+    return [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
 
 
 def label_text(value: object) -> str | None:
