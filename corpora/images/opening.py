@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...errors import UsageError
 from ..addresses import expand, is_remote, is_remote_folder
@@ -17,6 +18,7 @@ from .source import (
     ImageSource,
     display_path,
     has_image_suffix,
+    is_image_file,
     refuse_image_options,
 )
 from .tables import choose_image_column, open_image_tables, read_schema
@@ -66,7 +68,7 @@ def open_images(
     elif os.path.isfile(spec) and lower.endswith(LABEL_FILE_SUFFIXES):
         refuse_image_options(spec, options, COLUMNS)
         return list_labelled(spec, options)
-    elif os.path.isfile(spec) and has_image_suffix(spec):
+    elif os.path.isfile(spec) and (has_image_suffix(spec) or is_image_file(spec)):
         refuse_image_options(spec, options, ())
         return list_image_files([spec])
     state = "is no collection of images" if os.path.lexists(spec) else "does not exist"
@@ -106,6 +108,9 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
             refuse_image_options(folder, options, ())
             return listed
         refuse_image_options(folder, options, (*COLUMNS, "labels"))
+        if os.path.dirname(os.path.abspath(file)) == os.path.abspath(folder):
+            found.others[os.path.splitext(file)[1].lower()] -= 1
+            listed = replace(listed, notices=found.notices(folder))
         return add_labels(listed, file, options)
     names = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=os.fsencode)]
     tars = [name for name in names if name.lower().endswith(TAR_SUFFIXES)]

@@ -17,18 +17,21 @@ from typing import IO, NamedTuple
 
 from ...artefacts import digest
 from ...errors import BlissError
-from ..addresses import base_name, is_remote, open_file, reachable, stamp
+from ..addresses import base_name, is_remote, open_file, reachable, stamp, suffix_of
 from ..sources import JSON
 from .labels import LABEL_COLUMNS, LABEL_TOO_LONG, LONGEST_LABEL, choose_named, label_text
 from .source import (
+    HEAD_BYTES,
     MAX_IMAGE_BYTES,
     NO_IMAGE_OPTIONS,
+    SIDECAR_SUFFIXES,
     TOO_LARGE,
     ImageItem,
     ImageOptions,
     Skip,
     display_path,
     has_image_suffix,
+    image_format,
 )
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -119,7 +122,7 @@ class ImageTars:
     ) -> None:
         """Add a member to its sample, if it is an image or may be a label."""
         wanted = self.options.image_column
-        is_image = suffix == wanted if wanted else has_image_suffix(member.name)
+        is_image = suffix == wanted if wanted else _holds_image(member, file)
         if is_image:
             held = sum(len(image.data or b"") for image in sample.images)
             if held + member.size > MAX_IMAGE_BYTES and sample.images:
@@ -229,6 +232,19 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
     folder, slash, last = name.rpartition("/")
     stem, _, suffix = last.partition(".")
     return folder + slash + stem, suffix.lower()
+
+
+def _holds_image(member: tarfile.TarInfo, file: IO[bytes]) -> bool:
+    """Whether a member is named like an image, or is one by its content."""
+    if has_image_suffix(member.name):
+        return True
+    if not member.isfile() or suffix_of(member.name)[1:] in SIDECAR_SUFFIXES:
+        return False
+    try:
+        file.seek(member.offset_data)
+        return image_format(file.read(min(HEAD_BYTES, member.size))) is not None
+    except DAMAGE:
+        return False
 
 
 def _read_image(member: tarfile.TarInfo, file: IO[bytes], skipped: bool) -> _Image:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...corpora.images.source import ImageItem, ImageSource
+from ...corpora.sources import notices_of
 from ...distributed.cluster import RayEngine
 from ...distributed.images import ray_image_parts
 from ...errors import BlissError
@@ -75,6 +76,8 @@ def embed_images(
     parts stay) and for a collection without images.
     """
     folder = Path(folder)
+    for line in notices_of(images):
+        say(line)
     request = embedding_request(images, encoder, options)
     with only_run_in(folder):
         refuse_while_shards_run(folder)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 from blissaudit.corpora.images.folders import ImageList, display_path, list_image_files, list_images
+from blissaudit.corpora.images.opening import open_images
 from blissaudit.corpora.images.source import LINK_OUT, read_everything
+from blissaudit.corpora.sources import notices_of
 from blissaudit.errors import BlissError, UsageError
+from PIL import Image
 
 
 def make(root: Path, *names: str) -> Path:
@@ -176,9 +181,7 @@ def test_an_empty_folder_says_what_it_holds_and_what_counts(tmp_path: Path) -> N
     with pytest.raises(BlissError, match="holds no images") as caught:
         list_images(tmp_path)
     assert caught.value.given == f"{tmp_path} holds no images"
-    assert caught.value.needed == (
-        "files that end in .jpg, .jpeg, .jpe, .png, .webp, .bmp, .gif, .tif, .tiff, in any case"
-    )
+    assert caught.value.needed == "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF files"
     make(tmp_path, "a.txt", "sub/b.csv")
     (tmp_path / "away.png").symlink_to("/")
     with pytest.raises(BlissError, match="holds no images") as caught:
@@ -223,3 +226,53 @@ def test_named_files_must_be_files_and_exist(tmp_path: Path) -> None:
         list_image_files([tmp_path / "gone.png"])
     with pytest.raises(UsageError, match=f"{tmp_path.name} is a folder"):
         list_image_files([tmp_path])
+
+
+def encoded(form: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (200, 30, 40)).save(file, form)
+    return file.getvalue()
+
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["picture", "picture.dat", "0123.abc", "a.b.c"])
+def test_content_makes_an_image_whatever_its_name(tmp_path: Path, form: str, name: str) -> None:
+    make(tmp_path, "cat/a.png")
+    (tmp_path / "cat" / name).write_bytes(encoded(form))
+    assert set(list_images(tmp_path).paths) == {"cat/a.png", f"cat/{name}"}
+    assert open_images(tmp_path / "cat" / name).count == 1
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        archive.add(tmp_path / "cat" / name, name)
+    (item,) = open_images(tmp_path / "t.tar").items(read_everything)
+    assert item.data == encoded(form)
+
+
+def test_other_suffixes_of_images_count_without_a_look(tmp_path: Path) -> None:
+    kept = ["a.jfif", "b.pjpeg", "c.MPO", "d.avif", "e.HEIC", "f.heif", "g.apng", "h.dib"]
+    make(tmp_path, *kept)
+    assert list(list_images(tmp_path).paths) == kept
+
+
+def test_what_is_no_image_is_counted_by_suffix_and_said(tmp_path: Path) -> None:
+    make(tmp_path, "cat/a.png", "cat/a.txt", "dog/b.png", "dog/b.TXT", "dog/c.svg", "README")
+    (tmp_path / "cat" / "BMW.dat").write_bytes(b"BMW,1\n" * 20)
+    os.mkfifo(tmp_path / "cat" / "pipe")
+    found = list_images(tmp_path)
+    assert found.paths == ("cat/a.png", "dog/b.png")
+    assert found.notices == (
+        f"{tmp_path}: 6 other files are no images (.txt 2, without suffix 2, .dat 1, .svg 1)",
+    )
+    (tmp_path / "flat").mkdir()
+    make(tmp_path / "flat", "a.png")
+    (tmp_path / "flat" / "labels.csv").write_text("path,label\na.png,x\n")
+    assert notices_of(open_images(tmp_path / "flat")) == ()  # the label file is read
+    make(tmp_path / "flat", "notes.md")
+    assert notices_of(open_images(tmp_path / "flat")) == (
+        f"{tmp_path}/flat: 1 other file is no image (.md 1)",
+    )
+    make(tmp_path / "none", "a.txt", "b.txt", "c.pdf")
+    with pytest.raises(BlissError, match=r"holds no images, only 3 other files \(\.txt 2, \.pdf 1"):
+        list_images(tmp_path / "none")
