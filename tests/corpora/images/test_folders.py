@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from blissaudit.corpora.images.folders import ImageList, display_path, list_image_files, list_images
 from blissaudit.corpora.images.opening import open_images
-from blissaudit.corpora.images.source import LINK_OUT, read_everything
+from blissaudit.corpora.images.source import LINK_OUT, ImageOptions, read_everything
 from blissaudit.corpora.sources import notices_of
 from blissaudit.errors import BlissError, UsageError
 from PIL import Image
@@ -187,7 +187,7 @@ def test_an_empty_folder_says_what_it_holds_and_what_counts(tmp_path: Path) -> N
     with pytest.raises(BlissError, match="holds no images") as caught:
         list_images(tmp_path)
     assert caught.value.given == (
-        f"{tmp_path} holds no images, only 2 other files "
+        f"{tmp_path} holds no images, only 2 other files (.csv 1, .txt 1) "
         "(links that leave the folder, not followed: 1)"
     )
     assert caught.value.exit_code == 1
@@ -276,3 +276,108 @@ def test_what_is_no_image_is_counted_by_suffix_and_said(tmp_path: Path) -> None:
     make(tmp_path / "none", "a.txt", "b.txt", "c.pdf")
     with pytest.raises(BlissError, match=r"holds no images, only 3 other files \(\.txt 2, \.pdf 1"):
         list_images(tmp_path / "none")
+
+
+def pictures(root: Path, *names: str) -> Path:
+    """Images below `root`."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded("PNG"))
+    return root
+
+
+def labelled(source: object) -> dict[str, str | None]:
+    return dict(zip(source.paths, source.labels, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("labels.csv", ["path,label", "images/a.png,cat", "images/b.png,dog"]),
+        ("labels.csv", ["filename,Category", "a.png,cat", "b.png,dog"]),
+        ("metadata.csv", ["file_name,label", "images/a.png,cat", "images/b.png,dog"]),
+        ("metadata.jsonl", ['{"file_name": "images/a.png", "label": "cat"}',
+                            '{"file_name": "images/b.png", "label": "dog", "x": [1]}']),
+    ],
+)  # fmt: skip
+def test_a_label_file_beside_a_folder_of_images(
+    tmp_path: Path, name: str, lines: list[str]
+) -> None:
+    pictures(tmp_path, "images/a.png", "images/b.png")
+    (tmp_path / name).write_text("\n".join(lines))
+    found = open_images(tmp_path)
+    assert labelled(found) == {"images/a.png": "cat", "images/b.png": "dog"}
+    assert notices_of(found) == (f"{tmp_path}: labels are those of {name}, not the folders' names",)
+
+
+def test_a_label_file_that_meets_no_image_is_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, "cat/a.png", "dog/b.png")
+    (tmp_path / "labels.csv").write_text("path,label\nx.png,cat\n")
+    message = r"labels.csv names 1 images, x.png first, none of which is among the 2 of .*cat/a.png"
+    with pytest.raises(UsageError, match=message):
+        open_images(tmp_path)
+    (tmp_path / "labels.csv").rename(tmp_path / "metadata.csv")
+    (tmp_path / "metadata.csv").write_text("file_name,text\ncat/a.png,one\n")  # no labels: captions
+    assert labelled(open_images(tmp_path)) == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    (tmp_path / "labels.csv").write_text("path,label\ncat/a.png,lion\n")
+    with pytest.raises(UsageError, match=r"holds labels.csv and metadata.csv.*one file with labe"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("Train", "VAL", "test"), ("dev", "eval")])
+def test_splits_are_no_classes(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        pictures(tmp_path, f"{split}/cat/a.png", f"{split}/dog/b.png")
+    first = sorted(splits)[0]
+    with pytest.raises(UsageError, match=rf"has the splits .*--images-split {first}"):
+        open_images(tmp_path)
+    found = open_images(tmp_path, ImageOptions(split=splits[-1]))
+    assert found.root == f"{tmp_path}/{splits[-1]}"
+    assert labelled(found) == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    with pytest.raises(UsageError, match=r"has no split 'none', only "):
+        open_images(tmp_path, ImageOptions(split="none"))
+    pictures(tmp_path, "car/a.png")  # then they are classes
+    assert set(open_images(tmp_path).labels) == {*splits, "car"}
+
+
+def test_one_split_or_container_is_no_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "a", "train/cat/a.png", "train/dog/b.png")
+    found = open_images(tmp_path / "a")
+    assert labelled(found) == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    assert notices_of(found) == (f"{tmp_path}/a: the images are those of the split train",)
+    pictures(tmp_path / "b", "images/a.png")
+    assert open_images(tmp_path / "b").labels == (None,)
+    pictures(tmp_path / "c", "Images/cat/a.png", "Images/dog/b.png")
+    assert labelled(open_images(tmp_path / "c")) == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    pictures(tmp_path / "d", "train/a.png", "train/b.png")
+    (tmp_path / "d" / "train" / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "label": 3}\n\n{"file_name": "b.png", "label": "x"}\n'
+    )
+    assert labelled(open_images(tmp_path / "d")) == {"a.png": "3", "b.png": "x"}
+    pictures(tmp_path / "e", "cat/a.png", "cat/deep/b.png")
+    assert set(open_images(tmp_path / "e").labels) == {"cat"}
+
+
+def test_folders_of_img2dataset_are_no_classes(tmp_path: Path) -> None:
+    names = [f"0000{shard}/0000{shard}{n:04d}" for shard in (0, 1) for n in range(2)]
+    pictures(tmp_path, *(f"{name}.jpg" for name in names))
+    assert set(open_images(tmp_path).labels) == {"00000", "00001"}
+    make(tmp_path, *(f"{name}.{suffix}" for name in names for suffix in ("json", "txt")))
+    found = open_images(tmp_path)
+    assert set(found.labels) == {None}
+    assert any("shards of img2dataset, not classes" in line for line in notices_of(found))
+
+
+def test_names_that_nearly_meet_are_named(tmp_path: Path) -> None:
+    decomposed, composed = "cafe\u0301", "caf\xe9"
+    pictures(tmp_path, f"{decomposed}/a.png", "Cat/b.png", "cat/c.png", f"{composed}/d.png")
+    (line,) = notices_of(open_images(tmp_path))
+    assert line == (
+        "classes whose names differ in case, spaces or Unicode form alone: "
+        r"'Cat' and 'cat'; 'cafe\u0301' and 'caf\xe9'"
+    )
+    pictures(tmp_path / "flat", f"{decomposed}.png", "B.png")
+    (tmp_path / "flat" / "labels.csv").write_text(f"path,label\n{composed}.png,x\nb.PNG,y\n")
+    found = open_images(tmp_path / "flat")
+    assert labelled(found) == {"B.png": None, f"{decomposed}.png": "x", "b.PNG": "y"}
+    assert found.problems[2].endswith("not among the images; B.png differs in case alone")
