@@ -11,22 +11,25 @@ does at inference, without importing torch.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
 import re
 import stat
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import AvifImagePlugin as _avif  # noqa: F401
 from PIL import Image
 from PIL import TiffImagePlugin as _tiff  # noqa: F401  # both register themselves, so
 from PIL import WebPImagePlugin as _webp  # noqa: F401  # Pillow loads no other plugin
 
-from ...corpora.images.source import MAX_FILE_BYTES
+from ...corpora.images.source import HEAD_BYTES, MAX_FILE_BYTES, image_format
 from ..encode.preprocessing import (
     Preprocessing,
     UnreadableImage,
@@ -36,7 +39,10 @@ from ..encode.preprocessing import (
 )
 from .memory import bytes_needed, stored_pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""What Pillow may decode; HEIF too where the package pillow-heif is installed."""
+_LONGEST_TEXT = 1 << 20
+"""Bytes of a text in a PNG, unpacked, that Pillow takes."""
 
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -233,7 +239,7 @@ def _pixel_limit(max_pixels: int | None) -> Iterator[None]:
 def _open(data: bytes, limits: DecodingLimits) -> Image.Image:
     """Read the header only; the content decides the format, not the file's name."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(_without_long_text(data)), formats=_formats())
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
@@ -243,7 +249,59 @@ def _open(data: bytes, limits: DecodingLimits) -> Image.Image:
         names = [name for start, name in SIGNATURES.items() if data.startswith(start)]
     if names:
         raise UnreadableImage(f"the {names[0]} file is damaged or cut off")
-    raise UnreadableImage("the content is not a JPEG, PNG, WebP, BMP, GIF or TIFF image")
+    found = image_format(data[:HEAD_BYTES])
+    if found == "HEIF" and "HEIF" not in _formats():
+        raise UnreadableImage("HEIF images need the package pillow-heif, which is not installed")
+    if found is not None:
+        raise UnreadableImage(f"the {found} file is damaged or cut off")
+    raise UnreadableImage("the content is not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    try:
+        import pillow_heif  # type: ignore[import-not-found]
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def _without_long_text(data: bytes) -> bytes:
+    """A PNG without texts and colour profiles of more than a megabyte, any other file as it is.
+
+    Pillow refuses a whole file because of one of them.
+    """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    kept, start, place = [], 0, 8
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if _is_long_text(data[place + 4 : place + 8], data, place + 8, end - 4):
+            kept.append(data[start:place])
+            start = end
+        place = end
+    return b"".join([*kept, data[start:]]) if kept else data
+
+
+def _is_long_text(name: bytes, data: bytes, start: int, end: int) -> bool:
+    """Whether the PNG chunk of this name, whose content is data[start:end], is a long text."""
+    if name not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+        return False
+    if end - start > _LONGEST_TEXT:
+        return True
+    keyword = data.find(b"\0", start, end)
+    packed = keyword + 2
+    if name == b"iTXt" and data[keyword + 1 : keyword + 2] == b"\1":
+        language = data.find(b"\0", keyword + 3, end)
+        packed = data.find(b"\0", language + 1, end) + 1
+    elif name in (b"tEXt", b"iTXt"):
+        return False
+    try:
+        unpacked = zlib.decompressobj().decompress(data[packed:end], _LONGEST_TEXT + 1)
+    except zlib.error:
+        return False
+    return len(unpacked) > _LONGEST_TEXT
 
 
 @dataclass(frozen=True)

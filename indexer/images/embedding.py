@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...corpora.images.source import ImageItem, ImageSource
+from ...corpora.sources import notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
 from ..build.engine import EmbeddingTask, Engine
@@ -79,6 +80,8 @@ def embed_images(
     parts are kept) and for a collection without images.
     """
     folder = Path(folder)
+    for line in notices_of(images):
+        say(line)
     request = embedding_request(images, encoder, options)
     with only_run_in(folder):
         refuse_while_shards_run(folder)

@@ -14,7 +14,10 @@ _ONE_BYTE = ("1", "L", "P")
 _GIF_COPIES = 3
 """The frame, the canvas of the next frame, and the frame with its palette applied."""
 _WEBP_BYTES = 20
-"""Two canvases of libwebp, its decoder's pixels, the bytes it returns, Pillow's pixels."""
+"""Two canvases of libwebp, its decoder's own pixels, the bytes it gives out, Pillow's pixels.
+
+libavif and libheif need less: planes of up to 16 bits, the bytes they give out, Pillow's pixels.
+"""
 _TILE_OFFSETS, _TILE_WIDTH, _TILE_LENGTH, _STRIP_ROWS = 324, 322, 323, 278
 _BITS, _SAMPLES = 258, 277
 
@@ -42,7 +45,7 @@ def bytes_needed(image: Image.Image, data: bytes) -> int:
             return len(data) + stored + _coefficient_bytes(data)
         case "TIFF":
             return 2 * len(data) + stored + _block_bytes(image)
-        case "WEBP":
+        case "WEBP" | "AVIF" | "HEIF":
             return len(data) + _WEBP_BYTES * pixels
         case "GIF":
             return len(data) + _GIF_COPIES * 4 * pixels
