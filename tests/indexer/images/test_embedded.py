@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit import mislabel as label_issues
+from blissaudit.audit import folder as label_issues
 from blissaudit.errors import BlissError
 from blissaudit.indexer.images import embedded as outside_metadata
 from blissaudit.indexer.images.embedded import read_image_embeddings
