@@ -153,19 +153,6 @@ def test_every_public_name_is_found_where_it_is_said_to_be():
     assert set(blissaudit.__all__) <= set(dir(blissaudit))
 
 
-def imports_of_its_room(path):
-    """The modules of its own room that a module imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            found |= {node.module} if node.module else {alias.name for alias in node.names}
-    return found
-
-
-@pytest.mark.parametrize("room", ["corpora"])
-def test_no_module_imports_one_that_imports_it(room):
-    needs = {path.stem: imports_of_its_room(path) for path in (ROOT / room).glob("*.py")}
-    ready = set()
-    while loose := {name for name in needs.keys() - ready if needs[name] <= ready}:
-        ready |= loose
-    assert needs.keys() - ready == set(), "these import each other"
+def test_no_file_is_in_an_import_cycle(load_benchmark):
+    """Imports inside functions and under TYPE_CHECKING count too."""
+    assert load_benchmark("house").House(ROOT).cycles() == []
