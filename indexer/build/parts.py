@@ -69,7 +69,8 @@ def make_parts(
     rows = sum(plan.parts[number] for number in numbers)
     if rows:
         rate = rows / max(time.perf_counter() - start, 1e-9)
-        progress(f"{rows:,} captions at {rate:,.{1 if rate < 100 else 0}f} per second", 0, 0)
+        digits = 1 if rate < 100 else 0
+        progress(f"{rows:,} captions embedded, {rate:,.{digits}f} captions per second", 0, 0)
 
 
 def missing_parts(folder: Path, plan: RowPlan) -> tuple[int, ...]:
