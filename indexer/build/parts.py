@@ -1,4 +1,4 @@
-"""The parts of a caption index: encoded by a model, an engine or somebody else, then stored.
+"""The parts of a caption index: encoded here, by an engine or by another program, then stored.
 
 Which parts there are, what each holds and how the folder ends follows from the row plan alone, so
 parts may be made in any order and by several processes. A part is stored while the next one is
