@@ -10,10 +10,12 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ...errors import BlissError, UsageError
-from ..sources import JSON
+
+if TYPE_CHECKING:  # decoding processes do without pyarrow
+    from ..sources import JSON
 
 MAX_IMAGE_BYTES = 128 << 20
 """An encoded image of an archive, a table or an address that is larger is not read into memory."""

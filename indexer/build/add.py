@@ -148,7 +148,7 @@ def _add(
     progress: Progress,
 ) -> Added:
     with changing(folder) as manifest:
-        rules, part_rows = _settings(folder, manifest)
+        rules, part_rows = _rules_and_part_rows(folder, manifest)
         previous = _without_last_addition(manifest)
         if previous is not None:
             last = manifest["additions"][-1]
@@ -184,7 +184,7 @@ def _add(
         return Added(open_index(folder), counts, before=False)
 
 
-def _settings(folder: Path, manifest: Mapping[str, Any]) -> tuple[CaptionRules, int]:
+def _rules_and_part_rows(folder: Path, manifest: Mapping[str, Any]) -> tuple[CaptionRules, int]:
     """The caption rules and the part size of the index, whose manifest is checked."""
     problems = type_problems(manifest) or count_problems(manifest)
     request = manifest["request"] if not problems else {}
