@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..indexer.encode.encoder import check_same_model
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.rows import whole_rows
+from ..indexer.vectors.rows import blocks_of, whole_rows
 from ..scorer.calibration import conformal_p_values
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT
 from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
@@ -158,5 +158,5 @@ def rescored_plus(result: AuditResult, weight: float) -> AuditResult:
 
 def _all_texts(index: CaptionIndex) -> np.ndarray:
     """float32 [M, d], every vector of the index."""
-    blocks = [rows for _, rows in index.vectors.blocks()]
+    blocks = [rows for _, rows in blocks_of(index.vectors)]
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -15,11 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...artefacts import read_manifest
 from ...errors import BlissError, UsageError
 from ..encode.encoder import Encoder, check_same_model
 from ..store.addresses import folder_of
-from ..store.folder import HOW_TO_BUILD, KIND
+from ..store.manifest import IndexFolder, IndexManifest
 from ..store.parts import StoredCaptions
 from ..store.removed import live_rows
 from ..store.vectors import IndexRows
@@ -113,8 +112,7 @@ def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
 class FolderIndex:
     """The index in one folder."""
 
-    folder: Path
-    manifest: Mapping[str, Any]
+    opened: IndexFolder
     stored: Rows
     """All stored rows."""
     live: np.ndarray | None
@@ -125,6 +123,16 @@ class FolderIndex:
     searcher: Searcher
 
     @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self.opened.path
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The content of its manifest."""
+        return self.opened.manifest.content
+
+    @property
     def count(self) -> int:
         """M."""
         return len(self.stored) if self.live is None else len(self.live)
@@ -132,8 +140,7 @@ class FolderIndex:
     @property
     def model(self) -> Mapping[str, Any]:
         """The facts of its model."""
-        model: Mapping[str, Any] = self.manifest["model"]
-        return model
+        return self.opened.manifest.model
 
     @property
     def vectors(self) -> Rows:
@@ -266,28 +273,21 @@ def open_index(folder: str | Path, choice: SearchChoice = OWN) -> FolderIndex:
     cannot be searched as chosen, on this machine.
     """
     given, folder = str(folder), folder_of(folder)
-    manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
-    if not isinstance(manifest["model"].get("dimension"), int):
-        raise BlissError(
-            f"{folder}/manifest.json has no usable 'model'",
-            "the manifest as bliss wrote it",
-            "Restore it from a backup or build the folder again",
-        )
-    plan = plan_for(folder, manifest, choice)
+    opened = IndexFolder.open(folder)
+    plan = plan_for(opened, choice)
     if choice.kind or choice.parameters:  # cached hits of another search are not those of this one
         chosen = {"kind": choice.kind, "parameters": dict(choice.parameters or {})}
-        manifest = {**manifest, "searched_as": chosen}
-    rows = IndexRows(folder, manifest, resident=plan.resident)
-    origins, first_rows = _origins(given, manifest)
+        opened = opened.with_fields(searched_as=chosen)
+    rows = IndexRows(opened, resident=plan.resident)
+    origins, first_rows = _origins(given, opened.manifest)
     return FolderIndex(
-        folder,
-        manifest,
+        opened,
         rows,
-        live_rows(folder, manifest, len(rows)),
-        StoredCaptions(folder, manifest),
+        live_rows(opened),
+        StoredCaptions(opened),
         origins,
         first_rows,
-        searcher_of(folder, manifest, rows, choice, plan),
+        searcher_of(opened, rows, choice, plan),
     )
 
 
@@ -376,18 +376,18 @@ def origin_names(index: CaptionIndex, rows: np.ndarray) -> list[str]:
     return [prefixes[origin.index] + origin.source for origin in index.origins_of(rows)]
 
 
-def _origins(folder: str, manifest: Mapping[str, Any]) -> tuple[list[Origin], np.ndarray]:
+def _origins(folder: str, manifest: IndexManifest) -> tuple[list[Origin], np.ndarray]:
     """The sources that have rows, and the first stored row of each."""
-    sources = [source for source in manifest["sources"] if source["rows"]]
-    starts = part_starts(source["rows"] for source in sources)
-    if starts[-1] != sum(manifest["parts"]):
+    sources = [source for source in manifest.sources if source.rows]
+    starts = part_starts(source.rows for source in sources)
+    if starts[-1] != manifest.stored_count:
         raise BlissError(
             f"the manifest of {folder} names sources of {starts[-1]:,} rows for "
-            f"{sum(manifest['parts']):,} stored ones",
+            f"{manifest.stored_count:,} stored ones",
             "sources that account for every row",
             "Restore it from a backup or build the index again",
         )
-    origins = [Origin(folder, source["name"], source.get("licence")) for source in sources]
+    origins = [Origin(folder, source.name, source.licence) for source in sources]
     return origins, starts[:-1]
 
 

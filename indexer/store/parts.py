@@ -37,7 +37,9 @@ from ...artefacts import (
 )
 from ...errors import BlissError, UsageError
 from ..vectors.rows import by_part, part_starts
+from .folder import caption_files, metadata_file, vector_file
 from .lock import LOCK
+from .manifest import IndexFolder
 from .sources import in_current_terms
 
 BUILDING = "building.json"
@@ -61,16 +63,6 @@ class Part:
     counts: Mapping[str, int] | None = None
     record: Mapping[str, Any] | None = None
     """What its record says beyond that."""
-
-
-def vector_file(kind: str, number: int) -> str:
-    """Name of a part's vectors; `kind` is "text" or "img"."""
-    return f"{kind}_emb/{kind}_emb_{number}.npy"
-
-
-def metadata_file(number: int) -> str:
-    """Name of a part's metadata."""
-    return f"metadata/metadata_{number}.parquet"
 
 
 def begin_building(
@@ -253,11 +245,6 @@ def _empty(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def caption_files(number: int) -> tuple[str, str]:
-    """Names of a part's two files."""
-    return f"captions/captions_{number}.bin", f"captions/offsets_{number}.npy"
-
-
 def write_captions(folder: Path, number: int, captions: Sequence[str]) -> None:
     """Write the captions of one part, in row order."""
     encoded = [caption.encode("utf-8", "backslashreplace") for caption in captions]
@@ -271,9 +258,9 @@ def write_captions(folder: Path, number: int, captions: Sequence[str]) -> None:
 class StoredCaptions:
     """The captions of the stored rows of an index folder; a part is opened when it is needed."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.starts = part_starts(manifest["parts"])
+    def __init__(self, folder: IndexFolder) -> None:
+        self.folder = folder
+        self.starts = part_starts(folder.manifest.parts)
         self._opened: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getitem__(self, rows: np.ndarray) -> list[str]:
@@ -290,16 +277,16 @@ class StoredCaptions:
         if number not in self._opened:
             texts, starts = caption_files(number)
             for name in (texts, starts):
-                check_checksum(self.folder, name, self.manifest)
-            offsets = np.load(self.folder / starts, mmap_mode="r", allow_pickle=False)
+                self.folder.check(name)
+            offsets = np.load(self.folder.path / starts, mmap_mode="r", allow_pickle=False)
             rows = int(self.starts[number + 1] - self.starts[number])
             if offsets.shape != (rows + 1,):
                 raise BlissError(
-                    f"{self.folder / starts} holds {len(offsets) - 1:,} captions",
+                    f"{self.folder.path / starts} holds {len(offsets) - 1:,} captions",
                     f"{rows:,}, one for every vector of its part",
                     "Restore the file or build the index again",
                 )
-            path = self.folder / texts
+            path = self.folder.path / texts
             mapped = np.memmap(path, np.uint8, "r") if offsets[-1] else np.zeros(0, np.uint8)
             self._opened[number] = mapped, offsets
         return self._opened[number]

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...artefacts import check_checksum, link_file, read_manifest, sha256_of
+from ...artefacts import link_file, sha256_of
 from ...errors import BlissError
-from ..store.folder import HOW_TO_BUILD, KIND, checked_names, part_of
+from ..store.folder import checked_names, part_of
+from ..store.manifest import IndexFolder
 
 REPAIRING = "repairing"
 """Where parts are made again, within the index."""
@@ -16,11 +17,11 @@ REPAIRING = "repairing"
 
 def damaged_parts(folder: Path) -> dict[int, list[str]]:
     """The files of each part that are missing or have changed; BlissError for other files."""
-    manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
+    opened = IndexFolder.open(folder)
     found: dict[int, list[str]] = {}
-    for name in checked_names(manifest, str(folder)):
+    for name in checked_names(opened.manifest.content, str(folder)):
         try:
-            check_checksum(folder, name, manifest)
+            opened.check(name)
         except BlissError:
             number = part_of(name)
             if number is None:
@@ -47,10 +48,10 @@ def put_back(folder: Path, damaged: Mapping[int, Sequence[str]]) -> None:
     Raises BlissError, and puts back none, unless every one has the checksum of the manifest: they
     come out the same on the machine, and with the thread settings, that made the index.
     """
-    manifest, made = read_manifest(folder, KIND, HOW_TO_BUILD), folder / REPAIRING
+    checksums, made = IndexFolder.open(folder).manifest.checksums, folder / REPAIRING
     names = [name for number in sorted(damaged) for name in damaged[number]]
     for name in names:
-        if not (made / name).is_file() or sha256_of(made / name) != manifest["checksums"][name]:
+        if not (made / name).is_file() or sha256_of(made / name) != checksums[name]:
             shutil.rmtree(made, ignore_errors=True)
             raise BlissError(
                 f"{name} of {folder} came out differently than it was",

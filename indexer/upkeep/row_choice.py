@@ -6,7 +6,7 @@ the pattern, and what RE2 cannot do in that way (back references, look-around) i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ...artefacts import check_checksum
 from ...errors import UsageError
 from ..search.index import FolderIndex
 from ..store.parts import metadata_file
@@ -91,7 +90,7 @@ def rows_where(
 
 def _of_source(index: FolderIndex, name: str) -> np.ndarray:
     """bool [stored rows], those of one source."""
-    names = [source["name"] for source in index.manifest["sources"]]
+    names = [source.name for source in index.opened.manifest.sources]
     if name not in names:
         raise UsageError(
             f"{index.folder} has no source '{name}'", f"one of {', '.join(names)}", "Name it so"
@@ -107,11 +106,10 @@ def _of_source(index: FolderIndex, name: str) -> np.ndarray:
 def _captions(index: FolderIndex) -> Iterator[tuple[int, pa.Array]]:
     """(first stored row, captions) in row order, from the metadata, which needs no Python text."""
     first = 0
-    manifest: Mapping[str, Any] = index.manifest
-    for number, rows in enumerate(manifest["parts"]):
+    for number, rows in enumerate(index.opened.manifest.parts):
         if rows:
             name = metadata_file(number)
-            check_checksum(index.folder, name, manifest)
+            index.opened.check(name)
             with pq.ParquetFile(index.folder / name) as file:
                 for batch in file.iter_batches(CAPTIONS_AT_ONCE, columns=["caption"]):
                     yield first, batch.column(0)
