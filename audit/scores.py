@@ -13,7 +13,8 @@ from ..errors import UsageError
 from ..indexer.encode.encoder import check_same_model
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.rows import blocks_of, whole_rows
+from ..indexer.vectors.rows import whole_rows
+from ..indexer.vectors.unit_rows import blocks_of
 from ..scorer.calibration import conformal_p_values
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT
 from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score

@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.search.index import CaptionIndex, join_indexes, search
-from blissaudit.indexer.vectors.rows import blocks_of, remaining
+from blissaudit.indexer.vectors.rows import remaining
+from blissaudit.indexer.vectors.unit_rows import blocks_of
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.label_filter import LabelFilter, label_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score

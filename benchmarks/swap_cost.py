@@ -38,7 +38,7 @@ from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedding import EmbedOptions
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.vectors.nearest import Hits
-from blissaudit.indexer.vectors.rows import blocks_of
+from blissaudit.indexer.vectors.unit_rows import blocks_of
 from blissaudit.scorer.bliss import BlissScores, bliss_scores, gather_texts
 from measuring import Report, alternate, begin, test_data, unit, verdict
 from synthetic import TEXTS, K, mixed_texts

@@ -19,8 +19,7 @@ import numpy as np
 
 from ..errors import BlissError, UsageError
 from ..indexer.vectors.nearest import exact_search
-from ..indexer.vectors.rows import blocks_of
-from ..indexer.vectors.unit_rows import Rows
+from ..indexer.vectors.unit_rows import Rows, blocks_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import Retrieved, gather_texts
 from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score

@@ -18,8 +18,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..indexer.vectors.nearest import ROUNDING
-from ..indexer.vectors.rows import blocks_of
-from ..indexer.vectors.unit_rows import Rows, slices
+from ..indexer.vectors.unit_rows import Rows, blocks_of, slices
 
 CAPTIONS_AT_ONCE, TEXTS_AT_ONCE = 65_536, 8192
 EXAMPLES = 5

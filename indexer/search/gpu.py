@@ -19,8 +19,8 @@ import numpy as np
 from ...errors import BlissError, UsageError
 from ..store.vectors import IndexRows
 from ..vectors.nearest import Hits, certain_hits, check_k
-from ..vectors.rows import Blocks, SelectedRows, blocks_of, select_blocks
-from ..vectors.unit_rows import Rows, slices
+from ..vectors.rows import SelectedRows, select_blocks
+from ..vectors.unit_rows import Blocks, Rows, blocks_of, slices
 from .plan import Plan
 from .searchers import ExactSearcher
 from .structures import FaissStructure, StoredStructure, drop_unselected, reason

@@ -18,8 +18,7 @@ import numpy as np
 from ...artefacts import write_atomically
 from ...errors import BlissError, UsageError
 from ..store.manifest import IndexFolder
-from ..vectors.rows import blocks_of
-from ..vectors.unit_rows import Rows
+from ..vectors.unit_rows import Rows, blocks_of
 from .kinds import EXACT, EXAMPLES, Kind, check_asked, check_parameters, read_kind, sample_size
 
 SEED = 0

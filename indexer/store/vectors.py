@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import BlissError
-from ..vectors.rows import Blocks, PartedRows, load_vectors, part_starts
-from ..vectors.unit_rows import stored_unit_rows
+from ..vectors.rows import PartedRows, load_vectors, part_starts
+from ..vectors.unit_rows import Blocks, stored_unit_rows
 from .manifest import IndexFolder
 from .parts import vector_file
 

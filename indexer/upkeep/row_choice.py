@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ...errors import UsageError
 from ..search.index import FolderIndex
 from ..store.parts import metadata_file
-from ..vectors.rows import blocks_of
+from ..vectors.unit_rows import blocks_of
 
 CAPTIONS_AT_ONCE = 65_536
 

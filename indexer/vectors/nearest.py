@@ -31,8 +31,7 @@ import numpy as np
 
 from ...errors import UsageError
 from .blas import share_among_threads
-from .rows import blocks_of
-from .unit_rows import Rows, slices
+from .unit_rows import Rows, blocks_of, slices
 
 SPARE = 6
 """Candidates fetched beyond k."""

@@ -20,15 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ...errors import BlissError
-from .unit_rows import Rows, normalise_rows, slices, stored_unit_rows
-
-Blocks = Iterator[tuple[int, np.ndarray]]
-"""(first row, float32 [m, d]), in row order."""
+from .unit_rows import Blocks, Rows, blocks_of, normalise_rows, slices, stored_unit_rows
 
 RESIDENT_BYTES = 256 << 20
 """Rows up to this size as float32 are held in memory; more of them stay on disk."""
@@ -36,22 +32,6 @@ BLOCK_BYTES = 64 << 20
 """Size as float32 of the blocks that rows on disk are read in."""
 COPIED_ROWS = 32_768
 """Rows copied at a time where some rows of a block are left out."""
-
-
-@runtime_checkable
-class BlockRows(Rows, Protocol):
-    """Rows with an order of reading of their own."""
-
-    def blocks(self) -> Blocks:
-        """All rows in blocks."""
-
-
-def blocks_of(rows: Rows) -> Blocks:
-    """All rows in blocks: those of `rows.blocks()`, or everything at once for an array."""
-    if isinstance(rows, BlockRows):
-        yield from rows.blocks()
-    else:
-        yield 0, rows[:]
 
 
 class PartedRows:
