@@ -34,7 +34,7 @@ from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embedd
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
 from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search, text_vector
-from ..indexer.search.kinds import OWN, SearchChoice
+from ..indexer.search.kinds import DEFAULT_SEARCH, SearchChoice
 from ..indexer.vectors.layout import is_embedding_folder
 from ..progress import Progress, no_progress
 from ..scorer.members import as_members
@@ -222,7 +222,7 @@ class AuditRequest:
     image_options: ImageOptions = NO_IMAGE_OPTIONS
     """Where the images and labels of IMAGES are, if `open_images` has to be told."""
     corpus_options: CorpusOptions = field(default_factory=CorpusOptions)
-    search: SearchChoice = OWN
+    search: SearchChoice = DEFAULT_SEARCH
     """How the captions are searched, where not as their index says."""
     output: str = "bliss-audit"
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -363,7 +363,7 @@ def _build_default(
     how = request.embed
     options = IndexOptions(rules, overwrite=how.overwrite, engine=how.engine)
     built = build_index(source, encoder, Path(request.output) / "index", options, progress)
-    return built if request.search == OWN else open_index(built.folder, request.search)
+    return built if request.search == DEFAULT_SEARCH else open_index(built.folder, request.search)
 
 
 def _check_labels(listed: ImageSource, words: ClassWords) -> None:

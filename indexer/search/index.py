@@ -27,7 +27,7 @@ from ..vectors.rows import JoinedRows, SelectedRows, by_part, part_starts, remai
 from ..vectors.unit_rows import Rows, slices
 from .dispatch import made_searcher, plan_for, searcher_of
 from .install import MadeStructure
-from .kinds import OWN, SearchChoice
+from .kinds import DEFAULT_SEARCH, SearchChoice
 from .searchers import Searcher
 
 CAPTIONS_AT_ONCE = 65_536
@@ -264,7 +264,7 @@ class JoinedIndex:
         return JoinedIndex(tuple(members), self.manifest)
 
 
-def open_index(folder: str | Path, choice: SearchChoice = OWN) -> FolderIndex:
+def open_index(folder: str | Path, choice: SearchChoice = DEFAULT_SEARCH) -> FolderIndex:
     """Open a finished index; its vectors are memory-mapped and read at the first search.
 
     One at an address (s3://, gs://, …) is first copied into the cache, if it is not there. It is
@@ -291,7 +291,7 @@ def open_index(folder: str | Path, choice: SearchChoice = OWN) -> FolderIndex:
     )
 
 
-def open_indexes(folders: Sequence[str], choice: SearchChoice = OWN) -> CaptionIndex:
+def open_indexes(folders: Sequence[str], choice: SearchChoice = DEFAULT_SEARCH) -> CaptionIndex:
     """The indexes in `folders`, opened and joined; errors as of `open_index` and `join_indexes`."""
     return join_indexes([open_index(folder, choice) for folder in folders])
 

@@ -1,8 +1,7 @@
-"""The kind of search of an index folder: build its structure and install it.
+"""Setting the kind of search of an index: its structure is built and installed.
 
-A structure covers the stored rows there were when it was built, removed ones too. Its file is
-written first and the manifest, which names it, last: an interrupted building leaves the index as
-it was.
+A structure covers all rows stored when it was built, removed ones too. Its file is written before
+the manifest that names it: an interrupted build leaves the index as it was.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..store.folder import local_folder
 from ..store.manifest import IndexFolder
 from ..store.vectors import IndexRows
 from ..vectors.unit_rows import Rows
-from .kinds import EXACT, Kind, check_asked, check_fit, check_parameters, read_kind, training_note
+from .kinds import EXACT, Kind, check_fit, check_limits, check_parameters, read_kind, training_note
 from .plan import Machine, Task, auto_kind, this_machine
 from .structures import (
     FOLDER,
@@ -38,7 +37,7 @@ AUTO, FLAT = "auto", "Flat"
 
 @dataclass(frozen=True)
 class MadeStructure:
-    """A structure on disk, not yet an index's own."""
+    """A structure on disk that is not installed."""
 
     kind: Kind
     path: Path
@@ -55,7 +54,7 @@ class MadeStructure:
 def make_structure(
     vectors: Rows, dimension: int, kind: str, path: Path, threads: int | None = None
 ) -> MadeStructure:
-    """Build a structure of `kind` over all of `vectors` into the file `path`, and install nothing.
+    """Build a structure of `kind` over all of `vectors` in the file `path`, without installing it.
 
     Raises UsageError where FAISS does not know the kind or it does not fit the vectors.
     """
@@ -70,7 +69,7 @@ def make_structure(
 def chosen_kind(
     folder: str | Path, kind: str, machine: Machine | None = None
 ) -> tuple[str, str | None]:
-    """The kind to set: `kind` itself, or for "auto" one for the index's size, and why that."""
+    """The kind to set: `kind`, or for "auto" one that suits the index's size, and the reason."""
     if kind == FLAT:
         return EXACT, "Flat scans every vector, which is exact search"
     if kind != AUTO:
@@ -80,8 +79,8 @@ def chosen_kind(
     return auto_kind(task, machine or this_machine(with_gpus=True))
 
 
-def note_of_size(folder: str | Path, kind: str) -> str | None:
-    """What is to be said where an index is small for a kind that fits it; errors as to set it."""
+def size_note(folder: str | Path, kind: str) -> str | None:
+    """A note where an index is small for a kind that fits it; errors as of `set_search_kind`."""
     if kind == EXACT:
         return None
     parts, manifest = read_kind(kind), IndexFolder.open(local_folder(folder)).manifest
@@ -95,12 +94,12 @@ def set_search_kind(
     parameters: Mapping[str, int] | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Make `kind` the search of a finished index, `parameters` stored; the manifest's "search".
+    """Make `kind`, with `parameters`, the search of a finished index; the manifest's "search".
 
-    A structure that is there already, over all rows, is kept and only its parameters change;
-    without any the index keeps those it has for this kind.
-    Raises UsageError for a kind that is unknown or does not fit, BlissError for an index that is
-    not whole or cannot be written; the index is then as it was.
+    A structure that exists already, over all rows, is kept and only its parameters change; without
+    `parameters` the index keeps those it has for this kind. Raises UsageError for a kind that is
+    unknown or does not fit, BlissError for an index that is damaged or cannot be written; the index
+    is then unchanged.
     """
     folder = local_folder(folder)
     kind = chosen_kind(folder, kind)[0]
@@ -111,7 +110,7 @@ def set_search_kind(
             "Leave them out, or ask for another kind",
         )
     if kind != EXACT:
-        check_asked(read_kind(kind), parameters or {})
+        check_limits(read_kind(kind), parameters or {})
     with IndexFolder.locked(folder) as opened:
         if kind == EXACT:
             return _replace(opened, {"kind": EXACT}, None)
@@ -132,7 +131,7 @@ def set_search_kind(
 def install_structure(
     folder: str | Path, made: MadeStructure, parameters: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Move a structure made over all stored rows of an index into it; as `set_search_kind`."""
+    """Install a structure made over all stored rows of an index; see `set_search_kind`."""
     folder = local_folder(folder)
     with IndexFolder.locked(folder) as opened:
         if made.rows != opened.manifest.stored_count:

@@ -19,7 +19,7 @@ from ...artefacts import write_atomically
 from ...errors import BlissError, UsageError
 from ..store.manifest import IndexFolder
 from ..vectors.unit_rows import Rows, blocks_of
-from .kinds import EXACT, EXAMPLES, Kind, check_asked, check_parameters, read_kind, sample_size
+from .kinds import EXACT, EXAMPLES, Kind, check_limits, check_parameters, read_kind, sample_size
 
 SEED = 0
 ADDED_AT_ONCE = 16_384
@@ -81,10 +81,10 @@ def fill_structure(structure: Any, kind: Kind, vectors: Rows, threads: int | Non
 
 @contextmanager
 def _plain_training(structure: Any) -> Iterator[None]:
-    """Train without FAISS's warnings of few vectors, which `search_kinds.training_note` words.
+    """Train without FAISS's warnings of few vectors, for which there is `kinds.training_note`.
 
-    And without ordering a product quantizer's centroids for a Hamming search ("polysemous"),
-    which nobody here does: it takes seconds a piece, and a search finds the same either way.
+    Also without ordering a product quantizer's centroids for Hamming search ("polysemous"
+    training), which is slow and does not change what a search here finds.
     """
     faiss = library()
 
@@ -116,7 +116,7 @@ def _plain_training(structure: Any) -> Iterator[None]:
 
 @contextmanager
 def faiss_threads(threads: int | None) -> Iterator[None]:
-    """FAISS with so many threads, and then with as many as before; None leaves it alone."""
+    """Run FAISS with this many threads, restored afterwards; None changes nothing."""
     faiss = library()
 
     before = faiss.omp_get_max_threads()
@@ -129,7 +129,7 @@ def faiss_threads(threads: int | None) -> Iterator[None]:
 
 
 def write_structure(structure: Any, file: IO[bytes]) -> None:
-    """Write a structure to an open file as FAISS's bytes; OSError where the disk is full."""
+    """Serialise a structure to an open file; OSError where the disk is full."""
     faiss = library()
 
     failed: list[OSError] = []
@@ -148,7 +148,7 @@ def write_structure(structure: Any, file: IO[bytes]) -> None:
 
 
 def write_flat_index(path: Path, texts: Rows, dimension: int) -> None:
-    """Write a FAISS IndexFlatIP file of all texts, for other programs; we never read it back."""
+    """Write a FAISS IndexFlatIP file of all texts, for other programs; it is never read here."""
     faiss = library()
 
     index = faiss.IndexFlatIP(dimension)
@@ -158,7 +158,7 @@ def write_flat_index(path: Path, texts: Rows, dimension: int) -> None:
 
 
 def read_structure(path: Path, remedy: str) -> Any:
-    """The structure of a file whose checksum was found right; BlissError with `remedy` else."""
+    """Read a structure whose checksum was verified; BlissError with `remedy` where FAISS fails."""
     faiss = library()
 
     large = path.stat().st_size >= MAPPED_BYTES
@@ -252,7 +252,7 @@ def _bits(parameters: Mapping[str, int]) -> dict[str, int]:
 
 
 def reason(error: BaseException) -> str:
-    """What FAISS complains of, without its C++ place."""
+    """FAISS's error message without its C++ location."""
     text = re.split(r"\.(?:cpp|cu|cuh|h):\d+: ", str(error))[-1]
     return text.rsplit("failed: ", 1)[-1].strip().rstrip(".")
 
@@ -311,7 +311,7 @@ class StoredStructure:
 
     def with_parameters(self, parameters: Mapping[str, int] | None) -> StoredStructure:
         """The same searched with `parameters` in place of stored ones; UsageError for others."""
-        check_asked(self.kind, parameters or {})
+        check_limits(self.kind, parameters or {})
         chosen = check_parameters(self.kind, {**self.parameters, **(parameters or {})})
         return replace(self, parameters=chosen)
 
@@ -338,5 +338,5 @@ def stored_structure(folder: IndexFolder) -> StoredStructure | None:
 
 
 def how_to_make_again(folder: Path, kind: str) -> str:
-    """The command that makes a kind's structure from the vectors."""
+    """The remedy: the command that builds a structure again."""
     return f"Make it again from the index's vectors with `bliss index kind {folder} {kind}`"

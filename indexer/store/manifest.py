@@ -20,7 +20,7 @@ from typing import Any
 
 from ...artefacts import MANIFEST, check_checksum, read_manifest, write_json
 from ...errors import BlissError
-from .folder import HOW_TO_BUILD, KIND, files_of_part, strange_names
+from .folder import HOW_TO_BUILD, KIND, files_of_part, foreign_names
 from .lock import only_run_in
 
 DTYPES = ("float16", "float32")
@@ -192,7 +192,7 @@ def count_problems(manifest: Mapping[str, Any]) -> list[str]:
 def name_problems(manifest: Mapping[str, Any]) -> list[str]:
     """Files it lists that no index has, and files its parts need that it does not list."""
     listed = manifest["checksums"]
-    found = [f"it lists {name!r}, which is no file of an index" for name in strange_names(listed)]
+    found = [f"it lists {name!r}, which is no file of an index" for name in foreign_names(listed)]
     wanted = {
         name for number, rows in enumerate(manifest["parts"]) if rows
         for name in files_of_part(number)

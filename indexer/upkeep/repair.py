@@ -1,4 +1,4 @@
-"""Damaged parts of a finished index made again from its corpora, if they come out the same."""
+"""Repair: damaged parts of an index are built again, and used if they come out the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..store.folder import checked_names, part_of
 from ..store.manifest import IndexFolder
 
 REPAIRING = "repairing"
-"""Where parts are made again, within the index."""
+"""The folder, within the index, in which parts are built again."""
 
 
 def damaged_parts(folder: Path) -> dict[int, list[str]]:
@@ -31,7 +31,7 @@ def damaged_parts(folder: Path) -> dict[int, list[str]]:
 
 
 def check_planned(folder: Path, damaged: Mapping[int, Sequence[str]], parts: int) -> None:
-    """Raise BlissError where a damaged part is not of the request: `bliss index add` made it."""
+    """Raise BlissError where a damaged part was added later by `bliss index add`."""
     later = [number for number in damaged if number >= parts]
     if later:
         shutil.rmtree(folder / REPAIRING, ignore_errors=True)
@@ -43,10 +43,10 @@ def check_planned(folder: Path, damaged: Mapping[int, Sequence[str]], parts: int
 
 
 def put_back(folder: Path, damaged: Mapping[int, Sequence[str]]) -> None:
-    """Put the files made again in the place of damaged ones.
+    """Replace damaged files by those that were built again.
 
-    Raises BlissError, and puts back none, unless every one has the checksum of the manifest: they
-    come out the same on the machine, and with the thread settings, that made the index.
+    Raises BlissError, and replaces none, unless each has the checksum in the manifest: files are
+    reproduced on the machine and with the thread settings that built the index.
     """
     checksums, made = IndexFolder.open(folder).manifest.checksums, folder / REPAIRING
     names = [name for number in sorted(damaged) for name in damaged[number]]
@@ -54,7 +54,7 @@ def put_back(folder: Path, damaged: Mapping[int, Sequence[str]]) -> None:
         if not (made / name).is_file() or sha256_of(made / name) != checksums[name]:
             shutil.rmtree(made, ignore_errors=True)
             raise BlissError(
-                f"{name} of {folder} came out differently than it was",
+                f"{name} of {folder} came out different when built again",
                 "the machine, library versions and thread settings that made the index",
                 "Repair it there, restore it from a backup, or build with --overwrite",
             )

@@ -1,8 +1,7 @@
-"""Check a finished caption index from end to end: every problem is found, not only the first.
+"""Verify a finished caption index from end to end, and report every problem, not only the first.
 
-Whether the files of one part of a caption index are sound and say the same.
-
-Embed some captions of an index again and compare them with what is stored.
+The manifest, stray files, checksums, vectors, captions and metadata of each part, removed rows, and
+on request the embeddings of some captions.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from ...errors import BlissError
 from ..encode.encoder import Encoder, encode_prompts
 from ..search.structures import how_to_make_again
 from ..store.folder import (
-    BESIDE,
     HOW_TO_BUILD,
     KIND,
+    UNLISTED,
     caption_files,
     files_below,
     metadata_file,
@@ -46,7 +45,7 @@ RESTORE = "Restore it from a backup, `bliss index pull` it again, or build the i
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, and what to do about it."""
+    """A problem, and what to do about it."""
 
     what: str
     remedy: str
@@ -54,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name, what was looked at, and what is wrong."""
+    """One check: its name, what was examined, and the problems."""
 
     name: str
     looked_at: str
@@ -64,10 +63,10 @@ class Check:
 def verify_index(
     path: Path, sample: int, encoder: Callable[[], Encoder], progress: Progress
 ) -> Iterator[Check]:
-    """Every check in turn, as it is done; `sample` captions are embedded again, if not 0.
+    """Yield each check as it is done; `sample` captions are embedded again, unless it is 0.
 
-    Nothing is changed. What a check needs but an earlier one found wrong is not looked at again.
-    Raises nothing for a damaged index; what `encoder` raises is passed on.
+    Nothing is changed. A check is skipped where an earlier one found what it depends on damaged.
+    Does not raise for a damaged index; exceptions of `encoder` are passed on.
     """
     try:
         content = read_manifest(path, KIND, HOW_TO_BUILD)
@@ -115,7 +114,7 @@ _OF_MANIFEST = "Restore manifest.json from a backup or `bliss index pull` the in
 
 
 def check_whole(folder: Path, progress: Progress) -> None:
-    """Raise BlissError unless every check but that of the embeddings finds an index sound."""
+    """Raise BlissError where any check but that of the embeddings finds a problem."""
 
     def no_encoder() -> Encoder:
         raise AssertionError("nothing is embedded")
@@ -136,7 +135,7 @@ def _check_of(name: str, looked_at: str, wrong: list[str], remedy: str) -> Check
 
 
 def _stray_files(folder: IndexFolder) -> Check:
-    """Files the manifest does not know, and links that lead out of the folder."""
+    """Files that are not in the manifest, and links that lead out of the folder."""
     problems, there = [], files_below(folder.path)
     inside = folder.path.resolve()
     for name in there:
@@ -145,7 +144,7 @@ def _stray_files(folder: IndexFolder) -> Check:
             problems.append(Problem(f"{name} is a link out of the folder", "Put the file there"))
         elif name.startswith(tuple(_UNFINISHED)):
             continue
-        elif name not in folder.manifest.checksums and name not in BESIDE:
+        elif name not in folder.manifest.checksums and name not in UNLISTED:
             why = "left by an interrupted write" if name.endswith(".tmp") else "not of the index"
             problems.append(Problem(f"{name} is {why}", "Delete it, or move it elsewhere"))
     for start, command in _UNFINISHED.items():
@@ -156,7 +155,7 @@ def _stray_files(folder: IndexFolder) -> Check:
 
 
 def _checksums(folder: IndexFolder, progress: Progress) -> tuple[set[str], Check]:
-    """Which listed files are missing or changed, and the check that says so."""
+    """The listed files that are missing or have changed, and the check."""
     problems, damaged, size = [], set(), 0
     names = sorted(folder.manifest.checksums)
     for number, name in enumerate(names):
@@ -213,7 +212,7 @@ COLUMNS = {"caption": "string", "source_row": "int64", "source": "string", "lice
 
 
 def part_problems(folder: IndexFolder, number: int) -> Iterator[str]:
-    """What is wrong with part `number`, whose files are there as they were written."""
+    """The problems of part `number`, whose files match their checksums."""
     yield from _vector_problems(folder, number)
     captions = yield from _stored_captions(folder, folder.manifest.parts[number], number)
     yield from _metadata_problems(folder, number, captions)
