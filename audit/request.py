@@ -32,7 +32,7 @@ from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embedd
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
 from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search
-from ..indexer.search.kinds import OWN, SearchChoice
+from ..indexer.search.kinds import DEFAULT_SEARCH, SearchChoice
 from ..indexer.vectors.layout import is_embedding_folder
 from ..progress import Progress, no_progress
 from ..safe_text import counted
@@ -75,7 +75,7 @@ class AuditRequest:
     image_options: ImageOptions = NO_IMAGE_OPTIONS
     """Where the images and labels of IMAGES are, if `open_images` cannot tell."""
     corpus_options: CorpusOptions = field(default_factory=CorpusOptions)
-    search: SearchChoice = OWN
+    search: SearchChoice = DEFAULT_SEARCH
     """How the captions are searched, where not as their index says."""
     output: str = "bliss-audit"
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -333,7 +333,7 @@ def _build_index(inputs: AuditInputs, request: AuditRequest, progress: Progress)
     options = IndexOptions(rules, overwrite=request.embed.overwrite, engine=request.embed.engine)
     folder = Path(request.output) / "index"
     built = build_index(inputs.corpus, inputs.encoder, folder, options, progress)
-    return built if request.search == OWN else open_index(built.folder, request.search)
+    return built if request.search == DEFAULT_SEARCH else open_index(built.folder, request.search)
 
 
 def fit_or_load_reference(

@@ -28,10 +28,10 @@ def open_given_index(given: dict[str, Any]) -> Any:
     Where that is not as the indexes say themselves, it is said what it will take.
     """
     from ..indexer.search.index import open_indexes
-    from ..indexer.search.kinds import OWN
+    from ..indexer.search.kinds import DEFAULT_SEARCH
 
     choice = search_choice(given)
-    if choice != OWN:
+    if choice != DEFAULT_SEARCH:
         say_plans(given["index"], choice)
     return open_indexes(given["index"], choice)
 
