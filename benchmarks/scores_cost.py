@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import Retrieved, gather_texts
 from blissaudit.scorer.scores.contract import Fitted, Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.needs import Need
@@ -88,7 +88,7 @@ def make_world(size: Size, seed: int = 0) -> tuple[Fitting, np.ndarray]:
 def retrieve(fitting: Fitting, images: np.ndarray) -> Retrieved:
     """The K nearest texts of every image."""
     texts = fitting.texts
-    return gather_texts(nearest_texts(images, array_vectors(texts), K), lambda rows: texts[rows])
+    return gather_texts(exact_search(images, texts, K), texts)
 
 
 def alone(

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.vectors.nearest import Vectors, nearest_texts
+from ..indexer.vectors.nearest import exact_search
+from ..indexer.vectors.unit_rows import Rows, blocks_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import Retrieved, gather_texts
 from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score
@@ -44,7 +45,7 @@ class Words:
 
     prompts: Mapping[str, np.ndarray]
     """Class name -> float32 [d], its label prompt's unit vector."""
-    texts: Vectors
+    texts: Rows
     """M external texts."""
     k: int = 10
     """Texts retrieved for each image."""
@@ -57,8 +58,8 @@ def fittings_of(
 ) -> list[Fitting]:
     """What each draw's scores are fitted on; BlissError for a class without a prompt."""
     texts = np.zeros((0, world.images.shape[1]), np.float32)
-    if with_texts and words.texts.count:
-        texts = np.concatenate([block for _, block in words.texts.blocks()])
+    if with_texts and len(words.texts):
+        texts = np.concatenate([block for _, block in blocks_of(words.texts)])
     made, number = [], {name: c for c, name in enumerate(words.prompts)}
     for draw in draws:
         missing = [name for name in draw.normal if name not in words.prompts]
@@ -121,7 +122,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 def shared_queries(
     world: World,
     asked: Sequence[np.ndarray],
-    texts: Vectors,
+    texts: Rows,
     k: int,
     fitted: Mapping[str, Sequence[Fitted]],
 ) -> tuple[list[Query], dict[str, Cost]]:
@@ -141,8 +142,8 @@ def shared_queries(
         whole, cost = measured(lambda: search_with_terms(images, corpus, k, every))
         cost = replace(cost, seconds=cost.seconds / sum(map(len, asking.values())))
         costs = dict.fromkeys(asking, cost)
-    elif texts.count:
-        whole = Query(images, gather_texts(nearest_texts(images, texts, k), texts.fetch))
+    elif len(texts):
+        whole = Query(images, gather_texts(exact_search(images, texts, k), texts))
     else:
         whole = Query(images)
     return [_cut(whole, np.searchsorted(rows, some)) for some in asked], costs

@@ -20,7 +20,7 @@ once for all distinct retrieved texts, then every block of images looks its k te
     >>> reference = Reference(fit_moments(["cup"], rows, np.zeros(3, int)), rows[:1])
     >>> texts = np.eye(3, dtype=np.float32)
     >>> images = np.array([[0.8, 0.6, 0], [0, 0, 1]], np.float32)
-    >>> retrieved = gather_texts(exact_search(images, texts, k=1), lambda wanted: texts[wanted])
+    >>> retrieved = gather_texts(exact_search(images, texts, k=1), texts)
     >>> found = bliss_scores(images, retrieved, reference, weight=0.5)
     >>> found.score.round(2).tolist(), found.pull.round(2).tolist()
     ([0.35, 10.61], [[-0.71], [2.83]])
@@ -28,7 +28,7 @@ once for all distinct retrieved texts, then every block of images looks its k te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -136,10 +136,10 @@ class BlissScores:
 
 def gather_texts(
     hits: Hits,
-    vectors_of: Callable[[np.ndarray], np.ndarray],
+    texts: Rows,
     allocator: Allocator = IN_MEMORY,
 ) -> Retrieved:
-    """Fetch each distinct text of `hits` once; `vectors_of` maps rows int64 [u] to [u, d]."""
+    """Read each distinct text of `hits` once from `texts` [M, d], in memory or on disk."""
     blocks = list(slices(len(hits.rows), IMAGES_AT_ONCE))
     distinct = np.zeros(0, np.int64)
     for block in blocks:
@@ -148,7 +148,7 @@ def gather_texts(
     for block in blocks:
         position[block] = np.searchsorted(distinct, hits.rows[block])
         allocator.release(position, hits.rows)
-    return Retrieved(hits.similarity, hits.rows, position, vectors_of(distinct))
+    return Retrieved(hits.similarity, hits.rows, position, texts[distinct])
 
 
 def bliss_matrices(

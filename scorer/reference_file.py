@@ -20,6 +20,7 @@ from ..artefacts import check_checksum, read_manifest, write_atomically, write_m
 from ..errors import BlissError
 from ..indexer.vectors.text_column import arrow_texts, joined_contents, packed_texts
 from ..indexer.vectors.unit_rows import Rows
+from ..tables import read_table
 from .members import Members, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
@@ -96,7 +97,7 @@ def load_reference(folder: str | Path) -> Reference:
         arrays["prompt_vectors"],
         tuple(manifest["prompts"]),
         manifest["model"],
-        _read_members(pq.read_table(folder / MEMBERS)),
+        _read_members(read_table(folder / MEMBERS)),
         calibration,
         sample,
     )

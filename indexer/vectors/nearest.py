@@ -21,16 +21,17 @@ its wheels carry a newer BLAS than FAISS's (`benchmarks/search_kernel.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 
 from ...errors import UsageError
 from .blas import share_among_threads
-from .unit_rows import slices
+from .unit_rows import Rows, blocks_of, slices
 
 SPARE = 6
 """Candidates fetched beyond k."""
@@ -64,24 +65,6 @@ class Hits:
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """M unit rows to search: in blocks for scanning, by row for fetching."""
-
-    count: int
-    blocks: Callable[[], Iterator[tuple[int, np.ndarray]]]
-    """Yields (first row, float32 [m, d]) in row order."""
-    fetch: Callable[[np.ndarray], np.ndarray]
-    """Rows int64 [u] -> float32 [u, d]."""
-    stored: Callable[[], Iterator[tuple[int, np.ndarray]]] | None = None
-    """Yields (first row, rows as stored, fp16 or fp32, not renormalised); None: not on disk."""
-
-
-Search = Callable[[np.ndarray, int, "np.ndarray | None"], Hits]
-"""From unit queries [n, d], k, and the stored rows that may be found, ascending (None: all), to the
-hits among stored rows. Similarities are exact; which rows are found may be approximate."""
-
-
-@dataclass(frozen=True)
 class Candidates:
     """The w texts of largest product with each of b queries in the blocks so far, unordered."""
 
@@ -96,71 +79,60 @@ class Candidates:
         return self.values.min(axis=1)
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How many candidates a scan can return, and the error of its products."""
+class Scanner(Protocol):
+    """A pass over all texts in low precision, which proposes candidates."""
 
     first: int
     """Candidates of the first scan."""
     most: int
     """Most candidates of any scan."""
-    error: np.ndarray | float
-    """float [n] or one number: no product is off by more."""
+
+    def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """The largest products of unit queries [n, d], float32 [n, wanted], and rows, unordered."""
+
+    def error(self, queries: np.ndarray) -> np.ndarray | float:
+        """float [n] or one number: how far a product may be off at most."""
 
 
-Scan = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""Unit queries [n, d] and w -> float32 [n, w], the largest products in any order; their rows."""
+def exact_search(queries: np.ndarray, texts: Rows, k: int) -> Hits:
+    """The k rows of `texts` (M unit rows) of largest inner product with each of `queries` [n, d].
 
-
-def exact_search(queries: np.ndarray, texts: np.ndarray, k: int) -> Hits:
-    """The k rows of `texts` [M, d] of largest inner product with each of `queries` [n, d].
-
-    Both are unit rows (see `normalise_rows`). Raises UsageError when k is not between 1 and M.
+    Both are unit rows (see `normalise_rows`); `texts` is an array [M, d] or lies on disk. Raises
+    UsageError when k is not between 1 and M.
     """
-    return nearest_texts(queries, array_vectors(np.asarray(texts, np.float32)), k)
-
-
-def array_vectors(rows: np.ndarray) -> Vectors:
-    """The rows of one float32 array [M, d] in memory."""
-    return Vectors(len(rows), lambda: iter([(0, rows)]), lambda wanted: rows[wanted])
-
-
-def nearest_texts(queries: np.ndarray, texts: Vectors, k: int) -> Hits:
-    """`exact_search` for texts in memory or on disk; raises UsageError as it does."""
-    check_k(k, texts.count)
-    reach = Reach(min(k + SPARE, texts.count), texts.count, ROUNDING)
-    hits, _ = certain_hits(queries, texts, k, lambda some, w: _scan(some, texts, w), reach)
-    return hits
+    texts = np.asarray(texts, np.float32) if isinstance(texts, np.ndarray) else texts
+    check_k(k, len(texts))
+    return certain_hits(queries, texts, k, BlockScan(texts, k))[0]
 
 
 def certain_hits(
-    queries: np.ndarray, texts: Vectors, k: int, scan: Scan, reach: Reach
+    queries: np.ndarray, texts: Rows, k: int, scanner: Scanner
 ) -> tuple[Hits, np.ndarray]:
-    """Hits from scans whose products are off by `reach.error` at most, and the uncertain queries.
+    """Hits from the candidates of `scanner`, and the uncertain queries.
 
     A query is uncertain while a text that was not fetched could be among its k: it is scanned again
-    for four times as many candidates, up to `reach.most`. The queries int64 [u] that are uncertain
-    even then are returned; there are none where `reach.most` is M.
+    for four times as many candidates, up to `scanner.most`. The queries int64 [u] that are still
+    uncertain then are returned; there are none where `scanner.most` is M.
     """
     queries = np.ascontiguousarray(queries, np.float32)
     n = len(queries)
-    error = np.broadcast_to(np.asarray(reach.error, np.float64), (n,))
+    error = np.broadcast_to(np.asarray(scanner.error(queries), np.float64), (n,))
     hits = Hits(np.empty((n, k), np.float32), np.empty((n, k), np.int64))
-    remaining, wanted = np.arange(n), reach.first
+    remaining, wanted = np.arange(n), scanner.first
     while True:
         uncertain = [remaining[:0]]
         for some in slices(len(remaining), CANDIDATE_BYTES // (24 * wanted)):
             batch = remaining[some]
-            rough, rows = scan(queries[batch], wanted)
+            rough, rows = scanner.scan(queries[batch], wanted)
             similarity, rows = exact_order(queries[batch], texts, rows)
             hits.similarity[batch] = similarity[:, :k]
             hits.rows[batch] = rows[:, :k]
-            if wanted < texts.count:
+            if wanted < len(texts):
                 uncertain.append(batch[rough.min(axis=1) + error[batch] >= similarity[:, k - 1]])
         remaining = np.concatenate(uncertain)
-        if not remaining.size or wanted >= reach.most:
+        if not remaining.size or wanted >= scanner.most:
             return hits, remaining
-        wanted = min(4 * wanted, reach.most)
+        wanted = min(4 * wanted, scanner.most)
 
 
 def check_k(k: int, count: int) -> None:
@@ -173,7 +145,7 @@ def check_k(k: int, count: int) -> None:
         )
 
 
-def exact_hits(queries: np.ndarray, texts: Vectors, k: int, found: Candidates) -> Hits:
+def exact_hits(queries: np.ndarray, texts: Rows, k: int, found: Candidates) -> Hits:
     """Hits of unit rows `queries` [n, d] from the candidates, k or more each, of another scan.
 
     Its products must be right to ROUNDING. Queries that are uncertain (step 3) are searched again.
@@ -181,45 +153,55 @@ def exact_hits(queries: np.ndarray, texts: Vectors, k: int, found: Candidates) -
     queries = np.ascontiguousarray(queries, np.float32)
     similarity, rows = exact_order(queries, texts, found.rows)
     hits = Hits(similarity[:, :k].copy(), rows[:, :k].copy())
-    if found.rows.shape[1] < texts.count:
+    if found.rows.shape[1] < len(texts):
         uncertain = np.flatnonzero(found.lowest + ROUNDING >= similarity[:, k - 1])
         if uncertain.size:
-            again = nearest_texts(queries[uncertain], texts, k)
+            again = exact_search(queries[uncertain], texts, k)
             hits.similarity[uncertain], hits.rows[uncertain] = again.similarity, again.rows
     return hits
 
 
-def _scan(queries: np.ndarray, texts: Vectors, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `wanted` texts of largest product with each query: step 1."""
-    kept = no_candidates(len(queries), wanted, np.dtype(np.float32))
-    length = max(TEXTS_AT_ONCE, wanted)
-    width = max(1, PRODUCTS_AT_ONCE // length)
-    lock = Lock()
+class BlockScan:
+    """Step 1: float32 products of all texts, a block at a time, on as many threads as BLAS has."""
 
-    def work(blocks: Iterator[tuple[int, np.ndarray]]) -> None:
-        memory = np.empty(min(width, len(queries)) * length, np.float32)
-        for first, rows in blocks:
-            for batch in slices(len(queries), width):
-                some = queries[batch]
-                products = memory[: len(some) * len(rows)].reshape(len(some), len(rows))
-                np.matmul(some, rows.T, out=products)
-                keep_largest(
-                    Candidates(kept.values[batch], kept.rows[batch]), products, first, lock
-                )
+    def __init__(self, texts: Rows, k: int) -> None:
+        self.texts = texts
+        self.first, self.most = min(k + SPARE, len(texts)), len(texts)
 
-    share_among_threads(work, _text_blocks(texts, length), -(-texts.count // length))
-    return kept.values, kept.rows
+    def error(self, queries: np.ndarray) -> float:
+        """ROUNDING."""
+        return ROUNDING
+
+    def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """The `wanted` texts of largest product with each query."""
+        kept = no_candidates(len(queries), wanted, np.dtype(np.float32))
+        length = max(TEXTS_AT_ONCE, wanted)
+        width = max(1, PRODUCTS_AT_ONCE // length)
+        lock = Lock()
+
+        def work(blocks: Iterator[tuple[int, np.ndarray]]) -> None:
+            memory = np.empty(min(width, len(queries)) * length, np.float32)
+            for first, rows in blocks:
+                for batch in slices(len(queries), width):
+                    some = queries[batch]
+                    products = memory[: len(some) * len(rows)].reshape(len(some), len(rows))
+                    np.matmul(some, rows.T, out=products)
+                    here = Candidates(kept.values[batch], kept.rows[batch])
+                    keep_largest(here, products, first, lock)
+
+        share_among_threads(work, _text_blocks(self.texts, length), -(-len(self.texts) // length))
+        return kept.values, kept.rows
 
 
-def _text_blocks(texts: Vectors, length: int) -> Iterator[tuple[int, np.ndarray]]:
+def _text_blocks(texts: Rows, length: int) -> Iterator[tuple[int, np.ndarray]]:
     """The texts in blocks of at most `length` rows: (first row, float32 [m, d])."""
-    for first, block in texts.blocks():
+    for first, block in blocks_of(texts):
         for some in slices(len(block), length):
             yield first + some.start, np.ascontiguousarray(block[some], np.float32)
 
 
 def exact_order(
-    queries: np.ndarray, texts: Vectors, rows: np.ndarray
+    queries: np.ndarray, texts: Rows, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Candidates `rows` [n, m] with their similarities, most similar first, equal ones by row.
 
@@ -227,11 +209,23 @@ def exact_order(
     """
     similarity = np.empty(rows.shape, np.float32)
     for block in slices(len(rows), PAIRS_AT_ONCE // rows.shape[1]):
-        vectors = texts.fetch(np.maximum(rows[block], 0).ravel()).reshape(*rows[block].shape, -1)
+        vectors = texts[np.maximum(rows[block], 0).ravel()].reshape(*rows[block].shape, -1)
         similarity[block] = np.einsum("nmd,nd->nm", vectors, queries[block], dtype=np.float64)
     similarity[rows < 0] = -np.inf
     order = np.lexsort((rows, -similarity), axis=1)
     return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def merge_hits(found: Sequence[Hits], k: int) -> Hits:
+    """The k best of several hits of the same n queries, whose rows are disjoint."""
+    if len(found) == 1:
+        return found[0]
+    similarity = np.concatenate([hits.similarity for hits in found], axis=1)
+    rows = np.concatenate([hits.rows for hits in found], axis=1)
+    order = np.lexsort((rows, -similarity), axis=1)[:, :k]
+    return Hits(
+        np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    )
 
 
 def no_candidates(queries: int, wanted: int, dtype: np.dtype) -> Candidates:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...errors import BlissError
-from ...indexer.vectors.nearest import array_vectors, nearest_texts
+from ...indexer.vectors.nearest import exact_search
 from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Normals, Query, Score, between, positive, whole
 from .covariance import Covariance, fit_covariance, squared_lengths, weighed
@@ -57,14 +57,14 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """
     references = fitting.normals.images
     k = min(whole(parameters, "k", 1), len(references))
-    rows = array_vectors(np.ascontiguousarray(references, np.float32))
+    rows = np.ascontiguousarray(references, np.float32)
 
     def scores(query: Query) -> np.ndarray:
         distance = np.empty(len(query.images))
         step = ENTRIES // max(query.images.shape[1], k)
         for chunk in slices(len(distance), step):
             images = query.images[chunk]
-            kth = nearest_texts(images, rows, k).rows[:, k - 1]
+            kth = exact_search(images, rows, k).rows[:, k - 1]
             # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
             apart = images.astype(np.float64) - references[kth]
             distance[chunk] = np.linalg.norm(apart, axis=1)

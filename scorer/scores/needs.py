@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...indexer.encode.encoder import Encoder
-from ...indexer.search.index import CaptionIndex, find_captions
+from ...indexer.search.index import CaptionIndex, text_vector
 
 SOMETHING = "a photo of something"
 """The additional text of CLIP-AD."""
@@ -90,7 +90,7 @@ NEEDS: Mapping[Need, Provider] = {
     Need.SOMETHING: Provider(
         f'the vector of "{SOMETHING}"',
         "Add --model, or that text to the captions of the index",
-        lambda resources: _something(resources.index, resources.encoder),
+        lambda resources: text_vector(SOMETHING, resources.index, resources.encoder),
     ),
 }
 
@@ -106,11 +106,3 @@ def for_classes(extras: Mapping[Need, Any], classes: np.ndarray) -> dict[Need, A
     return {
         need: value[classes] if NEEDS[need].per_class else value for need, value in extras.items()
     }
-
-
-def _something(index: CaptionIndex, encoder: Encoder | None) -> np.ndarray | None:
-    """The vector of SOMETHING, from the model or the captions of the index."""
-    if encoder is not None:
-        return encoder.encode_texts([SOMETHING])[0]
-    found = find_captions(index, {SOMETHING: SOMETHING})
-    return index.vectors.fetch(np.array([found[SOMETHING]]))[0] if found else None

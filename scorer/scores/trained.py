@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ...indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
+from ...indexer.vectors.nearest import exact_search
 from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Query, Score, positive
 from .needs import Need
@@ -176,20 +176,19 @@ OECL = Score(
 def _fit_outlier_knn_ratio(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """Against the images that the head was trained on; no parameter."""
     known = trained_arrays(fitting, "outlier_knn_ratio", "normals", "outliers")
-    sets = [(rows, array_vectors(np.ascontiguousarray(rows, np.float32))) for rows in known]
 
     def scores(query: Query) -> np.ndarray:
-        normal, outlier = (_nearest(query.images, rows, vectors) for rows, vectors in sets)
+        normal, outlier = (_nearest(query.images, rows) for rows in known)
         return normal / np.maximum(outlier, 1e-12)
 
     return scores
 
 
-def _nearest(images: np.ndarray, rows: np.ndarray, vectors: Vectors) -> np.ndarray:
+def _nearest(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """float64 [n], Euclidean distance of each image to the nearest of `rows`."""
     distance = np.empty(len(images))
     for chunk in slices(len(images), max(1, ENTRIES // max(1, images.shape[1]))):
-        found = nearest_texts(images[chunk], vectors, 1).rows[:, 0]
+        found = exact_search(images[chunk], rows, 1).rows[:, 0]
         # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
         distance[chunk] = np.linalg.norm(images[chunk].astype(np.float64) - rows[found], axis=1)
     return distance

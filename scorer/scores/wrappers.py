@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ...indexer.vectors.nearest import array_vectors, nearest_texts
+from ...indexer.vectors.nearest import exact_search
 from .contract import Fitted, Fitting, Normals, Query, Score
 from .needs import Need
 from .similarity import in_chunks
@@ -71,7 +71,7 @@ def smooth(scores: np.ndarray, query: Query) -> np.ndarray:
     most = min(max(NEIGHBOURHOODS), n)
     if most == 0:
         return scores
-    hits = nearest_texts(query.images, array_vectors(query.images), most)
+    hits = exact_search(query.images, query.images, most)
     weights = np.maximum(hits.similarity.astype(np.float64), 0)
     pulled = (weights * scores[hits.rows]).cumsum(axis=1) / weights.cumsum(axis=1)
     return np.mean([pulled[:, min(k, most) - 1] for k in NEIGHBOURHOODS], axis=0)

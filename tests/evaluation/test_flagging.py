@@ -10,7 +10,6 @@ from blissaudit.evaluation.protocols import Protocol
 from blissaudit.evaluation.report import notes
 from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
 from blissaudit.evaluation.world import EmbeddedSet, make_world
-from blissaudit.indexer.vectors.nearest import array_vectors
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.scores.contract import Score
 from blissaudit.scorer.scores.needs import Need
@@ -35,7 +34,7 @@ def world_and_words(each=100, spread=0.4):
         for n in (each, 40)
     ]
     far = EmbeddedSet(unit(rng.standard_normal((90, 8))), (None,) * 90)
-    texts = array_vectors(unit(rng.standard_normal((50, 8))))
+    texts = unit(rng.standard_normal((50, 8)))
     words = Words(dict(zip(NAMES, unit(centres), strict=True)), texts, 3)
     return make_world(*sets, {"far": far}), words
 

@@ -32,7 +32,7 @@ from blissaudit.evaluation.run import (
     evaluate,
 )
 from blissaudit.evaluation.world import EmbeddedSet, make_world
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import text_terms
@@ -55,7 +55,7 @@ def world_and_words(k=3):
         rows = np.repeat(centres, each, axis=0) + rng.standard_normal((4 * each, 8))
         sets.append(EmbeddedSet(unit(rows), tuple(np.repeat(NAMES, each).tolist())))
     texts = unit(rng.standard_normal((20, 8)))
-    words = Words(dict(zip(NAMES, unit(centres), strict=True)), array_vectors(texts), k)
+    words = Words(dict(zip(NAMES, unit(centres), strict=True)), texts, k)
     return make_world(*sets, {}), words, texts
 
 
@@ -84,9 +84,7 @@ def test_every_score_sees_the_same_draws_and_retrieval_of_the_test_images_alone(
         assert fitting.normals.classes == draw.normal
         assert np.array_equal(fitting.normals.images, world.images[draw.reference])
         assert np.array_equal(fitting.texts, texts)
-        alone = gather_texts(
-            nearest_texts(world.images[draw.test], words.texts, 3), words.texts.fetch
-        )
+        alone = gather_texts(exact_search(world.images[draw.test], words.texts, 3), words.texts)
         for name in ("similarity", "rows", "position", "vectors"):
             assert np.array_equal(getattr(query.retrieved, name), getattr(alone, name)), name
     assert np.array_equal(result.scores[0].values, result.scores[1].values)
@@ -104,7 +102,7 @@ def test_scores_over_all_texts_share_one_pass_over_all_draws(monkeypatch):
             passes.append((len(terms), len(images))) or real(terms, texts, images, near)
         ),
     )
-    monkeypatch.setattr(shared, "nearest_texts", None)
+    monkeypatch.setattr(shared, "exact_search", None)
     chosen = choose_scores(["eoe", "neglabel:keep=0.5", "mcm", "csp"], SCORES)
     found = evaluate(world, draws, words, chosen)
     held = [draw.reference[held_out(world, draw)] for draw in draws]
@@ -344,7 +342,7 @@ def test_the_known_answer_on_caltech_101():
         Chosen("cosine", MAXIMUM_COSINE),
         Chosen("nearest", KNN, {"k": 1}),
     ]
-    result = evaluate(world, draws, Words(prompts, array_vectors(texts[:1000])), chosen)
+    result = evaluate(world, draws, Words(prompts, texts[:1000]), chosen)
     means = [100 * found.metric("auroc").mean() for found in result.scores]
     assert means[0] == pytest.approx(99.04, abs=0.01)
     assert means[1:] == pytest.approx([98.3, 97.1], abs=0.06)

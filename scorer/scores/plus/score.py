@@ -25,7 +25,7 @@ from functools import cache
 
 import numpy as np
 
-from ....indexer.vectors.nearest import array_vectors, nearest_texts
+from ....indexer.vectors.nearest import exact_search
 from ...bliss import Retrieved, gather_texts
 from ...leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from ...moments import fit_moments
@@ -88,12 +88,11 @@ def fit_bliss_plus(
 
 def _scorer(normal: Normal, texts: np.ndarray, parameters: Mapping[str, float]) -> Scorer:
     far = between(parameters, "far", 0, np.inf)
-    vectors = array_vectors(np.ascontiguousarray(texts))
 
     @cache
     def calibration(k: int) -> _Calibration:
         sample = normal.sample
-        retrieved = gather_texts(nearest_texts(sample.images, vectors, k), vectors.fetch)
+        retrieved = gather_texts(exact_search(sample.images, texts, k), texts)
         everyone = np.arange(len(sample.labels))
         pairs = Pairs(LeftOut(everyone, sample.labels), np.ones(len(everyone), bool))
         return _calibrate(normal, retrieved, pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import distances as knn
 from blissaudit.scorer.scores import prototypes as sparse_lookup
@@ -38,8 +38,8 @@ def world(seed: int, counts: list[int], d: int, n: int) -> tuple[Fitting, Query]
 
 
 def ask(images: np.ndarray, texts: np.ndarray, k: int = 3) -> Query:
-    found = nearest_texts(images, array_vectors(texts), k)
-    return Query(images, gather_texts(found, lambda rows: texts[rows]))
+    found = exact_search(images, texts, k)
+    return Query(images, gather_texts(found, texts))
 
 
 # Oracles: one image at a time, as the formula is written.
