@@ -61,7 +61,7 @@ ISSUE_COLUMNS = (
     "margin",
     "cosine_margin",
 )
-CSV_ROWS, ROWS_READ = 1000, 4096
+ROWS_AT_ONCE, ROWS_READ = 1000, 4096
 """Rows of a csv file written, and of `scores.parquet` read, at once."""
 LIBRARIES = ("bliss-audit", "numpy", "pyarrow", "pillow", "torch", "open_clip_torch")
 
@@ -128,7 +128,7 @@ def _write_csv(scores: Path, file: IO[bytes]) -> None:
     with open(scores, "rb") as table:
         stored = open_table(table)
         names = stored.schema_arrow.names
-        write_scores_csv(names, read_batches(stored, CSV_ROWS), file.write)
+        write_scores_csv(names, read_batches(stored, ROWS_AT_ONCE), file.write)
 
 
 def write_issues_csv(result: AuditResult, write: Callable[[bytes], object]) -> None:
@@ -155,7 +155,7 @@ def write_issues_csv(result: AuditResult, write: Callable[[bytes], object]) -> N
                     float(labels.cosine_margin[i]),
                 )
             )
-        if (i + 1) % CSV_ROWS == 0:
+        if (i + 1) % ROWS_AT_ONCE == 0:
             write(csv_text(lines).encode("utf-8"))
             lines.clear()
     write(csv_text(lines).encode("utf-8"))
