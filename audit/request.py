@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from ..indexer.images.shards import embed_shard
 from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search
 from ..indexer.search.kinds import DEFAULT_SEARCH, SearchChoice
 from ..indexer.vectors.layout import is_embedding_folder
+from ..indexer.vectors.text_column import Texts
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer.reference import Reference
@@ -239,7 +240,7 @@ def _check_classes(
 
 
 def _countable_classes(
-    labels: Sequence[str | None], words: ClassWords, name: str, least: int
+    labels: Texts[str | None], words: ClassWords, name: str, least: int
 ) -> tuple[str, ...]:
     """The normal classes; BlissError for one with fewer than `least` images."""
     normal = choose_classes(labels, words, name)
@@ -293,7 +294,8 @@ def _check_search(index: CaptionIndex, k: int) -> None:
     search(index, np.zeros((0, index.model["dimension"]), np.float32), k)
 
 
-class EmbeddedInputs(NamedTuple):
+@dataclass(frozen=True)
+class EmbeddedInputs:
     """What an audit works on once everything is embedded."""
 
     images: EmbeddedImages

@@ -1,7 +1,4 @@
-"""The images behind the rows of a finished audit, to look at them again.
-
-The image embeddings of a run, read where they lie and only as far as they are asked for.
-"""
+"""The images and embeddings behind the rows of a finished audit, read only as far as needed."""
 
 from __future__ import annotations
 
@@ -63,10 +60,10 @@ class Wanted(NamedTuple):
 
 
 class Photograph(NamedTuple):
-    """What was found of one wanted image: its encoded bytes, or why there are none."""
+    """One wanted image: its encoded bytes, or why there are none."""
 
     place: int
-    """Its place among those asked for."""
+    """Its position among the wanted images."""
     data: bytes | None
     problem: str = ""
 
@@ -142,8 +139,8 @@ def _by_kind(embedded: Path, folder: str, request: Mapping[str, Any]) -> Photogr
 def read_photographs(where: Photographs, wanted: Sequence[Wanted]) -> Iterator[Photograph]:
     """Each of the `wanted` images (no row twice) once, with bounded memory.
 
-    Files come in the order asked for; the images of any other collection by ascending row, in one
-    pass over it, and those whose content is known to be another one now are not given out.
+    Files come in the order of `wanted`; the images of any other collection by ascending row, in one
+    pass over it, except those whose content has changed.
     """
     if where.folder is None:
         yield from _read_rows(where.request, wanted)
