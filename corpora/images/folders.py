@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from ...artefacts import digest
 from ...errors import BlissError, UsageError
-from ..addresses import find_below, read_file, stamp, suffix_of
+from ..addresses import find_below, is_remote, read_file, stamp, suffix_of
 from ..sources import JSON
 from .source import (
     IMAGE_SUFFIXES,
@@ -40,6 +40,11 @@ from .source import (
 
 PathLike = str | os.PathLike[str]
 
+ADDRESS = "it is an address, and images that a list names are not fetched"
+_COPY_LINKS = (
+    "Put the files in the place of the links: cp -rL, `git annex unlock`, `dvc config cache.type "
+    "copy` and `dvc checkout --relink`, or local_dir of the hub's client"
+)
 _NO_SUFFIX = "without suffix"
 _NEEDED_IMAGES = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF files"
 
@@ -157,7 +162,7 @@ def list_paths(root: PathLike, paths: Sequence[str], labels: Sequence[str | None
     """
     problems = {}
     for row, path in enumerate(paths):
-        problem = why_outside(os.fspath(root), path)
+        problem = ADDRESS if is_remote(path) else why_outside(os.fspath(root), path)
         if problem:
             problems[row] = problem
     return ImageList(os.fspath(root), tuple(paths), tuple(labels), problems)
@@ -283,7 +288,7 @@ def no_images(root: str, found: Findings) -> BlissError:
     return BlissError(
         given,
         _NEEDED_IMAGES,
-        "Choose the folder that holds the images",
+        _COPY_LINKS if found.problems else "Choose the folder that holds the images",
     )
 
 
