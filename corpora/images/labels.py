@@ -85,7 +85,7 @@ def list_labelled(file: str, options: ImageOptions) -> ImageList:
         )
     root = os.path.dirname(os.path.abspath(file))
     paths = [_in_this_system(root, path) for path in read.paths]
-    listed = list_paths(root, paths, read.labels)
+    listed = list_paths(root, paths, read.labels, bool(options.follow_links))
     if len(listed.problems) == len(paths):
         remedy = "Put the file into the folder that holds the images"
         if is_remote(paths[0]):
@@ -141,7 +141,8 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
                 "Correct the file",
             )
     there = tuple(labels.pop(path, None) for path in listed.paths)
-    extra = list_paths(root, list(labels), list(labels.values()))
+    follow = bool(options.follow_links)
+    extra = list_paths(root, list(labels), list(labels.values()), follow)
     problems = {**listed.problems}
     other_case = {path.casefold(): path for path in listed.paths}
     for row, path in enumerate(extra.paths):
