@@ -154,7 +154,8 @@ def image_options(given: dict[str, Any]) -> Any:
 
     names = ("image_column", "label_column", "labels")
     of_data_set = {name: given[f"images_{name}"] for name in ("config", "split", "revision")}
-    return ImageOptions(**{name: given[name] for name in names}, **of_data_set)
+    follow = given["follow_links"] or None
+    return ImageOptions(**{name: given[name] for name in names}, **of_data_set, follow_links=follow)
 
 
 def class_words(given: dict[str, Any]) -> Any:

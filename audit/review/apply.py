@@ -139,7 +139,7 @@ def copy_cleaned(
     if source.folder is None:
         places, renamed = [_place_by_row(image) for image in cleaned.images], 0
     else:
-        places, renamed = _places(cleaned, source.folder)
+        places, renamed = _places(cleaned, source)
     wanted = [Wanted(image.row, image.path, image.content) for image in cleaned.images]
     work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -174,7 +174,7 @@ def _check_target(target: Path, source: str | None) -> None:
         )
 
 
-def _places(cleaned: Cleaned, source: str) -> tuple[list[tuple[str, ...]], int]:
+def _places(cleaned: Cleaned, source: Photographs) -> tuple[list[tuple[str, ...]], int]:
     """The place of each image below the target, distinct on every file system, and how many were
     renamed for that."""
     wanted = [_place(image, source) for image in cleaned.images]
@@ -191,10 +191,12 @@ def _places(cleaned: Cleaned, source: str) -> tuple[list[tuple[str, ...]], int]:
     return places, sum(place != want for place, want in zip(places, wanted, strict=True))
 
 
-def _place(image: CleanedImage, source: str) -> tuple[str, ...]:
+def _place(image: CleanedImage, source: Photographs) -> tuple[str, ...]:
     """Folder and file names: the label's folder, then what follows the old one's in the path."""
     try:
-        found = os.path.relpath(photograph_file(source, image.path), source)
+        assert source.folder is not None
+        file = photograph_file(source.folder, image.path, source.follow_links)
+        found = os.path.relpath(file, source.folder)
     except UnreadableImage as error:
         raise _not_copied(image, str(error)) from None
     parts = tuple(found.split(os.sep))
