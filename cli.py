@@ -8,6 +8,7 @@ import os
 import sys
 
 import click
+import cloup
 
 from . import __version__
 from .commands.apply import apply
@@ -19,6 +20,7 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.find import find
 from .commands.index import index
+from .commands.logs import logs_on_terminal
 from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
@@ -41,7 +43,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of `bliss ARGUMENTS`."""
     try:
-        bliss.main(arguments, prog_name="bliss", standalone_mode=False)
+        with logs_on_terminal():
+            bliss.main(arguments, prog_name="bliss", standalone_mode=False)
     except ModelNotNamed as error:
         return _say_error(error.for_command(["bliss", *arguments]), error.exit_code)
     except BlissError as error:
@@ -84,26 +87,16 @@ def _say_error(message: str, code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@cloup.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    sections=[
+        cloup.Section("Audit a collection", [audit, report, apply, find, diff, export]),
+        cloup.Section("Score new images", [reference, score]),
+        cloup.Section("Captions", [index, corpora]),
+        cloup.Section("Measure and train", [evaluate, train]),
+        cloup.Section("Try it", [demo]),
+    ],
+)
 @click.version_option(__version__, prog_name="bliss")
 def bliss() -> None:
-    """Find the images that do not belong, with the captions that say why."""
-
-
-COMMANDS = (
-    audit,
-    report,
-    apply,
-    score,
-    find,
-    diff,
-    export,
-    reference,
-    index,
-    corpora,
-    evaluate,
-    train,
-    demo,
-)
-for command in COMMANDS:
-    bliss.add_command(command)
+    """Find the images that do not belong, with the captions that explain why."""

@@ -47,7 +47,7 @@ class Asked:
             for given, name in (
                 (self.calibration, "--calibration"),
                 (self.rule.per_class, "--per-class"),
-                (self.rule.empirical_null, "--empirical-null"),
+                (self.rule.empirical_null, "--flag empirical-null"),
             ):
                 if given:
                     raise UsageError(
@@ -104,7 +104,7 @@ def share_held_out(asked: Asked, images: int) -> float:
     """The share of a separate reference of n `images` to keep back for calibration.
 
     None where p-values are not asked for, come from elsewhere, or where a fifth of the images is
-    too few for any to be at most --fdr.
+    too few for any to be at most the false discovery rate.
     """
     enough = math.ceil(1 / asked.rule.fdr - 1e-9) - 1
     if asked.question != "stray" or asked.calibration or int(HELD_OUT * images) < enough:

@@ -20,8 +20,8 @@ FEW_IN_CLASS = 8
 """Images a class below which being left out of it makes an image look stranger: decisions.md."""
 
 NOTHING_FLAGS = (
-    "nothing is flagged: give --calibration DIR with other clean images, or --top N, "
-    "--contamination SHARE or --empirical-null"
+    "nothing is flagged: give --calibration DIR with other clean images, or say what to flag: "
+    "--flag N, --flag N% or --flag empirical-null"
 )
 
 
@@ -34,7 +34,7 @@ class DecisionRule:
     per_class: bool = False
     """Whether p-values are taken class by class."""
     top: int | None = None
-    """Where no p-value decides: flag this many, the most anomalous."""
+    """Flag this many, the most anomalous, whatever the p-values."""
     contamination: float | None = None
     """Flag this share of the images, whatever the p-values."""
     empirical_null: bool = False
@@ -55,7 +55,7 @@ class DecisionRule:
             )
         if self.contamination is not None and self.empirical_null:
             raise UsageError(
-                "both --contamination and --empirical-null were given",
+                "both a contamination and an empirical null were given",
                 "one rule that flags",
                 "Leave one out",
             )
@@ -67,7 +67,7 @@ DEFAULT_RULE = DecisionRule()
 def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
     """`result` with its images flagged; `own` says that it is its own reference.
 
-    A rule that is asked for by name goes before p-values and label margins, those before --top.
+    A rule that was chosen goes before p-values and label margins.
     """
     n = len(result.ranking)
     q = None if result.p_values is None else benjamini_hochberg(result.p_values)
@@ -79,6 +79,11 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
         decision = replace(decision, reason=reason + without)
     elif rule.empirical_null:
         decision = _by_empirical_null(result, rule.fdr, q, without)
+    elif rule.top is not None:
+        count = min(rule.top, n)
+        decision = _most_anomalous(result, "top", count, rule.top, q)
+        reason = f"{_images(count)} flagged: the most anomalous, as many as --flag says"
+        decision = replace(decision, reason=reason + without)
     elif q is not None:
         decision = _by_fdr(result, rule, q)
         least = int(result.reference.moments.counts.min())
@@ -92,11 +97,6 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
         flagged = result.labels.is_issue
         reason = f"{_images(int(flagged.sum()))} flagged: another class suits them better"
         decision = Decision("label margin", 0.0, flagged, None, reason, {})
-    elif rule.top is not None:
-        count = min(rule.top, n)
-        decision = _most_anomalous(result, "top", count, rule.top, q)
-        reason = f"{_images(count)} flagged: the most anomalous, as many as --top says"
-        decision = replace(decision, reason=reason + without)
     else:
         reason = f"{_why_no_p(result, own)}; {NOTHING_FLAGS}"
         decision = Decision("none", None, np.zeros(n, bool), None, reason, {})
@@ -149,7 +149,7 @@ def _nothing_to_count() -> UsageError:
     return UsageError(
         "--fail-on counts flagged images, and nothing flags any here",
         "p-values from clean images, or a rule",
-        "Add --calibration DIR, --top N, --contamination SHARE or --empirical-null",
+        "Add --calibration DIR, --flag N, --flag N% or --flag empirical-null",
     )
 
 

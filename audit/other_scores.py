@@ -85,13 +85,13 @@ def check_clipn(score: Score, given: bool) -> None:
         raise UsageError(
             f"{score.name} was asked for without a CLIPN",
             "a trained one",
-            "Add --clipn DIR with what `bliss train clipn` made",
+            "Add --trained DIR with what `bliss train clipn` made",
         )
     if given and not score.needs_no_prompts:
         raise UsageError(
-            f"--clipn was given with the score {score.name}, which does not use it",
+            f"--trained was given with the score {score.name}, which does not use it",
             "clipn_ctw or clipn_atd",
-            "Leave --clipn out or change --score",
+            "Leave --trained out or change --score",
         )
 
 

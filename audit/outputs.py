@@ -35,7 +35,9 @@ HOW = (
     "batch_size", "device", "engine", "output", "overwrite", "ray_actors", "ray_address", "workers",
 )  # fmt: skip
 """Options that say how an audit is done, not what it finds."""
-DECIDING = ("contamination", "empirical_null", "fail_on", "fdr", "per_class", "top")
+DECIDING = (
+    "contamination", "empirical_null", "fail_on", "fdr", "flag", "per_class", "top",
+)  # fmt: skip
 """Options that decide anew on the same scores: they may differ from the audit before."""
 TOP = 20
 """Images shown, and compared by --robust, where --top does not say."""
@@ -48,15 +50,48 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     before = read_json(path).get("request")
-    before = before if isinstance(before, dict) else {}
-    names = {*before, *request} - {*HOW, *DECIDING}
-    differing = sorted(name for name in names if before.get(name) != request.get(name))
+    before, now = current_names(before if isinstance(before, dict) else {}), current_names(request)
+    names = {*before, *now} - {*HOW, *DECIDING}
+    differing = sorted(name for name in names if before.get(name) != now.get(name))
     if differing:
         raise UsageError(
             f"{folder} holds an audit made with other settings ({', '.join(differing)} differ)",
             "the same settings, or another folder",
             "Choose another --output, or pass --overwrite to replace it",
         )
+
+
+def current_names(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded request under the names that options have now, whichever version recorded it."""
+    made = dict(request)
+    search = [made.pop("search_kind", None), *sorted(made.pop("search_set", ()))]
+    device = made.pop("search_device", None)
+    search += [f"device={device}" if device and device != "cpu" else None]
+    search += ["shards" if made.pop("search_shards", False) else None]
+    cosine = made.pop("exclude_near_labels", None)
+    exclude = ["label-words"] * bool(made.pop("exclude_label_words", False))
+    exclude += [] if cosine is None else [f"near-labels={cosine:g}"]
+    merged = {
+        "search": ",".join(filter(None, search)),
+        "exclude": sorted(made.get("exclude", exclude)),
+        "trained": sorted(
+            filter(
+                None, [made.pop("head", None), made.pop("clipn", None), *made.get("trained", ())]
+            )
+        ),
+        "class_prompt": made.pop("label", None),
+    }
+    made |= {name: value for name, value in merged.items() if value}
+    images = "images" if "images" in made else "test"
+    for spec, prefix in ((images, "images_"), ("corpus", "")):
+        config, split, revision = (
+            made.pop(f"{prefix}{part}", None) for part in ("config", "split", "revision")
+        )
+        if spec in made and isinstance(made[spec], str):
+            made[spec] += f"@{revision}" if revision else ""
+            part = "/".join(filter(None, [config, split]))
+            made[spec] += f":{part}" if part else ""
+    return made
 
 
 def save_audit(

@@ -224,7 +224,7 @@ def refuse_words(reference: str, words: ClassWords) -> None:
     """Raise UsageError where classes are worded beside a fitted reference, which brings them."""
     if words != ClassWords():
         raise UsageError(
-            f"--normal, --prompt or --label was given with {reference}",
+            f"--normal, --prompt or --class-prompt was given with {reference}",
             "none of them: a fitted reference brings its classes and prompts",
             "Leave them out, or fit the reference again with them",
         )

@@ -4,40 +4,68 @@ from __future__ import annotations
 
 import click
 
+from .base import OUTPUT, Output, command, progress_lines, section
+from .options import option
 
-@click.command()
+
+@command()
 @click.argument("decisions")
-@click.option("--run", "run_folder", required=True, help="The run whose report they were made on.")
-@click.option("--list", "list_file", metavar="OUT.csv", help="Write path,label of what stays.")
-@click.option(
-    "--copy",
-    "target",
-    metavar="TARGET",
-    help="Copy what stays into a new folder, relabelled images under their new label.",
+@section(
+    "Decisions",
+    option(
+        "--run",
+        "run_folder",
+        required=True,
+        metavar="DIR",
+        help="The run whose report they were made on.",
+    ),
+    option("--list", "list_file", metavar="OUT.csv", help="Write path,label of what stays."),
+    option(
+        "--copy",
+        "target",
+        metavar="DIR",
+        help="Copy what stays into a new folder, relabelled images under their new label.",
+    ),
 )
-def apply(decisions: str, run_folder: str, list_file: str | None, target: str | None) -> None:
-    """Carry out a decisions file that the report's page saved.
+@OUTPUT
+def apply(
+    *,
+    decisions: str,
+    run_folder: str,
+    list_file: str | None,
+    target: str | None,
+    output: Output,
+) -> None:
+    """Carry out a decisions file that the report page saved.
 
     Without --list or --copy it only says what would be done. Originals are never changed, moved or
     deleted; undecided images stay.
-    """  # fmt: skip
+    """
     from ..audit.applying import clean, copy_cleaned, summary, write_list
     from ..audit.photographs import run_photographs
     from ..audit.review_file import read_decisions
     from ..audit.run_folder import open_run
     from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
 
     run = open_run(run_folder)
     cleaned = clean(run, read_decisions(decisions, run))
-    click.echo(summary(cleaned))
+    if not output.as_json:
+        output.show(None, summary(cleaned))
+    renamed, lines = 0, []
     if list_file is not None:
         write_list(cleaned, list_file)
-        click.echo(f"List: {terminal_text(list_file)}")
+        lines.append(f"List: {terminal_text(list_file)}")
     if target is not None:
         renamed = copy_cleaned(cleaned, run_photographs(run), target, progress_lines())
-        click.echo(f"Copy: {terminal_text(target)}")
+        lines.append(f"Copy: {terminal_text(target)}")
         if renamed:
-            click.echo(f"{renamed:,} of them under another name, because theirs was taken")
-    if list_file is None and target is None:
-        click.echo("Nothing was written: add --list OUT.csv or --copy TARGET")
+            lines.append(f"{renamed:,} of them under another name, because theirs was taken")
+    facts = {
+        "decided": cleaned.counts,
+        "stay": len(cleaned.images),
+        "unreadable": cleaned.failed,
+        "list": list_file,
+        "copy": target,
+        "renamed": renamed,
+    }
+    output.show(facts, "\n".join(lines) or "Nothing was written: add --list OUT.csv or --copy DIR")

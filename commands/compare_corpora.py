@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UsageError
-from .option_values import audit_settings, embed_options, image_options, model_choice
+from .base import OUTPUT, Command, Output, progress_lines, say, section
 from .options import (
+    CLASSES,
     COLLECTION,
     DECODING,
-    EXCLUDE,
-    JSON,
     MODEL,
-    SCORE,
-    WORDS,
-    options,
-    say,
+    SCORING,
+    ClassOptions,
+    CollectionOptions,
+    DecodingOptions,
+    ModelOptions,
+    ScoringOptions,
+    option,
 )
 
+if TYPE_CHECKING:
+    from ..indexer.encoding import Encoder
 
-@click.command()
+
+@click.command(cls=Command)
 @click.argument("images")
-@click.option("--index", multiple=True, required=True, help="A caption index. Two or more.")
-@click.option("--reference", help="Clean images, their embeddings, or a fitted reference.")
-@click.option("--truth", metavar="FILE", help="A csv, tsv or parquet file of path and is_stray.")
-@JSON
-@options(MODEL, SCORE, EXCLUDE, WORDS, DECODING, COLLECTION)
-def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) -> None:
+@section(
+    "Comparison",
+    option("--index", multiple=True, required=True, help="A caption index. Two or more."),
+    option(
+        "--reference", metavar="DIR", help="Clean images, their embeddings, or a fitted reference."
+    ),
+    option("--truth", metavar="FILE", help="A csv, tsv or parquet file of path and is_stray."),
+)
+@COLLECTION
+@CLASSES
+@SCORING
+@MODEL
+@DECODING
+@OUTPUT
+def compare(
+    *,
+    images: str,
+    index: tuple[str, ...],
+    reference: str | None,
+    truth: str | None,
+    collection: CollectionOptions,
+    classes: ClassOptions,
+    scoring: ScoringOptions,
+    model: ModelOptions,
+    decoding: DecodingOptions,
+    output: Output,
+) -> None:
     """Compare caption indexes on one set of images, against one reference.
 
     IMAGES is a collection of images, or a folder of embeddings. Images are embedded once and the
-    reference is fitted once. AUROC is of --truth, or where labels say it: with --normal or
-    --reference, images labelled with another class are strays.
+    reference is fitted once. AUROC is measured against --truth, or where labels tell: with --normal
+    or --reference, images labelled with another class are strays.
     """
     from ..audit.comparing import audit_each, read_truth, truth_of_labels, without_calibration
     from ..audit.given_images import check_failures, read_or_embed
@@ -43,7 +68,6 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
     from ..audit.reference_fit import fit_reference
     from ..audit.request import is_reference_folder, refuse_words
     from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
     from ..evaluation.corpus_comparison import (
         CorpusAnswer,
         compare_corpora,
@@ -54,34 +78,34 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
     from ..indexer.joined_index import join_indexes
     from ..scorer.reference_file import load_reference
 
-    folders, clean = given["index"], given["reference"]
-    if len(folders) < 2:
+    if len(index) < 2:
         raise UsageError("one index was given", "two or more to compare", "Add --index DIR")
-    indexes = [open_index(folder) for folder in folders]
+    indexes = [open_index(folder) for folder in index]
     every, saved = join_indexes(indexes), None
-    settings, progress, embed = audit_settings(given), progress_lines(), embed_options(given)
-    if clean is not None and is_reference_folder(clean):
-        saved = load_reference(clean)
-        refuse_words(clean, settings.words)
+    settings = scoring.settings(classes.words())
+    progress, embed = progress_lines(), decoding.embedding()
+    if reference is not None and is_reference_folder(reference):
+        saved = load_reference(reference)
+        refuse_words(reference, settings.words)
 
     @cache
-    def encoder() -> Any:
-        return encoder_for(model_choice(given), every, saved, say)
+    def encoder() -> Encoder:
+        return encoder_for(model.choice(), every, saved, say)
 
-    found = read_or_embed(images, encoder, image_options(given), embed, progress)
+    found = read_or_embed(images, encoder, collection.options(), embed, progress)
     for failure in found.failures:
         say(f"{failure.path}: {failure.reason}")
-    strays = None if given["truth"] is None else read_truth(given["truth"], found)
+    strays = None if truth is None else read_truth(truth, found)
     if saved is None:
         normal = found
-        if clean is not None:
-            normal = read_or_embed(clean, encoder, embed=embed, progress=progress)
-        asked = encoder() if given["model"] or encoder.cache_info().currsize else None
-        saved = fit_reference(normal, every, asked, settings.words)
-    reference = without_calibration(saved)
+        if reference is not None:
+            normal = read_or_embed(reference, encoder, embed=embed, progress=progress)
+        loaded = encoder() if model.model or encoder.cache_info().currsize else None
+        saved = fit_reference(normal, every, loaded, settings.words)
+    fitted = without_calibration(saved)
     if strays is None:
-        strays = truth_of_labels(found, reference.classes)
-    audits = audit_each(found, indexes, reference, settings, progress)
+        strays = truth_of_labels(found, fitted.classes)
+    audits = audit_each(found, indexes, fitted, settings, progress)
     answers = [
         CorpusAnswer(
             folder,
@@ -91,12 +115,12 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
             audit.named,
             audit.seconds,
         )
-        for folder, audit in zip(folders, audits, strict=True)
+        for folder, audit in zip(index, audits, strict=True)
     ]
     compared = compare_corpora(answers, strays)
-    if as_json:
-        click.echo(json.dumps(comparison_facts(compared, len(found.rows)), indent=2))
-    else:
-        for line in comparison_lines(compared, len(found.rows)):
-            click.echo(terminal_text(line))
-    check_failures(found, max_failures)
+    shown = len(found.rows)
+    output.show(
+        comparison_facts(compared, shown),
+        lambda: "\n".join(map(terminal_text, comparison_lines(compared, shown))),
+    )
+    check_failures(found, decoding.max_failures)

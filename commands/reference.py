@@ -3,53 +3,122 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
+import cloup
 
-from .option_values import class_words, embed_options, image_options, model_choice
-from .options import COLLECTION, IMAGES, MODEL, WORDS, options, say
+from .base import OUTPUT, Command, Output, progress_lines, say, section
+from .options import (
+    CLASSES,
+    COLLECTION,
+    DECODING,
+    NEW_MODEL,
+    OVERWRITE,
+    ClassOptions,
+    CollectionOptions,
+    DecodingOptions,
+    ModelOptions,
+    option,
+)
 from .presets import ENCODER, PRESET, with_preset
 
 
-@click.group()
+@cloup.group()
 def reference() -> None:
     """Fit reference statistics once, for scoring new images later."""
 
 
-@reference.command()
+@reference.command(cls=Command)
 @click.argument("images", required=False)
-@click.option("--embeddings", help="Precomputed image embeddings instead of IMAGES.")
-@click.option("--index", multiple=True, help="An index whose captions hold the label prompts (no "
-              "model). Repeatable.")  # fmt: skip
-@click.option("-o", "--output", required=True, help="The folder for the fitted reference.")
-@click.option("--calibration", default=0.2, show_default=True, help="Share of images held out.")
-@options(MODEL, WORDS, PRESET, IMAGES, COLLECTION)
-def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
+@section(
+    "Images",
+    option("--embeddings", metavar="DIR", help="Precomputed image embeddings instead of IMAGES."),
+)
+@COLLECTION
+@section(
+    "Images",
+    option(
+        "--hold-out",
+        default=0.2,
+        show_default=True,
+        metavar="SHARE",
+        help="Share of the images held out for calibration.",
+    ),
+)
+@CLASSES
+@section(
+    "Classes",
+    option(
+        "--index",
+        multiple=True,
+        help="An index whose captions hold the label prompts, so that "
+        "no model is needed. Repeatable.",
+    ),
+)
+@NEW_MODEL
+@section("Model", PRESET)
+@DECODING
+@section(
+    "Output",
+    option(
+        "-o",
+        "--output",
+        "folder",
+        required=True,
+        metavar="DIR",
+        help="The folder for the fitted reference.",
+    ),
+    OVERWRITE,
+)
+@OUTPUT
+def fit(
+    *,
+    images: str | None,
+    embeddings: str | None,
+    collection: CollectionOptions,
+    hold_out: float,
+    classes: ClassOptions,
+    index: tuple[str, ...],
+    model: ModelOptions,
+    preset: str | None,
+    decoding: DecodingOptions,
+    folder: str,
+    overwrite: bool,
+    output: Output,
+) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..audit.fitting import FitRequest, run_fit
     from ..audit.given_images import check_failures
     from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
     from ..indexer.folder_lock import only_run_in
 
-    model_set = () if images is None and given["index"] else ENCODER
-    given = with_preset(given, (*model_set, "prompt"))
+    model_set = () if images is None and index else ENCODER
+    model, classes = with_preset(preset, (*model_set, "prompt"), model, classes, index=index)
     request = FitRequest(
+        output=folder,
         images=images,
-        **{name: given[name] for name in ("embeddings", "output")},
-        indexes=given["index"],
-        image_options=image_options(given),
-        model=model_choice(given),
-        words=class_words(given),
-        calibration_share=calibration,
-        embed=embed_options(given),
+        embeddings=embeddings,
+        indexes=index,
+        image_options=collection.options(),
+        model=model.choice(),
+        words=classes.words(),
+        calibration_share=hold_out,
+        embed=decoding.embedding(overwrite),
     )
-    with only_run_in(Path(request.output)):
+    with only_run_in(Path(folder)):
         fitted, found = run_fit(request, progress_lines(), say)
     counts = fitted.moments.counts
-    click.echo(
-        f"{counts.sum():,} images of {len(counts)} classes, {fitted.calibration_count:,} held out "
-        f"for calibration, {len(found.failures):,} unreadable: {terminal_text(given['output'])}"
+    facts = {
+        "images": int(counts.sum()),
+        "classes": list(fitted.classes),
+        "held_out": fitted.calibration_count,
+        "unreadable": len(found.failures),
+        "reference": folder,
+    }
+    output.show(
+        facts,
+        f"{counts.sum():,} image{'s' * (counts.sum() != 1)} of {len(counts)} "
+        f"class{'es' * (len(counts) != 1)}, {fitted.calibration_count:,} held out "
+        f"for calibration, {len(found.failures):,} unreadable: {terminal_text(folder)}",
     )
-    check_failures(found, max_failures)
+    check_failures(found, decoding.max_failures)

@@ -2,78 +2,105 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .option_values import (
-    audit_settings,
-    decision_rule,
-    embed_options,
-    image_options,
-    model_choice,
-    open_given_index,
-)
+from .base import OUTPUT, Output, command, progress_lines, say, section
 from .options import (
     COLLECTION,
-    DECIDE,
-    EXCLUDE,
-    IMAGES,
+    DECODING,
+    FLAGGING,
     INDEX_NEEDED,
     MODEL,
-    SCORE,
+    SCORING,
     SEARCH,
-    SHOW,
-    options,
-    say,
+    TOP,
+    CollectionOptions,
+    DecodingOptions,
+    FlaggingOptions,
+    ModelOptions,
+    ScoringOptions,
+    open_searched,
+    option,
 )
 
+if TYPE_CHECKING:
+    from ..indexer.search_choice import SearchChoice
 
-@click.command()
+
+@command()
 @click.argument("images", nargs=-1, required=True)
-@click.option("--reference", required=True, help="A folder `bliss reference fit` made.")
-@INDEX_NEEDED
-@click.option("--score", "name", default="bliss", show_default=True, help="Score that ranks.")
-@options(MODEL, SCORE, SEARCH, EXCLUDE, IMAGES, COLLECTION, DECIDE, SHOW)
+@section(
+    "Reference and captions",
+    option(
+        "--reference",
+        required=True,
+        metavar="DIR",
+        help="A folder that `bliss reference fit` made.",
+    ),
+    INDEX_NEEDED,
+)
+@section(
+    "Scoring",
+    option(
+        "--score", "name", default="bliss", show_default=True, help="Score that ranks the images."
+    ),
+)
+@SCORING
+@SEARCH
+@COLLECTION
+@FLAGGING
+@MODEL
+@DECODING
+@section("Output", TOP)
+@OUTPUT
 def score(
-    images: tuple[str, ...], name: str, as_json: bool, max_failures: int | None, **given: Any
+    *,
+    images: tuple[str, ...],
+    reference: str,
+    index: tuple[str, ...],
+    name: str,
+    scoring: ScoringOptions,
+    search: SearchChoice | None,
+    collection: CollectionOptions,
+    flagging: FlaggingOptions,
+    model: ModelOptions,
+    decoding: DecodingOptions,
+    top: int,
+    output: Output,
 ) -> None:
-    """Score new images against a fitted reference; with a calibration sample, flag them too."""
+    """Score new images against a fitted reference, and flag them where it held images out."""
     from ..audit.asking import Asked, Sources, answered, check_bliss_only, check_reference
     from ..audit.decisions import check_flagged
     from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
     from ..audit.other_scores import choose_score, rescored
-    from ..audit.outputs import TOP, json_summary
+    from ..audit.outputs import json_summary
     from ..audit.run import audit_against
-    from ..audit.terminal import progress_lines, result_text
+    from ..audit.terminal import result_text
     from ..corpora.image_opening import open_named
     from ..indexer.image_embedding import embed_images
     from ..scorer.reference_file import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)
-    asked = Asked(rule=decision_rule(given))
+    asked = Asked(rule=flagging.rule())
     check_bliss_only(asked, chosen.name)
-    top = TOP if asked.rule.top is None else asked.rule.top
-    listed = open_named(images, image_options(given))
-    reference, index = load_reference(given["reference"]), open_given_index(given)
-    check_reference(asked, given["reference"], reference)
-    encoder = encoder_for(model_choice(given), index, reference, say)
-    with tempfile.TemporaryDirectory() as folder:
-        embed = embed_options(given)
-        found = embed_images(listed, encoder, folder, embed, progress_lines(), say)
+    listed = open_named(images, collection.options())
+    fitted, captions = load_reference(reference), open_searched(index, search)
+    check_reference(asked, reference, fitted)
+    encoder = encoder_for(model.choice(), captions, fitted, say)
+    with tempfile.TemporaryDirectory() as scratch:
+        embed = decoding.embedding()
+        found = embed_images(listed, encoder, scratch, embed, progress_lines(), say)
     for failure in found.failures:
         say(f"{failure.path}: {failure.reason}")
-    settings = audit_settings(given)
-    result = audit_against(found, index, reference, settings)
+    settings = scoring.settings()
+    result = audit_against(found, captions, fitted, settings)
     result = rescored(result, chosen, None, settings.weight)
     result = answered(result, asked, Sources(None, None, own=False), settings)
-    if as_json:
-        click.echo(json.dumps(json_summary(result, top), indent=2))
-    else:
-        click.echo(result_text(result, top, "see above"))
-    check_failures(found, max_failures)
+    output.show(json_summary(result, top), lambda: result_text(result, top, "see above"))
+    check_failures(found, decoding.max_failures)
     assert result.decision is not None
     check_flagged(result.decision, asked.rule.fail_on)

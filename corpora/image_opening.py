@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..errors import UsageError
 from .addresses import expand, is_remote, is_remote_folder
@@ -18,6 +19,7 @@ from .images import list_image_files, with_class_labels
 from .label_files import add_labels, label_file_in, list_labelled
 from .remote_images import list_remote_folder
 from .table_files import read_schema
+from .text_opening import FOLDER_PART, HUB_SPEC
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 LABEL_FILE_SUFFIXES = (".csv", ".tsv")
@@ -25,11 +27,10 @@ COLUMNS = ("image_column", "label_column")
 
 ACCEPTED_COLLECTIONS = (
     "a folder of images or of class folders, a csv, tsv or parquet file of paths and labels, "
-    "hf:owner/name, a dataset folder, .tar shards, .parquet or .arrow files with images, or the "
+    "hf:owner/name[@revision][:[config/]split], a dataset folder, FOLDER:[config/]split, "
+    ".tar shards, .parquet or .arrow files with images, or the "
     "address of one of these, with {000..012} for ranges"
 )
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def open_images(
@@ -41,12 +42,15 @@ def open_images(
     does not apply; BlissError where the data cannot be read or reached, or holds no images.
     """
     spec = os.fspath(spec)
-    scheme, _, rest = spec.partition(":")
-    if scheme == "hf" and _HUB_NAME.fullmatch(rest):
+    named = HUB_SPEC.fullmatch(spec)
+    if named is not None:
         from .image_datasets import open_hub_images
 
         refuse_image_options(spec, options, (*COLUMNS, "config", "split", "revision"))
-        return open_hub_images(rest, options)
+        return open_hub_images(named["name"], _with_part(options, named))
+    part = None if is_remote(spec) or os.path.exists(spec) else FOLDER_PART.fullmatch(spec)
+    if part is not None and os.path.isdir(part["name"]):
+        return open_images(part["name"], _with_part(options, part))
     if not is_remote(spec) and os.path.isdir(spec):
         return _open_folder(spec, options)
     lower = spec.lower()
@@ -71,6 +75,14 @@ def open_images(
         f"{display_path(spec)} {state}",
         ACCEPTED_COLLECTIONS,
         "Check the spelling and the path",
+    )
+
+
+def _with_part(options: ImageOptions, named: re.Match[str]) -> ImageOptions:
+    """The options with the revision, config and split that a name says."""
+    return replace(
+        options,
+        **{part: value for part, value in named.groupdict().items() if part != "name" and value},
     )
 
 

@@ -96,7 +96,7 @@ def cluster(ray: Any, engine: RayEngine) -> Iterator[None]:
 
 def _connect(ray: Any, address: str) -> None:
     needed = "host:port of a Ray cluster that this machine belongs to, or auto"
-    remedy = "Correct --ray-address, or leave it out to start Ray on this machine"
+    remedy = "Correct --engine ray:ADDRESS, or leave it out to start Ray on this machine"
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():  # Ray itself would try for minutes
@@ -123,7 +123,7 @@ def _start(ray: Any, folder: str, engine: RayEngine) -> None:
         raise BlissError(
             f"Ray could not be started on this machine ({reason})",
             "memory, processes and a temporary folder for it",
-            "Leave --engine out, or name a running cluster with --ray-address",
+            "Leave --engine out, or name a running cluster with --engine ray:ADDRESS",
         ) from error
 
 

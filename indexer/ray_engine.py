@@ -160,13 +160,13 @@ def count_actors(there: Mapping[str, float], engine: RayEngine) -> tuple[int, in
         raise UsageError(
             f"{actors} Ray actors were asked for and the cluster has {gpus} GPU{'s' * (gpus != 1)}",
             "a GPU for each",
-            "Ask for fewer with --ray-actors, or encode with --device cpu",
+            "Ask for fewer with --engine ray:actors=N, or encode with --device cpu",
         )
     cpus, needed = there.get("CPU", 0), READ_CPUS + PREPARE_CPUS + actors * ENCODE_CPUS
     if cpus < needed:
         raise BlissError(
             f"the Ray cluster has {cpus:g} CPUs",
             f"{needed:g} for reading, preparing and {actors} encoders",
-            "Add a machine, or ask for fewer with --ray-actors",
+            "Add a machine, or ask for fewer with --engine ray:actors=N",
         )
     return actors, int(gpus > 0)

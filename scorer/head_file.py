@@ -62,13 +62,13 @@ def open_head(folder: str | None, scores: Sequence[Score]) -> Head | None:
             raise UsageError(
                 f"{reading[0]} was asked for without a trained head",
                 "a folder `bliss train oecl` made",
-                "Add --head DIR",
+                "Add --trained DIR",
             )
         return None
     if not reading:
         raise UsageError(
-            f"--head was given with {', '.join(score.name for score in scores)}",
+            f"--trained was given with {', '.join(score.name for score in scores)}",
             "a score that reads one: oecl, outlier_logistic or outlier_knn_ratio",
-            "Leave --head out, or change --score",
+            "Leave --trained out, or change --score",
         )
     return load_head(folder)

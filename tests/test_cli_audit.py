@@ -149,7 +149,7 @@ def test_the_run_file_repeats_the_run_and_keeps_no_secret(bliss, collection, aud
     assert bliss("audit", facts["request"]["images"], *flags, "-o", again).code == 0
     assert (again / "scores.parquet").read_bytes() == (folder / "scores.parquet").read_bytes()
     assert "hf_secret" not in (again / "run.json").read_text()
-    unweighted = ("audit", collection, *flags, "-o", again, "--weight", 0, "--overwrite")
+    unweighted = ("audit", collection, *flags, "-o", again, "--lambda", 0, "--overwrite")
     assert bliss(*unweighted).code == 0
     assert json.loads((again / "run.json").read_text())["request"]["weight"] == 0
 

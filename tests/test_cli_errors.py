@@ -57,8 +57,8 @@ def test_no_command_at_all_shows_the_help_as_it_is(bliss):
             "Give a folder of images, or --embeddings DIR.",
         ),
         (
-            ["audit", "a", "--label", "cup"],
-            "--label 'cup' was given. Needed: NAME=PROMPT. Write --label cup=\"a photo of a cup\".",
+            ["audit", "a", "--class-prompt", "cup"],
+            "--class-prompt 'cup' was given. Needed: NAME=PROMPT. Write --class-prompt cup=\"a photo of a cup\".",
         ),
         (
             ["audit", "a", "--prompt", "a photo"],
@@ -68,7 +68,7 @@ def test_no_command_at_all_shows_the_help_as_it_is(bliss):
         ),
         (["audit", "a", "--k", "0"], "k = 0 was given. Needed: 1 or more. Correct --k."),
         (
-            ["audit", "a", "--weight", "nan"],
+            ["audit", "a", "--lambda", "nan"],
             "a weight of nan was given. Needed: a finite number, 0 or more. Try 0.5.",
         ),
         (

@@ -66,7 +66,7 @@ def test_k_and_weight(audit, plain):
     few = audit("--k", 3)
     assert few["captions"] == [captions[:3] for captions in plain["captions"]]
     assert not np.allclose(few["score"], plain["score"], atol=1e-3)
-    heavy = audit("--weight", 2.0)
+    heavy = audit("--lambda", 2.0)
     total = np.array(heavy["ics"]) + 2.0 * np.array(heavy["ets"])
     np.testing.assert_allclose(heavy["score"], total, rtol=1e-12)
     assert not np.allclose(heavy["score"], plain["score"], atol=1e-3)
@@ -80,7 +80,7 @@ def test_prompts_are_averaged_and_labels_replace_them(audit, plain):
     both = ics("--prompt", "{}", "--prompt", "a {}")
     for other in (one, two, np.array(plain["given_ics"])):
         assert np.abs(both - other).max() > 1e-3
-    word = ics("--label", "boat=a ship at sea")
+    word = ics("--class-prompt", "boat=a ship at sea")
     changed = np.abs(word - plain["given_ics"]) > 1e-3
     assert {plain["label"][i] for i in np.flatnonzero(changed)} == {"boat"}
 

@@ -54,11 +54,11 @@ def run(made, tmp_path):
 def test_the_audit_says_where_its_page_is_and_can_do_without(bliss, made, index, tmp_path):
     run, images, outcome = made
     assert outcome.out.endswith(f"\nTo look at them: {run / 'report.html'}\n")
-    done = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--no-report")
+    done = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--report", "none")
     assert "report.html" not in done.out
     assert not (tmp_path / "out" / "report.html").exists()
     assert (tmp_path / "out/scores.parquet").read_bytes() == (run / "scores.parquet").read_bytes()
-    few = ("--report-images", 3, "--workers", 1)
+    few = ("--report", 3, "--workers", 1)
     assert bliss("audit", images, "--index", index, "-o", tmp_path / "out", *few).code == 0
     assert len(page_data(tmp_path / "out" / "report.html")[0]["images"]) == 3
 

@@ -73,7 +73,7 @@ def test_two_indexes_answer_as_the_one_of_both_corpora(audit):
 
 
 def test_captions_are_hidden_in_each_of_them(audit):
-    asked = ("--exclude-near-labels", 0.99)
+    asked = ("--exclude", "near-labels=0.99")
     _, joined, done = audit("one", "two", more=asked)
     _, whole, _ = audit("both", more=asked)
     assert "3 more captions are hidden: 3 near a label's prompt" in done.out

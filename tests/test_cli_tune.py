@@ -159,9 +159,9 @@ def test_options_change_what_is_measured(bliss, world, clock, monkeypatch):
     assert (few["text_queries"], few["k"]) == (9, 3)
     column = [one["recall"] for one in plain["settings"]]
     assert column != [one["recall"] for one in facts("--seed", 1)["settings"]]
-    heavy = [one["score_max"] for one in facts("--weight", 5)["settings"]]
+    heavy = [one["score_max"] for one in facts("--lambda", 5)["settings"]]
     assert heavy[1] > 2 * plain["settings"][1]["score_max"]
-    worded = facts("--label", "ant=text 5")["settings"]
+    worded = facts("--class-prompt", "ant=text 5")["settings"]
     assert worded[1]["score_mean"] != plain["settings"][1]["score_mean"]
     assert "mean images in place of prompts" in facts("--prompt", "{} here")["reference"]
 

@@ -215,7 +215,7 @@ def test_images_are_embedded_once_and_the_reference_is_fitted_once(
 
 def test_every_option_of_scoring_changes_the_numbers(bliss, world):
     plain = facts(bliss, world)["corpora"]
-    for option in (("--k", 2), ("--weight", 3), ("--exclude-near-labels", 0.99)):
+    for option in (("--k", 2), ("--lambda", 3), ("--exclude", "near-labels=0.99")):
         changed = facts(bliss, world, *option)["corpora"]
         assert [(each["coverage"], each["rank_correlation"], each["texts"]) for each in plain] != [
             (each["coverage"], each["rank_correlation"], each["texts"]) for each in changed

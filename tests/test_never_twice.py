@@ -16,7 +16,7 @@ from blissaudit.indexer.embedded_images import read_image_embeddings
 from blissaudit.indexer.encoding import Encoder
 from blissaudit.scorer.reference_file import load_reference
 
-AUDIT = ("audit", "--no-report")
+AUDIT = ("audit", "--report", "none")
 
 
 @pytest.fixture

@@ -172,10 +172,10 @@ def test_ray_missing_is_told_with_the_name_of_the_extra(bliss, captions, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--ray-address", "auto"), "--ray-address was given without --engine ray"),
-        (("--ray-actors", 2), "--ray-actors was given without --engine ray"),
-        (("--engine", "ray", "--ray-actors", 0), "0 Ray actors were asked for"),
-        (("--engine", "ray", "--ray-address", "ray://head:10001"), "Ray client address"),
+        (("--engine", "ray:auto"), "--engine ray:was given without --engine ray"),
+        (("--engine ray:actors=N", 2), "--engine ray:actors=N was given without --engine ray"),
+        (("--engine", "ray", "--engine ray:actors=N", 0), "0 Ray actors were asked for"),
+        (("--engine", "ray", "--engine", "ray:ray://head:10001"), "Ray client address"),
         (("--engine", "dask"), "'dask' is not one of"),
     ],
 )

@@ -18,7 +18,7 @@ from blissaudit.indexer.index_building import index_embeddings
 from blissaudit.indexer.joined_index import open_indexes
 from blissaudit.indexer.search_setting import set_search_kind
 
-AUDIT = ("audit", "--no-report")
+AUDIT = ("audit", "--report", "none")
 
 
 def scores(folder: Path) -> bytes:

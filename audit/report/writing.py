@@ -27,7 +27,7 @@ def save_report(
     where its files have changed or the page cannot be written.
     """
     if images < 1:
-        raise UsageError(f"{images} images were asked for", "1 or more", "Correct --images")
+        raise UsageError(f"{images} images were asked for", "1 or more", "Correct --report or --top")
     run = open_run(run_folder)
     grouping = group_run(run)
     save_groups(grouping, run)

@@ -120,6 +120,6 @@ def fit_score(score: Score, fitting: Fitting, **changed: float) -> Fitted:
         raise UsageError(
             f'{score.name} was asked for without the labels\' "no" vectors',
             "a trained CLIPN",
-            "Add --clipn DIR with what `bliss train clipn` made",
+            "Add --trained DIR with what `bliss train clipn` made",
         )
     return score.fit(fitting, {**score.defaults, **changed})

@@ -18,7 +18,7 @@ def trained_arrays(fitting: Fitting, score: str, *names: str) -> list[np.ndarray
         raise UsageError(
             f"{score} was asked for without a trained head",
             "a folder `bliss train oecl` made",
-            "Add --head DIR",
+            "Add --trained DIR",
         )
     missing = [name for name in names if name not in fitting.head]
     if missing:
