@@ -41,7 +41,7 @@ from .options import (
 from .presets import ENCODER, PRESET, with_preset
 
 if TYPE_CHECKING:
-    from ..indexer.search_choice import SearchChoice
+    from ..indexer.search.kinds import SearchChoice
 
 
 @dataclass(frozen=True)
@@ -166,18 +166,15 @@ def audit(
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of any of
     these.
     """
-    from ..audit.asking import Asked
     from ..audit.decisions import check_flagged
-    from ..audit.given_images import check_failures
-    from ..audit.outputs import check_output, json_summary, save_audit
-    from ..audit.report.writing import save_report
-    from ..audit.request import AuditRequest, run_audit
-    from ..audit.safe_text import terminal_text
-    from ..audit.sharding import run_shard
-    from ..audit.terminal import result_text
-    from ..indexer.folder_lock import only_run_in
-    from ..indexer.index_shards import parse_shard
-    from ..indexer.search_choice import OWN
+    from ..audit.folder import check_output, json_summary, save_audit
+    from ..audit.report.page import save_report
+    from ..audit.report.terminal import result_text
+    from ..audit.request import Asked, AuditRequest, check_failures, run_audit, run_shard
+    from ..indexer.build.shards import parse_shard
+    from ..indexer.search.kinds import OWN
+    from ..indexer.store.lock import only_run_in
+    from ..safe_text import terminal_text
 
     if inputs.image_root is not None and inputs.embeddings is None:
         raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")

@@ -12,7 +12,7 @@ import click
 import cloup
 
 from ..errors import UsageError
-from ..indexer.progress import Progress, no_progress
+from ..progress import Progress, no_progress
 from .config_file import CONFIG
 from .logs import LOG, be_quiet, be_verbose
 from .removed import refuse_removed
@@ -114,7 +114,7 @@ def say(line: str) -> None:
 
 def progress_lines() -> Progress:
     """Progress on stderr; none with --quiet."""
-    from ..audit.terminal import progress_lines as lines
+    from ..audit.report.terminal import progress_lines as lines
 
     return lines() if LOG.isEnabledFor(20) else no_progress
 

@@ -21,8 +21,8 @@ def corpora() -> None:
 @OUTPUT
 def list_presets(*, output: Output) -> None:
     """List the corpora that have a name, which can be given wherever CORPUS is needed."""
-    from ..audit.corpora_text import presets_text
     from ..corpora.registry import presets
+    from .text import presets_text
 
     found = list(presets().values())
     output.show([asdict(each) for each in found], lambda: presets_text(found))
@@ -33,8 +33,8 @@ def list_presets(*, output: Output) -> None:
 @OUTPUT
 def show(*, name: str, output: Output) -> None:
     """Show where the corpus NAME is, how it is read, and its licence."""
-    from ..audit.corpora_text import preset_text
     from ..corpora.registry import find_preset
+    from .text import preset_text
 
     found = find_preset(name)
     output.show(asdict(found), lambda: preset_text(found))
@@ -47,9 +47,9 @@ def show(*, name: str, output: Output) -> None:
 @OUTPUT
 def peek(*, corpus: str, reading: CorpusReading, rows: int, output: Output) -> None:
     """Look at the first rows of CORPUS, a name or anything that can be indexed."""
-    from ..audit.corpora_text import peek_text
     from ..corpora.peeking import LENGTH_EDGES
     from ..corpora.peeking import peek as first_look
+    from .text import peek_text
 
     source = reading.open(corpus)
     found = first_look(source, rows)
@@ -65,8 +65,8 @@ def peek(*, corpus: str, reading: CorpusReading, rows: int, output: Output) -> N
 @OUTPUT
 def add(*, file: str, output: Output) -> None:
     """Add the presets of a JSON FILE to your own, so that their names can be used."""
-    from ..audit.safe_text import terminal_text
     from ..corpora.registry import add_presets, user_file
+    from ..safe_text import terminal_text
 
     names = add_presets(file)
     output.show(

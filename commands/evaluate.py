@@ -34,7 +34,7 @@ from .presets import ENCODER, PRESET, was_given, with_preset
 
 if TYPE_CHECKING:
     from ..evaluation.protocols import Protocol
-    from ..indexer.search_choice import SearchChoice
+    from ..indexer.search.kinds import SearchChoice
 
 EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")
 """Options that say how an evaluation is done, not what it measures."""
@@ -44,8 +44,8 @@ def _repeat(context: click.Context, parameter: click.Parameter, path: str | None
     """Take every option that is not given from the evaluation recorded at `path`."""
     if path is None:
         return None
-    from ..audit.outputs import current_names
-    from ..evaluation.repeat import read_evaluation
+    from ..audit.folder import current_names
+    from ..evaluation.report import read_evaluation
 
     recorded = read_evaluation(path)
     options = current_names(recorded["asked"])
@@ -174,13 +174,12 @@ def evaluate(
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
     from ..artefacts import MANIFEST, read_json
     from ..audit.classes import class_prompts, prompt_vectors
-    from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.safe_text import terminal_text
-    from ..evaluation.report import SUMMARY, heading, notes
+    from ..audit.request import check_failures
+    from ..evaluation.report import SUMMARY, heading, markdown_table, notes
     from ..evaluation.request import EvalRequest, LabelVectors, holds_images, run_eval
-    from ..evaluation.tables import markdown_table
-    from ..indexer.folder_lock import only_run_in
+    from ..indexer.store.lock import only_run_in
+    from ..safe_text import terminal_text
     from ..scorer.scores.registry import SCORES
 
     given = click.get_current_context().params
@@ -234,7 +233,7 @@ def evaluate(
 
 
 def _say_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    from ..evaluation.repeat import differences
+    from ..evaluation.report import differences
 
     for line in differences(recorded, now):
         say(line)

@@ -34,8 +34,8 @@ def export(
     data.
     """
     from ..audit.adapters.hub_dataset import push_dataset, save_dataset
-    from ..audit.run_folder import open_run
-    from ..audit.safe_text import terminal_text
+    from ..audit.folder import open_run
+    from ..safe_text import terminal_text
 
     only_one(
         "where the dataset goes",

@@ -11,7 +11,7 @@ from .base import OUTPUT, Output, command, only_one, say, section
 from .options import MODEL, TOP, ModelOptions, option
 
 if TYPE_CHECKING:
-    from ..indexer.encoding import Encoder
+    from ..indexer.encode.encoder import Encoder
 
 
 @command()
@@ -31,10 +31,10 @@ def find(
 
     RUN is the output folder of `bliss audit`.
     """
-    from ..audit.finding import find_by_text, find_like
+    from ..audit.folder import open_run
     from ..audit.models import encoder_of_run
-    from ..audit.run_folder import open_run
-    from ..audit.terminal import found_text
+    from ..audit.report.terminal import found_text
+    from ..audit.review.find import find_by_text, find_like
 
     only_one("what to look for", 'Add --text "…" or --image IMAGE', text=text, image=image)
     opened = open_run(run)

@@ -33,9 +33,9 @@ from .presets import PRESET, with_preset
 from .tune_index import tune
 
 if TYPE_CHECKING:
-    from ..indexer.index_options import IndexOptions
-    from ..indexer.ray_cluster import RayEngine
-    from ..indexer.search_choice import SearchChoice
+    from ..distributed.cluster import RayEngine
+    from ..indexer.build.options import IndexOptions
+    from ..indexer.search.kinds import SearchChoice
 
 
 @cloup.group()
@@ -74,7 +74,7 @@ class BuildOptions:
     def options(self, engine: RayEngine | None) -> IndexOptions:
         """The options as `build_index` takes them."""
         from ..corpora.captions import CaptionRules
-        from ..indexer.index_options import IndexOptions
+        from ..indexer.build.options import IndexOptions
 
         form = self.unicode_form
         rules = CaptionRules(
@@ -160,11 +160,11 @@ def build(
     output: Output,
 ) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
-    from ..audit.index_upkeep import built_text
     from ..audit.models import encoder_for
-    from ..indexer.index_addresses import build_to, check_output
-    from ..indexer.index_building import build_index, build_shard, index_embeddings
-    from ..indexer.index_shards import describe_missing, parse_shard
+    from ..indexer.build.build import build_index, build_shard, index_embeddings
+    from ..indexer.build.shards import describe_missing, parse_shard
+    from ..indexer.store.addresses import build_to, check_output
+    from .text import built_text
 
     uses = ("corpus", "keep_duplicates", "prompt", "model", "pretrained")
     build, model = with_preset(preset, () if build.embeddings else uses, build, model)
@@ -230,8 +230,8 @@ def build(
 @OUTPUT
 def merge(*, folder: tuple[str, ...], output: Output) -> None:
     """Finish the index that shards built in FOLDER, or in several, in the first of them."""
-    from ..audit.terminal import index_text
-    from ..indexer.index_shards import merge_index
+    from ..audit.report.terminal import index_text
+    from ..indexer.build.shards import merge_index
 
     made = merge_index([Path(each) for each in folder], progress_lines())
     output.show(made.manifest, lambda: index_text(made))
@@ -242,8 +242,8 @@ def merge(*, folder: tuple[str, ...], output: Output) -> None:
 @OUTPUT
 def info(*, folder: str, output: Output) -> None:
     """Describe an index; `bliss index verify` checks that its files are as written."""
-    from ..audit.index_upkeep import info_text
-    from ..indexer.caption_index import open_index
+    from ..indexer.search.index import open_index
+    from .text import info_text
 
     opened = open_index(folder)
     output.show(opened.manifest, lambda: info_text(opened))
@@ -278,11 +278,10 @@ def search(
     """Show the captions nearest to a text or an image; of several indexes, the nearest of all."""
     from ..audit.fitting import embed_query
     from ..audit.models import encoder_for
-    from ..audit.terminal import hits_text
-    from ..indexer.caption_index import captions_of
-    from ..indexer.caption_index import search as search_index
-    from ..indexer.joined_index import origin_names
-    from ..indexer.search_choice import OWN
+    from ..audit.report.terminal import hits_text
+    from ..indexer.search.index import captions_of, origin_names
+    from ..indexer.search.index import search as search_index
+    from ..indexer.search.kinds import OWN
 
     only_one("what to search for", 'Add --text "…" or --image FILE', text=text, image=image)
     if search is None:  # otherwise open_searched says it

@@ -13,7 +13,7 @@ from .base import OUTPUT, Command, Output, say, section
 from .options import option
 
 if TYPE_CHECKING:
-    from ..indexer.caption_index import CaptionIndex
+    from ..indexer.search.index import CaptionIndex
 
 
 @click.command(cls=Command)
@@ -45,9 +45,9 @@ def kind(
     IVF1024,RaBitQ4 … Its structure is built from the stored vectors; until it is complete the
     index stays as it is.
     """
-    from ..indexer.caption_index import open_index
-    from ..indexer.search_dispatch import describe_search
-    from ..indexer.search_setting import set_search_kind
+    from ..indexer.search.dispatch import describe_search
+    from ..indexer.search.index import open_index
+    from ..indexer.search.install import set_search_kind
 
     found = _chosen_kind(folder, kind)
     set_search_kind(folder, found, _named_numbers(pairs) or None, threads)
@@ -60,8 +60,8 @@ def kind(
 
 def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
     """A finished index with `kind` as its search; unchanged for None, or the kind it has."""
-    from ..indexer.caption_index import open_index
-    from ..indexer.search_setting import set_search_kind
+    from ..indexer.search.index import open_index
+    from ..indexer.search.install import set_search_kind
 
     if kind is None:
         return index
@@ -71,7 +71,7 @@ def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
 
 def _chosen_kind(folder: str | Path, kind: str) -> str:
     """The kind to set, after saying why that one, and whether the index is small for it."""
-    from ..indexer.search_setting import chosen_kind, note_of_size
+    from ..indexer.search.install import chosen_kind, note_of_size
 
     found, why = chosen_kind(folder, kind)
     if why:

@@ -28,10 +28,10 @@ def push(
 
     The index is verified first. Log in with `hf auth login`.
     """
-    from ..audit.index_upkeep import pushed_text
-    from ..indexer.caption_index import open_index
-    from ..indexer.hub_index import push_index
-    from ..indexer.index_files import local_folder
+    from ..indexer.search.index import open_index
+    from ..indexer.store.folder import local_folder
+    from ..indexer.store.hub import push_index
+    from .text import pushed_text
 
     path = local_folder(folder)
     address = push_index(path, repository, public, licence_unknown_ok, progress_lines())
@@ -52,9 +52,9 @@ def pull(*, repository: str, folder: str, revision: str | None, output: Output) 
 
     The same command again continues where it stopped.
     """
-    from ..audit.terminal import index_text
-    from ..indexer.hub_index import pull_index
-    from ..indexer.index_files import local_folder
+    from ..audit.report.terminal import index_text
+    from ..indexer.store.folder import local_folder
+    from ..indexer.store.hub import pull_index
 
     target = Path(local_folder(folder))
     index = pull_index(repository, target, revision, progress_lines())

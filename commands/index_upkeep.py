@@ -56,11 +56,11 @@ def add(
     What is there stays as it is and can be searched meanwhile; captions that were removed stay
     removed. The same command again continues where it stopped.
     """
-    from ..audit.index_upkeep import added_text, check_one_given
     from ..audit.models import encoder_for
-    from ..indexer.caption_index import open_index
-    from ..indexer.index_adding import AddOptions, add_captions, add_embeddings
-    from ..indexer.index_files import local_folder
+    from ..indexer.build.add import AddOptions, add_captions, add_embeddings
+    from ..indexer.search.index import open_index
+    from ..indexer.store.folder import local_folder
+    from .text import added_text, check_one_given
 
     check_one_given(corpus, embeddings, prompt)
     path = local_folder(folder)
@@ -125,12 +125,12 @@ def remove(
 
     A caption is removed when it meets every condition given.
     """
-    from ..audit.index_upkeep import choice_text, embedder, refuse_where, removals_text
     from ..audit.models import encoder_for
-    from ..indexer.caption_index import open_index
-    from ..indexer.index_files import local_folder
-    from ..indexer.row_choice import Where, rows_where
-    from ..indexer.tombstones import remove_rows, restore_rows
+    from ..indexer.search.index import open_index
+    from ..indexer.store.folder import local_folder
+    from ..indexer.store.removed import remove_rows, restore_rows
+    from ..indexer.upkeep.row_choice import Where, rows_where
+    from .text import choice_text, embedder, refuse_where, removals_text
 
     path, conditions = local_folder(folder), asdict(selection)
     if undo:
@@ -172,11 +172,11 @@ def verify(*, folder: str, embed: int, model: ModelOptions, output: Output) -> N
 
     Checksums, counts, vectors, captions and removals; exit code 1 where anything is wrong.
     """
-    from ..audit.index_upkeep import check_text, verdict
     from ..audit.models import encoder_for
-    from ..indexer.caption_index import open_index
-    from ..indexer.index_files import local_folder
-    from ..indexer.verifying import verify_index
+    from ..indexer.search.index import open_index
+    from ..indexer.store.folder import local_folder
+    from ..indexer.upkeep.verify import verify_index
+    from .text import check_text, verdict
 
     path, checks = local_folder(folder), []
     for check in verify_index(

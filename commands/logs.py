@@ -29,7 +29,7 @@ class _TerminalHandler(logging.Handler):
     libraries = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        from ..audit.safe_text import terminal_text
+        from ..safe_text import terminal_text
 
         ours = record.name.partition(".")[0] == LOG.name
         if ours or self.libraries:

@@ -20,15 +20,15 @@ from .option_types import ENGINE_NAME, EXCLUSION, FLAG_RULE, SEARCH_WORDS, Engin
 if TYPE_CHECKING:
     from ..audit.classes import ClassWords
     from ..audit.decisions import DecisionRule
-    from ..audit.other_scores import NoPrompts
     from ..audit.run import AuditSettings
-    from ..corpora.image_source import ImageOptions
+    from ..audit.scores import NoPrompts
+    from ..corpora.images.source import ImageOptions
     from ..corpora.sources import CorpusOptions, TextSource
-    from ..indexer.caption_index import CaptionIndex
-    from ..indexer.encoding import ModelChoice
-    from ..indexer.image_embedding import EmbedOptions
-    from ..indexer.ray_cluster import RayEngine
-    from ..indexer.search_choice import SearchChoice
+    from ..distributed.cluster import RayEngine
+    from ..indexer.encode.encoder import ModelChoice
+    from ..indexer.images.embedding import EmbedOptions
+    from ..indexer.search.index import CaptionIndex
+    from ..indexer.search.kinds import SearchChoice
 
 option = click.option
 
@@ -51,8 +51,8 @@ class ModelOptions:
 
         Raises ModelNotNamed for a foreign model that only a file of options names.
         """
-        from ..indexer.encoding import DEFAULT_MODEL, ModelChoice
-        from ..indexer.model_trust import model_named_by, remember_model
+        from ..indexer.encode.encoder import DEFAULT_MODEL, ModelChoice
+        from ..indexer.encode.trust import model_named_by, remember_model
 
         choice = ModelChoice(**dataclasses.asdict(self))
         context = click.get_current_context()
@@ -122,8 +122,8 @@ class CorpusReading:
 
     def open(self, corpus: str) -> TextSource:
         """The corpus, after saying what was decided about how to read it."""
+        from ..corpora.registry import open_corpus
         from ..corpora.sources import notices_of
-        from ..corpora.texts import open_corpus
 
         source = open_corpus(corpus, self.options())
         for line in notices_of(source):
@@ -156,7 +156,7 @@ class CollectionOptions:
 
     def options(self) -> ImageOptions:
         """The options as `open_images` takes them."""
-        from ..corpora.image_source import ImageOptions
+        from ..corpora.images.source import ImageOptions
 
         return ImageOptions(**dataclasses.asdict(self))
 
@@ -183,9 +183,9 @@ class DecodingOptions:
 
     def embedding(self, overwrite: bool = False, engine: RayEngine | None = None) -> EmbedOptions:
         """How images are decoded and embedded."""
-        from ..indexer.decoding import DecodingLimits
-        from ..indexer.image_embedding import EmbedOptions
-        from ..indexer.text_lengths import cache_folder
+        from ..indexer.encode.text_lengths import cache_folder
+        from ..indexer.images.decoding import DecodingLimits
+        from ..indexer.images.embedding import EmbedOptions
 
         return EmbedOptions(
             limits=DecodingLimits(seconds=self.time_limit),
@@ -304,19 +304,19 @@ FLAGGING = grouped("flagging", FlaggingOptions, section(
 ))  # fmt: skip
 SEARCH = section(
     "Search",
-    option("--search", type=SEARCH_WORDS,
-           metavar="HOW", help="How to search, where not as the index says: exact, "
-           "parameters such as nprobe=64, device=cuda or device=cuda:0,1, and shards, to spread "
-           "the vectors over the GPUs; separated by commas."),
+    option("--search", type=SEARCH_WORDS, metavar="HOW", help="How to search, where not as the "
+           "index says: exact, parameters such as nprobe=64, device=cuda or device=cuda:0,1, and "
+           "shards, to spread the vectors over the GPUs; separated by commas."),
 )  # fmt: skip
 ENGINE = section(
     "Engine",
     option("--engine", type=ENGINE_NAME, metavar="ENGINE", default="local", show_default=True,
-           help="Where images or captions are encoded: local, or ray[:ADDRESS,actors=N]: on a Ray cluster, of this machine or "
-           "at ADDRESS (host:port or auto), by N actors [default: one per GPU]."),
+           help="Where images or captions are encoded: local, or ray[:ADDRESS,actors=N], on a Ray "
+           "cluster of this machine or at ADDRESS (host:port or auto), by N actors, one per GPU "
+           "if not given."),
 )  # fmt: skip
-TRAINED = option("--trained", multiple=True, metavar="DIR", help="What `bliss train` made, for the "
-                 "scores that need it: oecl, clipn_ctw, clipn_atd and others. Repeatable.")  # fmt: skip
+TRAINED = option("--trained", multiple=True, metavar="DIR", help="What `bliss train` made, for "
+                 "the scores that need it: oecl, clipn_ctw and others. Repeatable.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ class Trained:
         if self.clipn is None:
             return None
         from ..training.clipn_folder import open_clipn
-        from ..training.clipn_vectors import no_vectors
+        from ..training.clipn_tower import no_vectors
 
         clipn, choice = open_clipn(self.clipn), model.choice()
         return lambda prompts, facts: no_vectors(clipn, prompts, facts, choice)
@@ -343,7 +343,7 @@ def sort_trained(folders: Sequence[str]) -> Trained:
     Raises UsageError for two of a kind, BlissError for a folder that `bliss train` did not make.
     """
     from ..artefacts import MANIFEST, read_json
-    from ..scorer.head_file import KIND as HEAD
+    from ..scorer.scores.trained_file import KIND as HEAD
     from ..training.clipn_folder import KIND as CLIPN
 
     found: dict[str, str] = {}
@@ -370,7 +370,7 @@ def ray_engine(engine: EngineName, model: ModelOptions) -> RayEngine | None:
     """The Ray engine that --engine names; None for this process."""
     if engine.name == "local":
         return None
-    from ..indexer.ray_cluster import RayEngine
+    from ..distributed.cluster import RayEngine
 
     return RayEngine(model.choice(), engine.address, engine.actors)
 
@@ -380,8 +380,8 @@ def open_searched(folders: Sequence[str], search: SearchChoice | None) -> Captio
 
     With --search, says what the search of each takes.
     """
-    from ..indexer.joined_index import open_indexes
-    from ..indexer.search_choice import OWN
+    from ..indexer.search.index import open_indexes
+    from ..indexer.search.kinds import OWN
 
     if search is not None:
         say_plans(folders, search)
@@ -390,7 +390,7 @@ def open_searched(folders: Sequence[str], search: SearchChoice | None) -> Captio
 
 def say_plans(folders: Sequence[str], choice: SearchChoice) -> None:
     """Where the vectors of each index will lie when it is searched, and what that takes."""
-    from ..indexer.search_dispatch import describe_plan
+    from ..indexer.search.dispatch import describe_plan
 
     for folder in folders:
         say(describe_plan(folder, choice))
@@ -412,6 +412,6 @@ def recorded(*groups: object, **values: object) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    from ..indexer.search_choice import SearchChoice
+    from ..indexer.search.kinds import SearchChoice
 
     return SEARCH_WORDS.text(value) if isinstance(value, SearchChoice) else str(value)

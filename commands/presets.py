@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, TypeVarTuple
 
 import click
 from click.core import ParameterSource
@@ -55,8 +55,8 @@ def was_given(name: str) -> bool:
 
 
 def with_preset(
-    preset: str | None, uses: Sequence[str], *groups: Unpack[Groups], index: Sequence[str] = ()
-) -> tuple[Unpack[Groups]]:
+    preset: str | None, uses: Sequence[str], *groups: *Groups, index: Sequence[str] = ()
+) -> tuple[*Groups]:
     """The option groups with the fields `uses` set by `preset`; an option that was given wins.
 
     Says which settings were made, which were not, and where `index` holds another corpus.
@@ -92,7 +92,7 @@ def _with(group: Any, made: Mapping[str, Any]) -> Any:
 
 def _compare_corpus(folders: Sequence[str], published: str) -> None:
     """Say so where the given index holds a corpus other than the preset's."""
-    from ..indexer.joined_index import open_indexes
+    from ..indexer.search.index import open_indexes
 
     names = [source["name"] for source in open_indexes(folders).manifest["sources"]]
     held = ", ".join(names)

@@ -88,9 +88,9 @@ def fit(
 ) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..audit.fitting import FitRequest, run_fit
-    from ..audit.given_images import check_failures
-    from ..audit.safe_text import terminal_text
-    from ..indexer.folder_lock import only_run_in
+    from ..audit.request import check_failures
+    from ..indexer.store.lock import only_run_in
+    from ..safe_text import terminal_text
 
     model_set = () if images is None and index else ENCODER
     model, classes = with_preset(preset, (*model_set, "prompt"), model, classes, index=index)

@@ -28,8 +28,8 @@ def report(*, run: str, file: str | None, top: int, plots: str | None, output: O
     RUN is the output folder of a finished `bliss audit`. Run this in the folder in which the audit
     ran, so that its pictures are found.
     """
-    from ..audit.report.writing import save_report
-    from ..audit.safe_text import terminal_text
+    from ..audit.report.page import save_report
+    from ..safe_text import terminal_text
 
     if plots is None:
         path = save_report(run, file, top)

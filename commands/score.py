@@ -27,7 +27,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..indexer.search_choice import SearchChoice
+    from ..indexer.search.kinds import SearchChoice
 
 
 @command()
@@ -72,16 +72,22 @@ def score(
     output: Output,
 ) -> None:
     """Score new images against a fitted reference, and flag them where it held images out."""
-    from ..audit.asking import Asked, Sources, answered, check_bliss_only, check_reference
     from ..audit.decisions import check_flagged
-    from ..audit.given_images import check_failures
+    from ..audit.folder import json_summary
     from ..audit.models import encoder_for
-    from ..audit.other_scores import choose_score, rescored
-    from ..audit.outputs import json_summary
+    from ..audit.report.terminal import result_text
+    from ..audit.request import (
+        Asked,
+        Sources,
+        answered,
+        check_bliss_only,
+        check_failures,
+        check_reference,
+    )
     from ..audit.run import audit_against
-    from ..audit.terminal import result_text
-    from ..corpora.image_opening import open_named
-    from ..indexer.image_embedding import embed_images
+    from ..audit.scores import choose_score, rescored
+    from ..corpora.images.opening import open_named
+    from ..indexer.images.embedding import embed_images
     from ..scorer.reference_file import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)

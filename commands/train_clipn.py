@@ -92,7 +92,7 @@ def clipn(
     output: Output,
 ) -> None:
     """Train CLIPN's "no" text tower on image-caption pairs."""
-    from ..audit.safe_text import terminal_text
+    from ..safe_text import terminal_text
     from ..training.clipn import ClipnRequest, run_clipn
     from ..training.clipn_training import TrainingSettings
 
@@ -143,7 +143,7 @@ def clipn_import(
     *, checkpoint: str, model: ModelOptions, folder: str, overwrite: bool, output: Output
 ) -> None:
     """Convert the "no" tower of a published CLIPN checkpoint for use here."""
-    from ..audit.safe_text import terminal_text
+    from ..safe_text import terminal_text
     from ..training.clipn import run_import
 
     run_import(checkpoint, folder, model.choice(), overwrite, say)
