@@ -77,33 +77,28 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
 def current_names(request: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded request under the names that options have now, whichever version recorded it."""
     made = dict(request)
+    for old, new in (("weight", "lambda"), ("label", "class_prompt")):
+        if old in made:
+            made[new] = made.pop(old)
     search = [made.pop("search_kind", None), *sorted(made.pop("search_set", ()))]
     device = made.pop("search_device", None)
     search += [f"device={device}" if device and device != "cpu" else None]
     search += ["shards" if made.pop("search_shards", False) else None]
+    trained = [made.pop("head", None), made.pop("clipn", None), *made.get("trained", ())]
     cosine = made.pop("exclude_near_labels", None)
     exclude = ["label-words"] * bool(made.pop("exclude_label_words", False))
     exclude += [] if cosine is None else [f"near-labels={cosine:g}"]
     merged = {
-        "search": ",".join(filter(None, search)),
+        "search": made.get("search") or ",".join(filter(None, search)),
         "exclude": sorted(made.get("exclude", exclude)),
-        "trained": sorted(
-            filter(
-                None, [made.pop("head", None), made.pop("clipn", None), *made.get("trained", ())]
-            )
-        ),
-        "class_prompt": made.pop("label", None),
+        "trained": sorted(filter(None, trained)),
     }
     made |= {name: value for name, value in merged.items() if value}
-    images = "images" if "images" in made else "test"
-    for spec, prefix in ((images, "images_"), ("corpus", "")):
-        config, split, revision = (
-            made.pop(f"{prefix}{part}", None) for part in ("config", "split", "revision")
-        )
-        if spec in made and isinstance(made[spec], str):
-            made[spec] += f"@{revision}" if revision else ""
-            part = "/".join(filter(None, [config, split]))
-            made[spec] += f":{part}" if part else ""
+    for spec, prefix in (("images" if "images" in made else "test", "images_"), ("corpus", "")):
+        parts = [made.pop(f"{prefix}{part}", None) for part in ("revision", "config", "split")]
+        if isinstance(made.get(spec), str):
+            made[spec] += f"@{parts[0]}" if parts[0] else ""
+            made[spec] += f":{'/'.join(filter(None, parts[1:]))}" if any(parts[1:]) else ""
     return made
 
 

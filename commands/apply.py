@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import click
 
-from .base import OUTPUT, Output, command, progress_lines, section
-from .options import option
+from .base import OUTPUT, Output, command, option, progress_lines, section
 
 
 @command()
 @click.argument("decisions")
 @section(
     "Decisions",
-    option(
-        "--run",
-        "run_folder",
-        required=True,
-        metavar="DIR",
-        help="The run whose report they were made on.",
-    ),
+    option("--run", "run_folder", required=True, metavar="DIR", help="The run whose report they "
+           "were made on."),
     option("--list", "list_file", metavar="OUT.csv", help="Write path,label of what stays."),
-    option(
-        "--copy",
-        "target",
-        metavar="DIR",
-        help="Copy what stays into a new folder, relabelled images under their new label.",
-    ),
-)
+    option("--copy", "target", metavar="DIR", help="Copy what stays into a new folder, "
+           "relabelled images under their new label."),
+)  # fmt: skip
 @OUTPUT
 def apply(
     *,

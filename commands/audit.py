@@ -9,35 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
-from .base import OUTPUT, Output, command, grouped, progress_lines, say, section
+from . import options as opt
+from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
 from .option_types import REPORT_SIZE, EngineName
-from .options import (
-    CLASSES,
-    COLLECTION,
-    CORPUS_COLUMN,
-    DECODING,
-    ENGINE,
-    FLAGGING,
-    INDEX,
-    MODEL,
-    OVERWRITE,
-    SCORING,
-    SEARCH,
-    TOP,
-    TRAINED,
-    ClassOptions,
-    CollectionOptions,
-    CorpusReading,
-    DecodingOptions,
-    FlaggingOptions,
-    ModelOptions,
-    ScoringOptions,
-    option,
-    ray_engine,
-    recorded,
-    say_plans,
-    sort_trained,
-)
 from .presets import ENCODER, PRESET, with_preset
 
 if TYPE_CHECKING:
@@ -67,28 +41,28 @@ INPUTS = grouped(
     Inputs,
     section(
         "Images",
-        option("--embeddings", metavar="DIR",
-               help="Precomputed image embeddings instead of IMAGES."),
-        option("--image-root", metavar="DIR", help="The folder that the paths of --embeddings are "
-               "relative to [default: theirs]"),
+        option("--embeddings", metavar="DIR", help="Precomputed image embeddings instead of "
+               "IMAGES."),
+        option("--image-root", metavar="DIR", help="The folder that the paths of --embeddings "
+               "are relative to [default: theirs]"),
         option("--reference", metavar="DIR", help="Clean images, their embeddings, or a fitted "
                "reference [default: IMAGES themselves]"),
-        option("--calibration", metavar="DIR",
-               help="Further clean images, or their embeddings, for p-values."),
+        option("--calibration", metavar="DIR", help="Further clean images, or their embeddings, "
+               "for p-values."),
     ),
     section(
         "Captions",
-        INDEX,
+        opt.INDEX,
         option("--corpus", help="A corpus to build an index from [default: imagenet-1k]"),
     ),
     section(
         "Scoring",
         option("--score", default="bliss", show_default=True, help="Score that ranks the images."),
-        option("--question", default="stray", show_default=True,
-               help="stray: does an image belong to any class? mislabel: to its own?"),
-        option("--robust", is_flag=True,
-               help="Fit again without the images that another class explains better."),
-        TRAINED,
+        option("--question", default="stray", show_default=True, help="stray: does an image "
+               "belong to any class? mislabel: to its own?"),
+        option("--robust", is_flag=True, help="Fit again without the images that another class "
+               "explains better."),
+        opt.TRAINED,
     ),
 )  # fmt: skip
 
@@ -96,61 +70,44 @@ INPUTS = grouped(
 @command()
 @click.argument("images", required=False)
 @INPUTS
-@COLLECTION
-@CORPUS_COLUMN
-@CLASSES
-@SCORING
+@opt.COLLECTION
+@opt.CORPUS_COLUMN
+@opt.CLASSES
+@opt.SCORING
 @section("Scoring", PRESET)
-@SEARCH
-@FLAGGING
-@MODEL
-@DECODING
-@ENGINE
+@opt.SEARCH
+@opt.FLAGGING
+@opt.MODEL
+@opt.DECODING
+@opt.ENGINE
 @section(
     "Engine",
-    option(
-        "--shard",
-        metavar="I/N",
-        help="Embed only every N-th part of the images, from the I-th "
-        "on (0 to N - 1), and score nothing.",
-    ),
-)
+    option("--shard", metavar="I/N", help="Embed only every N-th part of the images, from the "
+           "I-th on (0 to N - 1), and score nothing."),
+)  # fmt: skip
 @section(
     "Output",
-    option(
-        "-o",
-        "--output",
-        "folder",
-        default="bliss-audit",
-        show_default=True,
-        metavar="DIR",
-        help="The folder for scores and report.",
-    ),
-    OVERWRITE,
-    option(
-        "--report",
-        type=REPORT_SIZE,
-        metavar="N|none",
-        default=1000,
-        show_default=True,
-        help="Images that report.html shows one by one, or none to write no report.",
-    ),
-    TOP,
-)
+    option("-o", "--output", "folder", default="bliss-audit", show_default=True, metavar="DIR",
+           help="The folder for scores and report."),
+    opt.OVERWRITE,
+    option("--report", type=REPORT_SIZE, metavar="N|none", default=1000, show_default=True,
+           help="Images that report.html shows one by one, or none to write no report."),
+    opt.TOP,
+)  # fmt: skip
 @OUTPUT
 def audit(
     *,
     images: str | None,
     inputs: Inputs,
-    collection: CollectionOptions,
-    reading: CorpusReading,
-    classes: ClassOptions,
-    scoring: ScoringOptions,
+    collection: opt.CollectionOptions,
+    reading: opt.CorpusReading,
+    classes: opt.ClassOptions,
+    scoring: opt.ScoringOptions,
     preset: str | None,
     search: SearchChoice | None,
-    flagging: FlaggingOptions,
-    model: ModelOptions,
-    decoding: DecodingOptions,
+    flagging: opt.FlaggingOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
     engine: EngineName,
     shard: str | None,
     folder: str,
@@ -186,9 +143,9 @@ def audit(
         inputs, scoring, classes, model,
         index=inputs.index,
     )  # fmt: skip
-    rule, trained = flagging.rule(), sort_trained(inputs.trained)
+    rule, trained = flagging.rule(), opt.sort_trained(inputs.trained)
     if search is not None:
-        say_plans(inputs.index, search)
+        opt.say_plans(inputs.index, search)
     request = AuditRequest(
         images=images,
         embeddings=inputs.embeddings,
@@ -201,7 +158,7 @@ def audit(
         output=folder,
         model=model.choice(),
         settings=scoring.settings(classes.words()),
-        embed=decoding.embedding(overwrite, ray_engine(engine, model)),
+        embed=decoding.embedding(overwrite, opt.ray_engine(engine, model)),
         score=inputs.score,
         keep_duplicates=inputs.keep_duplicates,
         head=trained.head,
@@ -209,7 +166,7 @@ def audit(
     )
     asked = {
         "command": "audit",
-        **recorded(
+        **opt.recorded(
             inputs, collection, reading, classes, scoring, flagging, model, decoding,
             images=images, preset=preset, search=search, engine=engine, output=folder,
             overwrite=overwrite, top=top,

@@ -17,6 +17,7 @@ from .config_file import CONFIG
 from .logs import LOG, be_quiet, be_verbose
 from .removed import refuse_removed
 
+option = click.option
 Decorator = Callable[[Callable], Callable]
 
 

@@ -8,20 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
-from .base import OUTPUT, Command, Output, progress_lines, say, section
-from .options import (
-    CLASSES,
-    COLLECTION,
-    DECODING,
-    MODEL,
-    SCORING,
-    ClassOptions,
-    CollectionOptions,
-    DecodingOptions,
-    ModelOptions,
-    ScoringOptions,
-    option,
-)
+from . import options as opt
+from .base import OUTPUT, Command, Output, option, progress_lines, say, section
 
 if TYPE_CHECKING:
     from ..indexer.encode.encoder import Encoder
@@ -32,16 +20,15 @@ if TYPE_CHECKING:
 @section(
     "Comparison",
     option("--index", multiple=True, required=True, help="A caption index. Two or more."),
-    option(
-        "--reference", metavar="DIR", help="Clean images, their embeddings, or a fitted reference."
-    ),
+    option("--reference", metavar="DIR", help="Clean images, their embeddings, or a fitted "
+           "reference."),
     option("--truth", metavar="FILE", help="A csv, tsv or parquet file of path and is_stray."),
-)
-@COLLECTION
-@CLASSES
-@SCORING
-@MODEL
-@DECODING
+)  # fmt: skip
+@opt.COLLECTION
+@opt.CLASSES
+@opt.SCORING
+@opt.MODEL
+@opt.DECODING
 @OUTPUT
 def compare(
     *,
@@ -49,11 +36,11 @@ def compare(
     index: tuple[str, ...],
     reference: str | None,
     truth: str | None,
-    collection: CollectionOptions,
-    classes: ClassOptions,
-    scoring: ScoringOptions,
-    model: ModelOptions,
-    decoding: DecodingOptions,
+    collection: opt.CollectionOptions,
+    classes: opt.ClassOptions,
+    scoring: opt.ScoringOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
     output: Output,
 ) -> None:
     """Compare caption indexes on one set of images, against one reference.

@@ -44,10 +44,9 @@ def read_config(context: click.Context, option: click.Parameter, path: str | Non
     context.meta[SOURCE] = path
 
 
-CONFIG = click.option(
-    "--config", metavar="FILE", is_eager=True, expose_value=False, callback=read_config,
-    help="A TOML file with options; the command line wins.",
-)  # fmt: skip
+CONFIG = click.option("--config", metavar="FILE", is_eager=True, expose_value=False,
+                      callback=read_config, help="A TOML file with options; the command line "
+                      "wins.")  # fmt: skip
 
 
 def _names(context: click.Context) -> list[str]:

@@ -8,24 +8,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from .base import OUTPUT, Output, command, progress_lines, say, section
-from .options import option
+from .base import OUTPUT, Output, command, option, progress_lines, say, section
 
 
 @command()
 @section(
     "Demo",
-    option(
-        "-o",
-        "--output",
-        "folder",
-        default="bliss-demo",
-        show_default=True,
-        metavar="DIR",
-        help="The folder for all that is made.",
-    ),
+    option("-o", "--output", "folder", default="bliss-demo", show_default=True, metavar="DIR",
+           help="The folder for all that is made."),
     option("--seed", default=0, show_default=True, help="Seed of the images and captions."),
-)
+)  # fmt: skip
 @OUTPUT
 def demo(*, folder: str, seed: int, output: Output) -> None:
     """Render a small collection with planted strays, audit it, and show what was found."""

@@ -15,15 +15,10 @@ from .options import TOP, option
 @click.argument("run_b")
 @section(
     "Output",
-    option(
-        "-o",
-        "--output",
-        "file",
-        metavar="FILE",
-        help="Also write every image's change to this CSV file.",
-    ),
+    option("-o", "--output", "file", metavar="FILE", help="Also write every image's change to "
+           "this CSV file."),
     TOP,
-)
+)  # fmt: skip
 @OUTPUT
 def diff(*, run_a: str, run_b: str, file: str | None, top: int, output: Output) -> None:
     """Compare two audits of the same images: another model, corpus, reference or cleaning.

@@ -9,27 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .base import OUTPUT, Command, Output, grouped, progress_lines, say, section
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 from .config_file import SOURCE
-from .options import (
-    CLASSES,
-    COLLECTION,
-    DECODING,
-    INDEX_NEEDED,
-    MODEL,
-    OVERWRITE,
-    SEARCH,
-    TRAINED,
-    ClassOptions,
-    CollectionOptions,
-    DecodingOptions,
-    K,
-    ModelOptions,
-    open_searched,
-    option,
-    recorded,
-    sort_trained,
-)
 from .presets import ENCODER, PRESET, was_given, with_preset
 
 if TYPE_CHECKING:
@@ -41,7 +23,7 @@ EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max
 
 
 def _repeat(context: click.Context, parameter: click.Parameter, path: str | None) -> dict | None:
-    """Take every option that is not given from the evaluation recorded at `path`."""
+    """Take every option that is not given from the evaluation opt.recorded at `path`."""
     if path is None:
         return None
     from ..audit.folder import current_names
@@ -62,7 +44,7 @@ class Measurement:
     """What is measured, on which images, against which captions."""
 
     repeats: dict[str, Any] | None
-    """The recorded evaluation to repeat."""
+    """The opt.recorded evaluation to repeat."""
     reference: str
     test: str
     ood: tuple[str, ...]
@@ -84,7 +66,7 @@ class Measurement:
         return parse_outliers(self.ood)
 
     def settled_protocol(self, normal: tuple[str, ...]) -> Protocol:
-        """The protocol, or the one recorded, with what other options change of it."""
+        """The protocol, or the one opt.recorded, with what other options change of it."""
         from ..evaluation.protocols import find_protocol, protocol_from
         from ..evaluation.request import parse_shots
 
@@ -109,64 +91,57 @@ MEASUREMENT = grouped(
         "Images",
         option("--from", "repeats", metavar="FILE", is_eager=True, callback=_repeat,
                help="Repeat the evaluation of an eval.json, and compare its numbers."),
-        option("--reference", required=True, metavar="DIR",
-               help="Clean images in class folders, or embeddings."),
+        option("--reference", required=True, metavar="DIR", help="Clean images in class folders, "
+               "or embeddings."),
         option("--test", required=True, metavar="DIR", help="Images to test, or embeddings."),
         option("--ood", multiple=True, metavar="NAME=DIR", help="An outlier set. Repeatable."),
     ),
-    section("Captions", INDEX_NEEDED, K),
+    section("Captions", opt.INDEX_NEEDED, opt.K),
     section(
         "Protocol",
-        option("--protocol", default="random-6", show_default=True,
-               help="A shipped protocol's name, random-K, or a JSON file."),
+        option("--protocol", default="random-6", show_default=True, help="A shipped protocol's "
+               "name, random-K, or a JSON file."),
         option("--draws", type=int, help="Random draws [default: the protocol's]"),
         option("--seed", type=int, help="Seed of every random choice [default: the protocol's]"),
         option("--shots", help="Reference images per class: 1, 2, 4, 8, 16, all."),
-        option("--contamination", type=float, metavar="SHARE",
-               help="Share of the reference that is anomalous."),
+        option("--contamination", type=float, metavar="SHARE", help="Share of the reference that "
+               "is anomalous."),
     ),
     section(
         "Scores",
         option("--score", "scores", multiple=True, metavar="NAME[:PARAMETER=NUMBER,…]",
                help="A score. Repeatable [default: every one]"),
-        TRAINED,
-        option("--baseline", metavar="SCORE",
-               help="The score that the others are compared with, draw by draw."),
+        opt.TRAINED,
+        option("--baseline", metavar="SCORE", help="The score that the others are compared with, "
+               "draw by draw."),
     ),
 )  # fmt: skip
 
 
 @click.command("eval", cls=Command)
 @MEASUREMENT
-@SEARCH
-@CLASSES
-@COLLECTION
-@MODEL
+@opt.SEARCH
+@opt.CLASSES
+@opt.COLLECTION
+@opt.MODEL
 @section("Model", PRESET)
-@DECODING
+@opt.DECODING
 @section(
     "Output",
-    option(
-        "-o",
-        "--output",
-        "folder",
-        default="bliss-eval",
-        show_default=True,
-        metavar="DIR",
-        help="The folder for embeddings and results.",
-    ),
-    OVERWRITE,
-)
+    option("-o", "--output", "folder", default="bliss-eval", show_default=True, metavar="DIR",
+           help="The folder for embeddings and results."),
+    opt.OVERWRITE,
+)  # fmt: skip
 @OUTPUT
 def evaluate(
     *,
     measurement: Measurement,
     search: SearchChoice | None,
-    classes: ClassOptions,
-    collection: CollectionOptions,
-    model: ModelOptions,
+    classes: opt.ClassOptions,
+    collection: opt.CollectionOptions,
+    model: opt.ModelOptions,
     preset: str | None,
-    decoding: DecodingOptions,
+    decoding: opt.DecodingOptions,
     folder: str,
     overwrite: bool,
     output: Output,
@@ -192,7 +167,7 @@ def evaluate(
         measurement, classes, model,
         index=measurement.index,
     )  # fmt: skip
-    trained, words = sort_trained(measurement.trained), classes.words()
+    trained, words = opt.sort_trained(measurement.trained), classes.words()
     request = EvalRequest(
         reference=measurement.reference,
         test=measurement.test,
@@ -204,11 +179,11 @@ def evaluate(
         baseline=measurement.baseline,
         output=folder,
         embed=decoding.embedding(overwrite),
-        asked=recorded(**asked),
+        asked=opt.recorded(**asked),
         head=trained.head,
         image_options=collection.options(),
     )
-    index = open_searched(measurement.index, search)
+    index = opt.open_searched(measurement.index, search)
     encoder, no = None, trained.no_prompts(model)
     if names_a_model or images:
         encoder = encoder_for(model.choice(), index, None, say)

@@ -5,25 +5,19 @@ from __future__ import annotations
 import click
 
 from ..errors import UsageError
-from .base import OUTPUT, Output, command, only_one, section
-from .options import option
+from .base import OUTPUT, Output, command, only_one, option, section
 
 
 @command()
 @click.argument("run")
 @section(
     "Destination",
-    option(
-        "--save-to-disk", "folder", metavar="DIR", help="A new folder, for datasets.load_from_disk."
-    ),
-    option(
-        "--push-to-hub",
-        "repository",
-        metavar="OWNER/NAME",
-        help="A dataset repository of the Hugging Face Hub.",
-    ),
+    option("--save-to-disk", "folder", metavar="DIR", help="A new folder, for "
+           "datasets.load_from_disk."),
+    option("--push-to-hub", "repository", metavar="OWNER/NAME", help="A dataset repository of "
+           "the Hugging Face Hub."),
     option("--public", is_flag=True, help="Make a new repository public [default: private]"),
-)
+)  # fmt: skip
 @OUTPUT
 def export(
     *, run: str, folder: str | None, repository: str | None, public: bool, output: Output

@@ -10,25 +10,12 @@ import click
 import cloup
 
 from ..errors import UsageError
-from .base import OUTPUT, Command, Output, grouped, only_one, progress_lines, say, section
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
 from .index_kind import kind, set_kind
 from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
 from .option_types import EngineName
-from .options import (
-    CORPUS,
-    ENGINE,
-    MODEL,
-    NEW_MODEL,
-    OVERWRITE,
-    SEARCH,
-    CorpusReading,
-    ModelOptions,
-    open_searched,
-    option,
-    ray_engine,
-    say_plans,
-)
 from .presets import PRESET, with_preset
 from .tune_index import tune
 
@@ -104,12 +91,12 @@ BUILD = grouped(
     click.argument("corpus", nargs=-1),
     section(
         "Captions",
-        option("--embeddings", metavar="DIR",
-               help="Index precomputed text embeddings; no model is needed."),
-        option("--prompt", multiple=True, metavar="TEXT",
-               help="Template; several are averaged [default: by corpus]"),
-        option("--licence", multiple=True, metavar="TEXT",
-               help="The licence of the captions, or NAME=TEXT for each corpus."),
+        option("--embeddings", metavar="DIR", help="Index precomputed text embeddings; no model "
+               "is needed."),
+        option("--prompt", multiple=True, metavar="TEXT", help="Template; several are averaged "
+               "[default: by corpus]"),
+        option("--licence", multiple=True, metavar="TEXT", help="The licence of the captions, or "
+               "NAME=TEXT for each corpus."),
     ),
     section(
         "Which captions are kept",
@@ -118,48 +105,48 @@ BUILD = grouped(
         option("--keep-whitespace", is_flag=True, help="Do not collapse runs of spaces."),
         option("--min-characters", default=1, show_default=True, help="Drop shorter captions."),
         option("--max-characters", default=2000, show_default=True, help="Drop longer captions."),
-        option("--keep-duplicates", is_flag=True,
-               help="Keep captions that repeat an earlier one."),
+        option("--keep-duplicates", is_flag=True, help="Keep captions that repeat an earlier "
+               "one."),
         option("--near-duplicates", type=float, metavar="COSINE", help="Drop captions whose "
                "embedding has this cosine or more with an earlier one. Slow: every pair is "
                "compared."),
     ),
     section(
         "Index",
-        option("-o", "--output", "folder", required=True,
-               help="A folder, or an address such as s3://…."),
+        option("-o", "--output", "folder", required=True, help="A folder, or an address such as "
+               "s3://…."),
         option("--dtype", help="float16 or float32 [default: float16, or as given]"),
         option("--part-rows", default=32_768, show_default=True, help="Captions per part."),
         option("--kind", help="How it is searched, as in `bliss index kind`."),
         option("--export", is_flag=True, help="Also write text.index for other programs."),
         option("--repair", is_flag=True, help="Look for damaged parts and build them again."),
-        OVERWRITE,
+        opt.OVERWRITE,
     ),
     section(
         "Engine",
-        option("--shard", metavar="I/N",
-               help="Build only the parts p with p mod N = I, for `bliss index merge`."),
+        option("--shard", metavar="I/N", help="Build only the parts p with p mod N = I, for "
+               "`bliss index merge`."),
     ),
 )  # fmt: skip
 
 
 @index.command(cls=Command)
 @BUILD
-@CORPUS
-@NEW_MODEL
+@opt.CORPUS
+@opt.NEW_MODEL
 @section("Model", PRESET)
-@ENGINE
+@opt.ENGINE
 @OUTPUT
 def build(
     *,
     build: BuildOptions,
-    reading: CorpusReading,
-    model: ModelOptions,
+    reading: opt.CorpusReading,
+    model: opt.ModelOptions,
     preset: str | None,
     engine: EngineName,
     output: Output,
 ) -> None:
-    """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
+    """Embed the captions of every opt.CORPUS, or index embeddings made elsewhere."""
     from ..audit.models import encoder_for
     from ..indexer.build.build import build_index, build_shard, index_embeddings
     from ..indexer.build.shards import describe_missing, parse_shard
@@ -176,7 +163,7 @@ def build(
         CORPUS=corpora,
         embeddings=embeddings,
     )
-    options = build.options(ray_engine(engine, model))
+    options = build.options(opt.ray_engine(engine, model))
     check_output(
         folder,
         [name for name in ("shard", "export", "repair", "kind") if getattr(build, name)],
@@ -256,14 +243,13 @@ def info(*, folder: str, output: Output) -> None:
     option("--text", help="Search with a text."),
     option("--image", help="Search with an image file."),
 )
-@SEARCH
-@MODEL
+@opt.SEARCH
+@opt.MODEL
 @section(
     "Output",
-    option(
-        "--top", type=click.IntRange(1), default=10, show_default=True, help="Captions to show."
-    ),
-)
+    option("--top", type=click.IntRange(1), default=10, show_default=True,
+           help="Captions to show."),
+)  # fmt: skip
 @OUTPUT
 def search(
     *,
@@ -271,7 +257,7 @@ def search(
     text: str | None,
     image: str | None,
     search: SearchChoice | None,
-    model: ModelOptions,
+    model: opt.ModelOptions,
     top: int,
     output: Output,
 ) -> None:
@@ -285,8 +271,8 @@ def search(
 
     only_one("what to search for", 'Add --text "…" or --image FILE', text=text, image=image)
     if search is None:  # otherwise open_searched says it
-        say_plans(index, OWN)
-    opened = open_searched(index, search)
+        opt.say_plans(index, OWN)
+    opened = opt.open_searched(index, search)
     encoder = encoder_for(model.choice(), opened, None, say)
     query = embed_query(encoder, opened.model, index[0], text, image)
     hits = search_index(opened, query, top)

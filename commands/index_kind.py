@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
-from .base import OUTPUT, Command, Output, say, section
-from .options import option
+from .base import OUTPUT, Command, Output, option, say, section
 
 if TYPE_CHECKING:
     from ..indexer.search.index import CaptionIndex
@@ -21,20 +20,11 @@ if TYPE_CHECKING:
 @click.argument("kind")
 @section(
     "Search",
-    option(
-        "--set",
-        "pairs",
-        multiple=True,
-        metavar="NAME=NUMBER",
-        help="A search parameter that "
-        "the index stores, such as nprobe=64. Repeatable [default: as before, else by kind]",
-    ),
-    option(
-        "--threads",
-        type=click.IntRange(1),
-        help="Threads to build with [default: FAISS's, and 1 where there is a graph]",
-    ),
-)
+    option("--set", "pairs", multiple=True, metavar="NAME=NUMBER", help="A search parameter that "
+           "the index stores, such as nprobe=64. Repeatable [default: as before, else by kind]"),
+    option("--threads", type=click.IntRange(1), help="Threads to build with [default: FAISS's, "
+           "and 1 where there is a graph]"),
+)  # fmt: skip
 @OUTPUT
 def kind(
     *, folder: str, kind: str, pairs: tuple[str, ...], threads: int | None, output: Output

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from .base import OUTPUT, Command, Output, progress_lines, section
-from .options import option
+from .base import OUTPUT, Command, Output, option, progress_lines, section
 
 
 @click.command(cls=Command)
@@ -16,10 +15,9 @@ from .options import option
 @section(
     "Publishing",
     option("--public", is_flag=True, help="Make a new repository public [default: private]"),
-    option(
-        "--licence-unknown-ok", is_flag=True, help="Publish captions whose licence is not known."
-    ),
-)
+    option("--licence-unknown-ok", is_flag=True, help="Publish captions whose licence is not "
+           "known."),
+)  # fmt: skip
 @OUTPUT
 def push(
     *, folder: str, repository: str, public: bool, licence_unknown_ok: bool, output: Output

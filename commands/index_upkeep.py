@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from .base import OUTPUT, Command, Output, grouped, progress_lines, say, section
-from .options import CORPUS, MODEL, CorpusReading, ModelOptions, option
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 
 
 @click.command(cls=Command)
@@ -15,29 +15,19 @@ from .options import CORPUS, MODEL, CorpusReading, ModelOptions, option
 @click.argument("corpus", nargs=-1)
 @section(
     "Captions",
-    option(
-        "--embeddings", metavar="DIR", help="Add precomputed text embeddings of the index's model."
-    ),
-    option(
-        "--prompt",
-        multiple=True,
-        metavar="TEXT",
-        help="Template; several are averaged "
-        "[default: the index's, where it was built with --prompt, else by corpus]",
-    ),
-    option(
-        "--licence",
-        multiple=True,
-        metavar="TEXT",
-        help="The licence of the captions, or NAME=TEXT for each corpus.",
-    ),
-)
-@CORPUS
-@MODEL
+    option("--embeddings", metavar="DIR", help="Add precomputed text embeddings of the index's "
+           "model."),
+    option("--prompt", multiple=True, metavar="TEXT", help="Template; several are averaged "
+           "[default: the index's, where it was built with --prompt, else by corpus]"),
+    option("--licence", multiple=True, metavar="TEXT", help="The licence of the captions, or "
+           "NAME=TEXT for each corpus."),
+)  # fmt: skip
+@opt.CORPUS
+@opt.MODEL
 @section(
     "Output",
     option("--overwrite", is_flag=True, help="Discard a different addition that was interrupted."),
-)
+)  # fmt: skip
 @OUTPUT
 def add(
     *,
@@ -46,12 +36,12 @@ def add(
     embeddings: str | None,
     prompt: tuple[str, ...],
     licence: tuple[str, ...],
-    reading: CorpusReading,
-    model: ModelOptions,
+    reading: opt.CorpusReading,
+    model: opt.ModelOptions,
     overwrite: bool,
     output: Output,
 ) -> None:
-    """Append the captions of every CORPUS that an index does not have.
+    """Append the captions of every opt.CORPUS that an index does not have.
 
     What is there stays as it is and can be searched meanwhile; captions that were removed stay
     removed. The same command again continues where it stopped.
@@ -104,13 +94,13 @@ class Selection:
         option("--like", metavar="TEXT", help="Captions similar to this text …"),
         option("--above", type=float, metavar="COSINE", help="… with a cosine above this."),
     ),
-)
+)  # fmt: skip
 @section(
     "Removal",
     option("--dry-run", is_flag=True, help="Only show how many, with examples."),
     option("--undo", type=click.Choice(["last", "all"]), help="Restore removed captions."),
 )
-@MODEL
+@opt.MODEL
 @OUTPUT
 def remove(
     *,
@@ -118,7 +108,7 @@ def remove(
     selection: Selection,
     dry_run: bool,
     undo: str | None,
-    model: ModelOptions,
+    model: opt.ModelOptions,
     output: Output,
 ) -> None:
     """Hide captions of an index from every search; its parts stay as they are.
@@ -157,17 +147,12 @@ def remove(
 @click.argument("folder")
 @section(
     "Checks",
-    option(
-        "--embed",
-        type=click.IntRange(0),
-        default=0,
-        metavar="N",
-        help="Also embed N of its captions again and compare.",
-    ),
-)
-@MODEL
+    option("--embed", type=click.IntRange(0), default=0, metavar="N", help="Also embed N of its "
+           "captions again and compare."),
+)  # fmt: skip
+@opt.MODEL
 @OUTPUT
-def verify(*, folder: str, embed: int, model: ModelOptions, output: Output) -> None:
+def verify(*, folder: str, embed: int, model: opt.ModelOptions, output: Output) -> None:
     """Check an index from end to end: one line per check, every problem with its remedy.
 
     Checksums, counts, vectors, captions and removals; exit code 1 where anything is wrong.

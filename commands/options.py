@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import BlissError, UsageError
-from .base import grouped, say, section
+from .base import grouped, option, say, section
 from .config_file import SOURCE
 from .option_types import ENGINE_NAME, EXCLUSION, FLAG_RULE, SEARCH_WORDS, EngineName, FlagRule
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ..indexer.images.embedding import EmbedOptions
     from ..indexer.search.index import CaptionIndex
     from ..indexer.search.kinds import SearchChoice
-
-option = click.option
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,7 @@ def _model(default: str) -> Callable:
         option("--pretrained", help="Weights tag or file, for open_clip names."),
         option("--device", help="cpu, cuda, cuda:1 or mps [default: the best there is]"),
         option("--precision", help="fp32, bf16 or fp16 [default: by device]"),
-        option("--batch-size", type=int,
-               help="Images or captions per batch [default: by device]"),
+        option("--batch-size", type=int, help="Images or captions per batch [default: by device]"),
         option("--allow-torchscript", is_flag=True, help="Load TorchScript weights, which can "
                "run any code."),
     ))  # fmt: skip
@@ -94,8 +91,8 @@ NEW_MODEL = _model("ViT-B-16")
 INDEX_HELP = "A caption index. Repeatable: several are searched as one."
 INDEX = option("--index", multiple=True, help=INDEX_HELP)
 INDEX_NEEDED = option("--index", multiple=True, required=True, help=INDEX_HELP)
-OVERWRITE = option("--overwrite", is_flag=True,
-                   help="Replace the results of a different request.")  # fmt: skip
+OVERWRITE = option("--overwrite", is_flag=True, help="Replace the results of a different "
+                   "request.")  # fmt: skip
 TOP = option("--top", type=click.IntRange(0), default=20, show_default=True, help="Images to show.")
 
 
@@ -137,12 +134,12 @@ CORPUS_COLUMN = grouped("reading", CorpusReading, section("Captions", COLUMN))
 CORPUS = grouped("reading", CorpusReading, section(
     "Corpus",
     COLUMN,
-    option("--split-cells", metavar="TEXT",
-           help="Split each text at TEXT, such as a comma: lists of names."),
-    option("--delimiter", metavar="SIGN",
-           help="What separates columns: comma, semicolon, tab or bar [default: found]"),
-    option("--header", type=click.Choice(["yes", "no"]),
-           help="Whether the first line names the columns [default: found]"),
+    option("--split-cells", metavar="TEXT", help="Split each text at TEXT, such as a comma: "
+           "lists of names."),
+    option("--delimiter", metavar="SIGN", help="What separates columns: comma, semicolon, tab or "
+           "bar [default: found]"),
+    option("--header", type=click.Choice(["yes", "no"]), help="Whether the first line names the "
+           "columns [default: found]"),
 ))  # fmt: skip
 
 
@@ -203,8 +200,8 @@ DECODING = grouped("decoding", DecodingOptions, section(
     option("--time-limit", type=click.FloatRange(0, min_open=True), default=30.0,
            show_default=True, metavar="SECONDS", help="Give up on an image after so long."),
     option("--ignore-exif", is_flag=True, help="Do not rotate images as their EXIF data says."),
-    option("--max-failures", type=click.IntRange(0), metavar="N",
-           help="Exit with code 3 when more images cannot be read."),
+    option("--max-failures", type=click.IntRange(0), metavar="N", help="Exit with code 3 when "
+           "more images cannot be read."),
 ))  # fmt: skip
 
 
@@ -240,8 +237,8 @@ CLASSES = grouped("classes", ClassOptions, section(
            "any name where there are no folders. Repeatable."),
     option("--prompt", multiple=True, metavar="TEXT", help="Template of label prompts, with "
            "{label}; several are averaged [default: This is a photo of a {label}]"),
-    option("--class-prompt", multiple=True, metavar="NAME=PROMPT",
-           help="The whole prompt of class NAME. Repeatable."),
+    option("--class-prompt", multiple=True, metavar="NAME=PROMPT", help="The whole prompt of "
+           "class NAME. Repeatable."),
 ))  # fmt: skip
 
 
@@ -271,9 +268,9 @@ SCORING = grouped("scoring", ScoringOptions, section(
     "Scoring",
     K,
     LAMBDA,
-    option("--exclude", multiple=True, type=EXCLUSION, metavar="RULE",
-           help="Hide captions: label-words, those with a label's words; near-labels=COSINE, those "
-           "at least so near to a label's prompt. Repeatable."),
+    option("--exclude", multiple=True, type=EXCLUSION, metavar="RULE", help="Hide captions: "
+           "label-words, those with a label's words; near-labels=COSINE, those at least so near "
+           "to a label's prompt. Repeatable."),
 ))  # fmt: skip
 
 
@@ -296,11 +293,11 @@ FLAGGING = grouped("flagging", FlaggingOptions, section(
     "Flagging",
     option("--flag", type=FLAG_RULE, default="fdr=0.1", show_default=True,
            help="Which images are flagged. fdr=RATE: by q-values, where clean images give any; N "
-           "or N%: the most anomalous; empirical-null[=RATE]: by a null estimated from the scores, "
-           "without a guarantee."),
+           "or N%: the most anomalous; empirical-null[=RATE]: by a null estimated from the "
+           "scores, without a guarantee."),
     option("--per-class", is_flag=True, help="Compute p-values class by class."),
-    option("--fail-on", type=click.IntRange(0), metavar="N",
-           help="Exit with code 4 when more images are flagged."),
+    option("--fail-on", type=click.IntRange(0), metavar="N", help="Exit with code 4 when more "
+           "images are flagged."),
 ))  # fmt: skip
 SEARCH = section(
     "Search",
@@ -311,9 +308,9 @@ SEARCH = section(
 ENGINE = section(
     "Engine",
     option("--engine", type=ENGINE_NAME, metavar="ENGINE", default="local", show_default=True,
-           help="Where images or captions are encoded: local, or ray[:ADDRESS,actors=N], on a Ray "
-           "cluster of this machine or at ADDRESS (host:port or auto), by N actors, one per GPU "
-           "if not given."),
+           help="Where images or captions are encoded: local, or ray[:ADDRESS,actors=N], on a "
+           "Ray cluster of this machine or at ADDRESS (host:port or auto), by N actors, one per "
+           "GPU if not given."),
 )  # fmt: skip
 TRAINED = option("--trained", multiple=True, metavar="DIR", help="What `bliss train` made, for "
                  "the scores that need it: oecl, clipn_ctw and others. Repeatable.")  # fmt: skip
@@ -406,6 +403,8 @@ def recorded(*groups: object, **values: object) -> dict[str, Any]:
         if value is not None and value is not False and value != ()
     }
     plain: dict[str, Any] = json.loads(json.dumps(made, default=_text))
+    if "weight" in plain:
+        plain["lambda"] = plain.pop("weight")
     if "exclude" in plain:
         plain["exclude"] = [EXCLUSION.text(*rule) for rule in plain["exclude"]]
     return plain

@@ -41,11 +41,8 @@ SHOWN_AS = {
     "weight": "λ",
 }
 
-PRESET = click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    help="Published settings: model, pixel statistics, dictionary, prompt, k, λ.",
-)
+PRESET = click.option("--preset", type=click.Choice(list(PRESETS)), help="Published settings: "
+                      "model, pixel statistics, dictionary, prompt, k, λ.")  # fmt: skip
 
 
 def was_given(name: str) -> bool:

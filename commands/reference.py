@@ -7,19 +7,8 @@ from pathlib import Path
 import click
 import cloup
 
-from .base import OUTPUT, Command, Output, progress_lines, say, section
-from .options import (
-    CLASSES,
-    COLLECTION,
-    DECODING,
-    NEW_MODEL,
-    OVERWRITE,
-    ClassOptions,
-    CollectionOptions,
-    DecodingOptions,
-    ModelOptions,
-    option,
-)
+from . import options as opt
+from .base import OUTPUT, Command, Output, option, progress_lines, say, section
 from .presets import ENCODER, PRESET, with_preset
 
 
@@ -33,55 +22,40 @@ def reference() -> None:
 @section(
     "Images",
     option("--embeddings", metavar="DIR", help="Precomputed image embeddings instead of IMAGES."),
-)
-@COLLECTION
+)  # fmt: skip
+@opt.COLLECTION
 @section(
     "Images",
-    option(
-        "--hold-out",
-        default=0.2,
-        show_default=True,
-        metavar="SHARE",
-        help="Share of the images held out for calibration.",
-    ),
-)
-@CLASSES
+    option("--hold-out", default=0.2, show_default=True, metavar="SHARE",
+           help="Share of the images held out for calibration."),
+)  # fmt: skip
+@opt.CLASSES
 @section(
     "Classes",
-    option(
-        "--index",
-        multiple=True,
-        help="An index whose captions hold the label prompts, so that "
-        "no model is needed. Repeatable.",
-    ),
-)
-@NEW_MODEL
+    option("--index", multiple=True, help="An index whose captions hold the label prompts, so "
+           "that no model is needed. Repeatable."),
+)  # fmt: skip
+@opt.NEW_MODEL
 @section("Model", PRESET)
-@DECODING
+@opt.DECODING
 @section(
     "Output",
-    option(
-        "-o",
-        "--output",
-        "folder",
-        required=True,
-        metavar="DIR",
-        help="The folder for the fitted reference.",
-    ),
-    OVERWRITE,
-)
+    option("-o", "--output", "folder", required=True, metavar="DIR", help="The folder for the "
+           "fitted reference."),
+    opt.OVERWRITE,
+)  # fmt: skip
 @OUTPUT
 def fit(
     *,
     images: str | None,
     embeddings: str | None,
-    collection: CollectionOptions,
+    collection: opt.CollectionOptions,
     hold_out: float,
-    classes: ClassOptions,
+    classes: opt.ClassOptions,
     index: tuple[str, ...],
-    model: ModelOptions,
+    model: opt.ModelOptions,
     preset: str | None,
-    decoding: DecodingOptions,
+    decoding: opt.DecodingOptions,
     folder: str,
     overwrite: bool,
     output: Output,
@@ -107,18 +81,18 @@ def fit(
     )
     with only_run_in(Path(folder)):
         fitted, found = run_fit(request, progress_lines(), say)
-    counts = fitted.moments.counts
+    images_used, names = int(fitted.moments.counts.sum()), list(fitted.classes)
     facts = {
-        "images": int(counts.sum()),
-        "classes": list(fitted.classes),
+        "images": images_used,
+        "classes": names,
         "held_out": fitted.calibration_count,
         "unreadable": len(found.failures),
         "reference": folder,
     }
     output.show(
         facts,
-        f"{counts.sum():,} image{'s' * (counts.sum() != 1)} of {len(counts)} "
-        f"class{'es' * (len(counts) != 1)}, {fitted.calibration_count:,} held out "
+        f"{images_used:,} image{'s' * (images_used != 1)} of {len(names)} "
+        f"class{'es' * (len(names) != 1)}, {fitted.calibration_count:,} held out "
         f"for calibration, {len(found.failures):,} unreadable: {terminal_text(folder)}",
     )
     check_failures(found, decoding.max_failures)

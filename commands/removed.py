@@ -82,13 +82,21 @@ def refuse_removed(option: str, context: click.Context, arguments: Sequence[str]
     known = {spelling for parameter in context.command.params for spelling in parameter.opts}
     if successor_in(entry, known) is None and entry.value is not None:
         return
-    translated = translate(arguments, known)
-    command = shlex.join([*context.command_path.split(), *translated])
+    translated = shlex.join([*context.command_path.split(), *translate(arguments, known)])
+    value = "" if entry.is_flag else f" {_value_of(option, arguments)}"
     raise UsageError(
-        f"{option} was given, which is no longer an option",
+        f"{option}{value} was given, but is no longer an option",
         f"{entry.successor} in its place",
-        f"Run: {command}" if entry.value is not None else f"Leave {option} out and name the part",
+        f"Run: {translated}" if entry.value is not None else f"Leave {option} out",
     )
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str:
+    """What follows the first `option`."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == option or word.startswith(f"{option}="):
+            return following if word == option else word.partition("=")[2]
+    return ""
 
 
 def successor_in(entry: Removed, known: set[str]) -> str | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .base import OUTPUT, Output, command, section
-from .options import option
+from .base import OUTPUT, Output, command, option, section
 
 
 @command()
@@ -13,14 +12,10 @@ from .options import option
 @section(
     "Output",
     option("-o", "--output", "file", metavar="FILE", help="[default: report.html in RUN]"),
-    option(
-        "--top",
-        default=1000,
-        show_default=True,
-        help="Images to show one by one, the most anomalous.",
-    ),
+    option("--top", default=1000, show_default=True, help="Images to show one by one, the most "
+           "anomalous."),
     option("--plots", metavar="DIR", help="Write vector plots for papers to DIR instead."),
-)
+)  # fmt: skip
 @OUTPUT
 def report(*, run: str, file: str | None, top: int, plots: str | None, output: Output) -> None:
     """Write one self-contained page to look at, review and decide: report.html.

@@ -7,24 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .base import OUTPUT, Output, command, progress_lines, say, section
-from .options import (
-    COLLECTION,
-    DECODING,
-    FLAGGING,
-    INDEX_NEEDED,
-    MODEL,
-    SCORING,
-    SEARCH,
-    TOP,
-    CollectionOptions,
-    DecodingOptions,
-    FlaggingOptions,
-    ModelOptions,
-    ScoringOptions,
-    open_searched,
-    option,
-)
+from . import options as opt
+from .base import OUTPUT, Output, command, option, progress_lines, say, section
 
 if TYPE_CHECKING:
     from ..indexer.search.kinds import SearchChoice
@@ -34,27 +18,22 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True)
 @section(
     "Reference and captions",
-    option(
-        "--reference",
-        required=True,
-        metavar="DIR",
-        help="A folder that `bliss reference fit` made.",
-    ),
-    INDEX_NEEDED,
-)
+    option("--reference", required=True, metavar="DIR", help="A folder that `bliss reference "
+           "fit` made."),
+    opt.INDEX_NEEDED,
+)  # fmt: skip
 @section(
     "Scoring",
-    option(
-        "--score", "name", default="bliss", show_default=True, help="Score that ranks the images."
-    ),
-)
-@SCORING
-@SEARCH
-@COLLECTION
-@FLAGGING
-@MODEL
-@DECODING
-@section("Output", TOP)
+    option("--score", "name", default="bliss", show_default=True, help="Score that ranks the "
+           "images."),
+)  # fmt: skip
+@opt.SCORING
+@opt.SEARCH
+@opt.COLLECTION
+@opt.FLAGGING
+@opt.MODEL
+@opt.DECODING
+@section("Output", opt.TOP)
 @OUTPUT
 def score(
     *,
@@ -62,12 +41,12 @@ def score(
     reference: str,
     index: tuple[str, ...],
     name: str,
-    scoring: ScoringOptions,
+    scoring: opt.ScoringOptions,
     search: SearchChoice | None,
-    collection: CollectionOptions,
-    flagging: FlaggingOptions,
-    model: ModelOptions,
-    decoding: DecodingOptions,
+    collection: opt.CollectionOptions,
+    flagging: opt.FlaggingOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
     top: int,
     output: Output,
 ) -> None:
@@ -94,7 +73,7 @@ def score(
     asked = Asked(rule=flagging.rule())
     check_bliss_only(asked, chosen.name)
     listed = open_named(images, collection.options())
-    fitted, captions = load_reference(reference), open_searched(index, search)
+    fitted, captions = load_reference(reference), opt.open_searched(index, search)
     check_reference(asked, reference, fitted)
     encoder = encoder_for(model.choice(), captions, fitted, say)
     with tempfile.TemporaryDirectory() as scratch:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 import click
 
 from ..errors import TooManyFailures
-from .base import OUTPUT, Command, Output, grouped, progress_lines, say, section
-from .options import DECODING, NEW_MODEL, OVERWRITE, DecodingOptions, ModelOptions, option
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ TRAINING = grouped(
         option("--steps", type=int, default=1000, show_default=True, help="Batches to train on."),
         option("--pairs", type=int, default=256, show_default=True, help="Pairs per batch."),
         option("--rate", type=float, default=3e-4, show_default=True, help="Learning rate."),
-        option("--seed", type=int, default=0, show_default=True,
-               help="Seed of everything random."),
+        option("--seed", type=int, default=0, show_default=True, help="Seed of everything "
+               "random."),
         option("--minutes", type=float, help="Stop training after so many."),
     ),
 )  # fmt: skip
@@ -54,11 +54,11 @@ PAIRS = grouped(
         "Pairs",
         option("--captions", required=True, metavar="TABLE", help="A csv, tsv, jsonl or parquet "
                "file of image paths and captions; or demo, demo:N for N drawn pairs."),
-        option("--image-root", "images", metavar="DIR",
-               help="The folder that its paths are relative to [default: the table's folder]"),
+        option("--image-root", "images", metavar="DIR", help="The folder that its paths are "
+               "relative to [default: the table's folder]"),
         option("--column", help="Its caption column [default: the obvious one]"),
-        option("--image-column", metavar="NAME",
-               help="Its column of paths [default: image, path, … if there]"),
+        option("--image-column", metavar="NAME", help="Its column of paths [default: image, "
+               "path, … if there]"),
     ),
 )  # fmt: skip
 
@@ -66,27 +66,21 @@ PAIRS = grouped(
 @click.command(cls=Command)
 @PAIRS
 @TRAINING
-@NEW_MODEL
-@DECODING
+@opt.NEW_MODEL
+@opt.DECODING
 @section(
     "Output",
-    option(
-        "-o",
-        "--output",
-        "folder",
-        required=True,
-        metavar="DIR",
-        help="The folder for the trained tower.",
-    ),
-    OVERWRITE,
-)
+    option("-o", "--output", "folder", required=True, metavar="DIR", help="The folder for the "
+           "trained tower."),
+    opt.OVERWRITE,
+)  # fmt: skip
 @OUTPUT
 def clipn(
     *,
     pairs: PairOptions,
     training: TrainingOptions,
-    model: ModelOptions,
-    decoding: DecodingOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
     folder: str,
     overwrite: bool,
     output: Output,
@@ -125,22 +119,16 @@ def clipn(
 
 @click.command("clipn-import", cls=Command)
 @click.argument("checkpoint")
-@NEW_MODEL
+@opt.NEW_MODEL
 @section(
     "Output",
-    option(
-        "-o",
-        "--output",
-        "folder",
-        required=True,
-        metavar="DIR",
-        help="The folder for the converted tower.",
-    ),
-    OVERWRITE,
-)
+    option("-o", "--output", "folder", required=True, metavar="DIR", help="The folder for the "
+           "converted tower."),
+    opt.OVERWRITE,
+)  # fmt: skip
 @OUTPUT
 def clipn_import(
-    *, checkpoint: str, model: ModelOptions, folder: str, overwrite: bool, output: Output
+    *, checkpoint: str, model: opt.ModelOptions, folder: str, overwrite: bool, output: Output
 ) -> None:
     """Convert the "no" tower of a published CLIPN checkpoint for use here."""
     from ..safe_text import terminal_text

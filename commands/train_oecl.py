@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from .base import OUTPUT, Command, Output, grouped, only_one, progress_lines, say, section
-from .options import DECODING, NEW_MODEL, OVERWRITE, DecodingOptions, ModelOptions, option
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ TRAINING = grouped(
     TrainingOptions,
     section(
         "Training",
-        option("--alpha", default=1.0, show_default=True,
-               help="α, the weight of the outliers' length."),
-        option("--floor", default=1.0, show_default=True,
-               help="Length that normals keep; 0: as published."),
+        option("--alpha", default=1.0, show_default=True, help="α, the weight of the outliers' "
+               "length."),
+        option("--floor", default=1.0, show_default=True, help="Length that normals keep; 0: as "
+               "published."),
         option("--epochs", default=200, show_default=True, help="Passes over the images."),
         option("--minutes", type=float, help="Stop training after so many."),
         option("--seed", default=0, show_default=True, help="Seed of views, split and training."),
@@ -42,27 +42,19 @@ TRAINING = grouped(
 @section(
     "Images",
     option("--outliers", metavar="DIR", help="Outlier images, or their embeddings."),
-    option(
-        "--self", "turned", is_flag=True, help="Use NORMALS rotated by 180° and 270° as outliers."
-    ),
+    option("--self", "turned", is_flag=True, help="Use NORMALS rotated by 180° and 270° as "
+           "outliers."),
     option("--views", default=1, show_default=True, help="Cached views of each image file."),
-)
+)  # fmt: skip
 @TRAINING
-@NEW_MODEL
-@DECODING
+@opt.NEW_MODEL
+@opt.DECODING
 @section(
     "Output",
-    option(
-        "-o",
-        "--output",
-        "folder",
-        default="bliss-oecl",
-        show_default=True,
-        metavar="DIR",
-        help="The folder for the trained head.",
-    ),
-    OVERWRITE,
-)
+    option("-o", "--output", "folder", default="bliss-oecl", show_default=True, metavar="DIR",
+           help="The folder for the trained head."),
+    opt.OVERWRITE,
+)  # fmt: skip
 @OUTPUT
 def oecl(
     *,
@@ -71,8 +63,8 @@ def oecl(
     turned: bool,
     views: int,
     training: TrainingOptions,
-    model: ModelOptions,
-    decoding: DecodingOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
     folder: str,
     overwrite: bool,
     output: Output,

@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .base import OUTPUT, Command, Output, progress_lines, say, section
-from .options import (
-    CLASSES,
-    COLLECTION,
-    DECODING,
-    LAMBDA,
-    MODEL,
-    ClassOptions,
-    CollectionOptions,
-    DecodingOptions,
-    K,
-    ModelOptions,
-    option,
-)
+from . import options as opt
+from .base import OUTPUT, Command, Output, option, progress_lines, say, section
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,35 +24,24 @@ if TYPE_CHECKING:
     "Queries",
     option("--images", required=True, help="Images to search with, or their embeddings."),
     option("--image-queries", default=4000, show_default=True, help="Images used at most."),
-    option(
-        "--text-queries",
-        default=1000,
-        show_default=True,
-        help="Captions of the index used as queries.",
-    ),
+    option("--text-queries", default=1000, show_default=True, help="Captions of the index used "
+           "as queries."),
     option("--seed", default=0, show_default=True, help="Seed of every sample."),
-)
+)  # fmt: skip
 @section(
     "Choice",
-    option(
-        "--min-recall",
-        default=0.99,
-        show_default=True,
-        help="Recall of the k nearest captions to reach.",
-    ),
-    option(
-        "--kind",
-        multiple=True,
-        help="A kind to try, as FAISS spells it. Repeatable [default: what suits the size]",
-    ),
-    K,
-    LAMBDA,
+    option("--min-recall", default=0.99, show_default=True, help="Recall of the k nearest "
+           "captions to reach."),
+    option("--kind", multiple=True, help="A kind to try, as FAISS spells it. Repeatable "
+           "[default: what suits the size]"),
+    opt.K,
+    opt.LAMBDA,
     option("--dry-run", is_flag=True, help="Measure and choose, but store nothing."),
-)
-@COLLECTION
-@CLASSES
-@MODEL
-@DECODING
+)  # fmt: skip
+@opt.COLLECTION
+@opt.CLASSES
+@opt.MODEL
+@opt.DECODING
 @OUTPUT
 def tune(
     *,
@@ -78,10 +55,10 @@ def tune(
     k: int,
     weight: float,
     dry_run: bool,
-    collection: CollectionOptions,
-    classes: ClassOptions,
-    model: ModelOptions,
-    decoding: DecodingOptions,
+    collection: opt.CollectionOptions,
+    classes: opt.ClassOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
     output: Output,
 ) -> None:
     """Choose how an index is searched, by its recall for images against exact search.

@@ -82,8 +82,8 @@ def said(outcome) -> list[str]:
 def test_a_set_that_is_its_own_reference_flags_nothing_unless_asked(audit):
     outcome, folder = audit()
     assert said(outcome)[1:] == [
-        f"{OWN}; nothing is flagged: give --calibration DIR with other clean images, or --top N, "
-        "--contamination SHARE or --flag empirical-null"
+        f"{OWN}; nothing is flagged: give --calibration DIR with other clean images, or say what to flag: "
+        "--flag N, --flag N% or --flag empirical-null"
     ]
     found = table(folder)
     assert set(found["p"]) == set(found["q"]) == {None}
@@ -91,10 +91,10 @@ def test_a_set_that_is_its_own_reference_flags_nothing_unless_asked(audit):
     assert facts(folder)["decision"]["rule"] == "none"
 
 
-def test_top_flags_as_many_as_it_shows(audit):
-    outcome, folder = audit("--top", 2)
+def test_a_number_flags_as_many(audit):
+    outcome, folder = audit("--flag", 2)
     assert said(outcome)[1:] == [
-        f"2 images flagged: the most anomalous, as many as --top says; {OWN}"
+        f"2 images flagged: the most anomalous, as many as --flag says; {OWN}"
     ]
     assert flagged(folder) == set(STRAYS)
     assert facts(folder)["decision"] | {"reason": ""} == {
@@ -103,7 +103,7 @@ def test_top_flags_as_many_as_it_shows(audit):
 
 
 def test_contamination_flags_a_share(audit):
-    outcome, folder = audit("--contamination", 0.1, "--top", 1)
+    outcome, folder = audit("--flag", "10%", "--top", 1)
     assert said(outcome)[1:] == [f"4 images flagged: 0.1 of all, the most anomalous; {OWN}"]
     assert len(flagged(folder)) == 4 and flagged(folder) > set(STRAYS)
 
@@ -114,7 +114,7 @@ def test_the_guessed_null_promises_nothing(audit):
     assert line.startswith(f"{len(flagged(folder))} images flagged against a null guessed from")
     assert line.endswith(f"at a nominal rate of 0.1: no guarantee; {OWN}")
     assert flagged(folder) >= set(STRAYS)
-    strict, other = audit("--flag", "empirical-null", "--flag", "fdr=1e-12")
+    strict, other = audit("--flag", "empirical-null=1e-12")
     assert strict.code == 0 and flagged(other) < flagged(folder)
     found = facts(folder)["decision"]
     assert found["guarantee"] is False and found["spread"] > 0
@@ -198,21 +198,21 @@ def test_scoring_against_a_fitted_reference_flags_too(bliss, index, world, tmp_p
 
 
 def test_fail_on_counts_flagged_images_after_writing_them(audit):
-    outcome, folder = audit("--top", 3, "--fail-on", 2)
+    outcome, folder = audit("--flag", 3, "--fail-on", 2)
     assert (outcome.code, len(flagged(folder))) == (4, 3)
     assert outcome.err.endswith(
         "\nbliss: 3 images flagged (top). Needed: at most 2, as --fail-on says. Look at them; the "
         "results are whole.\n"
     )
-    assert audit("--top", 3, "--fail-on", 3)[0].code == 0
+    assert audit("--flag", 3, "--fail-on", 3)[0].code == 0
 
 
 def test_deciding_anew_needs_no_new_folder(bliss, audit, index, world):
-    _, folder = audit("--top", 1)
+    _, folder = audit("--flag", 1)
     again = ("audit", "--embeddings", world / "set-embedded", "--index", index, "--model", "demo",
              "-o", folder)  # fmt: skip
     before = table(folder)
-    assert bliss(*again, "--contamination", 0.5).code == 0
+    assert bliss(*again, "--flag", 0.5).code == 0
     assert len(flagged(folder)) == 20
     assert table(folder)["score"] == before["score"]
     assert "(robust differ)" in bliss(*again, "--robust").err
@@ -327,11 +327,19 @@ def test_robust_cleans_a_separate_reference_too(audit, world):
 REFUSED = {
     ("--question", "odd"): "question 'odd' is unknown. Needed: one of stray, mislabel.",
     ("--flag", "fdr=0"): "a false discovery rate of 0.0 was given. Needed: above 0, below 1.",
-    ("--contamination", 2): "a contamination of 2.0 was given. Needed: the share of images",
-    ("--contamination", 0.1, "--flag", "empirical-null"): "both --contamination and --flag empirical-null",
+    ("--flag", "200%"): "a contamination of 2.0 was given. Needed: the share of images",
+    (
+        "--flag",
+        "many",
+    ): "--flag 'many' was given. Needed: fdr=RATE, a number or percentage of images",
     ("--per-class",): "--per-class was given without clean images to compare with.",
     ("--fail-on", 0): "--fail-on counts flagged images, and nothing flags any here.",
-    ("--question", "mislabel", "--flag", "empirical-null"): "--flag empirical-null was given with --question",
+    (
+        "--question",
+        "mislabel",
+        "--flag",
+        "empirical-null",
+    ): "--flag empirical-null was given with --question",
     ("--question", "mislabel", "--per-class"): "--per-class was given with --question mislabel.",
     ("--robust", "--score", "energy"): "--robust was given with --score energy.",
     ("--question", "mislabel", "--score", "energy"): "--question mislabel was given with --score",

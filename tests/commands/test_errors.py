@@ -138,7 +138,7 @@ def test_two_images_in_a_class_that_are_left_out_of_it_in_turn(bliss, index, tmp
         "Add reference images of that class or leave the class out.\n"
     )
     assert own.err.endswith(needs_three)
-    fit = ("reference", "fit", images, "--model", "demo", "--calibration", 0)
+    fit = ("reference", "fit", images, "--model", "demo", "--hold-out", 0)
     assert bliss(*fit, "-o", tmp_path / "reference").code == 0
     copy = tmp_path / "copy.png"
     shutil.copy(images / "spoon" / "0.png", copy)

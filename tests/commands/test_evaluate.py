@@ -137,7 +137,16 @@ def test_the_same_request_gives_the_same_numbers(world, usual):
         ("--ood", "far=FAR"),
         ("--score", "knn:k=2"),
         ("--score", "bliss+rscin"),
-        ("--prompt", "text {}", "--class-prompt", "ant=text 1", "--normal", "ant", "--normal", "bee")
+        (
+            "--prompt",
+            "text {}",
+            "--class-prompt",
+            "ant=text 1",
+            "--normal",
+            "ant",
+            "--normal",
+            "bee",
+        )
         + ("--class-prompt", "bee=text 2"),
         ("--protocol", "one-class"),
         ("--protocol", "leave-one-out"),
@@ -191,7 +200,11 @@ def test_every_score_of_the_registry_runs_or_says_why_not(world):
         (("--shots", "few"), 2, "--shots few was given"),
         (("--contamination", "0.5"), 2, "has contamination 0.5"),
         (("--ood", "test=x"), 2, "--ood test=x was given"),
-        (("--class-prompt", "yak=text 3"), 2, "--class-prompt names yak. Needed: classes of the reference"),
+        (
+            ("--class-prompt", "yak=text 3"),
+            2,
+            "--class-prompt names yak. Needed: classes of the reference",
+        ),
         (("--normal", "yak"), 2, "names yak, which the reference set does not have"),
         (("--shots", "50"), 1, "has 9 reference images. Needed: at least 50"),
         (("--ood", "far=CLEAN"), 1, "the outlier set 'far' overlaps the normal images"),

@@ -13,7 +13,7 @@ def copied(index, tmp_path):
 
 
 def hits(bliss, folder, text, k=5):
-    found = json.loads(bliss("index", "search", folder, "--text", text, "--k", k, "--json").out)
+    found = json.loads(bliss("index", "search", folder, "--text", text, "--top", k, "--json").out)
     return [hit["caption"] for hit in found]
 
 

@@ -142,7 +142,7 @@ def test_no_command_contacts_what_only_an_artefact_names(
         ("audit", collection, "--reference", reference, "-o", out),
         ("audit", collection, "--index", index, "--shard", "0/2", "-o", out),
         ("find", run, "--text", "a boat"),
-        ("find", run, "--like", picture),
+        ("find", run, "--image", picture),
         ("score", picture, "--reference", reference, "--index", index),
         ("index", "search", index, "--text", "it's a $(boat)"),
         ("index", "tune", index, "--images", collection),
@@ -157,7 +157,7 @@ def test_no_command_contacts_what_only_an_artefact_names(
         ("index", "info", index),
         ("index", "verify", index),
         ("report", run),
-        ("find", run, "--like", "boat/1.png"),
+        ("find", run, "--image", "boat/1.png"),
     ]
     answers = commands([*refused, *served])
     for command, answer in zip(refused, answers, strict=False):

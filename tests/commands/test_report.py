@@ -190,14 +190,14 @@ def test_label_columns_and_a_decision_are_taken_over_where_a_run_has_them(bliss,
 
 def test_fewer_images_and_another_place_can_be_asked_for(bliss, made, tmp_path):
     run, _, _ = made
-    outcome = bliss("report", run, "-o", tmp_path / "few.html", "--images", 4)
+    outcome = bliss("report", run, "-o", tmp_path / "few.html", "--top", 4)
     assert outcome.out.startswith(f"Report: {tmp_path / 'few.html'} (0.")
     data, pictures = page_data(tmp_path / "few.html")
     assert (len(data["images"]), data["left_out"]["images"]) == (4, 23)
     assert len(pictures) <= 4 + 4 * 3
     assert blissaudit.save_report(run, tmp_path / "py.html", 4) == tmp_path / "py.html"
     assert (tmp_path / "py.html").read_bytes() == (tmp_path / "few.html").read_bytes()
-    outcome = bliss("report", run, "--images", 0)
+    outcome = bliss("report", run, "--top", 0)
     assert (outcome.code, outcome.err) == (
         2,
         "\nbliss: 0 images were asked for. Needed: 1 or more. Correct --images.\n",

@@ -88,7 +88,7 @@ def test_each_corpus_is_what_an_audit_with_it_says(bliss, world, tmp_path):
     found = facts(bliss, world)
     assert found["images"] == 24
     near, far = found["corpora"]
-    fit = ("reference", "fit", "--embeddings", world / "images", "--calibration", 0)
+    fit = ("reference", "fit", "--embeddings", world / "images", "--hold-out", 0)
     assert bliss(*fit, "--index", world / "near", "-o", tmp_path / "reference").code == 0
     tables = {}
     for name in ("near", "far"):

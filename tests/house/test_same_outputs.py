@@ -76,18 +76,18 @@ def test_times_and_versions_are_left_out_and_results_are_not(script, tmp_path, o
 @pytest.mark.parametrize(
     ("token", "known", "spelt"),
     [
+        ("lambda=0.3", {"--weight"}, ["--weight", "0.3"]),
         ("lambda=0.3", {"--lambda"}, ["--lambda", "0.3"]),
-        ("lambda=0.3", {"--lambda"}, ["--lambda", "0.3"]),
-        ("report=none", {"--report", "none"}, ["--report", "none"]),
+        ("report=none", {"--no-report"}, ["--no-report"]),
         ("report=none", {"--report"}, ["--report", "none"]),
-        ("report=5", {"--report", "none"}, ["--report", "5"]),
+        ("report=5", {"--no-report"}, ["--report-images", "5"]),
+        ("trained=head", {"--head"}, ["--head", "head"]),
         ("trained=head", {"--trained"}, ["--trained", "head"]),
-        ("trained=head", {"--trained"}, ["--trained", "head"]),
-        ("search=exact", set(), ["--search", "exact"]),
-        ("search=nprobe=4,device=cpu", set(), "--search nprobe=4 --search device=cpu".split()),
+        ("search=exact", set(), ["--search-kind", "exact"]),
+        ("search=nprobe=4,device=cpu", set(), "--search-set nprobe=4 --search-device cpu".split()),
         ("search=nprobe=4", {"--search"}, ["--search", "nprobe=4"]),
-        ("engine=ray:auto,actors=2", {"--engine ray:ADDRESS"},
-         "--engine ray --engine ray:auto --engine ray:actors=N 2".split()),
+        ("engine=ray:auto,actors=2", {"--ray-address"},
+         "--engine ray --ray-address auto --ray-actors 2".split()),
     ],
 )  # fmt: skip
 def test_a_renamed_option_is_spelt_as_the_checkout_knows_it(script, token, known, spelt):

@@ -143,7 +143,7 @@ def world(tmp_path_factory, bliss):
     made = ("--embeddings", folder / "all", "-o", folder / "index")
     assert bliss("index", "build", *made).code == 0
     fit = ("reference", "fit", "--embeddings", folder / "images", "--index", folder / "index")
-    assert bliss(*fit, "--calibration", 0, "-o", folder / "reference").code == 0
+    assert bliss(*fit, "--hold-out", 0, "-o", folder / "reference").code == 0
     for name, some in (("words", 39), ("near", 40)):
         kept = np.vstack([far[:some], near]) if name == "words" else far[:some]
         captions = [*other[:some], *(("mug", "opener", "light") if name == "words" else ())]

@@ -112,7 +112,7 @@ def test_the_page_shows_each_row_its_own_picture(runs, made, name):
 
 def test_few_images_are_fetched_with_their_neighbours(bliss, runs, made, tmp_path):
     page = tmp_path / "few.html"
-    assert bliss("report", runs / "t.parquet", "--images", 2, "-o", page).code == 0
+    assert bliss("report", runs / "t.parquet", "--top", 2, "-o", page).code == 0
     data, pictures = page_of(page)
     whole, _ = page_of(runs / "t.parquet" / "report.html")
     assert [image["row"] for image in data["images"]] == [i["row"] for i in whole["images"][:2]]

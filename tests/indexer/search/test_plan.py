@@ -217,7 +217,7 @@ def test_devices(device, numbers):
 def test_devices_that_are_none(device):
     with pytest.raises(UsageError, match=r"was given\. Needed: cpu, cuda, cuda:0 or cuda:0,1"):
         gpu_numbers(device)
-    with pytest.raises(UsageError, match=r"--search shards was given with --search device=cpu"):
+    with pytest.raises(UsageError, match=r"--search shards was given with device=cpu"):
         SearchChoice(shards=True)
 
 
