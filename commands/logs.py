@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -20,7 +21,6 @@ LIBRARIES_SILENT = {
     "TRANSFORMERS_VERBOSITY": "critical",
 }
 """For libraries whose loggers write to stderr themselves, read when they are imported."""
-_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 class _TerminalHandler(logging.Handler):
@@ -62,9 +62,12 @@ def _log_warning(
     category: type[Warning],
     filename: str,
     lineno: int,
-    *unused: object,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
-    if Path(filename).resolve().is_relative_to(_PACKAGE):
+    modules = list(sys.modules.items())
+    ours = (module for name, module in modules if name.partition(".")[0] == LOG.name)
+    if filename in {getattr(module, "__file__", None) for module in ours}:
         LOG.warning("%s", message)
     else:
         text = f"{filename}:{lineno}: {category.__name__}: {message}"

@@ -23,7 +23,9 @@ class SearchWords(click.ParamType):
 
         if isinstance(value, SearchChoice):
             return value
-        kind, devices, shards = [], [], False
+        kind: list[str] = []
+        devices: list[str] = []
+        shards = False
         numbers: dict[str, int] = {}
         for word in value.split(","):
             name, equals, number = word.partition("=")

@@ -268,9 +268,9 @@ SCORING = grouped("scoring", ScoringOptions, section(
     "Scoring",
     K,
     LAMBDA,
-    option("--exclude", multiple=True, type=EXCLUSION, metavar="RULE", help="Hide captions: "
-           "label-words, those with a label's words; near-labels=COSINE, those at least so near "
-           "to a label's prompt. Repeatable."),
+    option("--exclude", multiple=True, type=EXCLUSION, metavar="RULE", help="Hide captions. "
+           "Repeatable. label-words: those with a label's words. near-labels=COSINE: those at "
+           "least so near to a label's prompt."),
 ))  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from .base import OUTPUT, Output, command, option, section
 @section(
     "Output",
     option("-o", "--output", "file", metavar="FILE", help="[default: report.html in RUN]"),
-    option("--top", default=1000, show_default=True, help="Images to show one by one, the most "
-           "anomalous."),
+    option("--top", type=click.IntRange(0), default=1000, show_default=True,
+           help="Images to show one by one, the most anomalous."),
     option("--plots", metavar="DIR", help="Write vector plots for papers to DIR instead."),
 )  # fmt: skip
 @OUTPUT
