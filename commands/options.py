@@ -268,9 +268,9 @@ SCORING = grouped("scoring", ScoringOptions, section(
     "Scoring",
     K,
     LAMBDA,
-    option("--exclude", multiple=True, type=EXCLUSION, metavar="RULE", help="Hide captions. "
-           "Repeatable. label-words: those with a label's words. near-labels=COSINE: those at "
-           "least so near to a label's prompt."),
+    option("--exclude", multiple=True, type=EXCLUSION, metavar="RULE", help="near-labels=COSINE or "
+           "label-words: hide captions at least so near to a label's prompt, or with a label's "
+           "words. Repeatable."),
 ))  # fmt: skip
 
 

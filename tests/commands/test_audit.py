@@ -151,7 +151,7 @@ def test_the_run_file_repeats_the_run_and_keeps_no_secret(bliss, collection, aud
     assert "hf_secret" not in (again / "run.json").read_text()
     unweighted = ("audit", collection, *flags, "-o", again, "--lambda", 0, "--overwrite")
     assert bliss(*unweighted).code == 0
-    assert json.loads((again / "run.json").read_text())["request"]["weight"] == 0
+    assert json.loads((again / "run.json").read_text())["request"]["lambda"] == 0
 
 
 def test_json_alone_on_standard_output(bliss, collection, audited, index):
