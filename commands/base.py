@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import click
@@ -74,6 +74,9 @@ def grouped(name: str, made: type, *sections: Decorator) -> Decorator:
             each(call)
         added = (each for each in call.__click_params__ if id(each) not in before)  # type: ignore[attr-defined]
         names = [each.name for each in added if each.expose_value]
+        unknown = {*names} - {each.name for each in fields(made)}
+        if unknown:
+            raise TypeError(f"{made.__name__} has no field for {', '.join(sorted(unknown))}")
         return call
 
     return add

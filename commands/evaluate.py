@@ -23,7 +23,7 @@ EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max
 
 
 def _repeat(context: click.Context, parameter: click.Parameter, path: str | None) -> dict | None:
-    """Take every option that is not given from the evaluation opt.recorded at `path`."""
+    """Take every option that is not given from the evaluation recorded at `path`."""
     if path is None:
         return None
     from ..audit.folder import current_names
@@ -44,7 +44,7 @@ class Measurement:
     """What is measured, on which images, against which captions."""
 
     repeats: dict[str, Any] | None
-    """The opt.recorded evaluation to repeat."""
+    """The recorded evaluation to repeat."""
     reference: str
     test: str
     ood: tuple[str, ...]
@@ -66,7 +66,7 @@ class Measurement:
         return parse_outliers(self.ood)
 
     def settled_protocol(self, normal: tuple[str, ...]) -> Protocol:
-        """The protocol, or the one opt.recorded, with what other options change of it."""
+        """The protocol, or the one recorded, with what other options change of it."""
         from ..evaluation.protocols import find_protocol, protocol_from
         from ..evaluation.request import parse_shots
 

@@ -146,7 +146,7 @@ def build(
     engine: EngineName,
     output: Output,
 ) -> None:
-    """Embed the captions of every opt.CORPUS, or index embeddings made elsewhere."""
+    """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
     from ..audit.models import encoder_for
     from ..indexer.build.build import build_index, build_shard, index_embeddings
     from ..indexer.build.shards import describe_missing, parse_shard

@@ -41,7 +41,7 @@ def add(
     overwrite: bool,
     output: Output,
 ) -> None:
-    """Append the captions of every opt.CORPUS that an index does not have.
+    """Append the captions of every CORPUS that an index does not have.
 
     What is there stays as it is and can be searched meanwhile; captions that were removed stay
     removed. The same command again continues where it stopped.

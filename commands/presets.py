@@ -78,7 +78,7 @@ def with_preset(
         say(f"{name} {shown} was given and wins over preset {preset}")
     if index:
         _compare_corpus(index, PRESETS[preset]["corpus"])
-    return tuple(_with(group, made) for group in groups)  # type: ignore[return-value]
+    return tuple(_with(group, made) for group in groups)
 
 
 def _with(group: Any, made: Mapping[str, Any]) -> Any:
