@@ -48,7 +48,7 @@ class PairOptions:
 
 
 PAIRS = grouped(
-    "pairs",
+    "table",
     PairOptions,
     section(
         "Pairs",
@@ -77,7 +77,7 @@ PAIRS = grouped(
 @OUTPUT
 def clipn(
     *,
-    pairs: PairOptions,
+    table: PairOptions,
     training: TrainingOptions,
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
@@ -91,7 +91,7 @@ def clipn(
     from ..training.clipn_training import TrainingSettings
 
     request = ClipnRequest(
-        **asdict(pairs),
+        **asdict(table),
         output=folder,
         model=model.choice(),
         settings=TrainingSettings(**asdict(training)),

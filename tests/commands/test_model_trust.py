@@ -248,7 +248,7 @@ def test_a_home_that_cannot_be_written_breaks_no_run(bliss, made, monkeypatch, t
     monkeypatch.setenv("BLISS_CONFIG", str(tmp_path / "file"))
     answer = bliss(*search)
     assert answer.code == 0
-    assert "the model named is not remembered: " in answer.err
+    assert "could not remember that you named this model: " in answer.err
     monkeypatch.delenv("BLISS_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", "")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME and no account
