@@ -69,14 +69,16 @@ def grouped(name: str, made: type, *sections: Decorator) -> Decorator:
             group = made(**{each: values.pop(each) for each in names})
             return function(**{name: group}, **values)
 
+        groups = getattr(function, "groups", frozenset())
         before = {id(each) for each in getattr(call, "__click_params__", ())}
         for each in reversed(sections):
             each(call)
         added = (each for each in call.__click_params__ if id(each) not in before)  # type: ignore[attr-defined]
         names = [each.name for each in added if each.expose_value]
         unknown = {*names} - {each.name for each in fields(made)}
-        if unknown:
-            raise TypeError(f"{made.__name__} has no field for {', '.join(sorted(unknown))}")
+        if unknown or not groups.isdisjoint(names):
+            raise TypeError(f"options {names} do not fit {made.__name__} beside {set(groups)}")
+        call.groups = groups | {name}  # type: ignore[attr-defined]
         return call
 
     return add
