@@ -175,9 +175,10 @@ def audit(
     if shard is not None:
         if not overwrite:
             check_output(folder, asked)
-        for line in run_shard(request, parse_shard(shard), progress_lines(), say):
-            click.echo(terminal_text(line))
-        click.echo("The same command without --shard embeds what is missing and scores the images")
+        lines = list(run_shard(request, parse_shard(shard), progress_lines(), say))
+        end = "The same command without --shard embeds what is missing and scores the images"
+        text = "\n".join([*map(terminal_text, lines), end])
+        output.show({"shard": shard, "embedded": lines}, text)
         return
     with only_run_in(Path(folder)):
         if not overwrite:
@@ -186,7 +187,7 @@ def audit(
         save_audit(result, request.settings, folder, asked)
         page = None if report < 0 else save_report(folder, images=report)
 
-    def text() -> str:
+    def full_text() -> str:
         lines = [
             result_text(result, top),
             f"All scores: {terminal_text(str(Path(folder) / 'scores.parquet'))}",
@@ -194,7 +195,7 @@ def audit(
         lines += [] if page is None else [f"To look at them: {terminal_text(str(page))}"]
         return "\n".join(lines)
 
-    output.show(json_summary(result, top), text)
+    output.show(json_summary(result, top), full_text)
     check_failures(result.images, decoding.max_failures)
     assert result.decision is not None
     check_flagged(result.decision, rule.fail_on)
