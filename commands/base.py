@@ -69,7 +69,7 @@ def grouped(name: str, made: type, *sections: Decorator) -> Decorator:
             group = made(**{each: values.pop(each) for each in names})
             return function(**{name: group}, **values)
 
-        groups = getattr(function, "groups", frozenset())
+        groups: frozenset[str] = getattr(function, "groups", frozenset())
         before = {id(each) for each in getattr(call, "__click_params__", ())}
         for each in reversed(sections):
             each(call)
