@@ -179,7 +179,7 @@ def test_a_clean_reference_keeps_a_fifth_back_where_that_is_of_use(audit, world,
 
 def test_scoring_against_a_fitted_reference_flags_too(bliss, index, world, tmp_path):
     fit = ("reference", "fit", world / "clean", "--model", "demo", "-o", tmp_path / "ref")
-    assert bliss(*fit, "--calibration", 0.5).code == 0
+    assert bliss(*fit, "--hold-out", 0.5).code == 0
     score = ("score", world / "set", "--reference", tmp_path / "ref", "--index", index)
     result = json.loads(bliss(*score, "--flag", "fdr=0.9", "--json", "--top", 40).out)
     assert result["decision"]["rule"] == "fdr"
@@ -360,7 +360,7 @@ def test_what_cannot_be_is_refused(options, audit):
 
 def test_refusals_that_depend_on_the_reference(bliss, audit, world, index, tmp_path):
     fit = ("reference", "fit", world / "clean", "--model", "demo", "-o", tmp_path / "ref")
-    assert bliss(*fit, "--calibration", 0).code == 0
+    assert bliss(*fit, "--hold-out", 0).code == 0
     outcome, _ = audit("--reference", tmp_path / "ref", "--robust")
     assert outcome.code == 2
     assert "a fitted reference without its images. Needed: the images, to see" in outcome.err
