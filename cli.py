@@ -20,12 +20,12 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.find import find
 from .commands.index import index
-from .commands.logs import logs_on_terminal
+from .commands.logs import LOG, logs_on_terminal
 from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
 from .commands.train import train
-from .errors import BlissError, ModelNotNamed, name_too_long
+from .errors import BlissError, NotNamed, name_too_long
 
 
 def main() -> None:
@@ -44,8 +44,9 @@ def run(arguments: list[str]) -> int:
     """The exit code of `bliss ARGUMENTS`."""
     try:
         with logs_on_terminal():
+            _remember_addresses(arguments)
             bliss.main(arguments, prog_name="bliss", standalone_mode=False)
-    except ModelNotNamed as error:
+    except NotNamed as error:
         return _say_error(error.for_command(["bliss", *arguments]), error.exit_code)
     except BlissError as error:
         return _say_error(str(error), error.exit_code)
@@ -78,6 +79,18 @@ def run(arguments: list[str]) -> int:
             1,
         )
     return 0
+
+
+def _remember_addresses(arguments: list[str]) -> None:
+    """Note the addresses that the user typed: artefacts may name these."""
+    if not any("hf:" in word or "://" in word for word in arguments):
+        return
+    from .corpora.trust import addresses_in, remember_addresses
+
+    try:
+        remember_addresses(addresses_in(arguments))
+    except BlissError as error:
+        LOG.warning("could not remember that you named this address: %s", error)
 
 
 def _say_error(message: str, code: int) -> int:

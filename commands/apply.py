@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .base import OUTPUT, Output, command, option, progress_lines, section
+from .options import ADDRESSES
 
 
 @command()
@@ -17,6 +18,7 @@ from .base import OUTPUT, Output, command, option, progress_lines, section
     option("--copy", "target", metavar="DIR", help="Copy what stays into a new folder, "
            "relabelled images under their new label."),
 )  # fmt: skip
+@section("Output", ADDRESSES)
 @OUTPUT
 def apply(
     *,
@@ -37,6 +39,7 @@ def apply(
     from ..safe_text import terminal_text
 
     run = open_run(run_folder)
+    pictures = run_photographs(run) if target is not None else None
     cleaned = clean(run, read_decisions(decisions, run))
     if not output.as_json:
         output.show(None, summary(cleaned))
@@ -44,8 +47,8 @@ def apply(
     if list_file is not None:
         write_list(cleaned, list_file)
         lines.append(f"List: {terminal_text(list_file)}")
-    if target is not None:
-        renamed = copy_cleaned(cleaned, run_photographs(run), target, progress_lines())
+    if target is not None and pictures is not None:
+        renamed = copy_cleaned(cleaned, pictures, target, progress_lines())
         lines.append(f"Copy: {terminal_text(target)}")
         if renamed:
             lines.append(f"{renamed:,} of them under another name, because theirs was taken")

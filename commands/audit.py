@@ -123,11 +123,11 @@ def audit(
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of any of
     these.
     """
-    from ..audit.decisions import check_flagged
+    from ..audit.decisions import AuditQuestion, check_flagged
     from ..audit.folder import check_output, json_summary, save_audit
     from ..audit.report.page import save_report
     from ..audit.report.terminal import result_text
-    from ..audit.request import Asked, AuditRequest, check_failures, run_audit, run_shard
+    from ..audit.request import AuditRequest, check_failures, run_audit, run_shard
     from ..indexer.build.shards import parse_shard
     from ..indexer.search.kinds import OWN
     from ..indexer.store.lock import only_run_in
@@ -162,7 +162,7 @@ def audit(
         score=inputs.score,
         keep_duplicates=inputs.keep_duplicates,
         head=trained.head,
-        asked=Asked(inputs.question, inputs.robust, inputs.calibration, rule),
+        question=AuditQuestion(inputs.question, inputs.robust, inputs.calibration, rule),
     )
     asked = {
         "command": "audit",

@@ -14,6 +14,7 @@ from ..errors import UsageError
 
 NOT_FROM_A_FILE = {
     "allow-torchscript": "it lets weights run code: give it on the command line",
+    "allow-address": "a file may not say what is contacted: give it on the command line",
     "config": "a file cannot name another",
     "from": "give it on the command line",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
@@ -159,6 +160,7 @@ def evaluate(
 
     given = click.get_current_context().params
     asked = {name: v for name, v in given.items() if name not in EFFORT and was_given(name)}
+    _check_addresses()
     names_a_model, outliers = model.model is not None, measurement.outliers()
     images = holds_images([measurement.reference, measurement.test, *outliers.values()])
     measurement, classes, model = with_preset(
@@ -205,6 +207,26 @@ def evaluate(
         _say_differences(measurement.repeats, read_json(Path(folder) / SUMMARY))
     for found in sets:
         check_failures(found, decoding.max_failures)
+
+
+def _check_addresses() -> None:
+    """AddressNotNamed where only a file of options names an address to read from."""
+    from ..corpora.trust import addresses_in, is_named, not_named
+
+    context, unnamed, again = click.get_current_context(), [], []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) != ParameterSource.DEFAULT_MAP:
+            continue
+        value = context.params.get(name)
+        several = list(value or ()) if parameter.multiple else []
+        words = [value] if isinstance(value, str) else several
+        found = [each for each in addresses_in(words) if not is_named(each)]
+        if found:
+            unnamed += found
+            again += [part for word in words for part in (parameter.opts[0], word)]
+    if unnamed:
+        raise not_named(unnamed, context.meta[SOURCE], again)
 
 
 def _say_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import click
 
 from ..errors import UsageError
 from .base import OUTPUT, Output, command, only_one, option, section
+from .options import ADDRESSES
 
 
 @command()
@@ -18,6 +19,7 @@ from .base import OUTPUT, Output, command, only_one, option, section
            "the Hugging Face Hub."),
     option("--public", is_flag=True, help="Make a new repository public [default: private]"),
 )  # fmt: skip
+@section("Output", ADDRESSES)
 @OUTPUT
 def export(
     *, run: str, folder: str | None, repository: str | None, public: bool, output: Output

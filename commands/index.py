@@ -20,7 +20,7 @@ from .presets import PRESET, with_preset
 from .tune_index import tune
 
 if TYPE_CHECKING:
-    from ..distributed.cluster import RayEngine
+    from ..distributed.engine import RayEngine
     from ..indexer.build.options import IndexOptions
     from ..indexer.search.kinds import SearchChoice
 
@@ -265,7 +265,7 @@ def search(
     from ..audit.fitting import embed_query
     from ..audit.models import encoder_for
     from ..audit.report.terminal import hits_text
-    from ..indexer.search.index import captions_of, origin_names
+    from ..indexer.search.index import origin_names
     from ..indexer.search.index import search as search_index
     from ..indexer.search.kinds import OWN
 
@@ -279,7 +279,7 @@ def search(
     found: dict[str, list] = {
         "similarity": hits.similarity[0].tolist(),
         "row": hits.rows[0].tolist(),
-        "caption": captions_of(opened, hits.rows[0]),
+        "caption": opened.captions_of(hits.rows[0]),
     }
     if len(opened.origins) > 1:
         found["origin"] = origin_names(opened, hits.rows[0])

@@ -120,13 +120,15 @@ def remove(
     from ..indexer.store.folder import local_folder
     from ..indexer.store.removed import remove_rows, restore_rows
     from ..indexer.upkeep.row_choice import Where, rows_where
+    from ..safe_text import counted
     from .text import choice_text, embedder, refuse_where, removals_text
 
     path, conditions = local_folder(folder), asdict(selection)
     if undo:
         refuse_where(dry_run or any(value is not None for value in conditions.values()))
         manifest, back = restore_rows(path, undo == "last")
-        text = f"{back:,} caption{'s are' if back != 1 else ' is'} back; {removals_text(manifest)}"
+        back_text = counted(back, "caption is", "captions are")
+        text = f"{back_text} back; {removals_text(manifest)}"
         output.show({"restored": back, "removed": manifest["removed"]}, text)
         return
     where, index = Where(**conditions), open_index(path)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..audit.scores import NoPrompts
     from ..corpora.images.source import ImageOptions
     from ..corpora.sources import CorpusOptions, TextSource
-    from ..distributed.cluster import RayEngine
+    from ..distributed.engine import RayEngine
     from ..indexer.encode.encoder import ModelChoice
     from ..indexer.images.embedding import EmbedOptions
     from ..indexer.search.index import CaptionIndex
@@ -50,7 +50,8 @@ class ModelOptions:
         Raises ModelNotNamed for a foreign model that only a file of options names.
         """
         from ..indexer.encode.encoder import DEFAULT_MODEL, ModelChoice
-        from ..indexer.encode.trust import model_named_by, remember_model
+        from ..indexer.encode.named_models import remember_model
+        from ..indexer.encode.trust import model_named_by
 
         choice = ModelChoice(**dataclasses.asdict(self))
         context = click.get_current_context()
@@ -88,6 +89,25 @@ MODEL = _model("the index's, else ViT-B-16")
 NEW_MODEL = _model("ViT-B-16")
 """For a command without an index whose model it could be."""
 
+
+def _check_address(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> None:
+    from ..corpora.trust import is_address
+
+    for value in values:
+        if not is_address(value):
+            raise UsageError(
+                f"--allow-address {value} was given",
+                "an address, such as hf:owner/name or https://host/images.tar",
+                "Leave it out: a path on this machine needs no permission",
+            )
+
+
+ADDRESSES = option("--allow-address", multiple=True, metavar="ADDRESS", expose_value=False,
+                   callback=_check_address, help="Contact this address, which RUN names. "
+                   "Repeatable.")  # fmt: skip
+"""Needs no more than to be typed: see `corpora/trust.py`."""
 INDEX_HELP = "A caption index. Repeatable: several are searched as one."
 INDEX = option("--index", multiple=True, help=INDEX_HELP)
 INDEX_NEEDED = option("--index", multiple=True, required=True, help=INDEX_HELP)
@@ -328,10 +348,9 @@ class Trained:
         if self.clipn is None:
             return None
         from ..training.clipn_folder import open_clipn
-        from ..training.clipn_tower import no_vectors
+        from ..training.clipn_tower import NoPromptEncoder
 
-        clipn, choice = open_clipn(self.clipn), model.choice()
-        return lambda prompts, facts: no_vectors(clipn, prompts, facts, choice)
+        return NoPromptEncoder(open_clipn(self.clipn), model.choice())
 
 
 def sort_trained(folders: Sequence[str]) -> Trained:
@@ -367,7 +386,7 @@ def ray_engine(engine: EngineName, model: ModelOptions) -> RayEngine | None:
     """The Ray engine that --engine names; None for this process."""
     if engine.name == "local":
         return None
-    from ..distributed.cluster import RayEngine
+    from ..distributed.engine import RayEngine
 
     return RayEngine(model.choice(), engine.address, engine.actors)
 

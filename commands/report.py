@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .base import OUTPUT, Output, command, option, section
+from .options import ADDRESSES
 
 
 @command()
@@ -16,6 +17,7 @@ from .base import OUTPUT, Output, command, option, section
            help="Images to show one by one, the most anomalous."),
     option("--plots", metavar="DIR", help="Write vector plots for papers to DIR instead."),
 )  # fmt: skip
+@section("Output", ADDRESSES)
 @OUTPUT
 def report(*, run: str, file: str | None, top: int, plots: str | None, output: Output) -> None:
     """Write one self-contained page to look at, review and decide: report.html.

@@ -51,18 +51,11 @@ def score(
     output: Output,
 ) -> None:
     """Score new images against a fitted reference, and flag them where it held images out."""
-    from ..audit.decisions import check_flagged
+    from ..audit.decisions import AuditQuestion, check_flagged, decide
     from ..audit.folder import json_summary
     from ..audit.models import encoder_for
     from ..audit.report.terminal import result_text
-    from ..audit.request import (
-        Asked,
-        Sources,
-        answered,
-        check_bliss_only,
-        check_failures,
-        check_reference,
-    )
+    from ..audit.request import check_failures
     from ..audit.run import audit_against
     from ..audit.scores import choose_score, rescored
     from ..corpora.images.opening import open_named
@@ -70,11 +63,11 @@ def score(
     from ..scorer.reference_file import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)
-    asked = Asked(rule=flagging.rule())
-    check_bliss_only(asked, chosen.name)
+    question = AuditQuestion(rule=flagging.rule())
+    question.check_score(chosen.name)
     listed = open_named(images, collection.options())
     fitted, captions = load_reference(reference), opt.open_searched(index, search)
-    check_reference(asked, reference, fitted)
+    question.check_reference(reference, fitted)
     encoder = encoder_for(model.choice(), captions, fitted, say)
     with tempfile.TemporaryDirectory() as scratch:
         embed = decoding.embedding()
@@ -83,9 +76,9 @@ def score(
         say(f"{failure.path}: {failure.reason}")
     settings = scoring.settings()
     result = audit_against(found, captions, fitted, settings)
-    result = rescored(result, chosen, None, settings.weight)
-    result = answered(result, asked, Sources(None, None, own=False), settings)
+    result = rescored(result, chosen, settings.weight)
+    result = decide(result, question, settings, own=False)
     output.show(json_summary(result, top), lambda: result_text(result, top, "see above"))
     check_failures(found, decoding.max_failures)
     assert result.decision is not None
-    check_flagged(result.decision, asked.rule.fail_on)
+    check_flagged(result.decision, question.rule.fail_on)

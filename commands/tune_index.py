@@ -87,10 +87,10 @@ def tune(
         seed=seed,
     )
     index, words = open_index(folder, SearchChoice(kind="exact")), classes.words()
-    settings = settings_of(kind, index.stored.count, index.model["dimension"])
+    settings = settings_of(kind, index.stored_count, index.model["dimension"])
 
     for each in dict.fromkeys(name for name, _ in settings):
-        note = training_note(read_kind(each), index.stored.count)
+        note = training_note(read_kind(each), index.stored_count)
         if note:
             say(note)
 

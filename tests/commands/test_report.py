@@ -200,7 +200,7 @@ def test_fewer_images_and_another_place_can_be_asked_for(bliss, made, tmp_path):
     outcome = bliss("report", run, "--top", 0)
     assert (outcome.code, outcome.err) == (
         2,
-        "\nbliss: 0 images were asked for. Needed: 1 or more. Correct --report or --top.\n",
+        "\nbliss: 0 images were asked for. Needed: 1 or more. Correct --top.\n",
     )
 
 
