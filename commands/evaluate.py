@@ -191,7 +191,7 @@ def evaluate(
         encoder = encoder_for(model.choice(), index, None, say)
     labels = LabelVectors(
         lambda names: prompt_vectors(names, words, index, encoder),
-        no and (lambda names: no(class_prompts(names, words), index.model)),
+        None if no is None else lambda names: no(class_prompts(names, words), index.model),
         read_json(Path(trained.clipn) / MANIFEST) if trained.clipn else None,
     )
     with only_run_in(Path(folder)):

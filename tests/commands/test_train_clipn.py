@@ -59,7 +59,7 @@ def made(bliss, tmp_path_factory):
 
 def train(bliss, table, folder, *more):
     return bliss(
-        *("train", "clipn", "--captions", table / "pairs.csv", "--images", table / "pictures"),
+        *("train", "clipn", "--captions", table / "pairs.csv", "--image-root", table / "pictures"),
         *(*QUICK, "--workers", "1", "-o", folder, *more),
     )
 
@@ -127,7 +127,7 @@ def test_a_table_of_images_and_captions(bliss, table, tmp_path):
     pq.write_table(parquet_of(table), table / "pairs.parquet")
     same = bliss(
         *("train", "clipn", "--captions", table / "pairs.parquet", *QUICK, "--workers", "1"),
-        *("--images", table / "pictures", "-o", tmp_path / "parquet"),
+        *("--image-root", table / "pictures", "-o", tmp_path / "parquet"),
     )
     assert same.code == 0, same.err
     for name, value in tower(tmp_path / "out").items():
@@ -172,7 +172,7 @@ def test_every_option_changes_the_tower(bliss, table, usual, tmp_path, more):
         (("--captions", "demo:1"), 2, "demo:N with N 2 or more"),
         (("--column", "nothing"), 2, "there is no column 'nothing'"),
         (("--image-column", "nothing"), 2, "there is no column 'nothing'"),
-        (("--images", "elsewhere"), 2, "there is no 0.png in elsewhere"),
+        (("--image-root", "elsewhere"), 2, "there is no 0.png in elsewhere"),
         (("--steps", "0"), 2, "--steps 0 was given"),
         (("--rate", "nan"), 2, "--rate nan was given"),
         (("--rate", "1e30"), 1, "the loss of step"),
@@ -305,8 +305,16 @@ def test_an_audit_that_cannot_be_done(bliss, collection, index, made, tmp_path):
             2,
             'clipn_atd was used without the labels\' "no" vectors. Needed: a trained',
         ),
-        (("--trained", made[0]), 2, "--trained was given with the score bliss, which does not use it"),
-        (("--score", "clipn_ctw", "--trained", index), 1, "is a caption-index folder. Needed: a cl"),
+        (
+            ("--trained", made[0]),
+            2,
+            "--trained was given with the score bliss, which does not use it",
+        ),
+        (
+            ("--score", "clipn_ctw", "--trained", index),
+            1,
+            "is a caption-index folder. Needed: a cl",
+        ),
         (("--score", "clipn_ctw", "--trained", tmp_path), 1, "has no manifest.json"),
     ):
         outcome = audit(bliss, collection, index, tmp_path / "out", *more)
