@@ -8,6 +8,7 @@ import os
 import sys
 
 import click
+import cloup
 
 from . import __version__
 from .commands.apply import apply
@@ -19,6 +20,7 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.find import find
 from .commands.index import index
+from .commands.logs import LOG, logs_on_terminal
 from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
@@ -41,8 +43,9 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of `bliss ARGUMENTS`."""
     try:
-        _remember_addresses(arguments)
-        bliss.main(arguments, prog_name="bliss", standalone_mode=False)
+        with logs_on_terminal():
+            _remember_addresses(arguments)
+            bliss.main(arguments, prog_name="bliss", standalone_mode=False)
     except NotNamed as error:
         return _say_error(error.for_command(["bliss", *arguments]), error.exit_code)
     except BlissError as error:
@@ -83,12 +86,11 @@ def _remember_addresses(arguments: list[str]) -> None:
     if not any("hf:" in word or "://" in word for word in arguments):
         return
     from .corpora.trust import addresses_in, remember_addresses
-    from .safe_text import terminal_text
 
     try:
         remember_addresses(addresses_in(arguments))
     except BlissError as error:
-        click.echo(terminal_text(f"the address named is not remembered: {error}"), err=True)
+        LOG.warning("could not remember that you named this address: %s", error)
 
 
 def _say_error(message: str, code: int) -> int:
@@ -98,26 +100,16 @@ def _say_error(message: str, code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@cloup.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    sections=[
+        cloup.Section("Audit a collection", [audit, report, apply, find, diff, export]),
+        cloup.Section("Score new images", [reference, score]),
+        cloup.Section("Captions", [index, corpora]),
+        cloup.Section("Measure and train", [evaluate, train]),
+        cloup.Section("Try it", [demo]),
+    ],
+)
 @click.version_option(__version__, prog_name="bliss")
 def bliss() -> None:
-    """Find the images that do not belong, with the captions that say why."""
-
-
-COMMANDS = (
-    audit,
-    report,
-    apply,
-    score,
-    find,
-    diff,
-    export,
-    reference,
-    index,
-    corpora,
-    evaluate,
-    train,
-    demo,
-)
-for command in COMMANDS:
-    bliss.add_command(command)
+    """Find the images that do not belong, with the captions that explain why."""

@@ -48,7 +48,7 @@ def choose_classes(
 ) -> NormalClasses | None:
     """The normal classes of a labelled collection, or None where its images have no labels.
 
-    Raises UsageError for a --normal or --label name that is no class of `source`.
+    Raises UsageError for a --normal or --class-prompt name that is no class of `source`.
     """
     column = categories(labels)
     there = distinct_texts(column)
@@ -56,7 +56,7 @@ def choose_classes(
         return None
     chosen = words.normal or tuple(there)
     _check_names(chosen, there, "--normal", source)
-    _check_names(words.labels, chosen, "--label", source)
+    _check_names(words.labels, chosen, "--class-prompt", source)
     classes = tuple(sorted(set(chosen)))
     numbers = {name: number for number, name in enumerate(classes)}
     return NormalClasses(classes, numbers_of(column, numbers))
@@ -80,7 +80,7 @@ def named_classes(words: ClassWords, source: str) -> tuple[str, ...]:
             "Sort them into one folder a class, or add --reference DIR with clean images, "
             'or name what they show with --normal "golden retriever"',
         )
-    _check_names(words.labels, words.normal, "--label", source)
+    _check_names(words.labels, words.normal, "--class-prompt", source)
     return words.normal
 
 
@@ -124,7 +124,7 @@ def look_up_class_prompts(
             f"no caption of {index.folder} equals the prompt {shown}",
             "a vector for every class's prompt, from a model or from the index",
             "Give the --model the embeddings were made with, change --prompt, word the class with "
-            "--label NAME=PROMPT, or leave it out with --normal",
+            "--class-prompt NAME=PROMPT, or leave it out with --normal",
         )
     return _averaged(index.vectors[np.array([found[key] for key in flat])], prompts)
 

@@ -35,8 +35,8 @@ FEW_IN_CLASS = 8
 """Images a class below which being left out of it makes an image look stranger: decisions.md."""
 
 NOTHING_FLAGS = (
-    "nothing is flagged: give --calibration DIR with other clean images, or --top N, "
-    "--contamination SHARE or --empirical-null"
+    "nothing is flagged: give --calibration DIR with other clean images, or say what to flag: "
+    "--flag N, --flag N% or --flag empirical-null"
 )
 
 
@@ -70,7 +70,7 @@ class DecisionRule:
             )
         if self.contamination is not None and self.empirical_null:
             raise UsageError(
-                "both --contamination and --empirical-null were given",
+                "both a contamination and an empirical null were given",
                 "one rule that flags",
                 "Leave one out",
             )
@@ -111,7 +111,7 @@ class AuditQuestion:
             for given, name in (
                 (self.calibration, "--calibration"),
                 (self.rule.per_class, "--per-class"),
-                (self.rule.empirical_null, "--empirical-null"),
+                (self.rule.empirical_null, "--flag empirical-null"),
             ):
                 if given:
                     raise UsageError(
@@ -254,7 +254,7 @@ def with_labels_questioned(result: AuditResult) -> AuditResult:
 def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
     """`result` with its images flagged; `own` says that it is its own reference.
 
-    A rule that was named takes precedence over p-values and label margins, those over --top.
+    A rule that was named takes precedence over p-values and label margins.
     """
     n = len(result.ranking)
     q = None if result.p_values is None else benjamini_hochberg(result.p_values)
@@ -266,6 +266,11 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
         decision = replace(decision, reason=reason + suffix)
     elif rule.empirical_null:
         decision = _by_empirical_null(result, rule.fdr, q, suffix)
+    elif rule.top is not None:
+        count = min(rule.top, n)
+        decision = _most_anomalous(result, "top", count, rule.top, q)
+        reason = f"{_flagged(count)}: the most anomalous, as many as --flag says"
+        decision = replace(decision, reason=reason + suffix)
     elif q is not None:
         decision = _by_fdr(result, rule, q)
         least = int(result.reference.moments.counts.min())
@@ -280,11 +285,6 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
         count = int(flagged.sum())
         reason = f"{_flagged(count)}: another class suits {'it' if count == 1 else 'them'} better"
         decision = Decision("label margin", 0.0, flagged, None, reason, {})
-    elif rule.top is not None:
-        count = min(rule.top, n)
-        decision = _most_anomalous(result, "top", count, rule.top, q)
-        reason = f"{_flagged(count)}: the most anomalous, as many as --top says"
-        decision = replace(decision, reason=reason + suffix)
     else:
         reason = f"{_why_no_p(result, own)}; {NOTHING_FLAGS}"
         decision = Decision("none", None, np.zeros(n, bool), None, reason, {})
@@ -350,7 +350,7 @@ def _nothing_to_count() -> UsageError:
     return UsageError(
         "--fail-on counts flagged images, and nothing flags any here",
         "p-values from clean images, or a rule",
-        "Add --calibration DIR, --top N, --contamination SHARE or --empirical-null",
+        "Add --calibration DIR, --flag N, --flag N% or --flag empirical-null",
     )
 
 

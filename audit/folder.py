@@ -47,7 +47,9 @@ HOW = (
     "batch_size", "device", "engine", "output", "overwrite", "ray_actors", "ray_address", "workers",
 )  # fmt: skip
 """Options that change how an audit runs, not its result."""
-DECIDING = ("contamination", "empirical_null", "fail_on", "fdr", "per_class", "top")
+DECIDING = (
+    "contamination", "empirical_null", "fail_on", "fdr", "flag", "per_class", "top",
+)  # fmt: skip
 """Options that only change the decision on the same scores: they may differ between runs."""
 TOP = 20
 """Images shown, and compared by --robust, unless --top is given."""
@@ -72,15 +74,43 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     before = read_json(path).get("request")
-    before = before if isinstance(before, dict) else {}
-    names = {*before, *request} - {*HOW, *DECIDING}
-    differing = sorted(name for name in names if before.get(name) != request.get(name))
+    before, now = current_names(before if isinstance(before, dict) else {}), current_names(request)
+    names = {*before, *now} - {*HOW, *DECIDING}
+    differing = sorted(name for name in names if before.get(name) != now.get(name))
     if differing:
         raise UsageError(
             f"{folder} holds an audit made with other settings ({', '.join(differing)} differ)",
             "the same settings, or another folder",
             "Choose another --output, or pass --overwrite to replace it",
         )
+
+
+def current_names(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded request under the names that options have now, whichever version recorded it."""
+    made = dict(request)
+    for old, new in (("weight", "lambda"), ("label", "class_prompt")):
+        if old in made:
+            made[new] = made.pop(old)
+    search = [made.pop("search_kind", None), *sorted(made.pop("search_set", ()))]
+    device = made.pop("search_device", None)
+    search += [f"device={device}" if device and device != "cpu" else None]
+    search += ["shards" if made.pop("search_shards", False) else None]
+    trained = [made.pop("head", None), made.pop("clipn", None), *made.get("trained", ())]
+    cosine = made.pop("exclude_near_labels", None)
+    exclude = ["label-words"] * bool(made.pop("exclude_label_words", False))
+    exclude += [] if cosine is None else [f"near-labels={cosine:g}"]
+    merged = {
+        "search": made.get("search") or ",".join(filter(None, search)),
+        "exclude": sorted(made.get("exclude", exclude)),
+        "trained": sorted(filter(None, trained)),
+    }
+    made |= {name: value for name, value in merged.items() if value}
+    for spec, prefix in (("images" if "images" in made else "test", "images_"), ("corpus", "")):
+        parts = [made.pop(f"{prefix}{part}", None) for part in ("revision", "config", "split")]
+        if isinstance(made.get(spec), str):
+            made[spec] += f"@{parts[0]}" if parts[0] else ""
+            made[spec] += f":{'/'.join(filter(None, parts[1:]))}" if any(parts[1:]) else ""
+    return made
 
 
 def save_audit(

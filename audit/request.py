@@ -369,7 +369,7 @@ def _share_held_out(question: AuditQuestion, images: int) -> float:
     """The share of a separate reference of n `images` to hold out for calibration.
 
     None of them where p-values are not needed, come from elsewhere, or where a fifth of the images
-    is too few for any to be at most --fdr.
+    is too few for any to be at most the false discovery rate.
     """
     enough = math.ceil(1 / question.rule.fdr - 1e-9) - 1
     if question.kind != "stray" or question.calibration or int(HELD_OUT * images) < enough:
@@ -403,7 +403,7 @@ def refuse_words(reference: str, words: ClassWords) -> None:
     """Raise UsageError where classes or prompts are given with a fitted reference."""
     if words != ClassWords():
         raise UsageError(
-            f"--normal, --prompt or --label was given with {reference}",
+            f"--normal, --prompt or --class-prompt was given with {reference}",
             "none of them: a fitted reference brings its classes and prompts",
             "Leave them out, or fit the reference again with them",
         )

@@ -104,9 +104,9 @@ def check_clipn(score: Score, given: bool) -> None:
         raise missing(score.name, Need.NO_PROMPTS)
     if given and Need.NO_PROMPTS not in score.needs:
         raise UsageError(
-            f"--clipn was given with the score {score.name}, which does not use it",
+            f"--trained was given with the score {score.name}, which does not use it",
             "clipn_ctw or clipn_atd",
-            "Leave --clipn out or change --score",
+            "Leave --trained out or change --score",
         )
 
 

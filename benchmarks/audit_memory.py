@@ -95,7 +95,7 @@ def main() -> int:
             make_images(images, size, centres)
             start = time.monotonic()
             audit = ("audit", "--embeddings", str(images), "--index", index, "-o", str(output))
-            peaks.append(bliss(*audit, "--no-report"))
+            peaks.append(bliss(*audit, "--report", "none"))
             seconds = time.monotonic() - start
             print(
                 f"{size:,} images: {seconds:.0f} s, peak {peaks[-1] / 1024:,.0f} MiB; their "

@@ -1,4 +1,4 @@
-"""How far `--empirical-null` can be trusted where a collection is its own reference.
+"""How far `--flag empirical-null` can be trusted where a collection is its own reference.
 
 Run as: python benchmarks/guessed_null.py [--data ../shared] [--draws 8]
 
@@ -67,11 +67,11 @@ def realised(
     for name in sorted(set(collection.labels)):
         mean = collection.vectors[[label == name for label in collection.labels]].mean(axis=0)
         row = known.index(plain(name)) if own_names else int((rows @ mean).argmax())
-        words += ["--label", f"{name}={written[row]}"]
+        words += ["--class-prompt", f"{name}={written[row]}"]
     with tempfile.TemporaryDirectory() as folder:
         images, output = write_embeddings(Path(folder) / "images", collection), Path(folder) / "out"
         command("audit", "--embeddings", images, "--index", index, "-o", output, *words,
-                "--empirical-null", *more)  # fmt: skip
+                "--flag", "empirical-null", *more)  # fmt: skip
         flagged = pq.read_table(output / "scores.parquet")["flagged"].to_numpy()
     stray = collection.stray
     power = flagged[stray].mean() if stray.any() else np.nan

@@ -114,7 +114,7 @@ def planted_strays(
         images = write_embeddings(folder / str(seed) / "images", collection)
         reference = write_embeddings(folder / str(seed) / "clean", clean)
         prompts, vectors = class_prompts(real, collection)
-        worded = [part for prompt in prompts for part in ("--label", prompt)]
+        worded = [part for prompt in prompts for part in ("--class-prompt", prompt)]
         cosine = judge(-(collection.vectors @ vectors.T).max(axis=1), collection.stray)
         found = {}
         for name, options in ((OWN, ()), (CLEAN, ("--reference", reference))):

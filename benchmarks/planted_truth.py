@@ -129,7 +129,7 @@ def stray_scores(real: Path, folder: Path, index: Path, planted: Planted) -> dic
     images = write_embeddings(folder / "images", planted.images)
     clean = write_embeddings(folder / "clean", planted.clean)
     captions, prompts = class_prompts(real, planted.images)
-    words = [part for prompt in captions for part in ("--label", prompt)]
+    words = [part for prompt in captions for part in ("--class-prompt", prompt)]
     common = (images, "--index", index, "--prompt", PROMPT, *words)
     own = audited(folder / "own", *common)
     robust = audited(folder / "robust", *common, "--robust")
@@ -157,7 +157,7 @@ def label_verdicts(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By each of LABEL_WAYS: how doubtful every label is, and which are called wrong."""
     captions, prompts = class_prompts(real, planted.images)
-    words = [part for prompt in captions for part in ("--label", prompt)]
+    words = [part for prompt in captions for part in ("--class-prompt", prompt)]
     ours = audited(folder / "mislabel", folder / "images", "--index", index, "--prompt", PROMPT,
                    *words, "--question", "mislabel")  # fmt: skip
     vectors = planted.images.vectors
@@ -232,7 +232,7 @@ def clean_draws(
         for name in normal:
             mean = vectors[[i for i in inside if labels[i] == name]].mean(axis=0)
             row = known.index(plain(name)) if own_names else int((rows @ mean).argmax())
-            words += ["--normal", name, "--label", f"{name}={captions['caption'][row]}"]
+            words += ["--normal", name, "--class-prompt", f"{name}={captions['caption'][row]}"]
         common = (images, "--index", index, *words)
         before = audited(folder / f"{seed}" / "own", *common)
         after = audited(folder / f"{seed}" / "robust", *common, "--robust")

@@ -170,7 +170,7 @@ def main() -> int:
             met += [same, apart <= 1]
             print(f"=> {other}: every file byte-identical: {told(same)}; {apart:.2g} ulp apart")
 
-        audit = ("audit", images, "--index", folder / "local", "--no-report", "-o")
+        audit = ("audit", images, "--index", folder / "local", "--report", "none", "-o")
         seconds = timed(*audit, folder / "here")
         print(f"audit of {chosen.images} images, every tenth broken, one process: {seconds:.1f} s")
         seconds = timed(*audit, folder / "there", "--engine", "ray")

@@ -6,7 +6,8 @@ Each checkout runs the commands of COMMANDS with its own `.venv`, both side by s
 folder of its own with the same relative paths. Then the folder that the old checkout left, with a
 build and an audit that were killed on the way in it, is copied twice, and both checkouts open and
 resume what is there (LATER). Two settings of one command may be spelt differently: a token that
-begins with `@` is written as the checkout's own `--help` has it (SPELLINGS). Times, versions,
+begins with `@` is written as the checkout's own `--help` has it (SPELLINGS), and an option that a
+checkout no longer has is written as its successor (`commands/removed.py`). Times, versions,
 durations and the places of the folders are not compared (NOISE). What else differs is listed by
 command, file and column or key with its largest numerical difference, and is an error unless
 INTENDED names it. Every command runs in a fork of one process that has torch loaded already.
@@ -37,6 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from blissaudit.commands.removed import translate
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 0.0
@@ -434,7 +436,7 @@ class Checkout:
                 spelt += SPELLINGS[name](value, self.known[title])
             else:
                 spelt.append(word)
-        return [_spaced(word) for word in spelt]
+        return [_spaced(word) for word in translate(spelt, self.known[title])]
 
     def close(self) -> None:
         """End the process."""

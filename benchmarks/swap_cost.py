@@ -4,7 +4,7 @@
 they are audited against a second one of 100,000 texts: the real texts and convex mixtures of them.
 The audit is `run_audit` and `save_audit` with a new output folder each time: opening the index and
 its checksums, reading the images, label prompts looked up among the captions, the fitted reference
-taken over from the first audit, search, scores, and every file but report.html (`--no-report`).
+taken over from the first audit, search, scores, and every file but report.html (`--report none`).
 
 The rival has all of that in memory already and only searches a bare FAISS IndexFlatIP, gathers the
 texts and takes the BLISS scores. Both give the same scores.

@@ -2,166 +2,200 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UsageError
-from .option_values import (
-    audit_settings,
-    corpus_options,
-    decision_rule,
-    embed_options,
-    image_options,
-    model_choice,
-    no_prompts,
-    plain_options,
-    ray_engine,
-    say_plans,
-    search_choice,
-)
-from .options import (
-    CLIPN,
-    COLLECTION,
-    CORPUS,
-    DECIDE,
-    ENGINE,
-    EXCLUDE,
-    IMAGES,
-    INDEX,
-    MODEL,
-    SCORE,
-    SEARCH,
-    SHOW,
-    WORDS,
-    options,
-    say,
-)
+from . import options as opt
+from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
+from .option_types import REPORT_SIZE, EngineName
 from .presets import ENCODER, PRESET, with_preset
 
+if TYPE_CHECKING:
+    from ..indexer.search.kinds import SearchChoice
 
-@click.command()
+
+@dataclass(frozen=True)
+class Inputs:
+    """The folders and names that an audit reads, and the score it computes."""
+
+    embeddings: str | None
+    image_root: str | None
+    reference: str | None
+    calibration: str | None
+    index: tuple[str, ...]
+    corpus: str | None
+    score: str
+    question: str
+    robust: bool
+    trained: tuple[str, ...]
+    keep_duplicates: bool = False
+    """Whether an index built for this audit keeps equal captions; a preset sets it."""
+
+
+INPUTS = grouped(
+    "inputs",
+    Inputs,
+    section(
+        "Images",
+        option("--embeddings", metavar="DIR", help="Precomputed image embeddings instead of "
+               "IMAGES."),
+        option("--image-root", metavar="DIR", help="The folder that the paths of --embeddings "
+               "are relative to [default: theirs]"),
+        option("--reference", metavar="DIR", help="Clean images, their embeddings, or a fitted "
+               "reference [default: IMAGES themselves]"),
+        option("--calibration", metavar="DIR", help="Further clean images, or their embeddings, "
+               "for p-values."),
+    ),
+    section(
+        "Captions",
+        opt.INDEX,
+        option("--corpus", help="A corpus to build an index from [default: imagenet-1k]"),
+    ),
+    section(
+        "Scoring",
+        option("--score", default="bliss", show_default=True, help="Score that ranks the images."),
+        option("--question", default="stray", show_default=True, help="stray: does an image "
+               "belong to any class? mislabel: to its own?"),
+        option("--robust", is_flag=True, help="Fit again without the images that another class "
+               "explains better."),
+        opt.TRAINED,
+    ),
+)  # fmt: skip
+
+
+@command()
 @click.argument("images", required=False)
-@click.option("--embeddings", help="Precomputed image embeddings instead of IMAGES.")
-@click.option(
-    "--image-root",
-    help="The folder that the paths of --embeddings are relative to [default: theirs]",
-)
-@click.option("--reference", help="Clean images, their embeddings, or a fitted reference.")
-@INDEX
-@click.option("--corpus", help="A corpus to index [default: imagenet-1k]")
-@click.option("--score", default="bliss", show_default=True, help="Score that ranks the images.")
-@click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
-@click.option(
-    "--question",
-    default="stray",
-    show_default=True,
-    help="stray: does it belong to any class? mislabel: to its own?",
-)
-@click.option("--robust", is_flag=True, help="Refit once without images another class explains.")
-@click.option("--calibration", help="Clean images, or their embeddings, for p-values.")
-@click.option("-o", "--output", default="bliss-audit", show_default=True,
-              help="The folder for scores and report.")  # fmt: skip
-@click.option("--no-report", is_flag=True, help="Do not write report.html.")
-@click.option(
-    "--report-images",
-    default=1000,
-    show_default=True,
-    help="Images shown one by one in report.html.",
-)
-@click.option(
-    "--shard",
-    metavar="I/N",
-    help="Embed only every N-th part of the images, from the I-th on (0 to N - 1), score nothing.",
-)
-@options(
-    CLIPN,
-    CORPUS,
-    MODEL,
-    SCORE,
-    SEARCH,
-    EXCLUDE,
-    WORDS,
-    PRESET,
-    IMAGES,
-    COLLECTION,
-    ENGINE,
-    DECIDE,
-    SHOW,
-)
+@INPUTS
+@opt.COLLECTION
+@opt.CORPUS_COLUMN
+@opt.CLASSES
+@opt.SCORING
+@section("Scoring", PRESET)
+@opt.SEARCH
+@opt.FLAGGING
+@opt.MODEL
+@opt.DECODING
+@opt.ENGINE
+@section(
+    "Engine",
+    option("--shard", metavar="I/N", help="Embed only every N-th part of the images, from the "
+           "I-th on (0 to N - 1), and score nothing."),
+)  # fmt: skip
+@section(
+    "Output",
+    option("-o", "--output", "folder", default="bliss-audit", show_default=True, metavar="DIR",
+           help="The folder for scores and report."),
+    opt.OVERWRITE,
+    option("--report", type=REPORT_SIZE, metavar="N|none", default=1000, show_default=True,
+           help="Images that report.html shows one by one, or none to write no report."),
+    opt.TOP,
+)  # fmt: skip
+@OUTPUT
 def audit(
-    as_json: bool,
-    max_failures: int | None,
-    no_report: bool,
-    report_images: int,
+    *,
+    images: str | None,
+    inputs: Inputs,
+    collection: opt.CollectionOptions,
+    reading: opt.CorpusReading,
+    classes: opt.ClassOptions,
+    scoring: opt.ScoringOptions,
+    preset: str | None,
+    search: SearchChoice | None,
+    flagging: opt.FlaggingOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
+    engine: EngineName,
     shard: str | None,
-    **given: Any,
+    folder: str,
+    overwrite: bool,
+    report: int,
+    top: int,
+    output: Output,
 ) -> None:
     """Score every image of a collection, most anomalous first.
 
-    IMAGES is a folder with one folder a class (the collection is then its own reference), or any
+    IMAGES is a folder with one folder per class (the collection is then its own reference), or any
     folder of images with --reference or --normal; a csv, tsv or parquet file of paths and labels;
-    tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of such.
+    tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of any of
+    these.
     """
     from ..audit.decisions import AuditQuestion, check_flagged
-    from ..audit.folder import TOP, check_output, json_summary, save_audit
+    from ..audit.folder import check_output, json_summary, save_audit
     from ..audit.report.page import save_report
-    from ..audit.report.terminal import progress_lines, result_text
+    from ..audit.report.terminal import result_text
     from ..audit.request import AuditRequest, check_failures, run_audit, run_shard
     from ..indexer.build.shards import parse_shard
     from ..indexer.search.kinds import DEFAULT_SEARCH
     from ..indexer.store.lock import only_run_in
     from ..safe_text import terminal_text
 
-    if given["image_root"] is not None and given["embeddings"] is None:
+    if inputs.image_root is not None and inputs.embeddings is None:
         raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")
-    index_set = () if given["index"] else ("corpus", "keep_duplicates")
-    model_set = () if given["index"] and not given["images"] else ENCODER
-    given = with_preset(given, (*model_set, *index_set, "prompt", "k", "weight"))
-    rule = decision_rule(given)
-    top = TOP if given["top"] is None else given["top"]
-    search = search_choice(given)
-    if search != DEFAULT_SEARCH:
-        say_plans(given["index"], search)
+    index_set = () if inputs.index else ("corpus", "keep_duplicates")
+    model_set = () if inputs.index and not images else ENCODER
+    inputs, scoring, classes, model = with_preset(
+        preset,
+        (*model_set, *index_set, "prompt", "k", "weight"),
+        inputs, scoring, classes, model,
+        index=inputs.index,
+    )  # fmt: skip
+    rule, trained = flagging.rule(), opt.sort_trained(inputs.trained)
+    if search is not None:
+        opt.say_plans(inputs.index, search)
     request = AuditRequest(
-        **{name: given[name] for name in ("images", "embeddings", "reference", "corpus")},
-        indexes=given["index"],
-        image_options=image_options(given),
-        corpus_options=corpus_options(given),
-        search=search,
-        output=given["output"],
-        model=model_choice(given),
-        settings=audit_settings(given),
-        embed=replace(embed_options(given), engine=ray_engine(given)),
-        score=given["score"],
-        keep_duplicates=given.get("keep_duplicates", False),
-        head=given["head"],
-        question=AuditQuestion(given["question"], given["robust"], given["calibration"], rule),
+        images=images,
+        embeddings=inputs.embeddings,
+        reference=inputs.reference,
+        indexes=inputs.index,
+        corpus=inputs.corpus,
+        image_options=collection.options(),
+        corpus_options=reading.options(),
+        search=search or DEFAULT_SEARCH,
+        output=folder,
+        model=model.choice(),
+        settings=scoring.settings(classes.words()),
+        embed=decoding.embedding(overwrite, opt.ray_engine(engine, model)),
+        score=inputs.score,
+        keep_duplicates=inputs.keep_duplicates,
+        head=trained.head,
+        question=AuditQuestion(inputs.question, inputs.robust, inputs.calibration, rule),
     )
-    asked = {"command": "audit", **plain_options(given)}
+    asked = {
+        "command": "audit",
+        **opt.recorded(
+            inputs, collection, reading, classes, scoring, flagging, model, decoding,
+            images=images, preset=preset, search=search, engine=engine, output=folder,
+            overwrite=overwrite, top=top,
+        ),
+    }  # fmt: skip
     if shard is not None:
-        if not given["overwrite"]:
-            check_output(request.output, asked)
-        for line in run_shard(request, parse_shard(shard), progress_lines(), say):
-            click.echo(terminal_text(line))
-        click.echo("The same command without --shard embeds what is missing and scores the images")
+        if not overwrite:
+            check_output(folder, asked)
+        lines = list(run_shard(request, parse_shard(shard), progress_lines(), say))
+        end = "The same command without --shard embeds what is missing and scores the images"
+        text = "\n".join([*map(terminal_text, lines), end])
+        output.show({"shard": shard, "embedded": lines}, text)
         return
-    with only_run_in(Path(request.output)):
-        if not given["overwrite"]:
-            check_output(request.output, asked)
-        result = run_audit(request, progress_lines(), say, no_prompts(given))
-        save_audit(result, request.settings, request.output, asked)
-        report = None if no_report else save_report(request.output, images=report_images)
-    if as_json:
-        click.echo(json.dumps(json_summary(result, top), indent=2))
-    else:
-        click.echo(result_text(result, top))
-        click.echo(f"All scores: {terminal_text(str(Path(request.output) / 'scores.parquet'))}")
-        if report is not None:
-            click.echo(f"To look at them: {terminal_text(str(report))}")
-    check_failures(result.images, max_failures)
+    with only_run_in(Path(folder)):
+        if not overwrite:
+            check_output(folder, asked)
+        result = run_audit(request, progress_lines(), say, trained.no_prompts(model))
+        save_audit(result, request.settings, folder, asked)
+        page = None if report < 0 else save_report(folder, images=report)
+
+    def full_text() -> str:
+        lines = [
+            result_text(result, top),
+            f"All scores: {terminal_text(str(Path(folder) / 'scores.parquet'))}",
+        ]
+        lines += [] if page is None else [f"To look at them: {terminal_text(str(page))}"]
+        return "\n".join(lines)
+
+    output.show(json_summary(result, top), full_text)
+    check_failures(result.images, decoding.max_failures)
     assert result.decision is not None
     check_flagged(result.decision, rule.fail_on)

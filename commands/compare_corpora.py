@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UsageError
-from .option_values import audit_settings, embed_options, image_options, model_choice
-from .options import (
-    COLLECTION,
-    DECODING,
-    EXCLUDE,
-    JSON,
-    MODEL,
-    SCORE,
-    WORDS,
-    options,
-    say,
-)
+from . import options as opt
+from .base import OUTPUT, Command, Output, option, progress_lines, say, section
+
+if TYPE_CHECKING:
+    from ..indexer.encode.encoder import Encoder
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("images")
-@click.option("--index", multiple=True, required=True, help="A caption index. Two or more.")
-@click.option("--reference", help="Clean images, their embeddings, or a fitted reference.")
-@click.option("--truth", metavar="FILE", help="A csv, tsv or parquet file of path and is_stray.")
-@JSON
-@options(MODEL, SCORE, EXCLUDE, WORDS, DECODING, COLLECTION)
-def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) -> None:
+@section(
+    "Comparison",
+    option("--index", multiple=True, required=True, help="A caption index. Two or more."),
+    option("--reference", metavar="DIR", help="Clean images, their embeddings, or a fitted "
+           "reference."),
+    option("--truth", metavar="FILE", help="A csv, tsv or parquet file of path and is_stray."),
+)  # fmt: skip
+@opt.COLLECTION
+@opt.CLASSES
+@opt.SCORING
+@opt.MODEL
+@opt.DECODING
+@OUTPUT
+def compare(
+    *,
+    images: str,
+    index: tuple[str, ...],
+    reference: str | None,
+    truth: str | None,
+    collection: opt.CollectionOptions,
+    classes: opt.ClassOptions,
+    scoring: opt.ScoringOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
+    output: Output,
+) -> None:
     """Compare caption indexes on one set of images, against one reference.
 
     IMAGES is a collection of images, or a folder of embeddings. Images are embedded once and the
-    reference is fitted once. AUROC is of --truth, or where labels say it: with --normal or
-    --reference, images labelled with another class are strays.
+    reference is fitted once. AUROC is measured against --truth, or where labels tell: with --normal
+    or --reference, images labelled with another class are strays.
     """
     from ..audit.compare import audit_each, read_truth, truth_of_labels, without_calibration
     from ..audit.models import encoder_for
     from ..audit.reference import fit_reference
-    from ..audit.report.terminal import progress_lines
     from ..audit.request import check_failures, is_reference_folder, read_or_embed, refuse_words
     from ..evaluation.corpus_comparison import (
         CorpusAnswer,
@@ -52,34 +63,34 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
     from ..safe_text import terminal_text
     from ..scorer.reference_file import load_reference
 
-    folders, clean = given["index"], given["reference"]
-    if len(folders) < 2:
+    if len(index) < 2:
         raise UsageError("one index was given", "two or more to compare", "Add --index DIR")
-    indexes = [open_index(folder) for folder in folders]
+    indexes = [open_index(folder) for folder in index]
     every, saved = join_indexes(indexes), None
-    settings, progress, embed = audit_settings(given), progress_lines(), embed_options(given)
-    if clean is not None and is_reference_folder(clean):
-        saved = load_reference(clean)
-        refuse_words(clean, settings.words)
+    settings = scoring.settings(classes.words())
+    progress, embed = progress_lines(), decoding.embedding()
+    if reference is not None and is_reference_folder(reference):
+        saved = load_reference(reference)
+        refuse_words(reference, settings.words)
 
     @cache
-    def encoder() -> Any:
-        return encoder_for(model_choice(given), every, saved, say)
+    def encoder() -> Encoder:
+        return encoder_for(model.choice(), every, saved, say)
 
-    found = read_or_embed(images, encoder, image_options(given), embed, progress)
+    found = read_or_embed(images, encoder, collection.options(), embed, progress)
     for failure in found.failures:
         say(f"{failure.path}: {failure.reason}")
-    strays = None if given["truth"] is None else read_truth(given["truth"], found)
+    strays = None if truth is None else read_truth(truth, found)
     if saved is None:
         normal = found
-        if clean is not None:
-            normal = read_or_embed(clean, encoder, embed=embed, progress=progress)
-        asked = encoder() if given["model"] or encoder.cache_info().currsize else None
-        saved = fit_reference(normal, every, asked, settings.words)
-    reference = without_calibration(saved)
+        if reference is not None:
+            normal = read_or_embed(reference, encoder, embed=embed, progress=progress)
+        loaded = encoder() if model.model or encoder.cache_info().currsize else None
+        saved = fit_reference(normal, every, loaded, settings.words)
+    fitted = without_calibration(saved)
     if strays is None:
-        strays = truth_of_labels(found, reference.classes)
-    audits = audit_each(found, indexes, reference, settings, progress)
+        strays = truth_of_labels(found, fitted.classes)
+    audits = audit_each(found, indexes, fitted, settings, progress)
     answers = [
         CorpusAnswer(
             folder,
@@ -89,12 +100,12 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
             audit.named,
             audit.seconds,
         )
-        for folder, audit in zip(folders, audits, strict=True)
+        for folder, audit in zip(index, audits, strict=True)
     ]
     compared = compare_corpora(answers, strays)
-    if as_json:
-        click.echo(json.dumps(comparison_facts(compared, len(found.rows)), indent=2))
-    else:
-        for line in comparison_lines(compared, len(found.rows)):
-            click.echo(terminal_text(line))
-    check_failures(found, max_failures)
+    shown = len(found.rows)
+    output.show(
+        comparison_facts(compared, shown),
+        lambda: "\n".join(map(terminal_text, comparison_lines(compared, shown))),
+    )
+    check_failures(found, decoding.max_failures)

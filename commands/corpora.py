@@ -2,75 +2,77 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import Any
 
 import click
+import cloup
 
+from .base import OUTPUT, Command, Output, section
 from .compare_corpora import compare
-from .option_values import open_said
-from .options import CORPUS, JSON
+from .options import CORPUS, CorpusReading, option
 
 
-@click.group()
+@cloup.group()
 def corpora() -> None:
     """List, describe, look into and add named corpora."""
 
 
-@corpora.command("list")
-@JSON
-def list_presets(as_json: bool) -> None:
-    """List the corpora that have a name; give it where a CORPUS is asked for."""
+@corpora.command("list", cls=Command)
+@OUTPUT
+def list_presets(*, output: Output) -> None:
+    """List the corpora that have a name, which can be given wherever CORPUS is needed."""
     from ..corpora.registry import presets
     from .text import presets_text
 
     found = list(presets().values())
-    click.echo(json.dumps(list(map(asdict, found)), indent=2) if as_json else presets_text(found))
+    output.show([asdict(each) for each in found], lambda: presets_text(found))
 
 
-@corpora.command()
+@corpora.command(cls=Command)
 @click.argument("name")
-@JSON
-def show(name: str, as_json: bool) -> None:
-    """Say where the corpus NAME is, how it is read, and its licence."""
+@OUTPUT
+def show(*, name: str, output: Output) -> None:
+    """Show where the corpus NAME is, how it is read, and its licence."""
     from ..corpora.registry import find_preset
     from .text import preset_text
 
     found = find_preset(name)
-    click.echo(json.dumps(asdict(found), indent=2) if as_json else preset_text(found))
+    output.show(asdict(found), lambda: preset_text(found))
 
 
-@corpora.command()
+@corpora.command(cls=Command)
 @click.argument("corpus")
-@click.option("--rows", default=1000, show_default=True, help="Rows to read.")
-@JSON
 @CORPUS
-def peek(corpus: str, rows: int, as_json: bool, **given: Any) -> None:
+@section("Output", option("--rows", default=1000, show_default=True, help="Rows to read."))
+@OUTPUT
+def peek(*, corpus: str, reading: CorpusReading, rows: int, output: Output) -> None:
     """Look at the first rows of CORPUS, a name or anything that can be indexed."""
     from ..corpora.peeking import LENGTH_EDGES
     from ..corpora.peeking import peek as first_look
     from .text import peek_text
 
-    source = open_said(corpus, given)
+    source = reading.open(corpus)
     found = first_look(source, rows)
-    if as_json:
-        facts = {"corpus": source.spec, "preset": source.preset, "licence": source.licence}
-        content = {**facts, "length_edges": LENGTH_EDGES, **asdict(found)}
-        click.echo(json.dumps(content, indent=2))
-    else:
-        click.echo(peek_text(source.preset or source.spec, found))
+    facts = {"corpus": source.spec, "preset": source.preset, "licence": source.licence}
+    output.show(
+        {**facts, "length_edges": LENGTH_EDGES, **asdict(found)},
+        lambda: peek_text(source.preset or source.spec, found),
+    )
 
 
-@corpora.command()
+@corpora.command(cls=Command)
 @click.argument("file")
-def add(file: str) -> None:
-    """Keep the presets of a JSON FILE, so that their names can be used."""
+@OUTPUT
+def add(*, file: str, output: Output) -> None:
+    """Add the presets of a JSON FILE to your own, so that their names can be used."""
     from ..corpora.registry import add_presets, user_file
     from ..safe_text import terminal_text
 
     names = add_presets(file)
-    click.echo(terminal_text(f"added {', '.join(names)} to {user_file()}"))
+    output.show(
+        {"added": names, "file": str(user_file())},
+        terminal_text(f"added {', '.join(names)} to {user_file()}"),
+    )
 
 
 corpora.add_command(compare)

@@ -8,23 +8,25 @@ import shutil
 import sys
 from pathlib import Path
 
-import click
-
-from .options import (
-    say,
-)
+from .base import OUTPUT, Output, command, option, progress_lines, say, section
 
 
-@click.command()
-@click.option("-o", "--output", default="bliss-demo", show_default=True,
-              help="The folder for all that is made.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, help="Of the images and captions.")
-def demo(output: str, seed: int) -> None:
-    """Render a small collection with planted strays, audit it, and say what was found."""
-    from ..audit.report.terminal import progress_lines
+@command()
+@section(
+    "Demo",
+    option("-o", "--output", "folder", default="bliss-demo", show_default=True, metavar="DIR",
+           help="The folder for all that is made."),
+    option("--seed", default=0, show_default=True, help="Seed of the images and captions."),
+)  # fmt: skip
+@OUTPUT
+def demo(*, folder: str, seed: int, output: Output) -> None:
+    """Render a small collection with planted strays, audit it, and show what was found."""
     from ..demo.run import run_demo
 
-    click.echo(run_demo(Path(output), seed, progress_lines(), say, _program()))
+    text = run_demo(Path(folder), seed, progress_lines(), say, _program())
+    audit = Path(folder) / "audit"
+    facts = {"images": str(Path(folder) / "images"), "audit": str(audit)}
+    output.show({**facts, "report": str(audit / "report.html")}, text)
 
 
 def _program() -> str:

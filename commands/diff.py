@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from .options import JSON
+from .base import OUTPUT, Output, command, section
+from .options import TOP, option
 
 
-@click.command()
+@command()
 @click.argument("run_a")
 @click.argument("run_b")
-@click.option("--top", type=click.IntRange(0), default=20, show_default=True,
-              help="Images to show.")  # fmt: skip
-@click.option("-o", "--output", help="Also write every image's change to this csv file.")
-@JSON
-def diff(run_a: str, run_b: str, top: int, output: str | None, as_json: bool) -> None:
+@section(
+    "Output",
+    option("-o", "--output", "file", metavar="FILE", help="Also write every image's change to "
+           "this CSV file."),
+    TOP,
+)  # fmt: skip
+@OUTPUT
+def diff(*, run_a: str, run_b: str, file: str | None, top: int, output: Output) -> None:
     """Compare two audits of the same images: another model, corpus, reference or cleaning.
 
     RUN_A and RUN_B are output folders of `bliss audit`. Images are matched by content and compared
-    by where they stand among the images of both, from 0 (least anomalous) to 1.
+    by their rank among the images of both, from 0 (least anomalous) to 1.
     """
     from ..artefacts import write_atomically
     from ..audit.folder import ROWS_AT_ONCE, open_run, write_scores_csv
@@ -31,9 +34,9 @@ def diff(run_a: str, run_b: str, top: int, output: str | None, as_json: bool) ->
     first, second = open_run(run_a), open_run(run_b)
     found = compare_runs(first, second)
     table = differences_table(first, second, found)
-    if output is not None:
+    if file is not None:
         batches = table.to_batches(ROWS_AT_ONCE)
         names = table.column_names
-        write_atomically(Path(output), lambda file: write_scores_csv(names, batches, file.write))
+        write_atomically(Path(file), lambda out: write_scores_csv(names, batches, out.write))
     summary = differences_summary(found, table, top)
-    click.echo(json.dumps(summary, indent=2) if as_json else differences_text(summary))
+    output.show(summary, lambda: differences_text(summary))

@@ -2,159 +2,235 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from .option_values import (
-    check_repeated_addresses,
-    class_words,
-    embed_options,
-    image_options,
-    model_choice,
-    no_prompts,
-    open_given_index,
-    plain_options,
-)
-from .options import CLIPN, COLLECTION, IMAGES, INDEX_NEEDED, MODEL, SEARCH, WORDS, options, say
-from .presets import ENCODER, PRESET, asked_for, with_preset
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
+from .config_file import SOURCE
+from .presets import ENCODER, PRESET, was_given, with_preset
 
-HOW = ("output", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")
+if TYPE_CHECKING:
+    from ..evaluation.protocols import Protocol
+    from ..indexer.search.kinds import SearchChoice
+
+EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")
 """Options that say how an evaluation is done, not what it measures."""
 
 
-def _repeat(context: click.Context, option: click.Parameter, path: str | None) -> dict | None:
+def _repeat(context: click.Context, parameter: click.Parameter, path: str | None) -> dict | None:
     """Take every option that is not given from the evaluation recorded at `path`."""
     if path is None:
         return None
+    from ..audit.folder import current_names
     from ..evaluation.report import read_evaluation
 
     recorded = read_evaluation(path)
-    context.default_map = dict(recorded["asked"])
-    context.default_map.pop("allow_torchscript", None)  # no file may say that code is to be run
-    if isinstance(context.default_map.get("index"), str):  # before several could be given
-        context.default_map["index"] = [context.default_map["index"]]
+    options = current_names(recorded["asked"])
+    options.pop("allow_torchscript", None)  # no file may say that code is to be run
+    if isinstance(options.get("index"), str):  # before several could be given
+        options["index"] = [options["index"]]
+    context.default_map = {**options, **(context.default_map or {})}
+    context.meta.setdefault(SOURCE, "the evaluation to repeat")
     return recorded
 
 
-@click.command("eval")
-@click.option(
-    "--from",
-    "repeats",
-    metavar="FILE",
-    is_eager=True,
-    callback=_repeat,
-    help="Repeat the evaluation of an eval.json, and say whether its numbers came out again.",
-)
-@click.option("--reference", required=True, help="Clean images in class folders, or embeddings.")
-@click.option("--test", required=True, help="Images to test, or their embeddings.")
-@click.option("--ood", multiple=True, metavar="NAME=FOLDER", help="An outlier set. Repeatable.")
-@INDEX_NEEDED
-@click.option(
-    "--protocol",
-    default="random-6",
-    show_default=True,
-    help="A shipped protocol's name, random-K, or a JSON file.",
-)
-@click.option(
-    "--score",
-    "scores",
-    multiple=True,
-    metavar="NAME[:PARAMETER=NUMBER,…]",
-    help="A score. Repeatable [default: every one]",
-)
-@click.option("--head", help="A folder `bliss train oecl` made, for --score oecl.")
-@click.option("--draws", type=int, help="Random draws [default: the protocol's]")
-@click.option("--seed", type=int, help="Of every random choice [default: the protocol's]")
-@click.option("--shots", help="Reference images a class: 1, 2, 4, 8, 16, all.")
-@click.option("--contamination", type=float, help="Share of the reference that is anomalous.")
-@click.option("--baseline", help="The score that the others are compared with, draw by draw.")
-@click.option("--k", default=10, show_default=True, help="Captions retrieved per image.")
-@click.option("-o", "--output", default="bliss-eval", show_default=True,
-              help="The folder for embeddings and results.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-@options(CLIPN, MODEL, SEARCH, WORDS, PRESET, IMAGES, COLLECTION)
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, on which images, against which captions."""
+
+    repeats: dict[str, Any] | None
+    """The recorded evaluation to repeat."""
+    reference: str
+    test: str
+    ood: tuple[str, ...]
+    index: tuple[str, ...]
+    protocol: str
+    draws: int | None
+    seed: int | None
+    shots: str | None
+    contamination: float | None
+    scores: tuple[str, ...]
+    trained: tuple[str, ...]
+    baseline: str | None
+    k: int
+
+    def outliers(self) -> dict[str, str]:
+        """Name -> folder of each outlier set."""
+        from ..evaluation.request import parse_outliers
+
+        return parse_outliers(self.ood)
+
+    def settled_protocol(self, normal: tuple[str, ...]) -> Protocol:
+        """The protocol, or the one recorded, with what other options change of it."""
+        from ..evaluation.protocols import find_protocol, protocol_from
+        from ..evaluation.request import parse_shots
+
+        protocol = None
+        if self.repeats is not None and self.protocol == self.repeats["asked"].get("protocol"):
+            protocol = protocol_from(self.repeats["protocol"], "the evaluation to repeat")
+        changes: dict[str, Any] = {
+            "draws": self.draws,
+            "seed": self.seed,
+            "contamination": self.contamination,
+            "shots": None if self.shots is None else parse_shots(self.shots),
+            "among": normal or None,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        return replace(protocol or find_protocol(self.protocol), **changes)
+
+
+MEASUREMENT = grouped(
+    "measurement",
+    Measurement,
+    section(
+        "Images",
+        option("--from", "repeats", metavar="FILE", is_eager=True, callback=_repeat,
+               help="Repeat the evaluation of an eval.json, and compare its numbers."),
+        option("--reference", required=True, metavar="DIR", help="Clean images in class folders, "
+               "or embeddings."),
+        option("--test", required=True, metavar="DIR", help="Images to test, or embeddings."),
+        option("--ood", multiple=True, metavar="NAME=DIR", help="An outlier set. Repeatable."),
+    ),
+    section("Captions", opt.INDEX_NEEDED, opt.K),
+    section(
+        "Protocol",
+        option("--protocol", default="random-6", show_default=True, help="A shipped protocol's "
+               "name, random-K, or a JSON file."),
+        option("--draws", type=int, help="Random draws [default: the protocol's]"),
+        option("--seed", type=int, help="Seed of every random choice [default: the protocol's]"),
+        option("--shots", help="Reference images per class: 1, 2, 4, 8, 16, all."),
+        option("--contamination", type=float, metavar="SHARE", help="Share of the reference that "
+               "is anomalous."),
+    ),
+    section(
+        "Scores",
+        option("--score", "scores", multiple=True, metavar="NAME[:PARAMETER=NUMBER,…]",
+               help="A score. Repeatable [default: every one]"),
+        opt.TRAINED,
+        option("--baseline", metavar="SCORE", help="The score that the others are compared with, "
+               "draw by draw."),
+    ),
+)  # fmt: skip
+
+
+@click.command("eval", cls=Command)
+@MEASUREMENT
+@opt.SEARCH
+@opt.CLASSES
+@opt.COLLECTION
+@opt.MODEL
+@section("Model", PRESET)
+@opt.DECODING
+@section(
+    "Output",
+    option("-o", "--output", "folder", default="bliss-eval", show_default=True, metavar="DIR",
+           help="The folder for embeddings and results."),
+    opt.OVERWRITE,
+)  # fmt: skip
+@OUTPUT
 def evaluate(
-    as_json: bool, max_failures: int | None, repeats: dict[str, Any] | None, **given: Any
+    *,
+    measurement: Measurement,
+    search: SearchChoice | None,
+    classes: opt.ClassOptions,
+    collection: opt.CollectionOptions,
+    model: opt.ModelOptions,
+    preset: str | None,
+    decoding: opt.DecodingOptions,
+    folder: str,
+    overwrite: bool,
+    output: Output,
 ) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
     from ..artefacts import MANIFEST, read_json
     from ..audit.classes import class_prompts, prompt_vectors
     from ..audit.models import encoder_for
-    from ..audit.report.terminal import progress_lines
     from ..audit.request import check_failures
-    from ..evaluation.report import SUMMARY, differences, heading, markdown_table, notes
-    from ..evaluation.request import LabelVectors, holds_images, run_eval
+    from ..evaluation.report import SUMMARY, heading, markdown_table, notes
+    from ..evaluation.request import EvalRequest, LabelVectors, holds_images, run_eval
     from ..indexer.store.lock import only_run_in
     from ..safe_text import terminal_text
     from ..scorer.scores.registry import SCORES
 
-    asked = {n: v for n, v in given.items() if n not in HOW and asked_for(n)}
-    model_asked = given["model"] is not None
-    check_repeated_addresses(given)
-    images = holds_images([given["reference"], given["test"], *_outliers(given).values()])
-    given = with_preset(given, (*(ENCODER if images else ()), "prompt", "k"))
-    request, words = _eval_request(given, asked, repeats), class_words(given)
-    index = open_given_index(given)
-    encoder, no = None, no_prompts(given)
-    if model_asked or images:
-        encoder = encoder_for(model_choice(given), index, None, say)
+    given = click.get_current_context().params
+    asked = {name: v for name, v in given.items() if name not in EFFORT and was_given(name)}
+    _check_addresses()
+    names_a_model, outliers = model.model is not None, measurement.outliers()
+    images = holds_images([measurement.reference, measurement.test, *outliers.values()])
+    measurement, classes, model = with_preset(
+        preset,
+        (*(ENCODER if images else ()), "prompt", "k"),
+        measurement, classes, model,
+        index=measurement.index,
+    )  # fmt: skip
+    trained, words = opt.sort_trained(measurement.trained), classes.words()
+    request = EvalRequest(
+        reference=measurement.reference,
+        test=measurement.test,
+        outliers=outliers,
+        protocol=measurement.settled_protocol(classes.normal),
+        worded=tuple(words.labels),
+        scores=measurement.scores,
+        k=measurement.k,
+        baseline=measurement.baseline,
+        output=folder,
+        embed=decoding.embedding(overwrite),
+        asked=opt.recorded(**asked),
+        head=trained.head,
+        image_options=collection.options(),
+    )
+    index = opt.open_searched(measurement.index, search)
+    encoder, no = None, trained.no_prompts(model)
+    if names_a_model or images:
+        encoder = encoder_for(model.choice(), index, None, say)
     labels = LabelVectors(
-        lambda classes: prompt_vectors(classes, words, index, encoder),
-        no and (lambda classes: no(class_prompts(classes, words), index.model)),
-        no and read_json(Path(given["clipn"]) / MANIFEST),
+        lambda names: prompt_vectors(names, words, index, encoder),
+        None if no is None else lambda names: no(class_prompts(names, words), index.model),
+        read_json(Path(trained.clipn) / MANIFEST) if trained.clipn else None,
     )
-    with only_run_in(Path(request.output)):
+    with only_run_in(Path(folder)):
         result, rows, sets = run_eval(request, index, labels, SCORES, encoder, progress_lines())
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-    else:
+
+    def text() -> str:
         lines = [heading(result, request.protocol), "", *markdown_table(rows).splitlines(), ""]
-        for line in [*lines, *notes(result), f"All of it: {Path(request.output) / SUMMARY}"]:
-            click.echo(terminal_text(line))
-    if repeats is not None:
-        from ..artefacts import read_json
+        lines += [*notes(result), f"All of it: {Path(folder) / SUMMARY}"]
+        return "\n".join(map(terminal_text, lines))
 
-        for line in differences(repeats, read_json(Path(request.output) / SUMMARY)):
-            say(line)
+    output.show(rows, text)
+    if measurement.repeats is not None:
+        _say_differences(measurement.repeats, read_json(Path(folder) / SUMMARY))
     for found in sets:
-        check_failures(found, max_failures)
+        check_failures(found, decoding.max_failures)
 
 
-def _eval_request(
-    given: dict[str, Any], asked: dict[str, Any], repeats: dict[str, Any] | None
-) -> Any:
-    from dataclasses import replace
+def _check_addresses() -> None:
+    """AddressNotNamed where only a file of options names an address to read from."""
+    from ..corpora.trust import addresses_in, is_named, not_named
 
-    from ..evaluation.protocols import find_protocol, protocol_from
-    from ..evaluation.request import EvalRequest, parse_shots
-
-    protocol = None
-    if repeats is not None and given["protocol"] == repeats["asked"].get("protocol"):
-        protocol = protocol_from(repeats["protocol"], "the evaluation to repeat")
-    names = ("draws", "seed", "contamination")
-    changes: dict[str, Any] = {name: given[name] for name in names if given[name] is not None}
-    if given["shots"] is not None:
-        changes["shots"] = parse_shots(given["shots"])
-    if given["normal"]:
-        changes["among"] = given["normal"]
-    return EvalRequest(
-        reference=given["reference"],
-        test=given["test"],
-        outliers=_outliers(given),
-        protocol=replace(protocol or find_protocol(given["protocol"]), **changes),
-        worded=tuple(class_words(given).labels),
-        **{name: given[name] for name in ("scores", "k", "baseline", "output")},
-        embed=embed_options(given),
-        asked=plain_options(asked),
-        head=given["head"],
-        image_options=image_options(given),
-    )
+    context, unnamed, again = click.get_current_context(), [], []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) != ParameterSource.DEFAULT_MAP:
+            continue
+        value = context.params.get(name)
+        several = list(value or ()) if parameter.multiple else []
+        words = [value] if isinstance(value, str) else several
+        found = [each for each in addresses_in(words) if not is_named(each)]
+        if found:
+            unnamed += found
+            again += [part for word in words for part in (parameter.opts[0], word)]
+    if unnamed:
+        raise not_named(unnamed, context.meta[SOURCE], again)
 
 
-def _outliers(given: dict[str, Any]) -> dict[str, str]:
-    from ..evaluation.request import parse_outliers
+def _say_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    from ..evaluation.report import differences
 
-    return parse_outliers(given["ood"])
+    for line in differences(recorded, now):
+        say(line)

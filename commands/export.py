@@ -5,31 +5,40 @@ from __future__ import annotations
 import click
 
 from ..errors import UsageError
+from .base import OUTPUT, Output, command, only_one, option, section
 from .options import ADDRESSES
 
 
-@click.command()
+@command()
 @click.argument("run")
-@click.option("--save-to-disk", "folder", help="A new folder, for datasets.load_from_disk.")
-@click.option("--push-to-hub", "repository", metavar="OWNER/NAME", help="A repository of the hub.")
-@ADDRESSES
-@click.option("--public", is_flag=True, help="Let everybody see that repository.")
-def export(run: str, folder: str | None, repository: str | None, public: bool) -> None:
+@section(
+    "Destination",
+    option("--save-to-disk", "folder", metavar="DIR", help="A new folder, for "
+           "datasets.load_from_disk."),
+    option("--push-to-hub", "repository", metavar="OWNER/NAME", help="A dataset repository of "
+           "the Hugging Face Hub."),
+    option("--public", is_flag=True, help="Make a new repository public [default: private]"),
+)  # fmt: skip
+@section("Output", ADDRESSES)
+@OUTPUT
+def export(
+    *, run: str, folder: str | None, repository: str | None, public: bool, output: Output
+) -> None:
     """Write the audited images with their scores as a Hugging Face dataset.
 
-    RUN is the output folder of `bliss audit`. Pictures are copied as they are, with their EXIF.
+    RUN is the output folder of `bliss audit`. Pictures are copied as they are, with their EXIF
+    data.
     """
     from ..audit.adapters.hub_dataset import push_dataset, save_dataset
     from ..audit.folder import open_run
     from ..safe_text import terminal_text
 
-    if (folder is None) == (repository is None):
-        raise UsageError(
-            f"{'neither' if folder is None else 'both'} of --save-to-disk and --push-to-hub "
-            "were given",
-            "one of them: where the dataset goes",
-            "Add --save-to-disk DIR or --push-to-hub OWNER/NAME",
-        )
+    only_one(
+        "where the dataset goes",
+        "Add --save-to-disk DIR or --push-to-hub OWNER/NAME",
+        save_to_disk=folder,
+        push_to_hub=repository,
+    )
     if public and repository is None:
         raise UsageError("--public was given with --save-to-disk", "a repository", "Leave it out")
     opened = open_run(run)
@@ -38,4 +47,5 @@ def export(run: str, folder: str | None, repository: str | None, public: bool) -
     else:
         assert folder is not None
         rows = save_dataset(opened, folder)
-    click.echo(f"{rows:,} images: {terminal_text(repository or folder or '')}")
+    target = repository or folder or ""
+    output.show({"images": rows, "written_to": target}, f"{rows:,} images: {terminal_text(target)}")

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import UsageError
-from .option_values import model_choice
-from .options import JSON, MODEL, options, say
+from .base import OUTPUT, Output, command, only_one, say, section
+from .options import MODEL, TOP, ModelOptions, option
+
+if TYPE_CHECKING:
+    from ..indexer.encode.encoder import Encoder
 
 
-@click.command()
+@command()
 @click.argument("run")
-@click.option("--text", help="Find images of this, worded as a caption.")
-@click.option("--like", help="Find images like this one: a path in the run, or a file.")
-@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Images to find.")
-@JSON
-@options(MODEL)
-def find(run: str, text: str | None, like: str | None, k: int, as_json: bool, **given: Any) -> None:
+@section(
+    "Query",
+    option("--text", help="Find images of this, worded as a caption."),
+    option("--image", help="Find images like this one: a path in the run, or a file."),
+)
+@MODEL
+@section("Output", TOP)
+@OUTPUT
+def find(
+    *, run: str, text: str | None, image: str | None, model: ModelOptions, top: int, output: Output
+) -> None:
     """Find images in an audited collection: what else looks like this?
 
     RUN is the output folder of `bliss audit`.
@@ -30,23 +36,15 @@ def find(run: str, text: str | None, like: str | None, k: int, as_json: bool, **
     from ..audit.report.terminal import found_text
     from ..audit.review.find import find_by_text, find_like
 
-    if (text is None) == (like is None):
-        raise UsageError(
-            f"{'neither' if text is None else 'both'} of --text and --like were given",
-            "one of them: what to look for",
-            'Add --text "…" or --like IMAGE',
-        )
+    only_one("what to look for", 'Add --text "…" or --image IMAGE', text=text, image=image)
     opened = open_run(run)
 
-    def encoder() -> Any:
-        return encoder_of_run(model_choice(given), opened.facts["model"], run, say)
+    def encoder() -> Encoder:
+        return encoder_of_run(model.choice(), opened.facts["model"], run, say)
 
     if text is not None:
-        found = find_by_text(opened, text, encoder(), k)
+        found = find_by_text(opened, text, encoder(), top)
     else:
-        assert like is not None
-        found = find_like(opened, like, encoder, k)
-    if as_json:
-        click.echo(json.dumps([asdict(each) for each in found], indent=2))
-    else:
-        click.echo(found_text(found))
+        assert image is not None
+        found = find_like(opened, image, encoder, top)
+    output.show([asdict(each) for each in found], lambda: found_text(found))

@@ -2,197 +2,265 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from ..errors import UsageError
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
 from .index_kind import kind, set_kind
 from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
-from .option_values import (
-    model_choice,
-    open_given_index,
-    open_said,
-    ray_engine,
-    say_plans,
-    search_choice,
-)
-from .options import CORPUS, ENGINE, JSON, MODEL, NEW_MODEL, SEARCH, options, say
+from .option_types import EngineName
 from .presets import PRESET, with_preset
 from .tune_index import tune
 
+if TYPE_CHECKING:
+    from ..distributed.engine import RayEngine
+    from ..indexer.build.options import IndexOptions
+    from ..indexer.search.kinds import SearchChoice
 
-@click.group()
+
+@cloup.group()
 def index() -> None:
     """Build, describe and search caption indexes."""
 
 
-for command in (add, remove, verify, push, pull, kind, tune):
-    index.add_command(command)
+for each in (add, remove, verify, push, pull, kind, tune):
+    index.add_command(each)
 
 
-@index.command()
-@click.argument("corpus", nargs=-1)
-@click.option("--embeddings", help="Index precomputed text embeddings; no model is needed.")
-@click.option("-o", "--output", required=True, help="A folder, or an address such as s3://….")
-@click.option("--prompt", multiple=True, help="Template; several are averaged [default: by corpus]")
-@click.option(
-    "--licence",
-    multiple=True,
-    metavar="TEXT",
-    help="The licence of the captions, or NAME=TEXT for each corpus.",
-)
-@click.option(
-    "--unicode",
-    "unicode_form",
-    metavar="FORM",
-    default="NFC",
-    show_default=True,
-    help="Bring captions to this Unicode form: NFC, NFD, NFKC, NFKD or none.",
-)
-@click.option("--keep-whitespace", is_flag=True, help="Do not collapse runs of spaces.")
-@click.option("--min-characters", default=1, show_default=True, help="Drop shorter captions.")
-@click.option("--max-characters", default=2000, show_default=True, help="Drop longer captions.")
-@click.option("--keep-duplicates", is_flag=True, help="Keep captions that repeat an earlier one.")
-@click.option(
-    "--near-duplicates",
-    type=float,
-    metavar="COSINE",
-    help="Remove captions whose "
-    "embedding has this cosine or more with an earlier one. Slow: every pair is compared.",
-)
-@click.option("--dtype", help="float16 or float32 [default: float16, or as given]")
-@click.option("--part-rows", default=32_768, show_default=True, help="Captions per part.")
-@click.option(
-    "--shard",
-    metavar="i/N",
-    help="Only make the parts p with p mod N = i; `bliss index merge` ends it.",
-)
-@click.option("--kind", metavar="KIND", help="How it is searched, as `bliss index kind` says it.")
-@click.option("--export", is_flag=True, help="Also write text.index for other programs.")
-@click.option("--repair", is_flag=True, help="Look for damaged parts and make them again.")
-@click.option("--overwrite", is_flag=True, help="Replace what another request left there.")
-@options(CORPUS, NEW_MODEL, ENGINE, PRESET)
-def build(**given: Any) -> None:
+@dataclass(frozen=True)
+class BuildOptions:
+    """What is indexed, and how captions become an index."""
+
+    corpus: tuple[str, ...] | str
+    """Corpora; a preset names a single one."""
+    embeddings: str | None
+    folder: str
+    prompt: tuple[str, ...]
+    licence: tuple[str, ...]
+    unicode_form: str
+    keep_whitespace: bool
+    min_characters: int
+    max_characters: int
+    keep_duplicates: bool
+    near_duplicates: float | None
+    dtype: str | None
+    part_rows: int
+    shard: str | None
+    kind: str | None
+    export: bool
+    repair: bool
+    overwrite: bool
+
+    def options(self, engine: RayEngine | None) -> IndexOptions:
+        """The options as `build_index` takes them."""
+        from ..corpora.captions import CaptionRules
+        from ..indexer.build.options import IndexOptions
+
+        form = self.unicode_form
+        rules = CaptionRules(
+            None if form.lower() == "none" else form,
+            not self.keep_whitespace,
+            self.min_characters,
+            self.max_characters,
+            not self.keep_duplicates,
+        )
+        return IndexOptions(
+            rules,
+            self.prompt or None,
+            licences=self.licence,
+            engine=engine,
+            dtype=self.dtype,
+            part_rows=self.part_rows,
+            near_duplicates=self.near_duplicates,
+            export=self.export,
+            repair=self.repair,
+            overwrite=self.overwrite,
+        )
+
+
+BUILD = grouped(
+    "build",
+    BuildOptions,
+    click.argument("corpus", nargs=-1),
+    section(
+        "Captions",
+        option("--embeddings", metavar="DIR", help="Index precomputed text embeddings; no model "
+               "is needed."),
+        option("--prompt", multiple=True, metavar="TEXT", help="Template; several are averaged "
+               "[default: by corpus]"),
+        option("--licence", multiple=True, metavar="TEXT", help="The licence of the captions, or "
+               "NAME=TEXT for each corpus."),
+    ),
+    section(
+        "Which captions are kept",
+        option("--unicode", "unicode_form", metavar="FORM", default="NFC", show_default=True,
+               help="Normalise captions to this Unicode form: NFC, NFD, NFKC, NFKD or none."),
+        option("--keep-whitespace", is_flag=True, help="Do not collapse runs of spaces."),
+        option("--min-characters", default=1, show_default=True, help="Drop shorter captions."),
+        option("--max-characters", default=2000, show_default=True, help="Drop longer captions."),
+        option("--keep-duplicates", is_flag=True, help="Keep captions that repeat an earlier "
+               "one."),
+        option("--near-duplicates", type=float, metavar="COSINE", help="Drop captions whose "
+               "embedding has this cosine or more with an earlier one. Slow: every pair is "
+               "compared."),
+    ),
+    section(
+        "Index",
+        option("-o", "--output", "folder", required=True, help="A folder, or an address such as "
+               "s3://…."),
+        option("--dtype", help="float16 or float32 [default: float16, or as given]"),
+        option("--part-rows", default=32_768, show_default=True, help="Captions per part."),
+        option("--kind", help="How it is searched, as in `bliss index kind`."),
+        option("--export", is_flag=True, help="Also write text.index for other programs."),
+        option("--repair", is_flag=True, help="Look for damaged parts and build them again."),
+        opt.OVERWRITE,
+    ),
+    section(
+        "Engine",
+        option("--shard", metavar="I/N", help="Build only the parts p with p mod N = I, for "
+               "`bliss index merge`."),
+    ),
+)  # fmt: skip
+
+
+@index.command(cls=Command)
+@BUILD
+@opt.CORPUS
+@opt.NEW_MODEL
+@section("Model", PRESET)
+@opt.ENGINE
+@OUTPUT
+def build(
+    *,
+    build: BuildOptions,
+    reading: opt.CorpusReading,
+    model: opt.ModelOptions,
+    preset: str | None,
+    engine: EngineName,
+    output: Output,
+) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
     from ..audit.models import encoder_for
-    from ..audit.report.terminal import progress_lines
     from ..indexer.build.build import build_index, build_shard, index_embeddings
     from ..indexer.build.shards import describe_missing, parse_shard
     from ..indexer.store.addresses import build_to, check_output
     from .text import built_text
 
     uses = ("corpus", "keep_duplicates", "prompt", "model", "pretrained")
-    given = with_preset(given, () if given["embeddings"] else uses)
-    corpora = given["corpus"]
-    corpora = (corpora,) if isinstance(corpora, str) else corpora  # a preset names one
-    if bool(corpora) == (given["embeddings"] is not None):
-        raise UsageError(
-            f"{'both' if corpora else 'neither'} of CORPUS and --embeddings were given",
-            "one of them: the captions to index",
-            "Give a corpus, or --embeddings DIR",
-        )
-    choices, output = _index_options(given), given["output"]
-    check_output(output, [name for name in ("shard", "export", "repair", "kind") if given[name]])
-    if given["embeddings"] is not None:
-        for option, set_ in (("--shard", given["shard"]), ("--engine ray", choices.engine)):
-            if set_ is not None:
+    build, model = with_preset(preset, () if build.embeddings else uses, build, model)
+    corpora = (build.corpus,) if isinstance(build.corpus, str) else build.corpus
+    embeddings, folder = build.embeddings, build.folder
+    only_one(
+        "the captions to index",
+        "Give a corpus, or --embeddings DIR",
+        CORPUS=corpora,
+        embeddings=embeddings,
+    )
+    options = build.options(opt.ray_engine(engine, model))
+    check_output(
+        folder,
+        [name for name in ("shard", "export", "repair", "kind") if getattr(build, name)],
+    )
+    shard = None if build.shard is None else parse_shard(build.shard)
+    if embeddings is not None:
+        for name, given in (("--shard", shard), ("--engine ray", options.engine)):
+            if given is not None:
                 raise UsageError(
-                    f"{option} was given with --embeddings",
+                    f"{name} was given with --embeddings",
                     "a corpus to embed",
-                    f"Leave {option} out: indexing embeddings only copies them",
+                    f"Leave {name} out: indexing embeddings only copies them",
                 )
-        told = progress_lines()
-        made = build_to(
-            output,
-            given["overwrite"],
-            lambda at: index_embeddings(given["embeddings"], at, given["column"], choices, told),
-            told,
-        )
-        click.echo(built_text(set_kind(made, given["kind"]), output))
-        return
-    shard = None if given["shard"] is None else parse_shard(given["shard"])
-    if shard is not None and given["kind"]:
+    if shard is not None and build.kind:
         raise UsageError(
             "--kind was given with --shard",
             "a whole index to build a search structure over",
-            f"Leave it out; after `bliss index merge` run `bliss index kind {output} "
-            f"{given['kind']}`",
+            f"Leave it out; after `bliss index merge` run `bliss index kind {folder} {build.kind}`",
         )
-    sources = [open_said(corpus, given) for corpus in corpora]
-    encoder = encoder_for(model_choice(given), None, None, say)
-    if shard is None:
-        told = progress_lines()
+    progress = progress_lines()
+    if embeddings is None:
+        sources = [reading.open(corpus) for corpus in corpora]
+        encoder = encoder_for(model.choice(), None, None, say)
+        if shard is not None:
+            missing = build_shard(sources, encoder, folder, options, shard, progress)
+            state = f"; {describe_missing(missing)}" if missing else ": every part is there"
+            output.show(
+                {"index": folder, "shard": str(shard), "missing_parts": [int(p) for p in missing]},
+                f"{folder}: shard {shard} is done{state}. `bliss index merge` finishes the index",
+            )
+            return
         made = build_to(
-            output,
-            given["overwrite"],
-            lambda at: build_index(sources, encoder, at, choices, told),
-            told,
+            folder,
+            build.overwrite,
+            lambda at: build_index(sources, encoder, at, options, progress),
+            progress,
         )
-        click.echo(built_text(set_kind(made, given["kind"]), output))
-        return
-    missing = build_shard(sources, encoder, output, choices, shard, progress_lines())
-    state = f"; {describe_missing(missing)}" if missing else ": every part is there"
-    click.echo(f"{output}: shard {shard} is done{state}. `bliss index merge` ends the index")
+    else:
+        made = build_to(
+            folder,
+            build.overwrite,
+            lambda at: index_embeddings(embeddings, at, reading.column, options, progress),
+            progress,
+        )
+    finished = set_kind(made, build.kind)
+    output.show(finished.manifest, lambda: built_text(finished, folder))
 
 
-def _index_options(given: dict[str, Any]) -> Any:
-    """How the captions become an index."""
-    from ..corpora.captions import CaptionRules
-    from ..indexer.build.options import IndexOptions
-
-    form = given["unicode_form"]
-    rules = CaptionRules(
-        None if form.lower() == "none" else form,
-        not given["keep_whitespace"],
-        given["min_characters"],
-        given["max_characters"],
-        not given["keep_duplicates"],
-    )
-    names = ("dtype", "part_rows", "near_duplicates", "export", "repair", "overwrite")
-    return IndexOptions(
-        rules,
-        given["prompt"] or None,
-        licences=given["licence"],
-        engine=ray_engine(given),
-        **{name: given[name] for name in names},
-    )
-
-
-@index.command()
+@index.command(cls=Command)
 @click.argument("folder", nargs=-1, required=True)
-def merge(folder: tuple[str, ...]) -> None:
-    """End the index that shards made in FOLDER, or in several, into the first of them."""
-    from pathlib import Path
-
-    from ..audit.report.terminal import index_text, progress_lines
+@OUTPUT
+def merge(*, folder: tuple[str, ...], output: Output) -> None:
+    """Finish the index that shards built in FOLDER, or in several, in the first of them."""
+    from ..audit.report.terminal import index_text
     from ..indexer.build.shards import merge_index
 
-    click.echo(index_text(merge_index([Path(each) for each in folder], progress_lines())))
+    made = merge_index([Path(each) for each in folder], progress_lines())
+    output.show(made.manifest, lambda: index_text(made))
 
 
-@index.command()
+@index.command(cls=Command)
 @click.argument("folder")
-@JSON
-def info(folder: str, as_json: bool) -> None:
-    """Say what an index holds; `bliss index verify` checks that its files are as written."""
+@OUTPUT
+def info(*, folder: str, output: Output) -> None:
+    """Describe an index; `bliss index verify` checks that its files are as written."""
     from ..indexer.search.index import open_index
     from .text import info_text
 
     opened = open_index(folder)
-    click.echo(json.dumps(opened.manifest, indent=2) if as_json else info_text(opened))
+    output.show(opened.manifest, lambda: info_text(opened))
 
 
-@index.command()
+@index.command(cls=Command)
 @click.argument("index", metavar="FOLDER...", nargs=-1, required=True)
-@click.option("--text", help="Search with a text.")
-@click.option("--image", help="Search with an image file.")
-@click.option("--k", default=10, show_default=True, help="Captions to show.")
-@JSON
-@options(SEARCH, MODEL)
-def search(text: str | None, image: str | None, k: int, as_json: bool, **given: Any) -> None:
+@section(
+    "Query",
+    option("--text", help="Search with a text."),
+    option("--image", help="Search with an image file."),
+)
+@opt.SEARCH
+@opt.MODEL
+@section(
+    "Output",
+    option("--top", type=click.IntRange(1), default=10, show_default=True,
+           help="Captions to show."),
+)  # fmt: skip
+@OUTPUT
+def search(
+    *,
+    index: tuple[str, ...],
+    text: str | None,
+    image: str | None,
+    search: SearchChoice | None,
+    model: opt.ModelOptions,
+    top: int,
+    output: Output,
+) -> None:
     """Show the captions nearest to a text or an image; of several indexes, the nearest of all."""
     from ..audit.fitting import embed_query
     from ..audit.models import encoder_for
@@ -201,18 +269,13 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
     from ..indexer.search.index import search as search_index
     from ..indexer.search.kinds import DEFAULT_SEARCH
 
-    if (text is None) == (image is None):
-        raise UsageError(
-            f"{'neither' if text is None else 'both'} of --text and --image were given",
-            "one of them: what to search for",
-            'Add --text "…" or --image FILE',
-        )
-    if search_choice(given) == DEFAULT_SEARCH:  # else it is said anyway
-        say_plans(given["index"], DEFAULT_SEARCH)
-    opened = open_given_index(given)
-    encoder = encoder_for(model_choice(given), opened, None, say)
-    query = embed_query(encoder, opened.model, given["index"][0], text, image)
-    hits = search_index(opened, query, k)
+    only_one("what to search for", 'Add --text "…" or --image FILE', text=text, image=image)
+    if search is None:  # otherwise open_searched says it
+        opt.say_plans(index, DEFAULT_SEARCH)
+    opened = opt.open_searched(index, search)
+    encoder = encoder_for(model.choice(), opened, None, say)
+    query = embed_query(encoder, opened.model, index[0], text, image)
+    hits = search_index(opened, query, top)
     found: dict[str, list] = {
         "similarity": hits.similarity[0].tolist(),
         "row": hits.rows[0].tolist(),
@@ -220,8 +283,7 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
     }
     if len(opened.origins) > 1:
         found["origin"] = origin_names(opened, hits.rows[0])
-    if as_json:
-        lines = [dict(zip(found, hit, strict=True)) for hit in zip(*found.values(), strict=True)]
-        click.echo(json.dumps(lines, indent=2))
-    else:
-        click.echo(hits_text(found))
+    output.show(
+        [dict(zip(found, hit, strict=True)) for hit in zip(*found.values(), strict=True)],
+        lambda: hits_text(found),
+    )

@@ -1,4 +1,4 @@
-"""`bliss index push` and `pull`: finished caption indexes on the Hugging Face hub."""
+"""`bliss index push` and `pull`: finished caption indexes on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ from pathlib import Path
 
 import click
 
+from .base import OUTPUT, Command, Output, option, progress_lines, section
 
-@click.command()
+
+@click.command(cls=Command)
 @click.argument("folder")
 @click.argument("repository", metavar="OWNER/NAME")
-@click.option("--public", is_flag=True, help="Let everybody see it [default: private]")
-@click.option("--licence-unknown-ok", is_flag=True,
-              help="Publish captions whose licence is not known.")  # fmt: skip
-def push(folder: str, repository: str, public: bool, licence_unknown_ok: bool) -> None:
-    """Share an index as a dataset repository of the Hugging Face hub, private unless you say.
+@section(
+    "Publishing",
+    option("--public", is_flag=True, help="Make a new repository public [default: private]"),
+    option("--licence-unknown-ok", is_flag=True, help="Publish captions whose licence is not "
+           "known."),
+)  # fmt: skip
+@OUTPUT
+def push(
+    *, folder: str, repository: str, public: bool, licence_unknown_ok: bool, output: Output
+) -> None:
+    """Share an index as a dataset repository of the Hugging Face Hub, private by default.
 
-    The index is checked from end to end first. Log in with `hf auth login`.
+    The index is verified first. Log in with `hf auth login`.
     """
-    from ..audit.report.terminal import progress_lines
     from ..indexer.search.index import open_index
     from ..indexer.store.folder import local_folder
     from ..indexer.store.hub import push_index
@@ -26,21 +33,27 @@ def push(folder: str, repository: str, public: bool, licence_unknown_ok: bool) -
 
     path = local_folder(folder)
     address = push_index(path, repository, public, licence_unknown_ok, progress_lines())
-    click.echo(pushed_text(open_index(path), repository, address, public))
+    index = open_index(path)
+    output.show(
+        {"address": address, "public": public, "captions": index.count},
+        lambda: pushed_text(index, repository, address, public),
+    )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("repository", metavar="OWNER/NAME")
 @click.argument("folder")
-@click.option("--revision", help="A branch, tag or commit [default: the newest]")
-def pull(repository: str, folder: str, revision: str | None) -> None:
-    """Fetch an index that was pushed into a new FOLDER, and check all of it.
+@section("Source", option("--revision", help="A branch, tag or commit [default: the newest]"))
+@OUTPUT
+def pull(*, repository: str, folder: str, revision: str | None, output: Output) -> None:
+    """Download a shared index into a new FOLDER, and verify it.
 
-    The same command again goes on where it stopped.
+    The same command again continues where it stopped.
     """
-    from ..audit.report.terminal import index_text, progress_lines
+    from ..audit.report.terminal import index_text
     from ..indexer.store.folder import local_folder
     from ..indexer.store.hub import pull_index
 
     target = Path(local_folder(folder))
-    click.echo(index_text(pull_index(repository, target, revision, progress_lines())))
+    index = pull_index(repository, target, revision, progress_lines())
+    output.show(index.manifest, lambda: index_text(index))

@@ -2,67 +2,118 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import click
 
-from .option_values import model_choice, open_said
-from .options import CORPUS, MODEL, options, say
-
-WHERE = options(
-    click.option("--caption", metavar="REGEX", help="Captions with this pattern in them (RE2)."),
-    click.option("--contains", metavar="TEXT", help="Captions with this text, in any case."),
-    click.option("--source", metavar="NAME", help="Captions from this source."),
-    click.option("--like", metavar="TEXT", help="Captions near to this text …"),
-    click.option("--above", type=float, metavar="COSINE", help="… their cosine being above this."),
-)
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder")
 @click.argument("corpus", nargs=-1)
-@click.option("--embeddings", help="Add precomputed text embeddings of the index's model.")
-@click.option("--prompt", multiple=True, help="Template; several are averaged "
-              "[default: the index's, where it was asked for some, else by corpus]")  # fmt: skip
-@click.option("--licence", multiple=True, metavar="TEXT",
-              help="The licence of the captions, or NAME=TEXT for each corpus.")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Drop what another interrupted add left.")
-@options(CORPUS, MODEL)
-def add(folder: str, corpus: tuple[str, ...], embeddings: str | None, **given: Any) -> None:
+@section(
+    "Captions",
+    option("--embeddings", metavar="DIR", help="Add precomputed text embeddings of the index's "
+           "model."),
+    option("--prompt", multiple=True, metavar="TEXT", help="Template; several are averaged "
+           "[default: the index's, where it was built with --prompt, else by corpus]"),
+    option("--licence", multiple=True, metavar="TEXT", help="The licence of the captions, or "
+           "NAME=TEXT for each corpus."),
+)  # fmt: skip
+@opt.CORPUS
+@opt.MODEL
+@section(
+    "Output",
+    option("--overwrite", is_flag=True, help="Discard a different addition that was interrupted."),
+)  # fmt: skip
+@OUTPUT
+def add(
+    *,
+    folder: str,
+    corpus: tuple[str, ...],
+    embeddings: str | None,
+    prompt: tuple[str, ...],
+    licence: tuple[str, ...],
+    reading: opt.CorpusReading,
+    model: opt.ModelOptions,
+    overwrite: bool,
+    output: Output,
+) -> None:
     """Append the captions of every CORPUS that an index does not have.
 
     What is there stays as it is and can be searched meanwhile; captions that were removed stay
-    removed. The same command again goes on where it stopped.
+    removed. The same command again continues where it stopped.
     """
     from ..audit.models import encoder_for
-    from ..audit.report.terminal import progress_lines
     from ..indexer.build.add import AddOptions, add_captions, add_embeddings
     from ..indexer.search.index import open_index
     from ..indexer.store.folder import local_folder
     from .text import added_text, check_one_given
 
-    check_one_given(corpus, embeddings, given["prompt"])
+    check_one_given(corpus, embeddings, prompt)
     path = local_folder(folder)
-    choices = AddOptions(given["prompt"] or None, given["licence"], given["overwrite"])
+    options = AddOptions(prompt or None, licence, overwrite)
     if embeddings is not None:
-        made = add_embeddings(path, embeddings, given["column"], choices, progress_lines())
+        made = add_embeddings(path, embeddings, reading.column, options, progress_lines())
     else:
-        sources = [open_said(each, given) for each in corpus]
-        encoder = encoder_for(model_choice(given), open_index(path), None, say)
-        made = add_captions(path, sources, encoder, choices, progress_lines())
-    click.echo(added_text(made))
+        sources = [reading.open(each) for each in corpus]
+        encoder = encoder_for(model.choice(), open_index(path), None, say)
+        made = add_captions(path, sources, encoder, options, progress_lines())
+    facts = {
+        "texts": made.counts,
+        "added_before": made.before,
+        "captions": made.index.count,
+        "folder": str(made.index.folder),
+    }
+    output.show(facts, lambda: added_text(made))
 
 
-@click.command()
+@dataclass(frozen=True)
+class Selection:
+    """Which captions are meant."""
+
+    caption: str | None
+    contains: str | None
+    source: str | None
+    like: str | None
+    above: float | None
+
+
+@click.command(cls=Command)
 @click.argument("folder")
-@WHERE
-@click.option("--dry-run", is_flag=True, help="Only say how many, with examples.")
-@click.option("--undo", type=click.Choice(["last", "all"]), help="Bring removed captions back.")
-@MODEL
-def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
+@grouped(
+    "selection",
+    Selection,
+    section(
+        "Which captions",
+        option("--caption", metavar="REGEX", help="Captions that match this pattern (RE2)."),
+        option("--contains", metavar="TEXT", help="Captions that contain this text, in any case."),
+        option("--source", metavar="NAME", help="Captions from this source."),
+        option("--like", metavar="TEXT", help="Captions similar to this text …"),
+        option("--above", type=float, metavar="COSINE", help="… with a cosine above this."),
+    ),
+)  # fmt: skip
+@section(
+    "Removal",
+    option("--dry-run", is_flag=True, help="Only show how many, with examples."),
+    option("--undo", type=click.Choice(["last", "all"]), help="Restore removed captions."),
+)
+@opt.MODEL
+@OUTPUT
+def remove(
+    *,
+    folder: str,
+    selection: Selection,
+    dry_run: bool,
+    undo: str | None,
+    model: opt.ModelOptions,
+    output: Output,
+) -> None:
     """Hide captions of an index from every search; its parts stay as they are.
 
-    A caption is removed when everything that is asked holds.
+    A caption is removed when it meets every condition given.
     """
     from ..audit.models import encoder_for
     from ..indexer.search.index import open_index
@@ -72,33 +123,43 @@ def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
     from ..safe_text import counted
     from .text import choice_text, embedder, refuse_where, removals_text
 
-    path, names = local_folder(folder), ("caption", "contains", "source", "like", "above")
-    asked = {name: given[name] for name in names}
+    path, conditions = local_folder(folder), asdict(selection)
     if undo:
-        refuse_where(dry_run or any(value is not None for value in asked.values()))
+        refuse_where(dry_run or any(value is not None for value in conditions.values()))
         manifest, back = restore_rows(path, undo == "last")
-        click.echo(f"{counted(back, 'caption is', 'captions are')} back; {removals_text(manifest)}")
+        back_text = counted(back, "caption is", "captions are")
+        text = f"{back_text} back; {removals_text(manifest)}"
+        output.show({"restored": back, "removed": manifest["removed"]}, text)
         return
-    where, index = CaptionFilter(**asked), open_index(path)
-    load = embedder(lambda: encoder_for(model_choice(given), index, None, say))
+    where, index = CaptionFilter(**conditions), open_index(path)
+    load = embedder(lambda: encoder_for(model.choice(), index, None, say))
     rows = matching_rows(index, where, load)
     if not dry_run:
         remove_rows(path, rows, where.facts())
-    click.echo(choice_text(index, rows, not dry_run))
+    facts = {
+        "removed": 0 if dry_run else len(rows),
+        "matching": len(rows),
+        "captions_before": index.count,
+        "where": where.facts(),
+    }
+    output.show(facts, lambda: choice_text(index, rows, not dry_run))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder")
-@click.option("--embed", type=click.IntRange(0), default=0, metavar="N",
-              help="Also embed N of its captions again and compare.")  # fmt: skip
-@MODEL
-def verify(folder: str, embed: int, **given: Any) -> None:
-    """Check an index from end to end: one line a check, every problem with what to do.
+@section(
+    "Checks",
+    option("--embed", type=click.IntRange(0), default=0, metavar="N", help="Also embed N of its "
+           "captions again and compare."),
+)  # fmt: skip
+@opt.MODEL
+@OUTPUT
+def verify(*, folder: str, embed: int, model: opt.ModelOptions, output: Output) -> None:
+    """Check an index from end to end: one line per check, every problem with its remedy.
 
-    Checksums, counts, vectors, captions and what was removed; exit code 1 where anything is wrong.
+    Checksums, counts, vectors, captions and removals; exit code 1 where anything is wrong.
     """
     from ..audit.models import encoder_for
-    from ..audit.report.terminal import progress_lines
     from ..indexer.search.index import open_index
     from ..indexer.store.folder import local_folder
     from ..indexer.upkeep.verify import verify_index
@@ -108,9 +169,14 @@ def verify(folder: str, embed: int, **given: Any) -> None:
     for check in verify_index(
         path,
         embed,
-        lambda: encoder_for(model_choice(given), open_index(path), None, say),
+        lambda: encoder_for(model.choice(), open_index(path), None, say),
         progress_lines(),
     ):
         checks.append(check)
-        click.echo(check_text(check))
-    click.echo(verdict(folder, checks))
+        if not output.as_json:
+            click.echo(check_text(check))
+    if output.as_json:
+        output.show([asdict(check) for check in checks], "")
+    end = verdict(folder, checks)
+    if not output.as_json:
+        click.echo(end)

@@ -1,55 +1,98 @@
-"""Options that commands share; option_values.py makes objects of what was given."""
+"""Options that several commands share, each group with the class its values become."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from ..errors import UsageError
+from ..errors import BlissError, UsageError
+from .base import grouped, option, say, section
+from .config_file import SOURCE
+from .option_types import ENGINE_NAME, EXCLUSION, FLAG_RULE, SEARCH_WORDS, EngineName, FlagRule
+
+if TYPE_CHECKING:
+    from ..audit.classes import ClassWords
+    from ..audit.decisions import DecisionRule
+    from ..audit.run import AuditSettings
+    from ..audit.scores import NoPrompts
+    from ..corpora.images.source import ImageOptions
+    from ..corpora.sources import CorpusOptions, TextSource
+    from ..distributed.engine import RayEngine
+    from ..indexer.encode.encoder import ModelChoice
+    from ..indexer.images.embedding import EmbedOptions
+    from ..indexer.search.index import CaptionIndex
+    from ..indexer.search.kinds import SearchChoice
 
 
-def say(line: str) -> None:
-    """One line for the reader, on stderr."""
-    from ..safe_text import terminal_text
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model encodes, and how."""
 
-    click.echo(terminal_text(line), err=True)
+    model: str | None
+    pretrained: str | None
+    device: str | None
+    precision: str | None
+    batch_size: int | None
+    allow_torchscript: bool
+    statistics: Any = None
+    """Mean and standard deviation of pixels in place of the model's; a preset sets it."""
 
+    def choice(self) -> ModelChoice:
+        """The options as `load_encoder` takes them; a foreign model that was typed is remembered.
 
-def options(*each: Callable) -> Callable:
-    """Several options as one decorator, in the order given."""
+        Raises ModelNotNamed for a foreign model that only a file of options names.
+        """
+        from ..indexer.encode.encoder import DEFAULT_MODEL, ModelChoice
+        from ..indexer.encode.named_models import remember_model
+        from ..indexer.encode.trust import model_named_by
 
-    def add(command: Callable) -> Callable:
-        for option in reversed(each):
-            command = option(command)
-        return command
-
-    return add
+        choice = ModelChoice(**dataclasses.asdict(self))
+        context = click.get_current_context()
+        sources = [
+            context.get_parameter_source(name)
+            for name in ("model", "pretrained")
+            if getattr(self, name) is not None
+        ]
+        if ParameterSource.DEFAULT_MAP in sources:
+            named = {"model": choice.model or DEFAULT_MODEL, "pretrained": choice.pretrained}
+            return model_named_by(choice, named, context.meta[SOURCE], file="the file")
+        if ParameterSource.COMMANDLINE in sources:
+            try:
+                remember_model(choice.model, choice.pretrained)
+            except BlissError as error:
+                say(f"could not remember that you named this model: {error}")
+        return choice
 
 
 def _model(default: str) -> Callable:
-    named = f"open_clip name, hf-hub:…, local-dir:… or demo [default: {default}]"
-    return options(click.option("--model", help=named), *_LOADING)
+    return grouped("model", ModelOptions, section(
+        "Model",
+        option("--model", help=f"open_clip name, hf-hub:…, local-dir:… or demo "
+               f"[default: {default}]"),
+        option("--pretrained", help="Weights tag or file, for open_clip names."),
+        option("--device", help="cpu, cuda, cuda:1 or mps [default: the best there is]"),
+        option("--precision", help="fp32, bf16 or fp16 [default: by device]"),
+        option("--batch-size", type=int, help="Images or captions per batch [default: by device]"),
+        option("--allow-torchscript", is_flag=True, help="Load TorchScript weights, which can "
+               "run any code."),
+    ))  # fmt: skip
 
 
-_LOADING = (
-    click.option("--pretrained", help="Weights tag or file, for open_clip names."),
-    click.option("--device", help="cpu, cuda, cuda:1, mps [default: chosen]"),
-    click.option("--precision", help="fp32, bf16 or fp16 [default: chosen]"),
-    click.option("--batch-size", type=int, help="Images or captions at once [default: chosen]"),
-    click.option("--allow-torchscript", is_flag=True, help="Load weights that are code."),
-)  # fmt: skip
 MODEL = _model("the index's, else ViT-B-16")
 NEW_MODEL = _model("ViT-B-16")
 """For a command without an index whose model it could be."""
-JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, for other programs, instead of text."
-)
 
 
 def _check_address(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
+) -> None:
     from ..corpora.trust import is_address
 
     for value in values:
@@ -57,134 +100,340 @@ def _check_address(
             raise UsageError(
                 f"--allow-address {value} was given",
                 "an address, such as hf:owner/name or https://host/images.tar",
-                "Leave it out: a path on this machine needs no leave",
+                "Leave it out: a path on this machine needs no permission",
             )
-    return values
 
 
-ADDRESSES = click.option(
-    "--allow-address",
-    multiple=True,
-    metavar="ADDRESS",
-    expose_value=False,
-    callback=_check_address,
-    help="Contact this address, which RUN names. Repeatable.",
-)
+ADDRESSES = option("--allow-address", multiple=True, metavar="ADDRESS", expose_value=False,
+                   callback=_check_address, help="Contact this address, which RUN names. "
+                   "Repeatable.")  # fmt: skip
 """Needs no more than to be typed: see `corpora/trust.py`."""
-CLIPN = click.option(
-    "--clipn", help="What `bliss train clipn` made, for the scores clipn_ctw and clipn_atd."
-)
-INDEX = click.option(
-    "--index", multiple=True, help="A caption index. Repeatable: several are searched as one."
-)
-INDEX_NEEDED = click.option(
-    "--index",
-    multiple=True,
-    required=True,
-    help="A caption index. Repeatable: several are searched as one.",
-)
+INDEX_HELP = "A caption index. Repeatable: several are searched as one."
+INDEX = option("--index", multiple=True, help=INDEX_HELP)
+INDEX_NEEDED = option("--index", multiple=True, required=True, help=INDEX_HELP)
+OVERWRITE = option("--overwrite", is_flag=True, help="Replace the results of a different "
+                   "request.")  # fmt: skip
+TOP = option("--top", type=click.IntRange(0), default=20, show_default=True, help="Images to show.")
 
 
-def _removed(option: str, successor: str) -> Callable:
-    """An option of earlier versions: given, it exits 2 and names what replaces it."""
+@dataclass(frozen=True)
+class CorpusReading:
+    """How a corpus is to be read."""
 
-    def refuse(context: click.Context, parameter: click.Parameter, value: object) -> None:
-        if value is not None:
-            raise UsageError(
-                f"{option} {value} was given, but is no longer an option",
-                f"it as part of the name: {successor}",
-                f"Leave {option} out and write {successor}",
+    column: str | None
+    split_cells: str | None = None
+    delimiter: str | None = None
+    header: str | None = None
+
+    def options(self) -> CorpusOptions:
+        """The options as `open_corpus` takes them."""
+        from ..corpora.sources import SEPARATORS, CorpusOptions
+
+        signs = {name: sign for sign, name in SEPARATORS.items()}
+        return CorpusOptions(
+            self.column,
+            split_cells=self.split_cells,
+            delimiter=signs.get(self.delimiter or "", self.delimiter),
+            header=self.header,
+        )
+
+    def open(self, corpus: str) -> TextSource:
+        """The corpus, after saying what was decided about how to read it."""
+        from ..corpora.registry import open_corpus
+        from ..corpora.sources import notices_of
+
+        source = open_corpus(corpus, self.options())
+        for line in notices_of(source):
+            say(line)
+        return source
+
+
+COLUMN = option("--column", help="The corpus's caption column, or several: a,b. By number where "
+                "lines have no header.")  # fmt: skip
+CORPUS_COLUMN = grouped("reading", CorpusReading, section("Captions", COLUMN))
+CORPUS = grouped("reading", CorpusReading, section(
+    "Corpus",
+    COLUMN,
+    option("--split-cells", metavar="TEXT", help="Split each text at TEXT, such as a comma: "
+           "lists of names."),
+    option("--delimiter", metavar="SIGN", help="What separates columns: comma, semicolon, tab or "
+           "bar [default: found]"),
+    option("--header", type=click.Choice(["yes", "no"]), help="Whether the first line names the "
+           "columns [default: found]"),
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CollectionOptions:
+    """Where the images and labels of a collection are."""
+
+    image_column: str | None
+    label_column: str | None
+    labels: str | None
+    follow_links: bool
+
+    def options(self) -> ImageOptions:
+        """The options as `open_images` takes them."""
+        from ..corpora.images.source import ImageOptions
+
+        given = dataclasses.asdict(self)
+        return ImageOptions(**{**given, "follow_links": self.follow_links or None})
+
+
+COLLECTION = grouped("collection", CollectionOptions, section(
+    "Images",
+    option("--image-column", metavar="NAME", help="The column of IMAGES with images or their "
+           "paths; in tar archives the extension."),
+    option("--label-column", metavar="NAME", help="The column of IMAGES with labels; in tar "
+           "archives the extension or JSON field."),
+    option("--labels", metavar="FILE", help="A csv, tsv or parquet file with a path and a label "
+           "column, for a folder."),
+    option("--follow-links", is_flag=True, help="Follow links that leave a folder of images: those "
+           "of DVC, git-annex, the Hub's cache."),
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How images are decoded."""
+
+    ignore_exif: bool
+    workers: int | None
+    time_limit: float
+    max_failures: int | None
+
+    def embedding(self, overwrite: bool = False, engine: RayEngine | None = None) -> EmbedOptions:
+        """How images are decoded and embedded."""
+        from ..indexer.encode.text_lengths import cache_folder
+        from ..indexer.images.decoding import DecodingLimits
+        from ..indexer.images.embedding import EmbedOptions
+
+        return EmbedOptions(
+            limits=DecodingLimits(seconds=self.time_limit),
+            workers=self.workers,
+            apply_exif=not self.ignore_exif,
+            overwrite=overwrite,
+            cache=cache_folder(),
+            engine=engine,
+        )
+
+
+DECODING = grouped("decoding", DecodingOptions, section(
+    "Decoding",
+    option("--workers", type=int, help="Decoding processes [default: one per core]"),
+    option("--time-limit", type=click.FloatRange(0, min_open=True), default=30.0,
+           show_default=True, metavar="SECONDS", help="Give up on an image after so long."),
+    option("--ignore-exif", is_flag=True, help="Do not rotate images as their EXIF data says."),
+    option("--max-failures", type=click.IntRange(0), metavar="N", help="Exit with code 3 when "
+           "more images cannot be read."),
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassOptions:
+    """What the normal classes are called, and their prompts."""
+
+    normal: tuple[str, ...]
+    prompt: tuple[str, ...]
+    class_prompt: tuple[str, ...]
+
+    def words(self) -> ClassWords:
+        """The options as an audit takes them; UsageError for a --class-prompt without a name."""
+        from ..audit.classes import ClassWords
+        from ..corpora.prompts import PAPER_PROMPT
+
+        prompts = {}
+        for pair in self.class_prompt:
+            name, equals, prompt = pair.partition("=")
+            if not (name and equals and prompt):
+                raise UsageError(
+                    f"--class-prompt {pair!r} was given",
+                    "NAME=PROMPT",
+                    'Write --class-prompt cup="a photo of a cup"',
+                )
+            prompts[name] = prompt
+        return ClassWords(self.normal, self.prompt or (PAPER_PROMPT,), prompts)
+
+
+CLASSES = grouped("classes", ClassOptions, section(
+    "Classes",
+    option("--normal", multiple=True, metavar="NAME", help="A normal class: a folder's name, or "
+           "any name where there are no folders. Repeatable."),
+    option("--prompt", multiple=True, metavar="TEXT", help="Template of label prompts, with "
+           "{label}; several are averaged [default: This is a photo of a {label}]"),
+    option("--class-prompt", multiple=True, metavar="NAME=PROMPT", help="The whole prompt of "
+           "class NAME. Repeatable."),
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """What the BLISS score of an image depends on, beside the classes."""
+
+    k: int
+    weight: float
+    exclude: tuple[tuple[str, float | None], ...]
+
+    def settings(self, words: ClassWords | None = None) -> AuditSettings:
+        """The options as an audit takes them."""
+        from ..audit.classes import ClassWords
+        from ..audit.run import AuditSettings
+        from ..scorer.label_filter import LabelFilter
+
+        rules = dict(self.exclude)
+        exclude = LabelFilter(rules.get("near-labels"), "label-words" in rules)
+        return AuditSettings(self.k, self.weight, words or ClassWords(), exclude)
+
+
+K = option("--k", default=10, show_default=True, help="Captions retrieved per image.")
+LAMBDA = option("--lambda", "weight", type=float, default=0.5, show_default=True,
+                help="λ, the weight of the captions in the score.")  # fmt: skip
+SCORING = grouped("scoring", ScoringOptions, section(
+    "Scoring",
+    K,
+    LAMBDA,
+    option("--exclude", multiple=True, type=EXCLUSION, metavar="RULE", help="near-labels=COSINE or "
+           "label-words: hide captions at least so near to a label's prompt, or with a label's "
+           "words. Repeatable."),
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FlaggingOptions:
+    """Which images are flagged, and how many are too many."""
+
+    flag: FlagRule
+    per_class: bool
+    fail_on: int | None
+
+    def rule(self) -> DecisionRule:
+        """The options as an audit takes them."""
+        from ..audit.decisions import DecisionRule
+
+        return DecisionRule(**self.flag.fields(), per_class=self.per_class, fail_on=self.fail_on)
+
+
+FLAGGING = grouped("flagging", FlaggingOptions, section(
+    "Flagging",
+    option("--flag", type=FLAG_RULE, default="fdr=0.1", show_default=True,
+           help="Which images are flagged. fdr=RATE: by q-values, where clean images give any; N "
+           "or N%: the most anomalous; empirical-null[=RATE]: by a null estimated from the "
+           "scores, without a guarantee."),
+    option("--per-class", is_flag=True, help="Compute p-values class by class."),
+    option("--fail-on", type=click.IntRange(0), metavar="N", help="Exit with code 4 when more "
+           "images are flagged."),
+))  # fmt: skip
+SEARCH = section(
+    "Search",
+    option("--search", type=SEARCH_WORDS, metavar="HOW", help="How to search, where not as the "
+           "index says: exact, parameters such as nprobe=64, device=cuda or device=cuda:0,1, and "
+           "shards, to spread the vectors over the GPUs; separated by commas."),
+)  # fmt: skip
+ENGINE = section(
+    "Engine",
+    option("--engine", type=ENGINE_NAME, metavar="ENGINE", default="local", show_default=True,
+           help="Where images or captions are encoded: local, or ray[:ADDRESS,actors=N], on a "
+           "Ray cluster of this machine or at ADDRESS (host:port or auto), by N actors, one per "
+           "GPU if not given."),
+)  # fmt: skip
+TRAINED = option("--trained", multiple=True, metavar="DIR", help="What `bliss train` made, for "
+                 "the scores that need it: oecl, clipn_ctw and others. Repeatable.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The folders that --trained names, by what is in them."""
+
+    head: str | None
+    clipn: str | None
+
+    def no_prompts(self, model: ModelOptions) -> NoPrompts | None:
+        """From prompt texts and a model's facts to the "no" vectors of a CLIPN, if one is given."""
+        if self.clipn is None:
+            return None
+        from ..training.clipn_folder import open_clipn
+        from ..training.clipn_tower import NoPromptEncoder
+
+        return NoPromptEncoder(open_clipn(self.clipn), model.choice())
+
+
+def sort_trained(folders: Sequence[str]) -> Trained:
+    """Tell heads from CLIPNs by their manifests.
+
+    Raises UsageError for two of a kind, BlissError for a folder that `bliss train` did not make.
+    """
+    from ..artefacts import MANIFEST, read_json
+    from ..scorer.scores.trained_file import KIND as HEAD
+    from ..training.clipn_folder import KIND as CLIPN
+
+    found: dict[str, str] = {}
+    for folder in folders:
+        path = Path(folder) / MANIFEST
+        kind = read_json(path).get("kind") if path.is_file() else None
+        if kind not in (HEAD, CLIPN):
+            raise BlissError(
+                f"--trained {folder} was given, and nothing that `bliss train` made is there",
+                "a folder that `bliss train oecl` or `bliss train clipn` finished",
+                "Correct the path, or train first",
             )
-
-    help = f"Removed: {successor}."
-    return click.option(option, hidden=True, expose_value=False, callback=refuse, help=help)
-
-
-_DATA_SET = "hf:owner/name[@revision][:[config/]split] or FOLDER:[config/]split"
-CORPUS = options(
-    click.option("--column", help="The corpus's caption column, or several: a,b. By number where "
-                 "lines have no header."),
-    click.option("--split-cells", metavar="TEXT",
-                 help="Split each text there, such as at commas: lists of names."),
-    click.option("--delimiter", metavar="SIGN",
-                 help="What separates columns: comma, semicolon, tab or bar [default: found]"),
-    click.option("--header", type=click.Choice(["yes", "no"]),
-                 help="Whether the first line names the columns [default: found]"),
-    *(_removed(f"--{name}", _DATA_SET) for name in ("config", "split", "revision")),
-)  # fmt: skip
-EXCLUDE = options(
-    click.option("--exclude-near-labels", type=float, metavar="COSINE",
-                 help="Hide captions this near to a label's prompt, such as 0.95."),
-    click.option("--exclude-label-words", is_flag=True,
-                 help="Hide captions with a label's words."),
-)  # fmt: skip
-SCORE = options(
-    click.option("--k", default=10, show_default=True, help="Captions retrieved per image."),
-    click.option("--weight", default=0.5, show_default=True, help="λ, weight of the captions."),
-)
-WORDS = options(
-    click.option("--prompt", multiple=True, help="Template of label prompts, with {label}; "
-                 "several are averaged [default: This is a photo of a {label}]"),
-    click.option("--normal", multiple=True, help="A normal class: a folder's name, or a name "
-                 "where there are no folders. Repeatable."),
-    click.option("--label", multiple=True, metavar="NAME=PROMPT",
-                 help="The whole prompt of class NAME. Repeatable."),
-)  # fmt: skip
-DECODING = options(
-    click.option("--ignore-exif", is_flag=True, help="Do not turn images as EXIF says."),
-    click.option("--workers", type=int, help="Decoding processes [default: one per core]"),
-    click.option("--time-limit", type=click.FloatRange(0, min_open=True), default=30.0,
-                 show_default=True, help="Seconds per image."),
-    click.option("--max-failures", type=click.IntRange(0),
-                 help="Exit 3 when more images are unreadable."),
-)  # fmt: skip
-IMAGES = options(
-    DECODING,
-    click.option("--overwrite", is_flag=True, help="Replace what another request left there."),
-)
-ENGINE = options(
-    click.option("--engine", type=click.Choice(["local", "ray"]), default="local",
-                 show_default=True, help="ray: decode and encode with Ray (the extra [ray])."),
-    click.option("--ray-address", metavar="HOST:PORT",
-                 help="A running Ray cluster, or auto [default: one on this machine]"),
-    click.option("--ray-actors", type=int,
-                 help="Encoders on the cluster [default: one for each GPU, without any 1]"),
-)  # fmt: skip
-DECIDE = options(
-    click.option("--fdr", type=float, default=0.1, show_default=True,
-                 help="False discovery rate at which q-values flag."),
-    click.option("--per-class", is_flag=True, help="Take p-values class by class."),
-    click.option("--contamination", type=float, help="Flag this share of the images."),
-    click.option("--empirical-null", is_flag=True,
-                 help="Flag by a null guessed from the scores: no guarantee."),
-    click.option("--fail-on", type=click.IntRange(0), help="Exit 4 when more images are flagged."),
-)  # fmt: skip
-COLLECTION = options(
-    click.option("--image-column", help="The column of IMAGES with images or their paths; in tar "
-                 "archives the extension."),
-    click.option("--label-column", help="The column of IMAGES with labels; in tar archives the "
-                 "extension or JSON field."),
-    click.option("--labels", metavar="FILE", help="A csv, tsv or parquet file with a path and a "
-                 "label column, for a folder."),
-    click.option("--follow-links", is_flag=True, help="Follow links that leave IMAGES, a folder of "
-                 "image files: those of DVC, git-annex, the hub's cache."),
-    click.option("--images-config", help="The configuration of the image data set."),
-    click.option("--images-split", help="The split of the image data set [default: train]"),
-    click.option("--images-revision", help="The revision of the image data set."),
-)  # fmt: skip
-SHOW = options(
-    click.option("--top", type=click.IntRange(0), help="Images to show; where no p-value or other "
-                 "rule decides, they are also flagged [default: 20 shown]"),
-    JSON,
-)  # fmt: skip
+        if kind in found:
+            raise UsageError(
+                f"--trained names two of the same kind: {found[kind]} and {folder}",
+                "one OECL head and one CLIPN at most",
+                "Leave one out",
+            )
+        found[kind] = folder
+    return Trained(found.get(HEAD), found.get(CLIPN))
 
 
-SEARCH = options(
-    click.option("--search-kind", metavar="KIND", help="exact, to scan an index that has another "
-                 "kind [default: the index's own]"),
-    click.option("--search-set", multiple=True, metavar="NAME=NUMBER", help="A search parameter "
-                 "in place of the index's own, such as nprobe=64. Repeatable."),
-    click.option("--search-device", metavar="DEVICE",
-                 help="cpu, cuda, cuda:1 or cuda:0,1 [default: cpu]"),
-    click.option("--search-shards", is_flag=True, help="Spread the vectors over the GPUs."),
-)  # fmt: skip
+def ray_engine(engine: EngineName, model: ModelOptions) -> RayEngine | None:
+    """The Ray engine that --engine names; None for this process."""
+    if engine.name == "local":
+        return None
+    from ..distributed.engine import RayEngine
+
+    return RayEngine(model.choice(), engine.address, engine.actors)
+
+
+def open_searched(folders: Sequence[str], search: SearchChoice | None) -> CaptionIndex:
+    """The indexes, several as one, to be searched as --search says.
+
+    With --search, says what the search of each takes.
+    """
+    from ..indexer.search.index import open_indexes
+    from ..indexer.search.kinds import DEFAULT_SEARCH
+
+    if search is not None:
+        say_plans(folders, search)
+    return open_indexes(folders, search or DEFAULT_SEARCH)
+
+
+def say_plans(folders: Sequence[str], choice: SearchChoice) -> None:
+    """Where the vectors of each index will lie when it is searched, and what that takes."""
+    from ..indexer.search.dispatch import describe_plan
+
+    for folder in folders:
+        say(describe_plan(folder, choice))
+
+
+def recorded(*groups: object, **values: object) -> dict[str, Any]:
+    """Options that were set, as JSON values by name, for run.json and eval.json."""
+    for group in groups:
+        values = {**values, **vars(group)}
+    made = {
+        name: value
+        for name, value in values.items()
+        if value is not None and value is not False and value != ()
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made, default=_text))
+    if "weight" in plain:
+        plain["lambda"] = plain.pop("weight")
+    if "exclude" in plain:
+        plain["exclude"] = [EXCLUSION.text(*rule) for rule in plain["exclude"]]
+    return plain
+
+
+def _text(value: object) -> str:
+    from ..indexer.search.kinds import SearchChoice
+
+    return SEARCH_WORDS.text(value) if isinstance(value, SearchChoice) else str(value)

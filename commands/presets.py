@@ -1,15 +1,18 @@
-"""Presets: choices that a paper published, set together by one option."""
+"""Presets: the settings that a paper published, chosen by one option."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import click
 from click.core import ParameterSource
 
 from ..corpora.prompts import PAPER_PROMPT
-from .options import say
+from .base import say
+
+Groups = TypeVarTuple("Groups")
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
@@ -23,7 +26,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "weight": 0.5,
     },
 }
-"""For each preset what it sets, by the options' names (Goodge, Hooi and Ng, BMVC 2024).
+"""For each preset what it sets, by field of the option groups (Goodge, Hooi and Ng, BMVC 2024).
 
 The `statistics` of pixels are CIFAR's mean and standard deviation, as published, not the model's;
 resizing (bicubic, to 224) is the model's own. Statistics over reference images have ddof 0 and
@@ -31,48 +34,61 @@ resizing (bicubic, to 224) is the model's own. Statistics over reference images 
 """
 
 ENCODER = ("model", "pretrained", "statistics")
-"""What is set of the model, where one is needed."""
-WORDED = {
+"""Settings of the model, where one is needed."""
+SHOWN_AS = {
     "statistics": "pixel mean and standard deviation",
     "keep_duplicates": "equal captions kept",
     "weight": "λ",
 }
-ASKED = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
-PRESET = click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    help="Published choices: model, pixel statistics, dictionary, prompt, k, λ.",
-)
+PRESET = click.option("--preset", type=click.Choice(list(PRESETS)), help="Published settings: "
+                      "model, pixel statistics, dictionary, prompt, k, λ.")  # fmt: skip
 
 
-def asked_for(name: str) -> bool:
-    """Whether option `name` of the running command was given, here or in a file it repeats."""
-    return click.get_current_context().get_parameter_source(name) in ASKED
+def was_given(name: str) -> bool:
+    """Whether the parameter `name` of the running command was given, also by a file of options."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 
-def with_preset(given: dict[str, Any], uses: Sequence[str]) -> dict[str, Any]:
-    """`given` with what its preset sets of `uses`; an option that was given wins. Says both."""
-    if given["preset"] is None:
-        return given
-    chosen = {name: PRESETS[given["preset"]][name] for name in uses}
-    kept = [name for name in chosen if asked_for(name)]
-    if "model" in kept:
+def with_preset(
+    preset: str | None, uses: Sequence[str], *groups: *Groups, index: Sequence[str] = ()
+) -> tuple[*Groups]:
+    """The option groups with the fields `uses` set by `preset`; an option that was given wins.
+
+    Says which settings were made, which were not, and where `index` holds another corpus.
+    """
+    if preset is None:
+        return groups
+    chosen = {name: PRESETS[preset][name] for name in uses}
+    given = {
+        name: getattr(group, name)
+        for group in groups
+        for name in chosen
+        if hasattr(group, name) and was_given(name)
+    }
+    if "model" in given:
         chosen.pop("pretrained")
-    made = {name: value for name, value in chosen.items() if name not in kept}
+    made = {name: value for name, value in chosen.items() if name not in given}
     shown = "; ".join(map(_shown, made, made.values())) or "nothing is left for it to set here"
-    say(f"preset {given['preset']}: {shown}")
-    for name in kept:
+    say(f"preset {preset}: {shown}")
+    for name in (name for name in chosen if name in given):
         value = given[name]
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-        say(f"{name} {shown} was given and wins over preset {given['preset']}")
-    if given.get("index"):
-        _compare_corpus(given["index"], PRESETS[given["preset"]]["corpus"])
-    return {**given, **made}
+        say(f"{name} {shown} was given and wins over preset {preset}")
+    if index:
+        _compare_corpus(index, PRESETS[preset]["corpus"])
+    return tuple(_with(group, made) for group in groups)
+
+
+def _with(group: Any, made: Mapping[str, Any]) -> Any:
+    return dataclasses.replace(
+        group, **{name: value for name, value in made.items() if hasattr(group, name)}
+    )
 
 
 def _compare_corpus(folders: Sequence[str], published: str) -> None:
-    """Say so where the index given holds another corpus than the preset's."""
+    """Say so where the given index holds a corpus other than the preset's."""
     from ..indexer.search.index import open_indexes
 
     names = [source["name"] for source in open_indexes(folders).manifest["sources"]]
@@ -85,5 +101,7 @@ def _shown(name: str, value: Any) -> str:
     if name == "prompt":
         return f"prompt {', '.join(map(repr, value))}"
     if name == "statistics":
-        return f"{WORDED[name]} " + " / ".join(", ".join(f"{x:g}" for x in part) for part in value)
-    return WORDED[name] if value is True else f"{WORDED.get(name, name)} {value}"
+        return f"{SHOWN_AS[name]} " + " / ".join(
+            ", ".join(f"{x:g}" for x in part) for part in value
+        )
+    return SHOWN_AS[name] if value is True else f"{SHOWN_AS.get(name, name)} {value}"

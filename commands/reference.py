@@ -3,53 +3,96 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
+import cloup
 
-from .option_values import class_words, embed_options, image_options, model_choice
-from .options import COLLECTION, IMAGES, MODEL, WORDS, options, say
+from . import options as opt
+from .base import OUTPUT, Command, Output, option, progress_lines, say, section
 from .presets import ENCODER, PRESET, with_preset
 
 
-@click.group()
+@cloup.group()
 def reference() -> None:
     """Fit reference statistics once, for scoring new images later."""
 
 
-@reference.command()
+@reference.command(cls=Command)
 @click.argument("images", required=False)
-@click.option("--embeddings", help="Precomputed image embeddings instead of IMAGES.")
-@click.option("--index", multiple=True, help="An index whose captions hold the label prompts (no "
-              "model). Repeatable.")  # fmt: skip
-@click.option("-o", "--output", required=True, help="The folder for the fitted reference.")
-@click.option("--calibration", default=0.2, show_default=True, help="Share of images held out.")
-@options(MODEL, WORDS, PRESET, IMAGES, COLLECTION)
-def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
+@section(
+    "Images",
+    option("--embeddings", metavar="DIR", help="Precomputed image embeddings instead of IMAGES."),
+)  # fmt: skip
+@opt.COLLECTION
+@section(
+    "Images",
+    option("--hold-out", default=0.2, show_default=True, metavar="SHARE",
+           help="Share of the images held out for calibration."),
+)  # fmt: skip
+@opt.CLASSES
+@section(
+    "Classes",
+    option("--index", multiple=True, help="An index whose captions hold the label prompts, so "
+           "that no model is needed. Repeatable."),
+)  # fmt: skip
+@opt.NEW_MODEL
+@section("Model", PRESET)
+@opt.DECODING
+@section(
+    "Output",
+    option("-o", "--output", "folder", required=True, metavar="DIR", help="The folder for the "
+           "fitted reference."),
+    opt.OVERWRITE,
+)  # fmt: skip
+@OUTPUT
+def fit(
+    *,
+    images: str | None,
+    embeddings: str | None,
+    collection: opt.CollectionOptions,
+    hold_out: float,
+    classes: opt.ClassOptions,
+    index: tuple[str, ...],
+    model: opt.ModelOptions,
+    preset: str | None,
+    decoding: opt.DecodingOptions,
+    folder: str,
+    overwrite: bool,
+    output: Output,
+) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..audit.fitting import FitRequest, run_fit
-    from ..audit.report.terminal import progress_lines
     from ..audit.request import check_failures
     from ..indexer.store.lock import only_run_in
     from ..safe_text import terminal_text
 
-    model_set = () if images is None and given["index"] else ENCODER
-    given = with_preset(given, (*model_set, "prompt"))
+    model_set = () if images is None and index else ENCODER
+    model, classes = with_preset(preset, (*model_set, "prompt"), model, classes, index=index)
     request = FitRequest(
+        output=folder,
         images=images,
-        **{name: given[name] for name in ("embeddings", "output")},
-        indexes=given["index"],
-        image_options=image_options(given),
-        model=model_choice(given),
-        words=class_words(given),
-        calibration_share=calibration,
-        embed=embed_options(given),
+        embeddings=embeddings,
+        indexes=index,
+        image_options=collection.options(),
+        model=model.choice(),
+        words=classes.words(),
+        calibration_share=hold_out,
+        embed=decoding.embedding(overwrite),
     )
-    with only_run_in(Path(request.output)):
+    with only_run_in(Path(folder)):
         fitted, found = run_fit(request, progress_lines(), say)
-    counts = fitted.moments.counts
-    click.echo(
-        f"{counts.sum():,} images of {len(counts)} classes, {fitted.calibration_count:,} held out "
-        f"for calibration, {len(found.failures):,} unreadable: {terminal_text(given['output'])}"
+    images_used, names = int(fitted.moments.counts.sum()), list(fitted.classes)
+    facts = {
+        "images": images_used,
+        "classes": names,
+        "held_out": fitted.calibration_count,
+        "unreadable": len(found.failures),
+        "reference": folder,
+    }
+    output.show(
+        facts,
+        f"{images_used:,} image{'s' * (images_used != 1)} of {len(names)} "
+        f"class{'es' * (len(names) != 1)}, {fitted.calibration_count:,} held out "
+        f"for calibration, {len(found.failures):,} unreadable: {terminal_text(folder)}",
     )
-    check_failures(found, max_failures)
+    check_failures(found, decoding.max_failures)

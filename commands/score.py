@@ -2,49 +2,59 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .option_values import (
-    audit_settings,
-    decision_rule,
-    embed_options,
-    image_options,
-    model_choice,
-    open_given_index,
-)
-from .options import (
-    COLLECTION,
-    DECIDE,
-    EXCLUDE,
-    IMAGES,
-    INDEX_NEEDED,
-    MODEL,
-    SCORE,
-    SEARCH,
-    SHOW,
-    options,
-    say,
-)
+from . import options as opt
+from .base import OUTPUT, Output, command, option, progress_lines, say, section
+
+if TYPE_CHECKING:
+    from ..indexer.search.kinds import SearchChoice
 
 
-@click.command()
+@command()
 @click.argument("images", nargs=-1, required=True)
-@click.option("--reference", required=True, help="A folder `bliss reference fit` made.")
-@INDEX_NEEDED
-@click.option("--score", "name", default="bliss", show_default=True, help="Score that ranks.")
-@options(MODEL, SCORE, SEARCH, EXCLUDE, IMAGES, COLLECTION, DECIDE, SHOW)
+@section(
+    "Reference and captions",
+    option("--reference", required=True, metavar="DIR", help="A folder that `bliss reference "
+           "fit` made."),
+    opt.INDEX_NEEDED,
+)  # fmt: skip
+@section(
+    "Scoring",
+    option("--score", "name", default="bliss", show_default=True, help="Score that ranks the "
+           "images."),
+)  # fmt: skip
+@opt.SCORING
+@opt.SEARCH
+@opt.COLLECTION
+@opt.FLAGGING
+@opt.MODEL
+@opt.DECODING
+@section("Output", opt.TOP)
+@OUTPUT
 def score(
-    images: tuple[str, ...], name: str, as_json: bool, max_failures: int | None, **given: Any
+    *,
+    images: tuple[str, ...],
+    reference: str,
+    index: tuple[str, ...],
+    name: str,
+    scoring: opt.ScoringOptions,
+    search: SearchChoice | None,
+    collection: opt.CollectionOptions,
+    flagging: opt.FlaggingOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
+    top: int,
+    output: Output,
 ) -> None:
-    """Score new images against a fitted reference; with a calibration sample, flag them too."""
+    """Score new images against a fitted reference, and flag them where it held images out."""
     from ..audit.decisions import AuditQuestion, check_flagged, decide
-    from ..audit.folder import TOP, json_summary
+    from ..audit.folder import json_summary
     from ..audit.models import encoder_for
-    from ..audit.report.terminal import progress_lines, result_text
+    from ..audit.report.terminal import result_text
     from ..audit.request import check_failures
     from ..audit.run import audit_against
     from ..audit.scores import choose_score, rescored
@@ -53,26 +63,22 @@ def score(
     from ..scorer.reference_file import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)
-    question = AuditQuestion(rule=decision_rule(given))
+    question = AuditQuestion(rule=flagging.rule())
     question.check_score(chosen.name)
-    top = TOP if question.rule.top is None else question.rule.top
-    listed = open_named(images, image_options(given))
-    reference, index = load_reference(given["reference"]), open_given_index(given)
-    question.check_reference(given["reference"], reference)
-    encoder = encoder_for(model_choice(given), index, reference, say)
-    with tempfile.TemporaryDirectory() as folder:
-        embed = embed_options(given)
-        found = embed_images(listed, encoder, folder, embed, progress_lines(), say)
+    listed = open_named(images, collection.options())
+    fitted, captions = load_reference(reference), opt.open_searched(index, search)
+    question.check_reference(reference, fitted)
+    encoder = encoder_for(model.choice(), captions, fitted, say)
+    with tempfile.TemporaryDirectory() as scratch:
+        embed = decoding.embedding()
+        found = embed_images(listed, encoder, scratch, embed, progress_lines(), say)
     for failure in found.failures:
         say(f"{failure.path}: {failure.reason}")
-    settings = audit_settings(given)
-    result = audit_against(found, index, reference, settings)
+    settings = scoring.settings()
+    result = audit_against(found, captions, fitted, settings)
     result = rescored(result, chosen, settings.weight)
     result = decide(result, question, settings, own=False)
-    if as_json:
-        click.echo(json.dumps(json_summary(result, top), indent=2))
-    else:
-        click.echo(result_text(result, top, "see above"))
-    check_failures(found, max_failures)
+    output.show(json_summary(result, top), lambda: result_text(result, top, "see above"))
+    check_failures(found, decoding.max_failures)
     assert result.decision is not None
     check_flagged(result.decision, question.rule.fail_on)

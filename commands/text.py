@@ -1,6 +1,6 @@
-"""Presets and first looks at corpora, as a person reads them; their texts are not trusted.
+"""The text that commands print on presets, corpora and indexes.
 
-What the upkeep of an index tells a person: what was removed, added and found.
+Names and captions are not trusted: control characters are shown, not sent to the terminal.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..indexer.search.index import CaptionIndex, FolderIndex
 from ..indexer.store.hub import unknown_licences
 from ..indexer.upkeep.verify import Check
 from ..safe_text import terminal_text
+from .base import only_one
 
 UNCHECKED = "coordinates not checked"
 
@@ -30,7 +31,7 @@ _EXAMPLE_WIDTH = 90
 
 
 def presets_text(presets: Iterable[Preset]) -> str:
-    """A table: name, texts, languages, whether checked, what it is good for."""
+    """A table with a line for each preset."""
     rows: list[tuple[str, ...]] = [("name", "texts", "languages", "licence", "", "good for")]
     for each in presets:
         texts = "" if each.texts is None else f"{each.texts:,}"
@@ -47,7 +48,7 @@ def presets_text(presets: Iterable[Preset]) -> str:
 
 
 def preset_text(preset: Preset) -> str:
-    """Every field that says something, one a line."""
+    """Every field that is set, one per line."""
     texts = None if preset.texts is None else f"about {preset.texts:,}"
     pairs = (
         ("name", preset.name),
@@ -104,12 +105,12 @@ EXAMPLES, CAPTION_WIDTH = 10, 90
 
 
 def embedder(load: Callable[[], Encoder]) -> Callable[[str], np.ndarray]:
-    """A function from a text to its unit row [d]; the model is loaded when it is first asked."""
+    """A function from a text to its unit row [d]; the model is loaded at the first call."""
     return lambda text: load().encode_texts([text])[0]
 
 
 def choice_text(index: FolderIndex, rows: np.ndarray, done: bool) -> str:
-    """How many captions, stored rows int64 [u], are removed or would be, and some of them."""
+    """How many captions (`rows`, int64 [u]) are removed or would be, and examples of them."""
     verb = "removed" if done else "would be removed"
     lines = [f"{len(rows):,} of {index.count:,} captions {verb}; "
              f"{index.count - len(rows):,} stay"]  # fmt: skip
@@ -121,7 +122,7 @@ def choice_text(index: FolderIndex, rows: np.ndarray, done: bool) -> str:
 
 
 def built_text(index: CaptionIndex, output: str) -> str:
-    """What an index holds that was built in `output`, a folder or an address."""
+    """Description of an index that was built in `output`, a folder or an address."""
     if not is_remote(output):
         return index_text(index)
     head = terminal_text(f"{output}: copied from {index.folder}, which the cache may lose")
@@ -129,7 +130,7 @@ def built_text(index: CaptionIndex, output: str) -> str:
 
 
 def info_text(index: CaptionIndex) -> str:
-    """What an index holds and what was removed from it."""
+    """Description of an index, with its removals."""
     lines = [index_text(index), describe_search(index.manifest)]
     if index.manifest["removed"]:
         lines.append(removals_text(index.manifest))
@@ -138,7 +139,7 @@ def info_text(index: CaptionIndex) -> str:
 
 
 def removals_text(manifest: Mapping[str, Any]) -> str:
-    """One line for each removal that holds."""
+    """One line for each removal in effect."""
     removed = manifest["removed"] or {"log": []}
     lines = [f"{entry['rows']:,} removed{_reason(entry)}" for entry in removed["log"]]
     return "\n".join(terminal_text(line) for line in lines) or "nothing is removed"
@@ -152,7 +153,7 @@ def _reason(entry: Mapping[str, Any]) -> str:
 
 
 def check_text(check: Check) -> str:
-    """One line where all is well, else one for each problem and what to do about it."""
+    """One line if there is no problem, otherwise one for each problem with its remedy."""
     if not check.problems:
         return terminal_text(f"ok       {check.name}: {check.looked_at}")
     lines = [f"PROBLEM  {check.name}: {p.what}. {p.remedy}." for p in check.problems]
@@ -160,19 +161,19 @@ def check_text(check: Check) -> str:
 
 
 def verdict(folder: str, checks: Sequence[Check]) -> str:
-    """The last line of a check that found nothing; BlissError where it found something."""
+    """The last line after checks without a problem; BlissError if there was one."""
     problems = sum(len(check.problems) for check in checks)
     if problems:
         raise BlissError(
             f"{folder} has {problems:,} problem{'s' * (problems > 1)}",
             "an index as bliss wrote it",
-            "Do what is said of each above",
+            "Follow the remedies above",
         )
     return f"{folder} is whole"
 
 
 def added_text(added: Added) -> str:
-    """What became of the texts that were to be added."""
+    """How many texts were added, and how many dropped and why."""
     counts, index = added.counts, added.index
     dropped = ", ".join(
         f"{value:,} {name.replace('_', ' ')}"
@@ -181,8 +182,10 @@ def added_text(added: Added) -> str:
     )
     done = "had been added before" if added.before else "added"
     lines = [
-        f"{counts['kept']:,} captions {done}: {index.folder} has {index.count:,}",
-        f"{counts['read']:,} texts read, " + (f"dropped: {dropped}" if dropped else "none dropped"),
+        f"{counts['kept']:,} caption{'s' * (counts['kept'] != 1)} {done}: {index.folder} has "
+        f"{index.count:,}",
+        f"{counts['read']:,} text{'s' * (counts['read'] != 1)} read, "
+        + (f"dropped: {dropped}" if dropped else "none dropped"),
     ]
     if not added.before:
         begun = index.manifest["additions"][-1]["first_source"]
@@ -195,7 +198,7 @@ def added_text(added: Added) -> str:
 
 
 def pushed_text(index: CaptionIndex, repository: str, address: str, public: bool) -> str:
-    """Where an index is now, who sees it, and which licences are not known."""
+    """Where a pushed index is, who can see it, and which licences are unknown."""
     lines = [
         f"{index.count:,} captions are at {address}, {'public' if public else 'private'}",
         f"get them with: bliss index pull {repository} DIR",
@@ -208,12 +211,12 @@ def pushed_text(index: CaptionIndex, repository: str, address: str, public: bool
 
 def check_one_given(corpora: Sequence[str], embeddings: str | None, prompts: object) -> None:
     """UsageError unless either corpora or embeddings were given, and these without prompts."""
-    if bool(corpora) == (embeddings is not None):
-        raise UsageError(
-            f"{'both' if corpora else 'neither'} of CORPUS and --embeddings were given",
-            "one of them: the captions to add",
-            "Give a corpus, or --embeddings DIR",
-        )
+    only_one(
+        "the captions to add",
+        "Give a corpus, or --embeddings DIR",
+        CORPUS=corpora,
+        embeddings=embeddings,
+    )
     if embeddings is not None and prompts:
         raise UsageError(
             "prompts were given with --embeddings",
@@ -223,7 +226,7 @@ def check_one_given(corpora: Sequence[str], embeddings: str | None, prompts: obj
 
 
 def refuse_where(given: bool) -> None:
-    """UsageError where an undoing also says which captions are meant."""
+    """UsageError if --undo was given with conditions that select captions."""
     if given:
         raise UsageError(
             "--undo was given with captions to remove", "one of the two", "Leave one out"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import click
+import cloup
 
 from .train_clipn import clipn, clipn_import
 from .train_oecl import oecl
 
 
-@click.group()
+@cloup.group()
 def train() -> None:
     """Train what some scores need, over a frozen model."""
 

@@ -2,77 +2,137 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import click
 
 from ..errors import TooManyFailures
-from .option_values import embed_options, model_choice
-from .options import IMAGES, MODEL, options, say
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 
 
-@click.command()
-@click.option(
-    "--captions",
-    required=True,
-    metavar="TABLE",
-    help="A csv, tsv, jsonl or parquet file of image paths and captions; "
-    "or demo, demo:N for N drawn pairs.",
-)
-@click.option("--images", help="Where its paths start [default: the table's folder]")
-@click.option("--column", help="Its caption column [default: the obvious one]")
-@click.option("--image-column", help="Its column of paths [default: image, path, … if there]")
-@click.option("--steps", type=int, default=1000, show_default=True, help="Batches to train on.")
-@click.option("--pairs", type=int, default=256, show_default=True, help="Pairs in each step.")
-@click.option("--rate", type=float, default=3e-4, show_default=True, help="Learning rate.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
-@click.option("--minutes", type=float, help="Stop training then.")
-@click.option("-o", "--output", required=True, help="The folder for what is made.")
-@options(MODEL, IMAGES)
-def clipn(max_failures: int | None, **given: Any) -> None:
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the tower is trained."""
+
+    steps: int
+    pairs: int
+    rate: float
+    seed: int
+    minutes: float | None
+
+
+TRAINING = grouped(
+    "training",
+    TrainingOptions,
+    section(
+        "Training",
+        option("--steps", type=int, default=1000, show_default=True, help="Batches to train on."),
+        option("--pairs", type=int, default=256, show_default=True, help="Pairs per batch."),
+        option("--rate", type=float, default=3e-4, show_default=True, help="Learning rate."),
+        option("--seed", type=int, default=0, show_default=True, help="Seed of everything "
+               "random."),
+        option("--minutes", type=float, help="Stop training after so many."),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """Where the image-caption pairs are."""
+
+    captions: str
+    images: str | None
+    column: str | None
+    image_column: str | None
+
+
+PAIRS = grouped(
+    "table",
+    PairOptions,
+    section(
+        "Pairs",
+        option("--captions", required=True, metavar="TABLE", help="A csv, tsv, jsonl or parquet "
+               "file of image paths and captions; or demo, demo:N for N drawn pairs."),
+        option("--image-root", "images", metavar="DIR", help="The folder that its paths are "
+               "relative to [default: the table's folder]"),
+        option("--column", help="Its caption column [default: the obvious one]"),
+        option("--image-column", metavar="NAME", help="Its column of paths [default: image, "
+               "path, … if there]"),
+    ),
+)  # fmt: skip
+
+
+@click.command(cls=Command)
+@PAIRS
+@TRAINING
+@opt.NEW_MODEL
+@opt.DECODING
+@section(
+    "Output",
+    option("-o", "--output", "folder", required=True, metavar="DIR", help="The folder for the "
+           "trained tower."),
+    opt.OVERWRITE,
+)  # fmt: skip
+@OUTPUT
+def clipn(
+    *,
+    table: PairOptions,
+    training: TrainingOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
+    folder: str,
+    overwrite: bool,
+    output: Output,
+) -> None:
     """Train CLIPN's "no" text tower on image-caption pairs."""
-    from ..audit.report.terminal import progress_lines
     from ..safe_text import terminal_text
     from ..training.clipn import ClipnRequest, run_clipn
     from ..training.clipn_training import TrainingSettings
 
-    names = ("captions", "output", "images", "column", "image_column")
-    settings = ("steps", "pairs", "rate", "seed", "minutes")
     request = ClipnRequest(
-        **{name: given[name] for name in names},
-        model=model_choice(given),
-        settings=TrainingSettings(**{name: given[name] for name in settings}),
-        embed=embed_options(given),
+        **asdict(table),
+        output=folder,
+        model=model.choice(),
+        settings=TrainingSettings(**asdict(training)),
+        embed=decoding.embedding(overwrite),
     )
-    made = run_clipn(request, progress_lines(), say)
-    facts, counts = made.manifest, made.manifest["counts"]
-    losses = facts["losses"]
-    click.echo(
+    facts = run_clipn(request, progress_lines(), say).manifest
+    counts, losses = facts["counts"], facts["losses"]
+    output.show(
+        facts,
         f"{counts['pairs']:,} pairs of {counts['images']:,} images and {counts['captions']:,} "
         f"captions, {counts['failures']:,} images unreadable, {counts['dropped']:,} records empty\n"
         f"best after {facts['steps']:,} of {facts['last_step']:,} steps: losses "
         f"{losses['image_text']:.3f} (image-text) + {losses['text']:.3f} (text), "
         f"{losses['held_out']:.3f} on held-out pairs\n"
-        f"CLIPN: {terminal_text(str(Path(given['output'])))}"
+        f"CLIPN: {terminal_text(folder)}",
     )
-    if max_failures is not None and counts["failures"] > max_failures:
+    most = decoding.max_failures
+    if most is not None and counts["failures"] > most:
         raise TooManyFailures(
             f"{counts['failures']:,} images could not be read",
-            f"at most {max_failures:,}, as --max-failures says",
-            "Repair or remove them; the CLIPN of the readable ones is whole",
+            f"at most {most:,}, as --max-failures says",
+            "Repair or remove them; the CLIPN trained on the readable ones is complete",
         )
 
 
-@click.command("clipn-import")
+@click.command("clipn-import", cls=Command)
 @click.argument("checkpoint")
-@click.option("-o", "--output", required=True, help="The folder for what is made.")
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@MODEL
-def clipn_import(checkpoint: str, output: str, overwrite: bool, **given: Any) -> None:
-    """Save the "no" tower of a published CLIPN checkpoint for this program."""
+@opt.NEW_MODEL
+@section(
+    "Output",
+    option("-o", "--output", "folder", required=True, metavar="DIR", help="The folder for the "
+           "converted tower."),
+    opt.OVERWRITE,
+)  # fmt: skip
+@OUTPUT
+def clipn_import(
+    *, checkpoint: str, model: opt.ModelOptions, folder: str, overwrite: bool, output: Output
+) -> None:
+    """Convert the "no" tower of a published CLIPN checkpoint for use here."""
     from ..safe_text import terminal_text
     from ..training.clipn import run_import
 
-    run_import(checkpoint, output, model_choice(given), overwrite, say)
-    click.echo(f"CLIPN: {terminal_text(output)}")
+    run_import(checkpoint, folder, model.choice(), overwrite, say)
+    output.show({"clipn": folder}, f"CLIPN: {terminal_text(folder)}")

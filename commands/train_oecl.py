@@ -1,59 +1,109 @@
-"""`bliss train oecl`: a head that makes known outliers short, beside its baselines."""
+"""`bliss train oecl`: a head that makes the embeddings of known outliers short."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import click
 
-from ..errors import UsageError
-from .option_values import embed_options, model_choice
-from .options import IMAGES, MODEL, options, say
+from . import options as opt
+from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
 
 
-@click.command()
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the head is trained."""
+
+    alpha: float
+    floor: float
+    epochs: int
+    minutes: float | None
+    seed: int
+
+
+TRAINING = grouped(
+    "training",
+    TrainingOptions,
+    section(
+        "Training",
+        option("--alpha", default=1.0, show_default=True, help="α, the weight of the outliers' "
+               "length."),
+        option("--floor", default=1.0, show_default=True, help="Length that normals keep; 0: as "
+               "published."),
+        option("--epochs", default=200, show_default=True, help="Passes over the images."),
+        option("--minutes", type=float, help="Stop training after so many."),
+        option("--seed", default=0, show_default=True, help="Seed of views, split and training."),
+    ),
+)  # fmt: skip
+
+
+@click.command(cls=Command)
 @click.argument("normals")
-@click.option("--outliers", help="Outlier images, or their embeddings.")
-@click.option("--self", "turned", is_flag=True, help="Instead: NORMALS turned by 180° and 270°.")
-@click.option("-o", "--output", default="bliss-oecl", show_default=True,
-              help="The folder for the trained head.")  # fmt: skip
-@click.option("--alpha", default=1.0, show_default=True, help="α, weight of the outliers' length.")
-@click.option(
-    "--floor", default=1.0, show_default=True, help="Length normals keep; 0: as published."
-)
-@click.option("--epochs", default=200, show_default=True, help="Passes over the images.")
-@click.option("--minutes", type=float, help="Stop training after so many.")
-@click.option("--views", default=1, show_default=True, help="Cached views of each image file.")
-@click.option("--seed", default=0, show_default=True, help="Of views, split and training.")
-@options(MODEL, IMAGES)
-def oecl(turned: bool, max_failures: int | None, **given: Any) -> None:
+@section(
+    "Images",
+    option("--outliers", metavar="DIR", help="Outlier images, or their embeddings."),
+    option("--self", "turned", is_flag=True, help="Use NORMALS rotated by 180° and 270° as "
+           "outliers."),
+    option("--views", default=1, show_default=True, help="Cached views of each image file."),
+)  # fmt: skip
+@TRAINING
+@opt.NEW_MODEL
+@opt.DECODING
+@section(
+    "Output",
+    option("-o", "--output", "folder", default="bliss-oecl", show_default=True, metavar="DIR",
+           help="The folder for the trained head."),
+    opt.OVERWRITE,
+)  # fmt: skip
+@OUTPUT
+def oecl(
+    *,
+    normals: str,
+    outliers: str | None,
+    turned: bool,
+    views: int,
+    training: TrainingOptions,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
+    folder: str,
+    overwrite: bool,
+    output: Output,
+) -> None:
     """Train OECL on NORMALS, a folder of images or of their embeddings, against outliers.
 
     Two baselines are fitted beside it, and all are measured on images held out of training.
     """
     from ..audit.models import encoder_for
-    from ..audit.report.terminal import progress_lines
     from ..audit.request import check_failures
     from ..safe_text import terminal_text
     from ..training.oecl import OeclRequest, needs_encoder, result_lines, run_oecl
     from ..training.oecl_training import OeclSettings
 
-    if turned == (given["outliers"] is not None):
-        raise UsageError(
-            f"{'both' if turned else 'neither'} of --outliers and --self were given",
-            "one of them: what to train against",
-            "Add --outliers DIR, or --self for turned copies of NORMALS",
-        )
-    names = ("alpha", "floor", "epochs", "minutes", "seed")
+    only_one(
+        "what to train against",
+        "Add --outliers DIR, or --self for rotated copies of NORMALS",
+        outliers=outliers,
+        self=turned,
+    )
     request = OeclRequest(
-        **{name: given[name] for name in ("normals", "outliers", "output", "views")},
-        settings=OeclSettings(**{name: given[name] for name in names}),
-        embed=embed_options(given),
+        normals=normals,
+        outliers=outliers,
+        output=folder,
+        views=views,
+        settings=OeclSettings(**asdict(training)),
+        embed=decoding.embedding(overwrite),
     )
     encoder = None
-    if given["model"] or needs_encoder(request):
-        encoder = encoder_for(model_choice(given), None, None, say)
+    if model.model or needs_encoder(request):
+        encoder = encoder_for(model.choice(), None, None, say)
     result = run_oecl(request, encoder, progress_lines())
-    for line in result_lines(result, request.output):
-        click.echo(terminal_text(line))
-    check_failures(result, max_failures)
+    facts = {
+        "images": result.counts,
+        "auroc": result.auroc,
+        "verdict": result.verdict,
+        "head": folder,
+    }
+    output.show(
+        facts, lambda: "\n".join(terminal_text(line) for line in result_lines(result, folder))
+    )
+    check_failures(result, decoding.max_failures)

@@ -37,7 +37,7 @@ HUB_SPEC = re.compile(
     r"(?::(?:(?P<config>[^/:]+)/)?(?P<split>[^/:]+))?",
     re.ASCII,
 )
-_FOLDER_PART = re.compile(r"(?P<name>.+):(?:(?P<config>[^/:]+)/)?(?P<split>[^/:]+)")
+FOLDER_PART = re.compile(r"(?P<name>.+):(?:(?P<config>[^/:]+)/)?(?P<split>[^/:]+)")
 
 
 def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
@@ -67,7 +67,7 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
         _refuse_too_wide(spec, path)
         refuse_options(spec, options, accepted=("column", "config", "split"))
         return hub.open_dataset_folder(path, options)
-    part = None if remote or path.exists() else _FOLDER_PART.fullmatch(spec)
+    part = None if remote or path.exists() else FOLDER_PART.fullmatch(spec)
     if part is not None and Path(part["name"]).expanduser().is_dir():
         return open_spec(part["name"], _with_part(spec, part, options))
     several = not path.exists() and any(sign in address for sign in "{*?[")

@@ -101,7 +101,7 @@ def _start(ray: Any, folder: str, actors: int) -> None:
         raise BlissError(
             f"Ray could not be started on this machine ({_first_line(error)})",
             "memory, processes and a temporary folder for it",
-            "Leave --engine out, or name a running cluster with --ray-address",
+            "Leave --engine out, or name a running cluster with --engine ray:ADDRESS",
         ) from error
 
 

@@ -144,14 +144,14 @@ def count_actors(resources: Mapping[str, float], engine: RayEngine) -> tuple[int
         raise UsageError(
             f"{actors} Ray actors were requested and the cluster has {gpus} GPU{'s' * (gpus != 1)}",
             "a GPU for each",
-            "Request fewer with --ray-actors, or encode with --device cpu",
+            "Request fewer with --engine ray:actors=N, or encode with --device cpu",
         )
     cpus, needed = resources.get("CPU", 0), READ_CPUS + PREPARE_CPUS + actors * ENCODE_CPUS
     if cpus < needed:
         raise BlissError(
             f"the Ray cluster has {cpus:g} CPUs",
             f"{needed:g} for reading, preparing and {actors} encoders",
-            "Add a machine, or request fewer encoders with --ray-actors",
+            "Add a machine, or request fewer encoders with --engine ray:actors=N",
         )
     return actors, int(gpus > 0)
 

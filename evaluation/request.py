@@ -113,7 +113,9 @@ def run_eval(
     unknown = sorted(set(request.worded) - set(world.labels))
     if unknown:
         raise UsageError(
-            f"--label names {', '.join(unknown)}", "classes of the reference set", "Correct --label"
+            f"--class-prompt names {', '.join(unknown)}",
+            "classes of the reference set",
+            "Correct --class-prompt",
         )
     draws = make_draws(world, request.protocol)
     classes = sorted({name for draw in draws for name in draw.normal})

@@ -41,7 +41,7 @@ class LabelFilter:
             raise UsageError(
                 f"a cosine of {self.cosine} was given to exclude texts near labels",
                 "a number above 0 and at most 1",
-                "Try --exclude-near-labels 0.95",
+                "Try --exclude near-labels=0.95",
             )
 
     def __bool__(self) -> bool:
@@ -102,7 +102,7 @@ def label_texts(
         raise UsageError(
             f"all {len(vectors):,} texts of the corpus are too like a normal label",
             "external texts that say something else",
-            "Loosen --exclude-near-labels, leave --exclude-label-words out, or use another corpus",
+            "Loosen --exclude near-labels, leave --exclude label-words out, or use another corpus",
         )
     return HiddenTexts(
         np.flatnonzero(~hidden),

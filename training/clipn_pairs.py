@@ -84,7 +84,7 @@ def listed_images(table: CaptionTable, root: str) -> ImageList:
         raise UsageError(
             f"there is no {different[0]} in {root}",
             "the folder the image paths start from",
-            "Add --images DIR",
+            "Add --image-root DIR",
         )
     return ImageList(root, different, (None,) * len(different))
 

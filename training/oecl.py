@@ -288,7 +288,7 @@ def result_lines(result: OeclResult, output: str) -> list[str]:
         *(f"{name:<20}{100 * value:>7.2f}" for name, value in result.auroc.items()),
         "",
         result.verdict,
-        f"Score with it: bliss audit … --score oecl --head {output}",
+        f"Score with it: bliss audit … --score oecl --trained {output}",
     ]
 
 

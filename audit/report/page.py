@@ -40,7 +40,7 @@ def save_report(
     cannot be written.
     """
     if images < 1:
-        raise UsageError(f"{images} images were asked for", "1 or more", "Correct --images")
+        raise UsageError(f"{images} images were asked for", "1 or more", "Correct --top")
     run = open_run(run_folder)
     check_addresses(run)
     grouping = group_run(run)

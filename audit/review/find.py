@@ -54,7 +54,7 @@ def find_like(
         return _nearest(run, stored.vectors[places[place : place + 1]], k, place)
     if not Path(image).is_file():
         raise UsageError(
-            f"--like {image} is neither an image of {run.folder} nor a file",
+            f"--image {image} is neither an image of {run.folder} nor a file",
             "a path as the run's table has it, or an image file",
             "Correct it",
         )

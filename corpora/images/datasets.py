@@ -53,7 +53,9 @@ def open_saved_dataset(folder: str, options: ImageOptions) -> ImageSource:
         root = os.path.join(folder, split)
     elif options.split is not None:
         raise UsageError(
-            f"--images-split was given for {folder}", "no split: it has one", "Leave it out"
+            f"the split {options.split} was given for {folder}",
+            "no split: it has one",
+            "Leave it out",
         )
     check_inside(folder, [os.path.join(root, SAVED)], SAVED_SPLITS)
     state = os.path.join(root, SAVED)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from ...errors import UsageError
 from ..addresses import expand, is_remote, is_remote_folder
 from ..datasets import check_inside
+from ..opening import FOLDER_PART, HUB_SPEC
 from .folders import (
     Findings,
     ImageList,
@@ -42,12 +43,12 @@ COLUMNS = ("image_column", "label_column")
 
 ACCEPTED_COLLECTIONS = (
     "a folder of images or of class folders, a csv, tsv or parquet file of paths and labels, "
-    "hf:owner/name, a dataset folder, .tar shards, .parquet or .arrow files with images, or the "
+    "hf:owner/name[@revision][:[config/]split], a dataset folder, FOLDER:[config/]split, "
+    ".tar shards, .parquet or .arrow files with images, or the "
     "address of one of these, with {000..012} for ranges"
 )
 
 _SHARD = re.compile(r"\d{5}")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def open_images(
@@ -59,12 +60,15 @@ def open_images(
     does not apply; BlissError where the data cannot be read or reached, or holds no images.
     """
     spec = os.fspath(spec)
-    scheme, _, rest = spec.partition(":")
-    if scheme == "hf" and _HUB_NAME.fullmatch(rest):
+    named = HUB_SPEC.fullmatch(spec)
+    if named is not None:
         from .datasets import open_hub_images
 
         refuse_image_options(spec, options, (*COLUMNS, "config", "split", "revision"))
-        return open_hub_images(rest, options)
+        return open_hub_images(named["name"], _with_part(options, named))
+    part = None if is_remote(spec) or os.path.exists(spec) else FOLDER_PART.fullmatch(spec)
+    if part is not None and os.path.isdir(part["name"]):
+        return open_images(part["name"], _with_part(options, part))
     if not is_remote(spec) and os.path.isdir(spec):
         return _open_folder(spec, options)
     lower = spec.lower()
@@ -90,6 +94,12 @@ def open_images(
         ACCEPTED_COLLECTIONS,
         "Check the spelling and the path",
     )
+
+
+def _with_part(options: ImageOptions, named: re.Match[str]) -> ImageOptions:
+    """The options with the revision, config and split that a name says."""
+    parts = {name: value for name, value in named.groupdict().items() if name != "name" and value}
+    return replace(options, **parts)
 
 
 def open_named(specs: Sequence[str], options: ImageOptions = NO_IMAGE_OPTIONS) -> ImageSource:
@@ -187,7 +197,7 @@ def _choose_split(folder: str, given: str | None, splits: Sequence[str]) -> str:
     raise UsageError(
         f"{display_path(folder)} has {seen} {', '.join(splits)}",
         "one split, whose folders are the classes",
-        f"Give {os.path.join(folder, splits[0])}, or add --images-split {splits[0]}",
+        f"Give {os.path.join(folder, splits[0])}, or {folder}:{splits[0]}",
     )
 
 

@@ -172,9 +172,9 @@ OPTION_NAMES = {
     "image_column": "--image-column",
     "label_column": "--label-column",
     "labels": "--labels",
-    "config": "--images-config",
-    "split": "--images-split",
-    "revision": "--images-revision",
+    "config": "a config",
+    "split": "a split",
+    "revision": "a revision",
     "follow_links": "--follow-links",
 }
 

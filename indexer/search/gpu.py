@@ -57,7 +57,7 @@ def open_gpus(faiss: Any, numbers: tuple[int, ...], plan: Plan) -> Gpus:
         raise UsageError(
             "a search on a GPU was asked for with a FAISS that was built without GPU support",
             "faiss-gpu",
-            "Install faiss-gpu in place of faiss-cpu, or pass --search-device cpu",
+            "Install faiss-gpu in place of faiss-cpu, or pass --search device=cpu",
         )
     visible = faiss.get_num_gpus()
     if not visible or any(number >= visible for number in numbers):
@@ -65,7 +65,7 @@ def open_gpus(faiss: Any, numbers: tuple[int, ...], plan: Plan) -> Gpus:
             f"a search on GPU {', '.join(map(str, numbers)) or 'cuda'} was asked for and FAISS "
             f"sees {visible}",
             "a CUDA GPU that this FAISS can use",
-            "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or pass --search-device cpu",
+            "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or pass --search device=cpu",
         )
     return Gpus(faiss, numbers or tuple(range(visible)), plan)
 
@@ -182,7 +182,7 @@ def _check_k(k: int, rows: Rows, live: np.ndarray | None) -> None:
         raise UsageError(
             f"k = {k:,} was asked of a search on a GPU",
             f"{MOST_SELECTED:,} or less, the most FAISS selects there",
-            "Pass --search-device cpu",
+            "Pass --search device=cpu",
         )
 
 
@@ -292,5 +292,5 @@ def gpu_errors() -> Iterator[None]:
         raise BlissError(
             f"the search on the GPU failed: {reason(error)}",
             "a GPU with room for this search, and a kind it holds",
-            "Pass --search-kind exact, --search-shards with more GPUs, or --search-device cpu",
+            "Pass --search exact, --search shards with more GPUs, or --search device=cpu",
         ) from error

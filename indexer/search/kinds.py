@@ -254,9 +254,9 @@ class SearchChoice:
         gpus = gpu_numbers(self.device)
         if self.shards and (gpus is None or len(gpus) == 1):
             raise UsageError(
-                f"--search-shards was given with --search-device {self.device}",
+                f"--search shards was given with device={self.device}",
                 "two GPUs or more to spread the vectors over",
-                "Leave it out, or name more GPUs: --search-device cuda:0,1",
+                "Leave it out, or name more GPUs: --search device=cuda:0,1,shards",
             )
 
 
@@ -275,7 +275,7 @@ def gpu_numbers(device: str) -> tuple[int, ...] | None:
     raise UsageError(
         f"search device '{device}' was given",
         "cpu, cuda, cuda:0 or cuda:0,1",
-        "Correct --search-device",
+        "Write --search device=cuda",
     )
 
 

@@ -113,7 +113,7 @@ def _through_structure(task: Task, machine: Machine) -> Plan:
         f"{kind.name} over {task.size} needs {shown(size)} of memory and half of "
         f"{shown(machine.memory)} is free for it",
         "a kind of search that fits",
-        f"Pass --search-kind exact, which reads block by block, or run "
+        f"Pass --search exact, which reads block by block, or run "
         f"`bliss index kind {task.folder} {smaller_kind(task, machine)}`",
     )
 
@@ -126,7 +126,7 @@ def _on_gpus(task: Task, machine: Machine, numbers: tuple[int, ...]) -> Plan:
             f"a search on GPU {', '.join(map(str, missing or numbers)) or 'cuda'} was asked for "
             f"where there is {there}",
             "a CUDA GPU that this process can see",
-            "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or pass --search-device cpu",
+            "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or pass --search device=cpu",
         )
     chosen = numbers or tuple(range(len(machine.gpus)))
     room = int(GPU_SHARE * min(machine.gpus[number] for number in chosen)) - GPU_SCRATCH
@@ -153,7 +153,7 @@ def _too_large_for_gpus(
 ) -> Plan:
     """Streaming for an exact search; else UsageError with what would fit."""
     if len(chosen) > 1 and not task.shards and -(-whole // len(chosen)) <= room:
-        remedy = "Pass --search-shards, which spreads them over the GPUs"
+        remedy = "Pass --search shards, which spreads them over the GPUs"
     elif task.kind == EXACT and not task.shards and room > 0:
         return Plan(
             "gpu-streamed",
@@ -163,11 +163,11 @@ def _too_large_for_gpus(
             f"for {shown(room)}",
         )
     elif task.kind == EXACT and room > 0:
-        remedy = "Leave --search-shards out: the vectors are then streamed through the first GPU"
+        remedy = "Leave --search shards out: the vectors are then streamed through the first GPU"
     elif room > 0:
-        remedy = "Pass --search-kind exact, which streams the vectors, or --search-device cpu"
+        remedy = "Pass --search exact, which streams the vectors, or --search device=cpu"
     else:
-        remedy = "Pass --search-device cpu"
+        remedy = "Pass --search device=cpu"
     raise UsageError(
         f"{what[8:]} needs {shown(whole)} of GPU memory and there is room for "
         f"{shown(max(0, room))} on each of {len(chosen)}",
@@ -187,7 +187,7 @@ def check_gpu_kind(task: Task, kind: Kind) -> None:
     raise UsageError(
         f"{kind.name} was asked for on a GPU, which FAISS holds on the CPU alone",
         "exact search, or a kind of IVF with Flat, SQ or PQ codes",
-        f"Pass --search-device cpu, or --search-kind exact, or run "
+        f"Pass --search device=cpu, or --search exact, or run "
         f"`bliss index kind {task.folder} IVF{lists},SQ8`",
     )
 
@@ -197,7 +197,7 @@ def auto_kind(task: Task, machine: Machine) -> tuple[str, str]:
     lists = lists_for(task.count)
     if machine.gpus and 2 * task.count * task.dimension <= GPU_SHARE * max(machine.gpus):
         return EXACT, (
-            f"{task.size} in fp16 fit on a GPU, which scans them quickly with --search-device cuda"
+            f"{task.size} in fp16 fit on a GPU, which scans them quickly with --search device=cuda"
         )
     if task.count <= EXACT_ENOUGH or lists < 2:
         return EXACT, f"scanning {task.size} takes little, and is exact"

@@ -79,11 +79,11 @@ NEEDS: Mapping[Need, Provider] = {
     ),
     Need.OTHER_IMAGES: Provider("several images", "Score them together"),
     Need.HEAD: Provider(
-        "a folder `bliss train oecl` made", "Add --head DIR", lambda resources: resources.head
+        "a folder `bliss train oecl` made", "Add --trained DIR", lambda resources: resources.head
     ),
     Need.NO_PROMPTS: Provider(
         "a trained CLIPN",
-        "Add --clipn DIR with what `bliss train clipn` made",
+        "Add --trained DIR with what `bliss train clipn` made",
         lambda resources: resources.no_prompts and resources.no_prompts(),
         per_class=True,
     ),

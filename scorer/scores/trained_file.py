@@ -64,8 +64,8 @@ def open_head(folder: str | None, scores: Sequence[Score]) -> Head | None:
         return None
     if not reading:
         raise UsageError(
-            f"--head was given with {', '.join(score.name for score in scores)}",
+            f"--trained was given with {', '.join(score.name for score in scores)}",
             "a score that reads one: oecl, outlier_logistic or outlier_knn_ratio",
-            "Leave --head out, or change --score",
+            "Leave --trained out, or change --score",
         )
     return load_head(folder)

@@ -191,7 +191,7 @@ P = [0.01, 0.9, 0.03, 0.6, 0.3]
         (DecisionRule(), P, "fdr", [1, 0, 1, 0, 0]),
         (DecisionRule(fdr=0.06), P, "fdr", [1, 0, 0, 0, 0]),
         (DecisionRule(fdr=0.02), P, "fdr", [0, 0, 0, 0, 0]),
-        (DecisionRule(top=1), P, "fdr", [1, 0, 1, 0, 0]),
+        (DecisionRule(top=1), P, "top", [1, 0, 0, 0, 0]),
         (DecisionRule(contamination=0.6), P, "contamination", [1, 0, 1, 0, 1]),
         (DecisionRule(contamination=0.6), None, "contamination", [1, 0, 1, 0, 1]),
         (DecisionRule(top=1), None, "top", [1, 0, 0, 0, 0]),
@@ -216,8 +216,10 @@ def test_the_empirical_null_flags_what_lies_far_out():
 
 def test_labels_are_flagged_by_margin_unless_a_share_is_named():
     result = result_of(RANKED, margins=[-1, 0.2, -2, 0, np.nan])
-    by_margin = decided(result, DecisionRule(top=5), own=True).decision
+    by_margin = decided(result, DecisionRule(), own=True).decision
     assert by_margin.flagged.tolist() == [False, True, False, False, False]
+    number = decided(result, DecisionRule(top=2), own=True).decision
+    assert number.flagged.tolist() == [False, True, False, True, False]
     share = decided(result, DecisionRule(contamination=0.4), own=True).decision
     assert share.flagged.tolist() == [False, True, False, True, False]
 
@@ -289,7 +291,10 @@ def test_too_small_a_calibration_set_says_how_many_are_needed():
         ({"fdr": 0}, "a false discovery rate of 0 was given. Needed: above 0, below 1"),
         ({"fdr": 1.0}, "a false discovery rate of 1.0 was given"),
         ({"contamination": 1.5}, "a contamination of 1.5 was given. Needed: the share"),
-        ({"contamination": 0.1, "empirical_null": True}, "both --contamination and --empirical"),
+        (
+            {"contamination": 0.1, "empirical_null": True},
+            "both a contamination and an empirical null",
+        ),
     ],
 )
 def test_rules_that_cannot_be(wrong, message):

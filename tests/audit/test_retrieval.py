@@ -17,7 +17,7 @@ from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.search.index import open_index, open_indexes
 from blissaudit.indexer.search.install import set_search_kind
 
-AUDIT = ("audit", "--no-report")
+AUDIT = ("audit", "--report", "none")
 
 
 def scores(folder: Path) -> bytes:

@@ -26,7 +26,7 @@ def made(bliss, collection, index, tmp_path_factory):
     shutil.move(images / "boat" / "4.png", images / "boat" / os.fsdecode(b"caf\xe9.png"))
     (images / "house" / "empty.png").write_bytes(b"")
     shutil.copy(images / "house" / "1.png", images / "flat.png")
-    command = ("audit", images, "--index", index, "-o", root / "run", "--no-report")
+    command = ("audit", images, "--index", index, "-o", root / "run", "--report", "none")
     assert bliss(*command).code == 0
     return root / "run", images
 

@@ -41,7 +41,7 @@ STRAYS = ("apple/clock.png", "boat/umbrella.png")
 @pytest.fixture(scope="module")
 def audited(bliss, collection, index, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited") / "out"
-    outcome = bliss("audit", collection, "--index", index, "-o", folder, "--top", 2)
+    outcome = bliss("audit", collection, "--index", index, "-o", folder, "--top", 2, "--flag", 2)
     assert outcome.code == 0
     return folder, outcome
 
@@ -53,7 +53,7 @@ def reference(bliss, collection, tmp_path_factory):
     for path in sorted(collection.glob("*/[0-5].png")):
         (root / "images" / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / "images" / path.parent.name)
-    fit = ("reference", "fit", root / "images", "--model", "demo", "--calibration", 0.34)
+    fit = ("reference", "fit", root / "images", "--model", "demo", "--hold-out", 0.34)
     outcome = bliss(*fit, "-o", root / "fitted")
     assert outcome.out == (
         f"12 images of 3 classes, 6 held out for calibration, 0 unreadable: {root}/fitted\n"
@@ -79,7 +79,7 @@ def test_planted_strays_come_first_and_the_screen_says_why(audited):
         "were left out of their own class"
     )
     assert flagged == (
-        "2 images flagged: the most anomalous, as many as --top says; p and q are empty: the "
+        "2 images flagged: the most anomalous, as many as --flag says; p and q are empty: the "
         "images are their own reference, and p-values among them would only be ranks"
     )
     assert where == f"All scores: {folder}/scores.parquet"
@@ -149,9 +149,9 @@ def test_the_run_file_repeats_the_run_and_keeps_no_secret(bliss, collection, aud
     assert bliss("audit", facts["request"]["images"], *flags, "-o", again).code == 0
     assert (again / "scores.parquet").read_bytes() == (folder / "scores.parquet").read_bytes()
     assert "hf_secret" not in (again / "run.json").read_text()
-    unweighted = ("audit", collection, *flags, "-o", again, "--weight", 0, "--overwrite")
+    unweighted = ("audit", collection, *flags, "-o", again, "--lambda", 0, "--overwrite")
     assert bliss(*unweighted).code == 0
-    assert json.loads((again / "run.json").read_text())["request"]["weight"] == 0
+    assert json.loads((again / "run.json").read_text())["request"]["lambda"] == 0
 
 
 def test_json_alone_on_standard_output(bliss, collection, audited, index):

@@ -113,13 +113,13 @@ def test_the_split_config_and_labels_of_a_data_set(bliss, index, made, tmp_path)
     pq.write_table(table, data / "train-00000-of-00001.parquet")
     pq.write_table(table.slice(0, 9), data / "test-00000-of-00001.parquet")
     assert len(audited(bliss, index, tmp_path / "a", data)["row"]) == 26
-    test = audited(bliss, index, tmp_path / "b", data, "--images-split", "test")
+    test = audited(bliss, index, tmp_path / "b", f"{data}:test")
     assert len(test["row"]) == 9
-    refused = bliss("audit", data, "--index", index, "-o", tmp_path / "c", "--images-config", "x")
+    refused = bliss("audit", f"{data}:x/test", "--index", index, "-o", tmp_path / "c")
     assert (refused.code, refused.out) == (2, "")
     assert "has no config 'x'" in refused.err
-    refused = bliss("audit", data, "--index", index, "-o", tmp_path / "c", "--images-revision", "x")
-    assert "--images-revision given for " in refused.err
+    refused = bliss("audit", f"{data}:dev", "--index", index, "-o", tmp_path / "c")
+    assert "has no split 'dev'" in refused.err
 
 
 def test_other_commands_read_them_too(bliss, index, made, tmp_path) -> None:

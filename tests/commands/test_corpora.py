@@ -169,7 +169,7 @@ def test_an_audit_takes_a_preset_as_its_corpus(bliss, collection, tmp_path, capt
     own = {"name": "own-words", "spec": str(captions), "licence": "CC0"}
     (tmp_path / "mine.json").write_text(json.dumps(own))
     assert bliss("corpora", "add", tmp_path / "mine.json").code == 0
-    audit = ("audit", collection, "--model", "demo", "--no-report")
+    audit = ("audit", collection, "--model", "demo", "--report", "none")
     assert bliss(*audit, "--corpus", "own-words", "-o", tmp_path / "a").code == 0
     manifest = json.loads((tmp_path / "a" / "index" / "manifest.json").read_text())
     assert "captions.txt" in json.dumps(manifest)

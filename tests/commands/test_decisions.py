@@ -82,8 +82,8 @@ def said(outcome) -> list[str]:
 def test_a_set_that_is_its_own_reference_flags_nothing_unless_asked(audit):
     outcome, folder = audit()
     assert said(outcome)[1:] == [
-        f"{OWN}; nothing is flagged: give --calibration DIR with other clean images, or --top N, "
-        "--contamination SHARE or --empirical-null"
+        f"{OWN}; nothing is flagged: give --calibration DIR with other clean images, "
+        "or say what to flag: --flag N, --flag N% or --flag empirical-null"
     ]
     found = table(folder)
     assert set(found["p"]) == set(found["q"]) == {None}
@@ -91,10 +91,10 @@ def test_a_set_that_is_its_own_reference_flags_nothing_unless_asked(audit):
     assert facts(folder)["decision"]["rule"] == "none"
 
 
-def test_top_flags_as_many_as_it_shows(audit):
-    outcome, folder = audit("--top", 2)
+def test_a_number_flags_as_many(audit):
+    outcome, folder = audit("--flag", 2)
     assert said(outcome)[1:] == [
-        f"2 images flagged: the most anomalous, as many as --top says; {OWN}"
+        f"2 images flagged: the most anomalous, as many as --flag says; {OWN}"
     ]
     assert flagged(folder) == set(STRAYS)
     assert facts(folder)["decision"] | {"reason": ""} == {
@@ -103,18 +103,18 @@ def test_top_flags_as_many_as_it_shows(audit):
 
 
 def test_contamination_flags_a_share(audit):
-    outcome, folder = audit("--contamination", 0.1, "--top", 1)
+    outcome, folder = audit("--flag", "10%", "--top", 1)
     assert said(outcome)[1:] == [f"4 images flagged: 0.1 of all, the most anomalous; {OWN}"]
     assert len(flagged(folder)) == 4 and flagged(folder) > set(STRAYS)
 
 
 def test_the_guessed_null_promises_nothing(audit):
-    outcome, folder = audit("--empirical-null")
+    outcome, folder = audit("--flag", "empirical-null")
     [line] = said(outcome)[1:]
     assert line.startswith(f"{len(flagged(folder))} images flagged against a null estimated from")
     assert line.endswith(f"at a nominal rate of 0.1: no guarantee; {OWN}")
     assert flagged(folder) >= set(STRAYS)
-    strict, other = audit("--empirical-null", "--fdr", 1e-12)
+    strict, other = audit("--flag", "empirical-null=1e-12")
     assert strict.code == 0 and flagged(other) < flagged(folder)
     found = facts(folder)["decision"]
     assert found["guarantee"] is False and found["spread"] > 0
@@ -139,7 +139,7 @@ def test_calibration_gives_p_and_says_when_it_is_too_small(audit, world):
 
 
 def test_the_rate_decides_what_is_flagged(audit, world):
-    outcome, folder = audit("--calibration", world / "clean-embedded", "--fdr", 0.5)
+    outcome, folder = audit("--calibration", world / "clean-embedded", "--flag", "fdr=0.5")
     q = table(folder)["q"]
     assert sum(value <= 0.5 for value in q) == len(flagged(folder)) > 0
     assert flagged(folder) >= set(STRAYS)
@@ -166,12 +166,12 @@ def test_a_clean_reference_keeps_a_fifth_back_where_that_is_of_use(audit, world,
     _, small = audit("--reference", world / "clean-embedded")
     assert facts(small)["reference"]["calibration_images"] == 0
     assert "no clean image was held out" in facts(small)["decision"]["reason"]
-    outcome, folder = audit("--reference", world / "clean-embedded", "--fdr", 0.15)
+    outcome, folder = audit("--reference", world / "clean-embedded", "--flag", "fdr=0.15")
     assert facts(folder)["reference"]["calibration_images"] == 6
     assert said(outcome)[1] == "p is against 6 held-out clean images: it cannot be below 0.143"
     taken, folder = audit(
         "--reference", world / "clean-embedded", "--calibration", world / "clean-embedded",
-        "--fdr", 0.15,
+        "--flag", "fdr=0.15",
     )  # fmt: skip
     assert taken.code == 2
     assert "is in the reference. Needed: other clean images to compare with" in taken.err
@@ -179,16 +179,16 @@ def test_a_clean_reference_keeps_a_fifth_back_where_that_is_of_use(audit, world,
 
 def test_scoring_against_a_fitted_reference_flags_too(bliss, index, world, tmp_path):
     fit = ("reference", "fit", world / "clean", "--model", "demo", "-o", tmp_path / "ref")
-    assert bliss(*fit, "--calibration", 0.5).code == 0
+    assert bliss(*fit, "--hold-out", 0.5).code == 0
     score = ("score", world / "set", "--reference", tmp_path / "ref", "--index", index)
-    result = json.loads(bliss(*score, "--fdr", 0.9, "--json", "--top", 40).out)
+    result = json.loads(bliss(*score, "--flag", "fdr=0.9", "--json", "--top", 40).out)
     assert result["decision"]["rule"] == "fdr"
     assert {image["path"] for image in result["worst"] if image["flagged"]} >= set(STRAYS)
     for image in result["worst"]:
         assert image["flagged"] == (image["q"] <= 0.9)
     by_class = json.loads(bliss(*score, "--per-class", "--json").out)
     assert by_class["decision"]["smallest_possible_p"] == pytest.approx(1 / 8)
-    failed = bliss(*score, "--fdr", 0.9, "--fail-on", 1, "--top", 0)
+    failed = bliss(*score, "--flag", "fdr=0.9", "--fail-on", 1, "--top", 0)
     assert failed.code == 4
     assert failed.err.endswith(
         f"bliss: {result['decision']['flagged']} images flagged (fdr). Needed: at most 1, as "
@@ -198,21 +198,21 @@ def test_scoring_against_a_fitted_reference_flags_too(bliss, index, world, tmp_p
 
 
 def test_fail_on_counts_flagged_images_after_writing_them(audit):
-    outcome, folder = audit("--top", 3, "--fail-on", 2)
+    outcome, folder = audit("--flag", 3, "--fail-on", 2)
     assert (outcome.code, len(flagged(folder))) == (4, 3)
     assert outcome.err.endswith(
         "\nbliss: 3 images flagged (top). Needed: at most 2, as --fail-on says. Look at them; the "
         "results are complete.\n"
     )
-    assert audit("--top", 3, "--fail-on", 3)[0].code == 0
+    assert audit("--flag", 3, "--fail-on", 3)[0].code == 0
 
 
 def test_deciding_anew_needs_no_new_folder(bliss, audit, index, world):
-    _, folder = audit("--top", 1)
+    _, folder = audit("--flag", 1)
     again = ("audit", "--embeddings", world / "set-embedded", "--index", index, "--model", "demo",
              "-o", folder)  # fmt: skip
     before = table(folder)
-    assert bliss(*again, "--contamination", 0.5).code == 0
+    assert bliss(*again, "--flag", 0.5).code == 0
     assert len(flagged(folder)) == 20
     assert table(folder)["score"] == before["score"]
     assert "(robust differ)" in bliss(*again, "--robust").err
@@ -326,12 +326,20 @@ def test_robust_cleans_a_separate_reference_too(audit, world):
 
 REFUSED = {
     ("--question", "odd"): "question 'odd' is unknown. Needed: one of stray, mislabel.",
-    ("--fdr", 0): "a false discovery rate of 0.0 was given. Needed: above 0, below 1.",
-    ("--contamination", 2): "a contamination of 2.0 was given. Needed: the share of images",
-    ("--contamination", 0.1, "--empirical-null"): "both --contamination and --empirical-null",
+    ("--flag", "fdr=0"): "a false discovery rate of 0.0 was given. Needed: above 0, below 1.",
+    ("--flag", "200%"): "a contamination of 2.0 was given. Needed: the share of images",
+    (
+        "--flag",
+        "many",
+    ): "--flag 'many' was given. Needed: fdr=RATE, a number or percentage of images",
     ("--per-class",): "--per-class was given without clean images to compare with.",
     ("--fail-on", 0): "--fail-on counts flagged images, and nothing flags any here.",
-    ("--question", "mislabel", "--empirical-null"): "--empirical-null was given with --question",
+    (
+        "--question",
+        "mislabel",
+        "--flag",
+        "empirical-null",
+    ): "--flag empirical-null was given with --question",
     ("--question", "mislabel", "--per-class"): "--per-class was given with --question mislabel.",
     ("--robust", "--score", "energy"): "--robust was given with --score energy.",
     ("--question", "mislabel", "--score", "energy"): "--question mislabel was given with --score",
@@ -352,7 +360,7 @@ def test_what_cannot_be_is_refused(options, audit):
 
 def test_refusals_that_depend_on_the_reference(bliss, audit, world, index, tmp_path):
     fit = ("reference", "fit", world / "clean", "--model", "demo", "-o", tmp_path / "ref")
-    assert bliss(*fit, "--calibration", 0).code == 0
+    assert bliss(*fit, "--hold-out", 0).code == 0
     outcome, _ = audit("--reference", tmp_path / "ref", "--robust")
     assert outcome.code == 2
     assert "a fitted reference without its images. Needed: the images, to see" in outcome.err

@@ -57,8 +57,9 @@ def test_no_command_at_all_shows_the_help_as_it_is(bliss):
             "Give a folder of images, or --embeddings DIR.",
         ),
         (
-            ["audit", "a", "--label", "cup"],
-            "--label 'cup' was given. Needed: NAME=PROMPT. Write --label cup=\"a photo of a cup\".",
+            ["audit", "a", "--class-prompt", "cup"],
+            "--class-prompt 'cup' was given. Needed: NAME=PROMPT. "
+            'Write --class-prompt cup="a photo of a cup".',
         ),
         (
             ["audit", "a", "--prompt", "a photo"],
@@ -68,7 +69,7 @@ def test_no_command_at_all_shows_the_help_as_it_is(bliss):
         ),
         (["audit", "a", "--k", "0"], "k = 0 was given. Needed: 1 or more. Correct --k."),
         (
-            ["audit", "a", "--weight", "nan"],
+            ["audit", "a", "--lambda", "nan"],
             "a weight of nan was given. Needed: a finite number, 0 or more. Try 0.5.",
         ),
         (
@@ -138,7 +139,7 @@ def test_two_images_in_a_class_that_are_left_out_of_it_in_turn(bliss, index, tmp
         "Add reference images of that class or leave the class out.\n"
     )
     assert own.err.endswith(needs_three)
-    fit = ("reference", "fit", images, "--model", "demo", "--calibration", 0)
+    fit = ("reference", "fit", images, "--model", "demo", "--hold-out", 0)
     assert bliss(*fit, "-o", tmp_path / "reference").code == 0
     copy = tmp_path / "copy.png"
     shutil.copy(images / "spoon" / "0.png", copy)

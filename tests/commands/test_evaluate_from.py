@@ -32,7 +32,7 @@ def world(tmp_path_factory, bliss):
         *("eval", "--reference", folder / "clean", "--test", folder / "test"),
         *("--index", folder / "index", "--ood", f"far={folder / 'far'}", "-o", folder / "first"),
         *("--protocol", folder / "mine.json", "--seed", "7", "--shots", "5", "--k", "4"),
-        *("--prompt", "a {}", "--label", "ant=text 3", "--baseline", "knn:k=2"),
+        *("--prompt", "a {}", "--class-prompt", "ant=text 3", "--baseline", "knn:k=2"),
         *("--score", "bliss", "--score", "knn:k=2", "--score", "maximum_cosine+rscin"),
     )
     assert done.code == 0, done.err

@@ -123,7 +123,7 @@ def test_a_run_and_itself_do_not_differ(bliss, run):
 
 
 def test_find_by_text_puts_the_kind_first(bliss, run):
-    outcome = bliss("find", run, "--text", "a photo of a house", "--k", 8, "--json")
+    outcome = bliss("find", run, "--text", "a photo of a house", "--top", 8, "--json")
     assert outcome.code == 0
     found = json.loads(outcome.out)
     assert {each["path"].split("/")[0] for each in found} == {"house"}
@@ -133,12 +133,12 @@ def test_find_by_text_puts_the_kind_first(bliss, run):
     for each in found:
         row = table["path"].index(each["path"])
         assert (each["score"], each["rank"]) == (table["score"][row], table["rank"][row])
-    lines = bliss("find", run, "--text", "a photo of a house", "--k", 2).out.splitlines()
+    lines = bliss("find", run, "--text", "a photo of a house", "--top", 2).out.splitlines()
     assert [line.split()[-1] for line in lines[1:]] == [each["path"] for each in found[:2]]
 
 
 def test_find_like_an_image_of_the_run_needs_no_model_and_leaves_itself_out(bliss, run):
-    outcome = bliss("find", run, "--like", "apple/clock.png", "--json", "--k", 25)
+    outcome = bliss("find", run, "--image", "apple/clock.png", "--json", "--top", 25)
     assert outcome.err == ""
     found = json.loads(outcome.out)
     images = read_image_embeddings(run / "images")
@@ -151,7 +151,7 @@ def test_find_like_an_image_of_the_run_needs_no_model_and_leaves_itself_out(blis
 
 def test_find_like_a_file_finds_its_twin(bliss, run, collection, tmp_path):
     shutil.copy(collection / "boat/2.png", tmp_path / "x.png")
-    found = json.loads(bliss("find", run, "--like", tmp_path / "x.png", "--k", 3, "--json").out)
+    found = json.loads(bliss("find", run, "--image", tmp_path / "x.png", "--top", 3, "--json").out)
     assert found[0]["path"] == "boat/2.png"
     assert found[0]["similarity"] > 0.999
     assert len(found) == 3
@@ -160,9 +160,9 @@ def test_find_like_a_file_finds_its_twin(bliss, run, collection, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ((), "neither of --text and --like"),
-        (("--text", "a", "--like", "b"), "both of --text and --like"),
-        (("--like", "no/such.png"), "neither an image of"),
+        ((), "neither of --text and --image"),
+        (("--text", "a", "--image", "b"), "both of --text and --image"),
+        (("--image", "no/such.png"), "neither an image of"),
         (("--text", "a", "--model", "ViT-B-32"), "ViT-B-32"),
     ],
 )

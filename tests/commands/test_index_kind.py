@@ -54,12 +54,12 @@ def test_search_says_what_it_takes_and_does_as_asked(bliss, index, tmp_path):
     folder = tmp_path / "index"
     shutil.copytree(index, folder)
     assert bliss("index", "kind", folder, "IVF8,SQ8", "--set", "nprobe=1").code == 0
-    ask = ("index", "search", folder, "--text", "a red circle", "--k", 40, "--json")
+    ask = ("index", "search", folder, "--text", "a red circle", "--top", 40, "--json")
     own = bliss(*ask)
     assert own.code == 0
     assert "search: IVF8,SQ8 over 300 x" in own.err and "hits ranked again from disk" in own.err
-    every = bliss(*ask, "--search-set", "nprobe=8", "--search-set", "candidates=9")
-    exact = bliss(*ask, "--search-kind", "exact")
+    every = bliss(*ask, "--search", "nprobe=8,candidates=9")
+    exact = bliss(*ask, "--search", "exact")
     assert "search: exact over 300 x" in exact.err and "in memory as float32" in exact.err
     assert every.out == exact.out != own.out
     # Similarities are exact whatever found them.
@@ -74,14 +74,14 @@ def test_a_gpu_that_is_not_there_is_an_error(bliss, index, monkeypatch):
     monkeypatch.setattr(machine, "gpu_memories", lambda: ())
     ask = ("index", "search", index, "--text", "a red circle")
     for options in (
-        ("--search-device", "cuda"),
-        ("--search-device", "cuda:0,1", "--search-shards"),
+        ("--search", "device=cuda"),
+        ("--search", "device=cuda:0,1,shards"),
     ):
         found = bliss(*ask, *options)
         assert found.code == 2 and "where there is none visible" in found.err
-        assert found.out == "" and "--search-device cpu" in found.err
-    found = bliss(*ask, "--search-shards")
-    assert found.code == 2 and "--search-shards was given with --search-device cpu" in found.err
+        assert found.out == "" and "--search device=cpu" in found.err
+    found = bliss(*ask, "--search", "shards")
+    assert found.code == 2 and "--search shards was given with device=cpu" in found.err
 
 
 @pytest.mark.parametrize(
@@ -132,5 +132,5 @@ def test_too_many_candidates_are_refused_and_nothing_is_stored(bliss, index, tmp
         )
     assert (folder / "manifest.json").read_bytes() == before
     assert bliss("index", "kind", folder, "SQ8", "--set", "candidates=10000").code == 0
-    ask = ("index", "search", folder, "--text", "a boat", "--search-set", "candidates=10001")
+    ask = ("index", "search", folder, "--text", "a boat", "--search", "candidates=10001")
     assert "candidates = 10001 was given. Needed: a whole number from 1 to" in bliss(*ask).err

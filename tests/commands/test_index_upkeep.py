@@ -13,7 +13,7 @@ def copied(index, tmp_path):
 
 
 def hits(bliss, folder, text, k=5):
-    found = json.loads(bliss("index", "search", folder, "--text", text, "--k", k, "--json").out)
+    found = json.loads(bliss("index", "search", folder, "--text", text, "--top", k, "--json").out)
     return [hit["caption"] for hit in found]
 
 
@@ -121,8 +121,8 @@ def test_verify_prints_a_line_for_each_check(bliss, copied):
         "the folder again.",
     ]
     assert outcome.err.endswith(
-        f"\nbliss: {copied} has 3 problems. Needed: an index as bliss wrote it. Do what is said of "
-        "each above.\n"
+        f"\nbliss: {copied} has 3 problems. Needed: an index as bliss wrote it. Follow the "
+        "remedies above.\n"
     )
 
 
@@ -148,10 +148,10 @@ def test_add_from_the_command_line(bliss, copied, tmp_path, captions):
         "3 texts read, dropped: 1 duplicate, 1 empty\n"
         "duplicates are of one another, or of captions the index has or had\n"
     )
-    assert outcome.out == f"1 captions added: {rest}"
+    assert outcome.out == f"1 caption added: {rest}"
     assert hits(bliss, copied, "a kite over the sea", 1) == ["a kite over the sea"]
     again = bliss(*command, "--licence", "CC0")
-    assert again.out == f"1 captions had been added before: {rest}"
+    assert again.out == f"1 caption had been added before: {rest}"
     assert bliss("index", "verify", copied, "--embed", 301).code == 0
     sources = json.loads((copied / "manifest.json").read_text())["sources"]
     assert [source["licence"] for source in sources] == [None, "CC0"]

@@ -57,7 +57,7 @@ def test_no_command_contacts_what_only_an_artefact_names(
         ("audit", collection, "--reference", reference, "-o", out),
         ("audit", collection, "--index", index, "--shard", "0/2", "-o", out),
         ("find", run, "--text", "a boat"),
-        ("find", run, "--like", picture),
+        ("find", run, "--image", picture),
         ("score", picture, "--reference", reference, "--index", index),
         ("index", "search", index, "--text", "it's a $(boat)"),
         ("index", "tune", index, "--images", collection),
@@ -72,7 +72,7 @@ def test_no_command_contacts_what_only_an_artefact_names(
         ("index", "info", index),
         ("index", "verify", index),
         ("report", run),
-        ("find", run, "--like", "boat/1.png"),
+        ("find", run, "--image", "boat/1.png"),
     ]
     answers = commands([*refused, *served])
     for command, answer in zip(refused, answers, strict=False):
@@ -163,7 +163,7 @@ def test_a_home_that_cannot_be_written_breaks_no_run(bliss, made, monkeypatch, t
     monkeypatch.setenv("BLISS_CONFIG", str(tmp_path / "file"))
     answer = bliss(*search)
     assert answer.code == 0
-    assert "the model named is not remembered: " in answer.err
+    assert "could not remember that you named this model: " in answer.err
     monkeypatch.delenv("BLISS_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", "")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME and no account

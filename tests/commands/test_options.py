@@ -66,7 +66,7 @@ def test_k_and_weight(audit, plain):
     few = audit("--k", 3)
     assert few["captions"] == [captions[:3] for captions in plain["captions"]]
     assert not np.allclose(few["score"], plain["score"], atol=1e-3)
-    heavy = audit("--weight", 2.0)
+    heavy = audit("--lambda", 2.0)
     total = np.array(heavy["ics"]) + 2.0 * np.array(heavy["ets"])
     np.testing.assert_allclose(heavy["score"], total, rtol=1e-12)
     assert not np.allclose(heavy["score"], plain["score"], atol=1e-3)
@@ -80,7 +80,7 @@ def test_prompts_are_averaged_and_labels_replace_them(audit, plain):
     both = ics("--prompt", "{}", "--prompt", "a {}")
     for other in (one, two, np.array(plain["given_ics"])):
         assert np.abs(both - other).max() > 1e-3
-    word = ics("--label", "boat=a ship at sea")
+    word = ics("--class-prompt", "boat=a ship at sea")
     changed = np.abs(word - plain["given_ics"]) > 1e-3
     assert {plain["label"][i] for i in np.flatnonzero(changed)} == {"boat"}
 
@@ -163,14 +163,14 @@ def test_calibration_share(bliss, collection, tmp_path):
     for share, held in ((0, 0), (0.25, 6), (0.5, 12)):
         folder = tmp_path / str(share)
         fit = ("reference", "fit", collection, "--model", "demo", "-o", folder)
-        outcome = bliss(*fit, "--calibration", share)
+        outcome = bliss(*fit, "--hold-out", share)
         assert outcome.out == (
             f"{26 - held} images of 3 classes, {held} held out for calibration, 0 unreadable: "
             f"{folder}\n"
         )
         assert blissaudit.load_reference(folder).calibration_count == held
     refused = bliss("reference", "fit", collection, "--model", "demo", "-o", tmp_path / "x",
-                    "--calibration", 1)  # fmt: skip
+                    "--hold-out", 1)  # fmt: skip
     assert (refused.code, refused.out) == (2, "")
     assert "a calibration share of 1.0 was given. Needed: 0 or more and below 1." in refused.err
 
@@ -225,8 +225,10 @@ def test_export_and_search(bliss, build):
     assert rows.tolist() == hits.rows.tolist()
     np.testing.assert_allclose(similarity, hits.similarity, atol=1e-3)
     caption = read_captions(folder)[7]
-    found = json.loads(bliss("index", "search", folder, "--text", caption, "--k", 2, "--json").out)
+    found = json.loads(
+        bliss("index", "search", folder, "--text", caption, "--top", 2, "--json").out
+    )
     assert (len(found), found[0]["row"]) == (2, 7)
     assert found[0]["caption"] == caption
-    line = bliss("index", "search", folder, "--text", caption, "--k", 1).out
+    line = bliss("index", "search", folder, "--text", caption, "--top", 1).out
     assert line == f"{found[0]['similarity']:7.4f}  {7:>9,}  {caption}\n"

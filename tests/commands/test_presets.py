@@ -104,7 +104,7 @@ def test_a_reference_with_the_preset_is_scored_against_as_it_was_seen(bliss, fol
     """`bliss score` takes the pixel statistics from the reference; an audit without refuses."""
     fitted = bliss(
         *("reference", "fit", folders / "clean", "--preset", "paper", "--model", "demo"),
-        *("-o", folders / "fitted", "--calibration", "0"),
+        *("-o", folders / "fitted", "--hold-out", "0"),
     )
     assert fitted.code == 0, fitted.err
     manifest = read_manifest(folders / "fitted", "reference", "")

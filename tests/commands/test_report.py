@@ -54,11 +54,11 @@ def run(made, tmp_path):
 def test_the_audit_says_where_its_page_is_and_can_do_without(bliss, made, index, tmp_path):
     run, images, outcome = made
     assert outcome.out.endswith(f"\nTo look at them: {run / 'report.html'}\n")
-    done = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--no-report")
+    done = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--report", "none")
     assert "report.html" not in done.out
     assert not (tmp_path / "out" / "report.html").exists()
     assert (tmp_path / "out/scores.parquet").read_bytes() == (run / "scores.parquet").read_bytes()
-    few = ("--report-images", 3, "--workers", 1)
+    few = ("--report", 3, "--workers", 1)
     assert bliss("audit", images, "--index", index, "-o", tmp_path / "out", *few).code == 0
     assert len(page_data(tmp_path / "out" / "report.html")[0]["images"]) == 3
 
@@ -190,17 +190,17 @@ def test_label_columns_and_a_decision_are_taken_over_where_a_run_has_them(bliss,
 
 def test_fewer_images_and_another_place_can_be_asked_for(bliss, made, tmp_path):
     run, _, _ = made
-    outcome = bliss("report", run, "-o", tmp_path / "few.html", "--images", 4)
+    outcome = bliss("report", run, "-o", tmp_path / "few.html", "--top", 4)
     assert outcome.out.startswith(f"Report: {tmp_path / 'few.html'} (0.")
     data, pictures = page_data(tmp_path / "few.html")
     assert (len(data["images"]), data["left_out"]["images"]) == (4, 23)
     assert len(pictures) <= 4 + 4 * 3
     assert blissaudit.save_report(run, tmp_path / "py.html", 4) == tmp_path / "py.html"
     assert (tmp_path / "py.html").read_bytes() == (tmp_path / "few.html").read_bytes()
-    outcome = bliss("report", run, "--images", 0)
+    outcome = bliss("report", run, "--top", 0)
     assert (outcome.code, outcome.err) == (
         2,
-        "\nbliss: 0 images were asked for. Needed: 1 or more. Correct --images.\n",
+        "\nbliss: 0 images were asked for. Needed: 1 or more. Correct --top.\n",
     )
 
 

@@ -102,7 +102,7 @@ def test_bliss_plus_audits_a_collection_that_is_its_own_reference(bliss, plain, 
         bliss, images, index, tmp_path / "named", "--reference", images, "--score", "bliss+"
     )
     np.testing.assert_allclose(named["score"], table["score"], rtol=1e-6)
-    _, heavy = audit(bliss, images, index, tmp_path / "heavy", "--score", "bliss+", "--weight", 3)
+    _, heavy = audit(bliss, images, index, tmp_path / "heavy", "--score", "bliss+", "--lambda", 3)
     assert np.abs(np.array(heavy["score"]) - table["score"]).max() > 1e-3
 
 

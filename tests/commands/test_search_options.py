@@ -27,11 +27,11 @@ def rows(folder):
 def audits(bliss, collection, coarse, index, tmp_path_factory):
     """An audit with the index's own search, exactly, with every list, and of an exact index."""
     root = tmp_path_factory.mktemp("audits")
-    ask = ("audit", collection, "--no-report")
+    ask = ("audit", collection, "--report", "none")
     said = {
         "own": bliss(*ask, "--index", coarse, "-o", root / "own"),
-        "exact": bliss(*ask, "--index", coarse, "--search-kind", "exact", "-o", root / "exact"),
-        "every": bliss(*ask, "--index", coarse, "--search-set", "nprobe=16", "-o", root / "every"),
+        "exact": bliss(*ask, "--index", coarse, "--search", "exact", "-o", root / "exact"),
+        "every": bliss(*ask, "--index", coarse, "--search", "nprobe=16", "-o", root / "every"),
         "plain": bliss(*ask, "--index", index, "-o", root / "plain"),
     }
     assert {outcome.code for outcome in said.values()} == {0}
@@ -50,8 +50,8 @@ def test_an_audit_searches_as_it_is_told(audits):
 def test_hits_kept_of_one_search_are_not_taken_for_another(audits, bliss, collection, coarse):
     root, _ = audits
     again = bliss(
-        *("audit", collection, "--no-report", "--index", coarse, "--overwrite"),
-        *("--search-kind", "exact", "-o", root / "own"),
+        *("audit", collection, "--report", "none", "--index", coarse, "--overwrite"),
+        *("--search", "exact", "-o", root / "own"),
     )
     assert again.code == 0
     assert rows(root / "own") == rows(root / "plain")
@@ -63,7 +63,7 @@ def test_scoring_searches_as_it_is_told(bliss, collection, coarse, index, tmp_pa
     one = collection / "apple" / "clock.png"
     ask = ("score", one, "--reference", fitted, "--json", "--index")
     own, plain = bliss(*ask, coarse), bliss(*ask, index)
-    exact = bliss(*ask, coarse, "--search-kind", "exact")
+    exact = bliss(*ask, coarse, "--search", "exact")
     found = [json.loads(outcome.out)["worst"][0]["captions"] for outcome in (own, exact, plain)]
     assert found[1] == found[2] != found[0]
 
@@ -77,6 +77,6 @@ def test_no_gpu_is_an_error_and_no_silent_cpu(command, bliss, collection, index,
     }[command]
     if command == "score":
         assert bliss("reference", "fit", collection, "--model", "demo", "-o", tmp_path).code == 0
-    outcome = bliss(*ask, "--index", index, "--search-device", "cuda")
+    outcome = bliss(*ask, "--index", index, "--search", "device=cuda")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "GPU" in outcome.err and "--search-device" in outcome.err
+    assert "GPU" in outcome.err and "--search device=" in outcome.err

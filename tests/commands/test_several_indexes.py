@@ -71,7 +71,7 @@ def test_two_indexes_answer_as_the_one_of_both_corpora(audit):
 
 
 def test_captions_are_hidden_in_each_of_them(audit):
-    asked = ("--exclude-near-labels", 0.99)
+    asked = ("--exclude", "near-labels=0.99")
     _, joined, done = audit("one", "two", more=asked)
     _, whole, _ = audit("both", more=asked)
     assert "3 more captions are hidden: 3 near a label's prompt" in done.out
@@ -156,7 +156,7 @@ def test_search_shows_the_nearest_of_all(bliss, index, tmp_path):
         source = tmp_path / "texts" / name
         small.write_embeddings(source, "text", vectors[some], caption=captions[some])
         assert bliss("index", "build", "--embeddings", source, "-o", tmp_path / name).code == 0
-    asked = ("--text", "a drawing of a house", "--k", 7, "--model", "demo", "--json")
+    asked = ("--text", "a drawing of a house", "--top", 7, "--model", "demo", "--json")
     alone = json.loads(bliss("index", "search", tmp_path / "both", *asked).out)
     found = json.loads(bliss("index", "search", tmp_path / "one", tmp_path / "two", *asked).out)
     origins = [each.pop("origin") for each in found]
@@ -171,7 +171,7 @@ def test_search_shows_the_nearest_of_all(bliss, index, tmp_path):
 
 
 def test_score_and_reference_and_eval_take_several(bliss, world, tmp_path):
-    fit = ("reference", "fit", "--embeddings", world / "images", "--calibration", 0)
+    fit = ("reference", "fit", "--embeddings", world / "images", "--hold-out", 0)
     assert bliss(*fit, *indexes(world, "two", "one"), "-o", tmp_path / "reference").code == 0
     against = ("audit", "--embeddings", world / "images", "--reference", tmp_path / "reference")
     assert bliss(*against, *indexes(world, "one", "two"), "-o", tmp_path / "a").code == 0

@@ -1,4 +1,4 @@
-"""`bliss train clipn`, `clipn-import`, and --clipn in audit and eval: whole outputs, options."""
+"""`bliss train clipn`, `clipn-import`, and --trained in audit and eval: whole outputs, options."""
 
 import csv
 import json
@@ -59,7 +59,7 @@ def made(bliss, tmp_path_factory):
 
 def train(bliss, table, folder, *more):
     return bliss(
-        *("train", "clipn", "--captions", table / "pairs.csv", "--images", table / "pictures"),
+        *("train", "clipn", "--captions", table / "pairs.csv", "--image-root", table / "pictures"),
         *(*QUICK, "--workers", "1", "-o", folder, *more),
     )
 
@@ -127,7 +127,7 @@ def test_a_table_of_images_and_captions(bliss, table, tmp_path):
     pq.write_table(parquet_of(table), table / "pairs.parquet")
     same = bliss(
         *("train", "clipn", "--captions", table / "pairs.parquet", *QUICK, "--workers", "1"),
-        *("--images", table / "pictures", "-o", tmp_path / "parquet"),
+        *("--image-root", table / "pictures", "-o", tmp_path / "parquet"),
     )
     assert same.code == 0, same.err
     for name, value in tower(tmp_path / "out").items():
@@ -172,7 +172,7 @@ def test_every_option_changes_the_tower(bliss, table, usual, tmp_path, more):
         (("--captions", "demo:1"), 2, "demo:N with N 2 or more"),
         (("--column", "nothing"), 2, "there is no column 'nothing'"),
         (("--image-column", "nothing"), 2, "there is no column 'nothing'"),
-        (("--images", "elsewhere"), 2, "there is no 0.png in elsewhere"),
+        (("--image-root", "elsewhere"), 2, "there is no 0.png in elsewhere"),
         (("--steps", "0"), 2, "--steps 0 was given"),
         (("--rate", "nan"), 2, "--rate nan was given"),
         (("--rate", "1e30"), 1, "the loss of step"),
@@ -244,7 +244,7 @@ def scores_of(folder):
 
 def test_audit_with_a_clipn(bliss, collection, index, made, tmp_path):
     """Whole output, and the scores from the definition."""
-    name = ("--score", "clipn_atd", "--clipn", made[0])
+    name = ("--score", "clipn_atd", "--trained", made[0])
     outcome = audit(bliss, collection, index, tmp_path / "out", *name)
     assert outcome.code == 0, outcome.err
     head, *rest = outcome.out.splitlines()
@@ -264,22 +264,22 @@ def test_audit_with_a_clipn(bliss, collection, index, made, tmp_path):
     np.testing.assert_allclose(np.array(found.column("score")), expected, rtol=2e-3, atol=1e-9)
     asked = json.loads((tmp_path / "out" / "run.json").read_text())
     assert str(made[0]) in json.dumps(asked)
-    other = ("--score", "clipn_ctw", "--clipn", made[0])
+    other = ("--score", "clipn_ctw", "--trained", made[0])
     assert audit(bliss, collection, index, tmp_path / "ctw", *other).code == 0
     assert np.abs(scores_of(tmp_path / "ctw") - scores_of(tmp_path / "out")).max() > 1e-9
 
 
 def test_prompts_and_the_clipn_matter_to_an_audit(bliss, collection, index, made, tmp_path):
-    plain = ("--score", "clipn_atd", "--clipn", made[0])
+    plain = ("--score", "clipn_atd", "--trained", made[0])
     assert audit(bliss, collection, index, tmp_path / "plain", *plain).code == 0
     checkpoint(tmp_path / "clipn.pt")
     bliss("train", "clipn-import", tmp_path / "clipn.pt", "--model", "demo", "-o", tmp_path / "b")
     for number, more in enumerate(
         (
-            ("--score", "clipn_atd", "--clipn", tmp_path / "b"),
+            ("--score", "clipn_atd", "--trained", tmp_path / "b"),
             (*plain, "--prompt", "a drawing of a {}"),
             (*plain, "--prompt", "a drawing of a {}", "--prompt", "a photo of a {}"),
-            (*plain, "--label", "boat=a small picture with a boat"),
+            (*plain, "--class-prompt", "boat=a small picture with a boat"),
         )
     ):
         folder = tmp_path / f"other-{number}"
@@ -290,7 +290,7 @@ def test_prompts_and_the_clipn_matter_to_an_audit(bliss, collection, index, made
 def test_a_fitted_reference_brings_its_prompts(bliss, collection, index, made, tmp_path):
     fit = ("reference", "fit", collection, "--model", "demo", "-o", tmp_path / "fitted")
     assert bliss(*fit, "--prompt", "a drawing of a {}", "--prompt", "a {}").code == 0
-    named = ("--score", "clipn_ctw", "--clipn", made[0])
+    named = ("--score", "clipn_ctw", "--trained", made[0])
     against = ("--reference", tmp_path / "fitted")
     assert audit(bliss, collection, index, tmp_path / "saved", *named, *against).code == 0
     worded = ("--prompt", "a drawing of a {}", "--prompt", "a {}")
@@ -305,9 +305,17 @@ def test_an_audit_that_cannot_be_done(bliss, collection, index, made, tmp_path):
             2,
             'clipn_atd was used without the labels\' "no" vectors. Needed: a trained',
         ),
-        (("--clipn", made[0]), 2, "--clipn was given with the score bliss, which does not use it"),
-        (("--score", "clipn_ctw", "--clipn", index), 1, "is a caption-index folder. Needed: a cl"),
-        (("--score", "clipn_ctw", "--clipn", tmp_path), 1, "has no manifest.json"),
+        (
+            ("--trained", made[0]),
+            2,
+            "--trained was given with the score bliss, which does not use it",
+        ),
+        (
+            ("--score", "clipn_ctw", "--trained", index),
+            1,
+            "is a caption-index folder. Needed: a cl",
+        ),
+        (("--score", "clipn_ctw", "--trained", tmp_path), 1, "has no manifest.json"),
     ):
         outcome = audit(bliss, collection, index, tmp_path / "out", *more)
         assert outcome.code == code and message in outcome.err, outcome.err
@@ -319,7 +327,7 @@ def test_eval_with_a_clipn(bliss, collection, index, made, tmp_path):
         *("--protocol", "leave-one-out", "--model", "demo", "--workers", "1"),
         *("--score", "clipn_ctw", "--score", "maximum_cosine"),
     )
-    outcome = bliss(*arguments, "--clipn", made[0], "-o", tmp_path / "out")
+    outcome = bliss(*arguments, "--trained", made[0], "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     assert "| clipn_ctw |" in outcome.out
     facts = json.loads((tmp_path / "out" / "eval.json").read_text())
@@ -328,7 +336,7 @@ def test_eval_with_a_clipn(bliss, collection, index, made, tmp_path):
     outcome = bliss(*arguments, "-o", tmp_path / "without")
     facts = json.loads((tmp_path / "without" / "eval.json").read_text())
     assert set(facts["scores"]) == {"maximum_cosine"} and "clipn" not in facts
-    assert "Add --clipn DIR" in facts["skipped"]["clipn_ctw"]
+    assert "Add --trained DIR" in facts["skipped"]["clipn_ctw"]
 
 
 def test_vectors_are_cached_by_clipn_and_prompts(made, tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ outlier_logistic    {8:>7}
 outlier_knn_ratio   {9:>7}
 
 {verdict}
-Score with it: bliss audit … --score oecl --head {folder}
+Score with it: bliss audit … --score oecl --trained {folder}
 """
 
 
@@ -164,7 +164,7 @@ def test_turned_copies_as_outliers_and_an_audit_with_the_head(bliss, collection,
     captions = tmp_path / "captions.txt"
     captions.write_text("a red key\na cactus\na moon at night\n")
     asked = ("audit", collection, "--corpus", captions, "--k", 2, "--model", "demo")
-    outcome = bliss(*asked, "--score", "oecl", "--head", folder, "-o", tmp_path / "out")
+    outcome = bliss(*asked, "--score", "oecl", "--trained", folder, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     table = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
     vectors = np.load(tmp_path / "out" / "images" / "img_emb" / "img_emb_0.npy")
@@ -192,7 +192,7 @@ def test_evaluating_a_head_on_embeddings(bliss, sets, index, head):
     )
     names = ("oecl", "outlier_logistic", "outlier_knn_ratio", "maximum_cosine")
     scores = [part for name in names for part in ("--score", name)]
-    outcome = bliss(*asked, *scores, "--head", head)
+    outcome = bliss(*asked, *scores, "--trained", head)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith(EVAL_OUT)
     facts = json.loads((sets["root"] / "eval" / "eval.json").read_text())
@@ -201,8 +201,8 @@ def test_evaluating_a_head_on_embeddings(bliss, sets, index, head):
     assert set(facts["head"]) == {"head.safetensors", "losses.csv"}
     outcome = bliss(*asked, "--score", "oecl")
     assert outcome.code == 2 and "oecl was used without a trained head" in outcome.err
-    outcome = bliss(*asked, "--score", "knn", "--head", head)
-    assert outcome.code == 2 and "--head was given with knn" in outcome.err
+    outcome = bliss(*asked, "--score", "knn", "--trained", head)
+    assert outcome.code == 2 and "--trained was given with knn" in outcome.err
 
 
 def test_a_head_of_another_model_is_refused(bliss, sets, index, tmp_path):
@@ -215,10 +215,10 @@ def test_a_head_of_another_model_is_refused(bliss, sets, index, tmp_path):
     assert trained.code == 0, trained.err
     message = f"{head} was made with an unnamed model, 8 dimensions and"
     audit = ("audit", "--embeddings", sets["test"], "--index", index, "-o", tmp_path / "out")
-    outcome = bliss(*audit, "--score", "oecl", "--head", head)
+    outcome = bliss(*audit, "--score", "oecl", "--trained", head)
     assert outcome.code == 1 and message in outcome.err
     asked = ("eval", "--reference", sets["normals"], "--test", sets["test"], "--index", index)
-    outcome = bliss(*asked, "--score", "oecl", "--head", head, "-o", tmp_path / "eval")
+    outcome = bliss(*asked, "--score", "oecl", "--trained", head, "-o", tmp_path / "eval")
     assert outcome.code == 1 and message in outcome.err
     mixed = bliss(
         "train", "oecl", sets["normals"], "--outliers", narrow[1], "-o", tmp_path / "mixed"

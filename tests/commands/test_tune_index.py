@@ -53,7 +53,7 @@ def clock(monkeypatch):
 def tune(bliss, world, *more):
     return bliss(
         *("index", "tune", world / "index", "--images", world / "images", "--k", 5),
-        *("--kinds", KIND, "--min-recall", 0.9, "--text-queries", 60, *more),
+        *("--kind", KIND, "--min-recall", 0.9, "--text-queries", 60, *more),
     )
 
 
@@ -131,7 +131,7 @@ def test_images_and_a_model_give_prompts_of_their_own(bliss, collection, index, 
     shutil.copytree(index, tmp_path / "index")
     done = bliss(
         *("index", "tune", tmp_path / "index", "--images", collection, "--dry-run"),
-        *("--kinds", "SQ8", "--kinds", "HNSW8"),
+        *("--kind", "SQ8", "--kind", "HNSW8"),
     )
     assert done.code == 0, done.err
     assert "scores: BLISS against 3 classes as labelled, each image left out" in done.out
@@ -155,9 +155,9 @@ def test_options_change_what_is_measured(bliss, world, clock, monkeypatch):
     assert (few["text_queries"], few["k"]) == (9, 3)
     column = [one["recall"] for one in plain["settings"]]
     assert column != [one["recall"] for one in facts("--seed", 1)["settings"]]
-    heavy = [one["score_max"] for one in facts("--weight", 5)["settings"]]
+    heavy = [one["score_max"] for one in facts("--lambda", 5)["settings"]]
     assert heavy[1] > 2 * plain["settings"][1]["score_max"]
-    worded = facts("--label", "ant=text 5")["settings"]
+    worded = facts("--class-prompt", "ant=text 5")["settings"]
     assert worded[1]["score_mean"] != plain["settings"][1]["score_mean"]
     assert "mean images in place of prompts" in facts("--prompt", "{} here")["reference"]
 
@@ -177,8 +177,8 @@ def test_bad_requests_leave_the_index_alone(bliss, world):
     before = manifest(world)
     for more, code, words in (
         (("--min-recall", 2), 2, "a recall of 2.0 was asked for"),
-        (("--kinds", "Magic"), 2, "Magic"),
-        (("--kinds", "IVF9999,SQ8"), 2, "9,999 lists for 1,500 vectors"),
+        (("--kind", "Magic"), 2, "Magic"),
+        (("--kind", "IVF9999,SQ8"), 2, "9,999 lists for 1,500 vectors"),
         (("--k", M), 2, f"k = {M + 1} was asked of an index of M = 1,500 texts"),
     ):
         done = tune(bliss, world, *more)

@@ -147,7 +147,7 @@ def test_removed_schemes_name_what_replaces_them(bliss, tmp_path, scheme, succes
     assert f"Give words.txt {successor}" in outcome.err
 
 
-@pytest.mark.parametrize("option", ["--config", "--split", "--revision"])
+@pytest.mark.parametrize("option", ["--split", "--revision"])
 @pytest.mark.parametrize("command", ["peek", "build"])
 def test_removed_options_name_what_replaces_them(bliss, tmp_path, option, command) -> None:
     begin = ("corpora", "peek") if command == "peek" else ("index", "build", "-o", tmp_path)
@@ -155,6 +155,8 @@ def test_removed_options_name_what_replaces_them(bliss, tmp_path, option, comman
     assert outcome.code == 2
     assert f"{option} en was given, but is no longer an option" in outcome.err
     assert "hf:owner/name[@revision][:[config/]split]" in outcome.err
+    now_a_file = bliss(*begin, "imagenet-1k", "--config", "en")
+    assert now_a_file.code == 2 and "hf:owner/name:en/SPLIT" in now_a_file.err
 
 
 def test_the_command_says_what_was_decided_and_takes_names_of_separators(bliss, tmp_path) -> None:

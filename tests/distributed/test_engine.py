@@ -170,11 +170,10 @@ def test_ray_missing_is_told_with_the_name_of_the_extra(bliss, captions, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--ray-address", "auto"), "--ray-address was given without --engine ray"),
-        (("--ray-actors", 2), "--ray-actors was given without --engine ray"),
-        (("--engine", "ray", "--ray-actors", 0), "0 Ray actors were requested"),
-        (("--engine", "ray", "--ray-address", "ray://head:10001"), "Ray client address"),
-        (("--engine", "dask"), "'dask' is not one of"),
+        (("--engine", "ray:actors=0"), "0 Ray actors were requested"),
+        (("--engine", "ray:actors=two"), "--engine 'ray:actors=two' was given"),
+        (("--engine", "ray:ray://head:10001"), "Ray client address"),
+        (("--engine", "dask"), "--engine 'dask' was given. Needed: local, ray or ray:ADDRESS"),
     ],
 )
 @pytest.mark.parametrize("command", [("index", "build"), ("audit",)])

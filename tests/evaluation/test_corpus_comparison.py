@@ -88,7 +88,7 @@ def test_each_corpus_is_what_an_audit_with_it_says(bliss, world, tmp_path):
     found = facts(bliss, world)
     assert found["images"] == 24
     near, far = found["corpora"]
-    fit = ("reference", "fit", "--embeddings", world / "images", "--calibration", 0)
+    fit = ("reference", "fit", "--embeddings", world / "images", "--hold-out", 0)
     assert bliss(*fit, "--index", world / "near", "-o", tmp_path / "reference").code == 0
     tables = {}
     for name in ("near", "far"):
@@ -212,7 +212,7 @@ def test_images_are_embedded_once_and_the_reference_is_fitted_once(
 
 def test_every_option_of_scoring_changes_the_numbers(bliss, world):
     plain = facts(bliss, world)["corpora"]
-    for option in (("--k", 2), ("--weight", 3), ("--exclude-near-labels", 0.99)):
+    for option in (("--k", 2), ("--lambda", 3), ("--exclude", "near-labels=0.99")):
         changed = facts(bliss, world, *option)["corpora"]
         assert [(each["coverage"], each["rank_correlation"], each["texts"]) for each in plain] != [
             (each["coverage"], each["rank_correlation"], each["texts"]) for each in changed

@@ -141,7 +141,7 @@ def world(tmp_path_factory, bliss):
     made = ("--embeddings", folder / "all", "-o", folder / "index")
     assert bliss("index", "build", *made).code == 0
     fit = ("reference", "fit", "--embeddings", folder / "images", "--index", folder / "index")
-    assert bliss(*fit, "--calibration", 0, "-o", folder / "reference").code == 0
+    assert bliss(*fit, "--hold-out", 0, "-o", folder / "reference").code == 0
     for name, some in (("words", 39), ("near", 40)):
         kept = np.vstack([far[:some], near]) if name == "words" else far[:some]
         captions = [*other[:some], *(("mug", "opener", "light") if name == "words" else ())]
@@ -168,7 +168,16 @@ def audit(bliss, world, tmp_path):
 @pytest.mark.parametrize("score", ["bliss", "mcm", "eoe", "bliss+"])
 @pytest.mark.parametrize(
     ("option", "without"),
-    [(("--exclude-near-labels", 0.95), "near"), (("--exclude-label-words",), "words")],
+    [
+        (("--exclude", "near-labels=0.95"), "near"),
+        (
+            (
+                "--exclude",
+                "label-words",
+            ),
+            "words",
+        ),
+    ],
 )
 def test_hidden_captions_are_as_if_they_had_never_been(audit, score, option, without):
     found, _ = audit("index", "--score", score, *option)
@@ -188,7 +197,7 @@ def test_the_filter_is_off_by_default_and_told_when_on(audit, world, tmp_path):
     _, done = audit("index")
     facts = json.loads((tmp_path / "out" / "run.json").read_text())
     assert "hidden" not in facts["index"] and "hidden" not in done.out
-    _, done = audit("index", "--exclude-near-labels", 0.95, "--exclude-label-words")
+    _, done = audit("index", "--exclude", "near-labels=0.95", "--exclude", "label-words")
     assert (
         "24 images scored against 3 classes and 39 captions; 24 of them are in the reference and "
         "were left out of their own class\n"
@@ -203,7 +212,7 @@ def test_the_filter_is_off_by_default_and_told_when_on(audit, world, tmp_path):
     assert hidden["worded_examples"][0] == {"caption": "many lamps", "label": "lamp"}
     shown = dict(facts_of(open_run(tmp_path / "out")))
     assert shown["Hidden captions"] == "7: 6 near a label's prompt, 4 with a label's words"
-    _, done = audit("index", "--exclude-near-labels", 0.95, "--json")
+    _, done = audit("index", "--exclude", "near-labels=0.95", "--json")
     assert json.loads(done.out)["hidden_captions"]["count"] == 6
 
 
@@ -211,7 +220,7 @@ def test_a_prompt_that_is_hidden_still_names_its_class(bliss, world, tmp_path):
     """Without a model prompts are looked up in the index, before anything is hidden."""
     done = bliss(
         *("audit", "--embeddings", world / "images", "--index", world / "index", "--k", 5),
-        *("--exclude-near-labels", 0.95, "-o", tmp_path / "out"),
+        *("--exclude", "near-labels=0.95", "-o", tmp_path / "out"),
     )
     assert done.code == 0 and "6 more captions are hidden" in done.out
 
@@ -223,10 +232,10 @@ def test_no_filter_that_hides_all_or_is_no_cosine(audit, bliss, world, tmp_path,
     for wrong in ("0", "1.5", "nan"):
         done = bliss(
             *("audit", "--embeddings", world / "images", "--index", world / "index"),
-            *("--exclude-near-labels", wrong, "-o", tmp_path / "wrong"),
+            *("--exclude", "near-labels=wrong", "-o", tmp_path / "wrong"),
         )
         assert done.code == 2
         assert done.err == (
             f"\nbliss: a cosine of {float(wrong)} was given to exclude texts near labels. Needed: "
-            "a number above 0 and at most 1. Try --exclude-near-labels 0.95.\n"
+            "a number above 0 and at most 1. Try --exclude near-labels=0.95.\n"
         )

@@ -112,7 +112,7 @@ def test_the_page_shows_each_row_its_own_picture(runs, made, name):
 
 def test_few_images_are_fetched_with_their_neighbours(bliss, runs, made, tmp_path):
     page = tmp_path / "few.html"
-    assert bliss("report", runs / "t.parquet", "--images", 2, "-o", page).code == 0
+    assert bliss("report", runs / "t.parquet", "--top", 2, "-o", page).code == 0
     data, pictures = page_of(page)
     whole, _ = page_of(runs / "t.parquet" / "report.html")
     assert [image["row"] for image in data["images"]] == [i["row"] for i in whole["images"][:2]]
@@ -131,7 +131,7 @@ def test_few_images_are_fetched_with_their_neighbours(bliss, runs, made, tmp_pat
 def test_a_separate_reference_of_any_kind_is_shown(bliss, runs, made, index, tmp_path, kind):
     reference = runs / "t.parquet" / "images" if kind == "embeddings" else made[0] / kind
     command = ("audit", made[0] / "all.tar", "--index", index, "--reference", reference)
-    assert bliss(*command, "-o", tmp_path / "out", "--report-images", 3).code == 0
+    assert bliss(*command, "-o", tmp_path / "out", "--report", 3).code == 0
     data, pictures = page_of(tmp_path / "out" / "report.html")
     shown = [picture for image in data["images"] for picture, *_ in image["near"]]
     assert len(shown) == 9
@@ -283,7 +283,7 @@ def test_a_changed_archive_stops_the_copy_whole(bliss, made, index, tmp_path):
     archive = tmp_path / "all.tar"
     shutil.copy(made[0] / "all.tar", archive)
     run = tmp_path / "out"
-    assert bliss("audit", archive, "--index", index, "-o", run, "--no-report").code == 0
+    assert bliss("audit", archive, "--index", index, "-o", run, "--report", "none").code == 0
     write_tar(archive, [made[1][1], made[1][0], *made[1][2:]])
     none = decide(run, tmp_path / "none.csv")
     outcome = bliss("apply", none, "--run", run, "--copy", tmp_path / "clean")

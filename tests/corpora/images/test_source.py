@@ -99,7 +99,7 @@ def test_columns_are_chosen_by_option(tmp_path: Path) -> None:
     assert [(item.data, item.label) for item in second] == [(png(1), "x")]
     with pytest.raises(UsageError, match=r"no column 'c'. Needed: one of a, b, kind, label"):
         open_images(path, ImageOptions("a", "c"))
-    with pytest.raises(UsageError, match=r"--images-split given for"):
+    with pytest.raises(UsageError, match=r"a split given for"):
         open_images(path, ImageOptions("a", split="train"))
 
 
@@ -341,7 +341,7 @@ def test_folders_that_datasets_saved(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no split 'dev'. Needed: one of train, test"):
         open_images(tmp_path / "saved", ImageOptions(split="dev"))
     assert labels(open_images(tmp_path / "saved" / "train")) == ["dog", "cat", "dog"]
-    with pytest.raises(UsageError, match=r"--images-split was given .*no split"):
+    with pytest.raises(UsageError, match=r"the split train was given for .*no split"):
         open_images(tmp_path / "saved" / "train", ImageOptions(split="train"))
     state = tmp_path / "saved" / "train" / "state.json"
     state.write_text(json.dumps({"_data_files": [{"filename": "../test/state.json"}]}))

@@ -16,7 +16,7 @@ from blissaudit.indexer.images import embedding
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.scorer.reference_file import load_reference
 
-AUDIT = ("audit", "--no-report")
+AUDIT = ("audit", "--report", "none")
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_two_shards_and_the_same_command_without_give_what_one_run_gives(
 ):
     shutil.copytree(collection, tmp_path / "clean")
     audit = ("audit", collection, "--index", index, "--reference", tmp_path / "clean")
-    audit = (*audit, "--no-report", "-o")
+    audit = (*audit, "--report", "none", "-o")
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert bliss(*audit, whole).code == 0
     ending = "The same command without --shard embeds what is missing and scores the images\n"

@@ -98,7 +98,7 @@ def test_a_structure_is_read_mapped_or_refused_with_one_that_fits():
     with pytest.raises(
         UsageError,
         match=r"HNSW32 over 100,000,000 x 512 needs 218.4 GiB of memory and half of 24.0 GiB.*"
-        r"--search-kind exact.*bliss index kind DIR IVF32768_HNSW32,PQ64",
+        r"--search exact.*bliss index kind DIR IVF32768_HNSW32,PQ64",
     ):
         plan_search(graph, Machine(24 * GIB))
 
@@ -133,21 +133,21 @@ def test_exact_search_on_gpus(count, gpus, shards, placement, each):
         (
             {"gpus": (), "count": 100_000_000},
             Machine(GIB, (H100, H100)),
-            r"needs 95.4 GiB of GPU memory.*70.0 GiB on each of 2.*Pass --search-shards",
+            r"needs 95.4 GiB of GPU memory.*70.0 GiB on each of 2.*Pass --search shards",
         ),
         (
             {"gpus": (), "count": 400_000_000, "shards": True},
             Machine(GIB, (H100, H100)),
-            r"Leave --search-shards out: the vectors are then streamed",
+            r"Leave --search shards out: the vectors are then streamed",
         ),
         ({"gpus": ()}, Machine(GIB, (GIB,)), r"room for 0.0 MiB on each of 1.*search-device cpu"),
         (
             {"gpus": (), "kind": "IVF4096,SQ8", "count": 200_000_000},
             Machine(GIB, (H100,)),
-            r"IVF4096,SQ8 over 200,000,000 x 512 needs.*--search-kind exact, which streams",
+            r"IVF4096,SQ8 over 200,000,000 x 512 needs.*--search exact, which streams",
         ),
         ({"gpus": (), "kind": "HNSW32"}, Machine(GIB, (H100,)), r"HNSW32.*holds on the CPU alone.*"
-         r"--search-device cpu, or --search-kind exact, or run `bliss index kind DIR IVF4096,SQ8"),
+         r"--search device=cpu, or --search exact, or run `bliss index kind DIR IVF4096,SQ8"),
         ({"gpus": (), "kind": "IVF1024,RaBitQ4"}, Machine(GIB, (H100,)), r"IVF1024,SQ8`"),
         ({"gpus": (), "kind": "SQ8"}, Machine(GIB, (H100,)), r"SQ8 was asked for on a GPU"),
         ({"gpus": (), "kind": "OPQ16,IVF64,PQ16"}, Machine(GIB, (H100,)), r"holds on the CPU"),
@@ -172,7 +172,7 @@ def test_kinds_a_gpu_holds(kind):
         (1_000_000, Machine(24 * GIB), "IVF4096,SQ8", "takes 504 MiB of 24.0 GiB free"),
         (100_000_000, Machine(24 * GIB), "IVF32768_HNSW32,PQ64", "takes 6.8 GiB"),
         (100_000_000, Machine(64 * GIB), "IVF32768_HNSW32,RaBitQ4", "takes 26.1 GiB"),
-        (50_000_000, Machine(24 * GIB, (H100,)), "exact", "--search-device cuda"),
+        (50_000_000, Machine(24 * GIB, (H100,)), "exact", "--search device=cuda"),
     ],
 )
 def test_auto_states_its_choice_and_why(count, machine, kind, why):
@@ -217,7 +217,7 @@ def test_devices(device, numbers):
 def test_devices_that_are_none(device):
     with pytest.raises(UsageError, match=r"was given\. Needed: cpu, cuda, cuda:0 or cuda:0,1"):
         gpu_numbers(device)
-    with pytest.raises(UsageError, match=r"--search-shards was given with --search-device cpu"):
+    with pytest.raises(UsageError, match=r"--search shards was given with device=cpu"):
         SearchChoice(shards=True)
 
 

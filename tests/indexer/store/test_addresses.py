@@ -198,7 +198,7 @@ def test_from_the_command_line_an_address_serves_as_an_index(
     assert made.code == 0
     assert made.out.splitlines()[-1].startswith(f"{address}: copied from {tmp_path}/cache/indexes/")
     assert bliss(*build).out == made.out
-    found = bliss("index", "search", address, "--text", "a boat", "--k", 1)
+    found = bliss("index", "search", address, "--text", "a boat", "--top", 1)
     assert found.code == 0 and len(found.out.splitlines()) == 1
     assert bliss("index", "info", address).code == 0
     assert bliss("audit", collection, "--index", address, "-o", tmp_path / "run").code == 0

@@ -116,7 +116,7 @@ def test_a_no_for_every_label_is_needed(name):
     with pytest.raises(UsageError, match=rf"{name} was given \"no\" vectors of shape \(2, 3\)"):
         scored(name, prompts, prompts[:2], prompts)
     bare = replace(fitting(prompts, prompts), extras={})
-    with pytest.raises(UsageError, match=r'without the labels\' "no" vectors.*--clipn'):
+    with pytest.raises(UsageError, match=r'without the labels\' "no" vectors.*--trained'):
         fit_score(SCORES[name], bare)
 
 

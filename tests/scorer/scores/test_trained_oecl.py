@@ -163,7 +163,9 @@ def test_a_head_that_is_damaged_or_not_needed(head, tmp_path):
     with pytest.raises(BlissError, match=r"does not exist.*bliss train oecl"):
         load_head(tmp_path / "none")
     save_head(tmp_path / "head", head, np.zeros((1, 3)), **FACTS)
-    with pytest.raises(UsageError, match=r"--head was given with knn, mcm.*a score that reads one"):
+    with pytest.raises(
+        UsageError, match=r"--trained was given with knn, mcm.*a score that reads one"
+    ):
         open_head(str(tmp_path / "head"), [SCORES["knn"], SCORES["mcm"]])
     assert open_head(None, [SCORES["knn"]]) is None
     with open(tmp_path / "head" / "head.safetensors", "ab") as file:

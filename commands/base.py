@@ -1,0 +1,138 @@
+"""What every command is made of: help sections, typed option groups, and its output."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import click
+import cloup
+
+from ..errors import UsageError
+from ..progress import Progress, no_progress
+from .config_file import CONFIG
+from .logs import LOG, be_quiet, be_verbose
+from .removed import refuse_removed
+
+option = click.option
+Decorator = Callable[[Callable], Callable]
+
+
+class Command(cloup.Command):
+    """A command that names the successor of an option it no longer has."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            refuse_removed(error.option_name, ctx, given)
+            raise
+
+
+def command(name: str | None = None) -> Callable[[Callable], click.Command]:
+    """Make a function a command of `bliss`."""
+    return cloup.command(name, cls=Command)
+
+
+def section(title: str, *options: Decorator) -> Decorator:
+    """Add options to the help section `title`, which several calls may fill."""
+
+    def add(function: Callable) -> Callable:
+        if not hasattr(function, "__click_params__"):
+            function.__click_params__ = []  # type: ignore[attr-defined]
+        parameters = function.__click_params__  # type: ignore[attr-defined]
+        before = len(parameters)
+        for option in reversed(options):
+            option(function)
+        groups = (getattr(parameter, "group", None) for parameter in parameters[:before])
+        known = {group.title: group for group in groups if group is not None}
+        for parameter in parameters[before:]:
+            parameter.group = known.get(title) or known.setdefault(title, cloup.OptionGroup(title))
+        return function
+
+    return add
+
+
+def grouped(name: str, made: type, *sections: Decorator) -> Decorator:
+    """Hand a command the options of `sections` as its argument `name`, one `made`.
+
+    `made` is a dataclass with a field for each of them.
+    """
+
+    def add(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(**values: Any) -> Any:
+            group = made(**{each: values.pop(each) for each in names})
+            return function(**{name: group}, **values)
+
+        groups: frozenset[str] = getattr(function, "groups", frozenset())
+        before = {id(each) for each in getattr(call, "__click_params__", ())}
+        for each in reversed(sections):
+            each(call)
+        added = (each for each in call.__click_params__ if id(each) not in before)  # type: ignore[attr-defined]
+        names = [each.name for each in added if each.expose_value]
+        unknown = {*names} - {each.name for each in fields(made)}
+        if unknown or not groups.isdisjoint(names):
+            raise TypeError(f"options {names} do not fit {made.__name__} beside {set(groups)}")
+        call.groups = groups | {name}  # type: ignore[attr-defined]
+        return call
+
+    return add
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command reports: text for a person or JSON for a program, on stdout."""
+
+    as_json: bool
+
+    def show(self, facts: object, text: str | Callable[[], str]) -> None:
+        """Print `facts` as JSON, or the text."""
+        if self.as_json:
+            click.echo(json.dumps(facts, indent=2, default=str))
+        else:
+            click.echo(text if isinstance(text, str) else text())
+
+
+OUTPUT = grouped(
+    "output",
+    Output,
+    section(
+        "Output",
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
+        click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=be_quiet,
+                     help="Print results and errors only."),
+        click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=be_verbose,
+                     help="Also print the log messages and warnings of libraries."),
+        CONFIG,
+    ),
+)  # fmt: skip
+
+
+def say(line: str) -> None:
+    """Log one line for the person who runs the command."""
+    LOG.info("%s", line)
+
+
+def progress_lines() -> Progress:
+    """Progress on stderr; none with --quiet."""
+    from ..audit.report.terminal import progress_lines as lines
+
+    return lines() if LOG.isEnabledFor(20) else no_progress
+
+
+def only_one(needed: str, remedy: str, **given: object) -> None:
+    """Raise UsageError unless exactly one of two options, named with `_` for `-`, was given."""
+    (first, one), (second, other) = given.items()
+    if bool(one) == bool(other):
+        names = [each if each.isupper() else f"--{each.replace('_', '-')}"
+                 for each in (first, second)]  # fmt: skip
+        raise UsageError(
+            f"{'both' if one else 'neither'} of {' and '.join(names)} were given",
+            f"one of them: {needed}",
+            remedy,
+        )

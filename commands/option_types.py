@@ -1,0 +1,202 @@
+"""Types of option values that have a form of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..indexer.search.kinds import SearchChoice
+
+
+class SearchWords(click.ParamType):
+    """KIND,name=n,device=…,shards as a SearchChoice."""
+
+    name = "[KIND][,NAME=NUMBER][,device=DEVICE][,shards]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> SearchChoice:
+        from ..indexer.search.kinds import SearchChoice
+
+        if isinstance(value, SearchChoice):
+            return value
+        kind: list[str] = []
+        devices: list[str] = []
+        shards = False
+        numbers: dict[str, int] = {}
+        for word in value.split(","):
+            name, equals, number = word.partition("=")
+            if devices and word.isdigit():
+                devices.append(word)
+            elif word == "shards":
+                shards = True
+            elif name == "device" and number:
+                devices.append(number)
+            elif not equals and word:
+                kind.append(word)
+            elif name and number.isascii() and number.isdigit():
+                numbers[name] = int(number)
+            else:
+                raise UsageError(
+                    f"--search {value!r} was given, with {word!r} in it",
+                    "a kind, NAME=NUMBER, device=DEVICE or shards, separated by commas",
+                    "Write --search exact or --search nprobe=64,device=cuda",
+                )
+        device = ",".join(devices) or "cpu"
+        return SearchChoice(",".join(kind) or None, numbers or None, device, shards)
+
+    @staticmethod
+    def text(choice: SearchChoice) -> str:
+        """The option's value that gives `choice`."""
+        words = [choice.kind] if choice.kind else []
+        words += [f"{name}={number}" for name, number in sorted((choice.parameters or {}).items())]
+        words += [f"device={choice.device}"] if choice.device != "cpu" else []
+        return ",".join(words + ["shards"] * choice.shards)
+
+
+@dataclass(frozen=True)
+class EngineName:
+    """An engine, and with ray the cluster's address and the number of encoders."""
+
+    name: str
+    address: str | None = None
+    actors: int | None = None
+
+    def __str__(self) -> str:
+        words = [self.address] if self.address else []
+        words += [f"actors={self.actors}"] if self.actors else []
+        return ":".join([self.name, ",".join(words)]) if words else self.name
+
+
+class EngineType(click.ParamType):
+    """local, or ray[:ADDRESS,actors=N]."""
+
+    name = "local|ray[:ADDRESS,actors=N]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> EngineName:
+        if isinstance(value, EngineName):
+            return value
+        name, rest = (value[:3], value[3:].lstrip(":,")) if value[:3] == "ray" else (value, "")
+        address, actors, wrong = None, None, name not in ("local", "ray")
+        for word in filter(None, rest.split(",")):
+            number = word.removeprefix("actors=")
+            if number == word and address is None:
+                address = word
+            elif number != word and number.isascii() and number.isdigit():
+                actors = int(number)
+            else:
+                wrong = True
+        if wrong or (rest and value[3] not in ":,"):
+            raise UsageError(
+                f"--engine {value!r} was given",
+                "local, ray or ray:ADDRESS,actors=N",
+                "Write --engine ray, or --engine ray:auto,actors=2",
+            )
+        return EngineName(name, address, actors)
+
+
+class ReportSize(click.ParamType):
+    """N images, or none for no report: an int, -1 for none."""
+
+    name = "N|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if value == "none":
+            return -1
+        if value.isascii() and value.isdigit():
+            return int(value)
+        raise UsageError(
+            f"--report {value!r} was given",
+            "how many images the report shows one by one, or none for no report",
+            "Write --report 200 or --report none",
+        )
+
+
+class Exclusion(click.ParamType):
+    """label-words, or near-labels=COSINE, as a name and a number."""
+
+    name = "label-words|near-labels=COSINE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: Any
+    ) -> tuple[str, float | None]:
+        if not isinstance(value, str):
+            return value
+        name, _, number = value.partition("=")
+        if value == "label-words":
+            return (name, None)
+        try:
+            if name == "near-labels":
+                return (name, float(number))
+        except ValueError:
+            pass
+        raise UsageError(
+            f"--exclude {value!r} was given",
+            "label-words, or near-labels=COSINE with a number",
+            "Write --exclude near-labels=0.95",
+        )
+
+    @staticmethod
+    def text(name: str, number: float | None) -> str:
+        """The option's value that gives this name and number."""
+        return name if number is None else f"{name}={number:g}"
+
+
+@dataclass(frozen=True)
+class FlagRule:
+    """What flags images: a name of Flag.NAMES and its number."""
+
+    name: str
+    number: float | None
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a DecisionRule that it sets."""
+        if self.name == "empirical-null":
+            return {"empirical_null": True, **({} if self.number is None else {"fdr": self.number})}
+        return {{"fdr": "fdr", "share": "contamination", "count": "top"}[self.name]: self.number}
+
+    def __str__(self) -> str:
+        if self.name == "count":
+            return f"{self.number}"
+        number = self.number if self.name != "share" or self.number is None else 100 * self.number
+        if self.name == "share":
+            return f"{number:.12g}%"
+        return self.name if number is None else f"{self.name}={number:g}"
+
+
+class Flag(click.ParamType):
+    """fdr=RATE, N, N% or a share below 1, or empirical-null[=RATE]."""
+
+    name = "RULE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> FlagRule:
+        if isinstance(value, FlagRule):
+            return value
+        text = str(value)
+        if text.isascii() and text.isdigit():
+            return FlagRule("count", int(text))
+        name, equals, number = text.partition("=")
+        try:
+            if name in ("fdr", "empirical-null"):
+                if not equals and name == "empirical-null":
+                    return FlagRule(name, None)
+                return FlagRule(name, float(number))
+            if text.endswith("%"):
+                return FlagRule("share", float(text[:-1]) / 100)
+            return FlagRule("share", float(text))
+        except ValueError:
+            pass
+        raise UsageError(
+            f"--flag {text!r} was given",
+            "fdr=RATE, a number or percentage of images, or empirical-null[=RATE]",
+            "Write --flag fdr=0.05, --flag 20, --flag 5% or --flag empirical-null",
+        )
+
+
+SEARCH_WORDS, ENGINE_NAME, REPORT_SIZE = SearchWords(), EngineType(), ReportSize()
+EXCLUSION, FLAG_RULE = Exclusion(), Flag()
