@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "AuditResult": "audit.result",
@@ -16,7 +16,7 @@ _HOMES = {
     "BlissError": "errors",
     "CaptionRules": "corpora.captions",
     "ClassWords": "audit.classes",
-    "CorpusOptions": "corpora.texts",
+    "CorpusOptions": "corpora.sources",
     "EmbedOptions": "indexer.image_embedding",
     "EmbeddedImages": "indexer.embedded_images",
     "Hits": "indexer.nearest",
@@ -35,6 +35,7 @@ _HOMES = {
     "fit_moments": "scorer.moments",
     "fit_reference": "audit.reference_fit",
     "index_embeddings": "indexer.index_building",
+    "kernels_in_use": "indexer.blas",
     "list_images": "corpora.images",
     "load_encoder": "indexer.open_clip_encoder",
     "load_reference": "scorer.reference_file",

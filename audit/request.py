@@ -11,7 +11,8 @@ from ..artefacts import MANIFEST, read_json
 from ..corpora.captions import CaptionRules
 from ..corpora.image_opening import open_images
 from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
-from ..corpora.texts import CorpusOptions, open_corpus
+from ..corpora.sources import CorpusOptions, notices_of
+from ..corpora.texts import open_corpus
 from ..errors import UsageError
 from ..indexer.caption_index import CaptionIndex, open_index, search
 from ..indexer.embedded_images import read_image_embeddings
@@ -202,6 +203,8 @@ def _build_default(
     if request.corpus is None:
         say(f"no --index or --corpus was given: using the built-in corpus {spec}")
     source = open_corpus(spec, request.corpus_options)
+    for line in notices_of(source):
+        say(line)
     rules = CaptionRules(deduplicate=not request.keep_duplicates)
     how = request.embed
     options = IndexOptions(rules, overwrite=how.overwrite, engine=how.engine)

@@ -27,13 +27,15 @@ from pathlib import Path
 import numpy as np
 from blissaudit.artefacts import sha256_of
 from blissaudit.corpora.captions import CaptionRules, normalise_caption
+from blissaudit.corpora.prompts import PAPER_PROMPT
+from blissaudit.corpora.registry import add_presets
 from blissaudit.corpora.texts import TextSource, open_corpus
 
 SPECS = (
     "{}/flavors.txt",
     "{}/coco_captions_val2017.json",
-    "keyed-captions:{}/flickr8k.token.txt",
-    "keyed-words:{}/wordnet_words.txt",
+    "flickr8k-captions",
+    "wordnet-words",
     "{}/laion-words.txt",
     "{}/laion-bigrams.txt",
     "{}/neglabel-selected-10k.txt",
@@ -166,6 +168,18 @@ def counted(sources: Sequence[TextSource]) -> tuple[int, int]:
     return read, len({text for text in seen if 1 <= len(text) <= 2000})
 
 
+def name_corpora(texts: Path, file: Path) -> None:
+    """Names for the two files whose columns have to be chosen."""
+    files = {"flickr8k-captions": "flickr8k.token.txt", "wordnet-words": "wordnet_words.txt"}
+    presets = [
+        {"name": name, "spec": str(texts / each), "licence": "not published", "column": "2"}
+        for name, each in files.items()
+    ]
+    presets[1] |= {"split_cells": ",", "prompt": PAPER_PROMPT}
+    file.write_text(json.dumps({"presets": presets}))
+    add_presets(file)
+
+
 def same_captions(texts: Path) -> bool:
     """Whether the dataset folder holds the captions of the token file, through its own reader."""
     rules = CaptionRules()
@@ -175,7 +189,7 @@ def same_captions(texts: Path) -> bool:
             for batch in open_corpus(spec).batches(4096)
             for text in batch.texts
         )
-        for spec in (str(texts / "flickr8k-dataset"), f"keyed-captions:{texts}/flickr8k.token.txt")
+        for spec in (str(texts / "flickr8k-dataset"), "flickr8k-captions")
     ]
     return found[0] == found[1]
 
@@ -193,6 +207,8 @@ def main() -> int:
         os.environ["BLISS_CACHE"] = str(folder / "cache")
         (folder / "texts").mkdir()
         texts = take(data, folder / "texts", chosen.each)
+        os.environ["BLISS_CONFIG"] = str(folder / "settings")
+        name_corpora(texts, folder / "presets.json")
         specs = [spec.format(texts) for spec in SPECS]
         process = start(specs, folder / "whole", chosen.part_rows)
         wait_for_work(process, folder / "whole")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blissaudit.indexer.blas import kernels_in_use
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LIBRARIES = ("numpy", "torch", "open_clip_torch", "pillow", "pyarrow")
@@ -78,7 +79,6 @@ def setup_lines() -> list[str]:
     import faiss
     import torch
 
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     libraries = [f"{name} {version(name)}" for name in LIBRARIES]
     for name in FAISS:
         try:
@@ -91,8 +91,16 @@ def setup_lines() -> list[str]:
     return [
         f"  machine: {os.cpu_count()} x {processor()}, {total_memory()}, {platform.system()}{load}",
         f"  libraries: Python {platform.python_version()}, {', '.join(libraries)}",
-        f"  threads: {threads}, numpy {set_blas} ({blas['name']} {blas['version']}); CPU only",
+        f"  threads: {threads}, numpy {set_blas}; CPU only",
+        f"  kernels: {kernels_line()}",
     ]
+
+
+def kernels_line() -> str:
+    """The BLAS kernels that are really in use, and the variable that chooses OpenBLAS's."""
+    chosen = os.environ.get("OPENBLAS_CORETYPE", "unset")
+    each = [f"{name} {kernels}" for name, kernels in kernels_in_use().items()]
+    return f"{'; '.join(each)} (OPENBLAS_CORETYPE {chosen})"
 
 
 def usable_cores() -> int:

@@ -29,6 +29,7 @@ RECORDING = (
 )
 """These write their own record when given --record."""
 PRINTING = (
+    "lower_bounds",
     "known_answer",
     "planted_strays",
     "planted_truth",

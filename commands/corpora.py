@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .compare_corpora import compare
-from .option_values import corpus_options
+from .option_values import open_said
 from .options import CORPUS, JSON
 
 
@@ -51,9 +51,8 @@ def peek(corpus: str, rows: int, as_json: bool, **given: Any) -> None:
     from ..audit.corpora_text import peek_text
     from ..corpora.peeking import LENGTH_EDGES
     from ..corpora.peeking import peek as first_look
-    from ..corpora.texts import open_corpus
 
-    source = open_corpus(corpus, corpus_options(given))
+    source = open_said(corpus, given)
     found = first_look(source, rows)
     if as_json:
         facts = {"corpus": source.spec, "preset": source.preset, "licence": source.licence}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -20,4 +24,13 @@ def demo(output: str, seed: int) -> None:
     from ..audit.terminal import progress_lines
     from ..demo.run import run_demo
 
-    click.echo(run_demo(Path(output), seed, progress_lines(), say))
+    click.echo(run_demo(Path(output), seed, progress_lines(), say, _program()))
+
+
+def _program() -> str:
+    """How a shell calls this program: by its name where that is on the path."""
+    if shutil.which("bliss"):
+        return "bliss"
+    if os.path.basename(sys.argv[0]) == "bliss":
+        return shlex.quote(sys.argv[0])
+    return f"{shlex.quote(sys.executable)} -m blissaudit"

@@ -12,9 +12,9 @@ from .index_kind import kind, set_kind
 from .index_sharing import pull, push
 from .index_upkeep import add, remove, verify
 from .option_values import (
-    corpus_options,
     model_choice,
     open_given_index,
+    open_said,
     ray_engine,
     say_plans,
     search_choice,
@@ -80,7 +80,6 @@ def build(**given: Any) -> None:
     from ..audit.index_upkeep import built_text
     from ..audit.models import encoder_for
     from ..audit.terminal import progress_lines
-    from ..corpora.texts import open_corpus
     from ..indexer.index_addresses import build_to, check_output
     from ..indexer.index_building import build_index, build_shard, index_embeddings
     from ..indexer.index_shards import describe_missing, parse_shard
@@ -122,7 +121,7 @@ def build(**given: Any) -> None:
             f"Leave it out; after `bliss index merge` run `bliss index kind {output} "
             f"{given['kind']}`",
         )
-    sources = [open_corpus(corpus, corpus_options(given)) for corpus in corpora]
+    sources = [open_said(corpus, given) for corpus in corpora]
     encoder = encoder_for(model_choice(given), None, None, say)
     if shard is None:
         told = progress_lines()

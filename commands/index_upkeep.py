@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .option_values import corpus_options, model_choice
+from .option_values import model_choice, open_said
 from .options import CORPUS, MODEL, options, say
 
 WHERE = options(
@@ -37,7 +37,6 @@ def add(folder: str, corpus: tuple[str, ...], embeddings: str | None, **given: A
     from ..audit.index_upkeep import added_text, check_one_given
     from ..audit.models import encoder_for
     from ..audit.terminal import progress_lines
-    from ..corpora.texts import open_corpus
     from ..indexer.caption_index import open_index
     from ..indexer.index_adding import AddOptions, add_captions, add_embeddings
     from ..indexer.index_files import local_folder
@@ -48,7 +47,7 @@ def add(folder: str, corpus: tuple[str, ...], embeddings: str | None, **given: A
     if embeddings is not None:
         made = add_embeddings(path, embeddings, given["column"], choices, progress_lines())
     else:
-        sources = [open_corpus(each, corpus_options(given)) for each in corpus]
+        sources = [open_said(each, given) for each in corpus]
         encoder = encoder_for(model_choice(given), open_index(path), None, say)
         made = add_captions(path, sources, encoder, choices, progress_lines())
     click.echo(added_text(made))

@@ -108,9 +108,27 @@ def no_prompts(given: dict[str, Any]) -> Any:
 
 def corpus_options(given: dict[str, Any]) -> Any:
     """How the corpus is to be read."""
-    from ..corpora.texts import CorpusOptions
+    from ..corpora.sources import SEPARATORS, CorpusOptions
 
-    return CorpusOptions(given["column"], given["config"], given["split"], given["revision"])
+    signs = {name: sign for sign, name in SEPARATORS.items()}
+    sign = given["delimiter"]
+    return CorpusOptions(
+        given["column"],
+        split_cells=given["split_cells"],
+        delimiter=signs.get(sign, sign),
+        header=given["header"],
+    )
+
+
+def open_said(corpus: str, given: dict[str, Any]) -> Any:
+    """The corpus, after what was decided about it has been said."""
+    from ..corpora.sources import notices_of
+    from ..corpora.texts import open_corpus
+
+    source = open_corpus(corpus, corpus_options(given))
+    for line in notices_of(source):
+        say(line)
+    return source
 
 
 def image_options(given: dict[str, Any]) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import click
 
+from ..errors import UsageError
+
 
 def say(line: str) -> None:
     """One line for the reader, on stderr."""
@@ -55,12 +57,34 @@ INDEX_NEEDED = click.option(
     required=True,
     help="A caption index. Repeatable: several are searched as one.",
 )
+
+
+def _removed(option: str, successor: str) -> Callable:
+    """An option of earlier versions: given, it exits 2 and names what replaces it."""
+
+    def refuse(context: click.Context, parameter: click.Parameter, value: object) -> None:
+        if value is not None:
+            raise UsageError(
+                f"{option} {value} was given, but is no longer an option",
+                f"it as part of the name: {successor}",
+                f"Leave {option} out and write {successor}",
+            )
+
+    return click.option(option, hidden=True, expose_value=False, callback=refuse)
+
+
+_DATA_SET = "hf:owner/name[@revision][:[config/]split] or FOLDER:[config/]split"
 CORPUS = options(
-    click.option("--column", help="The corpus's caption column, or several: a,b."),
-    click.option("--config", help="The Hugging Face dataset's configuration."),
-    click.option("--split", help="The data set's split."),
-    click.option("--revision", help="The Hugging Face dataset's revision."),
-)
+    click.option("--column", help="The corpus's caption column, or several: a,b. By number where "
+                 "lines have no header."),
+    click.option("--split-cells", metavar="TEXT",
+                 help="Split each text there, such as at commas: lists of names."),
+    click.option("--delimiter", metavar="SIGN",
+                 help="What separates columns: comma, semicolon, tab or bar [default: found]"),
+    click.option("--header", type=click.Choice(["yes", "no"]),
+                 help="Whether the first line names the columns [default: found]"),
+    *(_removed(f"--{name}", _DATA_SET) for name in ("config", "split", "revision")),
+)  # fmt: skip
 EXCLUDE = options(
     click.option("--exclude-near-labels", type=float, metavar="COSINE",
                  help="Hide captions this near to a label's prompt, such as 0.95."),

@@ -87,13 +87,18 @@ def is_remote_folder(address: str) -> bool:
         return bool(fs.isdir(path))
 
 
-def open_file(address: str) -> IO[bytes]:
-    """A local or remote file, opened for reading; BlissError where that fails."""
+def open_file(address: str, read_ahead: bool = True) -> IO[bytes]:
+    """A local or remote file, opened for reading; BlissError where that fails.
+
+    Without `read_ahead` only what is read is fetched: for readers that seek, such as parquet's,
+    since fsspec fetches 5 MiB at each place otherwise.
+    """
     with reachable(address):
         if not is_remote(address):
             return open(address, "rb")
         fs, path = file_system(address)
-        opened: IO[bytes] = fs.open(path, "rb")
+        how = {} if read_ahead else {"cache_type": "none"}
+        opened: IO[bytes] = fs.open(path, "rb", **how)
         return opened
 
 
@@ -189,6 +194,18 @@ def base_name(address: str) -> str:
 def suffix_of(address: str) -> str:
     """The suffix of a path or address in lower case, such as .csv; empty where there is none."""
     return os.path.splitext(base_name(address))[1].lower()
+
+
+def text_suffix(address: str) -> str:
+    """`suffix_of` a text file without its compression: .jsonl for a.jsonl.gz and a.jsonlines."""
+    name = base_name(address)
+    suffix = suffix_of(name[:-3] if is_gzip(address) else name)
+    return ".jsonl" if suffix == ".jsonlines" else suffix
+
+
+def is_gzip(address: str) -> bool:
+    """Whether a file is compressed with gzip, by its name."""
+    return base_name(address).lower().endswith(".gz")
 
 
 def as_local(spec: str) -> str:

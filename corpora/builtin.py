@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,9 @@ from pathlib import Path
 from ..artefacts import sha256_of
 from ..errors import BlissError, UsageError
 from .prompts import PAPER_PROMPT
+from .sources import JSON, TextBatch, TextSource, batch_values
 from .text_files import readable
 from .text_records import check_text_encoding, read_lines
-from .texts import JSON, TextBatch, TextSource, batch_values
 
 PUBLISHED_DICTIONARIES = ("paper-dictionary", "paper-dictionary-raw")
 """Specs of the paper's dictionary: stripped, or with the stray spaces it was published with."""
@@ -52,42 +52,12 @@ class NameList:
 
 @dataclass(frozen=True)
 class Dictionary:
-    """Lines of comma-separated terms, as the paper published its dictionary; row = line."""
-
-    scheme: str
-    path: Path
-    default_prompt: str = PAPER_PROMPT
-    licence: str | None = None
-    preset: str | None = None
-
-    @property
-    def spec(self) -> str:
-        """The scheme and the file's name."""
-        return f"{self.scheme}:{self.path.name}"
-
-    @property
-    def keeps_spaces(self) -> bool:
-        """Whether the published stray spaces stay."""
-        return self.scheme == "paper-dictionary-raw"
-
-    def facts(self) -> dict[str, JSON]:
-        """Facts for manifests; the fingerprint is over the file's bytes."""
-        with readable(self.path):
-            return _facts("dictionary", self.spec, sha256_of(self.path))
-
-    def batches(self, size: int) -> Iterator[TextBatch]:
-        """The terms in order: stripped, or with the published spaces for the raw scheme."""
-        terms = _raw_terms if self.keeps_spaces else _stripped_terms
-        with closing(terms(self.path)) as values:
-            yield from batch_values(values, size)
-
-
-@dataclass(frozen=True)
-class PublishedDictionary:
-    """Lines of comma-separated names: the paper's dictionary, or ImageNet-21k; row = line."""
+    """Lines of comma-separated names: of a file or built in; row = line."""
 
     spec: str
     lines: tuple[str, ...] = field(repr=False)
+    fingerprint: str = field(default="", repr=False)
+    """SHA-256 of the file that holds them; of the lines where they are built in."""
     default_prompt: str = PAPER_PROMPT
     licence: str | None = None
     preset: str | None = None
@@ -95,11 +65,11 @@ class PublishedDictionary:
     @property
     def keeps_spaces(self) -> bool:
         """Whether the published stray spaces stay."""
-        return self.spec == PUBLISHED_DICTIONARIES[1]
+        return self.spec.partition(":")[0] == PUBLISHED_DICTIONARIES[1]
 
     def facts(self) -> dict[str, JSON]:
-        """Facts for manifests; the fingerprint is over the lines."""
-        content = hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+        """Facts for manifests; the fingerprint is over the file's bytes, or over the lines."""
+        content = self.fingerprint or hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
         return _facts("dictionary", self.spec, content)
 
     def batches(self, size: int) -> Iterator[TextBatch]:
@@ -118,9 +88,9 @@ def open_builtin(spec: str) -> TextSource:
     if spec == "imagenet-1k":
         return open_imagenet()
     if spec == "imagenet-21k":
-        return PublishedDictionary(spec, _synset_names(spec, _SYNSETS_21K, 21_843, ".txt FILE"))
+        return Dictionary(spec, _synset_names(spec, _SYNSETS_21K, 21_843, ".txt FILE"))
     remedy = f"{spec}:PATH"
-    return PublishedDictionary(spec, _synset_names(spec, _SYNSETS, 1000, remedy))
+    return Dictionary(spec, _synset_names(spec, _SYNSETS, 1000, remedy))
 
 
 def _synset_names(spec: str, file: str, count: int, instead: str) -> tuple[str, ...]:
@@ -186,19 +156,11 @@ def open_dictionary(scheme: str, path: Path) -> Dictionary:
         )
     with readable(path), open(path, "rb") as file:
         check_text_encoding(file, str(path))
-    return Dictionary(scheme, path)
-
-
-def _raw_terms(path: Path) -> Generator[tuple[int, list[str]], None, None]:
-    with readable(path), open(path, "rb") as file, closing(read_lines(file, str(path))) as lines:
-        for row, line in lines:
-            yield row, line.split(",")
-
-
-def _stripped_terms(path: Path) -> Generator[tuple[int, list[str]], None, None]:
-    with closing(_raw_terms(path)) as lines:
-        for row, terms in lines:
-            yield row, [term.strip() for term in terms]
+        content = sha256_of(path)
+        file.seek(0)
+        with closing(read_lines(file, str(path))) as read:
+            lines = tuple(line for _, line in read)
+    return Dictionary(f"{scheme}:{path.name}", lines, content)
 
 
 def _literal(path: Path, variable: str) -> object:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from ..errors import BlissError, UsageError
-from .texts import TextSource
+from .sources import TextSource
 
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 COUNTS = ("read", "empty", "too_short", "too_long", "duplicate", "kept")

@@ -12,6 +12,7 @@ from .addresses import file_system, is_remote, reachable
 _MARKS = (
     *("size", "ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "last_modified"),
     *("Last-Modified", "updated", "created"),
+    *("blob_id", "xet_hash"),
 )
 
 

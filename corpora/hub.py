@@ -15,16 +15,20 @@ from ..artefacts import digest, sha256_of
 from ..errors import BlissError, UsageError
 from .addresses import is_remote
 from .change_marks import check_unchanged, marks_of
+from .columns import choose_arrow_column, split_columns
 from .dataset_cards import card_licence
 from .dataset_folders import check_dataset_folder, check_inside
 from .prompts import CAPTION_PROMPT
+from .sources import JSON, CorpusOptions, TextBatch, batch_values
 from .text_files import file_values, readable
 from .text_records import Values, joined_columns, read_parquet
-from .texts import JSON, CorpusOptions, TextBatch, batch_values, choose_arrow_column, split_columns
 
 # Builders that read tables of text. Others run decoders this package has no use for.
 TEXT_BUILDERS = ("parquet", "csv", "json", "text", "arrow")
 DEFAULT_SPLIT = "train"
+CONVERTED = "refs/convert/"
+"""Branches of the hub's own copies."""
+_FACTS = ("column", "config", "split", "revision")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class DatasetTexts:
     builder: Any = field(repr=False)
     marks: tuple[str, ...] = field(default=(), repr=False)
     """What the system said of the change of a folder's files when it was opened."""
+    notices: tuple[str, ...] = ()
+    """What a user should know of how it was opened."""
     default_prompt: str = CAPTION_PROMPT
     keeps_spaces: bool = False
     licence: str | None = None
@@ -56,7 +62,7 @@ class DatasetTexts:
         return {
             "kind": "hub-dataset" if self.folder is None else "dataset-folder",
             "spec": self.spec,
-            **vars(self.options),
+            **{name: getattr(self.options, name) for name in _FACTS},
             "fingerprint": f"datasets:{digest(content)}",
         }
 
@@ -124,7 +130,13 @@ def _open(spec: str, address: str, folder: Path | None, options: CorpusOptions) 
     files = [str(file) for file in builder.config.data_files[split]]
     marks = () if folder is None else marks_of(files)
     licence = builder.info.license or card_licence(address, options.revision)
-    return DatasetTexts(spec, chosen, folder, builder, marks, licence=licence)
+    notices = ()
+    if (options.revision or "").startswith(CONVERTED):
+        notices = (
+            f"{spec}: {options.revision} has no card, so its configurations are read as one, "
+            f"{len(files):,} file{'s' * (len(files) != 1)}: texts repeat where these overlap",
+        )
+    return DatasetTexts(spec, chosen, folder, builder, marks, notices, licence=licence)
 
 
 def open_builder(

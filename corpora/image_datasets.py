@@ -17,7 +17,7 @@ from .image_source import ImageOptions, ImageSource
 from .image_tables import open_image_tables
 from .image_tars import ImageTars
 from .remote_images import list_addresses
-from .texts import CorpusOptions
+from .sources import CorpusOptions
 
 IMAGE_BUILDERS = ("parquet", "arrow", "webdataset", "imagefolder")
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..errors import BlissError, UsageError
-from .texts import JSON
+from .sources import JSON
 
 MAX_IMAGE_BYTES = 128 << 20
 """An encoded image of an archive, a table or an address that is larger is not read into memory."""

@@ -24,8 +24,8 @@ from .image_source import (
     Skip,
 )
 from .label_columns import choose_named, image_features, label_values
+from .sources import JSON
 from .table_files import Damaged, Skipped, read_schema, table_rows
-from .texts import JSON
 
 
 @dataclass(frozen=True)

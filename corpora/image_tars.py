@@ -29,7 +29,7 @@ from .image_source import (
     Skip,
 )
 from .label_columns import LABEL_COLUMNS, label_text
-from .texts import JSON
+from .sources import JSON
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LABEL_SUFFIXES = ("cls", "json", "txt")

@@ -12,7 +12,7 @@ from .change_marks import stamp
 from .image_folders import Findings, find_images, no_images
 from .image_paths import display_path, why_outside
 from .image_source import ImageItem, Skip
-from .texts import JSON
+from .sources import JSON
 
 PathLike = str | os.PathLike[str]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import BlissError
-from .texts import JSON, TextBatch
+from .sources import JSON, TextBatch
 
 
 @dataclass(frozen=True)

@@ -194,16 +194,16 @@ def _read_columns(
 def _columns(file: str, names: Sequence[str], options: ImageOptions) -> tuple[int, int | None]:
     """Where the path column is, and the label column, if there is one."""
     where = display_path(file)
-    usual = (*PATH_COLUMNS, ESCAPED_COLUMNS[0])
-    path = choose_named(where, names, options.image_column, usual, "--image-column")
+    path_names = (*PATH_COLUMNS, ESCAPED_COLUMNS[0])
+    path = choose_named(where, names, options.image_column, path_names, "--image-column")
     if path is None:
         raise UsageError(
             f"{where} has no column with paths among {', '.join(names) or 'none'}",
             f"one called {', '.join(PATH_COLUMNS)}, in its first line",
             "Name the column with --image-column",
         )
-    usual = (*LABEL_COLUMNS, ESCAPED_COLUMNS[1])
-    label = choose_named(where, names, options.label_column, usual)
+    label_names = (*LABEL_COLUMNS, ESCAPED_COLUMNS[1])
+    label = choose_named(where, names, options.label_column, label_names)
     return names.index(path), None if label is None else names.index(label)
 
 

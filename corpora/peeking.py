@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from ..errors import UsageError
 from .captions import CaptionRules, normalise_caption
-from .texts import TextSource
+from .sources import TextSource
 
 LENGTH_EDGES = (1, 10, 20, 40, 80, 160, 320, 640, 2001)
 """A bin of the histogram is from one edge to below the next; the last has no end."""

@@ -22,7 +22,7 @@ from .captions import COUNTS, CaptionRules, clean_texts, closed_after, no_usable
 from .first_rows import ROWS, write_first_rows
 from .known_captions import KnownCaptions
 from .plan import PLANNED, RECORD, RowPlan, plan_file
-from .texts import JSON, TextSource
+from .sources import JSON, TextSource
 
 STAGED, FIRSTS = "staged.parquet", "first_rows.parquet"
 """Every clean caption, and which of them are the first of their kind; gone once it is finished."""

@@ -20,13 +20,13 @@ from ..errors import BlissError, UsageError
 from .addresses import is_remote
 from .builtin import NAMED
 from .prompts import CAPTION_PROMPT, check_prompts
-from .texts import NO_OPTIONS, CorpusOptions, TextSource
+from .sources import NO_OPTIONS, CorpusOptions, TextSource
+from .text_opening import HUB_SPEC, open_spec
 
 SHIPPED = Path(__file__).with_name("presets.json")
 USER_FILE = "corpora.json"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
-_HUB = re.compile(r"hf:[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,14 @@ class Preset:
     config: str | None = None
     split: str | None = None
     revision: str | None = None
+    split_cells: str | None = None
+    """What parts the texts within a cell, such as a comma."""
     prompt: str = CAPTION_PROMPT
     """The template its texts are made for."""
     texts: int | None = None
     """How many there are, about, before any is dropped."""
+    download: str = ""
+    """What a build fetches."""
     languages: tuple[str, ...] = ()
     good_for: str = ""
     homepage: str = ""
@@ -54,7 +58,18 @@ class Preset:
 
 
 _REQUIRED = ("name", "spec", "licence")
-_TEXT = ("config", "split", "revision", "column", "prompt", "good_for", "homepage", "note")
+_TEXT = (
+    "config",
+    "split",
+    "revision",
+    "column",
+    "split_cells",
+    "prompt",
+    "download",
+    "good_for",
+    "homepage",
+    "note",
+)
 
 
 def presets() -> dict[str, Preset]:
@@ -86,9 +101,7 @@ def open_preset(preset: Preset, options: CorpusOptions = NO_OPTIONS) -> TextSour
 
     What `options` say comes before what the preset says.
     """
-    from .text_opening import open_spec
-
-    ours = {name: getattr(preset, name) for name in vars(options)}
+    ours = {name: getattr(preset, name, None) for name in vars(options)}
     given = {name: value for name, value in vars(options).items() if value is not None}
     source = open_spec(preset.spec, CorpusOptions(**{**ours, **given}))
     carried = {"preset": preset.name, "licence": preset.licence, "default_prompt": preset.prompt}
@@ -197,7 +210,7 @@ def _preset(given: Mapping[str, Any], where: str, folder: Path) -> Preset:
 
 def _absolute(spec: str, where: str, folder: Path) -> str:
     """A spec that means the same in every folder."""
-    if spec in NAMED or _HUB.fullmatch(spec) or is_remote(spec):
+    if spec in NAMED or HUB_SPEC.fullmatch(spec) or is_remote(spec):
         return spec
     if spec.startswith("hf:"):
         raise _wrong(where, f"has the spec {spec!r}", "hf:owner/name")

@@ -13,7 +13,7 @@ from .addresses import find_below, read_file
 from .change_marks import stamp
 from .image_paths import IMAGE_SUFFIXES, display_path, has_image_suffix
 from .image_source import MAX_IMAGE_BYTES, ImageItem, Skip
-from .texts import JSON
+from .sources import JSON
 
 
 @dataclass(frozen=True)

@@ -5,25 +5,40 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UsageError
-from .addresses import as_local, base_name, expand, is_remote, suffix_of
+from . import hub
+from .addresses import as_local, base_name, expand, is_remote, text_suffix
 from .builtin import NAMED, PUBLISHED_DICTIONARIES, open_builtin
-from .keyed_lines import TEXTS, open_keyed_lines
+from .sources import NO_OPTIONS, CorpusOptions, TextSource
 from .text_files import open_text_files
-from .text_records import COLUMN_SUFFIXES, SUFFIXES
-from .texts import NO_OPTIONS, CorpusOptions, TextSource
+from .text_records import SUFFIXES
 
 ACCEPTED_SPECS = (
     "a name that `bliss corpora list` shows, imagenet-1k, paper-dictionary[:PATH], "
-    "paper-dictionary-raw[:PATH], keyed-captions:PATH or keyed-words:PATH (a key, a tab and a "
-    "caption or words a line), hf:owner/name, a dataset folder, or .txt, .csv, .tsv, .jsonl, "
-    ".parquet or COCO .json files, by path or by address (https://, s3://, gs://), with {000..012} "
-    "and * for several"
+    "paper-dictionary-raw[:PATH], hf:owner/name[@revision][:[config/]split], a dataset folder, "
+    "FOLDER:[config/]split, or .txt, .csv, .tsv, .jsonl, .parquet or COCO .json files, by path or "
+    "by address (https://, s3://, gs://), with {000..012} and * for several"
 )
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_CELLS = ("column", "split_cells")
+_OPTIONS = {
+    **dict.fromkeys((".txt", ".csv", ".tsv"), (*_CELLS, "delimiter", "header")),
+    **dict.fromkeys((".jsonl", ".parquet"), _CELLS),
+}
+"""What can be said of files, by suffix."""
+
+REMOVED = {"keyed-captions": "--column 2", "keyed-words": "--column 2 --split-cells ,"}
+"""Schemes of earlier versions, and the options that replace them."""
+
+HUB_SPEC = re.compile(
+    r"hf:(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?"
+    r"(?::(?:(?P<config>[^/:]+)/)?(?P<split>[^/:]+))?",
+    re.ASCII,
+)
+_FOLDER_PART = re.compile(r"(?P<name>.+):(?:(?P<config>[^/:]+)/)?(?P<split>[^/:]+)")
 
 
 def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
@@ -31,17 +46,21 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
 
     Errors as of `open_corpus`.
     """
-    from . import hub
-
     scheme, _, rest = spec.partition(":")
     if spec in NAMED or (scheme in PUBLISHED_DICTIONARIES and rest):
         refuse_options(spec, options, accepted=())
         return open_builtin(spec)
-    if scheme in TEXTS and rest:
-        refuse_options(spec, options, accepted=())
-        return open_keyed_lines(scheme, Path(rest).expanduser())
-    if scheme == "hf" and _HUB_NAME.fullmatch(rest):
-        return hub.open_hub_dataset(rest, options)
+    if scheme in REMOVED:
+        raise UsageError(
+            f"{spec!r} was given, but {scheme}: is no longer a scheme",
+            f"the file by itself, with {REMOVED[scheme]}",
+            f"Give {rest or 'PATH'} {REMOVED[scheme]}; it has to end in .txt",
+        )
+    named = HUB_SPEC.fullmatch(spec)
+    if named is not None:
+        accepted = ("column", "config", "split", "revision")
+        refuse_options(spec, options, accepted)
+        return hub.open_hub_dataset(named["name"], _with_part(spec, named, options))
     address = as_local(spec)
     path = Path(address).expanduser()
     remote = is_remote(address)
@@ -49,17 +68,32 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
         _refuse_too_wide(spec, path)
         refuse_options(spec, options, accepted=("column", "config", "split"))
         return hub.open_dataset_folder(path, options)
+    part = None if remote or path.exists() else _FOLDER_PART.fullmatch(spec)
+    if part is not None and Path(part["name"]).expanduser().is_dir():
+        return open_spec(part["name"], _with_part(spec, part, options))
     several = not path.exists() and any(sign in address for sign in "{*?[")
     if remote or several or path.is_file():
         files = expand(address if remote else str(path))
-        suffix = _only_suffix(spec, files)
-        refuse_options(spec, options, ("column",) if suffix in COLUMN_SUFFIXES else ())
-        return open_text_files(base_name(address), files, options.column)
+        refuse_options(spec, options, _OPTIONS.get(_only_suffix(spec, files), ()))
+        return open_text_files(base_name(address), files, options)
     raise UsageError(
         f"{spec!r} is not a text corpus" + _reason(scheme, rest),
         ACCEPTED_SPECS,
         "Check the spelling and the path",
     )
+
+
+def _with_part(spec: str, named: re.Match[str], options: CorpusOptions) -> CorpusOptions:
+    """The options with what `spec` says of revision, config and split; UsageError where both do."""
+    said = {name: value for name, value in named.groupdict().items() if name != "name" and value}
+    for name, value in said.items():
+        if getattr(options, name) not in (None, value):
+            raise UsageError(
+                f"{spec!r} says {name} {value!r}, and {getattr(options, name)!r} was given too",
+                f"one {name}",
+                "Leave one of them out",
+            )
+    return replace(options, **said)
 
 
 def refuse_options(spec: str, options: CorpusOptions, accepted: Sequence[str]) -> None:
@@ -70,7 +104,7 @@ def refuse_options(spec: str, options: CorpusOptions, accepted: Sequence[str]) -
     if unused:
         raise UsageError(
             f"{' and '.join(unused)} given for {spec!r}",
-            f"only {' or '.join(accepted)} there" if accepted else "no such option there",
+            f"only {', '.join(accepted)} there" if accepted else "no such option there",
             f"Leave out {' and '.join(unused)}",
         )
 
@@ -93,7 +127,7 @@ def _refuse_too_wide(spec: str, folder: Path) -> None:
 
 def _only_suffix(spec: str, files: Sequence[str]) -> str:
     """The suffix of all files; UsageError where it is none of SUFFIXES or they differ."""
-    kinds = sorted({suffix_of(file) for file in files})
+    kinds = sorted({text_suffix(file) for file in files})
     if len(kinds) > 1:
         raise UsageError(
             f"{spec} names files of different kinds ({', '.join(map(repr, kinds))})",
@@ -111,9 +145,7 @@ def _only_suffix(spec: str, files: Sequence[str]) -> str:
 
 def _reason(scheme: str, rest: str) -> str:
     if scheme == "hf":
-        return ": a dataset repository is named hf:owner/name"
+        return ": a dataset repository is named hf:owner/name[@revision][:[config/]split]"
     if scheme in PUBLISHED_DICTIONARIES and not rest:
         return ": the dictionary's path is missing"
-    if scheme in TEXTS and not rest:
-        return ": the file's path is missing"
     return ": there is no such file or folder"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import BlissError
-from .addresses import suffix_of
+from .columns import arrow_values, choose_arrow_column, choose_column, split_columns
+from .delimited import Layout, decoded, delimited_rows, malformed
 from .parquet_pages import parquet_batches
-from .texts import arrow_values, choose_arrow_column, choose_column, split_columns
 
 START = 4096  # bytes looked at to tell text from what is none
 MAX_LINE = 1 << 20  # characters; a longer line is no caption, and would have to fit in memory
@@ -50,7 +47,7 @@ def check_text_encoding(file: IO[bytes], name: str) -> None:
 
 def read_lines(file: IO[bytes], name: str) -> Generator[tuple[int, str], None, None]:
     """(line number from 0, line without its end); BlissError for a line over MAX_LINE."""
-    with _text(file, None) as text:
+    with decoded(file, None) as text:
         for number in itertools.count():
             line = text.readline(MAX_LINE)
             if not line:
@@ -64,42 +61,22 @@ def read_lines(file: IO[bytes], name: str) -> Generator[tuple[int, str], None, N
             yield number, line.removesuffix("\n")
 
 
-@contextmanager
-def _text(file: IO[bytes], newline: str | None) -> Iterator[io.TextIOWrapper]:
-    """`file` as text; EOFError where it ended before the size that its system gives."""
-    with io.TextIOWrapper(file, "utf-8-sig", "replace", newline) as text:
-        yield text
-        size = getattr(file, "size", None)
-        if isinstance(size, int) and file.tell() < size:
-            raise EOFError(f"it ended after {file.tell():,} of {size:,} bytes")
-
-
-def _csv_rows(file: IO[bytes], name: str) -> Generator[tuple[int, list[str]], None, None]:
-    """(line number from 1 where the record ends, its fields), blank lines left out."""
-    delimiter = "\t" if suffix_of(name) == ".tsv" else ","
-    with _text(file, "") as text:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        try:
-            for fields in reader:
-                if fields:
-                    yield reader.line_num, fields
-        except csv.Error as error:
-            raise _malformed(name, reader.line_num, str(error)) from error
-
-
-def _csv_column(file: IO[bytes], name: str, given: str | None) -> str:
-    _, header = next(_csv_rows(file, name), (0, []))
-    return choose_column(name, given, [(column, True) for column in header])
-
-
-def _read_csv(file: IO[bytes], name: str, column: str) -> Values:
-    rows = _csv_rows(file, name)
-    _, header = next(rows, (0, [column]))
-    wanted = [header.index(each) for each in _present(name, column, header)]
+def read_delimited(file: IO[bytes], name: str, layout: Layout) -> Values:
+    """(record from 0, value) of delimited text as `layout` says."""
+    rows = delimited_rows(file, name, layout)
+    header: list[str] | None = None
+    if layout.header:
+        header = [each.strip() for each in next(rows, (0, [layout.column]))[1]]
+    wanted: list[int] | None = None
     for number, (line, fields) in enumerate(rows):
-        if len(fields) > len(header):
-            raise _malformed(name, line, f"{len(fields)} fields under {len(header)} columns")
+        if wanted is None:
+            header = header or [str(at) for at in range(1, len(fields) + 1)]
+            wanted = [header.index(each) for each in _present(name, layout.column, header)]
+        if header is not None and len(fields) > len(header):
+            raise malformed(name, line, f"{len(fields)} fields under {len(header)} columns")
         yield number, joined([fields[at] if at < len(fields) else None for at in wanted])
+    if wanted is None and header is not None:
+        _present(name, layout.column, header)
 
 
 def _json_objects(
@@ -112,9 +89,9 @@ def _json_objects(
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise _malformed(name, number + 1, str(error)) from error
+            raise malformed(name, number + 1, str(error)) from error
         if not isinstance(record, dict):
-            raise _malformed(name, number + 1, f"a {type(record).__name__}, not an object")
+            raise malformed(name, number + 1, f"a {type(record).__name__}, not an object")
         yield number, record
 
 
@@ -165,7 +142,7 @@ def read_parquet(file: IO[bytes], name: str, column: str) -> Values:
 def _read_coco(file: IO[bytes], name: str, column: None) -> Values:
     """Captions of a COCO annotation file, which its format obliges one to read whole."""
     try:
-        with _text(file, None) as text:
+        with decoded(file, None) as text:
             content = json.load(text)
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(name, error) from error
@@ -210,14 +187,6 @@ def _present(name: str, column: str, there: Sequence[str]) -> tuple[str, ...]:
     return wanted
 
 
-def _malformed(name: str, line: int, reason: str) -> BlissError:
-    return BlissError(
-        f"line {line} of {name} cannot be read ({reason})",
-        f"well-formed {suffix_of(name).removeprefix('.')}",
-        "Correct that line, or quote its field if it holds the separator",
-    )
-
-
 def unreadable(name: str, error: Exception, where: str = "") -> BlissError:
     """The BlissError for a file that cannot be read, or not beyond some row."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -228,16 +197,17 @@ def unreadable(name: str, error: Exception, where: str = "") -> BlissError:
     )
 
 
-COLUMN_SUFFIXES: dict[str, Callable[[IO[bytes], str, str | None], str]] = {
-    ".csv": _csv_column,
-    ".tsv": _csv_column,
+DELIMITED = (".csv", ".tsv")
+COLUMN_SUFFIXES = (*DELIMITED, ".jsonl", ".parquet")
+"""Suffixes of files with columns; a .txt file can have some too."""
+COLUMN_CHOICES: dict[str, Callable[[IO[bytes], str, str | None], str]] = {
     ".jsonl": _json_column,
     ".parquet": _parquet_column,
 }
 SUFFIXES: dict[str, Callable[[IO[bytes], str, Any], Values]] = {
     ".txt": lambda file, name, _: read_lines(file, name),
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
     ".jsonl": _read_jsonl,
     ".parquet": read_parquet,
     ".json": _read_coco,

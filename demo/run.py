@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,17 @@ class Planted:
         return self.kinds[path] not in self.normal
 
 
-def run_demo(folder: Path, seed: int, progress: Progress, say: Callable[[str], None]) -> str:
-    """Render, index, audit; returns the report. The same seed gives the same images and result."""
+def run_demo(
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    say: Callable[[str], None],
+    program: str = "bliss",
+) -> str:
+    """Render, index, audit; returns the report. The same seed gives the same images and result.
+
+    `program` is how `bliss` is called in the commands that the report ends with.
+    """
     planted = plant(folder / "images", seed, progress)
     corpus = write_corpus(folder / "captions.txt", seed)
     say(
@@ -59,7 +69,8 @@ def run_demo(folder: Path, seed: int, progress: Progress, say: Callable[[str], N
     result = run_audit(request, progress, say)
     save_audit(result, request.settings, request.output, {"command": "demo", "seed": seed})
     save_report(request.output)
-    return report(result, planted, folder)
+    commands = next_commands(folder, planted, program)
+    return "\n".join([report(result, planted, folder), "", "Try next:", "", *commands])
 
 
 def plant(folder: Path, seed: int, progress: Progress) -> Planted:
@@ -126,6 +137,22 @@ def report(result: AuditResult, planted: Planted, folder: Path) -> str:
             f"To look at them: {folder / 'audit' / 'report.html'}",
         ]
     )
+
+
+def next_commands(folder: Path, planted: Planted, program: str) -> list[str]:
+    """Shell commands to try on what `run_demo` left in `folder`."""
+    kind = sorted(set(planted.kinds.values()) - {*planted.normal})[0]
+    first, second = str(folder / "audit"), str(folder / "second")
+    images, captions = str(folder / "images"), str(folder / "captions.txt")
+    corpus = ["--corpus", captions, "--model", "demo"]
+    return [
+        f"  {program} {shlex.join(words)}"
+        for words in (
+            ["find", first, "--text", f"a drawing of a {kind}"],
+            ["audit", images, *corpus, "--score", "bliss+", "--output", second],
+            ["diff", first, second],
+        )
+    ]
 
 
 def _cuts(score: np.ndarray, stray: np.ndarray) -> list[str]:

@@ -13,8 +13,8 @@ START, END = "<!-- presets: from corpora/presets.json -->\n", "<!-- end of prese
 def presets_table() -> str:
     """The shipped presets as a Markdown table."""
     lines = [
-        "| name | corpus | read | texts | languages | licence | good for |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| name | corpus | read | texts | download | languages | licence | good for |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for preset in read_presets(SHIPPED).values():
         mark = "" if preset.checked else " (not checked)"
@@ -24,6 +24,7 @@ def presets_table() -> str:
             _corpus(preset) + mark,
             _read(preset),
             texts,
+            preset.download,
             ", ".join(preset.languages),
             preset.licence,
             f"{preset.good_for}. {preset.note}".strip(),

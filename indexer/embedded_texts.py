@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..artefacts import digest, sha256_of
+from ..corpora.columns import choose_arrow_column
+from ..corpora.sources import JSON, TextBatch, make_batch
 from ..corpora.text_files import readable
 from ..corpora.text_records import read_parquet
-from ..corpora.texts import JSON, TextBatch, choose_arrow_column
 from .layout import EmbeddingFolder, open_embedding_folder
 
 
@@ -52,7 +53,7 @@ class EmbeddedTexts:
                 with closing(read_parquet(file, str(path), self.column)) as values:
                     texts = (value if isinstance(value, str) else "" for _, value in values)
                     while some := list(islice(texts, size)):
-                        yield TextBatch(some, np.arange(first, first + len(some)))
+                        yield make_batch(some, np.arange(first, first + len(some)))
                         first += len(some)
 
 

@@ -1,6 +1,6 @@
 """FAISS's structures for approximate search: made, written, read and searched.
 
-Beside nearest.py the only file that imports faiss; gpu_search.py is given it from here.
+The only file that imports faiss; gpu_search.py is given it from here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..artefacts import write_atomically
 from ..errors import BlissError, UsageError
 from .nearest import Vectors
 from .search_kinds import EXAMPLES, Kind, sample_size
@@ -141,6 +142,16 @@ def write_structure(structure: Any, file: IO[bytes]) -> None:
         faiss.write_index(structure, faiss.PyCallbackIOWriter(write))
     except (RuntimeError, OSError, SystemError) as error:
         raise failed[0] if failed else OSError(reason(error)) from error
+
+
+def write_flat_index(path: Path, texts: Vectors, dimension: int) -> None:
+    """Write a FAISS IndexFlatIP file of all texts, for other programs; we never read it back."""
+    faiss = library()
+
+    index = faiss.IndexFlatIP(dimension)
+    for _, block in texts.blocks():
+        index.add(block)
+    write_atomically(path, lambda file: file.write(faiss.serialize_index(index).tobytes()))
 
 
 def read_structure(path: Path, remedy: str) -> Any:

@@ -18,7 +18,7 @@ from ..corpora.captions import CaptionRules
 from ..corpora.known_captions import KnownCaptions
 from ..corpora.plan import open_plan
 from ..corpora.plan_making import make_plan
-from ..corpora.texts import TextSource
+from ..corpora.sources import TextSource
 from ..errors import BlissError, UsageError
 from .addition_finishing import ADDING, finish_addition
 from .build_log import timed
@@ -27,7 +27,13 @@ from .embedded_texts import open_text_embeddings
 from .encoded_parts import encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder, check_same_model
 from .index_files import checked_names, files_of_part
-from .index_sources import describe_sources, request_of, shared_prompts, without_names
+from .index_sources import (
+    describe_sources,
+    in_current_terms,
+    request_of,
+    shared_prompts,
+    without_names,
+)
 from .manifest_checks import count_problems, type_problems
 from .measured_parts import Encode, make_parts
 from .part_building import missing_parts
@@ -237,7 +243,7 @@ def _begin(adding: Path, request: dict[str, Any], job: _Job, overwrite: bool) ->
 def read_request(adding: Path) -> dict[str, Any]:
     """The request an addition was begun for."""
     request = read_json(adding / BUILDING).get("request")
-    return request if isinstance(request, dict) else {}
+    return in_current_terms(request) if isinstance(request, dict) else {}
 
 
 def _metadata(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:

@@ -17,13 +17,14 @@ import numpy as np
 from ..artefacts import MANIFEST
 from ..corpora.plan import RowPlan, open_plan
 from ..corpora.plan_making import make_plan
-from ..corpora.texts import TextSource
+from ..corpora.sources import TextSource
 from ..errors import UsageError
 from .build_log import timed
 from .caption_index import CaptionIndex, open_index
 from .embedded_texts import open_text_embeddings
 from .encoded_parts import encoded_parts, given_parts
 from .encoding import IDENTITY, Encoder
+from .faiss_structures import write_flat_index
 from .folder_lock import only_run_in, wait_to_run_in
 from .index_finishing import finish_index
 from .index_options import NO_OPTIONS, IndexOptions
@@ -32,7 +33,6 @@ from .index_shards import Shard, no_part_text, refuse_while_shards_run, running_
 from .index_sources import Described, describe_sources, request_of
 from .layout import load_vectors
 from .measured_parts import Encode, make_parts
-from .nearest import write_flat_index
 from .part_building import missing_parts
 from .parts import begin_building, drop_records, is_finished
 from .progress import Progress, no_progress

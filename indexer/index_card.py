@@ -46,9 +46,8 @@ def index_card(manifest: Mapping[str, Any], repository: str) -> str:
     lines = [
         f"---\n{yaml}\n---",
         f"# Caption index: {rows - removed:,} captions",
-        "Captions with their CLIP embeddings, made by [bliss-audit]"
-        "(https://pypi.org/project/bliss-audit/) to find the images that do not belong in a "
-        "collection, and to say why.",
+        "Captions with their CLIP embeddings, made by bliss-audit to find the images that do not "
+        "belong in a collection, and to say why.",
         f"- model: {_quoted(describe_model(manifest['model']))}\n"
         f"- stored as {manifest['dtype']}, {rows:,} rows in {len(manifest['parts'])} parts"
         + (f"; {removed:,} of them were removed and are not searched" if removed else ""),

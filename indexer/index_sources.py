@@ -7,7 +7,7 @@ from typing import Any
 
 from ..corpora.prompts import CAPTION_PROMPT, PAPER_PROMPT, check_prompts
 from ..corpora.registry import preset_named
-from ..corpora.texts import TextSource
+from ..corpora.sources import TextSource
 from ..errors import UsageError
 
 Described = Mapping[str, Any]
@@ -45,6 +45,32 @@ def request_of(described: Sequence[Described]) -> list[dict[str, Any]]:
         {**each["corpus"], **{name: each[name] for name in ("name", "licence", "prompts")}}
         for each in described
     ]
+
+
+def in_current_terms(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request that may be an earlier version's, as this version would word it.
+
+    Lines of a key, a tab and a text had the schemes keyed-captions: and keyed-words:.
+    """
+    sources = request.get("sources")
+    if not isinstance(sources, list):
+        return dict(request)
+    return {**request, "sources": [_in_current_terms(source) for source in sources]}
+
+
+def _in_current_terms(source: Any) -> Any:
+    if not isinstance(source, Mapping) or source.get("kind") != "keyed-lines":
+        return source
+    scheme = str(source.get("spec")).partition(":")[0]
+    current = {
+        **source,
+        "kind": "text-file",
+        "column": "2",
+        "delimiter": "\t",
+        "header": "no",
+        **{name: str(source.get(name)).removeprefix(f"{scheme}:") for name in ("spec", "name")},
+    }
+    return {**current, "split_cells": ","} if scheme == "keyed-words" else current
 
 
 def encoding_prompts(

@@ -1,29 +1,36 @@
 """Exact search by inner product, in blocks.
 
-FAISS finds the candidates; their similarities are then computed again, one pair at a time, in
-float64 and rounded to float32. So a similarity does not depend on how the texts were cut into
-blocks or the queries into batches, equal texts get equal similarities, and ties go to the lower
-row. A few more candidates than k are fetched; should the last of them still come within rounding
-of the k-th, more are fetched for those queries. Blocks are merged by FAISS's own heaps, and the
-queries go in batches small enough for their candidates to fit in memory.
+float32 products find the candidates; their similarities are then computed again, one pair at a
+time, in float64 and rounded to float32. So a similarity does not depend on how the texts were cut
+into blocks or the queries into batches, equal texts get equal similarities, and ties go to the
+lower row. A few more candidates than k are fetched; should the last of them still come within
+rounding of the k-th, more are fetched for those queries. The queries go in batches small enough for
+their candidates to fit in memory.
+
+The products are numpy's: its wheels carry a newer BLAS than FAISS's, with kernels for recent CPUs
+(`benchmarks/search_kernel.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from ..errors import UsageError
-from .candidates import Candidates
+from .blas import share_among_threads
+from .candidates import Candidates, keep_largest, no_candidates
 
 SPARE = 6
 """Candidates fetched beyond k."""
 
 ROUNDING = 2e-6
 """More than float32 search and the float64 similarity can differ by, for unit rows."""
+
+TEXTS_AT_ONCE, PRODUCTS_AT_ONCE = 2048, 1 << 19
+"""Of a scan, on each thread: 2 MiB of products, which stay in cache."""
 
 PAIRS_AT_ONCE = 16_384
 
@@ -77,7 +84,7 @@ class Reach:
 
 
 Scan = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""Unit queries [n, d] and w -> float32 [n, w], products in descending order, and their rows."""
+"""Unit queries [n, d] and w -> float32 [n, w], the largest products in any order; their rows."""
 
 
 def nearest_texts(queries: np.ndarray, texts: Vectors, k: int) -> Hits:
@@ -115,7 +122,7 @@ def certain_hits(
             hits.similarity[batch] = similarity[:, :k]
             hits.rows[batch] = rows[:, :k]
             if wanted < texts.count:
-                unsure.append(batch[rough[:, -1] + error[batch] >= similarity[:, k - 1]])
+                unsure.append(batch[rough.min(axis=1) + error[batch] >= similarity[:, k - 1]])
         asked = np.concatenate(unsure) if unsure else asked[:0]
         if not asked.size or wanted >= reach.most:
             return hits, asked
@@ -149,20 +156,35 @@ def exact_hits(queries: np.ndarray, texts: Vectors, k: int, found: Candidates) -
     return hits
 
 
-def _scan(queries: np.ndarray, texts: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """FAISS's k best over all blocks: float32 similarities, descending, and int64 rows."""
-    import faiss
+def _scan(queries: np.ndarray, texts: Vectors, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `wanted` texts of largest product with each query, over all blocks."""
+    kept = no_candidates(len(queries), wanted, np.dtype(np.float32))
+    length = max(TEXTS_AT_ONCE, wanted)
+    width = max(1, PRODUCTS_AT_ONCE // length)
+    lock = Lock()
 
-    merged = None
+    def work(pieces: Iterator[tuple[int, np.ndarray]]) -> None:
+        memory = np.empty(min(width, len(queries)) * length, np.float32)
+        for first, rows in pieces:
+            for start in range(0, len(queries), width):
+                batch = slice(start, start + width)
+                some = queries[batch]
+                products = memory[: len(some) * len(rows)].reshape(len(some), len(rows))
+                np.matmul(some, rows.T, out=products)
+                keep_largest(
+                    Candidates(kept.values[batch], kept.rows[batch]), products, first, lock
+                )
+
+    share_among_threads(work, _pieces(texts, length), -(-texts.count // length))
+    return kept.values, kept.rows
+
+
+def _pieces(texts: Vectors, length: int) -> Iterator[tuple[int, np.ndarray]]:
+    """All blocks of texts, cut into pieces of at most `length` rows."""
     for first, block in texts.blocks():
-        found = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
-        if first == 0 and len(block) == texts.count:
-            return found
-        merged = merged or faiss.ResultHeap(len(queries), k, keep_max=True)
-        merged.add_result(found[0], found[1] + first)
-    assert merged is not None
-    merged.finalize()
-    return merged.D, merged.I
+        for start in range(0, len(block), length):
+            rows = np.ascontiguousarray(block[start : start + length], np.float32)
+            yield first + start, rows
 
 
 def exact_order(
@@ -181,15 +203,3 @@ def exact_order(
     similarity[rows < 0] = -np.inf
     order = np.lexsort((rows, -similarity), axis=1)
     return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
-
-
-def write_flat_index(path: Path, texts: Vectors, dimension: int) -> None:
-    """Write a FAISS IndexFlatIP file of all texts, for other programs; we never read it back."""
-    import faiss
-
-    from ..artefacts import write_atomically
-
-    index = faiss.IndexFlatIP(dimension)
-    for _, block in texts.blocks():
-        index.add(block)
-    write_atomically(path, lambda file: file.write(faiss.serialize_index(index).tobytes()))

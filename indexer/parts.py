@@ -34,6 +34,7 @@ from ..artefacts import (
 from ..errors import BlissError, UsageError
 from .caption_store import caption_files, write_captions
 from .folder_lock import LOCK
+from .index_sources import in_current_terms
 
 BUILDING = "building.json"
 BUILDING_FOLDERS = ("parts", "plan", "shards", "near")
@@ -86,6 +87,8 @@ def begin_building(
         before = _request_of(folder / name, overwrite)
         if before == dict(request):
             break
+        if in_current_terms(before) == dict(request):
+            return  # begun by an earlier version: its own words stay beside its parts
         if overwrite:
             _empty(folder)
             break

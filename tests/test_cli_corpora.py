@@ -8,21 +8,27 @@ from pathlib import Path
 import pytest
 
 LIST = """\
-name                    texts  languages  licence                          good for
-imagenet-1k             1,000  en         MIT (open_clip's list)           quick checks, objects
-imagenet-21k           40,742  en         WordNet licence; timm's cop…     names of things, from animals to tools; no scenes
-paper-dictionary        1,860  en         WordNet licence; timm's cop…     repeating the BLISS paper
-coco-captions         591,753  en         CC BY 4.0 (annotations)       *  everyday scenes and what people and things do in them
-flickr30k             158,915  en         none on the card; its autho…  *  people and what they do
-flickr8k               30,000  en         none on the card              *  small tests with people and animals
-cc3m                3,318,333  en         Conceptual Captions licence…  *  web pictures of every kind, names replaced by kinds
-cc12m              12,423,374  en         Conceptual 12M licence: any…  *  web pictures of every kind, rare things too
-sbu-captions        1,000,000  en         unknown (as its card says)    *  holiday and home photographs, in their owners' words
-redcaps             1,290,000  en         CC BY 4.0                     *  everyday things people share: pets, crafts, food, plants
-datacomp           12,800,000  many       CC BY 4.0                     *  unfiltered web text in many languages, products above all
-openimages-labels      20,931  en         CC BY 4.0                     *  names of things, parts, materials and activities
-roco                   59,958  en         CC BY-NC-SA 4.0               *  radiology: X-ray, CT, MRI, ultrasound
-rsicd                  43,670  en         none on the card              *  satellite and aerial pictures
+name                       texts  languages   licence                          good for
+imagenet-1k                1,000  en          MIT (open_clip's list)           quick checks, objects
+imagenet-21k              40,742  en          WordNet licence; timm's cop…     names of things, from animals to tools; no scenes
+paper-dictionary           1,860  en          WordNet licence; timm's cop…     repeating the BLISS paper
+coco-captions            591,753  en          none on the card; CC BY 4.0…  *  everyday scenes and what people and things do in them
+flickr30k                158,915  en          none on the card; its autho…  *  people and what they do
+flickr8k                  30,000  en          none on the card              *  small tests with people and animals
+cc3m                   3,318,333  en          Conceptual Captions licence…  *  web pictures of every kind, names replaced by kinds
+cc12m                 12,423,374  en          Conceptual 12M licence: any…  *  web pictures of every kind, rare things too
+sbu-captions           1,000,000  en          unknown (as its card says)    *  holiday and home photographs, in their owners' words
+redcaps                1,290,000  en          CC BY 4.0                     *  everyday things people share: pets, crafts, food, plants
+datacomp              12,800,000  many        CC BY 4.0                     *  unfiltered web text in many languages, products above all
+openimages-labels         20,931  en          CC BY 4.0                     *  names of things, parts, materials and activities
+roco                      59,962  en          CC BY-NC-SA 4.0               *  radiology: X-ray, CT, MRI, ultrasound
+rsicd                     43,670  en          none on the card              *  satellite and aerial pictures
+flickr30k-quintets       158,915  en          MIT on the card, for the co…  *  people and what they do
+localized-narratives              en          CC BY 4.0                     *  scenes described aloud, where things are in them
+pixmo-cap                707,647  en          ODC-BY 1.0                    *  dense descriptions of web pictures
+diffusiondb-prompts    2,000,000  en          CC0                           *  generated pictures
+product-titles         2,027,874  en, es, ja  Apache-2.0                    *  products
+multi30k-de               29,000  de          none on the card              *  people and what they do, in German
 
 * coordinates not checked: as the corpus's own pages give them
 """  # noqa: E501
@@ -35,6 +41,7 @@ split      train
 column     caption
 prompt     {}
 texts      about 3,318,333
+download   at most 374 MB, no images
 languages  en
 licence    Conceptual Captions licence: any use, with thanks to Google
 good for   web pictures of every kind, names replaced by kinds
@@ -75,7 +82,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_list_shows_every_preset_and_which_coordinates_were_not_checked(bliss):
     assert bliss("corpora", "list") == (0, LIST, "")
     listed = json.loads(bliss("corpora", "list", "--json").out)
-    lines = LIST.splitlines()[1:15]
+    lines = LIST.splitlines()[1:21]
     assert [each["name"] for each in listed] == [line.split()[0] for line in lines]
     assert [each["checked"] for each in listed] == [" * " not in line for line in lines]
 
@@ -83,7 +90,10 @@ def test_list_shows_every_preset_and_which_coordinates_were_not_checked(bliss):
 def test_show_says_all_there_is_to_know(bliss):
     assert bliss("corpora", "show", "cc3m") == (0, SHOW, "")
     shown = json.loads(bliss("corpora", "show", "sbu-captions", "--json").out)
-    assert (shown["revision"], shown["texts"]) == ("refs/convert/parquet", 1_000_000)
+    assert (shown["revision"], shown["texts"]) == (
+        "c1a731839b5347effeb3064adc5484f21a38dd47",
+        1_000_000,
+    )
     outcome = bliss("corpora", "show", "cc4m")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("\nbliss: there is no preset 'cc4m'. Needed: one of imagenet-1k,")
@@ -128,7 +138,7 @@ def test_a_preset_that_was_added_is_listed_peeked_and_indexed(bliss, tmp_path, s
     (tmp_path / "mine.json").write_text(json.dumps(own))
     outcome = bliss("corpora", "add", tmp_path / "mine.json")
     assert outcome == (0, f"added own-words to {settings / 'corpora.json'}\n", "")
-    line = bliss("corpora", "list").out.splitlines()[15]
+    line = bliss("corpora", "list").out.splitlines()[21]
     assert line.split() == ["own-words", "300", "CC0", "\\x1b[31m", "*", "tests"]
     assert bliss("corpora", "peek", "own-words").out.startswith("own-words: 300 texts in the first")
     folder = tmp_path / "index"

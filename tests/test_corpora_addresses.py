@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Web:
         """Bytes missing at the end of every file."""
         self.cut = False
         """Whether an answer promises these bytes, and breaks off."""
+        self.sent: Callable[[int], object] = int
+        """Told how many bytes each answer holds."""
 
 
 @contextmanager
@@ -94,6 +96,7 @@ def serving(web: Web) -> Iterator[str]:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
             self.end_headers()
             if body:
+                web.sent(len(data))
                 self.wfile.write(data)
 
         def log_message(self, format: str, *args: object) -> None:

@@ -57,6 +57,51 @@ def test_config_split_and_column_choose_the_texts(folder: Path) -> None:
     assert read(spec, CorpusOptions("alt", "short")) == alternatives
 
 
+def test_the_name_of_a_folder_says_config_and_split(folder: Path) -> None:
+    caption = CorpusOptions("caption")
+    for name, options in (
+        ("short/test", CorpusOptions("caption", "short", "test")),
+        ("other/b", CorpusOptions("caption", "other", "b")),
+    ):
+        named, said = open_corpus(f"{folder}:{name}", caption), open_corpus(str(folder), options)
+        assert named.facts() == said.facts()
+        assert read(f"{folder}:{name}", caption) == [(0, "d"), (1, "e"), (2, "f")]
+    assert read(f"{folder}:test", CorpusOptions("caption", "short"))[0] == (0, "d")
+    with pytest.raises(UsageError, match=r"no split 'dev'\. Needed: one of train, test"):
+        open_corpus(f"{folder}:short/dev", caption)
+    with pytest.raises(UsageError, match=r"says split 'test', and 'train' was given too"):
+        open_corpus(f"{folder}:short/test", CorpusOptions("caption", split="train"))
+    with pytest.raises(UsageError, match="no such file or folder"):
+        open_corpus(f"{folder}/none:short/test", caption)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ("hf:a/b", {"name": None, "revision": None}),
+        ("hf:a/b:c/d", {"name": "c", "revision": None}),
+        ("hf:a/b:d", {"name": None, "revision": None}),
+        ("hf:a/b@refs/convert/parquet:c/d", {"name": "c", "revision": "refs/convert/parquet"}),
+        ("hf:a/b@0d6d904", {"name": None, "revision": "0d6d904"}),
+    ],
+)
+def test_the_name_of_a_repository_says_revision_and_config(
+    monkeypatch: pytest.MonkeyPatch, spec: str, options: dict[str, str | None]
+) -> None:
+    import datasets
+
+    asked: list[object] = []
+
+    def load(address: str, **given: object) -> None:
+        asked.extend((address, given))
+        raise RuntimeError("stop here")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    with pytest.raises(BlissError, match="RuntimeError: stop here"):
+        open_corpus(spec)
+    assert asked == ["hf://datasets/a/b", options]
+
+
 def test_facts_of_a_folder_follow_its_content(folder: Path, tmp_path: Path) -> None:
     facts = open_corpus(str(folder), CorpusOptions("caption", "short")).facts()
     fingerprint = facts.pop("fingerprint")

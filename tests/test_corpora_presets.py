@@ -142,6 +142,35 @@ PUBLISHED = {
          "data/test-00000-of-00005.parquet": other(ROCO, "caption")},
         [(0, "CT of the chest"), (1, "X-ray of the left hand")],
     ),
+    "flickr30k-quintets": Published(
+        {"quintets.jsonl": '{"set": ["a man", "a stall"]}\n{"set": ["girls"]}\n'},
+        [(0, "a man"), (0, "a stall"), (1, "girls")],
+    ),
+    "localized-narratives": Published(
+        {"open_images_train_v6_captions.jsonl":
+         '{"dataset_id": "open_images_train", "image_id": "1", "annotator_id": 3, '
+         '"caption": "In this image, there is a cat. It sits."}\n'},
+        [(0, "In this image, there is a cat. It sits.")],
+    ),
+    "pixmo-cap": Published(
+        {"data/train-00000-of-00002.parquet":
+         {"image_url": ["u"], "caption": ["A long text."], "transcripts": [["uh", "a cat"]]}},
+        [(0, "A long text.")],
+    ),
+    "diffusiondb-prompts": Published(
+        {"metadata.parquet": {"image_name": ["1.png"], "prompt": ["a cat, oil"], "seed": [1]}},
+        [(0, "a cat, oil")],
+    ),
+    "product-titles": Published(
+        {"data/train-00000-of-00002.parquet":
+         {"query": ["cup"], "product_title": ["Blue Cup"], "product_description": ["wrong"]}},
+        [(0, "Blue Cup")],
+    ),
+    "multi30k-de": Published(
+        {"train.jsonl": '{"en": "two men", "de": "zwei Männer"}\n',
+         "val.jsonl": '{"en": "wrong", "de": "wrong"}\n'},
+        [(0, "zwei Männer")],
+    ),
     "rsicd": Published(
         {"data/train-00000-of-00001.parquet": RSICD,
          "data/valid-00000-of-00001.parquet": other(RSICD, "captions"),
@@ -178,8 +207,8 @@ def test_every_preset_with_coordinates_has_a_published_schema_here() -> None:
 def test_the_texts_of_every_preset_are_read_as_published(name: str, tmp_path: Path) -> None:
     publish(tmp_path, PUBLISHED[name].files)
     preset = SHIPPED[name]
-    csv = preset.spec.rpartition("/")[2]
-    place = tmp_path / csv if csv.endswith(".csv") else tmp_path
+    file = preset.spec.rpartition("/")[2]
+    place = tmp_path / file if preset.spec.startswith("https:") else tmp_path
     source = open_preset(replace(preset, spec=str(place), revision=None))
     assert read(source) == PUBLISHED[name].texts
     assert (source.preset, source.licence) == (name, preset.licence)
@@ -253,7 +282,7 @@ def test_name_revision_and_config_of_a_preset_reach_the_library(
         "hf://datasets/google-research-datasets/conceptual_captions",
     )
     assert asked == [
-        (sbu, {"name": None, "revision": "refs/convert/parquet"}),
+        (sbu, {"name": None, "revision": "c1a731839b5347effeb3064adc5484f21a38dd47"}),
         (sbu, {"name": None, "revision": "main"}),
         (cc3m, {"name": "unlabeled", "revision": None}),
     ]

@@ -223,11 +223,11 @@ def test_facts_hold_no_folder_and_follow_the_content(tmp_path: Path) -> None:
 def test_options_without_use_are_refused(tmp_path: Path, name: str) -> None:
     options = CorpusOptions(**{name: "x"})
     with pytest.raises(UsageError, match=f"{name} given for .*Leave out {name}"):
-        open_corpus(write(tmp_path / "a.txt", "a"), options)
+        open_corpus(write(tmp_path / "a.json", "{}"), options)
     with pytest.raises(UsageError, match=f"{name} given for 'imagenet-1k'"):
         open_corpus("imagenet-1k", options)
     if name != "column":
-        with pytest.raises(UsageError, match=f"{name} given for .*only column there"):
+        with pytest.raises(UsageError, match=f"{name} given for .*only column, .* there"):
             open_corpus(write(tmp_path / "a.csv", "a\nb\n"), options)
 
 

@@ -2,10 +2,13 @@
 
 import json
 import re
+import shlex
+import sys
 
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.cli import run
+from blissaudit.commands.demo import _program
 from blissaudit.demo import run as demo
 from blissaudit.demo.scenes import KINDS
 from PIL import Image
@@ -67,6 +70,29 @@ def test_the_report_gives_precision_and_recall_beside_plain_cosine(tmp_path, mon
     assert "4 of them are strays of other kinds, filed among these" in err
     assert run(["demo", "-o", str(tmp_path / "small"), "--seed", "3"]) == 0
     assert capsys.readouterr().out == out
+    commands = [shlex.split(line) for line in out.split("Try next:")[1].splitlines() if line]
+    called = len(commands[0]) - commands[0][::-1].index("find") - 1
+    assert [command[called] for command in commands] == ["find", "audit", "diff"]
+    for command in commands:
+        assert run(command[called:]) == 0, (command, capsys.readouterr().err)
+        assert capsys.readouterr().out.count(".png") >= 4
+    assert (tmp_path / "small" / "second" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("found", "started", "program"),
+    [
+        ("/bin/bliss", "/elsewhere/bliss", "bliss"),
+        (None, "/a b/bin/bliss", "'/a b/bin/bliss'"),
+        (None, "/a/blissaudit/__main__.py", f"{shlex.quote(sys.executable)} -m blissaudit"),
+    ],
+)
+def test_the_next_commands_call_the_program_as_a_shell_finds_it(
+    monkeypatch, found, started, program
+):
+    monkeypatch.setattr("shutil.which", lambda name: found)
+    monkeypatch.setattr("sys.argv", [started, "demo"])
+    assert _program() == program
 
 
 def test_another_seed_is_another_collection(tmp_path):

@@ -11,7 +11,8 @@ import faiss
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.indexer.nearest import Vectors, array_vectors, nearest_texts, write_flat_index
+from blissaudit.indexer.faiss_structures import write_flat_index
+from blissaudit.indexer.nearest import Vectors, array_vectors, nearest_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -218,7 +218,7 @@ def test_candidates_are_the_largest_of_all_blocks(seed, size, wanted):
     products = np.random.default_rng(seed).standard_normal((30, 4))
     kept = no_candidates(4, wanted, products.dtype)
     for start in range(0, 30, size):
-        keep_largest(kept, products[start : start + size], start)
+        keep_largest(kept, products[start : start + size].T, start)
     order = np.argsort(-products, axis=0)[:wanted].T
     assert np.array_equal(np.sort(kept.rows, axis=1), np.sort(order, axis=1))
     assert np.array_equal(kept.values, np.take_along_axis(products.T, kept.rows, axis=1))

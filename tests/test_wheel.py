@@ -28,7 +28,7 @@ def wheel(tmp_path_factory):
 def test_nothing_lands_outside_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"blissaudit", "bliss_audit-0.1.0.dist-info"}
+    assert tops == {"blissaudit", "bliss_audit-0.2.0.dist-info"}
     second = {name.split("/")[1] for name in names if name.startswith("blissaudit/")}
     assert not second & {"tests", "benchmarks", "docs", "build", "Makefile", "constraints.txt"}
 
@@ -54,7 +54,7 @@ def test_every_file_the_program_needs_is_inside(wheel):
     model = zipfile.ZipFile(wheel).getinfo("blissaudit/demo/model/open_clip_model.safetensors")
     assert 1_000_000 < model.file_size <= 16 * 2**20
     licence = [name for name in names if name.endswith("licenses/LICENSE")]
-    assert licence == ["bliss_audit-0.1.0.dist-info/licenses/LICENSE"]
+    assert licence == ["bliss_audit-0.2.0.dist-info/licenses/LICENSE"]
 
 
 def test_the_installed_wheel_runs_from_another_directory(wheel, tmp_path):
@@ -75,7 +75,7 @@ def test_the_installed_wheel_runs_from_another_directory(wheel, tmp_path):
         for name, command in commands.items()
     }
     assert out["where"].strip() == str(target / "blissaudit" / "__init__.py")
-    assert out["version"].strip() == "bliss, version 0.1.0"
+    assert out["version"].strip() == "bliss, version 0.2.0"
     assert out["help"].startswith("Usage: bliss [OPTIONS] COMMAND [ARGS]...")
     for command in ("apply", "audit", "demo", "diff", "eval", "find", "report", "score", "train"):
         assert f"\n  {command} " in out["help"]

@@ -94,7 +94,7 @@ def log_sums(images: np.ndarray, work: Work, nearest: Candidates | None) -> list
     for block in slices(len(work.vectors), TEXTS_AT_ONCE):
         cosines = work.vectors[block] @ turned
         if nearest is not None:
-            keep_largest(nearest, cosines, block.start)
+            keep_largest(nearest, cosines.T, block.start)
         largest = cosines.max(axis=0)
         before, top = top, np.maximum(top, largest)
         powers = {tau: _powers(cosines, top, tau) for tau in {s.tau for s in work.sums} if tau}

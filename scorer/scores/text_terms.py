@@ -7,13 +7,12 @@ product once for the terms of several scores, a block at a time, and a score alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from threadpoolctl import ThreadpoolController, threadpool_limits
 
+from ...indexer.blas import share_among_threads
 from ...indexer.candidates import Candidates, no_candidates
 from ...indexer.nearest import SPARE, array_vectors, check_k, exact_hits
 from ..retrieved import gather_texts
@@ -97,26 +96,18 @@ def _in_blocks(
     """Each term, float64 [n]; candidates for the nearest of all texts are kept if asked for."""
     wanted = [[asked.content for asked in term.sums] for term in terms]
     needed = {asked.content: asked for term in terms for asked in term.sums}
-    work = plan_sums(texts, list(needed.values()), every=nearest is not None)
+    plan = plan_sums(texts, list(needed.values()), every=nearest is not None)
     made = [np.empty(len(images)) for _ in terms]
 
-    def one_block(rows: slice) -> None:
-        part = None
-        if nearest is not None:
-            part = Candidates(nearest.values[rows], nearest.rows[rows])
-        found = dict(zip(needed, log_sums(images[rows], work, part), strict=True))
-        for term, sums, out in zip(terms, wanted, made, strict=True):
-            out[rows] = term.reduce(images[rows], *(found[content] for content in sums))
+    def work(blocks: Iterator[slice]) -> None:
+        for rows in blocks:
+            part = None
+            if nearest is not None:
+                part = Candidates(nearest.values[rows], nearest.rows[rows])
+            found = dict(zip(needed, log_sums(images[rows], plan, part), strict=True))
+            for term, sums, out in zip(terms, wanted, made, strict=True):
+                out[rows] = term.reduce(images[rows], *(found[content] for content in sums))
 
-    _side_by_side(one_block, list(slices(len(images), IMAGES_AT_ONCE)))
+    count = -(-len(images) // IMAGES_AT_ONCE)
+    share_among_threads(work, slices(len(images), IMAGES_AT_ONCE), count)
     return made
-
-
-def _side_by_side(one_block: Callable[[slice], None], blocks: Sequence[slice]) -> None:
-    """All blocks, each on one core: a product spread over cores leaves them idle while one of them
-    takes exponentials. There are as many at once as the products would have had threads."""
-    pools = ThreadpoolController().select(user_api="blas").info()
-    threads = min(max((pool["num_threads"] for pool in pools), default=1), len(blocks))
-    with threadpool_limits(1 if threads > 1 else None, user_api="blas"):
-        with ThreadPoolExecutor(max(1, threads)) as executor:
-            list(executor.map(one_block, blocks))

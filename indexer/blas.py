@@ -1,0 +1,143 @@
+"""BLAS: which kernels are in use, and products shared among threads of our own.
+
+A product spread over cores by BLAS waits at its end for the slowest of them, and leaves the others
+idle while one core works on the result. Threads that each take the next block, with one BLAS thread
+each, do neither. numpy cannot change its number of BLAS threads; threadpoolctl can.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import PurePath
+from threading import Event, Lock
+from typing import Any, TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+Item = TypeVar("Item")
+
+OWNERS = ("numpy", "scipy", "faiss", "torch")
+NAMES = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS", "flexiblas": "FlexiBLAS"}
+
+
+def kernels_in_use() -> dict[str, str]:
+    """The BLAS and the kernels of each of numpy, scipy, FAISS and torch that is loaded.
+
+    Nothing is imported for this. What a library says of itself beside its BLAS, the instructions
+    of its own loops, comes after it.
+    """
+    found: dict[str, list[str]] = {name: [] for name in OWNERS if name in sys.modules}
+    for pool in ThreadpoolController().select(user_api="blas").info():
+        name = NAMES.get(pool["internal_api"], pool["internal_api"])
+        kernel = pool.get("architecture") or "kernel unknown"
+        line = f"{name} {pool['version']} {kernel}, threads {pool['num_threads']}"
+        found.setdefault(_owner(pool["filepath"]), []).append(line)
+    if "faiss" in found:
+        found["faiss"].append(f"own loops {sys.modules['faiss'].get_compile_options().strip()}")
+    if "torch" in found:
+        torch: Any = sys.modules["torch"]
+        mkl = "MKL, " if torch.backends.mkl.is_available() else ""
+        capability = torch.backends.cpu.get_cpu_capability()
+        found["torch"].append(f"{mkl}own loops {capability}, threads {torch.get_num_threads()}")
+    return {name: "; ".join(lines) or "BLAS unknown" for name, lines in found.items()}
+
+
+def _owner(path: str) -> str:
+    """The library whose folder a BLAS lies in, or 'shared'."""
+    for folder in reversed(PurePath(path).parts[:-1]):
+        for name in OWNERS:
+            if folder.startswith(name):
+                return name
+    return "shared"
+
+
+def share_among_threads(
+    worker: Callable[[Iterator[Item]], None], items: Iterable[Item], count: int
+) -> None:
+    """Call `worker` on as many threads as BLAS had, each with one BLAS thread.
+
+    It is given an iterator: each of the `count` items, which are made by one thread at a time,
+    comes out of one of these iterators. After an error or an interrupt they all end.
+    """
+    threads = min(_limit.threads(), count)
+    if threads <= 1:
+        worker(iter(items))
+        return
+    source, lock, stopped = iter(items), Lock(), Event()
+
+    def taken() -> Iterator[Item]:
+        while True:
+            with lock:
+                if stopped.is_set():
+                    return
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return
+            yield item
+
+    def work() -> None:
+        _blas().limit(limits=1)  # an OpenMP build of BLAS has a number for each thread
+        try:
+            worker(taken())
+        except BaseException:
+            stopped.set()
+            raise
+
+    with _limit.one_each(), ThreadPoolExecutor(threads) as executor:
+        try:
+            for running in [executor.submit(work) for _ in range(threads)]:
+                running.result()
+        except BaseException:
+            stopped.set()
+            raise
+
+
+class _Limit:
+    """One thread for BLAS while anybody here asks for it; then as many as before.
+
+    The number belongs to the process: of two callers at once the last to leave restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._before = 1
+        self._limiter: Any = None
+
+    def threads(self) -> int:
+        """BLAS's threads, when nobody limits them."""
+        with self._lock:
+            if self._users:
+                return self._before
+            return max((each.num_threads for each in _blas().lib_controllers), default=1)
+
+    @contextmanager
+    def one_each(self) -> Iterator[None]:
+        """Limit BLAS to one thread."""
+        before = self.threads()
+        with self._lock:
+            if not self._users:
+                self._before = before
+                self._limiter = _blas().limit(limits=1)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._limiter.restore_original_limits()
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Every BLAS that is loaded by now. Looking for them takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+_limit = _Limit()
