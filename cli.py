@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _say_error(message: str, code: int) -> int:
-    from .audit.safe_text import terminal_text
+    from .safe_text import terminal_text
 
     click.echo(f"\nbliss: {terminal_text(message)}", err=True)
     return code

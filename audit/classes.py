@@ -9,11 +9,11 @@ import numpy as np
 
 from ..corpora.prompts import PAPER_PROMPT, check_prompts, fill_prompt
 from ..errors import BlissError, UsageError
-from ..indexer.caption_index import CaptionIndex, find_captions
-from ..indexer.encoding import Encoder
-from ..indexer.stored_rows import Rows
-from ..indexer.text_column import Texts, categories, distinct_texts, numbers_of
-from ..indexer.unit_rows import row_lengths
+from ..indexer.encode.encoder import Encoder
+from ..indexer.search.index import CaptionIndex, find_captions
+from ..indexer.vectors.rows import Rows
+from ..indexer.vectors.text_column import Texts, categories, distinct_texts, numbers_of
+from ..indexer.vectors.unit_rows import row_lengths
 
 IMAGES_AT_ONCE = 16_384
 

@@ -11,9 +11,10 @@ from ..errors import TooManyFlagged, UsageError
 from ..scorer.calibration import (
     benjamini_hochberg,
     calibration_needed,
+    fit_empirical_null,
     least_flagged,
+    null_p_values,
 )
-from ..scorer.empirical_null import fit_empirical_null, null_p_values
 from .result import AuditResult, Decision
 
 FEW_IN_CLASS = 8

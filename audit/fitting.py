@@ -11,24 +11,23 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import MANIFEST, write_atomically
-from ..corpora.image_opening import open_images
-from ..corpora.image_paths import display_path
-from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageItem, ImageOptions
+from ..corpora.images.opening import open_images
+from ..corpora.images.source import NO_IMAGE_OPTIONS, ImageItem, ImageOptions, display_path
 from ..errors import BlissError, UsageError
-from ..indexer.decode_pool import decode_images
-from ..indexer.decoding import Decoded, DecodingLimits, Undecodable
-from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
-from ..indexer.encoding import Encoder, ModelChoice, check_same_model
-from ..indexer.folder_lock import LOCK
-from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.joined_index import open_indexes
-from ..indexer.progress import Progress, no_progress
+from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
+from ..indexer.images.decoding import Decoded, DecodingLimits, Undecodable
+from ..indexer.images.embedded import EmbeddedImages, read_image_embeddings
+from ..indexer.images.embedding import EmbedOptions, embed_images
+from ..indexer.images.workers import decode_images
+from ..indexer.search.index import open_indexes
+from ..indexer.store.lock import LOCK
+from ..progress import Progress, no_progress
 from ..scorer.reference import Reference
 from ..scorer.reference_file import ARRAYS, MEMBERS, save_reference
 from .classes import ClassWords
+from .folder import FAILURES, failures_csv
 from .models import Say, encoder_for
-from .outputs import FAILURES, failures_csv
-from .reference_fit import fit_reference
+from .reference import fit_reference
 
 EMBEDDING = "embedding"
 """Folder inside an unfinished reference that holds its images' embeddings so far."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import BlissError, UsageError
-from ..indexer.caption_index import CaptionIndex
-from ..indexer.encoding import Encoder, ModelChoice, check_same_model
-from ..indexer.model_trust import model_named_by
+from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
+from ..indexer.encode.trust import model_named_by
+from ..indexer.search.index import CaptionIndex
 from ..scorer.reference import Reference
 
 Say = Callable[[str], None]
@@ -52,7 +52,7 @@ def _encoder_like(
                 "Add --model, and --pretrained with it",
             )
         choice = model_named_by(choice, named[1], named[0])
-    from ..indexer.open_clip_encoder import load_encoder
+    from ..indexer.encode.open_clip import load_encoder
 
     pixels = seen.get("preprocessing")
     if choice.statistics is None and pixels:

@@ -1,4 +1,7 @@
-"""What an audit found, as an object to ask and as a table."""
+"""What an audit found, as an object to ask and as a table.
+
+One audited image with all its captions, as a reader is shown it.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..indexer.caption_index import CaptionIndex, captions_of, origins_of
-from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.joined_index import origin_names
-from ..indexer.scratch import let_go
-from ..scorer.bliss import BlissScores
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.search.index import CaptionIndex, captions_of, origin_names, origins_of
+from ..indexer.vectors.scratch import let_go
+from ..scorer.bliss import BlissScores, Retrieved
 from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.mislabel import LabelMargins
 from ..scorer.reference import Reference
-from ..scorer.retrieved import Retrieved
-from .audited_image import AuditedImage, Caption
 from .retrieval import KeptHits
 
 ROWS_AT_ONCE = 16_384
@@ -229,3 +229,40 @@ def _lists(values: pa.Array, n: int) -> pa.Array:
     """A flat array of n equal runs as a list column."""
     offsets = np.arange(n + 1, dtype=np.int32) * (len(values) // n if n else 0)
     return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One retrieved caption and how it bears on one image."""
+
+    text: str
+    similarity: float
+    """Raw cosine to the image."""
+    pull: float
+    """That cosine in standard deviations of the nearest class's own: what gives a stray away."""
+    origin: str | None = None
+    """The source it is from, and of several indexes which, where there are more than one."""
+    licence: str | None = None
+    """That source's licence, where it is known."""
+
+
+@dataclass(frozen=True)
+class AuditedImage:
+    """One image with everything a reader needs to judge it."""
+
+    path: str
+    label: str | None
+    score: float
+    nearest: str
+    ics: float
+    ets: float
+    p: float | None
+    captions: tuple[Caption, ...]
+    """The retrieved captions, strongest pull first."""
+    q: float | None = None
+    flagged: bool = False
+    predicted: str | None = None
+    """The class it suits best, where labels were questioned."""
+    margin: float | None = None
+    """By how much, in cosines; positive where that is not its own class."""
+    label_quality: float | None = None

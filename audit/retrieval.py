@@ -18,12 +18,12 @@ import numpy as np
 
 from ..artefacts import check_checksum, digest, read_json, sha256_of, write_array, write_json
 from ..errors import BlissError
-from ..indexer.caption_index import CaptionIndex, search
-from ..indexer.nearest import Hits
-from ..indexer.progress import Progress, no_progress
-from ..indexer.scratch import let_go, scratch_array
-from ..indexer.stored_rows import Rows
-from ..scorer.retrieved import Retrieved, gather_texts
+from ..indexer.search.index import CaptionIndex, search
+from ..indexer.vectors.nearest import Hits
+from ..indexer.vectors.rows import Rows
+from ..indexer.vectors.scratch import let_go, scratch_array
+from ..progress import Progress, no_progress
+from ..scorer.bliss import Retrieved, gather_texts
 
 HITS = "hits"
 PAIRS_A_PART = 1 << 31

@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.progress import Progress, no_progress
-from ..indexer.text_column import text_column
-from ..scorer.agreement import rank_correlation, top_in_common
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.vectors.text_column import text_column
+from ..progress import Progress, no_progress
 from ..scorer.bliss import BlissScores, bliss_scores
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.members import as_members
 from ..scorer.mislabel import label_margins
 from ..scorer.moments import remove_images
 from ..scorer.reference import Reference
-from ..scorer.robust import LEAST, SHARE, FiledImages, explained_images
+from ..scorer.robust import (
+    LEAST,
+    SHARE,
+    FiledImages,
+    explained_images,
+    rank_correlation,
+    top_in_common,
+)
 from .result import AuditResult, Refit
 from .retrieval import retrieve
 from .run import AuditSettings, calibrated, given_classes, in_reference

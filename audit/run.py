@@ -7,21 +7,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.caption_index import CaptionIndex
-from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
-from ..indexer.progress import Progress, no_progress
-from ..indexer.text_column import numbers_of
+from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.search.index import CaptionIndex
+from ..indexer.vectors.text_column import numbers_of
+from ..progress import Progress, no_progress
 from ..scorer.bliss import bliss_scores
-from ..scorer.calibration import conformal_p_values
-from ..scorer.class_p_values import class_p_values
+from ..scorer.calibration import class_p_values, conformal_p_values
 from ..scorer.label_filter import NO_FILTER, LabelFilter, without_label_texts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.members import as_members
 from ..scorer.reference import Reference
-from ..scorer.text_statistics import check_counts
+from ..scorer.statistics import check_counts
 from .classes import ClassWords
-from .reference_fit import KeptReference, fitted
+from .reference import KeptReference, fitted
 from .result import AuditResult
 from .retrieval import KeptHits, retrieve
 

@@ -32,17 +32,17 @@ import blissaudit.audit.request as request_module
 import numpy as np
 import open_clip
 import torch
-from blissaudit.audit.outputs import save_audit
+from blissaudit.audit.folder import save_audit
 from blissaudit.audit.request import AuditRequest, run_audit
-from blissaudit.corpora.image_source import read_everything
-from blissaudit.corpora.images import list_images
-from blissaudit.corpora.texts import open_corpus
-from blissaudit.indexer.decode_pool import decode_images, default_workers
-from blissaudit.indexer.decoding import Decoded, DecodingLimits
-from blissaudit.indexer.encoding import ModelChoice
-from blissaudit.indexer.index_building import build_index
-from blissaudit.indexer.open_clip_encoder import load_encoder
-from blissaudit.indexer.preprocessing import Preprocessing
+from blissaudit.corpora.images.folders import list_images
+from blissaudit.corpora.images.source import read_everything
+from blissaudit.corpora.registry import open_corpus
+from blissaudit.indexer.build.build import build_index
+from blissaudit.indexer.encode.encoder import ModelChoice
+from blissaudit.indexer.encode.open_clip import load_encoder
+from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.images.decoding import Decoded, DecodingLimits
+from blissaudit.indexer.images.workers import decode_images, default_workers
 from measuring import Report, begin, peak_extra, test_data, verdict
 from safetensors.torch import save_file
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from blissaudit.corpora.image_paths import display_path
+from blissaudit.corpora.images.source import display_path
 from blissaudit.demo.scenes import render_scene, sample_scene
 from PIL import Image
 

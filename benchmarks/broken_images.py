@@ -27,7 +27,7 @@ from broken_files import REASONS, make_archives, make_collection, make_table
 
 WORKER = """
 import os, signal, sys, time
-from blissaudit.indexer import decode_worker
+from blissaudit.indexer.images import decode_worker
 real = decode_worker.decode_image
 def trapped(path, preprocessing, limits):
     name = os.path.basename(path)
@@ -44,7 +44,7 @@ COMMAND = """
 import os, sys
 from blissaudit import cli
 from blissaudit.audit import request
-from blissaudit.indexer import decode_process
+from blissaudit.indexer.images import workers as decode_process
 decode_process.WORKER_COMMAND = (sys.executable, "-P", sys.argv[1])
 listing = request.open_images
 def list_and_lose(*given):

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from blissaudit.indexer.nearest import Hits
-from blissaudit.indexer.stored_rows import StoredRows, open_stored_rows
-from blissaudit.scorer.bliss import BlissScores, bliss_scores
+from blissaudit.indexer.vectors.nearest import Hits
+from blissaudit.indexer.vectors.rows import StoredRows, open_stored_rows
+from blissaudit.scorer.bliss import BlissScores, bliss_scores, gather_texts
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.retrieved import gather_texts
 from measuring import Report, begin, measured, unit, verdict
 from statistics_cost import EPSILON, WEIGHT, block_statistics, class_rows
 from synthetic import World, around, cluster_texts

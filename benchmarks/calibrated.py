@@ -25,8 +25,8 @@ from blissaudit import audit_against, fit_reference, open_index
 from blissaudit.audit.classes import ClassWords
 from blissaudit.audit.decisions import DecisionRule, decided
 from blissaudit.audit.run import AuditSettings, calibrated
-from blissaudit.indexer.caption_index import CaptionIndex
-from blissaudit.indexer.embedded_images import EmbeddedImages
+from blissaudit.indexer.images.embedded import EmbeddedImages
+from blissaudit.indexer.search.index import CaptionIndex
 from planted_strays import PROMPT, Collection, class_prompts, embeddings, usable_classes
 from planted_truth import index_of
 from scipy.stats import kstest

@@ -15,17 +15,16 @@ from pathlib import Path
 import numpy as np
 from blissaudit.demo.scenes import KINDS
 from blissaudit.evaluation.metrics import auroc, paired_interval
-from blissaudit.indexer.encoding import Encoder, ModelChoice
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.indexer.open_clip_encoder import encoder_of_model
-from blissaudit.indexer.open_clip_loading import LoadedModel, load_model
-from blissaudit.scorer.retrieved import gather_texts
+from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
+from blissaudit.indexer.encode.open_clip import LoadedModel, encoder_of_model, load_model
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
+from blissaudit.training.clipn_folder import curve_csv, curve_svg
 from blissaudit.training.clipn_pairs import make_pairs
 from blissaudit.training.clipn_tower import encode_no, make_no_tower
 from blissaudit.training.clipn_training import CurvePoint, TrainingSettings, train_no_tower
-from blissaudit.training.loss_curve import curve_csv, curve_svg
 from demo_world import Draw, Part, embedded, label_prompts, split_kinds, texts_about
 from measuring import Report, begin, verdict
 

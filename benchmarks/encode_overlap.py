@@ -27,13 +27,12 @@ import numpy as np
 import open_clip
 import torch
 from blissaudit.corpora.captions import CaptionRules, normalise_caption
-from blissaudit.corpora.texts import open_corpus
-from blissaudit.indexer.encoding import Encoder, demo_model
-from blissaudit.indexer.fast_tokens import is_plain
-from blissaudit.indexer.index_building import build_index
-from blissaudit.indexer.index_options import IndexOptions
-from blissaudit.indexer.open_clip_encoder import encoder_of
-from blissaudit.indexer.tokenising import tokeniser_of
+from blissaudit.corpora.registry import open_corpus
+from blissaudit.indexer.build.build import build_index
+from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.encode.encoder import Encoder, demo_model
+from blissaudit.indexer.encode.open_clip import encoder_of
+from blissaudit.indexer.encode.tokens import is_plain, tokeniser_of
 from measuring import Report, begin, measured, test_data, verdict
 
 CLAIM = "captions a second of a whole build, against the encoder alone on the same token ids"

@@ -17,7 +17,7 @@ from blissaudit.evaluation.draws import make_draws
 from blissaudit.evaluation.flagging import LEVEL
 from blissaudit.evaluation.metrics import mean_interval, paired_interval
 from blissaudit.evaluation.run import EvalResult, Words, choose_scores, evaluate
-from blissaudit.indexer.nearest import array_vectors
+from blissaudit.indexer.vectors.nearest import array_vectors
 from blissaudit.scorer.scores.registry import SCORES
 from field_settings import CLEAN, HARD, MAIN, load, settings
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from blissaudit.evaluation.protocols import Protocol
 from blissaudit.evaluation.world import EmbeddedSet, World, make_world
-from blissaudit.indexer.caption_index import plain
-from blissaudit.indexer.unit_rows import normalise_rows
+from blissaudit.indexer.search.index import plain
+from blissaudit.indexer.vectors.unit_rows import normalise_rows
 
 FAR = {
     "SUN397": "sun397/val",

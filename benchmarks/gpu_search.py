@@ -23,11 +23,10 @@ from pathlib import Path
 import faiss
 import numpy as np
 from blissaudit.artefacts import write_array
-from blissaudit.indexer.gpu_search import exact_on, open_gpus
-from blissaudit.indexer.machine import Machine, gpu_memories
-from blissaudit.indexer.nearest import exact_order, nearest_texts
-from blissaudit.indexer.search_plan import Task, plan_search
-from blissaudit.indexer.stored_vectors import open_stored_vectors
+from blissaudit.indexer.search.gpu import exact_on, open_gpus
+from blissaudit.indexer.search.plan import Machine, Task, gpu_memories, plan_search
+from blissaudit.indexer.store.vectors import open_stored_vectors
+from blissaudit.indexer.vectors.nearest import exact_order, nearest_texts
 from measuring import Report, begin, unit
 
 CLAIM = "queries/s of exact fp16 search and encoder rates, as a share of the card's fp16 rate"

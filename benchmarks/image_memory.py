@@ -31,11 +31,11 @@ RUN = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from blissaudit.corpora.image_opening import open_images
-from blissaudit.indexer.encoding import Encoder
-from blissaudit.indexer.image_embedding import embed_images
-from blissaudit.indexer.embedded_images import open_embedded_images
-from blissaudit.indexer.preprocessing import Preprocessing
+from blissaudit.corpora.images.opening import open_images
+from blissaudit.indexer.encode.encoder import Encoder
+from blissaudit.indexer.images.embedding import embed_images
+from blissaudit.indexer.images.embedded import open_embedded_images
+from blissaudit.indexer.encode.preprocessing import Preprocessing
 
 def encode(pixels):
     return pixels.reshape(len(pixels), -1).astype(np.float32) @ PROJECTION
@@ -56,7 +56,7 @@ if what == "start":
 elif what == "open":
     found = open_embedded_images(Path(folder), spec)
 else:
-    import blissaudit.indexer.image_embedding as embedding
+    import blissaudit.indexer.images.embedding as embedding
     embedding.open_embedded_images = lambda *given: None
     found = embed_images(open_images(spec), encoder, folder)
 print(peak())

@@ -33,8 +33,8 @@ OURS = (
     STATUS
     + """
 import json, sys, time
-from blissaudit.indexer.index_building import index_embeddings
-from blissaudit.indexer.index_options import IndexOptions
+from blissaudit.indexer.build.build import index_embeddings
+from blissaudit.indexer.build.options import IndexOptions
 start = time.perf_counter()
 index = index_embeddings(sys.argv[1], sys.argv[2])
 print(json.dumps([time.perf_counter() - start, peak(), index.count]))
@@ -64,8 +64,8 @@ PLAN = (
 import json, sys, time
 from pathlib import Path
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.plan_making import make_plan
-from blissaudit.corpora.texts import open_corpus
+from blissaudit.indexer.build.plan import make_plan
+from blissaudit.corpora.registry import open_corpus
 source = open_corpus(sys.argv[1])
 start = time.perf_counter()
 plan = make_plan([source], CaptionRules(), Path(sys.argv[2]), 32_768, [source.facts()])

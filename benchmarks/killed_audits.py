@@ -29,7 +29,7 @@ import functools, sys, time
 from blissaudit import cli
 from blissaudit.audit import retrieval
 from blissaudit.commands import audit
-from blissaudit.indexer import image_embedding
+from blissaudit.indexer.images import embedding as image_embedding
 image_embedding.EmbedOptions = functools.partial(image_embedding.EmbedOptions, part_rows=100)
 search = retrieval.search
 retrieval.part_rows = lambda captions: 100

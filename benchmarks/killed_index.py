@@ -28,8 +28,7 @@ import numpy as np
 from blissaudit.artefacts import sha256_of
 from blissaudit.corpora.captions import CaptionRules, normalise_caption
 from blissaudit.corpora.prompts import PAPER_PROMPT
-from blissaudit.corpora.registry import add_presets
-from blissaudit.corpora.texts import TextSource, open_corpus
+from blissaudit.corpora.registry import TextSource, add_presets, open_corpus
 
 SPECS = (
     "{}/flavors.txt",

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from blissaudit import Reference, bliss_scores, fit_moments
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.retrieved import gather_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import gather_texts
 
 EXTERNAL_TEXTS = 1000
 K, WEIGHT = 10, 0.5

@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from blissaudit import Reference, bliss_matrices, fit_moments
 from blissaudit.evaluation.metrics import paired_interval
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.mislabel import label_margins
-from blissaudit.scorer.retrieved import gather_texts
 from planted_strays import embeddings, judge, plain, usable_classes
 
 SHARE = 0.05

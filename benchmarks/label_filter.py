@@ -24,11 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from blissaudit.indexer.caption_index import CaptionIndex, search, without_rows
-from blissaudit.indexer.index_building import index_embeddings
-from blissaudit.indexer.joined_index import join_indexes
+from blissaudit.indexer.build.build import index_embeddings
+from blissaudit.indexer.search.index import CaptionIndex, join_indexes, search, without_rows
+from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.label_filter import LabelFilter, without_label_texts
-from blissaudit.scorer.retrieved import gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from known_answer import EXTERNAL_TEXTS, SETTINGS, K, auroc, normalise_name, read_images

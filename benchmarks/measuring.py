@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blissaudit.indexer.blas import kernels_in_use
+from blissaudit.indexer.vectors.blas import kernels_in_use
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LIBRARIES = ("numpy", "torch", "open_clip_torch", "pillow", "pyarrow")

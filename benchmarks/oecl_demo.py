@@ -21,13 +21,13 @@ import numpy as np
 from blissaudit.cli import run
 from blissaudit.demo.scenes import KINDS, render_scene
 from blissaudit.evaluation.metrics import auroc, mean_interval, paired_interval
-from blissaudit.indexer.encoding import Encoder
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.retrieved import Retrieved, gather_texts
+from blissaudit.indexer.encode.encoder import Encoder
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import Retrieved, gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
+from blissaudit.training.oecl import outlier_logistic
 from blissaudit.training.oecl_training import OeclSettings, train_head
-from blissaudit.training.outlier_baselines import outlier_logistic
 from oecl_worlds import (
     PROMPT,
     TRAINING_VIEWS,

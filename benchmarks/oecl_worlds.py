@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from blissaudit.demo.captions import sample_captions
 from blissaudit.demo.scenes import COLOURS, KINDS, Scene, render_scene, sample_scene
-from blissaudit.indexer.encoding import Encoder
-from blissaudit.indexer.unit_rows import normalise_rows
+from blissaudit.indexer.encode.encoder import Encoder
+from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.training.image_views import views_encoder, views_of
 from PIL import Image
 

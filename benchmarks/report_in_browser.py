@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blissaudit.audit.outputs import save_audit
-from blissaudit.audit.report.writing import save_report
+from blissaudit.audit.folder import save_audit
+from blissaudit.audit.report.page import save_report
 from blissaudit.audit.request import AuditRequest, run_audit
 from blissaudit.demo.run import write_corpus
 from blissaudit.demo.scenes import KINDS, render_scene, sample_scene
-from blissaudit.indexer.encoding import ModelChoice
+from blissaudit.indexer.encode.encoder import ModelChoice
 from measuring import Report, begin, peak_extra, verdict
 
 CLAIM = "one self-contained page of 5,000 images that answers within a tenth of a second"

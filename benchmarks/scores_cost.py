@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.scorer.retrieved import Retrieved, gather_texts
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import Retrieved, gather_texts
 from blissaudit.scorer.scores.contract import Fitted, Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.text_terms import search_with_terms

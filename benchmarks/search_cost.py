@@ -16,9 +16,9 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from blissaudit.indexer.caption_index import CaptionIndex, search
-from blissaudit.indexer.index_building import index_embeddings
-from blissaudit.indexer.nearest import SPARE, array_vectors, nearest_texts
+from blissaudit.indexer.build.build import index_embeddings
+from blissaudit.indexer.search.index import CaptionIndex, search
+from blissaudit.indexer.vectors.nearest import SPARE, array_vectors, nearest_texts
 from measuring import Report, alternate, begin, verdict
 from synthetic import FEW_DISTINCT, K, around, cluster_texts
 

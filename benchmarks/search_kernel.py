@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from blissaudit.indexer.nearest import SPARE, array_vectors, exact_order, nearest_texts
+from blissaudit.indexer.vectors.nearest import SPARE, array_vectors, exact_order, nearest_texts
 from measuring import begin, kernels_line, unit, verdict
 
 CLAIM = "exact search through the API against faiss.knn, by number of queries and kernel"

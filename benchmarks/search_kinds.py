@@ -26,12 +26,12 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from blissaudit.indexer.caption_index import open_index, search
-from blissaudit.indexer.index_building import index_embeddings
-from blissaudit.indexer.index_options import IndexOptions
-from blissaudit.indexer.nearest import array_vectors, nearest_texts
-from blissaudit.indexer.search_kinds import lists_for, read_kind, sample_size
-from blissaudit.indexer.search_setting import set_search_kind
+from blissaudit.indexer.build.build import index_embeddings
+from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.install import set_search_kind
+from blissaudit.indexer.search.kinds import lists_for, read_kind, sample_size
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
 from measuring import Report, begin, measured, unit
 
 CLAIM = "build and search cost of each kind, against bare FAISS of the same kind"

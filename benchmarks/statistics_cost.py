@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
-from blissaudit.scorer.bliss import bliss_scores
+from blissaudit.scorer.bliss import bliss_scores, gather_texts
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.retrieved import gather_texts
 from measuring import Report, alternate, begin, test_data, verdict
 from synthetic import (
     FEW_DISTINCT,

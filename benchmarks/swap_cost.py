@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import blissaudit.audit.reference_fit as fit_module
+import blissaudit.audit.reference as fit_module
 import blissaudit.audit.request as request_module
 import blissaudit.audit.run as run_module
 import faiss
@@ -30,16 +30,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.audit.classes import ClassWords
-from blissaudit.audit.outputs import save_audit
+from blissaudit.audit.folder import save_audit
 from blissaudit.audit.request import AuditRequest, run_audit
 from blissaudit.audit.result import AuditResult
 from blissaudit.audit.run import AuditSettings, in_reference
-from blissaudit.indexer.caption_index import open_index
-from blissaudit.indexer.image_embedding import EmbedOptions
-from blissaudit.indexer.index_building import index_embeddings
-from blissaudit.indexer.nearest import Hits
-from blissaudit.scorer.bliss import BlissScores, bliss_scores
-from blissaudit.scorer.retrieved import gather_texts
+from blissaudit.indexer.build.build import index_embeddings
+from blissaudit.indexer.images.embedding import EmbedOptions
+from blissaudit.indexer.search.index import open_index
+from blissaudit.indexer.vectors.nearest import Hits
+from blissaudit.scorer.bliss import BlissScores, bliss_scores, gather_texts
 from measuring import Report, alternate, begin, test_data, unit, verdict
 from synthetic import TEXTS, K, mixed_texts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from blissaudit.indexer.nearest import Hits, array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import Hits, array_vectors, nearest_texts
 from measuring import unit
 
 K = 10

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from blissaudit.indexer.encoding import Encoder
-from blissaudit.indexer.open_clip_encoder import encoder_of
-from blissaudit.indexer.text_lengths import caption_lengths
+from blissaudit.indexer.encode.encoder import Encoder
+from blissaudit.indexer.encode.open_clip import encoder_of
+from blissaudit.indexer.encode.text_lengths import caption_lengths
 from measuring import Report, alternate, begin, test_data, verdict
 
 CLAIM = "encoding captions, ours against open_clip's tokenizer and encode_text"

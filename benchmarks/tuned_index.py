@@ -22,15 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.evaluation.index_tuning import EXACT
-from blissaudit.evaluation.recall_bound import recall_of
-from blissaudit.evaluation.tuning import Tuning, TuningOptions, tune
-from blissaudit.evaluation.tuning_candidates import Candidates, MadeStructures
+from blissaudit.evaluation.index_tuning import EXACT, recall_of
+from blissaudit.evaluation.tuning import Candidates, MadeStructures, Tuning, TuningOptions, tune
 from blissaudit.evaluation.tuning_text import tuning_lines
-from blissaudit.indexer.caption_index import CaptionIndex, search, with_structure
-from blissaudit.indexer.embedded_images import EmbeddedImages, read_image_embeddings
-from blissaudit.indexer.index_building import index_embeddings
-from blissaudit.indexer.index_options import IndexOptions
+from blissaudit.indexer.build.build import index_embeddings
+from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.images.embedded import EmbeddedImages, read_image_embeddings
+from blissaudit.indexer.search.index import CaptionIndex, search, with_structure
 from measuring import Report, begin, test_data, unit, verdict
 
 CLAIM = "the chosen setting meets its recall target on image queries held out from choosing"

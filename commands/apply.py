@@ -21,12 +21,11 @@ def apply(decisions: str, run_folder: str, list_file: str | None, target: str | 
     Without --list or --copy it only says what would be done. Originals are never changed, moved or
     deleted; undecided images stay.
     """  # fmt: skip
-    from ..audit.applying import clean, copy_cleaned, summary, write_list
-    from ..audit.photographs import run_photographs
-    from ..audit.review_file import read_decisions
-    from ..audit.run_folder import open_run
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
+    from ..audit.folder import open_run
+    from ..audit.report.terminal import progress_lines
+    from ..audit.review.apply import clean, copy_cleaned, read_decisions, summary, write_list
+    from ..audit.review.photographs import run_photographs
+    from ..safe_text import terminal_text
 
     run = open_run(run_folder)
     cleaned = clean(run, read_decisions(decisions, run))

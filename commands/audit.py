@@ -106,18 +106,15 @@ def audit(
     folder of images with --reference or --normal; a csv, tsv or parquet file of paths and labels;
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of such.
     """
-    from ..audit.asking import Asked
     from ..audit.decisions import check_flagged
-    from ..audit.given_images import check_failures
-    from ..audit.outputs import TOP, check_output, json_summary, save_audit
-    from ..audit.report.writing import save_report
-    from ..audit.request import AuditRequest, run_audit
-    from ..audit.safe_text import terminal_text
-    from ..audit.sharding import run_shard
-    from ..audit.terminal import progress_lines, result_text
-    from ..indexer.folder_lock import only_run_in
-    from ..indexer.index_shards import parse_shard
-    from ..indexer.search_choice import OWN
+    from ..audit.folder import TOP, check_output, json_summary, save_audit
+    from ..audit.report.page import save_report
+    from ..audit.report.terminal import progress_lines, result_text
+    from ..audit.request import Asked, AuditRequest, check_failures, run_audit, run_shard
+    from ..indexer.build.shards import parse_shard
+    from ..indexer.search.kinds import OWN
+    from ..indexer.store.lock import only_run_in
+    from ..safe_text import terminal_text
 
     if given["image_root"] is not None and given["embeddings"] is None:
         raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")

@@ -37,21 +37,19 @@ def compare(images: str, as_json: bool, max_failures: int | None, **given: Any) 
     reference is fitted once. AUROC is of --truth, or where labels say it: with --normal or
     --reference, images labelled with another class are strays.
     """
-    from ..audit.comparing import audit_each, read_truth, truth_of_labels, without_calibration
-    from ..audit.given_images import check_failures, read_or_embed
+    from ..audit.compare import audit_each, read_truth, truth_of_labels, without_calibration
     from ..audit.models import encoder_for
-    from ..audit.reference_fit import fit_reference
-    from ..audit.request import is_reference_folder, refuse_words
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
+    from ..audit.reference import fit_reference
+    from ..audit.report.terminal import progress_lines
+    from ..audit.request import check_failures, is_reference_folder, read_or_embed, refuse_words
     from ..evaluation.corpus_comparison import (
         CorpusAnswer,
         compare_corpora,
         comparison_facts,
         comparison_lines,
     )
-    from ..indexer.caption_index import open_index
-    from ..indexer.joined_index import join_indexes
+    from ..indexer.search.index import join_indexes, open_index
+    from ..safe_text import terminal_text
     from ..scorer.reference_file import load_reference
 
     folders, clean = given["index"], given["reference"]

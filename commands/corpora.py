@@ -22,8 +22,8 @@ def corpora() -> None:
 @JSON
 def list_presets(as_json: bool) -> None:
     """List the corpora that have a name; give it where a CORPUS is asked for."""
-    from ..audit.corpora_text import presets_text
     from ..corpora.registry import presets
+    from .text import presets_text
 
     found = list(presets().values())
     click.echo(json.dumps(list(map(asdict, found)), indent=2) if as_json else presets_text(found))
@@ -34,8 +34,8 @@ def list_presets(as_json: bool) -> None:
 @JSON
 def show(name: str, as_json: bool) -> None:
     """Say where the corpus NAME is, how it is read, and its licence."""
-    from ..audit.corpora_text import preset_text
     from ..corpora.registry import find_preset
+    from .text import preset_text
 
     found = find_preset(name)
     click.echo(json.dumps(asdict(found), indent=2) if as_json else preset_text(found))
@@ -48,9 +48,9 @@ def show(name: str, as_json: bool) -> None:
 @CORPUS
 def peek(corpus: str, rows: int, as_json: bool, **given: Any) -> None:
     """Look at the first rows of CORPUS, a name or anything that can be indexed."""
-    from ..audit.corpora_text import peek_text
     from ..corpora.peeking import LENGTH_EDGES
     from ..corpora.peeking import peek as first_look
+    from .text import peek_text
 
     source = open_said(corpus, given)
     found = first_look(source, rows)
@@ -66,8 +66,8 @@ def peek(corpus: str, rows: int, as_json: bool, **given: Any) -> None:
 @click.argument("file")
 def add(file: str) -> None:
     """Keep the presets of a JSON FILE, so that their names can be used."""
-    from ..audit.safe_text import terminal_text
     from ..corpora.registry import add_presets, user_file
+    from ..safe_text import terminal_text
 
     names = add_presets(file)
     click.echo(terminal_text(f"added {', '.join(names)} to {user_file()}"))

@@ -21,7 +21,7 @@ from .options import (
 @click.option("--seed", default=0, show_default=True, help="Of the images and captions.")
 def demo(output: str, seed: int) -> None:
     """Render a small collection with planted strays, audit it, and say what was found."""
-    from ..audit.terminal import progress_lines
+    from ..audit.report.terminal import progress_lines
     from ..demo.run import run_demo
 
     click.echo(run_demo(Path(output), seed, progress_lines(), say, _program()))

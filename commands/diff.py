@@ -24,10 +24,9 @@ def diff(run_a: str, run_b: str, top: int, output: str | None, as_json: bool) ->
     by where they stand among the images of both, from 0 (least anomalous) to 1.
     """
     from ..artefacts import write_atomically
-    from ..audit.differences import compare_runs, differences_summary, differences_table
-    from ..audit.run_folder import open_run
-    from ..audit.scores_csv import ROWS_AT_ONCE, write_scores_csv
-    from ..audit.terminal import differences_text
+    from ..audit.folder import ROWS_AT_ONCE, open_run, write_scores_csv
+    from ..audit.report.terminal import differences_text
+    from ..audit.review.differences import compare_runs, differences_summary, differences_table
 
     first, second = open_run(run_a), open_run(run_b)
     found = compare_runs(first, second)

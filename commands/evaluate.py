@@ -28,7 +28,7 @@ def _repeat(context: click.Context, option: click.Parameter, path: str | None) -
     """Take every option that is not given from the evaluation recorded at `path`."""
     if path is None:
         return None
-    from ..evaluation.repeat import read_evaluation
+    from ..evaluation.report import read_evaluation
 
     recorded = read_evaluation(path)
     context.default_map = dict(recorded["asked"])
@@ -81,15 +81,13 @@ def evaluate(
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
     from ..artefacts import MANIFEST, read_json
     from ..audit.classes import class_prompts, prompt_vectors
-    from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
-    from ..evaluation.repeat import differences
-    from ..evaluation.report import SUMMARY, heading, notes
+    from ..audit.report.terminal import progress_lines
+    from ..audit.request import check_failures
+    from ..evaluation.report import SUMMARY, differences, heading, markdown_table, notes
     from ..evaluation.request import LabelVectors, holds_images, run_eval
-    from ..evaluation.tables import markdown_table
-    from ..indexer.folder_lock import only_run_in
+    from ..indexer.store.lock import only_run_in
+    from ..safe_text import terminal_text
     from ..scorer.scores.registry import SCORES
 
     asked = {n: v for n, v in given.items() if n not in HOW and asked_for(n)}

@@ -18,8 +18,8 @@ def export(run: str, folder: str | None, repository: str | None, public: bool) -
     RUN is the output folder of `bliss audit`. Pictures are copied as they are, with their EXIF.
     """
     from ..audit.adapters.hub_dataset import push_dataset, save_dataset
-    from ..audit.run_folder import open_run
-    from ..audit.safe_text import terminal_text
+    from ..audit.folder import open_run
+    from ..safe_text import terminal_text
 
     if (folder is None) == (repository is None):
         raise UsageError(

@@ -25,10 +25,10 @@ def find(run: str, text: str | None, like: str | None, k: int, as_json: bool, **
 
     RUN is the output folder of `bliss audit`.
     """
-    from ..audit.finding import find_by_text, find_like
+    from ..audit.folder import open_run
     from ..audit.models import encoder_of_run
-    from ..audit.run_folder import open_run
-    from ..audit.terminal import found_text
+    from ..audit.report.terminal import found_text
+    from ..audit.review.find import find_by_text, find_like
 
     if (text is None) == (like is None):
         raise UsageError(

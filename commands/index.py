@@ -77,12 +77,12 @@ for command in (add, remove, verify, push, pull, kind, tune):
 @options(CORPUS, NEW_MODEL, ENGINE, PRESET)
 def build(**given: Any) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
-    from ..audit.index_upkeep import built_text
     from ..audit.models import encoder_for
-    from ..audit.terminal import progress_lines
-    from ..indexer.index_addresses import build_to, check_output
-    from ..indexer.index_building import build_index, build_shard, index_embeddings
-    from ..indexer.index_shards import describe_missing, parse_shard
+    from ..audit.report.terminal import progress_lines
+    from ..indexer.build.build import build_index, build_shard, index_embeddings
+    from ..indexer.build.shards import describe_missing, parse_shard
+    from ..indexer.store.addresses import build_to, check_output
+    from .text import built_text
 
     uses = ("corpus", "keep_duplicates", "prompt", "model", "pretrained")
     given = with_preset(given, () if given["embeddings"] else uses)
@@ -141,7 +141,7 @@ def build(**given: Any) -> None:
 def _index_options(given: dict[str, Any]) -> Any:
     """How the captions become an index."""
     from ..corpora.captions import CaptionRules
-    from ..indexer.index_options import IndexOptions
+    from ..indexer.build.options import IndexOptions
 
     form = given["unicode_form"]
     rules = CaptionRules(
@@ -167,8 +167,8 @@ def merge(folder: tuple[str, ...]) -> None:
     """End the index that shards made in FOLDER, or in several, into the first of them."""
     from pathlib import Path
 
-    from ..audit.terminal import index_text, progress_lines
-    from ..indexer.index_shards import merge_index
+    from ..audit.report.terminal import index_text, progress_lines
+    from ..indexer.build.shards import merge_index
 
     click.echo(index_text(merge_index([Path(each) for each in folder], progress_lines())))
 
@@ -178,8 +178,8 @@ def merge(folder: tuple[str, ...]) -> None:
 @JSON
 def info(folder: str, as_json: bool) -> None:
     """Say what an index holds; `bliss index verify` checks that its files are as written."""
-    from ..audit.index_upkeep import info_text
-    from ..indexer.caption_index import open_index
+    from ..indexer.search.index import open_index
+    from .text import info_text
 
     opened = open_index(folder)
     click.echo(json.dumps(opened.manifest, indent=2) if as_json else info_text(opened))
@@ -196,11 +196,10 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
     """Show the captions nearest to a text or an image; of several indexes, the nearest of all."""
     from ..audit.fitting import embed_query
     from ..audit.models import encoder_for
-    from ..audit.terminal import hits_text
-    from ..indexer.caption_index import captions_of
-    from ..indexer.caption_index import search as search_index
-    from ..indexer.joined_index import origin_names
-    from ..indexer.search_choice import OWN
+    from ..audit.report.terminal import hits_text
+    from ..indexer.search.index import captions_of, origin_names
+    from ..indexer.search.index import search as search_index
+    from ..indexer.search.kinds import OWN
 
     if (text is None) == (image is None):
         raise UsageError(

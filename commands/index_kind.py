@@ -11,7 +11,7 @@ from .option_values import named_numbers
 from .options import say
 
 if TYPE_CHECKING:
-    from ..indexer.caption_index import CaptionIndex
+    from ..indexer.search.index import CaptionIndex
 
 
 @click.command()
@@ -29,9 +29,9 @@ def kind(folder: str, kind: str, pairs: tuple[str, ...], threads: int | None) ->
     IVF1024,RaBitQ4 … Its structure is built from the stored vectors; until it is whole the index
     stays as it is.
     """
-    from ..indexer.caption_index import open_index
-    from ..indexer.search_dispatch import describe_search
-    from ..indexer.search_setting import set_search_kind
+    from ..indexer.search.dispatch import describe_search
+    from ..indexer.search.index import open_index
+    from ..indexer.search.install import set_search_kind
 
     found = _told_kind(folder, kind)
     set_search_kind(folder, found, named_numbers("--set", pairs) or None, threads)
@@ -40,8 +40,8 @@ def kind(folder: str, kind: str, pairs: tuple[str, ...], threads: int | None) ->
 
 def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
     """A finished index with `kind` as its search; None, or the kind it has: as it is."""
-    from ..indexer.caption_index import open_index
-    from ..indexer.search_setting import set_search_kind
+    from ..indexer.search.index import open_index
+    from ..indexer.search.install import set_search_kind
 
     if kind is None:
         return index
@@ -51,7 +51,7 @@ def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
 
 def _told_kind(folder: str | Path, kind: str) -> str:
     """The kind to set, once it is said why that one and whether the index is small for it."""
-    from ..indexer.search_setting import chosen_kind, note_of_size
+    from ..indexer.search.install import chosen_kind, note_of_size
 
     found, why = chosen_kind(folder, kind)
     if why:

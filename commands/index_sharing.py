@@ -18,11 +18,11 @@ def push(folder: str, repository: str, public: bool, licence_unknown_ok: bool) -
 
     The index is checked from end to end first. Log in with `hf auth login`.
     """
-    from ..audit.index_upkeep import pushed_text
-    from ..audit.terminal import progress_lines
-    from ..indexer.caption_index import open_index
-    from ..indexer.hub_index import push_index
-    from ..indexer.index_files import local_folder
+    from ..audit.report.terminal import progress_lines
+    from ..indexer.search.index import open_index
+    from ..indexer.store.folder import local_folder
+    from ..indexer.store.hub import push_index
+    from .text import pushed_text
 
     path = local_folder(folder)
     address = push_index(path, repository, public, licence_unknown_ok, progress_lines())
@@ -38,9 +38,9 @@ def pull(repository: str, folder: str, revision: str | None) -> None:
 
     The same command again goes on where it stopped.
     """
-    from ..audit.terminal import index_text, progress_lines
-    from ..indexer.hub_index import pull_index
-    from ..indexer.index_files import local_folder
+    from ..audit.report.terminal import index_text, progress_lines
+    from ..indexer.store.folder import local_folder
+    from ..indexer.store.hub import pull_index
 
     target = Path(local_folder(folder))
     click.echo(index_text(pull_index(repository, target, revision, progress_lines())))

@@ -34,12 +34,12 @@ def add(folder: str, corpus: tuple[str, ...], embeddings: str | None, **given: A
     What is there stays as it is and can be searched meanwhile; captions that were removed stay
     removed. The same command again goes on where it stopped.
     """
-    from ..audit.index_upkeep import added_text, check_one_given
     from ..audit.models import encoder_for
-    from ..audit.terminal import progress_lines
-    from ..indexer.caption_index import open_index
-    from ..indexer.index_adding import AddOptions, add_captions, add_embeddings
-    from ..indexer.index_files import local_folder
+    from ..audit.report.terminal import progress_lines
+    from ..indexer.build.add import AddOptions, add_captions, add_embeddings
+    from ..indexer.search.index import open_index
+    from ..indexer.store.folder import local_folder
+    from .text import added_text, check_one_given
 
     check_one_given(corpus, embeddings, given["prompt"])
     path = local_folder(folder)
@@ -64,12 +64,12 @@ def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
 
     A caption is removed when everything that is asked holds.
     """
-    from ..audit.index_upkeep import choice_text, embedder, refuse_where, removals_text
     from ..audit.models import encoder_for
-    from ..indexer.caption_index import open_index
-    from ..indexer.index_files import local_folder
-    from ..indexer.row_choice import Where, rows_where
-    from ..indexer.tombstones import remove_rows, restore_rows
+    from ..indexer.search.index import open_index
+    from ..indexer.store.folder import local_folder
+    from ..indexer.store.removed import remove_rows, restore_rows
+    from ..indexer.upkeep.row_choice import Where, rows_where
+    from .text import choice_text, embedder, refuse_where, removals_text
 
     path, names = local_folder(folder), ("caption", "contains", "source", "like", "above")
     asked = {name: given[name] for name in names}
@@ -96,12 +96,12 @@ def verify(folder: str, embed: int, **given: Any) -> None:
 
     Checksums, counts, vectors, captions and what was removed; exit code 1 where anything is wrong.
     """
-    from ..audit.index_upkeep import check_text, verdict
     from ..audit.models import encoder_for
-    from ..audit.terminal import progress_lines
-    from ..indexer.caption_index import open_index
-    from ..indexer.index_files import local_folder
-    from ..indexer.verifying import verify_index
+    from ..audit.report.terminal import progress_lines
+    from ..indexer.search.index import open_index
+    from ..indexer.store.folder import local_folder
+    from ..indexer.upkeep.verify import verify_index
+    from .text import check_text, verdict
 
     path, checks = local_folder(folder), []
     for check in verify_index(

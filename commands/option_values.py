@@ -15,7 +15,7 @@ from .options import say
 
 def search_choice(given: dict[str, Any]) -> Any:
     """How the index is to be searched; as it says itself where a command has no such options."""
-    from ..indexer.search_choice import SearchChoice
+    from ..indexer.search.kinds import SearchChoice
 
     parameters = named_numbers("--search-set", given.get("search_set", ()))
     device, shards = given.get("search_device") or "cpu", given.get("search_shards", False)
@@ -27,8 +27,8 @@ def open_given_index(given: dict[str, Any]) -> Any:
 
     Where that is not as the indexes say themselves, it is said what it will take.
     """
-    from ..indexer.joined_index import open_indexes
-    from ..indexer.search_choice import OWN
+    from ..indexer.search.index import open_indexes
+    from ..indexer.search.kinds import OWN
 
     choice = search_choice(given)
     if choice != OWN:
@@ -38,7 +38,7 @@ def open_given_index(given: dict[str, Any]) -> Any:
 
 def say_plans(folders: Sequence[str], choice: Any) -> None:
     """Where the vectors of each index will lie when it is searched, and what that takes."""
-    from ..indexer.search_dispatch import describe_plan
+    from ..indexer.search.dispatch import describe_plan
 
     for folder in folders:
         say(describe_plan(folder, choice))
@@ -62,8 +62,8 @@ def model_choice(given: dict[str, Any]) -> Any:
 
     Raises ModelNotNamed for a foreign model that only the file of `--from` names.
     """
-    from ..indexer.encoding import DEFAULT_MODEL, ModelChoice
-    from ..indexer.model_trust import model_named_by, remember_model
+    from ..indexer.encode.encoder import DEFAULT_MODEL, ModelChoice
+    from ..indexer.encode.trust import model_named_by, remember_model
 
     names = ("model", "pretrained", "device", "precision", "batch_size", "allow_torchscript")
     choice = ModelChoice(
@@ -85,7 +85,7 @@ def model_choice(given: dict[str, Any]) -> Any:
 def ray_engine(given: dict[str, Any]) -> Any:
     """What the engine options say: a RayEngine, or None for this process."""
     if given["engine"] == "ray":
-        from ..indexer.ray_cluster import RayEngine
+        from ..distributed.cluster import RayEngine
 
         return RayEngine(model_choice(given), given["ray_address"], given["ray_actors"])
     for name in ("ray_address", "ray_actors"):
@@ -100,7 +100,7 @@ def no_prompts(given: dict[str, Any]) -> Any:
     if given["clipn"] is None:
         return None
     from ..training.clipn_folder import open_clipn
-    from ..training.clipn_vectors import no_vectors
+    from ..training.clipn_tower import no_vectors
 
     clipn, choice = open_clipn(given["clipn"]), model_choice(given)
     return lambda prompts, model: no_vectors(clipn, prompts, model, choice)
@@ -122,8 +122,8 @@ def corpus_options(given: dict[str, Any]) -> Any:
 
 def open_said(corpus: str, given: dict[str, Any]) -> Any:
     """The corpus, after what was decided about it has been said."""
+    from ..corpora.registry import open_corpus
     from ..corpora.sources import notices_of
-    from ..corpora.texts import open_corpus
 
     source = open_corpus(corpus, corpus_options(given))
     for line in notices_of(source):
@@ -133,7 +133,7 @@ def open_said(corpus: str, given: dict[str, Any]) -> Any:
 
 def image_options(given: dict[str, Any]) -> Any:
     """Which part of an image collection is to be read, and where its labels are."""
-    from ..corpora.image_source import ImageOptions
+    from ..corpora.images.source import ImageOptions
 
     names = ("image_column", "label_column", "labels")
     of_data_set = {name: given[f"images_{name}"] for name in ("config", "split", "revision")}
@@ -177,9 +177,9 @@ def decision_rule(given: dict[str, Any]) -> Any:
 
 def embed_options(given: dict[str, Any]) -> Any:
     """How images are decoded and embedded."""
-    from ..indexer.decoding import DecodingLimits
-    from ..indexer.image_embedding import EmbedOptions
-    from ..indexer.text_lengths import cache_folder
+    from ..indexer.encode.text_lengths import cache_folder
+    from ..indexer.images.decoding import DecodingLimits
+    from ..indexer.images.embedding import EmbedOptions
 
     return EmbedOptions(
         limits=DecodingLimits(seconds=given["time_limit"]),

@@ -11,7 +11,7 @@ from ..errors import UsageError
 
 def say(line: str) -> None:
     """One line for the reader, on stderr."""
-    from ..audit.safe_text import terminal_text
+    from ..safe_text import terminal_text
 
     click.echo(terminal_text(line), err=True)
 
@@ -70,7 +70,8 @@ def _removed(option: str, successor: str) -> Callable:
                 f"Leave {option} out and write {successor}",
             )
 
-    return click.option(option, hidden=True, expose_value=False, callback=refuse)
+    help = f"Removed: {successor}."
+    return click.option(option, hidden=True, expose_value=False, callback=refuse, help=help)
 
 
 _DATA_SET = "hf:owner/name[@revision][:[config/]split] or FOLDER:[config/]split"

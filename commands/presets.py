@@ -73,7 +73,7 @@ def with_preset(given: dict[str, Any], uses: Sequence[str]) -> dict[str, Any]:
 
 def _compare_corpus(folders: Sequence[str], published: str) -> None:
     """Say so where the index given holds another corpus than the preset's."""
-    from ..indexer.joined_index import open_indexes
+    from ..indexer.search.index import open_indexes
 
     names = [source["name"] for source in open_indexes(folders).manifest["sources"]]
     held = ", ".join(names)

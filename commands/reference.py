@@ -28,10 +28,10 @@ def reference() -> None:
 def fit(images: str | None, calibration: float, max_failures: int | None, **given: Any) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..audit.fitting import FitRequest, run_fit
-    from ..audit.given_images import check_failures
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
-    from ..indexer.folder_lock import only_run_in
+    from ..audit.report.terminal import progress_lines
+    from ..audit.request import check_failures
+    from ..indexer.store.lock import only_run_in
+    from ..safe_text import terminal_text
 
     model_set = () if images is None and given["index"] else ENCODER
     given = with_preset(given, (*model_set, "prompt"))

@@ -23,8 +23,8 @@ def report(run: str, output: str | None, images: int, plots: str | None) -> None
     RUN is the output folder of a finished `bliss audit`. Run this in the folder in which the audit
     ran, so that its pictures are found.
     """  # fmt: skip
-    from ..audit.report.writing import save_report
-    from ..audit.safe_text import terminal_text
+    from ..audit.report.page import save_report
+    from ..safe_text import terminal_text
 
     if plots is None:
         path = save_report(run, output, images)

@@ -41,16 +41,22 @@ def score(
     images: tuple[str, ...], name: str, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:
     """Score new images against a fitted reference; with a calibration sample, flag them too."""
-    from ..audit.asking import Asked, Sources, answered, check_bliss_only, check_reference
     from ..audit.decisions import check_flagged
-    from ..audit.given_images import check_failures
+    from ..audit.folder import TOP, json_summary
     from ..audit.models import encoder_for
-    from ..audit.other_scores import choose_score, rescored
-    from ..audit.outputs import TOP, json_summary
+    from ..audit.report.terminal import progress_lines, result_text
+    from ..audit.request import (
+        Asked,
+        Sources,
+        answered,
+        check_bliss_only,
+        check_failures,
+        check_reference,
+    )
     from ..audit.run import audit_against
-    from ..audit.terminal import progress_lines, result_text
-    from ..corpora.image_opening import open_named
-    from ..indexer.image_embedding import embed_images
+    from ..audit.scores import choose_score, rescored
+    from ..corpora.images.opening import open_named
+    from ..indexer.images.embedding import embed_images
     from ..scorer.reference_file import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)

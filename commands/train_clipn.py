@@ -32,8 +32,8 @@ from .options import IMAGES, MODEL, options, say
 @options(MODEL, IMAGES)
 def clipn(max_failures: int | None, **given: Any) -> None:
     """Train CLIPN's "no" text tower on image-caption pairs."""
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
+    from ..audit.report.terminal import progress_lines
+    from ..safe_text import terminal_text
     from ..training.clipn import ClipnRequest, run_clipn
     from ..training.clipn_training import TrainingSettings
 
@@ -71,7 +71,7 @@ def clipn(max_failures: int | None, **given: Any) -> None:
 @MODEL
 def clipn_import(checkpoint: str, output: str, overwrite: bool, **given: Any) -> None:
     """Save the "no" tower of a published CLIPN checkpoint for this program."""
-    from ..audit.safe_text import terminal_text
+    from ..safe_text import terminal_text
     from ..training.clipn import run_import
 
     run_import(checkpoint, output, model_choice(given), overwrite, say)

@@ -31,12 +31,11 @@ def oecl(turned: bool, max_failures: int | None, **given: Any) -> None:
 
     Two baselines are fitted beside it, and all are measured on images held out of training.
     """
-    from ..audit.given_images import check_failures
     from ..audit.models import encoder_for
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
-    from ..training.oecl_report import result_lines
-    from ..training.oecl_request import OeclRequest, needs_encoder, run_oecl
+    from ..audit.report.terminal import progress_lines
+    from ..audit.request import check_failures
+    from ..safe_text import terminal_text
+    from ..training.oecl import OeclRequest, needs_encoder, result_lines, run_oecl
     from ..training.oecl_training import OeclSettings
 
     if turned == (given["outliers"] is not None):

@@ -41,19 +41,17 @@ def tune(
     to be --min-recall or more becomes the index's own. If none is, that is exact search.
     """  # fmt: skip
     from ..audit.classes import prompt_vectors
-    from ..audit.given_images import check_failures, read_or_embed
     from ..audit.models import encoder_for
-    from ..audit.safe_text import terminal_text
-    from ..audit.terminal import progress_lines
+    from ..audit.report.terminal import progress_lines
+    from ..audit.request import check_failures, read_or_embed
     from ..errors import BlissError
-    from ..evaluation.tuning import TuningOptions
+    from ..evaluation.tuning import Candidates, MadeStructures, TuningOptions, settings_of
     from ..evaluation.tuning import tune as tune_index
-    from ..evaluation.tuning_candidates import Candidates, MadeStructures, settings_of
     from ..evaluation.tuning_text import tuning_lines
-    from ..indexer.caption_index import open_index
-    from ..indexer.search_choice import SearchChoice
-    from ..indexer.search_kinds import read_kind, training_note
-    from ..indexer.search_setting import install_structure, set_search_kind
+    from ..indexer.search.index import open_index
+    from ..indexer.search.install import install_structure, set_search_kind
+    from ..indexer.search.kinds import SearchChoice, read_kind, training_note
+    from ..safe_text import terminal_text
 
     asked = TuningOptions(
         given["min_recall"],

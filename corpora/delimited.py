@@ -13,8 +13,7 @@ from typing import IO, Any
 
 from ..errors import BlissError, UsageError
 from .addresses import text_suffix
-from .columns import CAPTION_COLUMNS, choose_column
-from .sources import SEPARATORS, UNDECODABLE, CorpusOptions
+from .sources import CAPTION_COLUMNS, SEPARATORS, UNDECODABLE, CorpusOptions, choose_column
 
 USUAL = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 SAMPLE = 1 << 18

@@ -2,6 +2,8 @@
 
 A preset says where a corpus is and how it is read; all of them are data, in `presets.json` and in
 the user's `corpora.json`.
+
+Text corpora: `open_corpus`, and the types that it takes and returns.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any
 from ..artefacts import write_json
 from ..errors import BlissError, UsageError
 from .addresses import is_remote
-from .builtin import NAMED
+from .names import NAMED
+from .opening import HUB_SPEC, open_spec
 from .prompts import CAPTION_PROMPT, check_prompts
-from .sources import NO_OPTIONS, CorpusOptions, TextSource
-from .text_opening import HUB_SPEC, open_spec
+from .sources import JSON, NO_OPTIONS, CorpusOptions, TextBatch, TextSource, batch_values
 
 SHIPPED = Path(__file__).with_name("presets.json")
 USER_FILE = "corpora.json"
@@ -219,3 +221,20 @@ def _absolute(spec: str, where: str, folder: Path) -> str:
 
 def _wrong(where: str, given: str, needed: str) -> UsageError:
     return UsageError(f"{where} {given}", needed, "Correct that field")
+
+
+__all__ = ["JSON", "CorpusOptions", "TextBatch", "TextSource", "batch_values", "open_corpus"]
+
+
+def open_corpus(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
+    """Open the corpus that `spec` names; `text_opening.ACCEPTED_SPECS` are its forms.
+
+    A preset's name comes before a file of that name, which can be given as ./NAME; what `options`
+    leave out is then as the preset says. UsageError where nothing fits `spec`, the column, config
+    or split is not there, or an option does not apply; BlissError where the data cannot be read
+    or reached.
+    """
+    preset = preset_named(spec)
+    if preset is not None:
+        return open_preset(preset, options)
+    return open_spec(spec, options)

@@ -12,15 +12,15 @@ import numpy as np
 from PIL import Image
 
 from ..artefacts import write_atomically
-from ..audit.outputs import save_audit
-from ..audit.report.writing import save_report
+from ..audit.folder import save_audit
+from ..audit.report.page import save_report
+from ..audit.report.terminal import table_text
 from ..audit.request import AuditRequest, run_audit
 from ..audit.result import AuditResult
 from ..audit.run import AuditSettings
-from ..audit.terminal import table_text
-from ..indexer.encoding import ModelChoice
-from ..indexer.progress import Progress
-from ..indexer.stored_rows import whole_rows
+from ..indexer.encode.encoder import ModelChoice
+from ..indexer.vectors.rows import whole_rows
+from ..progress import Progress
 from .captions import sample_captions
 from .scenes import KINDS, render_scene, sample_scene
 

@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from blissaudit.audit.outputs import save_audit
-from blissaudit.audit.report.writing import save_report
+from blissaudit.audit.folder import save_audit
+from blissaudit.audit.report.page import save_report
 from blissaudit.audit.request import AuditRequest, run_audit
 from blissaudit.demo.run import write_corpus
 from blissaudit.demo.scenes import KINDS, render_scene, sample_scene
-from blissaudit.indexer.encoding import ModelChoice
+from blissaudit.indexer.encode.encoder import ModelChoice
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..scorer.agreement import rank_correlation, top_in_common
+from ..scorer.robust import rank_correlation, top_in_common
 from .metrics import auroc
 
 TOP = 20

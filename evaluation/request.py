@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import MANIFEST
-from ..corpora.image_opening import open_images
-from ..corpora.image_source import NO_IMAGE_OPTIONS, ImageOptions
+from ..corpora.images.opening import open_images
+from ..corpora.images.source import NO_IMAGE_OPTIONS, ImageOptions
 from ..errors import UsageError
-from ..indexer.caption_index import CaptionIndex, captions_of
-from ..indexer.embedded_images import EmbeddedImages, read_image_embeddings
-from ..indexer.encoding import Encoder, check_same_model, check_same_preprocessing
-from ..indexer.image_embedding import EmbedOptions, embed_images
-from ..indexer.layout import is_embedding_folder
-from ..indexer.progress import Progress, no_progress
-from ..scorer.head_file import open_head
-from ..scorer.scores.clip_ad import something_vector
+from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
+from ..indexer.images.embedded import EmbeddedImages, read_image_embeddings
+from ..indexer.images.embedding import EmbedOptions, embed_images
+from ..indexer.search.index import CaptionIndex, captions_of
+from ..indexer.vectors.layout import is_embedding_folder
+from ..progress import Progress, no_progress
 from ..scorer.scores.contract import Score
+from ..scorer.scores.softmax import something_vector
+from ..scorer.scores.trained_file import open_head
 from .draws import make_draws
 from .protocols import Protocol
 from .report import save_report

@@ -1,19 +1,30 @@
-"""Every chosen score on the same draws, from one embedding and one retrieval pass."""
+"""Every chosen score on the same draws, from one embedding and one retrieval pass.
+
+What scores are fitted on in each draw.
+
+What the scores of an evaluation have in common is made once: the search, sums over texts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import contextlib
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.progress import Progress, no_progress
-from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
-from ..scorer.scores.rscin import RSCIN, with_rscin
+from ..indexer.vectors.nearest import Vectors, nearest_texts
+from ..progress import Progress, no_progress
+from ..scorer.bliss import Retrieved, gather_texts
+from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score
+from ..scorer.scores.text_terms import search_with_terms, terms_of
+from ..scorer.scores.wrappers import RSCIN, with_rscin
 from .draws import Draw
-from .fittings import Words, fittings_of
 from .flagging import (
     Calibration,
     NotFlagged,
@@ -23,8 +34,141 @@ from .flagging import (
     held_out,
 )
 from .metrics import METRICS, all_metrics
-from .shared import Cost, mean_cost, measured, shared_queries, tracing
 from .world import World
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is the same for every draw: the text side, and what was trained."""
+
+    prompts: Mapping[str, np.ndarray]
+    """Class name -> float32 [d], its label prompt's unit vector."""
+    texts: Vectors
+    """M external texts."""
+    k: int = 10
+    """Texts retrieved for each image."""
+    names: np.ndarray | None = None
+    """str [M]."""
+    something: np.ndarray | None = None
+    """float32 [d], "a photo of something"."""
+    head: Mapping[str, np.ndarray] | None = None
+    """What was trained beforehand on outlier images."""
+    no_prompts: Mapping[str, np.ndarray] | None = None
+    """Class name -> float32 [d], its "no" vector, where there is a CLIPN."""
+
+
+def fittings_of(
+    world: World, draws: Sequence[Draw], words: Words, with_texts: bool
+) -> list[Fitting]:
+    """What each draw's scores are fitted on; BlissError for a class without a prompt."""
+    texts = np.zeros((0, world.images.shape[1]), np.float32)
+    if with_texts and words.texts.count:
+        texts = np.concatenate([block for _, block in words.texts.blocks()])
+    made = []
+    for draw in draws:
+        missing = [name for name in draw.normal if name not in words.prompts]
+        if missing:
+            raise BlissError(
+                f"there is no prompt for {', '.join(missing)}", "one for every class", "Add them"
+            )
+        prompts = np.stack([words.prompts[name] for name in draw.normal])
+        normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
+        names = words.names if with_texts else None
+        no_prompts = None
+        if words.no_prompts is not None:
+            no_prompts = np.stack([words.no_prompts[name] for name in draw.normal])
+        made.append(Fitting(normals, texts, names, words.something, words.head, no_prompts))
+    return made
+
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds and the most bytes that arrays took at once (what FAISS takes is not counted)."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """One after the other."""
+        return Cost(self.seconds + other.seconds, max(self.peak_bytes, other.peak_bytes))
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """Trace what arrays take while this lasts: once for a whole evaluation, since switching on and
+    off while a thread is about to end can crash Python 3.11."""
+    already = tracemalloc.is_tracing()
+    if not already:
+        tracemalloc.start()
+    try:
+        yield
+    finally:
+        if not already:
+            tracemalloc.stop()
+
+
+def measured(way: Callable[[], Made]) -> tuple[Made, Cost]:
+    """What `way` makes and what it costs, in one run: tracing hardly slows work on arrays."""
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    start = time.perf_counter()
+    made = way()
+    seconds = time.perf_counter() - start
+    return made, Cost(seconds, max(0, tracemalloc.get_traced_memory()[1] - before))
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    """The mean of the seconds and the largest of the bytes."""
+    whole = sum(costs, Cost())
+    return replace(whole, seconds=whole.seconds / len(costs))
+
+
+def shared_queries(
+    world: World,
+    asked: Sequence[np.ndarray],
+    texts: Vectors,
+    k: int,
+    fitted: Mapping[str, Sequence[Fitted]],
+) -> tuple[list[Query], dict[str, Cost]]:
+    """A query for each int64 array of world rows in `asked`, from one pass over images and texts.
+
+    The pass finds the k nearest texts and works out what the `fitted` scores (of each name one a
+    draw) ask of all texts. Its cost goes in equal parts to the scores that asked, for one draw:
+    the search comes with it. Where none asked, FAISS searches.
+    """
+    rows = np.unique(np.concatenate(asked))
+    images = world.images[rows]
+    asking = {name: made for name, made in fitted.items() if any(map(terms_of, made))}
+    costs: dict[str, Cost] = {}
+    if asking:
+        every = [one for made in asking.values() for one in made]
+        corpus = next(term for one in every for term in terms_of(one)).texts
+        whole, cost = measured(lambda: search_with_terms(images, corpus, k, every))
+        cost = replace(cost, seconds=cost.seconds / sum(map(len, asking.values())))
+        costs = dict.fromkeys(asking, cost)
+    elif texts.count:
+        whole = Query(images, gather_texts(nearest_texts(images, texts, k), texts.fetch))
+    else:
+        whole = Query(images)
+    return [_cut(whole, np.searchsorted(rows, some)) for some in asked], costs
+
+
+def _cut(whole: Query, rows: np.ndarray) -> Query:
+    """What asking about some of the images alone would have given."""
+    terms = {term: values[rows] for term, values in whole.terms.items()}
+    retrieved = whole.retrieved
+    if retrieved is not None:
+        distinct, position = np.unique(retrieved.position[rows], return_inverse=True)
+        retrieved = Retrieved(
+            retrieved.similarity[rows],
+            retrieved.rows[rows],
+            position.reshape(retrieved.rows[rows].shape).astype(np.int32),
+            retrieved.vectors[distinct],
+        )
+    return Query(whole.images[rows], retrieved, terms)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,36 @@
-"""`bliss index tune`: every candidate setting of one index measured, and one of them chosen."""
+"""`bliss index tune`: every candidate setting of one index measured, and one of them chosen.
+
+The settings that are measured: each structure built once, searched with every parameter.
+
+A collection as its own reference, for scores that only serve to compare ways of searching.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.caption_index import CaptionIndex, search
-from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.encoding import check_same_model
-from ..indexer.nearest import check_k
-from ..indexer.progress import Progress, no_progress
+from ..indexer.encode.encoder import check_same_model
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.search.index import CaptionIndex, search, with_structure
+from ..indexer.search.install import MadeStructure, make_structure
+from ..indexer.search.kinds import candidate_settings, default_parameters, read_kind
+from ..indexer.vectors.nearest import Hits, check_k
+from ..indexer.vectors.unit_rows import row_lengths
+from ..progress import Progress, no_progress
+from ..scorer.bliss import bliss_scores, gather_texts
+from ..scorer.leave_one_out import LeftOut
+from ..scorer.moments import fit_moments
+from ..scorer.reference import Reference
 from .index_tuning import (
+    CONFIDENCE,
     EXACT,
     Candidate,
     Measured,
@@ -23,11 +39,10 @@ from .index_tuning import (
     exact_truth,
     facts_of,
     halves,
+    least_queries,
     measure,
     with_dominated,
 )
-from .own_reference import OwnReference, Prompts, own_reference, rescorer
-from .recall_bound import CONFIDENCE, least_queries
 
 
 @dataclass(frozen=True)
@@ -161,3 +176,152 @@ def ask(
         options.k,
     )
     return queries, own_reference(vectors, [images.labels[i] for i in some], prompts)
+
+
+PROBES = tuple(2**power for power in range(10))
+BREADTHS = (32, 64, 128, 256, 512)
+
+Setting = tuple[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class MadeStructures:
+    """Structures over one index by kind, on disk, so that what was measured can be installed."""
+
+    folder: Path
+    made: dict[str, MadeStructure] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What building each took."""
+
+
+def settings_of(kinds: Sequence[str], count: int, dimension: int) -> list[Setting]:
+    """What to measure for M = `count` vectors: of the kinds named, or of those worth a try.
+
+    A kind that was named and is not among those is tried with its default parameters, and with
+    other breadths of search where it has one. Exact search is always measured and not listed.
+    UsageError for a kind that is unknown.
+    """
+    usual: list[Setting] = [s for s in candidate_settings(count, dimension) if s[0] != EXACT]
+    if not kinds:
+        return usual
+    found: list[Setting] = []
+    for kind in dict.fromkeys(kinds):
+        if kind != EXACT:
+            found += [s for s in usual if s[0] == kind] or _breadths(kind)
+    return found
+
+
+def _breadths(name: str) -> list[Setting]:
+    kind = read_kind(name)
+    plain = default_parameters(kind)
+    if kind.lists:
+        return [(name, {**plain, "nprobe": n}) for n in PROBES if n <= kind.lists]
+    if kind.links:
+        return [(name, {**plain, "efSearch": n}) for n in BREADTHS]
+    return [(name, plain)]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Each setting ready to be searched with; a structure is built when its first one comes."""
+
+    index: CaptionIndex
+    settings: Sequence[Setting]
+    keep: MadeStructures
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        index = self.index
+        for kind, group in groupby(self.settings, key=lambda setting: setting[0]):
+            if kind not in self.keep.made:
+                start = time.perf_counter()
+                path = self.keep.folder / f"{len(self.keep.made)}.faiss"
+                made = make_structure(index.stored, index.model["dimension"], kind, path)
+                self.keep.made[kind] = made
+                self.keep.seconds[kind] = time.perf_counter() - start
+            for _, parameters in group:
+                yield _candidate(index, self.keep, kind, parameters)
+
+
+def _candidate(
+    index: CaptionIndex, keep: MadeStructures, kind: str, parameters: Mapping[str, int]
+) -> Candidate:
+    made = keep.made[kind]
+    opened: list[CaptionIndex] = []
+
+    def find(queries: np.ndarray, k: int) -> Hits:
+        # Read at the first search, so that its memory is counted with it.
+        if not opened:
+            opened.append(with_structure(index, made, parameters))
+        return search(opened[0], queries, k)
+
+    return Candidate(kind, parameters, find, made.bytes, keep.seconds[kind])
+
+
+Prompts = Callable[[Sequence[str]], np.ndarray | None]
+"""C class names -> float32 [C, d], a unit row for each; None where they cannot be had."""
+
+LEAST = 3
+"""Images that a class needs: two must remain when one is left out."""
+ONE_CLASS = "all images"
+
+
+@dataclass(frozen=True)
+class OwnReference:
+    """n images, and what they are compared with."""
+
+    images: np.ndarray
+    """float32 [n, d], unit rows."""
+    reference: Reference
+    labels: np.ndarray
+    """int64 [n], -1 for images in no class."""
+    described: str
+    """In a line, for the reader."""
+
+
+def own_reference(
+    images: np.ndarray, labels: Sequence[str | None], prompts: Prompts | None
+) -> OwnReference:
+    """The classes of unit rows [n, d], each image left out of its own when it is scored.
+
+    Without labels all images are one class. Where `prompts` gives none, and for the one class, the
+    mean image stands in for the label's prompt. Classes of fewer than three images are left out.
+    """
+    counts: dict[str, int] = {}
+    for label in labels:
+        if label is not None:
+            counts[label] = counts.get(label, 0) + 1
+    classes = tuple(sorted(name for name, count in counts.items() if count >= LEAST))
+    if classes:
+        numbers = {name: number for number, name in enumerate(classes)}
+        filed = np.array([numbers.get(label, -1) for label in labels], np.int64)  # type: ignore[arg-type]
+        described = f"{len(classes):,} class{'es' * (len(classes) != 1)} as labelled"
+    else:
+        classes, filed, prompts = (ONE_CLASS,), np.zeros(len(images), np.int64), None
+        described = "one class of all images, for want of labels"
+    used = filed >= 0
+    moments = fit_moments(classes, images[used], filed[used])
+    vectors = None if prompts is None else prompts(classes)
+    if vectors is None:
+        means = np.stack([part.mean for part in moments.parts])
+        vectors = (means / row_lengths(means)[:, None]).astype(np.float32)
+        described += ", their mean images in place of prompts"
+    return OwnReference(images, Reference(moments, vectors), filed, described)
+
+
+def rescorer(
+    own: OwnReference, fetch: Callable[[np.ndarray], np.ndarray], weight: float
+) -> Callable[[Hits], np.ndarray]:
+    """The hits of all images, in rows that `fetch` takes, to their BLISS scores, float64 [n]."""
+    filed = np.flatnonzero(own.labels >= 0)
+    left_out = LeftOut(filed, own.labels[filed])
+
+    def rescore(hits: Hits) -> np.ndarray:
+        retrieved = gather_texts(hits, fetch)
+        return bliss_scores(
+            own.images, retrieved, own.reference, weight, own.labels, left_out
+        ).score
+
+    return rescore

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .index_tuning import EXACT, TOP, WORTH, Measured, setting_text
-from .recall_bound import CONFIDENCE
+from .index_tuning import CONFIDENCE, EXACT, TOP, WORTH, Measured, setting_text
 from .tuning import Tuning
 
 MIB = 2**20

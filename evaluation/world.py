@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.embedded_images import EmbeddedImages
-from ..indexer.stored_rows import whole_rows
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.vectors.rows import whole_rows
 
 REFERENCE, TEST = 0, 1
 """Numbers of the first two parts; outlier sets follow."""

@@ -1,13 +1,35 @@
-"""From scores to p-values: how often would a clean image look at least this odd?"""
+"""From scores to p-values: how often would a clean image look at least this odd?
+
+Conformal p-values class by class: is the image unlike the clean images of every class?
+
+For class c, p_c(x) = (1 + #{calibration images of c whose score for c is at least x's})/(m_c + 1),
+and p(x) is the largest p_c. A clean image of class y has p >= p_y, and p_y is valid, so p is too,
+whatever the shares of the classes are. The price is size: p cannot be below 1/(m_c + 1) for the
+class with the fewest calibration images.
+
+What normal scores would look like, guessed from scores that hold anomalies too.
+
+Where a collection is its own reference there are no clean scores to compare with. If most images
+are normal, the middle of the scores is theirs: a normal distribution is laid through the median
+and the upper quartile (scores are skewed to the right, so the lower half would make it too
+narrow), in the manner of Efron's empirical null (J. Amer. Statist. Assoc. 2004). Real tails are
+heavier than that, and anomalies reach the quartile when there are many: nothing is guaranteed, and
+docs/decisions.md has a table of how far it was off.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.text_column import Texts, ranks
+from ..indexer.vectors.rows import Rows
+from ..indexer.vectors.text_column import Texts, ranks
+from .bliss import Retrieved, class_blocks
+from .leave_one_out import LeftOut
+from .reference import Reference
 
 
 def conformal_p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -79,3 +101,61 @@ def hold_out(labels: np.ndarray, hashes: Texts[str], share: float) -> np.ndarray
         held[members[: max(0, count)]] = True
     left_in = contents[~held & (labels >= 0)]
     return held & ~np.isin(contents, left_in)
+
+
+def class_p_values(
+    images: Rows,
+    retrieved: Retrieved,
+    reference: Reference,
+    weight: float,
+    left_out: LeftOut,
+    calibration: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """float64 [n], the largest over classes of each image's p-value for the class.
+
+    `calibration` is the classes int [m] and the own-class scores float64 [m] of the clean images;
+    a class without any gives every image p = 1. Other parameters as of `bliss_scores`.
+    """
+    labels, scores = calibration
+    p = np.zeros(len(images))
+    for block in class_blocks(images, retrieved, reference, left_out):
+        total = block.ics + weight * block.ets
+        for column, number in enumerate(range(block.classes.start, block.classes.stop)):
+            own = conformal_p_values(scores[labels == number], total[:, column])
+            p[block.images] = np.maximum(p[block.images], own)
+    return p
+
+
+UPPER_QUARTILE = 0.6744897501960817
+"""Of the standard normal distribution."""
+
+
+@dataclass(frozen=True)
+class EmpiricalNull:
+    """A normal distribution of scores."""
+
+    centre: float
+    spread: float
+
+
+def fit_empirical_null(scores: np.ndarray) -> EmpiricalNull:
+    """The null whose median and upper quartile are those of `scores` [n]."""
+    middle, upper = np.quantile(scores, [0.5, 0.75])
+    return EmpiricalNull(float(middle), float((upper - middle) / UPPER_QUARTILE))
+
+
+def null_p_values(null: EmpiricalNull, scores: np.ndarray) -> np.ndarray:
+    """float64 [n], the chance that the null gives at least each of `scores` [n].
+
+    With no spread at all, 1 up to the centre and 0 above it.
+    """
+    if null.spread <= 0:
+        return np.where(scores > null.centre, 0.0, 1.0)
+    return upper_tail((scores - null.centre) / null.spread)
+
+
+def upper_tail(z: np.ndarray) -> np.ndarray:
+    """float64, 1 - Φ(z) of the standard normal distribution."""
+    return np.array([0.5 * math.erfc(value / math.sqrt(2)) for value in np.ravel(z)]).reshape(
+        np.shape(z)
+    )

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.caption_index import CAPTIONS_AT_ONCE, CaptionIndex, captions_of, without_rows
-from ..indexer.nearest import ROUNDING, Vectors
-from .slices import slices
+from ..indexer.search.index import CAPTIONS_AT_ONCE, CaptionIndex, captions_of, without_rows
+from ..indexer.vectors.nearest import ROUNDING, Vectors
+from ..indexer.vectors.rows import slices
 
 TEXTS_AT_ONCE = 8192
 EXAMPLES = 5

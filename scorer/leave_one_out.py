@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .moments import ClassMoments
-from .text_statistics import class_std_float64
+from .statistics import class_std_float64
 
 PAIRS_AT_ONCE = 1024
 CANCELLED = 1e-6

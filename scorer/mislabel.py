@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..indexer.stored_rows import Rows
+from ..indexer.vectors.rows import Rows
 from .leave_one_out import LeftOut
 from .reference import Reference
-from .text_statistics import check_counts
+from .statistics import check_counts
 
 MEAN_WEIGHT = 0.5
 """Weight of the cosine to the class's images beside the cosine to its prompt."""

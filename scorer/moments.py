@@ -20,8 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.stored_rows import Rows
-from .slices import slices
+from ..indexer.vectors.rows import Rows, slices
 
 ROWS_AT_ONCE = 16_384
 """Images of one class whose moments are taken together."""

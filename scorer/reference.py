@@ -46,7 +46,7 @@ class Reference:
     """Content hash of each reference image -> the classes it is filed under."""
     calibration: Calibration | None = None
     sample: Sample | None = None
-    """Some images of the classes whose moments do not hold their rows; see reference_sample.py."""
+    """Some images of the classes whose moments do not hold their rows; see reference_file.py."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ is taken out only where its presence in its class is explained away twice over:
 The second condition keeps the hard but right images of classes that overlap. Both were chosen on
 some draws and confirmed on others (benchmarks/planted_truth.py). There is one refit, and no class
 goes below half of its images or below five.
+
+How far two scores of the same n images agree about their order; higher = more anomalous.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..indexer.nearest import array_vectors, nearest_texts
-from ..indexer.text_column import Texts, ranks
+from ..indexer.vectors.nearest import array_vectors, nearest_texts
+from ..indexer.vectors.text_column import Texts, ranks
 
 NEIGHBOURS = 10
 AGREEING = 1
@@ -89,3 +91,23 @@ def _copies_together(out: np.ndarray, filed: FiledImages) -> np.ndarray:
     """`out` without the images of which a copy in the same class stays."""
     filing = ranks(filed.hashes) * (1 + filed.labels.max(initial=0)) + filed.labels
     return ~np.isin(filing, filing[~out])
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's correlation of two score lists [n]; 1 where one of them is constant."""
+    one, other = midranks(first), midranks(second)
+    if one.std() == 0 or other.std() == 0:
+        return 1.0
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def top_in_common(first: np.ndarray, second: np.ndarray, count: int) -> int:
+    """How many of the `count` highest of [n] are the same; of equal ones the first count."""
+    one, other = (np.argsort(-scores, kind="stable")[:count] for scores in (first, second))
+    return len(np.intersect1d(one, other))
+
+
+def midranks(values: np.ndarray) -> np.ndarray:
+    """float64 [n], ranks from 1, equal values sharing the mean of theirs."""
+    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[level]

@@ -19,11 +19,10 @@ import pyarrow as pa
 import pytest
 from blissaudit.cli import run
 from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.plan import read_plan_part
-from blissaudit.corpora.plan_making import make_plan
-from blissaudit.corpora.texts import TextSource
+from blissaudit.corpora.registry import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.indexer.build.plan import make_plan, read_plan_part
 
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,6 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _SETTINGS = tempfile.TemporaryDirectory(prefix="bliss-settings-")
 os.environ["BLISS_CONFIG"] = _SETTINGS.name
 
+HELPERS = Path(__file__).with_name("helpers")
 KINDS = ("apple", "boat", "house")
 EACH = 8
 STRAYS = ("apple/clock.png", "boat/umbrella.png")
@@ -50,13 +50,13 @@ def load_file(path: Path) -> ModuleType:
 @pytest.fixture(scope="session")
 def oracle() -> ModuleType:
     """BLISS again, written with loops from the formula alone."""
-    return load_file(Path(__file__).with_name("bliss_oracle.py"))
+    return load_file(Path(__file__).parent / "helpers" / "bliss_oracle.py")
 
 
 @pytest.fixture(scope="session")
 def load_test_file() -> Callable[[str], ModuleType]:
     """`load_test_file(name)` is a helper file beside the tests as a module."""
-    return lambda name: load_file(Path(__file__).with_name(f"{name}.py"))
+    return lambda name: load_file(Path(__file__).parent / "helpers" / f"{name}.py")
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def load_docs() -> Callable[[str], ModuleType]:
 @pytest.fixture(scope="session")
 def oecl_oracle() -> ModuleType:
     """OECL's losses and scores again, row by row from the formulas alone."""
-    return load_file(Path(__file__).with_name("oecl_oracle.py"))
+    return load_file(Path(__file__).parent / "helpers" / "oecl_oracle.py")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
-from blissaudit.audit.scores_csv import write_scores_csv
+from blissaudit.audit.folder import write_scores_csv
 from blissaudit.csv_cells import (
     GUARD_PATTERN,
     cell_list,
@@ -19,7 +19,7 @@ from blissaudit.csv_cells import (
     list_cell,
     text_cell,
 )
-from blissaudit.evaluation.tables import csv_table
+from blissaudit.evaluation.report import csv_table
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..corpora.images import ImageList
-from ..corpora.text_files import open_text_file
-from ..corpora.text_records import COLUMN_SUFFIXES
+from ..corpora.files import COLUMN_SUFFIXES, open_text_file
+from ..corpora.images.folders import ImageList
 from ..demo.captions import caption
 from ..demo.scenes import KINDS, Scene, sample_scene
 from ..errors import BlissError, UsageError
-from ..indexer.encoding import Encoder
-from ..indexer.preprocessing import Preprocessing, resize_and_crop
-from ..indexer.text_lengths import caption_lengths
+from ..indexer.encode.encoder import Encoder
+from ..indexer.encode.preprocessing import Preprocessing, resize_and_crop
+from ..indexer.encode.text_lengths import caption_lengths
 from .clipn_training import Pairs
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file_name", "filename", "filepath", "file")

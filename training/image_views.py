@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from ..indexer.encoding import Encoder
-from ..indexer.preprocessing import INTERPOLATIONS
+from ..indexer.encode.encoder import Encoder
+from ..indexer.encode.preprocessing import INTERPOLATIONS
 
 AREA = (0.3, 1.0)
 """Share of the picture that a crop keeps."""

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BlissError, UsageError
-from ..photographs import read_photographs, run_photographs
-from ..run_folder import RunFolder
-from ..stored_images import wanted_images
+from ..folder import RunFolder
+from ..review.photographs import read_photographs, run_photographs, wanted_images
 
 ROWS_AT_ONCE = 1_000
 

@@ -13,13 +13,12 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from ...errors import BlissError
-from ...indexer.nearest import array_vectors, nearest_texts
-from ...indexer.unit_rows import normalise_rows
-from ...scorer.bliss import bliss_scores
+from ...indexer.vectors.nearest import array_vectors, nearest_texts
+from ...indexer.vectors.unit_rows import normalise_rows
+from ...scorer.bliss import Retrieved, bliss_scores, gather_texts
 from ...scorer.leave_one_out import LeftOut
 from ...scorer.moments import fit_moments
 from ...scorer.reference import Reference
-from ...scorer.retrieved import Retrieved, gather_texts
 
 LEAST = 3
 """Images a class needs, so that two remain when one is left out."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import BlissError
-from ...indexer.preprocessing import UnreadableImage
-from ..photographs import photograph_file, run_photographs
-from ..run_folder import RunFolder
+from ...indexer.encode.preprocessing import UnreadableImage
+from ..folder import RunFolder
+from ..review.photographs import photograph_file, run_photographs
 
 COLUMNS = (
     "row",

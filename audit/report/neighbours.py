@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..photographs import Wanted
-from ..run_folder import RunFolder
-from ..stored_images import StoredImages, audited_embeddings, stored_images
+from ..folder import RunFolder
+from ..review.photographs import StoredImages, Wanted, audited_embeddings, stored_images
 
 SHOWN = 3
 CANDIDATES = 8

@@ -1,4 +1,9 @@
-"""What the page shows, as JSON-like values; texts are as they come, the page never runs them."""
+"""What the page shows, as JSON-like values; texts are as they come, the page never runs them.
+
+What a run was made with, in lines that a reader of the page understands.
+
+How the scores of a run are spread, over all images and in each class.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,25 @@ from typing import Any
 import numpy as np
 
 from ...csv_cells import GUARD_PATTERN, GUARDED_PATTERN, text_cell
-from ...indexer.text_column import arrow_texts, categories, joined
-from ..grouping import Grouping
-from ..photographs import Wanted, reference_photographs, run_photographs
-from ..run_folder import RunFolder
-from ..safe_text import terminal_text
-from ..stored_images import NO_FILE, audited_embeddings
-from .distributions import bin_edges, class_spreads, spread_of
-from .facts import facts_of
+from ...indexer.encode.encoder import describe_model
+from ...indexer.vectors.text_column import (
+    Texts,
+    arrow_texts,
+    categories,
+    distinct_texts,
+    joined,
+    numbers_of,
+)
+from ...safe_text import terminal_text
+from ..folder import RunFolder
+from ..review.photographs import (
+    NO_FILE,
+    Wanted,
+    audited_embeddings,
+    reference_photographs,
+    run_photographs,
+)
+from .grouping import Grouping
 from .neighbours import AUDITED, REFERENCE, Neighbour, reference_neighbours
 from .thumbnails import LARGE, SMALL, PictureShelf
 
@@ -30,7 +46,7 @@ OPTIONAL = ("q", "margin", "cosine_margin", "label_quality", "predicted_label", 
 
 
 @dataclass
-class Texts:
+class PageTexts:
     """Texts that many images share, each written once; the page knows them by number."""
 
     numbers: dict[str, int]
@@ -49,7 +65,7 @@ def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf
     table = run.columns(["row", "score", "rank", "label", "nearest_class", "flagged"])
     rank = table["rank"].to_numpy()
     shown = np.argsort(rank, kind="stable")[:most]
-    classes, captions = Texts({}), Texts({})
+    classes, captions = PageTexts({}), PageTexts({})
     images = [_image(image, run, captions, classes) for image in run.images(shown)]
     _add_hashes(images, run, table["row"].to_numpy(), shown)
     neighbours = reference_neighbours(run, shown)
@@ -93,7 +109,7 @@ def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf
 
 
 def _image(
-    image: Mapping[str, Any], run: RunFolder, captions: Texts, classes: Texts
+    image: Mapping[str, Any], run: RunFolder, captions: PageTexts, classes: PageTexts
 ) -> dict[str, Any]:
     """One image; every caption with what it adds to the score, λ·z/k, the largest first."""
     weight = float(run.facts["settings"]["weight"])
@@ -158,7 +174,7 @@ def _fill(
     shelf.fill(collections)
 
 
-def _neighbour(found: Neighbour, classes: Texts, shelf: PictureShelf) -> list[Any]:
+def _neighbour(found: Neighbour, classes: PageTexts, shelf: PictureShelf) -> list[Any]:
     """[picture, class, path, cosine]"""
     picture = shelf.number(found.collection, found.image.row)
     path = terminal_text(found.image.path)
@@ -166,7 +182,7 @@ def _neighbour(found: Neighbour, classes: Texts, shelf: PictureShelf) -> list[An
 
 
 def _groups(
-    grouping: Grouping, images: Sequence[dict[str, Any]], captions: Texts
+    grouping: Grouping, images: Sequence[dict[str, Any]], captions: PageTexts
 ) -> list[dict[str, Any]]:
     """The groups; images that are shown get their group's number."""
     places = {image["row"]: place for place, image in enumerate(images)}
@@ -236,3 +252,119 @@ def _short(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value
+
+
+def facts_of(run: RunFolder) -> list[list[str]]:
+    """[name, value] pairs: collection, model, captions, reference, score, decision."""
+    facts = run.facts
+    settings, index = facts["settings"], facts["index"]
+    sources = index["sources"]
+    lines = [["Collection", run.source], ["Model", describe_model(facts["model"])]]
+    names = ", ".join(str(source["name"]) for source in sources)
+    lines.append(["Captions", f"{index['count']:,} from {names}"])
+    for member in index.get("indexes") or ():
+        held = ", ".join(str(source["name"]) for source in member["sources"])
+        lines.append([f"Captions in {member['folder']}", f"{member['count']:,} from {held}"])
+    hidden = index.get("hidden")
+    if hidden:
+        lines.append(
+            [
+                "Hidden captions",
+                f"{hidden['count']:,}: {hidden['near_labels']:,} near a label's prompt, "
+                f"{hidden['label_words']:,} with a label's words",
+            ]
+        )
+    licences = {str(source["name"]): source.get("licence") for source in sources}
+    if any(licences.values()):
+        known = "; ".join(f"{name}: {licence or 'not known'}" for name, licence in licences.items())
+        lines.append(["Licence of the captions", known])
+    given = facts.get("request", {}).get("reference")
+    counts = facts["reference"]["images"]
+    size = f"{sum(counts):,} images in {len(counts):,} class{'es' * (len(counts) != 1)}"
+    own = "the collection itself, each image left out of its own class"
+    lines.append(["Reference", f"{given or own}; {size}"])
+    if facts["reference"]["calibration_images"]:
+        lines.append(["Calibration", f"{facts['reference']['calibration_images']:,} clean images"])
+    name = settings.get("score", "bliss")
+    lines.append(["Score", f"{name}, k = {settings['k']}, λ = {settings['weight']:g}"])
+    for block in ("decision", "robust"):
+        lines += _lines(block, facts.get(block))
+    lines.append(["Made with", f"bliss-audit {facts['libraries']['bliss-audit']}"])
+    return lines
+
+
+def _lines(block: str, values: Any) -> list[list[str]]:
+    """The plain values of one optional block of `run.json`."""
+    if not isinstance(values, Mapping):
+        return []
+    return [
+        [f"{block.capitalize()}: {name.replace('_', ' ')}", _text(value)]
+        for name, value in values.items()
+        if isinstance(value, str | int | float)
+    ]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+BINS = 48
+LOWEST = 0.005
+"""The share of lowest scores that the first bin takes in, so that they do not stretch the rest."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The scores of one class, or of all images."""
+
+    name: str | None
+    """The class, None for images without one."""
+    images: int
+    flagged: int
+    bins: np.ndarray
+    """int64 [BINS], images in each bin."""
+    quartiles: tuple[float, float, float, float, float]
+    """Least, lower quartile, median, upper quartile, greatest."""
+
+
+def bin_edges(scores: np.ndarray) -> np.ndarray:
+    """float64 [BINS + 1], equal steps from near the lowest score to the highest."""
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        return np.linspace(0, 1, BINS + 1)
+    low, high = float(np.quantile(finite, LOWEST)), float(finite.max())
+    return np.linspace(low, high if high > low else low + 1, BINS + 1)
+
+
+def spread_of(
+    name: str | None, scores: np.ndarray, flagged: np.ndarray, edges: np.ndarray
+) -> Spread:
+    """The spread of the scores float64 [m]; `flagged` bool [m]; scores beyond the edges count in
+    the first or last bin."""
+    inside = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, BINS - 1)
+    least, lower, median, upper, greatest = np.quantile(scores, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    return Spread(
+        name,
+        len(scores),
+        int(flagged.sum()),
+        np.bincount(inside, minlength=BINS),
+        (least, lower, median, upper, greatest),
+    )
+
+
+def class_spreads(
+    scores: np.ndarray, flagged: np.ndarray, classes: Texts[str | None], edges: np.ndarray
+) -> list[Spread]:
+    """The spread of every class, by name, images without a class last."""
+    names = distinct_texts(classes)
+    of = numbers_of(classes, {name: number for number, name in enumerate(names)})
+    of[of < 0] = len(names)
+    order = np.argsort(of, kind="stable")
+    ends = np.searchsorted(of[order], np.arange(len(names) + 2))
+    return [
+        spread_of(name, scores[members], flagged[members], edges)
+        for number, name in enumerate([*names, None])
+        if len(members := order[ends[number] : ends[number + 1]])
+    ]

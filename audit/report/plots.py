@@ -10,9 +10,9 @@ import numpy as np
 
 from ...artefacts import write_atomically
 from ...errors import UsageError
-from ..run_folder import RunFolder, open_run
-from ..safe_text import terminal_text
-from .distributions import bin_edges
+from ...safe_text import terminal_text
+from ..folder import RunFolder, open_run
+from .page_data import bin_edges
 
 FORMATS = ("svg", "pdf")
 INK, BAR, BEYOND = "#1b1d1f", "#9aa1aa", "#c2541d"

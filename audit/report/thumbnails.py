@@ -7,9 +7,9 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ...indexer.preprocessing import UnreadableImage
-from ...indexer.thumbnailing import Thumbnailer
-from ..photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
+from ...indexer.encode.preprocessing import UnreadableImage
+from ...indexer.images.thumbnails import Thumbnailer
+from ..review.photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
 
 LARGE, SMALL = 320, 128
 """Pixels of the longer side: images to judge, and the reference images beside them."""

@@ -10,7 +10,7 @@ from ...errors import UsageError
 from ..bliss import bliss_scores
 from ..moments import fit_moments
 from ..reference import Reference
-from ..text_statistics import check_counts
+from ..statistics import check_counts
 from .contract import Fitted, Fitting, Query, Score
 
 

@@ -2,6 +2,8 @@
 
 Higher = more anomalous, everywhere; a score published the other way round is turned. All vectors
 are unit rows. No model is inside: the same arrays serve every score.
+
+Parameters of a score, checked when it is fitted.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...errors import UsageError
-from ..retrieved import Retrieved
+from ..bliss import Retrieved
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,31 @@ def fit_score(score: Score, fitting: Fitting, **changed: float) -> Fitted:
             "Add --clipn DIR with what `bliss train clipn` made",
         )
     return score.fit(fitting, {**score.defaults, **changed})
+
+
+def positive(parameters: Mapping[str, float], name: str) -> float:
+    """A parameter above 0, such as a temperature."""
+    value = float(parameters[name])
+    if not 0 < value < float("inf"):
+        raise _refused(name, value, "a number above 0")
+    return value
+
+
+def between(parameters: Mapping[str, float], name: str, lowest: float, highest: float) -> float:
+    """A parameter from `lowest` to `highest`, both allowed."""
+    value = float(parameters[name])
+    if not lowest <= value <= highest:
+        raise _refused(name, value, f"a number from {lowest:g} to {highest:g}")
+    return value
+
+
+def whole(parameters: Mapping[str, float], name: str, lowest: int) -> int:
+    """A whole parameter, `lowest` or more."""
+    value = float(parameters[name])
+    if not (value >= lowest and value.is_integer()):
+        raise _refused(name, value, f"a whole number, {lowest} or more")
+    return int(value)
+
+
+def _refused(name: str, value: float, needed: str) -> UsageError:
+    return UsageError(f"{name} = {value:g} was given", needed, "Change it or leave it out")

@@ -20,12 +20,10 @@ from math import erfc, log, log1p, pi, sqrt
 import numpy as np
 
 from ...errors import UsageError
-from ..retrieved import Retrieved
-from ..slices import slices
-from .contract import Fitted, Fitting, Query, Score
-from .negative_texts import MINING, Mining, is_negative, mine
-from .neglabel import SOURCE
-from .parameters import positive
+from ...indexer.vectors.rows import slices
+from ..bliss import Retrieved
+from .contract import Fitted, Fitting, Query, Score, positive
+from .negatives import MINING, SOURCE, Mining, is_negative, mine
 from .similarity import IMAGES_AT_ONCE, VECTORS_AT_ONCE, share_of, similarity
 
 

@@ -3,16 +3,18 @@
 Cosines are made in float64, a block of images against a block of vectors at a time, and only two
 numbers an image are kept: its largest cosine and the logarithm of Σ e^{cosine/τ}, which cannot
 overflow. Softmax scores are differences of these.
+
+Run over images in chunks, so that no score's memory grows with their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..slices import slices
+from ...indexer.vectors.rows import slices
 
 IMAGES_AT_ONCE = 1024
 VECTORS_AT_ONCE = 4096
@@ -54,3 +56,31 @@ def cosine_blocks(images: np.ndarray, vectors: np.ndarray) -> Iterator[tuple[sli
 def share_of(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """P/(P + R) from log P and log R, without overflow; not both may be 0."""
     return np.exp(-np.logaddexp(0, rest - part))
+
+
+ENTRIES = 4_000_000
+"""Float64 entries of one chunk's largest array: 32 MB."""
+
+
+def in_chunks(
+    images: np.ndarray, width: int, score: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """float64 [n], `score` of one chunk of `images` [n, d] after another.
+
+    `score` gets float64 [b, d] and gives [b]; `width` is how many numbers it holds for an image.
+    """
+    step = ENTRIES // max(1, width)
+    scores = np.empty(len(images))
+    for chunk in slices(len(images), step):
+        scores[chunk] = score(images[chunk].astype(np.float64))
+    return scores
+
+
+def second_moment(rows: np.ndarray) -> np.ndarray:
+    """float64 [d, d], the mean of x xᵀ over `rows` [m, d], not centred."""
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    step = ENTRIES // max(1, rows.shape[1])
+    for block in slices(len(rows), step):
+        chunk = rows[block].astype(np.float64)
+        total += chunk.T @ chunk
+    return total / len(rows)

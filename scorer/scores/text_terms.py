@@ -3,6 +3,15 @@
 What costs is the product of n images with M texts. A fitted score therefore says which sums of
 e^{cosine/τ} it needs (`TextSum`) and what it makes of them (`TextTerm`); `with_terms` makes the
 product once for the terms of several scores, a block at a time, and a score alone makes its own.
+
+Log-sums of e^{cosine/τ} over groups of texts, a block of cosines at a time.
+
+With many texts the product and the exponentials are float32, the sums over blocks float64. What
+the texts have in common (their mean) is taken off before and added to the logarithm after, so that
+a cosine is off by about 5e-8, and the sum of e^{cosine/τ} by 5e-8/τ of itself or less. Where that
+would show (at a low τ), or costs nothing (few texts), all is float64. Exponents are taken from each
+image's largest cosine; where a group lies so far below it that its sum nears the end of the number
+range, it is made again on its own.
 """
 
 from __future__ import annotations
@@ -12,13 +21,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...indexer.blas import share_among_threads
-from ...indexer.candidates import Candidates, no_candidates
-from ...indexer.nearest import SPARE, array_vectors, check_k, exact_hits
-from ..retrieved import gather_texts
-from ..slices import slices
+from ...indexer.vectors.blas import share_among_threads
+from ...indexer.vectors.nearest import (
+    SPARE,
+    Candidates,
+    array_vectors,
+    check_k,
+    exact_hits,
+    keep_largest,
+    no_candidates,
+)
+from ...indexer.vectors.rows import slices
+from ..bliss import gather_texts
 from .contract import Fitted, Query
-from .text_sums import IMAGES_AT_ONCE, TextSum, log_sums, plan_sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,3 +126,148 @@ def _in_blocks(
     count = -(-len(images) // IMAGES_AT_ONCE)
     share_among_threads(work, slices(len(images), IMAGES_AT_ONCE), count)
     return made
+
+
+IMAGES_AT_ONCE, TEXTS_AT_ONCE = 1024, 512
+"""Together they bound a block of cosines, 2 MB, so that it stays in cache."""
+
+FEW_TEXTS = 4096
+LOW_TAU = 0.005
+
+MAXIMUM = 0.0
+"""The τ at which τ·log Σ e^{cosine/τ} is the largest cosine."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextSum:
+    """log Σ e^{cosine/τ} over each of g groups of texts; at τ = MAXIMUM the largest cosine."""
+
+    groups: np.ndarray
+    """int64 [g, s], rows of the external texts."""
+    tau: float
+    weights: np.ndarray | None = None
+    """float64 [M], what each text counts; None: all count 1."""
+
+    @property
+    def content(self) -> tuple[float, tuple[int, ...], bytes, bytes]:
+        """Equal for equal sums, whichever scores ask for them."""
+        weights = b"" if self.weights is None else self.weights.tobytes()
+        return self.tau, self.groups.shape, self.groups.tobytes(), weights
+
+
+@dataclass(frozen=True)
+class Work:
+    """The texts that any sum takes, and what each takes from each block of them."""
+
+    texts: np.ndarray
+    """float32 [M, d], all of them."""
+    mean: np.ndarray
+    """float64 [d], of the v texts taken."""
+    vectors: np.ndarray
+    """[v, d], the texts taken less their mean, in the type of all arithmetic on blocks."""
+    sums: Sequence[TextSum]
+    group_of: Sequence[np.ndarray]
+    """For each sum int64 [v], the group a text taken is in, -1 for none."""
+    weights: Sequence[np.ndarray]
+    """For each sum [v], what each text taken counts."""
+
+
+def plan_sums(texts: np.ndarray, sums: Sequence[TextSum], every: bool) -> Work:
+    """`every` text is taken, or only those of some sum."""
+    used = np.full(len(texts), every)
+    for asked in sums:
+        used[asked.groups] = True
+    exactly = used.sum() <= FEW_TEXTS or any(0 < asked.tau < LOW_TAU for asked in sums)
+    rows = np.flatnonzero(used)
+    mean = np.zeros(texts.shape[1])
+    for block in slices(len(rows), TEXTS_AT_ONCE):
+        mean += texts[rows[block]].astype(np.float64).sum(axis=0) / len(rows)
+    vectors = np.empty((len(rows), texts.shape[1]), np.float64 if exactly else np.float32)
+    for block in slices(len(rows), TEXTS_AT_ONCE):
+        vectors[block] = texts[rows[block]].astype(np.float64) - mean
+    group_of, weights = [], []
+    for asked in sums:
+        every_one = np.ones(len(texts)) if asked.weights is None else asked.weights
+        weights.append(every_one[rows].astype(vectors.dtype))
+        group = np.full(len(texts), -1)
+        group[asked.groups] = np.arange(len(asked.groups))[:, None]
+        group_of.append(group[rows])
+    return Work(texts, mean, vectors, sums, group_of, weights)
+
+
+def log_sums(images: np.ndarray, work: Work, nearest: Candidates | None) -> list[np.ndarray]:
+    """Each sum, float64 [g, b], of a few images [b, d]; `nearest` is filled where it is given."""
+    dtype = work.vectors.dtype
+    turned = np.ascontiguousarray(images.T, dtype)
+    top = np.full(len(images), -np.inf, dtype)
+    totals = [_nothing(asked, len(images)) for asked in work.sums]
+    for block in slices(len(work.vectors), TEXTS_AT_ONCE):
+        cosines = work.vectors[block] @ turned
+        if nearest is not None:
+            keep_largest(nearest, cosines.T, block.start)
+        largest = cosines.max(axis=0)
+        before, top = top, np.maximum(top, largest)
+        powers = {tau: _powers(cosines, top, tau) for tau in {s.tau for s in work.sums} if tau}
+        for asked, group_of, weights, total in zip(
+            work.sums, work.group_of, work.weights, totals, strict=True
+        ):
+            members = np.flatnonzero(group_of[block] >= 0)
+            if asked.tau == MAXIMUM:
+                every = len(members) == len(cosines)
+                some = largest if every else cosines[members].max(axis=0, initial=-np.inf)
+                np.maximum(total, some, out=total)
+                continue
+            indicator = np.zeros((len(total), len(cosines)), dtype)
+            indicator[group_of[block][members], members] = weights[block][members]
+            total *= np.exp((before - top).astype(np.float64) / asked.tau)
+            if len(total) == 1 or len(members) == len(cosines):
+                total += indicator @ powers[asked.tau]
+            else:
+                total += indicator[:, members] @ powers[asked.tau][members]
+    common = images.astype(np.float64) @ work.mean
+    if nearest is not None:
+        nearest.values[:] += common[:, None]
+    for asked, total in zip(work.sums, totals, strict=True):
+        if asked.tau == MAXIMUM:
+            total += common
+        else:
+            _take_logarithm(total, asked, common + top, images, work)
+    return totals
+
+
+def _nothing(asked: TextSum, images: int) -> np.ndarray:
+    return np.full((len(asked.groups), images), -np.inf if asked.tau == MAXIMUM else 0.0)
+
+
+def _powers(cosines: np.ndarray, top: np.ndarray, tau: float) -> np.ndarray:
+    """e^{(cosine - top)/τ}, in the type of the cosines."""
+    powers = cosines - top
+    powers *= cosines.dtype.type(1 / tau)
+    return np.exp(powers, out=powers)
+
+
+def _take_logarithm(
+    totals: np.ndarray, asked: TextSum, top: np.ndarray, images: np.ndarray, work: Work
+) -> None:
+    """From sums relative to e^{top/τ} to their logarithms, in place; near the end of the number
+    range a sum is made again on its own."""
+    safe = np.finfo(work.vectors.dtype).tiny * 1e10
+    lost = totals < safe
+    np.log(totals, out=totals, where=~lost)
+    totals += top / asked.tau
+    for group in np.flatnonzero(lost.any(axis=1)):
+        here = lost[group]
+        totals[group, here] = _alone(images[here], asked, asked.groups[group], work.texts)
+
+
+def _alone(images: np.ndarray, asked: TextSum, rows: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """float64 [b], the sum over some rows, each image's exponents from its largest there."""
+    found = np.empty(len(images))
+    weights = np.ones(len(rows)) if asked.weights is None else asked.weights[rows]
+    with np.errstate(divide="ignore"):
+        for few in slices(len(images), IMAGES_AT_ONCE * TEXTS_AT_ONCE // len(rows)):
+            logits = images[few].astype(np.float64) @ texts[rows].T.astype(np.float64)
+            logits = logits / asked.tau + np.log(weights)
+            top = np.maximum(logits.max(axis=1), -1e300)
+            found[few] = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return found

@@ -1,0 +1,351 @@
+"""Write what an audit found: scores, failures, label issues, and `run.json` over them all.
+
+`scores.csv`: the same rows as `scores.parquet`, for a spreadsheet; no cell is a formula.
+
+A finished audit's folder, read back: settings, chosen columns, failures.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..artefacts import (
+    FORMAT_VERSION,
+    check_checksum,
+    read_json,
+    sha256_of,
+    write_atomically,
+    write_json,
+)
+from ..csv_cells import cell_text, csv_text
+from ..errors import BlissError, UsageError
+from ..indexer.images.embedded import Failure
+from ..indexer.vectors.layout import read_parquet
+from ..indexer.vectors.text_column import ranks
+from ..scorer.label_filter import HiddenTexts
+from .decisions import decision_facts
+from .mislabel import write_issues_csv
+from .result import AuditedImage, AuditResult, Refit
+from .retrieval import forget_unused
+from .robust import refit_facts
+from .run import AuditSettings
+
+SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
+SCORES_CSV, ISSUES, DROPPED = "scores.csv", "issues.csv", "dropped.csv"
+HOW = (
+    "batch_size", "device", "engine", "output", "overwrite", "ray_actors", "ray_address", "workers",
+)  # fmt: skip
+"""Options that say how an audit is done, not what it finds."""
+DECIDING = ("contamination", "empirical_null", "fail_on", "fdr", "per_class", "top")
+"""Options that decide anew on the same scores: they may differ from the audit before."""
+TOP = 20
+"""Images shown, and compared by --robust, where --top does not say."""
+LIBRARIES = ("bliss-audit", "numpy", "pyarrow", "pillow", "torch", "open_clip_torch")
+
+
+def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
+    """Raise UsageError, naming what differs, where `folder` holds another request's audit."""
+    path = Path(folder) / RUN
+    if not path.is_file():
+        return
+    before = read_json(path).get("request")
+    before = before if isinstance(before, dict) else {}
+    names = {*before, *request} - {*HOW, *DECIDING}
+    differing = sorted(name for name in names if before.get(name) != request.get(name))
+    if differing:
+        raise UsageError(
+            f"{folder} holds an audit made with other settings ({', '.join(differing)} differ)",
+            "the same settings, or another folder",
+            "Choose another --output, or pass --overwrite to replace it",
+        )
+
+
+def save_audit(
+    result: AuditResult, settings: AuditSettings, folder: str | Path, request: Mapping[str, Any]
+) -> None:
+    """Write the files of a run; `run.json` comes last and holds the others' checksums.
+
+    `request` says how the run was asked for (its command or call). Raises BlissError when the
+    folder cannot be written.
+    """
+    folder = Path(folder)
+    write_atomically(folder / SCORES, lambda file: _write_tables(result, file))
+    write_atomically(
+        folder / FAILURES, lambda file: file.write(failures_csv(result.images.failures))
+    )
+    write_atomically(folder / SCORES_CSV, lambda file: _write_csv(folder / SCORES, file))
+    written = [SCORES, FAILURES, SCORES_CSV]
+    if result.labels is not None:
+        write_atomically(folder / ISSUES, lambda file: write_issues_csv(result, file.write))
+        written.append(ISSUES)
+    if result.refit is not None:
+        dropped = dropped_csv(result.refit)
+        write_atomically(folder / DROPPED, lambda file: file.write(dropped))
+        written.append(DROPPED)
+    for name in {ISSUES, DROPPED} - set(written):  # another question's, from an earlier run
+        (folder / name).unlink(missing_ok=True)
+    facts = run_facts(result, settings, request)
+    facts["checksums"] = {name: sha256_of(folder / name) for name in written}
+    write_json(folder / RUN, facts)
+    if result.hits is not None:
+        forget_unused(result.hits)
+
+
+def _write_tables(result: AuditResult, file: IO[bytes]) -> None:
+    """Parquet, a row group for each block of images."""
+    blocks = result.tables()
+    first = next(blocks)
+    with pq.ParquetWriter(file, first.schema) as writer:
+        for block in itertools.chain([first], blocks):
+            writer.write_table(block)
+
+
+def _write_csv(scores: Path, file: IO[bytes]) -> None:
+    """The same rows, read back a row group at a time, which is all that is then held."""
+    with open(scores, "rb") as table:
+        stored = pq.ParquetFile(table)
+        groups = (
+            stored.read_row_group(number, use_threads=False)
+            for number in range(stored.num_row_groups)
+        )
+        batches = (batch for group in groups for batch in group.to_batches(ROWS_AT_ONCE))
+        write_scores_csv(stored.schema_arrow.names, batches, file.write)
+
+
+def dropped_csv(refit: Refit) -> bytes:
+    """UTF-8 CSV of path, class and better class of each image that --robust left out."""
+    lines = [("path", "given_label", "better_label"), *refit.table]
+    return csv_text(lines).encode("utf-8")
+
+
+def failures_csv(failures: Sequence[Failure]) -> bytes:
+    """UTF-8 CSV of row, path and reason; no cell is a formula."""
+    lines = ((failure.row, failure.path, failure.reason) for failure in failures)
+    return csv_text([("row", "path", "reason"), *lines]).encode("utf-8")
+
+
+def run_facts(
+    result: AuditResult, settings: AuditSettings, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything needed to repeat the run but checksums; nothing from the environment."""
+    index, reference = result.index.manifest, result.reference
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": "audit",
+        "request": dict(request),
+        "settings": {
+            "k": settings.k,
+            "weight": settings.weight,
+            "score": result.score_name,
+            "prompts": list(settings.words.prompts),
+            "normal": list(settings.words.normal),
+            "labels": dict(settings.words.labels),
+            "exclude_near_labels": settings.exclude.cosine,
+            "exclude_label_words": settings.exclude.words,
+        },
+        "images": {**count_facts(result), "source": result.images.source},
+        "model": dict(result.images.model),
+        "index": {
+            "folder": str(result.index.folder),
+            "count": result.index.count,
+            "sources": index["sources"],
+            "prompts": index.get("prompts"),
+            "model": index["model"],
+            "checksums": index["checksums"],
+            **({"indexes": index["indexes"]} if "indexes" in index else {}),
+            **({} if result.hidden is None else {"hidden": hidden_facts(result.hidden)}),
+        },
+        "reference": {
+            "classes": list(reference.classes),
+            "prompts": list(reference.prompts),
+            "images": reference.moments.counts.tolist(),
+            "calibration_images": reference.calibration_count,
+        },
+        **answer_facts(result, int(request.get("top", TOP))),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+    }
+
+
+def hidden_facts(hidden: HiddenTexts) -> dict[str, Any]:
+    """How many captions were hidden for being too like a label, and the first of them."""
+    return {
+        "count": hidden.count,
+        "near_labels": hidden.near,
+        "label_words": hidden.worded,
+        "near_examples": [asdict(each) for each in hidden.near_examples],
+        "worded_examples": [asdict(each) for each in hidden.worded_examples],
+    }
+
+
+def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
+    """The question, the decision and the refit, where there was one."""
+    refit = refit_facts(result, top)
+    return {
+        "question": "stray" if result.labels is None else "mislabel",
+        "decision": None if result.decision is None else decision_facts(result.decision),
+        **({} if refit is None else {"robust": refit}),
+    }
+
+
+def count_facts(result: AuditResult) -> dict[str, int]:
+    """The counts a reader wants to see add up."""
+    images = result.images
+    return {
+        "listed": len(images.rows) + len(images.failures),
+        "scored": len(images.rows),
+        "failed": len(images.failures),
+        "left_out": len(np.unique(result.left_out.images)),
+        "copies": len(images.hashes) - 1 - int(ranks(images.hashes).max(initial=-1)),
+        "exif_rotated": images.exif_rotated,
+        "normalised": images.normalised,
+    }
+
+
+def json_summary(result: AuditResult, top: int) -> dict[str, Any]:
+    """The worst images and the counts as JSON-like values, for `--json`."""
+    return {
+        "counts": count_facts(result),
+        "classes": list(result.reference.classes),
+        **answer_facts(result, top),
+        **({} if result.hidden is None else {"hidden_captions": hidden_facts(result.hidden)}),
+        "failures": [asdict(failure) for failure in result.images.failures],
+        "worst": [
+            {
+                "path": image.path,
+                "label": image.label,
+                "score": image.score,
+                "nearest_class": image.nearest,
+                "ics": image.ics,
+                "ets": image.ets,
+                "p": image.p,
+                "q": image.q,
+                "flagged": image.flagged,
+                **label_values(image),
+                "captions": [
+                    {
+                        **{"caption": c.text, "similarity": c.similarity, "z": c.pull},
+                        **({"origin": c.origin, "licence": c.licence} if c.origin else {}),
+                    }
+                    for c in image.captions
+                ],
+            }
+            for image in result.worst(top)
+        ],
+    }
+
+
+def label_values(image: AuditedImage) -> dict[str, Any]:
+    """What is known of an image's label, where labels were questioned."""
+    if image.margin is None:
+        return {}
+    return {
+        "predicted_label": image.predicted,
+        "label_quality": image.label_quality,
+        "margin": image.margin,
+    }
+
+
+ROWS_AT_ONCE = 1000
+
+
+def write_scores_csv(
+    names: Sequence[str], batches: Iterable[pa.RecordBatch], write: Callable[[bytes], object]
+) -> None:
+    """Hand the table to `write`, as UTF-8 CSV with a header, a batch of rows at a time.
+
+    Truth values are true and false; all else is as `csv_cells` writes it.
+    """
+    write(csv_text([names]).encode("utf-8"))
+    for batch in batches:
+        columns = [[_lower(value) for value in column.to_pylist()] for column in batch.columns]
+        write(csv_text(zip(*columns, strict=True)).encode("utf-8"))
+
+
+def _lower(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+FOLDER_ROWS_AT_ONCE = 4_096
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a finished audit of n images; nothing large is held."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    """What `run.json` says."""
+
+    @property
+    def source(self) -> str:
+        """The collection, as the audit was given it."""
+        return str(self.facts["images"]["source"])
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The columns that `scores.parquet` has."""
+        with open(self.folder / SCORES, "rb") as file:
+            return frozenset(pq.read_schema(file).names)
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Those of the named columns that there are, of all n images."""
+        return read_parquet(self.folder / SCORES, [name for name in names if name in self.names])
+
+    def images(self, positions: np.ndarray) -> list[dict[str, Any]]:
+        """All columns of the images at `positions` of the table, in that order."""
+        order = np.argsort(positions, kind="stable")
+        wanted = np.asarray(positions, np.int64)[order]
+        taken, first = [], 0
+        with open(self.folder / SCORES, "rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(FOLDER_ROWS_AT_ONCE):
+                here = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
+                taken += batch.take(pa.array(here)).to_pylist()
+                first += len(batch)
+        found: list[dict[str, Any]] = [{}] * len(wanted)
+        for place, row in zip(order, taken, strict=True):
+            found[place] = row
+        return found
+
+    def failures(self) -> list[Failure]:
+        """What `failures.csv` lists."""
+        with open(self.folder / FAILURES, encoding="utf-8", newline="") as file:
+            return [
+                Failure(int(line["row"]), cell_text(line["path"]), cell_text(line["reason"]))
+                for line in csv.DictReader(file)
+            ]
+
+
+def open_run(folder: str | Path) -> RunFolder:
+    """The run in `folder`; UsageError where there is none, BlissError where a file has changed."""
+    folder = Path(folder)
+    if not (folder / RUN).is_file():
+        state = f"has no {RUN}" if folder.is_dir() else "does not exist"
+        raise UsageError(
+            f"{folder} {state}",
+            "the output folder of a finished `bliss audit`",
+            "Give the folder that --output named",
+        )
+    facts = read_json(folder / RUN)
+    if facts.get("kind") != "audit" or facts.get("format_version") != FORMAT_VERSION:
+        raise BlissError(
+            f"{folder / RUN} is a {facts.get('kind')} of format version "
+            f"{facts.get('format_version')}",
+            f"an audit of version {FORMAT_VERSION}",
+            "Run the audit again with this version of bliss-audit",
+        )
+    for name in (SCORES, FAILURES):
+        check_checksum(folder, name, facts)
+    return RunFolder(folder, facts)

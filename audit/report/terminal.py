@@ -1,0 +1,269 @@
+"""What a person sees: the table of the most anomalous images, and progress while they wait."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from ...indexer.encode.encoder import describe_model
+from ...indexer.search.index import CaptionIndex
+from ...progress import Progress
+from ...safe_text import terminal_text
+from ...scorer.label_filter import HiddenTexts
+from ..folder import count_facts
+from ..result import AuditedImage, AuditResult
+from ..review.find import Found
+from ..robust import refit_facts, refit_text
+
+CAPTIONS_SHOWN = 2
+PATH_WIDTH, CLASS_WIDTH, CAPTION_WIDTH = 44, 18, 60
+
+
+def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says why") -> str:
+    """The table of the `top` most anomalous images, then the counts.
+
+    `reasons` says where to find why images could not be read.
+    """
+    counts, classes = count_facts(result), len(result.reference.classes)
+    lines = [table_text(result.worst(top)), ""]
+    lines.append(
+        f"{counts['scored']:,} image{'s' * (counts['scored'] != 1)} scored against "
+        f"{classes} class{'es' * (classes != 1)} and {result.index.count:,} captions; "
+        f"{counts['left_out']:,} of them are in the reference and were left out of their own class"
+    )
+    if result.hidden is not None:
+        lines.append(_hidden_text(result.hidden))
+    if result.p_values is not None:
+        m = result.reference.calibration_count
+        least = 1 / (m + 1)
+        if result.decision is not None:
+            least = result.decision.facts.get("smallest_possible_p", least)
+        lines.append(f"p is against {m:,} held-out clean images: it cannot be below {least:.3g}")
+    refit = refit_facts(result, top)
+    if refit is not None:
+        lines.append(refit_text(refit, int(result.reference.moments.counts.sum())))
+    if result.decision is not None:
+        lines.append(result.decision.reason)
+    if result.score_name != "bliss":
+        lines.append(f"ranked by {result.score_name}; nearest class and captions are BLISS's")
+    for name, text in (
+        ("failed", f"could not be read ({reasons})"),
+        ("copies", "are copies of another image"),
+        ("exif_rotated", "were turned as their EXIF orientation says"),
+        ("normalised", "embeddings were not of unit length and were normalised"),
+    ):
+        if counts[name]:
+            lines.append(f"{counts[name]:,} {text}")
+    return "\n".join(lines)
+
+
+def _hidden_text(hidden: HiddenTexts) -> str:
+    """How many captions were hidden, why, and for example which."""
+    examples = [*hidden.near_examples[:1], *hidden.worded_examples[:1]]
+    shown = ", ".join(
+        f"'{terminal_text(each.caption, CAPTION_WIDTH)}' for {terminal_text(each.label)}"
+        for each in dict.fromkeys(examples)
+    )
+    return (
+        f"{hidden.count:,} more captions are hidden: {hidden.near:,} near a label's prompt, "
+        f"{hidden.worded:,} with a label's words" + (f" (such as {shown})" if shown else "")
+    )
+
+
+def table_text(images: Sequence[AuditedImage]) -> str:
+    """One image a line: score, where it is filed, what it is nearest to, what it resembles."""
+    if any(image.margin is not None for image in images):
+        return _label_table(images)
+    with_p = any(image.p is not None for image in images)
+    head = f"{'score':>8}  {'p':>6}  " if with_p else f"{'score':>8}  "
+    lines = [head + f"{'path':<{PATH_WIDTH}}  {'nearest class':<{CLASS_WIDTH}}  resembles"]
+    for image in images:
+        p = f"{image.p:6.3f}  " if image.p is not None else ""
+        captions = _captions(image)
+        lines.append(
+            f"{image.score:8.2f}  {p}{_end_of(image.path, PATH_WIDTH):<{PATH_WIDTH}}  "
+            f"{terminal_text(image.nearest, CLASS_WIDTH):<{CLASS_WIDTH}}  {captions}"
+        )
+    return "\n".join(lines)
+
+
+def _label_table(images: Sequence[AuditedImage]) -> str:
+    """One image a line: margin, quality, path, the class it is filed under, the one it suits."""
+    lines = [
+        f"{'margin':>8}  {'quality':>7}  {'path':<{PATH_WIDTH}}  {'labelled':<{CLASS_WIDTH}}  "
+        f"{'looks like':<{CLASS_WIDTH}}  resembles"
+    ]
+    for image in images:
+        if image.margin is None:
+            continue
+        lines.append(
+            f"{image.margin:8.3f}  {image.label_quality:7.3f}  "
+            f"{_end_of(image.path, PATH_WIDTH):<{PATH_WIDTH}}  "
+            f"{terminal_text(image.label or '', CLASS_WIDTH):<{CLASS_WIDTH}}  "
+            f"{terminal_text(image.predicted or '', CLASS_WIDTH):<{CLASS_WIDTH}}  "
+            f"{_captions(image)}"
+        )
+    return "\n".join(lines)
+
+
+def _captions(image: AuditedImage) -> str:
+    return "; ".join(
+        f"{terminal_text(caption.text, CAPTION_WIDTH)} ({caption.pull:+.1f})"
+        for caption in image.captions[:CAPTIONS_SHOWN]
+    )
+
+
+def altered_text(sources: Sequence[Mapping[str, Any]], limit: int | None) -> list[str]:
+    """How many texts were not embedded as they were written, and why; nothing where none was."""
+    names = ("undecodable", "truncated")
+    lost, cut = (sum(each.get(name) or 0 for each in sources) for name in names)
+    lines = []
+    if lost:
+        lines.append(
+            f"{lost:,} text{'s' * (lost != 1)} with bytes that are not UTF-8, each now U+FFFD: "
+            "texts that differ in these alone are duplicates"
+        )
+    if cut:
+        lines.append(
+            f"{cut:,} caption{'s' * (cut != 1)} longer than the model's {limit} tokens: cut there"
+        )
+    return lines
+
+
+def index_text(index: CaptionIndex) -> str:
+    """What an index holds, in a few lines."""
+    facts, counts = index.manifest, index.manifest["counts"]
+    corpora = [source["corpus"] for source in facts["sources"]]
+    dropped = ", ".join(
+        f"{counts[name]:,} {name.replace('_', ' ')}"
+        for name in counts
+        if name not in ("read", "kept") and counts[name]
+    )
+    lines = [
+        f"{index.folder}: {index.count:,} captions, {describe_model(index.model)}, "
+        f"{facts['dtype']}",
+        ", ".join(f"corpus {corpus.get('spec')}{_column(corpus)}" for corpus in corpora)
+        + f": {counts['read']:,} texts read"
+        + (f", dropped: {dropped}" if dropped else ", none dropped"),
+    ]
+    lines += altered_text(facts["sources"], index.model.get("context_length"))
+    if facts.get("prompts"):
+        lines.append("prompts: " + "; ".join(facts["prompts"]))
+    if facts.get("normalised") and not index.model.get("model"):
+        lines.append(f"{facts['normalised']:,} vectors were not of unit length: normalised")
+    for failure in facts["failures"][:5]:
+        lines.append(f"left out: row {failure['source_row']}, {failure['reason']}")
+    if facts["failures"][5:]:
+        lines.append(f"left out: {len(facts['failures']) - 5:,} more")
+    return "\n".join(terminal_text(line) for line in lines)
+
+
+def _column(corpus: Mapping[str, Any]) -> str:
+    """Which column the captions are from: a file without a header shows its first line here."""
+    return f", column '{corpus['column']}'" if corpus.get("column") else ""
+
+
+def hits_text(hits: Mapping[str, Sequence[Any]]) -> str:
+    """One caption a line: similarity, row, caption and, where it is told, origin."""
+    origins = hits.get("origin") or [None] * len(hits["row"])
+    return "\n".join(
+        f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption)}"
+        + (f"  ({terminal_text(origin)})" if origin else "")
+        for similarity, row, caption, origin in zip(
+            hits["similarity"], hits["row"], hits["caption"], origins, strict=True
+        )
+    )
+
+
+def found_text(found: Sequence[Found]) -> str:
+    """One audited image a line: similarity, anomaly rank and score, path."""
+    lines = [f"{'similarity':>10}  {'rank':>7}  {'score':>8}  path"]
+    for each in found:
+        lines.append(
+            f"{each.similarity:10.4f}  {each.rank:7,}  {each.score:8.2f}  "
+            f"{terminal_text(each.path)}"
+        )
+    return "\n".join(lines)
+
+
+def differences_text(summary: Mapping[str, Any]) -> str:
+    """The images whose standing changed most, then how far the two audits agree."""
+    lines = [f"{'change':>7}  {'from':>5}  {'to':>5}  {'path':<{PATH_WIDTH}}  nearest class"]
+    for each in summary["changes"]:
+        before, after = each["nearest_class_a"], each["nearest_class_b"]
+        nearest = before if before == after else f"{before} → {after}"
+        lines.append(
+            f"{each['change']:+7.3f}  {each['standing_a']:5.3f}  {each['standing_b']:5.3f}  "
+            f"{_end_of(each['path_b'], PATH_WIDTH):<{PATH_WIDTH}}  {terminal_text(nearest)}"
+        )
+    correlation = summary["rank_correlation"]
+    agreement = "none, one score is constant" if correlation is None else f"{correlation:.3f}"
+    lines += [
+        "",
+        f"{summary['images_in_both']:,} images in both audits, {summary['only_in_a']:,} only in "
+        f"the first, {summary['only_in_b']:,} only in the second",
+        f"rank correlation {agreement}; of the {summary['worst']:,} most anomalous "
+        f"{summary['worst_in_both']:,} are the same",
+    ]
+    return "\n".join(lines)
+
+
+def _end_of(path: str, width: int) -> str:
+    """The end of a path, which tells more than its beginning."""
+    shown = terminal_text(path)
+    return shown if len(shown) <= width else "…" + shown[-(width - 1) :]
+
+
+def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress:
+    """A Progress that writes rate and remaining time to `stream` (default stderr).
+
+    A total of 0 is one that is not known yet; with nothing done either, `what` is a remark and
+    written as it is. On a terminal one line is rewritten; elsewhere a line is written every 10 x
+    `every` seconds.
+    """
+    out = stream or sys.stderr
+    live = out.isatty()
+    pause = every if live else 10 * every
+    state: dict[str, Any] = {"what": "", "start": 0.0, "first": 0, "last": 0.0, "done": 0}
+
+    def progress(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not done and not total:
+            out.write("\r\x1b[2K" * live + what + "\n")
+            out.flush()
+            return
+        if what != state["what"] or done < state["done"]:  # the latter: another set of images
+            state.update(what=what, start=now, first=done, last=now if live else now - pause / 2)
+            if done < total or not total:
+                state["done"] = done
+                return
+        state["done"] = done
+        finished = done >= total > 0
+        if not finished and now - state["last"] < pause:
+            return
+        state["last"] = now
+        seconds = max(1e-9, now - state["start"])
+        rate = (done - state["first"]) / seconds
+        left = _duration((total - done) / rate) if rate and total and not finished else ""
+        remaining = f", {left} left" if left else ""
+        speed = f", {rate:,.0f}/s" if rate else ""
+        of_all = f" of {total:,}" if total else ""
+        line = f"{what}: {done:,}{of_all}{speed}{remaining}"
+        out.write(f"\r\x1b[2K{line}" + "\n" * finished if live else line + "\n")
+        out.flush()
+
+    return progress
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+    )

@@ -1,0 +1,1 @@
+"""What is done with a finished run: its photographs, decisions, searches and differences."""

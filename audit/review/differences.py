@@ -1,0 +1,128 @@
+"""What became more or less anomalous between two audits of the same images.
+
+Scores of different models, corpora or references are on different scales, so images are compared by
+where they stand: the share of the images in both audits that score lower, from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...errors import BlissError
+from ..folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Differences:
+    """m images that are in both audits, and how many are in one alone."""
+
+    rows_a: np.ndarray
+    """int64 [m], positions in the first audit's table."""
+    rows_b: np.ndarray
+    """int64 [m], the same images in the second's."""
+    standing_a: np.ndarray
+    """float64 [m], share of the m images that score lower; equal scores share a standing."""
+    standing_b: np.ndarray
+    only_a: int
+    only_b: int
+
+    @property
+    def change(self) -> np.ndarray:
+        """float64 [m], above 0 where an image became more anomalous."""
+        return self.standing_b - self.standing_a
+
+    @property
+    def order(self) -> np.ndarray:
+        """int64 [m], the largest changes first, whichever way they go."""
+        return np.argsort(-np.abs(self.change), kind="stable")
+
+    @property
+    def correlation(self) -> float:
+        """Spearman's rank correlation of the two scores; NaN where one of them is constant."""
+        a, b = self.standing_a - self.standing_a.mean(), self.standing_b - self.standing_b.mean()
+        spread = float(np.sqrt((a @ a) * (b @ b)))
+        return float(a @ b) / spread if spread else float("nan")
+
+    def common_worst(self, count: int) -> int:
+        """How many of the first audit's `count` most anomalous are among the second's."""
+        worst_a = np.argsort(-self.standing_a, kind="stable")[:count]
+        worst_b = np.argsort(-self.standing_b, kind="stable")[:count]
+        return len(np.intersect1d(worst_a, worst_b))
+
+
+def compare_runs(first: RunFolder, second: RunFolder) -> Differences:
+    """Match the images of two audits by content, and equal contents in order; then compare.
+
+    Raises BlissError where they have no image in common.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    columns_a, columns_b = (run.columns(["content", "score"]) for run in (first, second))
+    for i, content in enumerate(columns_b["content"].to_pylist()):
+        places[content].append(i)
+    pairs = []
+    for i, content in enumerate(columns_a["content"].to_pylist()):
+        if places[content]:
+            pairs.append((i, places[content].pop(0)))
+    if not pairs:
+        raise BlissError(
+            f"{first.folder} and {second.folder} have no image in common",
+            "two audits of the same images",
+            "Compare runs over the same collection",
+        )
+    rows_a, rows_b = np.array(pairs, np.int64).T
+    return Differences(
+        rows_a,
+        rows_b,
+        _standing(columns_a["score"].to_numpy()[rows_a]),
+        _standing(columns_b["score"].to_numpy()[rows_b]),
+        len(columns_a) - len(pairs),
+        len(columns_b) - len(pairs),
+    )
+
+
+def differences_table(first: RunFolder, second: RunFolder, found: Differences) -> pa.Table:
+    """One row an image in both audits, the largest change first."""
+    order = found.order
+    names = ("path", "score", "nearest_class")
+    a = first.columns(names).take(found.rows_a[order])
+    b = second.columns(names).take(found.rows_b[order])
+    return pa.table(
+        {
+            "path_a": a["path"],
+            "path_b": b["path"],
+            "change": found.change[order],
+            "standing_a": found.standing_a[order],
+            "standing_b": found.standing_b[order],
+            "score_a": a["score"],
+            "score_b": b["score"],
+            "nearest_class_a": a["nearest_class"],
+            "nearest_class_b": b["nearest_class"],
+        }
+    )
+
+
+def differences_summary(found: Differences, table: pa.Table, top: int) -> dict[str, Any]:
+    """How far two audits agree, and the `top` largest changes, as JSON-like values."""
+    worst = min(top, len(table))
+    correlation = found.correlation
+    return {
+        "images_in_both": len(table),
+        "only_in_a": found.only_a,
+        "only_in_b": found.only_b,
+        "rank_correlation": None if np.isnan(correlation) else correlation,
+        "worst": worst,
+        "worst_in_both": found.common_worst(worst),
+        "changes": table.slice(0, top).to_pylist(),
+    }
+
+
+def _standing(scores: np.ndarray) -> np.ndarray:
+    ordered = np.sort(scores)
+    lower = np.searchsorted(ordered, scores, side="left")
+    not_higher = np.searchsorted(ordered, scores, side="right")
+    return (lower + not_higher - 1) / (2 * max(1, len(scores) - 1))

@@ -1,0 +1,107 @@
+"""Which audited images look like a text or like another image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import BlissError, UsageError
+from ...indexer.encode.encoder import Encoder
+from ...indexer.vectors.nearest import Vectors, nearest_texts
+from ..fitting import embed_query
+from ..folder import RunFolder
+from .photographs import StoredImages, audited_embeddings
+
+IMAGES_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class Found:
+    """One audited image that resembles what was asked for."""
+
+    path: str
+    label: str | None
+    similarity: float
+    """Cosine to the text or image."""
+    score: float
+    rank: int
+    """Of its anomaly score in the run, 1 = most anomalous."""
+
+
+def find_by_text(run: RunFolder, text: str, encoder: Encoder, k: int = 20) -> list[Found]:
+    """The k audited images nearest to `text`, which is encoded as it stands.
+
+    Raises BlissError where the encoder is not the run's.
+    """
+    query = embed_query(encoder, run.facts["model"], str(run.folder), text, None)
+    return _nearest(run, query, k, None)
+
+
+def find_like(
+    run: RunFolder, image: str, encoder: Callable[[], Encoder], k: int = 20
+) -> list[Found]:
+    """The k audited images nearest to `image`: a path in the run, else a file.
+
+    An image of the run is not in its own answer. `encoder` is only called for a file. Raises
+    UsageError where `image` is neither, BlissError where it cannot be read or the model differs.
+    """
+    paths = run.columns(["path"])["path"].to_pylist()
+    if image in paths:
+        place = paths.index(image)
+        stored, places = _embeddings(run)
+        return _nearest(run, stored.vectors(places[place : place + 1]), k, place)
+    if not Path(image).is_file():
+        raise UsageError(
+            f"--like {image} is neither an image of {run.folder} nor a file",
+            "a path as the run's table has it, or an image file",
+            "Correct it",
+        )
+    query = embed_query(encoder(), run.facts["model"], str(run.folder), None, image)
+    return _nearest(run, query, k, None)
+
+
+def _embeddings(run: RunFolder) -> tuple[StoredImages, np.ndarray]:
+    """The run's embeddings, and where each row of its table stands among them, int64 [n]."""
+    stored = audited_embeddings(run)
+    rows = run.columns(["row"])["row"].to_numpy()
+    if stored is None:
+        raise BlissError(
+            f"the embeddings that {run.folder} scored are gone",
+            "its folder images/, or the embeddings it was given",
+            "Run the same audit again",
+        )
+    places = stored.places(rows)
+    if len(places) and places.max() >= stored.layout.count:
+        raise BlissError(
+            f"{stored.layout.folder} holds {stored.layout.count:,} embeddings, "
+            f"{run.folder} scored {len(rows):,} images",
+            "the embeddings of that audit",
+            "Run the same audit again",
+        )
+    return stored, places
+
+
+def _nearest(run: RunFolder, query: np.ndarray, k: int, itself: int | None) -> list[Found]:
+    stored, places = _embeddings(run)
+    vectors = Vectors(
+        len(places),
+        lambda: (
+            (start, stored.vectors(places[start : start + IMAGES_AT_ONCE]))
+            for start in range(0, len(places), IMAGES_AT_ONCE)
+        ),
+        lambda rows: stored.vectors(places[rows]),
+    )
+    hits = nearest_texts(query, vectors, min(k + (itself is not None), len(places)))
+    rows = hits.rows[0]
+    columns = run.columns(["path", "label", "score", "rank"]).take(rows).to_pylist()
+    found = [
+        Found(each["path"], each["label"], similarity, each["score"], each["rank"])
+        for each, similarity, row in zip(
+            columns, hits.similarity[0].tolist(), rows.tolist(), strict=True
+        )
+        if row != itself
+    ]
+    return found[:k]

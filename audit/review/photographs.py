@@ -1,0 +1,280 @@
+"""The images behind the rows of a finished audit, to look at them again.
+
+The image embeddings of a run, read where they lie and only as far as they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ...artefacts import MANIFEST, read_json
+from ...corpora.images.opening import open_images
+from ...corpora.images.source import ImageOptions, ImageSource, read_image_bytes, why_outside
+from ...errors import BlissError
+from ...indexer.encode.preprocessing import UnreadableImage
+from ...indexer.images.decoding import SIGNATURES, DecodingLimits, read_file
+from ...indexer.images.embedded import list_photographs
+from ...indexer.vectors.layout import (
+    EmbeddingFolder,
+    column_names,
+    is_embedding_folder,
+    load_vectors,
+    metadata_parts,
+    open_embedding_folder,
+    read_parquet,
+)
+from ...indexer.vectors.unit_rows import normalise_rows
+from ..folder import RunFolder
+
+LIMITS = DecodingLimits()
+CHANGED = "its content has changed since the audit"
+NOT_THERE = "the collection has no readable image at this row any more"
+FILES = "image-files"
+_OPTIONS = {
+    "image_column": "image_column",
+    "label_column": "label_column",
+    "labels": "labels",
+    "images_config": "config",
+    "images_split": "split",
+    "images_revision": "revision",
+}
+
+
+class Wanted(NamedTuple):
+    """One image of a collection whose bytes are wanted."""
+
+    row: int
+    """Its source row."""
+    path: str
+    """As the audit listed it."""
+    content: str | None = None
+    """SHA-256 of its file, where that is known."""
+
+
+class Photograph(NamedTuple):
+    """What was found of one wanted image: its encoded bytes, or why there are none."""
+
+    place: int
+    """Its place among those asked for."""
+    data: bytes | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Where the images of an audited or reference collection are: below a folder, or by row."""
+
+    folder: str | None
+    """The folder that holds them as files, by their paths; None for any other collection."""
+    request: Mapping[str, Any]
+    """For the others: what `open_photographs` opens."""
+
+
+def open_photographs(request: Mapping[str, Any]) -> ImageSource | None:
+    """The collection that a run read, its rows numbered as the column `row` of its scores.
+
+    `request` is what `run.json` holds under that name. `read_image_bytes(source, rows)` then gives
+    the encoded images of any rows in one pass. None where the request names no collection, as when
+    the audit was called from Python with another one. Errors as `open_images`.
+    """
+    if request.get("images"):
+        options = {field: request.get(name) for name, field in _OPTIONS.items()}
+        return open_images(request["images"], ImageOptions(**options))
+    if request.get("embeddings"):
+        return list_photographs(request["embeddings"], request.get("image_root"))
+    return None
+
+
+def run_photographs(run: RunFolder) -> Photographs:
+    """Where the audited images are; nothing is opened yet."""
+    request = run.facts.get("request", {})
+    if request.get("embeddings"):
+        return Photographs(str(request.get("image_root") or request["embeddings"]), {})
+    return _by_kind(run.folder / "images", run.source, request)
+
+
+def reference_photographs(run: RunFolder) -> Photographs:
+    """Where the images of the run's separate reference are; nothing is opened yet."""
+    given = str(run.facts["request"]["reference"])
+    if is_embedding_folder(Path(given), "img"):
+        return Photographs(given, {})
+    folder = given if os.path.isdir(given) else os.path.dirname(os.path.abspath(given))
+    return _by_kind(run.folder / "reference-images", folder, {"images": given})
+
+
+def _by_kind(embedded: Path, folder: str, request: Mapping[str, Any]) -> Photographs:
+    """By the kind that the embeddings' manifest tells, else by whether there is a folder."""
+    kind = None
+    if (embedded / MANIFEST).is_file():
+        kind = read_json(embedded / MANIFEST).get("collection")
+    if kind is None and os.path.isdir(folder):
+        kind = FILES
+    return Photographs(folder if kind == FILES else None, request)
+
+
+def read_photographs(where: Photographs, wanted: Sequence[Wanted]) -> Iterator[Photograph]:
+    """Each of the `wanted` images (no row twice) once, with bounded memory.
+
+    Files come in the order asked for; the images of any other collection by ascending row, in one
+    pass over it, and those whose content is known to be another one now are not given out.
+    """
+    if where.folder is None:
+        yield from _read_rows(where.request, wanted)
+        return
+    for place, each in enumerate(wanted):
+        try:
+            data = read_file(photograph_file(where.folder, each.path), LIMITS)
+        except UnreadableImage as error:
+            yield Photograph(place, None, str(error))
+        else:
+            yield Photograph(place, data)
+
+
+def photograph_file(folder: str, path: str) -> str:
+    r"""The file that a run lists as `path` below `folder`; it need not exist.
+
+    Bytes shown as \xNN are bytes again where no file has that very name. Raises
+    UnreadableImage(reason) for a path or link that leads out of the folder.
+    """
+    try:
+        there = os.path.lexists(os.path.join(folder, path))
+    except ValueError:  # a null byte, refused below
+        there = True
+    name = path if there else "/".join(_as_on_disk(part) for part in path.split("/"))
+    problem = why_outside(folder, name)
+    if problem:
+        raise UnreadableImage(problem)
+    return os.path.join(folder, name)
+
+
+def image_suffix(data: bytes) -> str:
+    """What the name of a file with these bytes ends in, such as `.png`; "" for other formats."""
+    names = [name for start, name in SIGNATURES.items() if data.startswith(start)]
+    return f".{names[0].lower()}" if names else ""
+
+
+def _as_on_disk(name: str) -> str:
+    r"""A name with every \xNN above 7f as the byte it shows (see `display_path`)."""
+    return re.sub(r"\\x([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), name)
+
+
+def _read_rows(request: Mapping[str, Any], wanted: Sequence[Wanted]) -> Iterator[Photograph]:
+    if not wanted:
+        return
+    waiting = sorted(range(len(wanted)), key=lambda place: wanted[place].row)
+    done, problem = 0, NOT_THERE
+    try:
+        source = open_photographs(request)
+        if source is None:
+            problem = "the run does not say which collection it read"
+        else:
+            for row, data in read_image_bytes(source, [each.row for each in wanted]):
+                while wanted[waiting[done]].row < row:
+                    yield Photograph(waiting[done], None, NOT_THERE)
+                    done += 1
+                content = wanted[waiting[done]].content
+                if content is not None and hashlib.sha256(data).hexdigest() != content:
+                    yield Photograph(waiting[done], None, CHANGED)
+                else:
+                    yield Photograph(waiting[done], data)
+                done += 1
+    except BlissError as error:
+        problem = error.given
+    for place in waiting[done:]:
+        yield Photograph(place, None, problem)
+
+
+ROWS_AT_ONCE = 65_536
+NO_FILE = "vector:"
+"""Begins the content of an image that is known by its vector alone."""
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """A folder of image embeddings, read where it lies."""
+
+    layout: EmbeddingFolder
+    ours: bool
+    """Whether bliss wrote it: its rows are then the usable images, with content hashes."""
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Where the images stand whose source rows are `rows`, all of a run, in table order."""
+        return np.arange(len(rows)) if self.ours else np.asarray(rows, np.int64)
+
+    def rows(self) -> np.ndarray:
+        """int64 [n], the source row of every stored image."""
+        if not self.ours:
+            return np.arange(self.layout.count)
+        return np.concatenate(
+            [table["row"].to_numpy() for table in metadata_parts(self.layout, ["row"])]
+        )
+
+    def vectors(self, places: np.ndarray) -> np.ndarray:
+        """float32 [m, d], unit rows at `places`."""
+        starts = np.cumsum([0, *self.layout.rows])
+        found = np.empty((len(places), self.layout.dimension), np.float32)
+        for number, path in enumerate(self.layout.vectors):
+            here = np.flatnonzero((places >= starts[number]) & (places < starts[number + 1]))
+            if len(here):
+                found[here] = load_vectors(path)[places[here] - starts[number]]
+        return normalise_rows(found).unit
+
+    def hashes(self, places: Sequence[int]) -> list[str]:
+        """What the images at `places` are known by: SHA-256 of the file, else of the vector."""
+        if self.ours:
+            return [str(content) for content in self.column("sha256", np.array(places, np.int64))]
+        return [NO_FILE + hashlib.sha256(row).hexdigest() for row in self.vectors(np.array(places))]
+
+    def mean(self) -> np.ndarray:
+        """float64 [d], the mean of all unit rows."""
+        total = np.zeros(self.layout.dimension)
+        for start in range(0, self.layout.count, ROWS_AT_ONCE):
+            stop = min(self.layout.count, start + ROWS_AT_ONCE)
+            total += self.vectors(np.arange(start, stop)).sum(axis=0, dtype=np.float64)
+        return total / self.layout.count
+
+    def column(self, name: str, places: np.ndarray) -> list[str | None]:
+        """One metadata column of the images at `places` int64 [m], None in parts that lack it."""
+        starts = np.cumsum([0, *self.layout.rows])
+        found: list[str | None] = [None] * len(places)
+        for number, path in enumerate(self.layout.metadata):
+            here = np.flatnonzero((places >= starts[number]) & (places < starts[number + 1]))
+            if len(here) and name in column_names(path):
+                rows = pa.array(places[here] - starts[number])
+                values = read_parquet(path, [name])[name].take(rows).to_pylist()
+                for place, value in zip(here.tolist(), values, strict=True):
+                    found[place] = value
+        return found
+
+
+def stored_images(folder: Path) -> StoredImages | None:
+    """The embeddings in `folder`, or None where there are none."""
+    if not is_embedding_folder(folder, "img"):
+        return None
+    return StoredImages(open_embedding_folder(folder, "img"), (folder / MANIFEST).is_file())
+
+
+def audited_embeddings(run: RunFolder) -> StoredImages | None:
+    """The embeddings a run was made from: its own, or those it was given."""
+    given = run.facts.get("request", {}).get("embeddings")
+    return stored_images(run.folder / "images") or (stored_images(Path(given)) if given else None)
+
+
+def wanted_images(run: RunFolder) -> list[Wanted]:
+    """Every image of a run, in the order of its table, with its content where a file was read."""
+    table = run.columns(["row", "path"])
+    rows, paths = table["row"].to_pylist(), table["path"].to_pylist()
+    stored = audited_embeddings(run)
+    known: Sequence[str | None] = [None] * len(rows)
+    if stored is not None and stored.ours:
+        known = stored.hashes(range(len(rows)))
+    return [Wanted(*each) for each in zip(rows, paths, known, strict=True)]

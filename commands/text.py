@@ -1,0 +1,230 @@
+"""Presets and first looks at corpora, as a person reads them; their texts are not trusted.
+
+What the upkeep of an index tells a person: what was removed, added and found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..audit.report.terminal import altered_text, index_text
+from ..corpora.addresses import is_remote
+from ..corpora.peeking import LENGTH_EDGES, Peek
+from ..corpora.registry import Preset
+from ..errors import BlissError, UsageError
+from ..indexer.build.add import Added
+from ..indexer.encode.encoder import Encoder
+from ..indexer.search.dispatch import describe_search
+from ..indexer.search.index import CaptionIndex
+from ..indexer.store.hub import unknown_licences
+from ..indexer.upkeep.verify import Check
+from ..safe_text import terminal_text
+
+UNCHECKED = "coordinates not checked"
+
+_BAR = 30
+_EXAMPLE_WIDTH = 90
+
+
+def presets_text(presets: Iterable[Preset]) -> str:
+    """A table: name, texts, languages, whether checked, what it is good for."""
+    rows: list[tuple[str, ...]] = [("name", "texts", "languages", "licence", "", "good for")]
+    for each in presets:
+        texts = "" if each.texts is None else f"{each.texts:,}"
+        mark = "" if each.checked else "*"
+        line = (each.name, texts, ", ".join(each.languages), each.licence, mark, each.good_for)
+        rows.append((*(terminal_text(cell, 28) for cell in line[:5]), terminal_text(line[5])))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  "
+        f"{row[3]:<{widths[3]}}  {row[4]:<{widths[4]}}  {row[5]}".rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, "", f"* {UNCHECKED}: as the corpus's own pages give them"])
+
+
+def preset_text(preset: Preset) -> str:
+    """Every field that says something, one a line."""
+    texts = None if preset.texts is None else f"about {preset.texts:,}"
+    pairs = (
+        ("name", preset.name),
+        ("corpus", preset.spec + ("" if preset.checked else f" ({UNCHECKED})")),
+        ("config", preset.config),
+        ("split", preset.split),
+        ("column", preset.column),
+        ("revision", preset.revision),
+        ("split at", preset.split_cells),
+        ("prompt", preset.prompt),
+        ("texts", texts),
+        ("download", preset.download),
+        ("languages", ", ".join(preset.languages)),
+        ("licence", preset.licence),
+        ("good for", preset.good_for),
+        ("homepage", preset.homepage),
+        ("note", preset.note),
+    )
+    return "\n".join(f"{name:<10} {terminal_text(value)}" for name, value in pairs if value)
+
+
+def peek_text(spec: str, found: Peek) -> str:
+    """Counts, a histogram of lengths, hints at the language, and some of the texts."""
+    more = "" if found.whole else ", and there are more"
+    lines = [
+        f"{spec}: {found.texts:,} texts in the first {found.rows:,} rows{more}",
+        f"empty {found.empty:,}; repeated {found.duplicates:.1%}; "
+        f"{found.shortest:,} to {found.longest:,} characters",
+        "",
+        "characters        texts",
+    ]
+    most = max(1, *found.lengths)
+    for number, count in enumerate(found.lengths):
+        bar = "█" * round(_BAR * count / most)
+        lines.append(f"{_bin(number):<14} {count:>8,}  {bar}".rstrip())
+    scripts = ", ".join(f"{name} {share:.1%}" for name, share in list(found.scripts.items())[:4])
+    lines += [
+        "",
+        f"letters: {scripts or 'none'}; ASCII {found.ascii:.1%}",
+        f"language (a hint): {found.language or 'no guess'}",
+        "",
+        *(f"  {terminal_text(text, _EXAMPLE_WIDTH)}" for text in found.examples),
+    ]
+    return "\n".join(terminal_text(line) for line in lines).rstrip()
+
+
+def _bin(number: int) -> str:
+    first = LENGTH_EDGES[number]
+    last = number + 1 == len(LENGTH_EDGES)
+    return f"{first:,} or more" if last else f"{first:,} to {LENGTH_EDGES[number + 1] - 1:,}"
+
+
+EXAMPLES, CAPTION_WIDTH = 10, 90
+
+
+def embedder(load: Callable[[], Encoder]) -> Callable[[str], np.ndarray]:
+    """A function from a text to its unit row [d]; the model is loaded when it is first asked."""
+    return lambda text: load().encode_texts([text])[0]
+
+
+def choice_text(index: CaptionIndex, rows: np.ndarray, done: bool) -> str:
+    """How many captions, stored rows int64 [u], are removed or would be, and some of them."""
+    verb = "removed" if done else "would be removed"
+    lines = [f"{len(rows):,} of {index.count:,} captions {verb}; "
+             f"{index.count - len(rows):,} stay"]  # fmt: skip
+    if len(rows):
+        picked = rows[np.unique(np.linspace(0, len(rows) - 1, EXAMPLES).astype(int))]
+        lines.append("all of them:" if len(rows) <= EXAMPLES else "some of them:")
+        lines += ["  " + terminal_text(c, CAPTION_WIDTH) for c in index.captions(picked)]
+    return "\n".join(lines)
+
+
+def built_text(index: CaptionIndex, output: str) -> str:
+    """What an index holds that was built in `output`, a folder or an address."""
+    if not is_remote(output):
+        return index_text(index)
+    head = terminal_text(f"{output}: copied from {index.folder}, which the cache may lose")
+    return f"{index_text(index)}\n{head}"
+
+
+def info_text(index: CaptionIndex) -> str:
+    """What an index holds and what was removed from it."""
+    lines = [index_text(index), describe_search(index.manifest)]
+    if index.manifest["removed"]:
+        lines.append(removals_text(index.manifest))
+    lines.append("not compared with its checksums: `bliss index verify` does that")
+    return "\n".join(lines)
+
+
+def removals_text(manifest: Mapping[str, Any]) -> str:
+    """One line for each removal that holds."""
+    removed = manifest["removed"] or {"log": []}
+    lines = [f"{entry['rows']:,} removed{_reason(entry)}" for entry in removed["log"]]
+    return "\n".join(terminal_text(line) for line in lines) or "nothing is removed"
+
+
+def _reason(entry: Mapping[str, Any]) -> str:
+    where = entry.get("where")
+    if isinstance(where, Mapping):
+        return ": " + " and ".join(f"{name} {value!r}" for name, value in sorted(where.items()))
+    return f": {entry['reason']}" if entry.get("reason") else ""
+
+
+def check_text(check: Check) -> str:
+    """One line where all is well, else one for each problem and what to do about it."""
+    if not check.problems:
+        return terminal_text(f"ok       {check.name}: {check.looked_at}")
+    lines = [f"PROBLEM  {check.name}: {p.what}. {p.remedy}." for p in check.problems]
+    return "\n".join(terminal_text(line) for line in lines)
+
+
+def verdict(folder: str, checks: Sequence[Check]) -> str:
+    """The last line of a check that found nothing; BlissError where it found something."""
+    problems = sum(len(check.problems) for check in checks)
+    if problems:
+        raise BlissError(
+            f"{folder} has {problems:,} problem{'s' * (problems > 1)}",
+            "an index as bliss wrote it",
+            "Do what is said of each above",
+        )
+    return f"{folder} is whole"
+
+
+def added_text(added: Added) -> str:
+    """What became of the texts that were to be added."""
+    counts, index = added.counts, added.index
+    dropped = ", ".join(
+        f"{value:,} {name.replace('_', ' ')}"
+        for name, value in sorted(counts.items())
+        if name not in ("read", "kept") and value
+    )
+    done = "had been added before" if added.before else "added"
+    lines = [
+        f"{counts['kept']:,} captions {done}: {index.folder} has {index.count:,}",
+        f"{counts['read']:,} texts read, " + (f"dropped: {dropped}" if dropped else "none dropped"),
+    ]
+    if not added.before:
+        begun = index.manifest["additions"][-1]["first_source"]
+        lines += altered_text(index.manifest["sources"][begun:], index.model.get("context_length"))
+    if counts.get("duplicate"):
+        lines.append("duplicates are of one another, or of captions the index has or had")
+    if index.manifest["request"].get("near_duplicates") is not None:
+        lines.append("near-duplicates were not looked for among the captions added")
+    return "\n".join(terminal_text(line) for line in lines)
+
+
+def pushed_text(index: CaptionIndex, repository: str, address: str, public: bool) -> str:
+    """Where an index is now, who sees it, and which licences are not known."""
+    lines = [
+        f"{index.count:,} captions are at {address}, {'public' if public else 'private'}",
+        f"get them with: bliss index pull {repository} DIR",
+    ]
+    unknown = unknown_licences(index.manifest)
+    if unknown:
+        lines.append(f"the licence of {', '.join(unknown[:5])} is not known: --licence states it")
+    return "\n".join(terminal_text(line) for line in lines)
+
+
+def check_one_given(corpora: Sequence[str], embeddings: str | None, prompts: object) -> None:
+    """UsageError unless either corpora or embeddings were given, and these without prompts."""
+    if bool(corpora) == (embeddings is not None):
+        raise UsageError(
+            f"{'both' if corpora else 'neither'} of CORPUS and --embeddings were given",
+            "one of them: the captions to add",
+            "Give a corpus, or --embeddings DIR",
+        )
+    if embeddings is not None and prompts:
+        raise UsageError(
+            "prompts were given with --embeddings",
+            "no prompts: the texts are embedded already",
+            "Leave --prompt out",
+        )
+
+
+def refuse_where(given: bool) -> None:
+    """UsageError where an undoing also says which captions are meant."""
+    if given:
+        raise UsageError(
+            "--undo was given with captions to remove", "one of the two", "Leave one out"
+        )

@@ -1,0 +1,1 @@
+"""Collections of images: folders, archives, tables, data sets, and the labels beside them."""

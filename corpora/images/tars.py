@@ -1,0 +1,276 @@
+"""Images in tar archives as webdataset lays them out, read in one pass without unpacking.
+
+Members that share a name up to the first dot of its last part, one after the other, are a sample:
+`0001.jpg` with `0001.cls`, `0001.json` or `0001.txt`. Each image of a sample is a row.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tarfile
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import IO, NamedTuple
+
+from ...artefacts import digest
+from ...errors import BlissError
+from ..addresses import base_name, is_remote, open_file, reachable, stamp
+from ..sources import JSON
+from .labels import LABEL_COLUMNS, label_text
+from .source import (
+    MAX_IMAGE_BYTES,
+    NO_IMAGE_OPTIONS,
+    TOO_LARGE,
+    ImageItem,
+    ImageOptions,
+    Skip,
+    display_path,
+    has_image_suffix,
+)
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+LABEL_SUFFIXES = ("cls", "json", "txt")
+
+DAMAGE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a cut or damaged archive raises."""
+
+_LONGEST_LABEL = 1 << 20
+_LONGEST_HEADER = 256 << 10
+"""All that is read to learn of one member: pax and GNU headers, whose names may be long."""
+_CUT_SHORT = "the archive ends early or is damaged from here on"
+_HEADER_TOO_LARGE = (
+    f"the archive is not read from here on: a header is larger than {_LONGEST_HEADER >> 10} KiB"
+)
+
+
+@dataclass(frozen=True)
+class ImageTars:
+    """The images of one or more archives, one after the other."""
+
+    spec: str
+    addresses: tuple[str, ...]
+    options: ImageOptions = NO_IMAGE_OPTIONS
+    labels: Sequence[str | None] | None = None
+    count: int | None = None
+
+    def facts(self) -> dict[str, JSON]:
+        """The fingerprint is over every archive's name, size and time of change."""
+        content = {f"{n} {base_name(a)}": stamp(a) for n, a in enumerate(self.addresses)}
+        return {
+            "kind": "image-tars",
+            "spec": self.spec,
+            **vars(self.options),
+            "fingerprint": digest(content),
+        }
+
+    def items(self, skip: Skip) -> Iterator[ImageItem]:
+        """Every image; links, devices and damage are rows with a problem."""
+        row = 0
+        for address in self.addresses:
+            with closing(self._items_of(address, row, skip)) as items:
+                for item in items:
+                    yield item
+                    row = item.row + 1
+        if row == 0:
+            raise BlissError(
+                f"{self.spec} holds no images",
+                "members named like images: .jpg, .png, .webp …",
+                "Choose the archives that hold the images"
+                + (", or correct --image-column" if self.options.image_column else ""),
+            )
+
+    def check(self) -> None:
+        """BlissError where an archive has gone."""
+        for address in self.addresses:
+            if not is_remote(address):
+                with reachable(address), open(address, "rb"):
+                    pass
+
+    def _items_of(self, address: str, first: int, skip: Skip) -> Generator[ImageItem, None, None]:
+        shard, row = display_path(base_name(address)), first
+        sample = _Sample("")
+        with reachable(address), open_file(address) as opened:
+            file = _unpacked(opened, address)
+            with closing(_members(file)) as members:
+                for member in members:
+                    if isinstance(member, _Lost):
+                        sample.images.append(_Image(member.reason, None, ""))
+                        continue
+                    key, suffix = _key_and_suffix(member.name)
+                    if key != sample.key:
+                        yield from self._rows_of(sample, shard, row)
+                        row += len(sample.images)
+                        sample = _Sample(key)
+                    self._add(sample, member, suffix, file, skip(row + len(sample.images)))
+            yield from self._rows_of(sample, shard, row)
+
+    def _add(
+        self, sample: _Sample, member: tarfile.TarInfo, suffix: str, file: IO[bytes], skipped: bool
+    ) -> None:
+        """Add a member to its sample, if it is an image or may be a label."""
+        wanted = self.options.image_column
+        is_image = suffix == wanted if wanted else has_image_suffix(member.name)
+        if is_image:
+            held = sum(len(image.data or b"") for image in sample.images)
+            if held + member.size > MAX_IMAGE_BYTES and sample.images:
+                problem = f"the images of its name are larger than {MAX_IMAGE_BYTES >> 20} MiB"
+                sample.images.append(_Image(problem, None, member.name))
+                return
+            sample.images.append(_read_image(member, file, skipped))
+        elif member.isfile() and suffix in (*LABEL_SUFFIXES, self.options.label_column):
+            if member.size <= _LONGEST_LABEL:
+                file.seek(member.offset_data)
+                sample.others[suffix] = file.read(member.size)
+
+    def _rows_of(self, sample: _Sample, shard: str, row: int) -> Iterator[ImageItem]:
+        label = sample_label(sample.others, self.options.label_column)
+        for n, image in enumerate(sample.images):
+            name = f"{shard}/{display_path(image.name)}" if image.name else shard
+            yield ImageItem(row + n, name, label, data=image.data, problem=image.problem)
+
+
+class _Lost(NamedTuple):
+    """The rest of an archive that is not read, and why."""
+
+    reason: str
+
+
+class _Image(NamedTuple):
+    problem: str
+    data: bytes | None
+    name: str
+
+
+@dataclass
+class _Sample:
+    """The members of one name so far."""
+
+    key: str
+    images: list[_Image] = field(default_factory=list)
+    others: dict[str, bytes] = field(default_factory=dict)
+
+
+def sample_label(others: dict[str, bytes], wanted: str | None) -> str | None:
+    """The label among the files beside an image; None where there is none.
+
+    `wanted` is an extension or a field of the JSON file; otherwise .cls is taken, the JSON's
+    field label, labels, class or cls, or .txt, whichever is there first.
+    """
+    if wanted is not None and wanted in others:
+        return _text(others[wanted])
+    if wanted is None and "cls" in others:
+        return _text(others["cls"])
+    record: object = None
+    try:
+        record = json.loads(others.get("json", b"null"))
+    except (ValueError, RecursionError):
+        pass  # no label, as where there is no file
+    if isinstance(record, dict):
+        for name in LABEL_COLUMNS if wanted is None else (wanted,):
+            if isinstance(record.get(name), str | int | float):
+                return label_text(record[name])
+    return _text(others["txt"]) if wanted is None and "txt" in others else None
+
+
+def _text(data: bytes) -> str | None:
+    return label_text(data.decode("utf-8", "replace"))
+
+
+def _key_and_suffix(name: str) -> tuple[str, str]:
+    """A member's name up to the first dot of its last part, and what follows the dot."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, suffix = last.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+def _read_image(member: tarfile.TarInfo, file: IO[bytes], skipped: bool) -> _Image:
+    parts = member.name.split("/")
+    if member.issym() or member.islnk():
+        return _Image("it is a link inside an archive, which is not followed", None, member.name)
+    if not member.isfile():
+        return _Image("it is a folder, pipe or device, not a file", None, member.name)
+    if ".." in parts or member.name.startswith("/"):
+        return _Image("its name leaves the archive", None, member.name)
+    if member.size > MAX_IMAGE_BYTES:
+        return _Image(TOO_LARGE, None, member.name)
+    if skipped:
+        return _Image("", None, member.name)
+    try:
+        file.seek(member.offset_data)
+        data = file.read(member.size)
+    except DAMAGE as error:
+        return _Image(f"the archive is damaged inside this image ({error})", None, member.name)
+    if len(data) < member.size:
+        return _Image("the archive ends inside this image", None, member.name)
+    return _Image("", data, member.name)
+
+
+class _LargeHeader(tarfile.TarError):
+    """A header that is not read."""
+
+
+class _Headers:
+    """A file for `tarfile`, which reads headers alone from it, and may read so much of one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.left = _LONGEST_HEADER
+
+    def read(self, size: int) -> bytes:
+        """Some bytes; _LargeHeader where the header they belong to is too large."""
+        self.left -= size
+        if self.left < 0:
+            raise _LargeHeader
+        return self._file.read(size)
+
+    def seek(self, position: int) -> int:
+        """Go to a position."""
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        """The position."""
+        return self._file.tell()
+
+
+def _members(file: IO[bytes]) -> Generator[tarfile.TarInfo | _Lost, None, None]:
+    """The members that are not hidden; at the end what is lost, if any is."""
+    last = None
+    headers = _Headers(file)
+    try:
+        with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[call-overload]
+            while (member := archive.next()) is not None:
+                archive.members = []  # it would keep every one
+                archive.pax_headers.clear()  # and what global headers say
+                headers.left = _LONGEST_HEADER
+                last = member
+                if not member.name.rpartition("/")[2].startswith("."):
+                    yield member
+            file.seek(archive.offset)
+            whole = file.read(512) == bytes(512)
+    except _LargeHeader:
+        yield _Lost(_HEADER_TOO_LARGE)
+        return
+    except DAMAGE:
+        whole = False
+    if not whole and not (last is not None and _ends_inside(file, last)):
+        yield _Lost(_CUT_SHORT)
+
+
+def _ends_inside(file: IO[bytes], last: tarfile.TarInfo) -> bool:
+    """Whether the file ends within its last member, which then fails by itself."""
+    if not (last.isfile() and has_image_suffix(last.name)):
+        return False
+    try:
+        file.seek(last.offset_data)
+        return len(file.read(min(last.size, MAX_IMAGE_BYTES))) < last.size
+    except DAMAGE:
+        return True
+
+
+def _unpacked(file: IO[bytes], address: str) -> IO[bytes]:
+    if address.lower().endswith(("gz", ".tgz")):
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+    return file

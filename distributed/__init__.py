@@ -1,0 +1,1 @@
+"""Embedding over a Ray cluster; the only room that imports ray."""

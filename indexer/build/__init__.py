@@ -1,0 +1,1 @@
+"""Building a caption index from corpora or from embeddings, and adding to one."""

@@ -1,0 +1,261 @@
+"""Append captions to a finished index as new parts; nothing that is there is written again.
+
+The new parts are built in `INDEX/adding/` as any index is, by a plan that knows the captions of
+the index, removed ones too. They are then linked into place under the next numbers, and the
+manifest that names them replaces the old one: until then the index is as it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...artefacts import check_checksum, digest, read_json
+from ...corpora.captions import CaptionRules
+from ...corpora.sources import TextSource
+from ...errors import BlissError, UsageError
+from ...progress import Progress
+from ..encode.encoder import IDENTITY, Encoder, check_same_model
+from ..search.index import CaptionIndex, open_index
+from ..store.folder import checked_names, files_of_part
+from ..store.manifest import count_problems, type_problems
+from ..store.parts import BUILDING, begin_building, differing_fields, metadata_file
+from ..store.removed import changing
+from ..store.sources import (
+    describe_sources,
+    in_current_terms,
+    request_of,
+    shared_prompts,
+    without_names,
+)
+from .finish import ADDING, finish_addition
+from .parts import (
+    Encode,
+    encoded_parts,
+    given_parts,
+    make_parts,
+    missing_parts,
+    open_text_embeddings,
+    truncated_captions,
+)
+from .plan import KnownCaptions, RowPlan, make_plan, open_plan
+from .rates import timed
+
+
+@dataclass(frozen=True)
+class AddOptions:
+    """What can be said of captions that are added; None leaves it to the index and the corpus."""
+
+    prompts: tuple[str, ...] | None = None
+    licences: tuple[str, ...] = ()
+    overwrite: bool = False
+    """Drop what an interrupted addition of other captions left."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an addition did."""
+
+    index: CaptionIndex
+    counts: Mapping[str, int]
+    """What became of the texts, all new sources together."""
+    before: bool
+    """It had been done before; nothing was changed now."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One addition: its sources, what they are called, and where their vectors come from."""
+
+    sources: tuple[TextSource, ...]
+    described: list[dict[str, Any]]
+    identity: Mapping[str, Any]
+    encode: Encode
+    truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
+
+
+NO_OPTIONS = AddOptions()
+
+
+def add_captions(
+    folder: str | Path,
+    sources: Sequence[TextSource],
+    encoder: Encoder,
+    options: AddOptions = NO_OPTIONS,
+    progress: Progress = lambda what, done, total: None,
+) -> Added:
+    """Embed the captions of `sources` that an index does not have, or go on where a run stopped.
+
+    A caption that was removed from the index stays removed. Raises UsageError where no caption is
+    new or where an addition of other captions was interrupted, BlissError where `encoder` is not
+    the model of the index, the index is damaged, or the disk cannot be written.
+    """
+    folder = Path(folder)
+
+    def job(manifest: Mapping[str, Any]) -> _Job:
+        check_same_model(manifest["model"], str(folder), encoder.facts, "the model given")
+        prompts = options.prompts or shared_prompts(manifest["sources"])
+        described = describe_sources(sources, prompts, options.licences)
+        named = without_names(described, [source["name"] for source in manifest["sources"]])
+        return _Job(
+            tuple(sources),
+            named,
+            {name: encoder.facts[name] for name in (*IDENTITY, "precision")},
+            lambda plan, numbers, rates: encoded_parts(
+                plan, numbers, encoder, named, progress, rates
+            ),
+            lambda plan: truncated_captions(plan, encoder, named),
+        )
+
+    return _add(folder, job, options, progress)
+
+
+def add_embeddings(
+    folder: str | Path,
+    embeddings: str | Path,
+    column: str | None = None,
+    options: AddOptions = NO_OPTIONS,
+    progress: Progress = lambda what, done, total: None,
+) -> Added:
+    """The same with text embeddings made elsewhere, in clip-retrieval's layout.
+
+    They must be of the model of the index: only their dimension can be checked.
+    """
+    folder = Path(folder)
+    texts = open_text_embeddings(Path(embeddings), column)
+
+    def job(manifest: Mapping[str, Any]) -> _Job:
+        facts = {"dimension": texts.folder.dimension}
+        check_same_model(manifest["model"], str(folder), facts, str(embeddings))
+        described = describe_sources([texts], None, options.licences)
+        described = [{**each, "prompts": []} for each in described]
+        named = without_names(described, [source["name"] for source in manifest["sources"]])
+        return _Job(
+            (texts,),
+            named,
+            facts,
+            lambda plan, numbers, _: given_parts(plan, numbers, texts, progress),
+        )
+
+    return _add(folder, job, options, progress)
+
+
+def _add(
+    folder: Path,
+    make_job: Callable[[Mapping[str, Any]], _Job],
+    options: AddOptions,
+    progress: Progress,
+) -> Added:
+    with changing(folder) as manifest:
+        rules, part_rows = _settings(folder, manifest)
+        earlier = _before_last(manifest)
+        if earlier is not None:
+            last = manifest["additions"][-1]
+            if digest(_request(earlier, make_job(earlier))) == last["request"]:
+                shutil.rmtree(folder / ADDING, ignore_errors=True)
+                return Added(open_index(folder), last["counts"], before=True)
+        job, adding = make_job(manifest), folder / ADDING
+        request = _request(manifest, job)
+        _begin(adding, request, job, options.overwrite)
+        plan = open_plan(adding / "plan")
+        if plan is None:
+            known = [KnownCaptions(_metadata(folder, manifest))] if rules.deduplicate else []
+            with timed(adding, "plan"):
+                plan = make_plan(
+                    [*known, *job.sources],
+                    rules,
+                    adding / "plan",
+                    part_rows,
+                    [each["corpus"] for each in job.described],
+                    lambda read: progress("texts read", read, 0),
+                )
+        if not plan.count:
+            shutil.rmtree(adding, ignore_errors=True)
+            raise UsageError(
+                f"every caption given is in {folder} already, or was removed from it",
+                "at least one that is new",
+                "Give other captions; `bliss index remove --undo` brings removed ones back",
+            )
+        missing = missing_parts(adding, plan)
+        make_parts(adding, plan, missing, job.encode, manifest["dtype"], progress)
+        counts = finish_addition(
+            folder, manifest, plan, job.described, digest(request), job.truncated(plan)
+        )
+        return Added(open_index(folder), counts, before=False)
+
+
+def _settings(folder: Path, manifest: Mapping[str, Any]) -> tuple[CaptionRules, int]:
+    """The rules and the size of parts the index was built with; its manifest is checked too."""
+    problems = type_problems(manifest) or count_problems(manifest)
+    request = manifest["request"] if not problems else {}
+    try:
+        if not problems:
+            checked_names(manifest, str(folder))
+            rules, part_rows = CaptionRules(**request["rules"]), request["part_rows"]
+            if isinstance(part_rows, int) and part_rows > 0:
+                return rules, part_rows
+        problems = problems or ["'request' is not as bliss writes it"]
+    except (KeyError, TypeError, UsageError):
+        problems = ["'request' does not say how captions are cleaned and cut into parts"]
+    raise BlissError(
+        f"the manifest of {folder} cannot be right: {problems[0]}",
+        "the manifest as bliss wrote it",
+        "Restore it from a backup, or build the index again",
+    )
+
+
+def _before_last(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest as it was before the last addition, as far as a request depends on it."""
+    if not manifest.get("additions"):
+        return None
+    last = manifest["additions"][-1]
+    return {
+        **manifest,
+        "parts": manifest["parts"][: last["first_part"]],
+        "sources": manifest["sources"][: last["first_source"]],
+    }
+
+
+def _request(manifest: Mapping[str, Any], job: _Job) -> dict[str, Any]:
+    """What must be the same to go on: the stored rows of the index, and what is added."""
+    names = [n for p, rows in enumerate(manifest["parts"]) if rows for n in files_of_part(p)]
+    stored = {name: manifest["checksums"].get(name) for name in names}
+    return {"index": digest(stored), "sources": request_of(job.described), **job.identity}
+
+
+def _begin(adding: Path, request: dict[str, Any], job: _Job, overwrite: bool) -> None:
+    """Start the addition or go on with it; what is left of a finished one goes."""
+    if (adding / BUILDING).is_file():
+        try:
+            before = read_request(adding)
+        except BlissError:
+            before = {}
+        if before.get("index") != request["index"]:
+            shutil.rmtree(adding, ignore_errors=True)
+        elif before != request and not overwrite:
+            raise UsageError(
+                f"an addition of other captions to {adding.parent} was interrupted "
+                f"({', '.join(differing_fields(before, request))} differ)",
+                "that command again",
+                "Run it to its end first, or pass --overwrite to drop what it did",
+            )
+    elif adding.is_dir():
+        shutil.rmtree(adding, ignore_errors=True)
+    begin_building(adding, request, overwrite, {"sources": job.described})
+
+
+def read_request(adding: Path) -> dict[str, Any]:
+    """The request an addition was begun for."""
+    request = read_json(adding / BUILDING).get("request")
+    return in_current_terms(request) if isinstance(request, dict) else {}
+
+
+def _metadata(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """The files with the captions of the index, as they were written."""
+    names = [metadata_file(p) for p, rows in enumerate(manifest["parts"]) if rows]
+    for name in names:
+        check_checksum(folder, name, manifest)
+    return [folder / name for name in names]

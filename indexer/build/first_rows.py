@@ -1,0 +1,103 @@
+"""Which of many captions come first among equal ones, in bounded memory; the only use of DuckDB.
+
+DuckDB groups the captions and spills what does not fit. It begins with little memory and is given
+twice as much only where it says that it cannot do with less, so that the memory needed hardly
+depends on how many captions there are.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...artefacts import write_atomically
+from ...corpora.captions import closed_after
+from ...errors import BlissError
+
+LEAST_MEMORY, MOST_MEMORY = 32 << 20, 16 << 30
+ROWS = 32_768
+"""Rows of a row group, and rows handed to DuckDB at once."""
+FIRSTS = pa.schema([("ordinal", pa.int64())])
+
+_QUERY = "SELECT min(ordinal) AS ordinal FROM staged GROUP BY caption ORDER BY ordinal"
+
+
+def write_first_rows(staged: Path, firsts: Path) -> None:
+    """Write to `firsts` the int64 `ordinal` of the first row of each caption, ascending.
+
+    `staged` is a parquet file with the columns caption and ordinal. Raises BlissError where the
+    disk has no room for what does not fit into memory.
+    """
+    memory = LEAST_MEMORY
+    while True:
+        try:
+            write_atomically(firsts, partial(_write, staged, firsts.parent, memory))
+            return
+        except _NeedsMemory:
+            memory *= 2
+
+
+class _NeedsMemory(Exception):
+    """DuckDB cannot do with the memory it was given."""
+
+
+def _write(staged: Path, folder: Path, memory: int, file: IO[bytes]) -> None:
+    with pq.ParquetWriter(file, FIRSTS, compression="zstd") as writer:
+        with closed_after(_first_rows(staged, folder, memory)) as batches:
+            for batch in batches:
+                writer.write_batch(batch)
+
+
+def _first_rows(staged: Path, folder: Path, memory: int) -> Iterator[pa.RecordBatch]:
+    import duckdb
+
+    settings = {
+        "memory_limit": f"{memory}B",
+        "threads": "1",
+        "preserve_insertion_order": "false",
+        "autoinstall_known_extensions": "false",
+    }
+    # Arrow and DuckDB open no path that is not UTF-8: one reads an open file, the other spills
+    # elsewhere then.
+    spill = str(folder) if _is_utf8(folder) else None
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix=".spill-", suffix=".tmp", dir=spill) as scratch,
+            duckdb.connect(config={**settings, "temp_directory": scratch}) as connection,
+            open(staged, "rb") as opened,
+            pq.ParquetFile(opened, pre_buffer=False) as file,
+        ):
+            schema = pa.schema([("caption", pa.string()), ("ordinal", pa.int64())])
+            batches = file.iter_batches(ROWS, columns=schema.names, use_threads=False)
+            connection.register("staged", pa.RecordBatchReader.from_batches(schema, batches))
+            yield from connection.sql(_QUERY).to_arrow_reader(ROWS)
+    except duckdb.OutOfMemoryException as error:
+        if memory < MOST_MEMORY and "max_temp_directory_size" not in str(error):
+            raise _NeedsMemory from error
+        raise _no_room(folder, error) from error
+    except duckdb.IOException as error:
+        raise _no_room(folder, error) from error
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _no_room(folder: Path, error: Exception) -> BlissError:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return BlissError(
+        f"duplicate captions could not be found in {folder} ({reason})",
+        "room on its disk for a copy of all captions",
+        "Free some space or choose another folder, then run the same command again",
+    )

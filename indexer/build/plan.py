@@ -1,0 +1,328 @@
+"""The row plan of a caption index: which captions are kept, in which order, cut into parts.
+
+One text-only pass over all sources, in the order given, cleans the captions and drops by reason;
+of equal captions the first row of the first source stays. What is kept is cut into parts of a
+fixed number of rows, a parquet file each (caption, source, source_row). Whatever is made of the
+captions later is cut from these files, so it does not depend on where a run stopped.
+
+`plan.json` comes last: a plan without it, or whose files have changed, is made again from the
+start; a finished one never is. Memory does not depend on how many captions there are.
+
+The row plan is made: one text-only pass over all sources, in the order given.
+
+It cleans the captions and drops by reason; of equal captions the first row of the first source
+stays. What is kept is cut into parts of a fixed number of rows.
+
+Captions that an index holds already, as a source: whatever equals one of them is a duplicate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...artefacts import check_checksum, read_json, sha256_of, write_atomically, write_json
+from ...corpora.captions import (
+    COUNTS,
+    CaptionRules,
+    clean_texts,
+    closed_after,
+    no_usable_text,
+    rules_for,
+)
+from ...corpora.sources import JSON, TextBatch, TextSource
+from ...errors import BlissError
+from .first_rows import ROWS, write_first_rows
+
+RECORD = "plan.json"
+UNDECODABLE = "undecodable"
+
+PLANNED = pa.schema([("caption", pa.string()), ("source", pa.int32()), ("source_row", pa.int64())])
+"""Columns of a part."""
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """A finished plan."""
+
+    folder: Path
+    parts: tuple[int, ...]
+    """Rows of each part."""
+    counts: tuple[dict[str, int], ...]
+    """What became of each source's texts, with the keys `captions.COUNTS`."""
+    undecodable: tuple[int, ...]
+    """Texts of each source with bytes that are not UTF-8, whatever became of them."""
+    digest: str
+    """SHA-256 of what is planned, the same for every way of storing it."""
+
+    @property
+    def count(self) -> int:
+        """All rows together."""
+        return sum(self.parts)
+
+
+def open_plan(folder: Path) -> RowPlan | None:
+    """The finished plan in `folder`; None where there is none or a file of it has changed."""
+    if not (folder / RECORD).is_file():
+        return None
+    try:
+        record = read_json(folder / RECORD)
+        names = [plan_file(number) for number in range(len(record["parts"]))]
+        if sorted(names) != sorted(record["checksums"]):
+            return None
+        for name in names:
+            check_checksum(folder, name, record)
+        counts = tuple({name: int(each[name]) for name in COUNTS} for each in record["counts"])
+        undecodable = tuple(int(each.get(UNDECODABLE, 0)) for each in record["counts"])
+        parts = tuple(int(rows) for rows in record["parts"])
+        return RowPlan(folder, parts, counts, undecodable, str(record["digest"]))
+    except (BlissError, KeyError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def plan_file(number: int) -> str:
+    """Name of the file of one part."""
+    return f"plan_{number}.parquet"
+
+
+def read_plan_part(plan: RowPlan, number: int) -> pa.Table:
+    """Caption, source (its number) and source_row of every row of one part."""
+    return pa.Table.from_batches(plan_batches(plan, number, ROWS), PLANNED)
+
+
+def plan_batches(plan: RowPlan, number: int, size: int) -> Iterator[pa.RecordBatch]:
+    """The rows of one part, at most `size` at a time; BlissError where they cannot be read."""
+    path = plan.folder / plan_file(number)
+    try:
+        with open(path, "rb") as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
+            yield from file.iter_batches(size, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise BlissError(
+            f"{path} could not be read ({error})",
+            "the plan as bliss wrote it",
+            "Run the same command again: the plan is then made again",
+        ) from error
+
+
+STAGED, FIRSTS = "staged.parquet", "first_rows.parquet"
+"""Every clean caption, and which of them are the first of their kind; gone once it is finished."""
+
+TEXTS_AT_ONCE = 4096
+
+Told = Callable[[int], None]
+"""Called with how many texts were read so far."""
+
+_STAGED = pa.schema([*PLANNED, ("ordinal", pa.int64())])
+
+
+def make_plan(
+    sources: Sequence[TextSource],
+    rules: CaptionRules,
+    folder: Path,
+    part_rows: int,
+    expected: Sequence[Mapping[str, JSON]],
+    told: Told = lambda read: None,
+) -> RowPlan:
+    """Make the plan in `folder`, whatever is there; `expected` are the facts of the sources.
+
+    Captions of KnownCaptions, which come before the sources with facts, are not planned again.
+    Raises BlissError for a source without usable text, for one that cannot be read to its end or
+    is no longer as its facts say (the plan is not finished then), and where the disk cannot be
+    written.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    known = sum(isinstance(source, KnownCaptions) for source in sources)
+    counted = (*COUNTS, UNDECODABLE)
+    counts: list[dict[str, int]] = [dict.fromkeys(counted, 0) for _ in sources]
+    write_atomically(folder / STAGED, lambda file: _stage(sources, rules, counts, file, told))
+    if rules.deduplicate:
+        write_first_rows(folder / STAGED, folder / FIRSTS)
+    parts: list[int] = []
+    content = [hashlib.sha256() for _ in PLANNED]
+    sources, planned_counts = sources[known:], counts[known:]
+    kept = np.zeros(len(sources), np.int64)
+    with closed_after(_planned(folder, rules.deduplicate, known)) as batches:
+        for table in _cut(batches, part_rows):
+            number = len(parts)
+            _write_part(folder, number, table)
+            _take_in(content, table)
+            kept += np.bincount(table["source"], minlength=len(sources))
+            parts.append(len(table))
+    for each, rows in zip(planned_counts, kept.tolist(), strict=True):
+        each["duplicate"] = each["read"] - rows - sum(each[n] for n in COUNTS[1:-2])
+        each["kept"] = rows
+    for source, facts in zip(sources, expected, strict=True):
+        _check_unchanged(source, facts)
+    names = [plan_file(number) for number in range(len(parts))]
+    digest = hashlib.sha256(b"".join(column.digest() for column in content)).hexdigest()
+    record = {
+        "parts": parts,
+        "counts": planned_counts,
+        "digest": digest,
+        "checksums": {name: sha256_of(folder / name) for name in names},
+    }
+    write_json(folder / RECORD, record)
+    for name in (STAGED, FIRSTS):
+        (folder / name).unlink(missing_ok=True)
+    undecodable = tuple(each.pop(UNDECODABLE) for each in planned_counts)
+    return RowPlan(folder, tuple(parts), tuple(planned_counts), undecodable, digest)
+
+
+def _stage(
+    sources: Sequence[TextSource],
+    rules: CaptionRules,
+    counts: list[dict[str, int]],
+    file: IO[bytes],
+    told: Told,
+) -> None:
+    """Write every clean caption, numbered through all sources."""
+    with pq.ParquetWriter(file, _STAGED, compression="zstd", use_dictionary=False) as writer:
+        with closed_after(_clean(sources, rules, counts, told)) as batches:
+            for table in _cut(batches, ROWS):
+                writer.write_table(table)
+
+
+def _clean(
+    sources: Sequence[TextSource], rules: CaptionRules, counts: list[dict[str, int]], told: Told
+) -> Iterator[pa.RecordBatch]:
+    ordinal = read = 0
+    for number, source in enumerate(sources):
+        own = rules_for(source, rules)
+        count = counts[number]
+        with closed_after(source.batches(TEXTS_AT_ONCE)) as batches:
+            for some in batches:
+                captions, positions = clean_texts(some.texts, own, count)
+                count[UNDECODABLE] += some.undecodable
+                told(read + count["read"])
+                if captions:
+                    columns = [
+                        pa.array(captions, pa.string()),
+                        pa.array(np.full(len(captions), number, np.int32)),
+                        pa.array(some.rows[positions]),
+                        pa.array(np.arange(ordinal, ordinal + len(captions))),
+                    ]
+                    ordinal += len(captions)
+                    yield pa.record_batch(columns, schema=_STAGED)
+        if count["read"] == sum(count[name] for name in COUNTS[1:-2]):
+            raise no_usable_text(source, rules, count)
+        read += count["read"]
+
+
+def _check_unchanged(source: TextSource, facts: Mapping[str, JSON]) -> None:
+    if source.facts() != facts:
+        raise BlissError(
+            f"{source.spec} changed while it was read",
+            "texts that stay as they are until the index is built",
+            "Wait until it is complete, then run the same command again",
+        )
+
+
+def _planned(folder: Path, deduplicate: bool, known: int) -> Iterator[pa.RecordBatch]:
+    """The rows to plan, in order, of the sources after the first `known`, numbered from 0."""
+    with closed_after(_kept(folder, deduplicate)) as batches:
+        for batch in batches:
+            if known:
+                batch = batch.filter(pa.array(batch.column(1).to_numpy() >= known))
+                source = pa.array((batch.column(1).to_numpy() - known).astype(np.int32))
+                batch = pa.record_batch([batch.column(0), source, batch.column(2)], schema=PLANNED)
+            yield batch
+
+
+def _kept(folder: Path, deduplicate: bool) -> Iterator[pa.RecordBatch]:
+    """The kept rows in order: the staged ones, but for later copies."""
+    with (
+        open(folder / STAGED, "rb") as opened,
+        pq.ParquetFile(opened, pre_buffer=False) as staged,
+    ):
+        batches = staged.iter_batches(ROWS, columns=PLANNED.names, use_threads=False)
+        if not deduplicate:
+            yield from batches
+            return
+        with (
+            open(folder / FIRSTS, "rb") as wanted,
+            pq.ParquetFile(wanted, pre_buffer=False) as firsts,
+        ):
+            more = firsts.iter_batches(ROWS, use_threads=False)
+            ahead, start = np.empty(0, np.int64), 0
+            for batch in batches:
+                stop = start + len(batch)
+                while not ahead.size or ahead[-1] < stop:
+                    some = next(more, None)
+                    if some is None:
+                        break
+                    ahead = np.concatenate([ahead, some.column(0).to_numpy()])
+                here = int(np.searchsorted(ahead, stop))
+                yield batch.take(pa.array(ahead[:here] - start))
+                ahead, start = ahead[here:], stop
+
+
+def _cut(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Tables of exactly `rows` rows, the last one shorter."""
+    waiting: list[pa.RecordBatch] = []
+    there = 0
+    for batch in batches:
+        while there + len(batch) >= rows:
+            head = batch.slice(0, rows - there)
+            yield pa.Table.from_batches([*waiting, head]).combine_chunks()
+            batch, waiting, there = batch.slice(rows - there), [], 0
+        if len(batch):
+            waiting.append(batch)
+            there += len(batch)
+    if waiting:
+        yield pa.Table.from_batches(waiting).combine_chunks()
+
+
+def _write_part(folder: Path, number: int, table: pa.Table) -> None:
+    write_atomically(
+        folder / plan_file(number),
+        lambda file: pq.write_table(table, file, row_group_size=ROWS, compression="zstd"),
+    )
+
+
+def _take_in(content: Sequence[hashlib._Hash], table: pa.Table) -> None:
+    """Add rows to the digest of each column; captions hold no line ends, so these part them."""
+    for batch in table.to_batches(ROWS):
+        content[0].update("\n".join([*batch.column(0).to_pylist(), ""]).encode())
+        for column in (1, 2):
+            content[column].update(batch.column(column).to_numpy().astype("<i8").tobytes())
+
+
+@dataclass(frozen=True)
+class KnownCaptions:
+    """The `caption` columns of parquet files, one after the other; clean and never empty."""
+
+    files: Sequence[Path]
+    spec: str = "the index"
+    default_prompt: str = "{}"
+    keeps_spaces: bool = True
+    licence: str | None = None
+    preset: str | None = None
+
+    def facts(self) -> dict[str, JSON]:
+        """Nothing: no manifest names it."""
+        return {}
+
+    def batches(self, size: int) -> Iterator[TextBatch]:
+        """Every caption in order, at most `size` at a time; BlissError for an unreadable file."""
+        first = 0
+        for path in self.files:
+            try:
+                with open(path, "rb") as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
+                    for batch in file.iter_batches(size, columns=["caption"], use_threads=False):
+                        texts = batch.column(0).to_pylist()
+                        yield TextBatch(texts, np.arange(first, first + len(texts)))
+                        first += len(texts)
+            except (OSError, pa.ArrowException) as error:
+                raise BlissError(
+                    f"{path} could not be read ({error})",
+                    "the captions as bliss wrote them",
+                    "Run `bliss index verify` on the folder",
+                ) from error

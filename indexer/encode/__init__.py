@@ -1,0 +1,1 @@
+"""Models: which one is loaded, how texts and pixels become embeddings."""

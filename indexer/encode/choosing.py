@@ -1,0 +1,211 @@
+"""Which open_clip model a choice means, and what kind of weights it would load.
+
+What the config of a foreign model may ask for, checked before anything is made from it.
+
+open_clip hands parts of `open_clip_config.json` on: `text_cfg.tokenizer_kwargs` to transformers
+(where `trust_remote_code` runs code of the repository) or to its own tokenizer (which reads any
+file, or downloads with `reduction_mask`), `hf_tokenizer_name`, `hf_model_name` and
+`timm_model_name` to libraries that fetch what they name. Here they are held to a short list.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import BlissError, UsageError
+from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, DEMO_MODEL, ModelChoice, demo_model
+from .trust import FOLDER, HUB, list_name
+
+
+def resolve_model(
+    choice: ModelChoice, known: Sequence[str], tags_of: Callable[[str], list[str]]
+) -> tuple[str, str | None]:
+    """open_clip's model name and weights tag, checked before anything is loaded.
+
+    `known` are open_clip's model names, `tags_of` gives the weights tags of one. Raises
+    UsageError for a name or tag that is not among them.
+    """
+    name, pretrained = choice.model or DEFAULT_MODEL, choice.pretrained
+    if name == DEMO_MODEL:
+        name = demo_model()
+    if name.startswith(("local-dir:", "hf-hub:")):
+        if pretrained:
+            raise UsageError(
+                f"--pretrained {pretrained} was given with {choice.model}",
+                "no --pretrained: such a model brings its own weights",
+                "Leave --pretrained out",
+            )
+        return name, None
+    if name.replace("/", "-") not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(close)}? " if close else ""
+        raise UsageError(
+            f"model '{name}' is unknown",
+            "an open_clip model name, hf-hub:owner/name, local-dir:FOLDER, or demo",
+            f"{hint}List the names with python -c 'import open_clip; "
+            "print(open_clip.list_models())'",
+        )
+    tags = tags_of(name)
+    if pretrained is None:
+        if name == DEFAULT_MODEL:
+            return name, DEFAULT_PRETRAINED
+        raise UsageError(
+            f"model '{name}' was given without weights",
+            f"--pretrained with one of {', '.join(tags) or 'no known tag'}, or a weights file",
+            "Add --pretrained",
+        )
+    if pretrained not in tags and not os.path.isfile(pretrained):
+        raise UsageError(
+            f"weights '{pretrained}' are unknown for model '{name}'",
+            f"one of {', '.join(tags) or 'no known tag'}, or a weights file",
+            "Correct --pretrained",
+        )
+    return name, pretrained
+
+
+def weight_files(name: str, pretrained: str | None) -> Iterator[Path]:
+    """The local weight files a load would read, safetensors aside."""
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:"))
+        if not any(folder.glob("*.safetensors")):
+            yield from sorted(p for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth"))
+    elif pretrained and os.path.isfile(pretrained):
+        yield Path(pretrained)
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a weights file is a TorchScript archive, which holds code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(Path(entry).name == "constants.pkl" for entry in archive.namelist())
+
+
+CONFIG = "open_clip_config.json"
+TOKENIZER_ARGUMENTS: Mapping[str, type] = {"clean": str, "language": str, "strip_sep_token": bool}
+"""The tokenizer arguments that a config may hold; none of them names a file or an address."""
+
+_TOWERS = ("vision_cfg", "text_cfg", "multimodal_cfg")
+_NAMES = ("hf_tokenizer_name", "hf_model_name")
+_PACKAGES = {"hf_tokenizer_name": "transformers", "hf_model_name": "transformers",
+             "timm_model_name": "timm"}  # fmt: skip
+_MENTIONED = re.compile(r"\b(sentencepiece|tiktoken|protobuf|tokenizers|transformers|timm)\b", re.I)
+_ABSENT = re.compile(r"install|requires|not found|no module", re.I)
+
+
+def check_config(
+    model: str, config: Any, own: Collection[str], named: Callable[[str], bool]
+) -> None:
+    """Raise UsageError for what the config of an `hf-hub:` or `local-dir:` model may not hold.
+
+    `own` are the repositories that open_clip's own configs name, `named` says which the user has.
+    Another repository of the same owner may be named too. Of a folder's tokenizer any name is
+    fine: open_clip reads the folder instead.
+    """
+    where = f"{CONFIG} of {model}"
+    if not isinstance(config, dict):
+        raise UsageError(f"{where} holds no object", "a model's config", "Use another model")
+    for tower, settings in _towers(config, where):
+        _check_tokenizer(settings.get("tokenizer_kwargs") or {}, where)
+        timm = settings.get("timm_model_name")
+        if timm is not None and not re.fullmatch(r"[A-Za-z0-9_.]+", str(timm)):
+            raise UsageError(
+                f"{where} names {timm!r} as its timm model",
+                "the plain name of an architecture: another would be fetched from elsewhere",
+                "Use another model",
+            )
+        for name in _NAMES:
+            repository = settings.get(name)
+            if not repository or (name == "hf_tokenizer_name" and model.startswith(FOLDER)):
+                continue
+            if not isinstance(repository, str):
+                raise UsageError(f"{where} has no text as {name}", "a name", "Use another model")
+            if not (repository in own or _same_owner(model, repository) or named(repository)):
+                raise UsageError(
+                    f"{where} names another repository, {repository}, as {tower}.{name}",
+                    "no repository but the model's own, its owner's, and those that open_clip's "
+                    "own models use",
+                    f"If you trust it, add the line {HUB}{repository} to {list_name()}",
+                )
+
+
+def needed_packages(config: Mapping[str, Any]) -> list[str]:
+    """The optional packages that a config needs and that are not installed."""
+    wanted = {
+        package
+        for tower in _TOWERS
+        for name, package in _PACKAGES.items()
+        if isinstance(config.get(tower), dict) and config[tower].get(name)
+    }
+    return sorted(each for each in wanted if importlib.util.find_spec(each) is None)
+
+
+def package_of(error: BaseException | None) -> str | None:
+    """The package whose absence an error, or what caused it, states; None for another reason."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return {"google": "protobuf"}.get(top := error.name.split(".")[0], top)
+        mentioned = _MENTIONED.search(str(error))
+        if mentioned and isinstance(error, ImportError | ValueError | RuntimeError):
+            package = mentioned[1].lower()
+            if _ABSENT.search(str(error)) and importlib.util.find_spec(_module(package)) is None:
+                return package
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def not_installed(model: str, package: str) -> BlissError:
+    """The error for a model that needs an optional package."""
+    return BlissError(
+        f"model {model} needs the package {package}, which is not installed",
+        f"{package} beside bliss-audit",
+        f"Run python -m pip install {package}",
+    )
+
+
+def _module(package: str) -> str:
+    return "google" if package == "protobuf" else package
+
+
+def _towers(config: Mapping[str, Any], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for tower in _TOWERS:
+        settings = config.get(tower)
+        if settings is not None and not isinstance(settings, dict):
+            raise UsageError(f"{where} has no object as {tower}", "an object", "Use another model")
+        if settings is not None:
+            yield tower, settings
+
+
+def _check_tokenizer(arguments: Any, where: str) -> None:
+    allowed = ", ".join(TOKENIZER_ARGUMENTS)
+    if not isinstance(arguments, dict):
+        raise UsageError(f"{where} has no object as tokenizer_kwargs", allowed, "Correct the file")
+    for name, value in arguments.items():
+        if name not in TOKENIZER_ARGUMENTS:
+            runs = ", which would run code of the model's folder or repository"
+            raise UsageError(
+                f"{where} asks for the tokenizer argument {name}"
+                f"{runs * (name == 'trust_remote_code')}",
+                f"none but {allowed}: a config may not say what is run, read or fetched",
+                "Use another model, or a copy of it whose config does not ask for it",
+            )
+        if not isinstance(value, TOKENIZER_ARGUMENTS[name]):
+            raise UsageError(
+                f"{where} gives {value!r} as the tokenizer argument {name}",
+                f"a value of type {TOKENIZER_ARGUMENTS[name].__name__}",
+                "Use another model, or a copy of it with another value",
+            )
+
+
+def _same_owner(model: str, repository: str) -> bool:
+    """Whether a hub model and a repository are of one owner, as owner/name says."""
+    if not model.startswith(HUB) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
+        return False
+    return repository.split("/")[0] == model.removeprefix(HUB).split("/")[0]

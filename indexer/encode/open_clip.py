@@ -1,0 +1,360 @@
+"""The Encoder of an open_clip model: its functions on texts and pixels, and its facts.
+
+Load any open_clip model onto its device; with open_clip_encoder, the home of torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
+
+from ...errors import BlissError, UsageError
+from .choosing import (
+    check_config,
+    is_torchscript,
+    needed_packages,
+    not_installed,
+    package_of,
+    resolve_model,
+    weight_files,
+)
+from .encoder import Encoder, ModelChoice
+from .preprocessing import Preprocessing
+from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
+from .tokens import cut_by, tokeniser_of
+from .trust import FOLDER, HUB, named_repository
+
+TRUNCATION_TOLERANCE = 1e-5
+"""Largest |Δ| of a unit vector's entries for which shorter input counts as the same."""
+
+
+def load_encoder(choice: ModelChoice) -> Encoder:
+    """The encoder for a model choice; errors as of `load_model`."""
+    return encoder_of_model(load_model(choice))
+
+
+def encoder_of_model(loaded: LoadedModel) -> Encoder:
+    """The Encoder of a loaded model."""
+    return encoder_of(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.facts,
+        loaded.batch_size,
+        loaded.chosen,
+        loaded.statistics,
+    )
+
+
+def encoder_of(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    facts: Mapping[str, Any],
+    batch_size: int,
+    chosen: str = "",
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Encoder:
+    """The Encoder of an open_clip model that is already loaded; `facts` may name it.
+
+    `statistics` are mean and standard deviation per channel, where not the model's own.
+    """
+    device = next(model.parameters()).device
+    weights = weights_sha256(model)
+    preprocessing = _preprocessing(model)
+    if statistics is not None:
+        preprocessing = replace(preprocessing, mean=statistics[0], std=statistics[1])
+    autocast = _autocast(device, facts.get("precision", "fp32"))
+    tokenise, recipe = tokeniser_of(tokenizer)
+    pad, context_length = int(tokenise(["a"])[0, -1]), tokenise(["a"]).shape[1]
+
+    def encode_batch(tokens: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), autocast():
+            return _unit(_text_features(model, torch.from_numpy(tokens).to(device)))
+
+    def encode_images(pixels: np.ndarray) -> np.ndarray:
+        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
+        mean = torch.tensor(preprocessing.mean, device=device)[:, None, None]
+        std = torch.tensor(preprocessing.std, device=device)[:, None, None]
+        with torch.inference_mode(), autocast():
+            return _unit(model.encode_image((images - mean) / std))  # type: ignore[operator]
+
+    short = recall_truncation(weights)
+    if short is None:
+        short = truncation_is_exact(model, tokenise(trial_captions(context_length)), pad)
+        remember_truncation(weights, short)
+
+    def encode_tokens(tokens: np.ndarray) -> np.ndarray:
+        if not len(tokens):
+            return np.zeros((0, dimension), np.float32)
+        return encode_by_length(tokens, pad if short else None, encode_batch, batch_size)
+
+    dimension = encode_by_length(tokenise(["a"]), pad if short else None, encode_batch, 1).shape[1]
+    complete = {
+        "model": None,
+        "pretrained": None,
+        "precision": "fp32",
+        **facts,
+        "weights_sha256": weights,
+        "dimension": dimension,
+        "context_length": context_length,
+        "short_captions_exact": short,
+        "preprocessing": _json(asdict(preprocessing)),
+    }
+    return Encoder(
+        facts=complete,
+        preprocessing=preprocessing,
+        batch_size=batch_size,
+        encode_texts=lambda texts: encode_tokens(tokenise(texts)),
+        encode_images=encode_images,
+        chosen=chosen,
+        tokenise=tokenise,
+        encode_tokens=encode_tokens,
+        is_cut=cut_by(tokenizer, recipe, context_length),
+        recipe=recipe,
+    )
+
+
+def truncation_is_exact(model: torch.nn.Module, tokens: np.ndarray, pad: int) -> bool:
+    """Whether token rows cut to their own length give the same unit vectors, in float32.
+
+    True for causal towers pooled at end-of-text; False for towers that pool over padding.
+    """
+    device = next(model.parameters()).device
+    try:
+        with torch.inference_mode():
+            whole = _unit(_text_features(model, torch.from_numpy(tokens).to(device)))
+            cut = encode_by_length(
+                tokens,
+                pad,
+                lambda t: _unit(_text_features(model, torch.from_numpy(t).to(device))),
+                batch_size=1,
+            )
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return bool(np.abs(whole - cut).max() <= TRUNCATION_TOLERANCE)
+
+
+def _text_features(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Text features of token ids [b, L], where L may be below the model's context length.
+
+    For a shorter input, position embeddings and causal mask are lent to the model cut to L.
+    """
+    length = tokens.shape[1]
+    swapped = {}
+    for prefix, tower in (("", model), ("text.", getattr(model, "text", None))):
+        position = getattr(tower, "positional_embedding", None)
+        mask = getattr(tower, "attn_mask", None)
+        if prefix == "" and position is not None and position.shape[0] != length:
+            swapped["positional_embedding"] = position[:length]
+        if mask is not None and mask.shape[0] != length:
+            swapped[prefix + "attn_mask"] = mask[:length, :length]
+    if not swapped:
+        return model.encode_text(tokens)  # type: ignore[operator]
+    out = torch.func.functional_call(model, swapped, (), {"text": tokens})
+    return out["text_features"] if isinstance(out, dict) else out[1]
+
+
+def _unit(features: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+
+def _autocast(device: torch.device, precision: str) -> Any:
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+    def context() -> AbstractContextManager[Any]:
+        kind = kinds.get(precision)
+        return nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)
+
+    return context
+
+
+def _preprocessing(model: torch.nn.Module) -> Preprocessing:
+    config = open_clip.get_model_preprocess_cfg(model)
+    size = config.get("size", 224)
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    return Preprocessing(
+        size=(height, width),
+        interpolation=config.get("interpolation", "bicubic"),
+        resize_mode=config.get("resize_mode", "shortest"),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        fill_color=config.get("fill_color", 0),
+    )
+
+
+def _json(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts as JSON gives them back: tuples become lists."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
+
+
+def threads_used() -> int:
+    """How many threads torch uses in this process."""
+    return torch.get_num_threads()
+
+
+def use_threads(count: int) -> None:
+    """Have torch use `count` threads in this process."""
+    torch.set_num_threads(count)
+
+
+CPU_BATCH, GPU_BATCH = 64, 512
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An open_clip model on its device in evaluation mode, and how it is to be run."""
+
+    model: torch.nn.Module
+    tokenizer: Any
+    facts: Mapping[str, Any]
+    """model, pretrained, precision."""
+    batch_size: int
+    chosen: str
+    """One line saying device, precision and batch size, and which of them were chosen."""
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and standard deviation per channel, where not the model's own."""
+
+
+def load_model(choice: ModelChoice) -> LoadedModel:
+    """The model for a choice, its weights in evaluation mode on one device.
+
+    Raises UsageError for a model or tag open_clip does not know and for a config that asks for more
+    than it may (see `model_config`), BlissError for weights that are missing, unreachable, or code
+    (TorchScript) that was not allowed, and for a package that is not installed.
+    """
+    device = _device(choice.device)
+    precision = choice.precision or ("fp16" if device.type == "cuda" else "fp32")
+    batch_size = choice.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
+    name, pretrained = resolve_model(
+        choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
+    )
+    tokenizer = _tokenizer(name, pretrained)
+    model = _load(name, pretrained, choice.allow_torchscript)
+    facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
+    picked = {"device": choice.device, "precision": choice.precision, "batch": choice.batch_size}
+    values = {"device": str(device), "precision": precision, "batch": str(batch_size)}
+    chosen = ", ".join(
+        f"{key} {values[key]}{' (chosen)' * (picked[key] is None)}" for key in values
+    )
+    model = model.to(device).eval()
+    return LoadedModel(model, tokenizer, facts, batch_size, chosen, choice.statistics)
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """SHA-256 over every tensor of the state dict in name order: names, types, shapes, bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _device(wanted: str | None) -> torch.device:
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"device '{wanted}' was asked for ({str(error).splitlines()[0]})",
+            "a device this machine's torch can use",
+            "Leave --device out to have one chosen",
+        ) from error
+    return device
+
+
+def _load(name: str, pretrained: str | None, allow_torchscript: bool) -> torch.nn.Module:
+    is_script = any(is_torchscript(path) for path in weight_files(name, pretrained))
+    if is_script and not allow_torchscript:
+        raise BlissError(
+            f"the weights of {pretrained or name} are a TorchScript archive, which is code",
+            "weights only: safetensors, or a state dict",
+            "Convert them to safetensors, or pass --allow-torchscript if you trust their source",
+        )
+    with _plain_errors(name, pretrained):
+        # No base weights for the towers: they are a third repository's, and would be replaced.
+        return open_clip.create_model(
+            name,
+            pretrained,
+            require_pretrained=True,
+            weights_only=not is_script,
+            pretrained_text=False,
+        )
+
+
+def _tokenizer(name: str, pretrained: str | None) -> Any:
+    """The tokenizer of a model whose config may be had; nothing else is fetched before."""
+    foreign = name.startswith((FOLDER, HUB))
+    with _plain_errors(name, pretrained):
+        config = open_clip.get_model_config(name if foreign else name.replace("/", "-"))
+        if foreign:
+            check_config(name, config, _own_repositories(), named_repository)
+        for package in needed_packages(config):
+            raise not_installed(name, package)
+        _never_ask_for_code()
+        text = config.get("text_cfg") or {}
+        code: dict[str, Any] = {"trust_remote_code": False}
+        if not foreign:
+            code = code if text.get("hf_tokenizer_name") else {}
+            return open_clip.get_tokenizer(name.replace("/", "-"), **code)
+        # Made of the config that was checked: open_clip.get_tokenizer would fetch it again.
+        asked = {"context_length": text.get("context_length", DEFAULT_CONTEXT_LENGTH)}
+        asked.update(text.get("tokenizer_kwargs") or {})
+        if not text.get("hf_tokenizer_name"):
+            return open_clip.SimpleTokenizer(**asked)
+        if text.get("tokenizer_mode"):
+            asked["tokenizer_mode"] = text["tokenizer_mode"]
+        folder = name.removeprefix(FOLDER)
+        source = folder if name.startswith(FOLDER) else text["hf_tokenizer_name"]
+        return HFTokenizer(source, **asked, **code)
+
+
+def lists_weights(model: str, pretrained: str) -> bool:
+    """Whether open_clip itself lists these weights for one of its own models."""
+    return pretrained in open_clip.list_pretrained_tags_by_model(model)
+
+
+def _own_repositories() -> set[str]:
+    """The repositories that the configs of open_clip's own models name."""
+    texts = [open_clip.get_model_config(each)["text_cfg"] for each in open_clip.list_models()]
+    names = {text.get(key) for text in texts for key in ("hf_tokenizer_name", "hf_model_name")}
+    return {name for name in names if name}
+
+
+def _never_ask_for_code() -> None:
+    """Have transformers refuse a repository with code, where it would ask on the terminal."""
+    try:
+        from transformers import dynamic_module_utils
+    except ImportError:
+        return
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+@contextmanager
+def _plain_errors(name: str, pretrained: str | None) -> Iterator[None]:
+    """Whatever a library raises while it loads a model, as one BlissError."""
+    try:
+        yield
+    except BlissError:
+        raise
+    except Exception as error:
+        package = package_of(error)
+        if package is not None:
+            raise not_installed(name, package) from error
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise BlissError(
+            f"model {name}{f' with weights {pretrained}' if pretrained else ''} "
+            f"could not be loaded ({reason})",
+            "a folder with open_clip_config.json and matching weights, or a reachable download",
+            "Check the path or the network; --model demo works offline, "
+            "for trying the program out only",
+        ) from error

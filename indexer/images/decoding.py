@@ -1,0 +1,385 @@
+"""One image file to the pixels that the image encoder sees, or a plain reason why not.
+
+Colour: everything becomes 8-bit RGB before it is resized. Transparency is composited onto white.
+16-bit grey keeps its high byte, as 16-bit colour does. Integer grey beyond 0..65535 is stretched
+from its minimum and maximum to 0..255; floating-point grey is taken as 0..1 or 0..255 if it lies
+there and stretched otherwise, NaN counting as 0. Colour profiles are ignored, as open_clip does.
+
+For RGB files, resizing and cropping are bit for bit what `open_clip.transform.image_transform`
+does at inference, without importing torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from PIL import TiffImagePlugin as _tiff  # noqa: F401  # both register themselves, so that
+from PIL import WebPImagePlugin as _webp  # noqa: F401  # Pillow need not load every plugin
+
+from ...corpora.images.source import MAX_FILE_BYTES
+from ..encode.preprocessing import (
+    Preprocessing,
+    UnreadableImage,
+    resize_and_crop,
+    resized_shape,
+    shape_of,
+)
+from .memory import bytes_needed, stored_pixels
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"II*": "TIFF",
+    b"MM\x00": "TIFF",
+}
+"""How the files of each format begin."""
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_INVERSE = {6: 8, 8: 6}
+_BAND_PIXELS = 1 << 19
+"""Pixels that are converted, turned and narrowed at a time."""
+
+
+@dataclass(frozen=True)
+class DecodingLimits:
+    """When to give up on an image: pixels (as stored or resized), seconds, bytes of the file, and
+    bytes of memory that its file, its decoder and its pixels take together."""
+
+    max_pixels: int = 250_000_000
+    seconds: float = 30.0
+    max_bytes: int = MAX_FILE_BYTES
+    max_memory: int = 440 << 20
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image: `pixels` uint8 [H, W, 3], `sha256` of the file, whether EXIF turned it."""
+
+    row: int
+    pixels: np.ndarray
+    sha256: str
+    exif_rotated: bool
+
+
+@dataclass(frozen=True)
+class Undecodable:
+    """An image that was given up on, and why, as one short sentence."""
+
+    row: int
+    reason: str
+
+
+def decode_image(
+    path: str, preprocessing: Preprocessing, limits: DecodingLimits
+) -> tuple[np.ndarray, str, bool]:
+    """Read, check, decode, turn upright, resize and crop one file.
+
+    Returns pixels (uint8 [height, width, 3] of `preprocessing.size`), the hexadecimal SHA-256 of
+    the file's bytes, and whether an EXIF orientation other than upright was applied. Raises
+    UnreadableImage(reason). `limits.seconds` is not kept here but by `decode_images`; Pillow's own
+    pixel limit is off meanwhile, for the whole process, so do not call this from several threads.
+    """
+    return decode_bytes(read_file(path, limits), preprocessing, limits)
+
+
+def decode_bytes(
+    data: bytes, preprocessing: Preprocessing, limits: DecodingLimits
+) -> tuple[np.ndarray, str, bool]:
+    """`decode_image` for the content of a file that was read elsewhere."""
+    if len(data) > limits.max_bytes:
+        raise UnreadableImage(_too_large(limits.max_bytes))
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        with opened_image(data, limits) as image:
+            new_height, new_width = resized_shape(image.height, image.width, preprocessing)
+            resized = new_width * (image.height + new_height)
+            too_long = new_height * new_width > limits.max_pixels  # refused by resize_and_crop
+            check_memory(image, data, limits, 0 if too_long else 4 * resized)
+            upright = _load(image, preprocessing.apply_exif)
+            pixels = np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
+    except MemoryError:
+        raise UnreadableImage(_NO_MEMORY) from None
+    return pixels, hashlib.sha256(data).hexdigest(), upright.turned
+
+
+def thumbnail(data: bytes, side: int, limits: DecodingLimits) -> Image.Image:
+    """An image file's bytes as RGB, turned upright, no larger than `side` x `side`.
+
+    Raises UnreadableImage; see `decode_image` on threads.
+    """
+    try:
+        with opened_image(data, limits) as image:
+            image.draft("RGB", (side, side))
+            check_memory(image, data, limits)
+            upright = _load(image, apply_exif=True)
+            scale = min(1.0, side / max(upright.width, upright.height))
+            size = tuple(max(1, round(scale * n)) for n in (upright.width, upright.height))
+            return upright.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    except MemoryError:
+        raise UnreadableImage(_NO_MEMORY) from None
+
+
+@contextmanager
+def opened_image(data: bytes, limits: DecodingLimits) -> Iterator[Image.Image]:
+    """The image of a file's bytes, of which no more than the header is read yet.
+
+    Raises UnreadableImage where it is none or has too many pixels.
+    """
+    with _pixel_limit(limits.max_pixels if data.startswith(b"GIF8") else None):
+        size = stored_pixels(data)
+        if size is not None and size[0] * size[1] > limits.max_pixels:
+            raise UnreadableImage(_too_many_pixels(limits, f"{size[0]} x {size[1]} pixels"))
+        with _open(data, limits) as image:
+            if 0 in image.size:
+                raise UnreadableImage(f"the image has no pixels ({shape_of(image)})")
+            if image.width * image.height > limits.max_pixels:
+                raise UnreadableImage(_too_many_pixels(limits, shape_of(image)))
+            yield image
+
+
+def check_memory(image: Image.Image, data: bytes, limits: DecodingLimits, more: int = 0) -> None:
+    """UnreadableImage where decoding an opened image needs more memory than allowed.
+
+    `more` is what the caller needs beside it.
+    """
+    needed = bytes_needed(image, data) + more
+    if needed > limits.max_memory:
+        raise UnreadableImage(
+            f"decoding the image needs {needed >> 20} MiB, more than the limit of "
+            f"{limits.max_memory >> 20} MiB ({image.format} {image.mode}, {shape_of(image)})"
+        )
+
+
+def read_file(path: str, limits: DecodingLimits) -> bytes:
+    """The bytes of a regular file; anything that could block is refused before it is opened.
+
+    Raises UnreadableImage(reason).
+    """
+    max_bytes = limits.max_bytes
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise UnreadableImage("it is a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage("it is a pipe, socket or device, not a file")
+        if status.st_size <= max_bytes:
+            with open(path, "rb") as file:
+                data = file.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnreadableImage("the file does not exist") from None
+    except PermissionError:
+        raise UnreadableImage("there is no permission to read the file") from None
+    except OSError as error:
+        raise UnreadableImage(f"the file could not be read ({error.strerror})") from None
+    except ValueError:  # a null byte, or text that no file name can hold
+        raise UnreadableImage("the file name is not valid on this system") from None
+    if status.st_size > max_bytes or len(data) > max_bytes:
+        raise UnreadableImage(_too_large(max_bytes))
+    return data
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"the file is larger than the limit of {max_bytes} bytes"
+
+
+def _too_many_pixels(limits: DecodingLimits, shape: str) -> str:
+    return f"the image has more pixels than the limit of {limits.max_pixels} ({shape})"
+
+
+_NO_MEMORY = "there is not enough memory to decode the image"
+
+
+@contextmanager
+def _pixel_limit(max_pixels: int | None) -> Iterator[None]:
+    """Pillow's own pixel limit, which gives an error above twice its value.
+
+    It is off, since ours is exact and has a reason, but for GIF: Pillow asks for a frame's memory
+    while it reads the header, before ours can be checked.
+    """
+    half = None if max_pixels is None else (max_pixels + 1) // 2
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, half
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _open(data: bytes, limits: DecodingLimits) -> Image.Image:
+    """Read the header only; the format is known by content, never by the file's name."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:
+        shape = re.search(r"[(](\d+ pixels)[)]", str(error))
+        raise UnreadableImage(_too_many_pixels(limits, shape[1] if shape else "GIF")) from None
+    except Exception:  # Pillow's readers raise many kinds on broken headers
+        names = [name for start, name in SIGNATURES.items() if data.startswith(start)]
+    if names:
+        raise UnreadableImage(f"the {names[0]} file is damaged or cut off")
+    raise UnreadableImage("the content is not a JPEG, PNG, WebP, BMP, GIF or TIFF image")
+
+
+@dataclass(frozen=True)
+class _Upright:
+    """A decoded image as RGB and upright, made band by band: the whole is never there twice."""
+
+    stored: Image.Image
+    step: int
+    """The EXIF orientation that is still to be undone."""
+    turned: bool
+
+    @property
+    def width(self) -> int:
+        return self.stored.height if self.step >= 5 else self.stored.width
+
+    @property
+    def height(self) -> int:
+        return self.stored.width if self.step >= 5 else self.stored.height
+
+    def resize(self, size: tuple[int, int], interpolation: Image.Resampling) -> Image.Image:
+        """What `Image.resize` gives for the whole image, bit for bit.
+
+        Pillow narrows the rows first and then the columns, with 8 bits between, so that bands of
+        rows can be narrowed one after the other.
+        """
+        rows = max(1, _BAND_PIXELS // self.width)
+        if rows >= self.height:
+            return self._band(0, self.height, _extremes(self.stored)).resize(size, interpolation)
+        extremes = _extremes(self.stored)
+        narrow = Image.new("RGB", (size[0], self.height))
+        for top in range(0, self.height, rows):
+            bottom = min(top + rows, self.height)
+            band = self._band(top, bottom, extremes)
+            narrow.paste(band.resize((size[0], bottom - top), interpolation), (0, top))
+        return narrow.resize(size, interpolation)
+
+    def _band(self, top: int, bottom: int, extremes: tuple[float, float, bool]) -> Image.Image:
+        """Rows of the upright image."""
+        width, height = self.stored.size
+        if self.step in (3, 4):
+            box = (0, height - bottom, width, height - top)
+        elif self.step in (5, 6):
+            box = (top, 0, bottom, height)
+        elif self.step in (7, 8):
+            box = (width - bottom, 0, width - top, height)
+        else:
+            box = (0, top, width, bottom)
+        band = self.stored if box == (0, 0, width, height) else self.stored.crop(box)
+        rgb = _to_rgb(band, self.stored.has_transparency_data, extremes)
+        return rgb.transpose(_TRANSPOSE[self.step]) if self.step != 1 else rgb
+
+
+def _load(image: Image.Image, apply_exif: bool) -> _Upright:
+    """The first frame, with how it is to be turned."""
+    try:
+        # Pillow turns TIFF files itself while loading and then forgets their orientation; PNG
+        # files may hold theirs behind the pixels.
+        before = _orientation(image) if image.format == "TIFF" else 1
+        image.load()
+        pending = _orientation(image)
+        done = before if pending == 1 else 1
+        if image.mode not in _PLAIN_MODES:
+            image.crop((0, 0, 1, 1)).convert("RGB")  # what cannot be converted fails here
+    except MemoryError:
+        raise
+    except Exception as error:
+        if "truncated" in str(error).lower():
+            raise UnreadableImage("the image data ends early: the file is truncated") from None
+        if "memory" in str(error).lower():
+            raise UnreadableImage(_NO_MEMORY) from None
+        raise UnreadableImage(f"the image data is damaged ({_plain(error)})") from None
+    step = pending if apply_exif else _INVERSE.get(done, done)
+    return _Upright(image, step, apply_exif and (pending, done) != (1, 1))
+
+
+_PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I", "F")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none or it makes no sense."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block does not spoil the pixels
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _to_rgb(
+    image: Image.Image, transparent: bool, extremes: tuple[float, float, bool]
+) -> Image.Image:
+    """8-bit RGB by the rules at the top of this file."""
+    if _is_deep_grey(image):
+        return Image.fromarray(_to_eight_bits(np.asarray(image), *extremes)).convert("RGB")
+    if transparent:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _extremes(image: Image.Image) -> tuple[float, float, bool]:
+    """The least and largest finite value of grey deeper than 8 bits, and whether NaN occurs."""
+    low, high, has_nan = np.inf, -np.inf, False
+    if _is_deep_grey(image):
+        rows = max(1, _BAND_PIXELS // image.width)
+        for top in range(0, image.height, rows):
+            box = (0, top, image.width, min(top + rows, image.height))
+            values = np.asarray(image.crop(box))
+            if np.issubdtype(values.dtype, np.floating):
+                has_nan = has_nan or bool(np.isnan(values).any())
+                values = values[np.isfinite(values)]
+            if values.size:
+                low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return (low, high, has_nan) if low <= high else (0.0, 0.0, has_nan)
+
+
+def _to_eight_bits(values: np.ndarray, low: float, high: float, has_nan: bool) -> np.ndarray:
+    """Grey values [H, W] of any integer or floating type as uint8 [H, W]."""
+    is_float = np.issubdtype(values.dtype, np.floating)
+    if is_float:
+        values = np.nan_to_num(values, nan=0.0, posinf=high, neginf=low)
+        if has_nan:
+            low, high = min(low, 0.0), max(high, 0.0)
+    if low >= 0 and high <= 65535 and not is_float:
+        return (values >> 8).astype(np.uint8)
+    if low < 0 or high > 255:
+        scaled = (values.astype(np.float64) - low) * (255 / (high - low) if high > low else 0.0)
+    else:
+        scaled = values * 255.0 if high <= 1 else values
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _plain(error: Exception) -> str:
+    """One short line of an error message, the same on every run: no memory addresses."""
+    text = re.sub(r"<[^>]*>|0x[0-9a-fA-F]+", "", str(error)).strip() or type(error).__name__
+    return " ".join(text.split())[:100]

@@ -1,0 +1,255 @@
+"""Embedded images, and how they are read back or taken from elsewhere.
+
+What the metadata of somebody else's image embeddings calls each row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
+from ...corpora.images.folders import ImageList, list_paths
+from ...errors import BlissError
+from ..store.parts import BUILDING, metadata_file, vector_file
+from ..vectors.layout import (
+    EmbeddingFolder,
+    column_names,
+    load_vectors,
+    open_embedding_folder,
+    read_parquet,
+)
+from ..vectors.rows import (
+    ChosenRows,
+    Rows,
+    StoredRows,
+    open_outside_rows,
+    open_stored_rows,
+    resident_if_few,
+)
+from ..vectors.text_column import (
+    ROWS_AT_ONCE,
+    TextColumn,
+    Texts,
+    arrow_texts,
+    as_bytes,
+    categories,
+    joined,
+    joined_contents,
+    packed_texts,
+)
+from ..vectors.unit_rows import normalise_rows
+
+KIND = "image-embeddings"
+EMBEDDED_ROWS_AT_ONCE = 16_384
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One image that could not be used, by source row, with its path and the reason."""
+
+    row: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class EmbeddedImages:
+    """n usable images of one collection and the failures among it."""
+
+    vectors: Rows
+    """Unit rows of d dimensions: float32 [n, d], or on disk where that is more than 256 MiB."""
+    rows: np.ndarray
+    """int64 [n], source rows: positions in the collection, failures counted."""
+    paths: Texts[str]
+    labels: Texts[str | None]
+    hashes: Texts[str]
+    """Content of each image: SHA-256 of its file, or of its vector where no file was read."""
+    failures: tuple[Failure, ...]
+    model: Mapping[str, Any]
+    source: str
+    """Where they come from, for messages."""
+    normalised: int = 0
+    """How many outside vectors were not of unit length."""
+    exif_rotated: int = 0
+    fingerprint: str = ""
+    """Changes where any vector, content or path does; "" where that is not known."""
+
+
+def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
+    """The finished embeddings that `embed_images` wrote; BlissError where they are not whole."""
+    manifest = read_manifest(folder, KIND, "Run the command that began it again to finish it")
+    for name in manifest["checksums"]:
+        check_checksum(folder, name, manifest)
+    numbers = [number for number, rows in enumerate(manifest["parts"]) if rows]
+    failures = tuple(Failure(**failure) for failure in manifest["failures"])
+    if not numbers:
+        raise BlissError(
+            f"none of the {len(failures):,} images in {source} could be read "
+            f"(the first: {failures[0].path}: {failures[0].reason})",
+            "at least one readable image",
+            "Check the files",
+        )
+    stored = open_stored_rows([folder / vector_file("img", number) for number in numbers])
+    rows: list[np.ndarray] = []
+    paths: list[pa.Array] = []
+    labels: list[pa.Array] = []
+    hashes: list[TextColumn] = []
+    for number in numbers:
+        table = read_parquet(folder / metadata_file(number))
+        rows.append(table["row"].to_numpy())
+        paths += arrow_texts(table["image_path"])
+        labels += [names.dictionary_encode() for names in arrow_texts(table["label"])]
+        hashes += map(packed_texts, arrow_texts(table["sha256"]))
+    return EmbeddedImages(
+        vectors=resident_if_few(stored, manifest["model"]["dimension"]),
+        rows=np.concatenate(rows),
+        paths=joined(paths),
+        labels=categories(joined(labels)),
+        hashes=joined_contents(hashes),
+        failures=failures,
+        model=manifest["model"],
+        source=source,
+        exif_rotated=manifest.get("exif_rotated", 0),
+        fingerprint=digest(manifest["checksums"]),
+    )
+
+
+def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
+    """Precomputed image embeddings in clip-retrieval's layout, normalised here.
+
+    Labels come from a metadata column `label`, paths from `image_path`, `path` or `url`. Zero and
+    non-finite vectors become failures. A folder that bliss wrote keeps its model's facts.
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file() or (folder / BUILDING).is_file():
+        return open_embedded_images(folder, str(folder))
+    layout = open_embedding_folder(folder, "img")
+    paths, labels = paths_and_labels(layout)
+    stored = open_outside_rows(layout.vectors)
+    bad, hashes, adjusted = _looked_through(stored)
+    if len(bad) == len(stored):
+        raise BlissError(
+            f"all {len(stored):,} embeddings in {folder} are zero or not finite",
+            "finite vectors",
+            "Embed the images again",
+        )
+    kept = np.setdiff1d(np.arange(len(stored)), bad)
+    reason = "the embedding is zero or not finite"
+    return EmbeddedImages(
+        vectors=resident_if_few(ChosenRows(stored, kept), layout.dimension),
+        rows=kept,
+        paths=paths.take(kept) if len(bad) else paths,
+        labels=labels.take(kept) if len(bad) else labels,
+        hashes=hashes,
+        failures=tuple(Failure(i, paths[i], reason) for i in bad.tolist()),
+        model={"model": None, "weights_sha256": None, "dimension": layout.dimension},
+        source=str(folder),
+        normalised=adjusted,
+        fingerprint=_fingerprint(hashes),
+    )
+
+
+def _fingerprint(hashes: TextColumn) -> str:
+    """SHA-256 of all contents, one after the other."""
+    found = hashlib.sha256()
+    for content in hashes:
+        found.update(content.encode())
+    return found.hexdigest()
+
+
+def _looked_through(stored: StoredRows) -> tuple[np.ndarray, TextColumn, int]:
+    """One pass: int64 [u], the unusable rows; what the others are known by; how many of them were
+    not of unit length."""
+    bad, hashes, adjusted = [], [], 0
+    for path, first, stop in zip(stored.paths, stored.starts, stored.starts[1:], strict=False):
+        for start in range(0, int(stop - first), EMBEDDED_ROWS_AT_ONCE):
+            made = normalise_rows(load_vectors(path)[start : start + EMBEDDED_ROWS_AT_ONCE])
+            bad.append(made.unusable + start + first)
+            adjusted += made.adjusted
+            usable = np.delete(made.unit, made.unusable, axis=0)
+            named = as_bytes("vector:" + hashlib.sha256(row).hexdigest() for row in usable)
+            hashes.append(packed_texts(named))
+    return np.concatenate(bad), joined_contents(hashes), adjusted
+
+
+def list_photographs(folder: str | Path, image_root: str | None = None) -> ImageList:
+    """The image files behind embeddings, row by row as `read_image_embeddings` counts them.
+
+    Paths are relative to `image_root`, or to the embeddings' folder, and may not leave it; rows
+    whose metadata names no file are rows without one. Errors as `read_image_embeddings`.
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder, KIND, "Run the command that began it again to finish it")
+        named = {failure["row"]: str(failure["path"]) for failure in manifest["failures"]}
+        labelled: dict[int, str | None] = {}
+        for number, rows in enumerate(manifest["parts"]):
+            if rows:
+                columns = read_parquet(folder / metadata_file(number)).to_pydict()
+                named |= zip(columns["row"], columns["image_path"], strict=True)
+                labelled |= zip(columns["row"], columns["label"], strict=True)
+        count = max(named, default=-1) + 1
+        paths = [named.get(row, f"row {row}") for row in range(count)]
+        labels = [labelled.get(row) for row in range(count)]
+    else:
+        named_rows, label_rows = paths_and_labels(open_embedding_folder(folder, "img"))
+        paths, labels = list(named_rows), list(label_rows)
+    return list_paths(image_root or folder, paths, labels)
+
+
+PATH_COLUMNS = ("image_path", "path", "url")
+LABEL_COLUMN = "label"
+
+
+def paths_and_labels(layout: EmbeddingFolder) -> tuple[TextColumn, TextColumn]:
+    """What the metadata calls each row and how it labels it, no other column being read.
+
+    A part without such a column, or a null, has no label, and "row 7" for a path. BlissError where
+    a name is not UTF-8.
+    """
+    paths: list[pa.Array] = []
+    labels: list[pa.Array] = []
+    first = 0
+    for file, count in zip(layout.metadata, layout.rows, strict=True):
+        there = column_names(file)
+        named = next((name for name in PATH_COLUMNS if name in there), None)
+        for values in _column(file, named, count):
+            paths.append(_numbered(values, first))
+            first += len(values)
+        labelled = LABEL_COLUMN if LABEL_COLUMN in there else None
+        labels += [values.dictionary_encode() for values in _column(file, labelled, count)]
+    return joined(paths), categories(joined(labels))
+
+
+def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:
+    """large_binary arrays of a few of its texts at a time, nulls where there is no such column."""
+    try:
+        arrays = arrow_texts(read_parquet(file, [name])[name]) if name else [_nothing(count)]
+        for values in arrays:
+            for start in range(0, len(values), ROWS_AT_ONCE):
+                yield values.slice(start, ROWS_AT_ONCE)
+    except pa.ArrowInvalid as error:
+        raise BlissError(
+            f"column '{name}' of {file} could not be read ({error})",
+            "text in UTF-8",
+            "Write the metadata again",
+        ) from error
+
+
+def _nothing(count: int) -> pa.Array:
+    return pa.nulls(count, pa.large_binary())
+
+
+def _numbered(values: pa.Array, first: int) -> pa.Array:
+    """The texts, rows without one by their number, `first` that of the first."""
+    if not values.null_count:
+        return values
+    return pc.coalesce(values, as_bytes(f"row {first + i}" for i in range(len(values))))

@@ -1,0 +1,1 @@
+"""Searching caption indexes: exactly, through FAISS structures, or on GPUs."""

@@ -1,0 +1,118 @@
+"""From an index's manifest and a caller's choice to the function that searches it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...artefacts import read_manifest
+from ...errors import UsageError
+from ..store.addresses import folder_of
+from ..store.folder import HOW_TO_BUILD, KIND
+from ..store.vectors import open_stored_vectors
+from ..vectors.nearest import Hits, Search, Vectors
+from ..vectors.rows import exact_search
+from .approximate import Exact, Structure, search_with
+from .gpu import exact_on, open_gpus, structure_on
+from .install import MadeStructure
+from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers
+from .plan import Machine, Plan, Task, plan_search, this_machine
+from .structures import (
+    how_to_make_again,
+    library,
+    open_structure,
+    read_structure,
+    stored_kind,
+    structure_of,
+)
+
+
+def plan_for(
+    folder: Path, manifest: Mapping[str, Any], choice: SearchChoice, machine: Machine | None = None
+) -> Plan:
+    """Where the vectors of an index will lie; UsageError where that cannot be as chosen."""
+    task = task_of(folder, manifest, choice)
+    return plan_search(task, machine or this_machine(with_gpus=task.gpus is not None))
+
+
+def describe_plan(folder: str | Path, choice: SearchChoice) -> str:
+    """One line: where the vectors of an index would lie and what that takes. Nothing is read."""
+    path = folder_of(folder)
+    return plan_for(path, read_manifest(path, KIND, HOW_TO_BUILD), choice).line
+
+
+def describe_search(manifest: Mapping[str, Any]) -> str:
+    """One line: how an index is searched where nothing else is asked for."""
+    search = manifest["search"]
+    if search["kind"] == EXACT:
+        return "search: exact"
+    stated = ", ".join(f"{name} {value}" for name, value in sorted(search["parameters"].items()))
+    every = sum(manifest["parts"])
+    rest = f"; the last {every - search['rows']:,} are scanned" if search["rows"] < every else ""
+    return f"search: {search['kind']} ({stated}) over {search['rows']:,} stored rows{rest}"
+
+
+def task_of(folder: Path, manifest: Mapping[str, Any], choice: SearchChoice) -> Task:
+    """The size of a search; UsageError for a kind that the index does not have."""
+    kind = stored_kind(folder, manifest)
+    name = EXACT if kind is None else kind.name
+    if choice.kind not in (None, EXACT, name):
+        raise UsageError(
+            f"search of kind {choice.kind} was asked for and {folder} has {name}",
+            f"exact{'' if kind is None else f' or {name}'}",
+            f"Make it first: `bliss index kind {folder} {choice.kind}`",
+        )
+    name = choice.kind or name
+    if name == EXACT and choice.parameters:
+        raise UsageError(
+            f"{', '.join(choice.parameters)} were given for exact search",
+            "no parameters: it has none",
+            "Leave them out",
+        )
+    file = folder / manifest["search"]["file"] if name != EXACT else None
+    return Task(
+        str(folder),
+        sum(manifest["parts"]),
+        manifest["model"]["dimension"],
+        4 if manifest.get("dtype") == "float32" else 2,
+        name,
+        file.stat().st_size if file is not None and file.is_file() else None,
+        gpu_numbers(choice.device),
+        choice.shards,
+    )
+
+
+def search_of(
+    folder: Path, manifest: Mapping[str, Any], vectors: Vectors, choice: SearchChoice, plan: Plan
+) -> Search:
+    """The search of an index by plan; nothing is read before the first query."""
+    kind = None if choice.kind == EXACT else stored_kind(folder, manifest)
+    exact: Exact = exact_search
+    numbers, gpus = gpu_numbers(choice.device), None
+    if numbers is not None:
+        gpus = open_gpus(library(), numbers, plan)
+        exact = exact_on(gpus, held=kind is None and plan.placement in ("gpu", "gpu-shards"))
+    if kind is None:
+        return lambda queries, k, kept: exact(vectors, queries, k, kept)
+    load = open_structure(folder, manifest, choice.parameters)
+    newer = open_stored_vectors(folder, manifest, start=manifest["search"]["rows"])
+    placed: list[Structure] = []
+
+    def find(queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
+        if not placed:
+            placed.append(load() if gpus is None else structure_on(gpus, load()))
+        return search_with(placed[0], vectors, newer, queries, k, kept)
+
+    return find
+
+
+def search_through(vectors: Vectors, made: MadeStructure, parameters: Mapping[str, int]) -> Search:
+    """The search of all `vectors` through a structure that was made and not installed."""
+    chosen = check_parameters(made.kind, parameters)
+    read = read_structure(made.path, how_to_make_again(made.path, made.kind.name))
+    structure = structure_of(read, made.kind, chosen)
+    none = Vectors(0, lambda: iter(()), vectors.fetch)
+    return lambda queries, k, kept: search_with(structure, vectors, none, queries, k, kept)

@@ -1,0 +1,95 @@
+"""One run at a time in an output folder: a lock that the system lets go of when a process ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from ...errors import FolderInUse, unwritable
+
+LOCK = ".bliss.lock"
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Hold an output folder, made if need be, for as long as this process works in it.
+
+    The system lets go of it when the process ends, however it ends. Raises BlissError where
+    another run holds it (FolderInUse), naming its process, or where the folder cannot be written.
+    """
+    path = folder / LOCK
+    try:
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _lock(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with file:
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # its folder vanished or turned read-only
+                path.unlink(missing_ok=True)
+            if new:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+
+
+@contextmanager
+def wait_to_run_in(folder: Path, told: Callable[[str], None]) -> Iterator[None]:
+    """`only_run_in`, once the run that holds the folder has let go; `told` why it is waited for."""
+    with ExitStack() as held:
+        waiting = False
+        while True:
+            try:
+                held.enter_context(only_run_in(folder))
+                break
+            except FolderInUse as error:
+                if not waiting:
+                    told(f"waiting: {error.given}")
+                waiting = True
+                time.sleep(0.2)
+        yield
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Open `path` and lock it; a file that was removed meanwhile holds nobody off."""
+    while True:
+        file = open(path, "a+b")
+        try:
+            if not _locks(file):
+                file.seek(0)
+                holder = file.read(20).decode("ascii", "replace").strip() or "unknown"
+                raise FolderInUse(
+                    f"another bliss run (process {holder}) is working in {path.parent}",
+                    "one run at a time in an output folder",
+                    "Wait until it has ended, or choose another output folder",
+                )
+            if path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+                file.flush()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Whether the file could be locked, or its system knows no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network drives have none
+        return True
+    return True

@@ -1,0 +1,1 @@
+"""Verifying and repairing finished caption indexes, and choosing rows to remove."""

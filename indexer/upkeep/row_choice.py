@@ -1,0 +1,144 @@
+"""Which captions of an index a request names: by pattern, by source, by likeness to a text.
+
+Patterns are RE2's, through Arrow: their time grows with the length of the caption only, whatever
+the pattern, and what RE2 cannot do in that way (back references, look-around) it refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ...artefacts import check_checksum
+from ...errors import UsageError
+from ..search.index import CaptionIndex
+from ..store.parts import metadata_file
+
+CAPTIONS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class Where:
+    """The captions for which everything that is not None holds."""
+
+    caption: str | None = None
+    """A pattern found somewhere in the caption; RE2's syntax, `(?i)` to ignore case."""
+    contains: str | None = None
+    """A text found somewhere in it, whatever its case."""
+    source: str | None = None
+    """The source it is from."""
+    like: str | None = None
+    """A text whose cosine with it is above `above`."""
+    above: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.like is None) != (self.above is None):
+            given, left = ("like", "above") if self.above is None else ("above", "like")
+            raise UsageError(f"--{given} was given without --{left}", "both", f"Add --{left}")
+        if self.above is not None and not -1 <= self.above < 1:
+            raise UsageError(
+                f"a cosine above {self.above:g} was asked for", "-1 or more, below 1",
+                "Correct --above",
+            )  # fmt: skip
+        if not self.facts():
+            raise UsageError(
+                "nothing says which captions are meant",
+                "--caption, --contains, --source or --like, or several, which must all hold",
+                "Add one",
+            )
+        for name in ("caption", "contains"):
+            if getattr(self, name) is not None:
+                _check_pattern(name, getattr(self, name))
+
+    def facts(self) -> dict[str, Any]:
+        """What was asked, without what was not."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def rows_where(
+    index: CaptionIndex, where: Where, embed: Callable[[str], np.ndarray] | None = None
+) -> np.ndarray:
+    """int64 [u], ascending, the stored rows of the live captions that `where` names.
+
+    `embed` makes a unit row [d] of a text; it is asked only for `like`. The index must be one
+    folder's. Raises UsageError for a source the index does not have.
+    """
+    chosen = np.ones(index.stored.count, bool)
+    if index.live is not None:
+        chosen[:] = False
+        chosen[index.live] = True
+    if where.source is not None:
+        chosen &= _of_source(index, where.source)
+    if where.caption is not None or where.contains is not None:
+        for first, captions in _captions(index):
+            here = chosen[first : first + len(captions)]
+            here &= _matches(captions, where)
+    if where.like is not None and where.above is not None:
+        assert embed is not None
+        query = embed(where.like)
+        for first, block in index.stored.blocks():
+            cosine = np.einsum("md,d->m", block, query, dtype=np.float64)
+            chosen[first : first + len(block)] &= cosine > where.above
+    return np.flatnonzero(chosen)
+
+
+def _of_source(index: CaptionIndex, name: str) -> np.ndarray:
+    """bool [stored rows], those of one source."""
+    names = [source["name"] for source in index.manifest["sources"]]
+    if name not in names:
+        raise UsageError(
+            f"{index.folder} has no source '{name}'", f"one of {', '.join(names)}", "Name it so"
+        )
+    found = np.zeros(index.stored.count, bool)
+    ends = [first for first, _ in index.origins[1:]] + [index.stored.count]
+    for (first, origin), end in zip(index.origins, ends, strict=True):
+        if origin.source == name:
+            found[first:end] = True
+    return found
+
+
+def _captions(index: CaptionIndex) -> Iterator[tuple[int, pa.Array]]:
+    """(first stored row, captions) in row order, from the metadata, which needs no Python text."""
+    first = 0
+    manifest: Mapping[str, Any] = index.manifest
+    for number, rows in enumerate(manifest["parts"]):
+        if rows:
+            name = metadata_file(number)
+            check_checksum(index.folder, name, manifest)
+            with pq.ParquetFile(index.folder / name) as file:
+                for batch in file.iter_batches(CAPTIONS_AT_ONCE, columns=["caption"]):
+                    yield first, batch.column(0)
+                    first += len(batch)
+
+
+def _matches(captions: pa.Array, where: Where) -> np.ndarray:
+    found = np.ones(len(captions), bool)
+    if where.caption is not None:
+        found &= pc.match_substring_regex(captions, where.caption).to_numpy(zero_copy_only=False)
+    if where.contains is not None:
+        matched = pc.match_substring(captions, where.contains, ignore_case=True)
+        found &= matched.to_numpy(zero_copy_only=False)
+    return found
+
+
+def _check_pattern(name: str, text: str) -> None:
+    """Refuse what RE2 does, and an empty text, which every caption would match."""
+    if not text:
+        raise UsageError(f"--{name} is empty", "something to look for", "Leave it out")
+    try:
+        if name == "caption":
+            pc.match_substring_regex(pa.array([""]), text)
+        text.encode()
+    except (pa.ArrowInvalid, UnicodeEncodeError) as error:
+        reason = str(error).removeprefix("Invalid regular expression: ")
+        raise UsageError(
+            f"--{name} {text!r} is no pattern ({reason})",
+            "a regular expression in RE2's syntax, without look-around and back references",
+            "Correct it, or look for a plain text with --contains",
+        ) from error

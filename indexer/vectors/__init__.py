@@ -1,0 +1,1 @@
+"""Unit rows in memory or on disk, and exact search over them."""

@@ -1,0 +1,153 @@
+"""Read folders of embeddings in clip-retrieval's layout, whoever wrote them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...errors import BlissError, UsageError
+
+
+@dataclass(frozen=True)
+class EmbeddingFolder:
+    """Pairs of vector and metadata files, in the order of their numbers."""
+
+    folder: Path
+    kind: str
+    """"text" or "img"."""
+    vectors: tuple[Path, ...]
+    metadata: tuple[Path, ...]
+    rows: tuple[int, ...]
+    dimension: int
+
+    @property
+    def count(self) -> int:
+        """All rows together."""
+        return sum(self.rows)
+
+
+def is_embedding_folder(folder: Path, kind: str) -> bool:
+    """Whether `folder` holds `kind`_emb, the mark of the layout."""
+    return (folder / f"{kind}_emb").is_dir()
+
+
+def open_embedding_folder(folder: Path, kind: str) -> EmbeddingFolder:
+    """The files of one embedding folder, with shapes checked and nothing loaded.
+
+    Raises UsageError where the folder is not in the layout, BlissError where its files do not
+    fit together.
+    """
+    if not is_embedding_folder(folder, kind):
+        state = f"has no {kind}_emb folder" if folder.is_dir() else "does not exist"
+        raise UsageError(
+            f"{folder} {state}",
+            f"embeddings as {kind}_emb/{kind}_emb_0.npy beside metadata/metadata_0.parquet",
+            "Give the folder that holds both",
+        )
+    vectors = _numbered(folder / f"{kind}_emb", "npy")
+    metadata = _numbered(folder / "metadata", "parquet")
+    if not vectors or list(vectors) != list(metadata):
+        raise BlissError(
+            f"{folder} has vector files {list(vectors)[:5]} and metadata files "
+            f"{list(metadata)[:5]}",
+            "one metadata file for every vector file, with the same number",
+            "Copy the missing files",
+        )
+    rows, dimensions = [], set()
+    for number, path in vectors.items():
+        array = load_vectors(path)
+        described = _metadata_rows(metadata[number])
+        if len(array) != described:
+            raise BlissError(
+                f"{path} has {len(array):,} rows and {metadata[number].name} {described:,}",
+                "one metadata row for every vector",
+                "Embed the folder again",
+            )
+        rows.append(len(array))
+        dimensions.add(array.shape[1])
+    if len(dimensions) > 1:
+        raise BlissError(
+            f"{folder} mixes vectors of {sorted(dimensions)} dimensions",
+            "vectors of one model",
+            "Embed the folder again",
+        )
+    return EmbeddingFolder(
+        folder,
+        kind,
+        tuple(vectors.values()),
+        tuple(metadata.values()),
+        tuple(rows),
+        dimensions.pop(),
+    )
+
+
+def load_vectors(path: Path) -> np.ndarray:
+    """Memory-map a .npy file of vectors [m, d]; BlissError when it is none."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BlissError(
+            f"{path} could not be read ({error})", "a whole .npy file", "Embed the folder again"
+        ) from error
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise BlissError(
+            f"{path} holds an array of shape {array.shape} and type {array.dtype}",
+            "float vectors in an array of shape [rows, dimensions]",
+            "Save the embeddings as one 2-d float array",
+        )
+    return array
+
+
+def metadata_parts(source: EmbeddingFolder, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The metadata of each part in turn, all columns or only `columns` (UsageError if missing)."""
+    for path in source.metadata:
+        there = column_names(path)
+        for column in columns or ():
+            if column not in there:
+                raise UsageError(
+                    f"column '{column}' is not in {path}",
+                    f"one of {', '.join(there)}",
+                    "Name the right column with --column",
+                )
+        yield read_parquet(path, columns)
+
+
+def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
+    found = {}
+    for path in folder.glob(f"*.{suffix}"):
+        match = re.search(r"(\d+)$", path.stem)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet file; BlissError when it is none."""
+    return list(_read(pq.read_schema, path).names)
+
+
+def _metadata_rows(path: Path) -> int:
+    return _read(pq.read_metadata, path).num_rows
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """All or some columns of a parquet file; BlissError when it is none."""
+    return _read(pq.read_table, path, columns=columns)
+
+
+def _read(read: Callable[..., Any], path: Path, **options: Any) -> Any:
+    """What `read` makes of an opened file: Arrow itself opens no path that is not UTF-8."""
+    try:
+        with open(path, "rb") as file:
+            return read(file, **options)
+    except (OSError, pa.ArrowException) as error:
+        raise BlissError(
+            f"{path} could not be read ({error})", "a whole parquet file", "Embed the folder again"
+        ) from error

@@ -1,0 +1,17 @@
+"""Untrusted text (file names, captions, labels) made harmless for terminals."""
+
+from __future__ import annotations
+
+from .csv_cells import visible_text
+
+
+def terminal_text(text: str, width: int | None = None) -> str:
+    r"""`text` with every control or invisible character shown as \xNN, \uNNNN or \UNNNNNNNN.
+
+    No escape sequence reaches the screen and nothing is reordered. Cut to `width` characters,
+    the last of them an ellipsis, when it is longer.
+    """
+    shown = visible_text(text)
+    if width is not None and len(shown) > width:
+        shown = shown[: max(0, width - 1)] + "…"
+    return shown

@@ -1,0 +1,292 @@
+"""NegLabel's mining: which external texts serve as negative labels, and their random groups.
+
+NegLabel: the labels' share of a softmax over labels and mined negative labels.
+
+Published with 100 random groups, each with a softmax of its own; `neglabel_one_group` takes all
+negatives at once and keeps the most distant 90 %, which suits corpora of a thousand texts.
+
+CSP: NegLabel's score on better texts, so only its inputs differ here.
+
+Prompts must be means over 8 templates (`average_templates`), and adjectives must have been
+completed with a superclass noun before they were embedded ("white item"): that is work on words,
+which cannot be done on vectors. Given vectors made otherwise, this is NegLabel.
+
+EOE: labels against envisioned outlier labels, which are the external texts here.
+
+The texts are taken as they are given; the published lists come from a language model. The
+published code takes the softmax of raw cosines (T = 1); τ = 0.01 is CLIP's scale of 100.
+
+Debiased negatives: NegLabel's softmax with the normal share taken out of the wild texts.
+
+Positive-unlabelled correction of the expectation over true negatives,
+
+    Ê = (E_Q[e^h] - π·E_{P⁺}[e^h])/(1 - π),   score = mean over groups of s·Ê/(P + s·Ê)
+
+with h = cosine/τ, P = Σ_i e^{s_i/τ}, and s the texts in a group. The wild set Q is all external
+texts: none is mined or dropped, the correction stands in for that; images never enter it, so no
+score depends on the other images. P⁺ is normalise(t_i + noise·g/√d) with g standard normal: how
+such a vector lies to x depends on s_i alone, so three numbers a draw simulate it exactly and
+rotating the space changes nothing. π = 0.5 and the groups are those of the authors' code, whose
+P⁺ has no noise and whose Ê may turn negative; here Ê is at least `floor` times what it would be
+without correction. The noise and floor are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import BlissError
+from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import normalise_rows
+from .contract import Fitted, Fitting, Score, between, positive, whole
+from .similarity import VECTORS_AT_ONCE, share_of, similarity
+from .text_terms import MAXIMUM, TextSum, TextTerm
+
+MINING: Mapping[str, float] = {"quantile": 0.95, "keep": 0.15, "drop": 0.95}
+"""Published: q_j = 0.95-quantile, the 15 % of lowest q_j; from CSP: never above cosine 0.95."""
+
+TIE = 1e-9
+"""q_j this close are equal: the same text must get the same q_j whatever block it was in."""
+
+
+@dataclass(frozen=True)
+class Mining:
+    """The rule a text must meet to be a negative label: largest <= drop and q <= highest."""
+
+    quantile: float
+    drop: float
+    highest: float
+    """The largest q_j among the negatives."""
+    negatives: np.ndarray
+    """int64 [v], rows of the external texts, ascending."""
+    meeting: np.ndarray
+    """int64 [w], rows that meet the rule: the negatives and what ties with the last of them."""
+
+
+def mine(fitting: Fitting, parameters: Mapping[str, float]) -> Mining:
+    """Of the texts whose cosine to no label is above `drop`, the share `keep` of lowest q_j.
+
+    q_j is the `quantile` of d_j·t_i over labels i (linear interpolation). At least one text is
+    kept; q_j equal to 9 digits go by row. Nouns and adjectives are one pool here. Raises BlissError
+    where every text is dropped.
+    """
+    quantile, drop = between(parameters, "quantile", 0, 1), between(parameters, "drop", -1, 1)
+    keep = between(parameters, "keep", 0, 1)
+    q, largest = label_nearness(fitting.texts, fitting.normals.prompts, quantile)
+    usable = np.flatnonzero(_apart(largest, drop))
+    if not len(usable):
+        raise BlissError(
+            f"all {len(q)} external texts are within cosine {drop:g} of a normal label",
+            "texts of other things",
+            "Use another corpus",
+        )
+    # 0.29·100 is 28.999…: what is a whole number on paper must not lose one.
+    count = max(1, int(keep * len(usable) + 1e-9))
+    kept = usable[np.argsort(np.round(q[usable], 9), kind="stable")[:count]]
+    highest = float(q[kept].max())
+    return Mining(quantile, drop, highest, np.sort(kept), usable[q[usable] <= highest + TIE])
+
+
+def is_negative(mining: Mining, texts: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    """bool [u], which of other unit rows `texts` [u, d] meet the rule."""
+    q, largest = label_nearness(texts, prompts, mining.quantile)
+    return _apart(largest, mining.drop) & (q <= mining.highest + TIE)
+
+
+def label_nearness(
+    texts: np.ndarray, prompts: np.ndarray, quantile: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `quantile` and the largest of each text's cosines to the labels, float64 [M] each."""
+    q, largest = np.empty(len(texts)), np.empty(len(texts))
+    wide = np.asarray(prompts, np.float64).T
+    for rows in slices(len(texts), VECTORS_AT_ONCE * 1024 // max(1, len(prompts))):
+        cosines = np.asarray(texts[rows], np.float64) @ wide
+        q[rows], largest[rows] = np.quantile(cosines, quantile, axis=1), cosines.max(axis=1)
+    return q, largest
+
+
+def random_groups(rows: np.ndarray, groups: int, seed: int) -> np.ndarray:
+    """int64 [g, s], `rows` [v] in g random groups of equal size; the remainder is dropped.
+
+    With fewer rows than `groups` there are as many groups as rows.
+    """
+    groups = min(groups, len(rows))
+    size = len(rows) // groups
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    return shuffled[: groups * size].reshape(groups, size)
+
+
+def _apart(largest: np.ndarray, drop: float) -> np.ndarray:
+    # A cosine of unit rows may round to just above 1, and drop = 1 means that none is dropped.
+    return largest <= drop if drop < 1 else np.ones(len(largest), bool)
+
+
+SOURCE = (
+    "Jiang et al., Negative Label Guided OOD Detection with Pretrained Vision-Language Models, "
+    "ICLR 2024, arXiv 2403.20078"
+)
+
+
+def fit_neglabel(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """Mine the negatives, group them, and score the mean share N_g/(P + N_g)."""
+    prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
+    count, seed = whole(parameters, "groups", 1), whole(parameters, "seed", 0)
+    rows = random_groups(mine(fitting, parameters).negatives, count, seed)
+
+    def mean_share(images: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+        labels = similarity(images, prompts, tau).log_sum
+        return share_of(negatives, labels).mean(axis=0)
+
+    return TextTerm(fitting.texts, (TextSum(rows, tau),), mean_share)
+
+
+NEGLABEL = Score(
+    name="neglabel",
+    formula="1 - mean over groups g of Σ_i e^{s_i/τ}/(Σ_i e^{s_i/τ} + Σ_{j∈g} e^{r_j/τ}), τ = 0.01 "
+    "(published without 1 -)",
+    source=SOURCE,
+    fit=fit_neglabel,
+    defaults={"tau": 0.01, "groups": 100, "seed": 0, **MINING},
+    needs_texts=True,
+)
+
+NEGLABEL_ONE_GROUP = Score(
+    name="neglabel_one_group",
+    formula="1 - Σ_i e^{s_i/τ}/(Σ_i e^{s_i/τ} + Σ_j e^{r_j/τ}) over the most distant 90 % of texts "
+    "(published without 1 -)",
+    source=SOURCE,
+    fit=fit_neglabel,
+    defaults={"tau": 0.01, "groups": 1, "seed": 0, **MINING, "keep": 0.9},
+    needs_texts=True,
+)
+
+
+def average_templates(vectors: np.ndarray) -> np.ndarray:
+    """float32 [C, d], the direction of each label's mean over templates, from [templates, C, d]."""
+    return normalise_rows(vectors.astype(np.float64).sum(axis=0)).unit
+
+
+CSP = Score(
+    name="csp",
+    formula="NegLabel's, with t_i the mean over 8 templates and adjectives completed by nouns",
+    source="Chen et al., Conjugated Semantic Pool Improves OOD Detection, NeurIPS 2024, "
+    "arXiv 2410.08611",
+    fit=fit_neglabel,
+    defaults={"tau": 0.01, "groups": 100, "seed": 0, **MINING},
+    needs_texts=True,
+)
+
+
+def fit_eoe(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """-(max_i p_i - β·max_j p_j), p the softmax over labels i and outlier labels j."""
+    prompts, texts = fitting.normals.prompts, fitting.texts
+    tau, beta = positive(parameters, "tau"), between(parameters, "beta", 0, 1e6)
+
+    def score(images: np.ndarray, outside: np.ndarray, largest: np.ndarray) -> np.ndarray:
+        inside = similarity(images, prompts, tau)
+        total = np.logaddexp(inside.log_sum, outside[0])
+        envisioned = np.exp(largest[0] / tau - total)
+        return beta * envisioned - np.exp(inside.largest / tau - total)
+
+    every = np.arange(len(texts))[None]
+    return TextTerm(texts, (TextSum(every, tau), TextSum(every, MAXIMUM)), score)
+
+
+EOE = Score(
+    name="eoe",
+    formula="β·max_j p_j - max_i p_i, p = softmax([s, r]/τ), β = 0.25, τ = 1 "
+    "(published with the other sign)",
+    source="Cao et al., Envisioning Outlier Exposure by Large Language Models, ICML 2024, "
+    "arXiv 2406.00806",
+    fit=fit_eoe,
+    defaults={"tau": 1.0, "beta": 0.25},
+    needs_texts=True,
+)
+
+
+TRIPLES_AT_ONCE = 100_000
+"""Of an image, a label and a draw: 0.8 MB, so that they stay in cache."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Noise of S simulated positives, in the coordinates t, x's part across t, and the rest."""
+
+    along: np.ndarray
+    """float64 [S]."""
+    across: np.ndarray
+    """float64 [S]."""
+    rest: np.ndarray
+    """float64 [S], squared length in the other d - 2 dimensions."""
+
+
+def draw(samples: int, noise: float, dimension: int, seed: int) -> Draws:
+    """`samples` draws of noise of expected squared length noise², from a seed."""
+    rng = np.random.default_rng(seed)
+    scale = noise / np.sqrt(dimension)
+    along, across = scale * rng.standard_normal((2, samples))
+    others = max(0, dimension - 2)
+    rest = rng.chisquare(others, samples) if others else np.zeros(samples)
+    return Draws(along, across, scale**2 * rest)
+
+
+def log_mean_positive(
+    images: np.ndarray, prompts: np.ndarray, draws: Draws, tau: float
+) -> np.ndarray:
+    """float64 [n], log of the mean of e^{cosine/τ} over simulated positives of all C labels."""
+    found = np.empty(len(images))
+    length = np.sqrt((1 + draws.along) ** 2 + draws.across**2 + draws.rest) * tau
+    along, across = (1 + draws.along) / length, draws.across / length
+    wide = prompts.astype(np.float64).T
+    for rows in slices(len(images), TRIPLES_AT_ONCE // (len(prompts) * len(length))):
+        cosines = images[rows].astype(np.float64) @ wide
+        sine = np.sqrt(np.maximum(0, 1 - cosines**2))
+        logits = np.multiply.outer(along, cosines)
+        logits += np.multiply.outer(across, sine)
+        top = logits.max(axis=(0, 2))
+        logits -= top[:, None]
+        found[rows] = top + np.log(np.exp(logits, out=logits).sum(axis=(0, 2)))
+    return found - np.log(len(prompts) * len(length))
+
+
+def fit_debiased_negatives(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """Group the wild texts and score with the corrected expectation."""
+    prompts, texts = fitting.normals.prompts, fitting.texts
+    tau, pi = positive(parameters, "tau"), between(parameters, "pi", 0, 0.999)
+    floor, seed = between(parameters, "floor", 1e-9, 1), whole(parameters, "seed", 0)
+    noise, samples = between(parameters, "noise", 0, 10), whole(parameters, "samples", 1)
+    draws = draw(samples, noise, prompts.shape[1], seed)
+    rows = random_groups(np.arange(len(texts)), whole(parameters, "groups", 1), seed)
+
+    def score(images: np.ndarray, wild: np.ndarray) -> np.ndarray:
+        labels = similarity(images, prompts, tau).log_sum
+        positives = log_mean_positive(images, prompts, draws, tau)
+        # Beyond e^50 the floor holds anyway.
+        taken = pi * np.exp(np.minimum(50, positives - (wild - np.log(rows.shape[1]))))
+        negatives = wild + np.log(np.maximum(1 - taken, floor) / (1 - pi))
+        return share_of(negatives, labels).mean(axis=0)
+
+    return TextTerm(texts, (TextSum(rows, tau),), score)
+
+
+DEBIASED_NEGATIVES = Score(
+    name="debiased_negatives",
+    formula="1 - mean_g P/(P + |g|·Ê_g), Ê_g = (E_g[e^h] - π·E_{P⁺}[e^h])/(1 - π), h = cosine/τ "
+    "(published without 1 -)",
+    source="Peng et al., Debiased Negative Mining Improves OOD Detection, KDD 2026, "
+    "arXiv 2605.23797",
+    fit=fit_debiased_negatives,
+    defaults={
+        "tau": 0.01,
+        "pi": 0.5,
+        "noise": 0.1,
+        "samples": 100,
+        "groups": 100,
+        "floor": 0.001,
+        "seed": 0,
+    },
+    needs_texts=True,
+)

@@ -1,0 +1,1 @@
+"""bliss+, a score made of several pieces of evidence."""

@@ -1,0 +1,176 @@
+"""The four pieces of evidence of bliss+ for images, as they are or with their own class gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....indexer.vectors.rows import slices
+from ...bliss import Retrieved, class_blocks
+from ...leave_one_out import LeftOut
+from ...reference import Reference, Sample
+from ...statistics import VariancePrior
+from .pooled_distance import SAME_IMAGE, Pooled, squared_distances
+from .text_weights import Own, Tail, TextWeights, log_sums, own_cosines, truncated_log_sums
+
+LABELS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Normal:
+    """What normal images leave behind for bliss+."""
+
+    reference: Reference
+    sample: Sample
+    """Reference images of classes with at least two: what everything is calibrated on."""
+    texts: TextWeights
+    tail: Tail | None
+    """For texts too many to be summed over; None: all of them are."""
+    spread: tuple[VariancePrior, Pooled] | None
+    """None where no class's images differ, so that only labels and texts can speak."""
+    weight: float
+    """λ of BLISS."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which of n images are left out of which class, and whether the sample holds them."""
+
+    left_out: LeftOut
+    """Images ascending."""
+    inside: np.ndarray
+    """bool [p]."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """float64 [n] each, higher = more anomalous; zeros where there is no spread."""
+
+    bliss: np.ndarray
+    """b, BLISS with moderated variances."""
+    odds: np.ndarray
+    """n, log Σ_j w_j e^{r_j/τ} − log Σ_i e^{s_i/τ}."""
+    distance: np.ndarray
+    """m, Mahalanobis distance to the nearest class mean."""
+    margin: np.ndarray
+    """g, the mean label cosine minus the largest; of one label, the mean text's minus its."""
+
+
+def pairs_of(sample: Sample, images: np.ndarray, left_out: LeftOut) -> Pairs:
+    """`left_out` in the order of its images, and which of its pairs `sample` holds."""
+    order = np.argsort(left_out.images, kind="stable")
+    rows, classes = left_out.images[order], left_out.classes[order]
+    inside = np.zeros(len(rows), bool)
+    for number in np.unique(classes):
+        pairs = np.flatnonzero(classes == number)
+        among = sample.images[sample.labels == number].astype(np.float64)
+        if len(among):
+            cosines = images[rows[pairs]].astype(np.float64) @ among.T
+            inside[pairs] = 2 - 2 * cosines.max(axis=1) < SAME_IMAGE
+    return Pairs(LeftOut(rows, classes), inside)
+
+
+def evidence(
+    normal: Normal,
+    images: np.ndarray,
+    retrieved: Retrieved,
+    pairs: Pairs,
+    against: np.ndarray | None = None,
+) -> Evidence:
+    """All four for unit rows `images` [n, d] with their retrieved texts.
+
+    `against` [n] are the log-sums over texts where they are known already.
+    """
+    texts = _against_texts(normal, images, retrieved, pairs) if against is None else against
+    labels, margin, _ = _labels(normal, images, None)
+    (bliss, distance), _ = _nearest(normal, images, retrieved, pairs, None)
+    return Evidence(bliss, texts - labels, distance, margin)
+
+
+def sample_evidence(
+    normal: Normal, retrieved: Retrieved, pairs: Pairs
+) -> tuple[Evidence, Evidence, Evidence]:
+    """The sample's evidence as it is, and twice with the class of each image gone.
+
+    Without their class its images are anomalies of the nearest kind: once the label is nowhere, and
+    once it is among the external texts, as the names of real anomalies often are. Their margins are
+    not made.
+    """
+    images, labels = normal.sample.images, normal.sample.labels
+    texts = _against_texts(normal, images, retrieved, pairs)
+    with_own, margin, others = _labels(normal, images, labels)
+    (bliss, distance), (apart, away) = _nearest(normal, images, retrieved, pairs, labels)
+    own = own_cosines(images, labels, normal.reference.prompt_vectors) / normal.texts.tau
+    nothing = np.zeros(len(images))
+    return (
+        Evidence(bliss, texts - with_own, distance, margin),
+        Evidence(apart, texts - others, away, nothing),
+        Evidence(apart, np.logaddexp(texts, own) - others, away, nothing),
+    )
+
+
+def _against_texts(
+    normal: Normal, images: np.ndarray, retrieved: Retrieved, pairs: Pairs
+) -> np.ndarray:
+    """float64 [n], log of the weighted sum over texts, over all of them or by the tail."""
+    rows, classes = pairs.left_out.images[pairs.inside], pairs.left_out.classes[pairs.inside]
+    own = Own(rows, own_cosines(images[rows], classes, normal.reference.prompt_vectors))
+    if normal.tail is None:
+        return log_sums(normal.texts, images, own)
+    return truncated_log_sums(normal.texts, normal.tail, images, retrieved, own).estimate
+
+
+def _labels(
+    normal: Normal, images: np.ndarray, gone: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log Σ_i e^{s_i/τ}, the margin, and that log without the label `gone` [n]; float64 [n] each.
+
+    The last is zeros where nothing goes.
+    """
+    tau, prompts = normal.texts.tau, normal.reference.prompt_vectors.astype(np.float64)
+    log_sum, margin, others = np.empty(len(images)), np.empty(len(images)), np.zeros(len(images))
+    for rows in slices(len(images), max(1, LABELS_AT_ONCE * 256 // len(prompts))):
+        some = images[rows].astype(np.float64)
+        cosines = some @ prompts.T
+        middle = some @ normal.texts.mean if len(prompts) == 1 else cosines.mean(axis=1)
+        margin[rows] = middle - cosines.max(axis=1)
+        cosines /= tau
+        log_sum[rows] = np.logaddexp.reduce(cosines, axis=1)
+        if gone is not None:
+            cosines[np.arange(len(cosines)), gone[rows]] = -np.inf
+            others[rows] = np.logaddexp.reduce(cosines, axis=1)
+    return log_sum, margin, others
+
+
+def _nearest(
+    normal: Normal,
+    images: np.ndarray,
+    retrieved: Retrieved,
+    pairs: Pairs,
+    gone: np.ndarray | None,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Least BLISS total and least Mahalanobis distance over all classes and over all but `gone`.
+
+    float64 [n] each; the latter two are zeros where no class goes, and all are without spread.
+    """
+    n = len(images)
+    if normal.spread is None:
+        return (np.zeros(n), np.zeros(n)), (np.zeros(n), np.zeros(n))
+    prior, pooled = normal.spread
+    bliss, distance = np.full(n, np.inf), np.empty(n)
+    apart, away = np.full(n, np.inf if gone is not None else 0.0), np.zeros(n)
+    for block in class_blocks(images, retrieved, normal.reference, pairs.left_out, prior):
+        total = block.ics + normal.weight * block.ets
+        bliss[block.images] = np.minimum(bliss[block.images], total.min(axis=1))
+        if gone is not None:
+            own = gone[block.images] - block.classes.start
+            here = np.flatnonzero((own >= 0) & (own < total.shape[1]))
+            total[here, own[here]] = np.inf
+            apart[block.images] = np.minimum(apart[block.images], total.min(axis=1))
+    for rows, squared in squared_distances(pooled, images, pairs.left_out, pairs.inside):
+        distance[rows] = np.sqrt(squared.min(axis=1))
+        if gone is not None:
+            squared[np.arange(len(squared)), gone[rows]] = np.inf
+            away[rows] = np.sqrt(squared.min(axis=1))
+    return (bliss, distance), (apart, away)

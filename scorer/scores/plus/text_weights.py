@@ -1,0 +1,223 @@
+"""External texts that take part in the softmax by how seldom they beat the label of a normal image.
+
+Text j gets the weight
+
+    w_j = 1/(1 + λ · mean over reference images x of min(30, e^{(r_j(x) − s(x))/τ}))
+
+with s(x) the cosine of x to its own class's label: what the text's odds against the right label
+are where the label is known to be right. A synonym or a hyponym of a label fades out, and so does a
+text that every photograph is near to; a rival that is never chosen counts in full. The bound of 30
+keeps one stray among the reference images from silencing the text that names it. Texts within
+cosine `drop` of a label are left out whatever the images say.
+
+For a reference image that is itself scored its own part is taken out of the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....errors import BlissError
+from ....indexer.vectors.rows import slices
+from ...bliss import Retrieved
+from ..negatives import label_nearness
+from ..neglabel_retrieved import LogSums, log_mean_below
+
+DROP = 0.95
+"""Texts nearer than this to a label are the label in other words (CSP's rule)."""
+
+MOST_ODDS = 30.0
+"""One image's odds count no more than this."""
+
+IMAGES_AT_ONCE = 1024
+VECTORS_AT_ONCE = 4096
+"""Together they bound a block of cosines: 16 MB."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """Which of n images are among the m that the weights were made from, and under which label."""
+
+    images: np.ndarray
+    """int64 [p], positions among the n images."""
+    cosine: np.ndarray
+    """float64 [p], the image's cosine to that label."""
+
+
+NOBODY = Own(np.zeros(0, np.int64), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class TextWeights:
+    """The weights of M texts and what they came from."""
+
+    texts: np.ndarray
+    """float32 [M, d], unit rows, as they were given."""
+    odds: np.ndarray
+    """float64 [M], the sum of the bounded odds over the reference images; inf where left out."""
+    count: int
+    """m, how many reference images they are from."""
+    strength: float
+    """λ."""
+    tau: float
+    weights: np.ndarray
+    """float64 [M], 0 where left out."""
+    mean: np.ndarray
+    """float64 [d], of the texts that are not left out, each counted once."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Weighted moments of all texts, for the sum over those that were not retrieved."""
+
+    weight: float
+    mean: np.ndarray
+    """float64 [d]."""
+    covariance: np.ndarray
+    """float64 [d, d]."""
+
+
+def fit_text_weights(
+    texts: np.ndarray,
+    prompts: np.ndarray,
+    references: tuple[np.ndarray, np.ndarray],
+    strength: float,
+    tau: float,
+) -> TextWeights:
+    """Weights of `texts` [M, d] from reference images [m, d] and their labels [m].
+
+    `prompts` are the labels' unit rows [C, d], `strength` is λ. Raises BlissError where every text
+    is within cosine 0.95 of a label.
+    """
+    images, labels = references
+    usable = label_nearness(texts, prompts, 1.0)[1] <= DROP
+    if not usable.any():
+        raise BlissError(
+            f"all {len(texts)} external texts are within cosine {DROP:g} of a normal label",
+            "texts of other things",
+            "Use another corpus",
+        )
+    odds = np.zeros(len(texts))
+    cosine = own_cosines(images, labels, prompts)
+    for rows, block, cosines in _blocks(images, texts):
+        odds[block] += _bounded_odds(cosines, cosine[rows], tau).sum(axis=0, dtype=np.float64)
+    odds[~usable] = np.inf
+    mean = np.zeros(texts.shape[1])
+    for block in slices(len(texts), VECTORS_AT_ONCE):
+        mean += np.asarray(texts[block], np.float64)[usable[block]].sum(axis=0)
+    weights = 1 / (1 + strength * odds / max(1, len(images)))
+    return TextWeights(texts, odds, len(images), strength, tau, weights, mean / usable.sum())
+
+
+def own_cosines(images: np.ndarray, labels: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    """float64 [m], the cosine of each of `images` [m, d] to the prompt of its class."""
+    return np.einsum("md,md->m", images, prompts[labels], dtype=np.float64)
+
+
+def log_sums(weights: TextWeights, images: np.ndarray, own: Own = NOBODY) -> np.ndarray:
+    """float64 [n], log Σ_j w_j e^{r_j/τ} over all M texts, in blocks."""
+    total = np.full(len(images), -np.inf)
+    for rows, block, cosines in _blocks(images, weights.texts):
+        total[rows] = np.logaddexp(total[rows], _block_log_sum(weights, block, cosines, own, rows))
+    return total
+
+
+def fit_tail(weights: TextWeights) -> Tail:
+    """Weighted mean and covariance of all texts, in two passes over them."""
+    each, texts = weights.weights, weights.texts
+    total, d = float(each.sum()), texts.shape[1]
+    mean, scatter = np.zeros(d), np.zeros((d, d))
+    for block in slices(len(texts), VECTORS_AT_ONCE):
+        mean += each[block] @ np.asarray(texts[block], np.float64) / total
+    for block in slices(len(texts), VECTORS_AT_ONCE):
+        apart = np.asarray(texts[block], np.float64) - mean
+        scatter += apart.T @ (apart * each[block, None])
+    return Tail(total, mean, scatter / total)
+
+
+def truncated_log_sums(
+    weights: TextWeights, tail: Tail, images: np.ndarray, retrieved: Retrieved, own: Own = NOBODY
+) -> LogSums:
+    """What `log_sums` is known to lie between, and its estimate, from the retrieved texts alone.
+
+    The retrieved texts are summed exactly. No other text is nearer than the last of them, r_k, so
+    the rest lies between 0 and the weight that is left times e^{r_k/τ}; its estimate takes their
+    cosines as normal, cut at r_k (see neglabel_retrieved.py). An image's own part is taken out of
+    the weights of its retrieved texts only.
+    """
+    tau = weights.tau
+    cosines = np.asarray(retrieved.similarity, np.float64)
+    each = weights.weights[retrieved.rows]
+    left = np.maximum(0, tail.weight - each.sum(axis=1))
+    if len(own.images):
+        part = _bounded_odds(cosines[own.images], own.cosine, tau)
+        odds = weights.odds[retrieved.rows[np.unique(own.images)]]
+        here, without = _without(weights, odds, own.images, part)
+        each[here] = without
+    with np.errstate(divide="ignore"):
+        lowest = np.logaddexp.reduce(np.log(each) + cosines / tau, axis=1)
+        log_left = np.log(left)
+    last = cosines.min(axis=1)
+    estimate = log_left + log_mean_below(images, tail.mean, tail.covariance, last, tau)
+    highest = np.logaddexp(lowest, log_left + last / tau)
+    return LogSums(lowest, np.logaddexp(lowest, estimate), highest)
+
+
+def _blocks(images: np.ndarray, texts: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Cosines float32 [b, v] of every block of images with every block of texts."""
+    for rows in slices(len(images), IMAGES_AT_ONCE):
+        some = np.asarray(images[rows], np.float32)
+        for block in slices(len(texts), VECTORS_AT_ONCE):
+            yield rows, block, some @ np.asarray(texts[block], np.float32).T
+
+
+def _bounded_odds(cosines: np.ndarray, label: np.ndarray, tau: float) -> np.ndarray:
+    """min(30, e^{(r − s)/τ}) for cosines [p, v] and label cosines [p]."""
+    odds = cosines - label[:, None].astype(cosines.dtype)
+    odds /= cosines.dtype.type(tau)
+    np.minimum(odds, cosines.dtype.type(np.log(MOST_ODDS)), out=odds)
+    return np.exp(odds, out=odds)
+
+
+def _block_log_sum(
+    weights: TextWeights, block: slice, cosines: np.ndarray, own: Own, rows: slice
+) -> np.ndarray:
+    """float64 [b], log Σ w e^{r/τ} over one block of texts; -inf where all are left out."""
+    tau = cosines.dtype.type(weights.tau)
+    gone = np.isinf(weights.odds[block])
+    if gone.all():
+        return np.full(len(cosines), -np.inf)
+    cosines[:, gone] = -np.inf
+    top = cosines.max(axis=1)
+    terms = cosines - top[:, None]
+    terms /= tau
+    np.exp(terms, out=terms)
+    each = weights.weights[block].astype(cosines.dtype)
+    found = (terms @ each).astype(np.float64)
+    first, last = np.searchsorted(own.images, [rows.start, rows.stop])
+    if first < last:
+        positions = own.images[first:last] - rows.start
+        odds = _bounded_odds(cosines[positions], own.cosine[first:last], weights.tau)
+        here, without = _without(weights, weights.odds[block], positions, odds)
+        found[here] = np.einsum("bv,bv->b", terms[here], without)
+    with np.errstate(divide="ignore"):
+        return top / weights.tau + np.log(found)
+
+
+def _without(
+    weights: TextWeights, odds: np.ndarray, positions: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images among `positions` [p] (ascending) and their weights [h, v] without themselves.
+
+    `odds` are the sums over all reference images, [v] or [h, v]; `own` [p, v] are their parts.
+    """
+    here, starts, times = np.unique(positions, return_index=True, return_counts=True)
+    part = own if len(here) == len(own) else np.add.reduceat(own, starts, axis=0)
+    share = weights.strength / np.maximum(1, weights.count - times)[:, None]
+    without = np.maximum(0, odds.astype(part.dtype) - part)
+    without *= share.astype(part.dtype)
+    without += 1
+    return here, np.reciprocal(without, out=without)

@@ -1,0 +1,134 @@
+"""MCM: how flat the softmax over the labels is, at temperature 1 on raw cosines.
+
+With one label it is constant.
+
+MSP: the softmax over the labels at CLIP's own scale of 100. With one label it is constant.
+
+Energy of the labels' logits.
+
+Published at T = 1 on logits; CLIP's logits are 100·s, so T = 1 is τ = 0.01 on cosines (and the
+score a hundredth of it, which moves no rank).
+
+Maximum cosine: how far the image is from the nearest label.
+
+CLIP-AD: the labels against one more text, "a photo of something".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...errors import UsageError
+from ...indexer.encode.encoder import Encoder
+from ...indexer.search.index import CaptionIndex, find_captions
+from .contract import Fitted, Fitting, Query, Score, positive
+from .similarity import share_of, similarity
+
+
+def fit_mcm(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """1 - max_i softmax(s/τ)_i; serves MSP too, at its own temperature."""
+    prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
+
+    def score(query: Query) -> np.ndarray:
+        found = similarity(query.images, prompts, tau)
+        return -np.expm1(found.largest / tau - found.log_sum)
+
+    return score
+
+
+MCM = Score(
+    name="mcm",
+    formula="1 - max_i softmax(s/τ)_i, τ = 1 on raw cosines (published without 1 -)",
+    source="Ming et al., Delving into OOD Detection with Vision-Language Representations, "
+    "NeurIPS 2022, arXiv 2211.13445",
+    fit=fit_mcm,
+    defaults={"tau": 1.0},
+)
+
+
+MSP = Score(
+    name="msp",
+    formula="1 - max_i softmax(s/τ)_i, τ = 0.01, which is CLIP's scale of 100 "
+    "(published without 1 -)",
+    source="Hendrycks and Gimpel, A Baseline for Detecting Misclassified and OOD Examples, "
+    "ICLR 2017, arXiv 1610.02136, on CLIP's logits",
+    fit=fit_mcm,
+    defaults={"tau": 0.01},
+)
+
+
+def fit_energy(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """-τ·log Σ_i e^{s_i/τ}."""
+    prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
+
+    def score(query: Query) -> np.ndarray:
+        return -tau * similarity(query.images, prompts, tau).log_sum
+
+    return score
+
+
+ENERGY = Score(
+    name="energy",
+    formula="-τ·log Σ_i e^{s_i/τ}, τ = 0.01 (the energy itself; the published score is minus it)",
+    source="Liu et al., Energy-based Out-of-distribution Detection, NeurIPS 2020, arXiv 2010.03759",
+    fit=fit_energy,
+    defaults={"tau": 0.01},
+)
+
+
+def fit_maximum_cosine(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """-max_i s_i; no parameter."""
+    prompts = fitting.normals.prompts
+
+    def score(query: Query) -> np.ndarray:
+        return -similarity(query.images, prompts, 1).largest
+
+    return score
+
+
+MAXIMUM_COSINE = Score(
+    name="maximum_cosine",
+    formula="-max_i s_i (published with the other sign)",
+    source="The maximum logit of Hendrycks et al., ICML 2022, arXiv 1911.11132, on cosines",
+    fit=fit_maximum_cosine,
+)
+
+
+SOMETHING = "a photo of something"
+
+
+def something_vector(index: CaptionIndex, encoder: Encoder | None) -> np.ndarray | None:
+    """float32 [d], that text's vector, from the model or the index, where either has it."""
+    if encoder is not None:
+        return encoder.encode_texts([SOMETHING])[0]
+    found = find_captions(index, {SOMETHING: SOMETHING})
+    return index.vectors.fetch(np.array([found[SOMETHING]]))[0] if found else None
+
+
+def fit_clip_ad(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """Share of `fitting.something` [d] in the softmax; UsageError where it is absent."""
+    if fitting.something is None:
+        raise UsageError(
+            "clip_ad was asked for without its additional text",
+            f'the vector of "{SOMETHING}"',
+            "Add --model, or that text to the captions of the index",
+        )
+    prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
+    something = fitting.something[None, :]
+
+    def score(query: Query) -> np.ndarray:
+        labels = similarity(query.images, prompts, tau).log_sum
+        return share_of(similarity(query.images, something, tau).log_sum, labels)
+
+    return score
+
+
+CLIP_AD = Score(
+    name="clip_ad",
+    formula='last of softmax([s, x·t_∅]/τ), t_∅ = "a photo of something", τ = 0.01',
+    source="Liznerski et al., Exposing Outlier Exposure, TMLR 2022, arXiv 2205.11474",
+    fit=fit_clip_ad,
+    defaults={"tau": 0.01},
+)

@@ -1,0 +1,233 @@
+"""The arrays that a trained score reads from a head folder.
+
+CLIPN: each label's own "yes" against its "no", both from trained text towers.
+
+p_yes,i = e^{s_i/τ}/(e^{s_i/τ} + e^{n_i/τ}) with s_i the cosine to label i's prompt and n_i the one
+to its "no" vector, which `fitting.no_prompts` holds. Competing-to-win asks the best label alone,
+agreeing-to-differ all of them, by their softmax.
+
+OECL: the length of contrastive features, trained to be short on known outliers.
+
+Distance to the nearest normal over distance to the nearest outlier: a baseline of OECL.
+
+Logistic regression of outliers against normals: the plain baseline of OECL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ...errors import BlissError, UsageError
+from ...indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
+from ...indexer.vectors.rows import slices
+from .contract import Fitted, Fitting, Query, Score, positive
+from .similarity import ENTRIES, IMAGES_AT_ONCE, in_chunks
+
+
+def trained_arrays(fitting: Fitting, score: str, *names: str) -> list[np.ndarray]:
+    """The named arrays of `fitting.head`.
+
+    Raises UsageError where no head is there, BlissError where it lacks one of them or is for
+    another dimension than the label prompts; the last axis of the first array is d.
+    """
+    if fitting.head is None:
+        raise UsageError(
+            f"{score} was asked for without a trained head",
+            "a folder `bliss train oecl` made",
+            "Add --head DIR",
+        )
+    missing = [name for name in names if name not in fitting.head]
+    if missing:
+        raise BlissError(
+            f"the head has no {', '.join(missing)}, which {score} needs",
+            "a whole head",
+            "Train it again",
+        )
+    found = [fitting.head[name] for name in names]
+    d, wanted = found[0].shape[-1], fitting.normals.prompts.shape[1]
+    if d != wanted:
+        raise BlissError(
+            f"the head is for embeddings of {d} dimensions and these have {wanted}",
+            "a head trained with the same model",
+            "Train one on embeddings of this model",
+        )
+    return found
+
+
+SOURCE = "Wang et al., CLIPN for Zero-Shot OOD Detection, ICCV 2023, arXiv 2308.12213"
+
+
+def fit_clipn_ctw(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """1 - p_yes of the label with the largest cosine; among equal ones, the largest p_yes."""
+    no, tau = no_prompts("clipn_ctw", fitting), positive(parameters, "tau")
+    prompts = fitting.normals.prompts.astype(np.float64)
+
+    def score(query: Query) -> np.ndarray:
+        found = np.empty(len(query.images))
+        for rows, yes, against in _cosines(query.images, prompts, no):
+            best = yes == yes.max(axis=1, keepdims=True)
+            doubt = said_no(yes, against, tau)
+            found[rows] = np.where(best, doubt, np.inf).min(axis=1)
+        return found
+
+    return score
+
+
+def fit_clipn_atd(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """1 - Σ_i softmax(s/τ)_i·p_yes,i, summed as Σ_i softmax(s/τ)_i·(1 - p_yes,i)."""
+    no, tau = no_prompts("clipn_atd", fitting), positive(parameters, "tau")
+    prompts = fitting.normals.prompts.astype(np.float64)
+
+    def score(query: Query) -> np.ndarray:
+        found = np.empty(len(query.images))
+        for rows, yes, against in _cosines(query.images, prompts, no):
+            share = np.exp((yes - yes.max(axis=1, keepdims=True)) / tau)
+            share /= share.sum(axis=1, keepdims=True)
+            found[rows] = (share * said_no(yes, against, tau)).sum(axis=1)
+        return found
+
+    return score
+
+
+def said_no(yes: np.ndarray, no: np.ndarray, tau: float) -> np.ndarray:
+    """1 - p_yes from cosines of one shape, without overflow.
+
+    >>> said_no(np.array([0.3, 0.3]), np.array([0.3, 0.3 - 0.01 * np.log(3)]), 0.01).round(12)
+    array([0.5 , 0.25])
+    """
+    return np.exp(-np.logaddexp(0, (yes - no) / tau))
+
+
+def no_prompts(name: str, fitting: Fitting) -> np.ndarray:
+    """float64 [C, d]; UsageError where there is not one for every label."""
+    assert fitting.no_prompts is not None
+    if fitting.no_prompts.shape != fitting.normals.prompts.shape:
+        raise UsageError(
+            f'{name} was given "no" vectors of shape {fitting.no_prompts.shape}',
+            f"{fitting.normals.prompts.shape}, one for every label",
+            "Encode the prompts of these labels",
+        )
+    return fitting.no_prompts.astype(np.float64)
+
+
+def _cosines(
+    images: np.ndarray, prompts: np.ndarray, no: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """For each block of images its rows, and its cosines to both kinds of vector, [b, C]."""
+    for rows in slices(len(images), IMAGES_AT_ONCE):
+        wide = images[rows].astype(np.float64)
+        yield rows, wide @ prompts.T, wide @ no.T
+
+
+CLIPN_CTW = Score(
+    name="clipn_ctw",
+    formula="1 - p_yes,i at the largest s_i, p_yes,i = e^{s_i/τ}/(e^{s_i/τ} + e^{n_i/τ}), τ = 0.01",
+    source=SOURCE,
+    fit=fit_clipn_ctw,
+    defaults={"tau": 0.01},
+    trained=True,
+    needs_no_prompts=True,
+)
+
+CLIPN_ATD = Score(
+    name="clipn_atd",
+    formula="1 - Σ_i softmax(s/τ)_i·p_yes,i, p_yes,i = e^{s_i/τ}/(e^{s_i/τ} + e^{n_i/τ}), τ = 0.01",
+    source=SOURCE,
+    fit=fit_clipn_atd,
+    defaults={"tau": 0.01},
+    trained=True,
+    needs_no_prompts=True,
+)
+
+
+def feature_lengths(head: Mapping[str, np.ndarray], views: np.ndarray) -> np.ndarray:
+    """float64 [n], ‖mean over V of f(x_v)‖ of unit rows `views` [n, V, d].
+
+    f(x) = second·max(0, first·x + first_bias) + second_bias; batch normalisation is folded in.
+    """
+    weights, bias = head["first"].astype(np.float64), head["first_bias"].astype(np.float64)
+    second = head["second"].astype(np.float64)
+
+    def of_chunk(chunk: np.ndarray) -> np.ndarray:
+        hidden = np.maximum(chunk @ weights.T + bias, 0).mean(axis=1)
+        return np.linalg.norm(hidden @ second.T + head["second_bias"], axis=1)
+
+    return in_chunks(views, views.shape[1] * max(weights.shape), of_chunk)
+
+
+def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """No parameter; the published score averages 32 views, without views the image is its only."""
+    names = ("first", "first_bias", "second", "second_bias")
+    head = dict(zip(names, trained_arrays(fitting, "oecl", *names), strict=True))
+
+    def scores(query: Query) -> np.ndarray:
+        views = query.images[:, None] if query.views is None else query.views
+        return -feature_lengths(head, views)
+
+    return scores
+
+
+OECL = Score(
+    name="oecl",
+    formula="-‖mean over views of f(x)‖₂, f a trained projection head before normalisation",
+    source="Le-Gia and Ahn, Understanding normalization in contrastive representation learning "
+    "and out-of-distribution detection, arXiv 2312.15288; here on frozen embeddings",
+    fit=_fit,
+    needs_head=True,
+    trained=True,
+)
+
+
+def _fit_outlier_knn_ratio(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """Against the images that the head was trained on; no parameter."""
+    known = trained_arrays(fitting, "outlier_knn_ratio", "normals", "outliers")
+    sets = [(rows, array_vectors(np.ascontiguousarray(rows, np.float32))) for rows in known]
+
+    def scores(query: Query) -> np.ndarray:
+        normal, outlier = (_nearest(query.images, rows, vectors) for rows, vectors in sets)
+        return normal / np.maximum(outlier, 1e-12)
+
+    return scores
+
+
+def _nearest(images: np.ndarray, rows: np.ndarray, vectors: Vectors) -> np.ndarray:
+    """float64 [n], Euclidean distance of each image to the nearest of `rows`."""
+    distance = np.empty(len(images))
+    for chunk in slices(len(images), max(1, ENTRIES // max(1, images.shape[1]))):
+        found = nearest_texts(images[chunk], vectors, 1).rows[:, 0]
+        # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
+        distance[chunk] = np.linalg.norm(images[chunk].astype(np.float64) - rows[found], axis=1)
+    return distance
+
+
+OUTLIER_KNN_RATIO = Score(
+    name="outlier_knn_ratio",
+    formula="‖x − nearest normal‖ / ‖x − nearest outlier‖",
+    source="the nearest-neighbour rule on normals and known outliers, as a ratio",
+    fit=_fit_outlier_knn_ratio,
+    needs_head=True,
+    trained=True,
+)
+
+
+def _fit_outlier_logistic(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """The log-odds of being an outlier; no parameter."""
+    weights, bias = trained_arrays(fitting, "outlier_logistic", "logistic", "logistic_bias")
+    weights = weights.astype(np.float64)
+
+    def scores(query: Query) -> np.ndarray:
+        return in_chunks(query.images, len(weights), lambda rows: rows @ weights) + float(bias[0])
+
+    return scores
+
+
+OUTLIER_LOGISTIC = Score(
+    name="outlier_logistic",
+    formula="w·x + b of a ridge logistic regression, outlier images against normal ones",
+    source="the usual outlier-exposure baseline; Hendrycks et al., ICLR 2019, arXiv 1812.04606",
+    fit=_fit_outlier_logistic,
+    needs_head=True,
+    trained=True,
+)

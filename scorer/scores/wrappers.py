@@ -1,0 +1,137 @@
+"""Smooth any score over each image's nearest neighbours in the query (MuSc's RsCIN).
+
+Reference images for labels that have none, taken from an unlabelled collection.
+
+The idea of Lbl2Vec (Schopf, Braun and Matthes, WEBIST 2021, arXiv 2210.06023), carried over from
+documents to images: the images nearest to a label's prompt, without the outliers among them, stand
+for the label. Ours are these choices: an image can only stand for the label whose prompt is nearest
+to it, and outliers are told by their mean cosine to the other candidates (Lbl2Vec: local outlier
+factor).
+
+What it takes are images of the collection. They must not be scored against themselves: leave them
+out of the query, which is what `bootstrap_rows` is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...errors import BlissError, UsageError
+from ...indexer.vectors.nearest import array_vectors, nearest_texts
+from .contract import Fitted, Fitting, Normals, Query, Score
+from .similarity import in_chunks
+from .text_terms import WithTerms, terms_of
+
+RSCIN = "+rscin"
+"""Ends the name of a score that is smoothed over the images it is asked about."""
+
+NEIGHBOURHOODS = (1, 2, 3)
+"""The k of MuSc; k counts the image itself, so k = 1 is the score as it was."""
+
+
+def with_rscin(score: Score) -> Score:
+    """`score`, re-scored from the images it is asked about together.
+
+    The result is stateful: an image's score depends on the others in the query, so p-values from
+    a calibration set do not hold. Parameters and needs are those of `score`.
+    """
+
+    def fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+        plain = score.fit(fitting, parameters)
+        return WithTerms(lambda query: smooth(plain(query), query), terms_of(plain))
+
+    return replace(
+        score,
+        name=f"{score.name}{RSCIN}",
+        formula=f"mean over k in {{1, 2, 3}} of W_k·S, W_k the row-normalised cosines of an image "
+        f"to the k nearest in the query, itself first; S = {score.formula}",
+        source="Li et al., MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with "
+        f"Mutual Scoring of the Unlabeled Images, ICLR 2024, arXiv 2401.16753, over {score.source}",
+        fit=fit,
+        stateful=True,
+    )
+
+
+def smooth(scores: np.ndarray, query: Query) -> np.ndarray:
+    """float64 [n], `scores` [n] averaged over the neighbourhoods of the query's n images.
+
+    MuSc first scales the scores to 0 to 1; every W_k has row sums 1, so that changes no order and
+    is left out. Cosines below 0 count as 0: an opposite image is no neighbour. An exact copy may
+    stand in for the image itself. Memory is n times 3.
+    """
+    n = len(query.images)
+    most = min(max(NEIGHBOURHOODS), n)
+    if most == 0:
+        return scores
+    hits = nearest_texts(query.images, array_vectors(query.images), most)
+    weights = np.maximum(hits.similarity.astype(np.float64), 0)
+    pulled = (weights * scores[hits.rows]).cumsum(axis=1) / weights.cumsum(axis=1)
+    return np.mean([pulled[:, min(k, most) - 1] for k in NEIGHBOURHOODS], axis=0)
+
+
+MAD_OF_NORMAL = 1.4826
+"""A normal distribution's standard deviation in units of its median absolute deviation."""
+
+
+def bootstrap_normals(
+    classes: Sequence[str],
+    prompts: np.ndarray,
+    images: np.ndarray,
+    count: int = 10,
+    cut: float = 3.0,
+) -> Normals:
+    """Normals whose reference images are taken from `images` [n, d]; `prompts` are [C, d].
+
+    See `bootstrap_rows`. Raises BlissError naming a class no image is nearest to.
+    """
+    rows, labels = bootstrap_rows(prompts, images, count, cut)
+    for number, name in enumerate(classes):
+        if number not in labels:
+            raise BlissError(
+                f"no image is nearest to the prompt of class '{name}'",
+                "images of every normal class",
+                "Leave the class out, or give it reference images",
+            )
+    return Normals(tuple(classes), prompts, images[rows], labels)
+
+
+def bootstrap_rows(
+    prompts: np.ndarray, images: np.ndarray, count: int = 10, cut: float = 3.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which images stand for which class: rows int64 [m] and class numbers int64 [m].
+
+    Of the images nearest to each prompt the `count` nearest, less those whose mean cosine to the
+    other candidates lies more than `cut` robust standard deviations below the median of it.
+    """
+    if count < 1 or cut <= 0:
+        raise UsageError(
+            f"count = {count} and cut = {cut} were given",
+            "a count of at least 1 and a cut above 0",
+            "Try count = 10 and cut = 3",
+        )
+    texts = prompts.astype(np.float64)
+    nearest = in_chunks(images, max(texts.shape), lambda x: (x @ texts.T).argmax(axis=1))
+    rows, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for number, text in enumerate(texts):
+        members = np.flatnonzero(nearest == number)
+        closeness = images[members].astype(np.float64) @ text
+        candidates = members[np.argsort(-closeness, kind="stable")[:count]]
+        kept = candidates[_belonging(images[candidates].astype(np.float64), cut)]
+        rows.append(kept)
+        labels.append(np.full(len(kept), number))
+    return np.concatenate(rows), np.concatenate(labels)
+
+
+def _belonging(candidates: np.ndarray, cut: float) -> np.ndarray:
+    """bool [q], which of the rows float64 [q, d] are no outliers; all where q < 3."""
+    q = len(candidates)
+    if q < 3:
+        return np.ones(q, bool)
+    total = candidates.sum(axis=0)
+    cohesion = (candidates @ total - np.square(candidates).sum(axis=1)) / (q - 1)
+    middle = np.median(cohesion)
+    spread = MAD_OF_NORMAL * np.median(np.abs(cohesion - middle))
+    return cohesion >= middle - cut * spread - 1e-12

@@ -1,0 +1,193 @@
+"""`bliss find` and `bliss diff`, on finished audits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from blissaudit import BlissError, UsageError
+from blissaudit.audit.folder import open_run
+from blissaudit.audit.review.differences import compare_runs
+from blissaudit.audit.review.find import find_like
+from blissaudit.indexer.images.embedded import read_image_embeddings
+
+
+@pytest.fixture(scope="module")
+def run(bliss, collection, index, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "out"
+    assert bliss("audit", collection, "--index", index, "-o", folder).code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cleaned(bliss, collection, index, tmp_path_factory):
+    """The same audit after the clock is taken out and a boat is filed as a house."""
+    root = tmp_path_factory.mktemp("cleaned")
+    shutil.copytree(collection, root / "images")
+    (root / "images/apple/clock.png").unlink()
+    (root / "images/boat/3.png").rename(root / "images/house/boat.png")
+    assert bliss("audit", root / "images", "--index", index, "-o", root / "out").code == 0
+    return root / "out"
+
+
+@dataclass(frozen=True)
+class FakeRun:
+    folder: str
+    table: pa.Table
+
+    def columns(self, names):
+        return self.table.select(names)
+
+
+def fake_run(contents, scores, name="fake"):
+    table = pa.table(
+        {
+            "content": contents,
+            "score": np.array(scores, float),
+            "path": [f"{c}{i}" for i, c in enumerate(contents)],
+            "nearest_class": ["x"] * len(contents),
+        }
+    )
+    return FakeRun(name, table)
+
+
+def test_standings_by_hand():
+    # In both: a, b, b, c. First scores 1 < 2 = 2 < 9: standings 0, .5, .5, 1.
+    first = fake_run(["a", "b", "b", "c", "gone"], [1, 2, 2, 9, 50])
+    second = fake_run(["c", "new", "b", "a", "b"], [-3, 7, 40, 60, 50])
+    found = compare_runs(first, second)
+    assert found.rows_a.tolist() == [0, 1, 2, 3]
+    assert found.rows_b.tolist() == [3, 2, 4, 0]
+    np.testing.assert_allclose(found.standing_a, [0, 0.5, 0.5, 1])
+    np.testing.assert_allclose(found.standing_b, [1, 1 / 3, 2 / 3, 0])
+    np.testing.assert_allclose(found.change, [1, -1 / 6, 1 / 6, -1])
+    assert found.order.tolist() == [0, 3, 1, 2]
+    assert (found.only_a, found.only_b) == (1, 1)
+    assert found.common_worst(1) == 0
+    assert found.common_worst(3) == 2
+    # Spearman by hand: covariance of (-.5, 0, 0, .5) and (.5, -1/6, 1/6, -.5) over their lengths.
+    np.testing.assert_allclose(found.correlation, -0.5 / np.sqrt(0.5 * (0.5 + 1 / 18)))
+
+
+def test_spearman_is_scipys():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 20, 60), rng.integers(0, 20, 60)
+    names = [str(i) for i in range(60)]
+    found = compare_runs(fake_run(names, a), fake_run(names, b))
+    np.testing.assert_allclose(found.correlation, spearmanr(a, b).statistic, rtol=1e-12)
+
+
+def test_one_image_alone_and_a_constant_score():
+    found = compare_runs(fake_run(["a"], [3]), fake_run(["a"], [9]))
+    assert found.change.tolist() == [0]
+    assert np.isnan(found.correlation)
+
+
+def test_runs_without_a_common_image_are_refused():
+    with pytest.raises(BlissError, match="one and two have no image in common"):
+        compare_runs(fake_run(["a"], [1], "one"), fake_run(["b"], [1], "two"))
+
+
+def test_diff_knows_an_image_that_was_filed_elsewhere(bliss, run, cleaned, tmp_path):
+    outcome = bliss("diff", run, cleaned, "--top", 2, "--json", "-o", tmp_path / "diff.csv")
+    assert outcome.code == 0
+    found = json.loads(outcome.out)
+    assert (found["images_in_both"], found["only_in_a"], found["only_in_b"]) == (25, 1, 0)
+    rows = list(csv.DictReader((tmp_path / "diff.csv").open(encoding="utf-8")))
+    assert [row["path_b"] for row in rows[:2]] == [each["path_b"] for each in found["changes"]]
+    changes = np.abs([float(row["change"]) for row in rows])
+    assert len(rows) == 25
+    moved = [row["path_b"] for row in rows if row["path_a"] == "boat/3.png"]
+    assert moved == ["house/boat.png"]
+    assert all(row["path_a"] == row["path_b"] for row in rows if row["path_a"] != "boat/3.png")
+    assert (np.diff(changes) <= 0).all()
+    shown = bliss("diff", run, cleaned, "--top", 1).out.splitlines()
+    assert found["changes"][0]["path_b"] in shown[1]
+    assert shown[3] == "25 images in both audits, 1 only in the first, 0 only in the second"
+    assert shown[4].startswith(f"rank correlation {found['rank_correlation']:.3f}; of the 1 most")
+
+
+def test_a_run_and_itself_do_not_differ(bliss, run):
+    found = json.loads(bliss("diff", run, run, "--json", "--top", 5).out)
+    assert found["rank_correlation"] == pytest.approx(1)
+    assert {each["change"] for each in found["changes"]} == {0}
+    assert (found["worst"], found["worst_in_both"]) == (5, 5)
+
+
+def test_find_by_text_puts_the_kind_first(bliss, run):
+    outcome = bliss("find", run, "--text", "a photo of a house", "--k", 8, "--json")
+    assert outcome.code == 0
+    found = json.loads(outcome.out)
+    assert {each["path"].split("/")[0] for each in found} == {"house"}
+    similarity = [each["similarity"] for each in found]
+    assert similarity == sorted(similarity, reverse=True)
+    table = pq.read_table(run / "scores.parquet").to_pydict()
+    for each in found:
+        row = table["path"].index(each["path"])
+        assert (each["score"], each["rank"]) == (table["score"][row], table["rank"][row])
+    lines = bliss("find", run, "--text", "a photo of a house", "--k", 2).out.splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == [each["path"] for each in found[:2]]
+
+
+def test_find_like_an_image_of_the_run_needs_no_model_and_leaves_itself_out(bliss, run):
+    outcome = bliss("find", run, "--like", "apple/clock.png", "--json", "--k", 25)
+    assert outcome.err == ""
+    found = json.loads(outcome.out)
+    images = read_image_embeddings(run / "images")
+    own = images.paths.index("apple/clock.png")
+    cosine = images.vectors.astype(float) @ images.vectors[own].astype(float)
+    order = [i for i in np.argsort(-cosine, kind="stable") if i != own]
+    assert [each["path"] for each in found] == [images.paths[i] for i in order]
+    np.testing.assert_allclose([each["similarity"] for each in found], cosine[order], atol=1e-6)
+
+
+def test_find_like_a_file_finds_its_twin(bliss, run, collection, tmp_path):
+    shutil.copy(collection / "boat/2.png", tmp_path / "x.png")
+    found = json.loads(bliss("find", run, "--like", tmp_path / "x.png", "--k", 3, "--json").out)
+    assert found[0]["path"] == "boat/2.png"
+    assert found[0]["similarity"] > 0.999
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "neither of --text and --like"),
+        (("--text", "a", "--like", "b"), "both of --text and --like"),
+        (("--like", "no/such.png"), "neither an image of"),
+        (("--text", "a", "--model", "ViT-B-32"), "ViT-B-32"),
+    ],
+)
+def test_find_says_what_it_cannot_do(bliss, run, options, words):
+    outcome = bliss("find", run, *options)
+    assert outcome.code in (1, 2)
+    assert words in outcome.err
+
+
+def test_a_folder_without_an_audit_and_changed_scores_are_refused(run, tmp_path):
+    with pytest.raises(UsageError, match=r"has no run\.json.*output folder of a finished"):
+        open_run(tmp_path)
+    shutil.copytree(run, tmp_path / "copy")
+    with (tmp_path / "copy/scores.parquet").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BlissError, match=r"scores\.parquet does not match the checksum"):
+        open_run(tmp_path / "copy")
+    facts = json.loads((run / "run.json").read_text())
+    (tmp_path / "copy/run.json").write_text(json.dumps({**facts, "format_version": 99}))
+    with pytest.raises(BlissError, match="format version 99"):
+        open_run(tmp_path / "copy")
+
+
+def test_embeddings_that_are_gone_or_others_are_named(run, tmp_path):
+    shutil.copytree(run, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy/images")
+    with pytest.raises(BlissError, match=r"embeddings that .*copy scored are gone"):
+        find_like(open_run(tmp_path / "copy"), "apple/clock.png", lambda: None)

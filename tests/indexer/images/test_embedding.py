@@ -1,0 +1,312 @@
+"""Collections that change between runs, and output folders that another run works in."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blissaudit.corpora.images.folders import ImageList, list_images
+from blissaudit.corpora.images.source import ImageItem, Skip
+from blissaudit.errors import BlissError, UsageError
+from blissaudit.indexer.encode.encoder import Encoder
+from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.images import workers as decode_process
+from blissaudit.indexer.images.decode_worker import request_bytes
+from blissaudit.indexer.images.embedded import EmbeddedImages
+from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
+from blissaudit.indexer.store.lock import only_run_in
+from PIL import Image
+
+PARTS = EmbedOptions(part_rows=4, workers=1)
+
+
+class Interrupted(Exception):
+    """Stands for a kill between two batches."""
+
+
+def counting_encoder(encoded: list[int], stop_after: int | None = None) -> Encoder:
+    """Encodes an image as its first grey and its batch's size; notes every image it encodes."""
+
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        if stop_after is not None and len(encoded) >= stop_after:
+            raise Interrupted
+        greys = pixels[:, 0, 0, 0].astype(np.float32)
+        encoded.extend(int(grey) for grey in greys)
+        return np.stack([greys + 1, np.full(len(greys), len(greys))], axis=1).astype(np.float32)
+
+    facts = {
+        "model": "greys", "pretrained": None, "weights_sha256": "0" * 64, "dimension": 2,
+        "precision": "fp32", "preprocessing": {},
+    }  # fmt: skip
+    squash = Preprocessing((2, 2), "bicubic", "squash", (0.5,) * 3, (0.5,) * 3)
+    return Encoder(facts, squash, 3, lambda texts: np.ones((len(texts), 2)), encode)
+
+
+def draw(root: Path, **greys: int) -> None:
+    root.mkdir(exist_ok=True)
+    for name, grey in greys.items():
+        Image.new("L", (3, 3), grey).save(root / f"{name}.png")
+
+
+def embedded(root: Path, folder: Path) -> tuple[EmbeddedImages, list[int]]:
+    encoded: list[int] = []
+    return embed_images(list_images(root), counting_encoder(encoded), folder, PARTS), encoded
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_grown_set_decodes_and_encodes_only_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, **{f"i{n:02d}": n for n in range(10)})
+    first, encoded = embedded(root, folder)
+    assert sorted(encoded) == list(range(10))
+    draw(root, i045=100, a=101, z=102)  # in the middle, before and behind
+    (root / "i07.png").rename(root / "renamed.png")
+    (root / "i08.png").unlink()
+    decoded = []
+
+    def watched(content: str, *rest: object) -> bytes:
+        if rest[2:] != (True,):
+            decoded.append(Path(content).name)
+        return request_bytes(content, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode_process, "request_bytes", watched)
+        second, encoded = embedded(root, folder)
+    assert sorted(encoded) == [100, 101, 102]
+    assert sorted(decoded) == ["a.png", "i045.png", "z.png"]
+    known = dict(zip(first.hashes, first.vectors.tolist(), strict=True))
+    again = dict(zip(second.hashes, second.vectors.tolist(), strict=True))
+    assert len(again) == 12 and len(set(known) & set(again)) == 9
+    assert {h: v for h, v in again.items() if h in known} == {
+        h: v for h, v in known.items() if h in again
+    }
+    assert second.paths[0] == "a.png" and second.rows.tolist() == list(range(12))
+    assert not (folder / "earlier").exists()
+    before = content(folder)
+    assert embedded(root, folder)[1] == []
+    assert content(folder) == before
+
+
+def test_an_interrupted_growth_continues_to_the_same_bytes(tmp_path: Path) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, **{f"i{n:02d}": n for n in range(9)})
+    embedded(root, folder)
+    shutil.copytree(folder, tmp_path / "whole")
+    draw(root, **{f"j{n:02d}": 50 + n for n in range(9)}, a=99)
+    assert sorted(embedded(root, tmp_path / "whole")[1]) == [*range(50, 59), 99]
+    done: list[int] = []
+    for _ in range(20):
+        encoded: list[int] = []
+        try:
+            embed_images(list_images(root), counting_encoder(encoded, 4), folder, PARTS)
+            break
+        except Interrupted:
+            assert not (folder / "manifest.json").exists()
+        finally:
+            done += encoded
+    assert content(folder) == content(tmp_path / "whole")
+    assert set(done) == {*range(50, 59), 99}
+
+
+def test_growing_twice_without_finishing_forgets_nothing(tmp_path: Path) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, **{f"i{n:02d}": n for n in range(8)})
+    embedded(root, folder)
+    draw(root, **{f"j{n:02d}": 50 + n for n in range(8)})
+    encoded: list[int] = []
+    with pytest.raises(Interrupted, match=r"^$"):
+        embed_images(list_images(root), counting_encoder(encoded, 4), folder, PARTS)
+    finished = set(encoded[:4])
+    draw(root, h=200)
+    _, encoded = embedded(root, folder)
+    assert set(encoded) == ({*range(50, 58), 200} - finished)
+
+
+def test_embeddings_set_aside_are_checked_and_other_settings_still_refused(tmp_path: Path) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, **{f"i{n:02d}": n for n in range(8)})
+    embedded(root, folder)
+    vectors = folder / "img_emb" / "img_emb_1.npy"
+    vectors.write_bytes(vectors.read_bytes()[:-1] + b"\x01")
+    draw(root, z=200)
+    with pytest.raises(UsageError, match=r"\(images, part_rows differ\)"):
+        other = replace(PARTS, part_rows=5)
+        embed_images(list_images(root), counting_encoder([]), folder, other)
+    _, encoded = embedded(root, folder)
+    assert encoded == [4, 5, 6, 7, 200]  # part 1 was damaged
+    encoded = []
+    again = replace(PARTS, overwrite=True)
+    draw(root, y=201)
+    embed_images(list_images(root), counting_encoder(encoded), folder, again)
+    assert len(encoded) == 10
+
+
+class Vanishing(ImageList):
+    """A list whose folder goes away when row 14 is read."""
+
+    def items(self, skip: Skip) -> Iterator[ImageItem]:
+        for item in super().items(skip):
+            if item.row == 14:
+                os.rename(self.root, self.root + "-gone")
+            yield item
+
+
+def test_a_folder_that_vanishes_ends_the_run_and_not_its_images(tmp_path: Path) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, **{f"i{n:02d}": n for n in range(20)})
+    listed = list_images(root)
+    vanishing = Vanishing(listed.root, listed.paths, listed.labels)
+    encoded: list[int] = []
+    with pytest.raises(BlissError, match=r"images went away while it was read \(No such file"):
+        embed_images(vanishing, counting_encoder(encoded), folder, PARTS)
+    start = 4 * len(list((folder / "parts").iterdir()))
+    assert start >= 4
+    os.rename(f"{root}-gone", root)
+    found, encoded = embedded(root, folder)
+    assert sorted(encoded) == list(range(start, 20)) and found.failures == ()
+
+
+def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = (
+        "import sys, time, pathlib\nfrom blissaudit.indexer.store.lock import only_run_in\n"
+        "with only_run_in(pathlib.Path(sys.argv[1])):\n"
+        "    print('in', flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "in\n"
+        message = rf"another bliss run \(process {holder.pid}\) is working in {out}\. Needed: one"
+        with pytest.raises(BlissError, match=message), only_run_in(out):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert (out / ".bliss.lock").exists()
+    with only_run_in(out):
+        assert (out / ".bliss.lock").read_text() == str(os.getpid())
+    assert list(out.iterdir()) == []
+    with only_run_in(tmp_path / "new" / "er"):
+        pass
+    assert not (tmp_path / "new" / "er").exists()
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(BlissError, match=r"/file is a file\. Needed: a folder.*Name a folder for"),
+        only_run_in(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
+def test_commands_refuse_a_folder_in_use(bliss, collection, index, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with only_run_in(out):
+        for command in (
+            ("audit", collection, "--index", index),
+            ("reference", "fit", collection, "--model", "demo"),
+            ("eval", "--reference", collection, "--test", collection, "--index", index),
+        ):
+            refused = bliss(*command, "-o", out)
+            assert (refused.code, refused.out) == (1, "")
+            assert refused.err.endswith(
+                f"\nbliss: another bliss run (process {os.getpid()}) is working in {out}. Needed: "
+                "one run at a time in an output folder. Wait until it has ended, or choose "
+                "another output folder.\n"
+            )
+    assert bliss("audit", collection, "--index", index, "-o", out).code == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "failures.csv", "groups.json", "hits", "images", "reference", "report.html", "run.json",
+        "scores.csv", "scores.parquet",
+    ]  # fmt: skip
+
+
+KILLED = """
+import sys, time
+from blissaudit import cli
+from blissaudit.indexer.images import embedding as image_embedding
+defaults = image_embedding.EmbedOptions.__init__.__defaults__
+image_embedding.EmbedOptions.__init__.__defaults__ = tuple(
+    5 if value == 2048 else value for value in defaults
+)
+write = image_embedding.write_part
+image_embedding.write_part = lambda *given: (time.sleep(0.05), write(*given))
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def test_a_killed_audit_continues_to_the_same_scores(
+    bliss, collection, index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-P", "-c", KILLED, "audit", str(collection)]
+    command += ["--index", str(index), "--workers", "1", "-o"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    out = tmp_path / "out"
+    monkeypatch.setenv("BLISS_CACHE", str(tmp_path / "cache"))  # that has not seen the whole run
+    for kills in (1, 3):
+        process = subprocess.Popen(
+            [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while len(list(out.glob("images/parts/*.json"))) < kills and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        assert not (out / "scores.parquet").exists()
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    for name in ("scores.parquet", "failures.csv", "images/manifest.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert json.loads((out / "images" / "manifest.json").read_text())["parts"] == [5] * 5 + [1]
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bliss, collection, index
+) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, **{f"i{n:02d}": n for n in range(12)})
+    sync = os.fsync
+
+    def full_from_the_second_part_on(descriptor: int) -> None:
+        if list(folder.glob("img_emb/.img_emb_1.npy.*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_from_the_second_part_on)
+        with pytest.raises(BlissError, match=r"could not write .*img_emb_1\.npy: No space left"):
+            embedded(root, folder)
+    assert not list(folder.rglob("*.tmp"))
+    assert embedded(root, folder)[1] == list(range(4, 12))
+    nowhere = bliss("audit", collection, "--index", index, "-o", "/proc/blissaudit")
+    assert (nowhere.code, nowhere.out) == (1, "")
+    assert nowhere.err.startswith("\nbliss: could not write /proc/blissaudit/.bliss.lock: ")
+
+
+def test_another_model_or_size_does_not_reuse_embeddings(tmp_path: Path) -> None:
+    root, folder = tmp_path / "images", tmp_path / "out"
+    draw(root, a=1, b=2)
+    embedded(root, folder)
+    draw(root, c=3)
+    encoder = counting_encoder([])
+    other = replace(encoder, facts={**encoder.facts, "weights_sha256": "1" * 64})
+    with pytest.raises(UsageError, match=r"\(images, weights_sha256 differ\)"):
+        embed_images(list_images(root), other, folder, PARTS)
+    assert (folder / "manifest.json").exists()

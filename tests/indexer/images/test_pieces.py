@@ -1,0 +1,259 @@
+"""Collections in pieces, decoded and encoded step by step: the parts of one process."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from blissaudit.corpora.images.folders import list_images
+from blissaudit.corpora.images.source import ImageItem
+from blissaudit.distributed import images as ray_images
+from blissaudit.distributed.cluster import RayEngine
+from blissaudit.distributed.engine import Stages
+from blissaudit.errors import BlissError
+from blissaudit.indexer.build.shards import Shard
+from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
+from blissaudit.indexer.encode.open_clip import load_encoder
+from blissaudit.indexer.encode.worker_encoders import WorkerEncoder
+from blissaudit.indexer.images import pieces as image_pieces
+from blissaudit.indexer.images import pieces as image_steps
+from blissaudit.indexer.images import workers as decode_process
+from blissaudit.indexer.images.decoding import DecodingLimits
+from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
+from blissaudit.indexer.images.pieces import (
+    BROKE_OFF,
+    ImageReading,
+    Piece,
+    Step,
+    apply_step,
+    error_piece,
+    read_images,
+)
+from blissaudit.indexer.images.shards import embed_shard
+from blissaudit.progress import no_progress
+
+LIMITS = DecodingLimits(max_bytes=1000)
+HERE = EmbedOptions(part_rows=10, workers=1)
+THERE = replace(HERE, engine=RayEngine(ModelChoice("demo")))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A collection of `total` images of some bytes, of which row 3 is gone and row 4 has none."""
+
+    total: int
+    size: int = 10
+    fails_at: int | None = None
+    spec, count, labels = "rows", None, None
+
+    def facts(self) -> dict[str, str]:
+        return {"kind": "rows", "fingerprint": "1"}
+
+    def check(self) -> None:
+        pass
+
+    def items(self, skip: Callable[[int], bool]) -> Iterator[ImageItem]:
+        for row in range(self.total):
+            if row == self.fails_at:
+                raise BlissError("the archive ends early", "all of it", "Copy it again")
+            if skip(row):
+                yield ImageItem(row, "")
+            elif row == 3:
+                yield ImageItem(row, "three", data=self._gone)
+            elif row == 4:
+                yield ImageItem(row, "four", problem="it is empty")
+            else:
+                yield ImageItem(row, f"{row}", "label", data=bytes(self.size))
+
+    def _gone(self) -> bytes:
+        raise FileNotFoundError
+
+
+def cut(rows: Rows, finished: Callable[[int], bool], part: int, piece: int) -> list[Piece]:
+    reading = ImageReading(rows, finished, part, piece, LIMITS)  # type: ignore[arg-type]
+    return list(read_images(reading))
+
+
+def places(pieces: list[Piece]) -> list[tuple[int, int, bool, list[int]]]:
+    return [(p.part, p.number, p.last, p.table["row"].to_pylist()) for p in pieces]
+
+
+def test_a_collection_is_cut_by_parts_and_rows():
+    *work, end = cut(Rows(12), lambda part: False, part=5, piece=3)
+    assert places(work) == [
+        (0, 0, False, [0, 1, 2]), (0, 1, True, [3, 4]),
+        (1, 0, False, [5, 6, 7]), (1, 1, True, [8, 9]), (2, 0, True, [10, 11]),
+    ]  # fmt: skip
+    assert end.number == 12 and end.kind == "end"
+    found = work[1].table.to_pylist()
+    assert [row["problem"] for row in found] == ["the file does not exist", "it is empty"]
+    assert [row["data"] for row in found] == [None, None]
+    assert work[0].table["label"].to_pylist() == ["label"] * 3
+
+
+def test_finished_parts_are_counted_and_not_read():
+    everything = cut(Rows(12), lambda part: False, part=5, piece=3)
+    some = cut(Rows(12), lambda part: part != 1, part=5, piece=3)
+    assert some == [piece for piece in everything if piece.part in (1, -1)]
+    assert cut(Rows(12), lambda part: True, part=5, piece=3)[-1].number == 12
+
+
+def test_a_piece_of_large_images_has_fewer_rows(monkeypatch):
+    monkeypatch.setattr(image_pieces, "PIECE_BYTES", 25)
+    *work, _ = cut(Rows(8), lambda part: part == 0, part=5, piece=5)
+    assert places(work) == [(1, 0, True, [5, 6, 7])]
+    monkeypatch.setattr(image_pieces, "PIECE_BYTES", 20)
+    *work, _ = cut(Rows(8), lambda part: part == 0, part=5, piece=5)
+    assert places(work) == [(1, 0, False, [5, 6]), (1, 1, True, [7])]
+
+
+def test_a_file_that_is_too_large_is_told_like_by_the_decoder(tmp_path):
+    (tmp_path / "a.png").write_bytes(bytes(1001))
+    (tmp_path / "folder.png").mkdir()
+    items = [ImageItem(0, "a", file=str(tmp_path / "a.png")),
+             ImageItem(1, "b", file=str(tmp_path / "folder.png")),
+             ImageItem(2, "c", file=str(tmp_path / "\udcff\0.png"))]  # fmt: skip
+    problems = [image_pieces.with_content(item, LIMITS).problem for item in items]
+    assert problems == [
+        "the file is larger than the limit of 1000 bytes",
+        "it is a folder, not a file",
+        "the file name is not valid on this system",
+    ]
+
+
+def in_this_process(tickets: list[int], stages: Stages, engine: RayEngine) -> Iterator[Piece]:
+    """`run_pieces` one piece after the other, the last one first."""
+    encode = stages.encoder()
+    read: list[Piece] = []
+    try:
+        for ticket in tickets:
+            read.extend(stages.read(ticket))
+    except BlissError as error:
+        read.append(error_piece(error, BROKE_OFF))
+    for piece in reversed(read):
+        yield apply_step(encode, apply_step(stages.prepare, piece))
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_images, "run_pieces", in_this_process)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder(ModelChoice("demo", batch_size=4))
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_parts_are_those_of_one_process(without_ray, bliss, collection, encoder, tmp_path):
+    images = list_images(collection)
+    told: list[tuple[str, int, int]] = []
+    embed_images(images, encoder, tmp_path / "here", HERE)
+    embed_images(images, encoder, tmp_path / "there", THERE, lambda *all: told.append(all))
+    assert stored(tmp_path / "there") == stored(tmp_path / "here")
+    total = images.count
+    assert told[-1] == ("images embedded", total, total)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def test_shards_too_are_decoded_and_encoded_there(
+    without_ray, bliss, collection, encoder, tmp_path
+):
+    images, counted = list_images(collection), replace(encoder, encode_images=refuse)
+    embed_images(images, encoder, tmp_path / "here", HERE)
+    for number in range(2):
+        embed_shard(images, counted, tmp_path / "there", THERE, Shard(number, 2), no_progress)
+    embed_images(images, counted, tmp_path / "there", HERE)
+    assert stored(tmp_path / "there") == stored(tmp_path / "here")
+
+
+def refuse(pixels: np.ndarray) -> np.ndarray:
+    raise AssertionError("encoded in this process")
+
+
+TRAPPED_WORKER = """
+import os, time
+from blissaudit.indexer.images import decode_worker, decoding
+real = decoding.decode_bytes
+def trapped(data, *rest):
+    if data == b"hang":
+        time.sleep(600)
+    if data == b"exit":
+        os._exit(3)
+    return real(data, *rest)
+decoding.decode_bytes = decode_worker.decode_bytes = trapped
+decode_worker.main()
+"""
+
+
+@pytest.fixture
+def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    script = tmp_path / "trapped.py"
+    script.write_text(TRAPPED_WORKER)
+    monkeypatch.setattr(decode_process, "WORKER_COMMAND", (sys.executable, "-P", str(script)))
+    image_steps.own_decoder.cache_clear()
+    yield
+    image_steps.own_decoder.cache_clear()
+
+
+def test_images_that_hang_or_crash_the_decoder_fail_and_no_other_does(
+    without_ray, trapped, bliss, collection, encoder, tmp_path
+):
+    root = tmp_path / "images"
+    shutil.copytree(collection, root)
+    for name in ("hang", "exit"):
+        (root / "boat" / f"{name}.png").write_text(name)
+    images, limits = list_images(root), DecodingLimits(seconds=1.5)
+    here = embed_images(images, encoder, tmp_path / "here", replace(HERE, limits=limits))
+    there = embed_images(images, encoder, tmp_path / "there", replace(THERE, limits=limits))
+    assert there.failures == here.failures and there.paths == here.paths
+    assert [(failure.path, failure.reason) for failure in there.failures] == [
+        ("boat/exit.png", "the decoder process died (exit status 3)"),
+        ("boat/hang.png", "decoding took longer than 1.5 s"),
+    ]
+
+
+def test_known_content_is_not_encoded_again(
+    without_ray, bliss, collection, encoder, tmp_path, monkeypatch
+):
+    images = list_images(collection)
+    whole = embed_images(images, encoder, tmp_path / "there", THERE)
+    rest = replace(images, paths=images.paths[1:], labels=images.labels[1:])
+    encoded: list[int] = []
+
+    def counting(wanted: WorkerEncoder) -> Step:
+        step = image_steps.image_encoder(wanted)
+
+        def encode(table: pa.Table) -> pa.Table:
+            encoded.append(len(table) - table["pixels"].null_count)
+            return step(table)
+
+        return encode
+
+    monkeypatch.setattr(ray_images, "image_encoder", counting)
+    found = embed_images(rest, encoder, tmp_path / "there", THERE)
+    assert set(encoded) == {0} and found.paths == images.paths[1:]
+    assert np.array_equal(found.vectors, whole.vectors[1:])
+
+
+def test_a_collection_that_breaks_off_is_told_and_one_without_images_too(
+    without_ray, encoder, tmp_path
+):
+    for rows, message in (
+        (Rows(25, fails_at=20), "the archive ends early"),
+        (Rows(0), "no images"),
+    ):
+        with pytest.raises(BlissError, match=message):
+            embed_images(rows, encoder, tmp_path / message, THERE)
+    # The part that was cut short is not stored: its last row never came.
+    records = (tmp_path / "the archive ends early" / "parts").iterdir()
+    assert sorted(path.name for path in records) == ["part_0.json", "part_1.json"]

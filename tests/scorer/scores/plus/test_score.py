@@ -1,0 +1,368 @@
+"""bliss+: its parts against an independent oracle, its behaviour where data are few."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from blissaudit.errors import BlissError, UsageError
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import gather_texts
+from blissaudit.scorer.calibration import conformal_p_values
+from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
+from blissaudit.scorer.moments import fit_moments
+from blissaudit.scorer.reference import Reference
+from blissaudit.scorer.reference_file import images_to_keep
+from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.plus.combination import beyond, learnt_weights, scale_of, standardised
+from blissaudit.scorer.scores.plus.score import BLISS_PLUS, fit_bliss_plus
+from blissaudit.scorer.statistics import VariancePrior, moderated, variance_prior
+
+D, C, M, K = 16, 3, 60, 4
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def world(sizes=(9, 7, 5), seed=0):
+    """Normals of C classes around their prompts, external texts, and images to score."""
+    rng = np.random.default_rng(seed)
+    bias = 3 * rng.normal(size=D)
+    classes = len(sizes)
+    centres = rng.normal(size=(classes, D))
+    prompts = unit(centres + bias)
+    labels = np.repeat(np.arange(classes), sizes)
+    images = unit(centres[labels] + 0.3 * rng.normal(size=(len(labels), D)))
+    texts = unit(rng.normal(size=(M, D)) + bias)
+    normals = Normals(tuple("abc"[:classes]), prompts, images, labels)
+    queries = unit(np.concatenate([centres, rng.normal(size=(8, D))]))
+    return Fitting(normals, texts), queries
+
+
+def query(images, texts, k=K):
+    vectors = array_vectors(texts)
+    return Query(images, gather_texts(nearest_texts(images, vectors, k), vectors.fetch))
+
+
+class Oracle:
+    """bliss+ by loops over images, classes and texts, in float64, with refits for leave-one-out."""
+
+    def __init__(self, fitting, k, **changed):
+        values = {**BLISS_PLUS.defaults, **changed}
+        self.weight, self.tau, self.rivals = values["weight"], values["tau"], values["rivals"]
+        self.prior, self.far, self.k = values["prior"], values["far"], k
+        normals = fitting.normals
+        self.texts, self.prompts = fitting.texts.astype(float), normals.prompts.astype(float)
+        classes = range(len(self.prompts))
+        self.references = [normals.images[normals.labels == c].astype(float) for c in classes]
+        self.usable = [t for t in self.texts if max(t @ p for p in self.prompts) <= 0.95]
+        spaced = np.linspace(0, len(self.texts) - 1, min(1000, len(self.texts))).astype(int)
+        self.s0 = [np.mean([(r @ self.texts[j]).var(ddof=1) for j in spaced])
+                   for r in self.references]  # fmt: skip
+        self.shrink()
+        self.calibrate()
+
+    def shrink(self):
+        rows = np.concatenate([r - r.mean(axis=0) for r in self.references])
+        n, d = rows.shape
+        s = rows.T @ rows / n
+        mu = np.trace(s) / d
+        delta = ((s - mu * np.eye(d)) ** 2).sum() / d
+        beta = sum(((np.outer(x, x) - s) ** 2).sum() / d for x in rows) / n**2
+        self.rho, self.mu, self.n = max(1 / n, min(beta, delta) / delta), mu, n
+
+    def z(self, x, c, rows, t):
+        sims = rows @ t
+        n = len(rows)
+        s2 = sims.var(ddof=1) if n > 1 else 0.0
+        std = np.sqrt((self.prior * self.s0[c] + (n - 1) * s2) / (self.prior + n - 1))
+        return (x @ t - sims.mean()) / (std + 1e-8)
+
+    def bliss(self, x, c, rows):
+        near = sorted(range(len(self.texts)), key=lambda j: (-np.float32(x @ self.texts[j]), j))
+        pulls = [self.z(x, c, rows, self.texts[j]) for j in near[: self.k]]
+        return -self.z(x, c, rows, self.prompts[c]) + self.weight * np.mean(pulls)
+
+    def distance(self, x, classes, rest):
+        scatter = sum((r - r.mean(axis=0)).T @ (r - r.mean(axis=0)) for r in rest) / self.n
+        inverse = np.linalg.inv(self.rho * self.mu * np.eye(len(x)) + (1 - self.rho) * scatter)
+        means = [rest[c].mean(axis=0) for c in classes]
+        return min(np.sqrt((x - m) @ inverse @ (x - m)) for m in means)
+
+    def log_text_sum(self, x, rest, also=None):
+        total = 0.0
+        for t in self.usable:
+            odds = [min(30.0, np.exp((y @ t - y @ self.prompts[c]) / self.tau))
+                    for c, rows in enumerate(rest) for y in rows]  # fmt: skip
+            total += np.exp(x @ t / self.tau) / (1 + self.rivals * np.mean(odds))
+        if also is not None:
+            total += np.exp(x @ self.prompts[also] / self.tau)
+        return np.log(total)
+
+    def pieces(self, x, own=None, i=None, without=None, also=None):
+        """b, n, m and g of x, which is image i of class `own`; class `without` is gone."""
+        rest = list(self.references)
+        if own is not None:
+            rest[own] = np.delete(rest[own], i, axis=0)
+        classes = [c for c in range(len(rest)) if c != without]
+        labels = [x @ self.prompts[c] for c in classes]
+        b = min(self.bliss(x, c, rest[c]) for c in classes)
+        n = self.log_text_sum(x, rest, also) - np.log(np.sum(np.exp(np.array(labels) / self.tau)))
+        middle = x @ np.mean(self.usable, axis=0) if len(rest) == 1 else np.mean(labels)
+        return [b, n, self.distance(x, classes, rest), middle - max(labels)]
+
+    def calibrate(self):
+        normal, odd, loose = [], [], []
+        several = len(self.references) > 1
+        for c, rows in enumerate(self.references):
+            for i, x in enumerate(rows):
+                normal.append(self.pieces(x, c, i))
+                if several:
+                    odd.append(self.pieces(x, c, i, without=c))
+                    loose.append(self.pieces(x, c, i, without=c, also=c))
+        normal = np.array(normal)
+        self.mean, self.std = normal.mean(axis=0), normal.std(axis=0)
+        scaled = (normal - self.mean) / self.std
+        far = scaled[:, 2] + scaled[:, 3]
+        self.far_mean, self.far_std = far.mean(), far.std()
+        self.w = np.ones(3)
+        if several:
+            anomalous = (np.array(odd + loose) - self.mean) / self.std
+            self.w = learnt_weights(scaled[:, :3], anomalous[:, :3])
+
+    def score(self, x, own=None, i=None):
+        b, n, m, g = (np.array(self.pieces(x, own, i)) - self.mean) / self.std
+        beyond = max(0, (m + g - self.far_mean) / self.far_std - 1)
+        return self.w @ [b, n, m] + self.far * beyond
+
+
+def oracle(fitting, images, k, **changed):
+    truth = Oracle(fitting, k, **changed)
+    return np.array([truth.score(x) for x in images.astype(float)])
+
+
+def test_weights_reach_the_bounded_minimum_where_one_of_them_is_nothing():
+    from scipy.optimize import minimize
+
+    at_zero = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        normal = rng.normal(size=(40, 3))
+        anomalous = rng.normal(size=(60, 3)) + rng.normal(size=3)
+        rows = np.column_stack([np.concatenate([normal, anomalous]), np.ones(100)])
+        truth = np.repeat([0.0, 1.0], [40, 60])
+        start, penalty = np.array([0.5, 0.5, 0.5, 0]), np.array([1, 1, 1, 0])
+
+        def cost(w, rows=rows, truth=truth, start=start, penalty=penalty):
+            z = rows @ w
+            return (np.logaddexp(0, z) - truth * z).sum() + 0.5 * (penalty * (w - start) ** 2).sum()
+
+        bounds = [(0, None)] * 3 + [(None, None)]
+        options = {"ftol": 1e-15, "gtol": 1e-9, "maxfun": 20_000}
+        best = minimize(cost, start, bounds=bounds, method="L-BFGS-B", options=options).x[:3]
+        at_zero += (best < 1e-9).any()
+        wanted = 3 * best / best.sum() if best.sum() > 1e-9 else np.ones(3)
+        np.testing.assert_allclose(learnt_weights(normal, anomalous), wanted, atol=1e-3)
+    assert at_zero > 10
+
+
+def test_two_images_of_one_class_cannot_scale_the_evidence_of_all():
+    fitting, images = world((2, 1, 1))
+    with pytest.warns(UserWarning, match="too few classes have two reference images"):
+        found = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
+    assert np.abs(found).max() < 1e3
+
+
+def test_a_scale_is_not_made_of_rounding():
+    nearly = np.array([22.627417, 22.627417 + 4e-13])
+    assert scale_of(nearly).std == 1.0
+    assert scale_of(np.array([1.0, 3.0])).std == 1.0
+    assert scale_of(np.array([1.0, 5.0])).std == 2.0
+
+
+@pytest.mark.parametrize("sizes", [(9, 7, 5), (2, 2, 3), (20, 2, 18), (7,)])
+def test_equals_the_oracle(sizes):
+    fitting, images = world(sizes)
+    found = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
+    expected = oracle(fitting, images, K)
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"weight": 1.5}, {"tau": 0.05}, {"rivals": 200.0}, {"prior": 1.0}, {"far": 0.0}]
+)
+def test_every_parameter_changes_the_score_as_the_oracle_says(changed):
+    fitting, images = world()
+    asked = query(images, fitting.texts)
+    plain = fit_score(BLISS_PLUS, fitting)(asked)
+    found = fit_score(BLISS_PLUS, fitting, **changed)(asked)
+    assert np.abs(found - plain).max() > 1e-4
+    expected = oracle(fitting, images, K, **changed)
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("sizes", [(9, 7, 5), (20, 3, 18)])
+def test_a_reference_image_scores_as_refitting_without_it_says(sizes):
+    """Moments, covariance and text weights without it; scales and learnt weights shared."""
+    fitting, _ = world(sizes)
+    normals = fitting.normals
+    reference = Reference(
+        fit_moments(normals.classes, normals.images, normals.labels), normals.prompts
+    )
+    reference = replace(
+        reference, sample=images_to_keep(reference.moments, normals.images, normals.labels)
+    )
+    scorer = fit_bliss_plus(reference, fitting.texts, BLISS_PLUS.defaults)
+    order = np.random.default_rng(3).permutation(len(normals.labels))
+    left_out = LeftOut(np.arange(len(order)), normals.labels[order])
+    images = normals.images[order]
+    found = scorer(images, query(images, fitting.texts).retrieved, left_out)
+    truth = Oracle(fitting, K)
+    expected = [truth.score(x, c, i) for c, rows in enumerate(truth.references)
+                for i, x in enumerate(rows)]  # fmt: skip
+    np.testing.assert_allclose(found, np.array(expected)[order], rtol=5e-5, atol=5e-5)
+    kept_in = scorer(images, query(images, fitting.texts).retrieved, NOTHING_LEFT_OUT)
+    assert (kept_in < found).mean() > 0.95
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_classes_texts_and_references_does_not_matter(seed):
+    fitting, images = world()
+    rng = np.random.default_rng(seed)
+    classes, texts = rng.permutation(C), rng.permutation(M)
+    rows = rng.permutation(len(fitting.normals.labels))
+    normals = fitting.normals
+    turned = Fitting(
+        Normals(
+            tuple(normals.classes[c] for c in classes),
+            normals.prompts[classes],
+            normals.images[rows],
+            np.argsort(classes)[normals.labels[rows]],
+        ),
+        fitting.texts[texts],
+    )
+    found = fit_score(BLISS_PLUS, turned)(query(images, turned.texts))
+    expected = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
+
+
+def test_moderation_by_hand():
+    prior = VariancePrior(np.array([0.2]), 10.0)
+    # n = 3, population variance 0.06, so s² = 0.09: (10·0.04 + 2·0.09)/12.
+    assert moderated(np.sqrt(0.06), 3, 0.2, prior) == pytest.approx(np.sqrt(0.58 / 12))
+    assert moderated(np.array(0.0), 1, 0.2, prior) == pytest.approx(0.2)
+
+
+def test_the_prior_is_the_mean_unbiased_variance_and_lends_itself_to_single_images():
+    fitting, _ = world((4, 1, 6))
+    normals, texts = fitting.normals, fitting.texts
+    moments = fit_moments(normals.classes, normals.images, normals.labels)
+    prior = variance_prior(moments, texts, 10.0)
+    means = [
+        (normals.images[normals.labels == c].astype(float) @ texts.T).var(axis=0, ddof=1).mean()
+        for c in (0, 2)
+    ]
+    expected = np.sqrt([means[0], np.mean(means), means[1]])
+    np.testing.assert_allclose(prior.std, expected, rtol=1e-5)
+    single = fit_moments(("a",), normals.images[:1], np.zeros(1, int))
+    assert variance_prior(single, texts, 10.0) is None
+
+
+def test_one_image_in_a_class_is_enough_and_said():
+    fitting, images = world((6, 1, 5))
+    with pytest.warns(UserWarning, match=r"one reference image is all there is of b; the spread"):
+        found = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
+    assert np.isfinite(found).all()
+    assert found[:C].max() < np.median(found[C:])
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_without_any_spread_labels_and_captions_alone_are_compared(copies):
+    fitting, images = world((1, 1, 1))
+    normals = fitting.normals
+    normals = replace(
+        normals, images=np.tile(normals.images, (copies, 1)), labels=np.tile(normals.labels, copies)
+    )
+    fitting = replace(fitting, normals=normals)
+    with pytest.warns(
+        UserWarning, match=r"too few classes have two reference images that differ; only"
+    ):
+        found = fit_score(BLISS_PLUS, fitting)(query(images, fitting.texts))
+    assert found[:C].max() < found[C:].max()
+    truth = fit_score(BLISS_PLUS, fitting, prior=1.0)(query(images, fitting.texts))
+    np.testing.assert_array_equal(found, truth)
+
+
+def test_texts_that_are_all_labels_in_other_words_are_refused():
+    fitting, _ = world()
+    texts = unit(np.repeat(fitting.normals.prompts, 3, axis=0) + 0.001)
+    with pytest.raises(BlissError, match=r"all 9 external texts are within cosine 0\.95"):
+        fit_score(BLISS_PLUS, replace(fitting, texts=texts))
+
+
+def test_a_class_without_reference_images_is_named():
+    fitting, _ = world((6, 0, 5))
+    with pytest.raises(BlissError, match=r"class 'b' has 0 reference images\. Needed: at least 1"):
+        fit_score(BLISS_PLUS, fitting)
+
+
+def test_weights_follow_the_piece_that_separates_and_are_equal_without_evidence():
+    rng = np.random.default_rng(0)
+    normal, odd = rng.normal(size=(200, 2)), rng.normal(size=(200, 2))
+    odd[:, 1] += 3
+    weights = learnt_weights(normal, odd)
+    assert weights[1] > 5 * weights[0] >= 0
+    assert weights.sum() == pytest.approx(2)
+    assert learnt_weights(normal, odd[:0]).tolist() == [1, 1]
+    swapped = learnt_weights(normal[:, ::-1], odd[:, ::-1])
+    np.testing.assert_allclose(swapped, weights[::-1], rtol=1e-6)
+
+
+def test_scales_and_hinge_by_hand():
+    scale = scale_of(np.array([1.0, 3.0]))
+    assert standardised(np.array([5.0]), scale).tolist() == [3.0]
+    assert scale_of(np.array([2.0, 2.0])).std == 1.0
+    assert beyond(np.array([1.0, 2.5, 4.0]), 2.5).tolist() == [0, 0, 1.5]
+
+
+def test_k_is_the_querys_and_changes_the_score():
+    fitting, images = world()
+    fitted = fit_score(BLISS_PLUS, fitting)
+    found = {k: fitted(query(images, fitting.texts, k)) for k in (2, K)}
+    assert np.abs(found[2] - found[K]).max() > 1e-6
+    np.testing.assert_allclose(found[2], oracle(fitting, images, 2), rtol=5e-5, atol=5e-5)
+    with pytest.raises(UsageError, match=r"without their retrieved texts"):
+        fitted(Query(images))
+
+
+def exchangeable(seed, classes=3, each=40):
+    """A calibrated reference and clean images to score, all drawn alike; 16 texts a class apart."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(classes, D))
+    labels = np.tile(np.arange(classes), each)
+    images = unit(centres[labels] + rng.normal(size=(len(labels), D)))
+    fitted, held, fresh = np.split(np.arange(len(labels)), [40, 80])
+    moments = fit_moments(tuple("abc"), images[fitted], labels[fitted])
+    reference = Reference(
+        moments, unit(centres), sample=images_to_keep(moments, images[fitted], labels[fitted])
+    )
+    texts = unit(rng.normal(size=(30, D)))
+    return reference, texts, images[held], images[fresh]
+
+
+def test_p_values_of_clean_images_are_uniform():
+    """Neither moments nor scales nor weights have seen a calibration image."""
+    p = []
+    for seed in range(60):
+        reference, texts, held, fresh = exchangeable(seed)
+        scorer = fit_bliss_plus(reference, texts, BLISS_PLUS.defaults)
+        calibration, found = (
+            scorer(images, query(images, texts).retrieved, NOTHING_LEFT_OUT)
+            for images in (held, fresh)
+        )
+        p.append(conformal_p_values(calibration, found))
+    p = np.concatenate(p)
+    # 60 runs of 40 shared calibration images: the share below a level is known to about 0.01.
+    for level in (0.1, 0.3, 0.5, 0.8):
+        assert np.mean(p <= level) == pytest.approx(level, abs=0.035)
+    assert np.mean(p) == pytest.approx(0.5, abs=0.03)

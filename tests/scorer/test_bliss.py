@@ -1,0 +1,213 @@
+"""BLISS scores and all their parts against loops written from the formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from blissaudit.errors import BlissError
+from blissaudit.indexer.vectors.nearest import Hits
+from blissaudit.scorer import bliss as class_blocks
+from blissaudit.scorer.bliss import bliss_matrices, bliss_scores, gather_texts
+from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
+from blissaudit.scorer.moments import fit_moments
+from blissaudit.scorer.reference import Reference
+from helpers import bliss_oracle as oracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@dataclass(frozen=True)
+class World:
+    """Reference images, prompts, texts and scored images, the last of them reference images."""
+
+    reference_images: np.ndarray
+    labels: np.ndarray
+    prompts: np.ndarray
+    texts: np.ndarray
+    images: np.ndarray
+    left_out: LeftOut
+    given: np.ndarray
+
+    @property
+    def reference(self) -> Reference:
+        names = [f"class {number}" for number in range(len(self.prompts))]
+        return Reference(fit_moments(names, self.reference_images, self.labels), self.prompts)
+
+
+def make_world(seed: int, counts: list[int], d: int, texts: int) -> World:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rng.shuffle(labels)
+    centres = rng.normal(size=(len(counts), d))
+    reference = oracle.unit_rows(centres[labels] + 0.7 * rng.normal(size=(len(labels), d)))
+    for number, count in enumerate(counts):
+        if count >= 4:  # a copy among the references of a class
+            first, second = np.flatnonzero(labels == number)[:2]
+            reference[second] = reference[first]
+    prompts = oracle.unit_rows(centres + rng.normal(size=centres.shape))
+    corpus = oracle.unit_rows(rng.normal(size=(texts, d)))
+    corpus[0] = prompts[0]
+    corpus[-1] = corpus[texts // 2]
+    strangers = oracle.unit_rows(rng.normal(size=(4, d)))
+    members = [i for i in range(len(labels)) if counts[labels[i]] >= 3][:6]
+    images = np.concatenate([strangers, reference[members]])
+    left_out = LeftOut(4 + np.arange(len(members)), labels[members])
+    filed = rng.integers(-1, len(counts), len(images))
+    filed[4:] = labels[members]
+    return World(reference, labels, prompts, corpus, images, left_out, filed)
+
+
+def close(found, expected, tolerance=1e-5):
+    assert np.shape(found) == np.shape(expected)
+    expected = np.asarray(expected)
+    error = np.abs(found - expected) / np.maximum(1, np.abs(expected))
+    assert np.nanmax(error, initial=0) <= tolerance
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+
+
+def check_world(world: World, hits, left_out: LeftOut, weight: float) -> None:
+    """Every number of `bliss_matrices` and `bliss_scores` against the oracle's."""
+    similarity, rows = hits
+    retrieved = gather_texts(Hits(similarity, rows), lambda wanted: world.texts[wanted])
+    reference = world.reference
+    classes = [
+        oracle.class_rows(world.reference_images, world.labels, number)
+        for number in range(len(world.prompts))
+    ]
+    pairs = set(zip(left_out.images.tolist(), left_out.classes.tolist(), strict=True))
+    ics, pull = oracle.terms(world.images, hits, world.texts, classes, world.prompts, pairs)
+    ets = pull.mean(axis=2)
+    total = ics + weight * ets
+
+    matrices = bliss_matrices(world.images, retrieved, reference, weight, left_out)
+    close(matrices.ics, ics)
+    close(matrices.ets, ets)
+    close(matrices.total, total)
+
+    kept = bliss_scores(world.images, retrieved, reference, weight, world.given, left_out)
+    here, best = np.arange(len(world.images)), min(3, len(classes))
+    # Which class is best may differ where two totals differ by rounding only; its number may not.
+    close(kept.score, total.min(axis=1))
+    close(kept.best_scores, np.sort(total, axis=1)[:, :best])
+    close(np.take_along_axis(total, kept.best_classes, axis=1), kept.best_scores)
+    assert all(len(set(row)) == best for row in kept.best_classes.tolist())
+    assert np.array_equal(kept.nearest, kept.best_classes[:, 0])
+    assert np.array_equal(kept.score, kept.best_scores[:, 0])
+    close(kept.ics, ics[here, kept.nearest])
+    close(kept.ets, ets[here, kept.nearest])
+    close(kept.pull, pull[here, kept.nearest])
+    filed = world.given >= 0
+    close(kept.given_ics, np.where(filed, ics[here, world.given], np.nan))
+    close(kept.given_ets, np.where(filed, ets[here, world.given], np.nan))
+
+
+WORLDS = st.builds(
+    make_world,
+    seed=st.integers(0, 2**32 - 1),
+    counts=st.lists(st.integers(2, 30), min_size=1, max_size=6),
+    d=st.integers(3, 24),
+    texts=st.just(16),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    world=WORLDS,
+    k=st.integers(1, 12),
+    weight=st.sampled_from([0.0, 0.5, 3.0]),
+    entries=st.tuples(st.sampled_from([1, 40, 4_000_000]), st.sampled_from([1, 7, 500_000])),
+    leave_out=st.booleans(),
+)
+def test_every_number_equals_the_oracle(world, k, weight, entries, leave_out):
+    hits = oracle.brute_force(world.images, world.texts, k)
+    with (
+        patch.object(class_blocks, "TABLE_ENTRIES", entries[0]),
+        patch.object(class_blocks, "CHUNK_ENTRIES", entries[1]),
+    ):
+        check_world(world, hits, world.left_out if leave_out else NOTHING_LEFT_OUT, weight)
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_real_embeddings_equal_the_oracle(leave_out):
+    real_data = oracle.real_data()
+    reference, labels = oracle.caltech(real_data, "val")
+    _, labels = np.unique(labels, return_inverse=True)
+    test, _ = oracle.caltech(real_data, "test")
+    texts = oracle.real_texts(real_data)
+    members = np.arange(0, len(labels), 400)
+    images = np.concatenate([test[::600], reference[members]])
+    numbers = np.arange(len(images) - len(members), len(images))
+    filed = np.full(len(images), -1)
+    filed[numbers] = labels[members]
+    left_out = LeftOut(numbers, labels[members]) if leave_out else NOTHING_LEFT_OUT
+    prompts = texts[1000 : 1000 + labels.max() + 1]
+    world = World(reference, labels, prompts, texts[:1000], images, left_out, filed)
+    similarity = images.astype(np.float64) @ world.texts.T.astype(np.float64)
+    rows = np.argsort(-similarity, axis=1)[:, :10]
+    hits = np.take_along_axis(similarity, rows, axis=1).astype(np.float32), rows
+    check_world(world, hits, left_out, 0.5)
+
+
+@pytest.mark.parametrize("table_entries", [1, 2, 4, 6, 4_000_000])
+@pytest.mark.parametrize("chunk_entries", [1, 4, 500_000])
+def test_equal_totals_go_to_the_lower_class(table_entries, chunk_entries, monkeypatch):
+    # Axis rows keep every sum exact, so classes 1 and 4, and 0 and 3, tie bit for bit.
+    monkeypatch.setattr(class_blocks, "TABLE_ENTRIES", table_entries)
+    monkeypatch.setattr(class_blocks, "CHUNK_ENTRIES", chunk_entries)
+    axes = np.eye(4, dtype=np.float32)
+    kinds = {"x": axes[[0, 1]], "y": axes[[1, 2]]}
+    order = ["x", "y", "x", "x", "y"]
+    reference = Reference(
+        fit_moments("abcde", np.concatenate([kinds[name] for name in order]), np.arange(10) // 2),
+        np.stack([kinds[name][0] for name in order]),
+    )
+    hits = Hits(np.array([[1.0], [1.0]], np.float32), np.array([[0], [1]]))
+    retrieved = gather_texts(hits, lambda rows: axes[[1, 0]][rows])
+    kept = bliss_scores(axes[[1, 0]], retrieved, reference, 0.5, np.array([4, -1]))
+    # Image y = axis 1 with text axis 1. Class y: prompt mean 1/2, std 1/2, so ICS -1 and ETS +1;
+    # class x: cosine 0, so ICS +1 and ETS +1. Image axis 0 with text axis 0. Class x: ICS -1 and
+    # ETS +1; class y: cosine 0 to prompt axis 1, ICS +1, and text of mean and std 0, ETS 1e8.
+    assert kept.best_classes.tolist() == [[1, 4, 0], [0, 2, 3]]
+    assert kept.best_scores[0] == pytest.approx([-0.5, -0.5, 1.5], abs=1e-6)
+    assert kept.best_scores[1] == pytest.approx([-0.5, -0.5, -0.5], abs=1e-6)
+    assert kept.given_ics == pytest.approx([-1, np.nan], abs=1e-6, nan_ok=True)
+    assert kept.given_ets == pytest.approx([1, np.nan], abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("table_entries", [1, 4_000_000])
+def test_all_parts_are_those_of_the_lower_of_two_equal_classes(table_entries, monkeypatch):
+    # Both classes: spread 1/2 along either text, ICS 0. The image is 1/2 above the first's mean
+    # similarity to one text and 1/2 below for the other: pulls +1 and -1; the second's: -1 and +1.
+    monkeypatch.setattr(class_blocks, "TABLE_ENTRIES", table_entries)
+    apart = np.array([[0.5, 0.5, 0], [-0.5, -0.5, 0]])
+    rows = np.concatenate([apart + [0, 1, 0], apart + [1, 0, 0]])
+    reference = Reference(fit_moments("pq", rows, np.array([0, 0, 1, 1])), np.eye(3)[[2, 2]])
+    hits = Hits(np.array([[0.5, 0.5]], np.float32), np.array([[0, 1]]))
+    retrieved = gather_texts(hits, lambda wanted: np.eye(3, dtype=np.float32)[wanted])
+    kept = bliss_scores(np.array([[0.5, 0.5, 0]], np.float32), retrieved, reference)
+    assert kept.best_scores.tolist() == [[0, 0]]
+    assert kept.best_classes.tolist() == [[0, 1]]
+    assert kept.pull[0] == pytest.approx([1, -1], abs=1e-6)
+
+
+def test_no_images_give_no_scores():
+    reference = Reference(fit_moments("a", np.eye(3)[:2], np.zeros(2, int)), np.eye(3)[:1])
+    hits = Hits(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.int64))
+    kept = bliss_scores(
+        np.zeros((0, 3), np.float32), gather_texts(hits, lambda rows: np.eye(3)[rows]), reference
+    )
+    assert (kept.score.shape, kept.best_classes.shape, kept.pull.shape) == ((0,), (0, 1), (0, 4))
+
+
+def test_a_class_of_one_image_is_refused_by_name():
+    rows = np.eye(3, dtype=np.float32)
+    reference = Reference(fit_moments(["cup", "mug"], rows, np.array([0, 0, 1])), rows[:2])
+    retrieved = gather_texts(
+        Hits(np.ones((1, 1), np.float32), np.zeros((1, 1), int)), lambda wanted: rows[wanted]
+    )
+    for score in (bliss_scores, bliss_matrices):
+        with pytest.raises(BlissError, match=r"class 'mug' has 1 reference image\. Needed: at"):
+            score(rows[:1], retrieved, reference)

@@ -1,0 +1,171 @@
+"""Which images a refit leaves out, that it is a refit, and that no class loses too many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from blissaudit.audit.robust import rank_correlation
+from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.scorer.bliss import bliss_matrices, gather_texts
+from blissaudit.scorer.leave_one_out import LeftOut
+from blissaudit.scorer.moments import fit_moments, remove_images
+from blissaudit.scorer.reference import Reference
+from blissaudit.scorer.robust import FiledImages, agreeing_neighbours, explained_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+
+def circle(degrees) -> np.ndarray:
+    angle = np.deg2rad(np.asarray(degrees, float))
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+
+def two_classes(each: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Two tight classes at 0 and 90 degrees; the last image of the first sits in the second."""
+    rows = circle([*np.arange(each - 1), 95.5, *(90 + np.arange(each))])
+    return rows, np.repeat([0, 1], each)
+
+
+def filed(rows, labels, margin, cosine=None, own=None, hashes=None) -> FiledImages:
+    n = len(labels)
+    margin = np.asarray(margin, float)
+    return FiledImages(
+        rows,
+        labels,
+        hashes or [f"{i:03d}" for i in range(n)],
+        np.arange(n, dtype=float) if own is None else own,
+        margin,
+        np.full(n, -1.0) if cosine is None else np.asarray(cosine, float),
+    )
+
+
+def test_neighbours_by_hand():
+    rows = circle([0, 1, 2, 40, 41, 90])
+    labels = np.array([0, 0, 1, 1, 1, 0])
+    # Fewer than eleven images: all the others count.
+    assert agreeing_neighbours(rows, labels, np.arange(6)).tolist() == [2, 2, 2, 2, 2, 2]
+    rows, labels = two_classes()
+    # The misfiled one's ten nearest are all of the other class, and it is among theirs.
+    assert agreeing_neighbours(rows, labels, np.array([11, 0, 12])).tolist() == [0, 10, 9]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 60))
+def test_neighbours_equal_a_sort_of_all_pairs(seed, n):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, 8))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    labels = rng.integers(0, 3, n)
+    found = agreeing_neighbours(rows, labels, np.arange(n))
+    similar = rows.astype(np.float64) @ rows.T.astype(np.float64)
+    for i in range(n):
+        others = [j for j in np.argsort(-similar[i]) if j != i][:10]
+        assert found[i] == sum(labels[j] == labels[i] for j in others)
+
+
+def test_an_image_is_not_its_own_neighbour_among_many_copies():
+    rows = np.repeat(circle([0, 90]), [15, 3], axis=0)
+    labels = np.arange(18)  # nobody agrees with anybody
+    assert agreeing_neighbours(rows, labels, np.arange(18)).tolist() == [0] * 18
+    labels = np.repeat([0, 1], [15, 3])  # the last copies are not among the first eleven
+    assert agreeing_neighbours(rows, labels, np.arange(18)).tolist() == [10] * 15 + [2] * 3
+
+
+@pytest.mark.parametrize(("margin", "cosine"), [(0.1, -1), (-1, 0.1), (0.1, 0.1)])
+def test_either_evidence_and_no_neighbour_leaves_an_image_out(margin, cosine):
+    rows, labels = two_classes()
+    at = np.eye(24)[11]
+    found = explained_images(
+        filed(rows, labels, np.where(at, margin, -1), np.where(at, cosine, -1))
+    )
+    assert np.flatnonzero(found).tolist() == [11]
+
+
+def test_neither_alone_does():
+    rows, labels = two_classes()
+    assert not explained_images(filed(rows, labels, np.full(24, -0.1))).any()
+    hard = np.where(np.arange(24) == 0, 0.5, -1)  # doubtful, but among its own
+    assert not explained_images(filed(rows, labels, hard)).any()
+
+
+def test_two_neighbours_of_its_class_keep_an_image_and_one_does_not():
+    labels = np.repeat([0, 1], 12)
+    for friends, kept in ((1, False), (2, True)):
+        degrees = [*np.arange(11 - friends), *(96 + 0.1 * np.arange(friends)), 95.5]
+        rows = circle([*degrees, *(90 + np.arange(12))])
+        found = explained_images(filed(rows, labels, np.where(np.arange(24) == 11, 1, -1)))
+        assert found[11] != kept
+
+
+@pytest.mark.parametrize(
+    ("each", "wrong", "gone"), [(20, 8, 8), (20, 14, 10), (8, 5, 3), (5, 4, 0)]
+)
+def test_a_class_keeps_half_and_five(each, wrong, gone):
+    # `wrong` images of class 0 lie far out, each alone among the thirty of class 1.
+    rows = circle([*np.linspace(0, 5, each - wrong), *(120 + np.arange(wrong) * 5),
+                   *np.linspace(118, 122 + wrong * 5, 300)])  # fmt: skip
+    labels = np.repeat([0, 1], [each, 300])
+    margin = np.full(len(labels), -1.0)
+    margin[each - wrong : each] = 1
+    own = np.arange(len(labels), dtype=float)
+    out = np.flatnonzero(explained_images(filed(rows, labels, margin, own=own)))
+    assert out.tolist() == list(range(each - gone, each)), "those of lowest own score come back"
+
+
+def test_copies_stay_or_go_together():
+    rows = circle([*np.arange(10), 95.5, 95.5, *(90 + np.arange(12))])
+    labels = np.repeat([0, 1], 12)
+    hashes = [f"{i:03d}" for i in range(24)]
+    hashes[11] = hashes[10]
+    both = np.isin(np.arange(24), (10, 11))
+    found = explained_images(filed(rows, labels, np.where(both, 1, -1), hashes=hashes))
+    assert np.flatnonzero(found).tolist() == [10, 11]
+    one = np.where(np.arange(24) == 10, 1, -1)
+    assert not explained_images(filed(rows, labels, one, hashes=hashes)).any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), each=st.sampled_from([9, 30]))
+def test_removal_is_a_refit_and_a_removed_image_scores_as_one_left_out(seed, each):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(2 * each, 16))  # thirty rows of 16 dimensions keep a scatter
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    labels, prompts = np.repeat([0, 1], each), rows[[0, -1]]
+    retrieved = gather_texts(nearest_texts(rows, array_vectors(rows), 4), lambda r: rows[r])
+    out = np.zeros(2 * each, bool)
+    out[rng.choice(2 * each, 3, replace=False)] = True
+    whole = fit_moments(("a", "b"), rows, labels)
+    removed = Reference(remove_images(whole, rows[out], labels[out]), prompts)
+    refit = Reference(fit_moments(("a", "b"), rows[~out], labels[~out]), prompts)
+    found, expected = (bliss_matrices(rows, retrieved, r).total for r in (removed, refit))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    alone = np.flatnonzero(out)[:1]
+    without = Reference(remove_images(whole, rows[alone], labels[alone]), prompts)
+    plain = bliss_matrices(rows[alone], _only(retrieved, alone), without).total
+    left = LeftOut(np.zeros(1, int), labels[alone])
+    loo = bliss_matrices(
+        rows[alone], _only(retrieved, alone), Reference(whole, prompts), left_out=left
+    ).total
+    np.testing.assert_allclose(plain, loo, rtol=1e-6, atol=1e-6)
+
+
+def _only(retrieved, rows):
+    return type(retrieved)(
+        retrieved.similarity[rows],
+        retrieved.rows[rows],
+        retrieved.position[rows],
+        retrieved.vectors,
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=20))
+def test_rank_correlation_is_spearmans(pairs):
+    first, second = np.array(pairs, float).T
+    if first.std() and second.std():
+        assert rank_correlation(first, second) == pytest.approx(
+            spearmanr(first, second).statistic, abs=1e-12
+        )
+    else:
+        assert rank_correlation(first, second) == 1

@@ -1,0 +1,421 @@
+"""One training of OECL as it is asked for: which images, which outliers, where to.
+
+What a training came to: the figures on held-out images, who wins, and the lines printed.
+
+What is held out of training, and the check that outliers are not normal.
+
+What OECL has to beat: a logistic regression of outliers against normals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..artefacts import MANIFEST, read_json
+from ..corpora.images.folders import list_images
+from ..errors import BlissError, UsageError
+from ..evaluation.metrics import auroc
+from ..indexer.encode.encoder import Encoder, check_same_model
+from ..indexer.images.embedded import Failure, read_image_embeddings
+from ..indexer.images.embedding import EmbedOptions, embed_images
+from ..indexer.vectors.layout import is_embedding_folder
+from ..indexer.vectors.rows import whole_rows
+from ..progress import Progress, no_progress
+from ..scorer.scores.contract import Fitting, Normals, Query, fit_score
+from ..scorer.scores.registry import SCORES
+from ..scorer.scores.trained_file import LOSSES, save_head
+from .image_views import views_encoder, views_of
+from .oecl_training import FEWEST, OeclSettings, TrainedHead, train_head
+
+NORMAL_TURNS, OUTLIER_TURNS = (0, 1), (2, 3)
+"""self-OECL: 0° and 90° are normal, 180° and 270° are outliers."""
+
+
+@dataclass(frozen=True)
+class OeclRequest:
+    """What `bliss train oecl` was asked to do."""
+
+    normals: str
+    """A folder of images or of their embeddings."""
+    outliers: str | None = None
+    """The same; None trains against the normal images turned by 180° and 270°."""
+    output: str = "bliss-oecl"
+    views: int = 1
+    """Cached views of every image file; 1: the image alone. Feature-space views come on top."""
+    held_out: float = 0.2
+    """Share of normals and of outliers that the figures are measured on."""
+    settings: OeclSettings = field(default_factory=OeclSettings)
+    embed: EmbedOptions = field(default_factory=EmbedOptions)
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise UsageError(f"{self.views} views were asked for", "1 or more", "Correct --views")
+        if self.outliers is None and is_embedded(self.normals):
+            raise UsageError(
+                f"{self.normals} holds embeddings, and no outliers were given",
+                "image files, which can be turned, or a set of outliers",
+                "Add --outliers DIR, or give the images themselves",
+            )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    views: np.ndarray
+    """float32 [n, turns, V, d], unit rows; the first view is the image as it is."""
+    hashes: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    paths: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    model: Mapping[str, Any]
+    source: str
+
+
+def is_embedded(folder: str) -> bool:
+    """Whether a folder holds embeddings, and not images."""
+    path = Path(folder)
+    return (path / MANIFEST).is_file() or is_embedding_folder(path, "img")
+
+
+def needs_encoder(request: OeclRequest) -> bool:
+    """Whether any image has to be embedded."""
+    folders = [folder for folder in (request.normals, request.outliers) if folder is not None]
+    return not all(is_embedded(folder) for folder in folders)
+
+
+def run_oecl(
+    request: OeclRequest,
+    encoder: Encoder | None = None,
+    progress: Progress = no_progress,
+) -> OeclResult:
+    """Embed what is not embedded, train, measure, and write the head to `request.output`.
+
+    Raises UsageError where the folder holds another request's head; BlissError for sets that
+    overlap, come from different models, or are too small to hold anything out.
+    """
+    asked = _asked(request, encoder)
+    _check_output(Path(request.output), asked, request.embed.overwrite)
+    turns = (0,) if request.outliers else (*NORMAL_TURNS, *OUTLIER_TURNS)
+    opened = _open(request.normals, "normals", request, encoder, turns, progress)
+    seed = request.settings.seed
+    split = split_rows(opened.hashes, (None,) * len(opened.hashes), request.held_out, seed)
+    if request.outliers is None:
+        normal, outlier = opened.views[:, :2], opened.views[:, 2:]
+        other_split, failures = split, opened.failures
+    else:
+        other = _open(request.outliers, "outliers", request, encoder, turns, progress)
+        check_same_model(opened.model, request.normals, other.model, request.outliers)
+        check_apart(
+            (opened.views[:, 0, 0], opened.hashes),
+            (other.views[:, 0, 0], other.hashes, other.paths),
+            request.outliers,
+        )
+        normal, outlier = opened.views, other.views
+        other_split = split_rows(other.hashes, other.labels, request.held_out, seed)
+        failures = (*opened.failures, *other.failures)
+    parts = [
+        _flat(rows[chosen])
+        for rows, each in ((normal, split), (outlier, other_split))
+        for chosen in (each.kept, each.held)
+    ]
+    head = train_head(parts[0], parts[2], request.settings, progress)
+    weights, bias = outlier_logistic(parts[0][:, 0], parts[2][:, 0])
+    arrays = {
+        **head.arrays,
+        "logistic": weights,
+        "logistic_bias": np.array([bias], np.float32),
+        "normals": parts[0][:, 0],
+        "outliers": parts[2][:, 0],
+    }
+    names = ("normals", "normals_held_out", "outliers", "outliers_held_out")
+    counts = {name: len(part) for name, part in zip(names, parts, strict=True)}
+    result = OeclResult(
+        TrainedHead(arrays, head.losses),
+        counts,
+        held_out_line(counts, other_split, request.outliers is None),
+        measure(arrays, parts[1], parts[3]),
+        failures,
+    )
+    save_head(
+        Path(request.output),
+        arrays,
+        head.losses,
+        model={**opened.model},
+        counts=counts,
+        settings=asdict(request.settings),
+        request=asked,
+        held_out=result.held_out,
+        auroc=dict(result.auroc),
+        verdict=result.verdict,
+        final_losses=dict(
+            zip(("contrastive", "outlier_length", "floor"), head.losses[-1].tolist(), strict=True)
+        ),
+    )
+    return result
+
+
+def _flat(views: np.ndarray) -> np.ndarray:
+    """[n, turns, V, d] as [n·turns, V, d]: a turned image is an image of its own."""
+    return views.reshape(-1, *views.shape[2:])
+
+
+def _open(
+    folder: str,
+    name: str,
+    request: OeclRequest,
+    encoder: Encoder | None,
+    turns: tuple[int, ...],
+    progress: Progress,
+) -> _Opened:
+    if is_embedded(folder):
+        found = read_image_embeddings(folder)
+        if found.failures:
+            raise BlissError(
+                f"{len(found.failures)} embeddings in {folder} are zero or not finite (the first: "
+                f"{found.failures[0].path})",
+                "finite embeddings",
+                "Embed those images again or leave them out",
+            )
+        views, model = whole_rows(found.vectors)[:, None, None], found.model
+    elif encoder is None:
+        raise UsageError(
+            f"{folder} holds images and no model was given", "a model to embed them", "Add --model"
+        )
+    else:
+        several = views_encoder(encoder, request.views, request.settings.seed, turns)
+        target = Path(request.output) / f"views-{name}"
+        found = embed_images(list_images(folder), several, target, request.embed, progress)
+        views, model = views_of(whole_rows(found.vectors), len(turns), request.views), encoder.facts
+    hashes, labels, paths = tuple(found.hashes), tuple(found.labels), tuple(found.paths)
+    return _Opened(views, hashes, labels, paths, found.failures, model, folder)
+
+
+def _asked(request: OeclRequest, encoder: Encoder | None) -> dict[str, Any]:
+    return {
+        "normals": request.normals,
+        "outliers": request.outliers,
+        "views": request.views,
+        "held_out": request.held_out,
+        "settings": asdict(request.settings),
+        "weights_sha256": None if encoder is None else encoder.facts["weights_sha256"],
+    }
+
+
+def _check_output(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> None:
+    """Raise UsageError where `folder` holds a head that was asked for in other words."""
+    if overwrite or not (folder / MANIFEST).is_file():
+        return
+    before = read_json(folder / MANIFEST).get("request")
+    before = before if isinstance(before, dict) else {}
+    differing = sorted(name for name in {*before, *asked} if before.get(name) != asked.get(name))
+    if differing:
+        raise UsageError(
+            f"{folder} was made with other settings ({', '.join(differing)} differ)",
+            "the same settings, or another folder",
+            "Choose another --output, or pass --overwrite",
+        )
+
+
+BASELINES = ("outlier_logistic", "outlier_knn_ratio")
+
+
+@dataclass(frozen=True)
+class OeclResult:
+    """What was trained, and how it fares beside its baselines on held-out images."""
+
+    head: TrainedHead
+    counts: Mapping[str, int]
+    held_out: str
+    """One line: what was held out."""
+    auroc: Mapping[str, float]
+    """Score -> AUROC of held-out outliers against held-out normals."""
+    failures: tuple[Failure, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One line saying who wins; the baselines are named whenever they are as good."""
+        ours = max(value for name, value in self.auroc.items() if name not in BASELINES)
+        name = max(BASELINES, key=lambda baseline: self.auroc[baseline])
+        gap = 100 * (self.auroc[name] - ours)
+        if round(gap, 2) > 0:
+            return f"The baseline {name} wins, by {gap:.2f}: use it instead of oecl."
+        if round(gap, 2) == 0:
+            return f"The baseline {name} is as good as oecl, and simpler."
+        return f"oecl is ahead of the best baseline, {name}, by {-gap:.2f}."
+
+
+def measure(
+    arrays: Mapping[str, np.ndarray], normals: np.ndarray, outliers: np.ndarray
+) -> dict[str, float]:
+    """AUROC of each trained score between views of normals [n, V, d] and of outliers [m, W, d].
+
+    `oecl` and the baselines see the image as it is; `oecl, V views` averages over all views.
+    """
+    nothing = np.zeros((0, normals.shape[2]), np.float32)
+    known = Normals((), nothing, nothing, np.zeros(0, np.int64))
+    truth = np.repeat([False, True], [len(normals), len(outliers)])
+
+    def of(name: str, query: Callable[[np.ndarray], Query]) -> float:
+        fitted = fit_score(SCORES[name], Fitting(known, nothing, head=arrays))
+        return auroc(np.concatenate([fitted(query(rows)) for rows in (normals, outliers)]), truth)
+
+    found = {}
+    views = max(normals.shape[1], outliers.shape[1])
+    if views > 1:
+        found[f"oecl, {views} views"] = of("oecl", lambda rows: Query(rows[:, 0], views=rows))
+    for name in ("oecl", *BASELINES):
+        found[name] = of(name, lambda rows: Query(rows[:, 0]))
+    return found
+
+
+def result_lines(result: OeclResult, output: str) -> list[str]:
+    """Counts, losses, the table of AUROCs in %, and who wins."""
+    counts, losses = result.counts, result.head.losses
+    first, last = losses[0], losses[-1]
+    return [
+        f"Trained on {counts['normals']} normal and {counts['outliers']} outlier images, "
+        f"{len(result.failures)} unreadable, for {len(losses)} epochs.",
+        f"Contrastive loss {first[0]:.3f} to {last[0]:.3f}, outlier length {first[1]:.3f} to "
+        f"{last[1]:.3f}, floor {first[2]:.3f} to {last[2]:.3f}: {Path(output) / LOSSES}",
+        result.held_out,
+        "",
+        f"{'score':<20}{'AUROC':>7}",
+        *(f"{name:<20}{100 * value:>7.2f}" for name, value in result.auroc.items()),
+        "",
+        result.verdict,
+        f"Score with it: bliss audit … --score oecl --head {output}",
+    ]
+
+
+def held_out_line(counts: Mapping[str, int], split: Split, turned: bool) -> str:
+    """One line: how many images were held out, and how they were chosen."""
+    line = (
+        f"Held out: {counts['normals_held_out']} normal and "
+        f"{counts['outliers_held_out']} outlier images"
+    )
+    if turned:
+        return f"{line}, the outliers being turned copies"
+    if split.classes:
+        return f"{line}, the outliers being whole classes: {', '.join(split.classes)}"
+    return f"{line}, chosen at random"
+
+
+SAME = 0.9999
+"""Cosine above which two embeddings are of the same picture."""
+WHOLE_CLASSES = 4
+"""Outlier classes from which on whole ones are held out."""
+AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on and rows held out; `classes` are the outlier classes held out whole."""
+
+    kept: np.ndarray
+    held: np.ndarray
+    classes: tuple[str, ...] = ()
+
+
+def split_rows(
+    hashes: Sequence[str], labels: Sequence[str | None], share: float, seed: int
+) -> Split:
+    """Hold out a `share` of n images, copies of one staying together.
+
+    With 4 classes or more whole classes are held out instead: an anomaly to come is seldom of a
+    kind that was trained on. Raises BlissError where fewer than 4 would be left on either side.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"a held-out share of {share} was given", "above 0, below 1", "Try 0.2")
+    named = sorted({label for label in labels if label is not None})
+    whole = len(named) >= WHOLE_CLASSES
+    groups = [label or "" for label in labels] if whole else list(hashes)
+    distinct = sorted(set(groups))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    chosen = {distinct[i] for i in order[: max(1, round(share * len(distinct)))]}
+    held = np.array([group in chosen for group in groups], bool)
+    if min(held.sum(), (~held).sum()) < FEWEST:
+        raise BlissError(
+            f"there are {len(held)} images, of which {int(held.sum())} would be held out",
+            f"at least {FEWEST} to train on and {FEWEST} held out",
+            "Add images",
+        )
+    return Split(
+        np.flatnonzero(~held), np.flatnonzero(held), tuple(sorted(chosen)) if whole else ()
+    )
+
+
+def check_apart(
+    normal: tuple[np.ndarray, Sequence[str]],
+    outlier: tuple[np.ndarray, Sequence[str], Sequence[str]],
+    source: str,
+) -> None:
+    """Raise BlissError where outliers have the content of a normal image, or nearly its vector.
+
+    `normal` are unit rows [n, d] and content hashes, `outlier` the same [m, d] and paths. Nearly
+    is a cosine above 0.9999: a copy saved again, or one of two sets of embeddings.
+    """
+    rows, hashes = normal
+    known = set(hashes)
+    others, contents, paths = outlier
+    nearest = np.full(len(others), -1.0)
+    for start in range(0, len(rows), AT_ONCE):
+        nearest = np.maximum(nearest, (rows[start : start + AT_ONCE] @ others.T).max(axis=0))
+    same = (nearest > SAME) | np.array([content in known for content in contents], bool)
+    if same.any():
+        count = int(same.sum())
+        raise BlissError(
+            f"{count} outlier image{'s' * (count != 1)} in {source} "
+            f"{'are' if count != 1 else 'is'} also among the normal ones "
+            f"(the first: {paths[int(same.argmax())]})",
+            "outliers that are not normal",
+            "Take the common images out of either set",
+        )
+
+
+RIDGE = 1e-3
+STEPS = 200
+
+
+def outlier_logistic(
+    normals: np.ndarray, outliers: np.ndarray, ridge: float = RIDGE
+) -> tuple[np.ndarray, float]:
+    """Weights float32 [d] and bias of the log-odds of an outlier, of rows [n, d] and [m, d].
+
+    Minimises ½·(mean log-loss of normals + mean log-loss of outliers) + ½·ridge·‖v‖², v being the
+    weights of coordinates standardised over all rows; L-BFGS in float64. The same rows give the
+    same weights.
+    """
+    rows = np.concatenate([normals, outliers]).astype(np.float64)
+    mean, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-8)
+    inputs = torch.from_numpy((rows - mean) / scale)
+    sign = torch.ones(len(rows), dtype=torch.float64)
+    sign[: len(normals)] = -1
+    share = torch.cat(
+        [torch.full((len(part),), 0.5 / len(part)) for part in (normals, outliers)]
+    ).double()
+    weights = torch.zeros(rows.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weights],
+        max_iter=STEPS,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        odds = inputs @ weights[:-1] + weights[-1]
+        missed = (share * torch.nn.functional.softplus(-sign * odds)).sum()
+        total = missed + 0.5 * ridge * weights[:-1].square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    found = weights.detach().numpy()
+    made = found[:-1] / scale
+    return made.astype(np.float32), float(found[-1] - made @ mean)
