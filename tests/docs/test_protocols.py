@@ -18,7 +18,7 @@ from helpers import DOCS
 TEXT = (DOCS / "protocols.md").read_text(encoding="utf-8")
 CODE = "\n".join(line[4:] for line in TEXT.splitlines() if line.startswith("    "))
 COMMANDS = [
-    shlex.split(line.replace('"${LABELS[@]}"', "--label wnid=words"))
+    shlex.split(line.replace('"${LABELS[@]}"', "--class-prompt wnid=words"))
     for line in CODE.replace("\\\n", " ").splitlines()
     if line.startswith("bliss ")
 ]
@@ -58,7 +58,10 @@ def test_the_labels_of_imagenet_are_printed_by_the_snippet(tmp_path):
         [sys.executable, "-P", "-c", snippet], cwd=tmp_path, capture_output=True, text=True
     )
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["--label", f"n00000000=This is a photo of a {open_imagenet().names[0]}"]
+    assert lines[:2] == [
+        "--class-prompt",
+        f"n00000000=This is a photo of a {open_imagenet().names[0]}",
+    ]
     assert lines[-1] == f"n00000999=This is a photo of a {open_imagenet().names[-1]}"
 
 
