@@ -6,7 +6,9 @@ import ast
 import re
 
 import blissaudit
+import click
 import pytest
+from blissaudit.cli import bliss as root
 from helpers import DOCS, ROOT
 
 PAGES = sorted(DOCS.glob("*.md"))
@@ -53,6 +55,27 @@ def test_functions_named_beside_equations_are_defined_there():
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert set(re.findall(r"\w+", names)) <= defined, file
+
+
+OF_OTHER_PROGRAMS = {"--check", "--constraint", "--index-url", "--no-deps", "--record"}
+"""Options of pip and of benchmarks."""
+
+
+def known_options(command: click.Command) -> set[str]:
+    """The options of a command and of all commands below it."""
+    found = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            found |= known_options(each)
+    return found | {"--help", "--version"}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+def test_options_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8").split("## Options that changed")[0]
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - OF_OTHER_PROGRAMS
+    if page.name not in ("cli.md", "results.md"):  # made by scripts, one of them from a record
+        assert named <= known_options(root)
 
 
 PATHS = re.compile(r"`((?:audit|benchmarks|commands|corpora|demo|distributed|docs|evaluation|"
