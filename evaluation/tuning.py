@@ -19,12 +19,13 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.encode.encoder import check_same_model
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, search, with_structure
+from ..indexer.search.index import CaptionIndex, FolderIndex, search, with_structure
 from ..indexer.search.install import MadeStructure, make_structure
 from ..indexer.search.kinds import candidate_settings, default_parameters, read_kind
 from ..indexer.vectors.nearest import Hits, check_k
-from ..indexer.vectors.unit_rows import row_lengths
+from ..indexer.vectors.unit_rows import Rows, row_lengths
 from ..progress import Progress, no_progress
+from ..safe_text import counted
 from ..scorer.bliss import bliss_scores, gather_texts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.moments import fit_moments
@@ -134,7 +135,7 @@ def tune(
     check_same_model(images.model, images.source, index.model, str(index.folder))
     check_k(options.k + 1, index.count)
     queries, own = ask(index, images, options, prompts)
-    rescore = rescorer(own, index.vectors.fetch, options.weight)
+    rescore = rescorer(own, index.vectors, options.weight)
 
     def exact(vectors: np.ndarray, k: int) -> Any:
         return search(index, vectors, k)
@@ -171,7 +172,7 @@ def ask(
     queries = Queries(
         vectors,
         halves(len(some), options.seed),
-        index.vectors.fetch(own_rows),
+        index.vectors[own_rows],
         own_rows,
         options.k,
     )
@@ -225,7 +226,7 @@ def _breadths(name: str) -> list[Setting]:
 class Candidates:
     """Each setting ready to be searched with; a structure is built when its first one comes."""
 
-    index: CaptionIndex
+    index: FolderIndex
     settings: Sequence[Setting]
     keep: MadeStructures
 
@@ -246,10 +247,10 @@ class Candidates:
 
 
 def _candidate(
-    index: CaptionIndex, keep: MadeStructures, kind: str, parameters: Mapping[str, int]
+    index: FolderIndex, keep: MadeStructures, kind: str, parameters: Mapping[str, int]
 ) -> Candidate:
     made = keep.made[kind]
-    opened: list[CaptionIndex] = []
+    opened: list[FolderIndex] = []
 
     def find(queries: np.ndarray, k: int) -> Hits:
         # Read at the first search, so that its memory is counted with it.
@@ -297,7 +298,7 @@ def own_reference(
     if classes:
         numbers = {name: number for number, name in enumerate(classes)}
         filed = np.array([numbers.get(label, -1) for label in labels], np.int64)  # type: ignore[arg-type]
-        described = f"{len(classes):,} class{'es' * (len(classes) != 1)} as labelled"
+        described = f"{counted(len(classes), 'class', 'classes')} as labelled"
     else:
         classes, filed, prompts = (ONE_CLASS,), np.zeros(len(images), np.int64), None
         described = "one class of all images, for want of labels"
@@ -311,15 +312,13 @@ def own_reference(
     return OwnReference(images, Reference(moments, vectors), filed, described)
 
 
-def rescorer(
-    own: OwnReference, fetch: Callable[[np.ndarray], np.ndarray], weight: float
-) -> Callable[[Hits], np.ndarray]:
-    """The hits of all images, in rows that `fetch` takes, to their BLISS scores, float64 [n]."""
+def rescorer(own: OwnReference, texts: Rows, weight: float) -> Callable[[Hits], np.ndarray]:
+    """The hits of all images, in rows of `texts`, to their BLISS scores, float64 [n]."""
     filed = np.flatnonzero(own.labels >= 0)
     left_out = LeftOut(filed, own.labels[filed])
 
     def rescore(hits: Hits) -> np.ndarray:
-        retrieved = gather_texts(hits, fetch)
+        retrieved = gather_texts(hits, texts)
         return bliss_scores(
             own.images, retrieved, own.reference, weight, own.labels, left_out
         ).score

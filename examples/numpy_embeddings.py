@@ -39,9 +39,7 @@ def score_arrays(
     reference = ba.Reference(ba.fit_moments(classes, images, labels), collection.prompts)
 
     # The k captions most similar to each image, and their embeddings.
-    similarity = images @ texts.T
-    rows = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    hits = ba.Hits(np.take_along_axis(similarity, rows, axis=1), rows)
+    hits = ba.exact_search(images, texts, k)
     retrieved = ba.gather_texts(hits, lambda rows: texts[rows])
 
     # Every image is in the reference, so each is compared with its class without itself.

@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...artefacts import MANIFEST, check_checksum, read_manifest
 from ...errors import BlissError
+from ...tables import read_table
 from ..encode.encoder import Encoder, encode_prompts
 from ..search.structures import how_to_make_again
 from ..store.folder import BESIDE, HOW_TO_BUILD, KIND, files_below, part_of
 from ..store.manifest import count_problems, name_problems, type_problems
 from ..store.parts import caption_files, metadata_file, vector_file
 from ..store.removed import list_name, read_rows, removed_rows
-from ..vectors.layout import load_vectors
+from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import STORED_TOLERANCE, row_lengths
 
 Progress = Callable[[str, int, int], None]
@@ -262,7 +262,7 @@ def _metadata_problems(
 ) -> Iterator[str]:
     name, rows = metadata_file(number), manifest["parts"][number]
     try:
-        table = pq.read_table(folder / name)
+        table = read_table(folder / name)
     except (OSError, ValueError, pa.ArrowException) as error:
         yield f"{name} could not be read ({error})"
         return
@@ -315,7 +315,7 @@ def embedding_problems(
     ends = np.cumsum([source["rows"] for source in manifest["sources"]])
     first_rows = np.cumsum([0, *manifest["parts"]])
     for number, rows in wanted.items():
-        column = pq.read_table(folder / metadata_file(number), columns=["caption"])["caption"]
+        column = read_table(folder / metadata_file(number), ["caption"])["caption"]
         captions = column.take(rows).to_pylist()
         stored = load_vectors(folder / vector_file("text", number))[rows].astype(np.float64)
         source = np.searchsorted(ends, first_rows[number] + rows, side="right")
