@@ -40,7 +40,7 @@ def score_arrays(
 
     # The k captions most similar to each image, and their embeddings.
     hits = ba.exact_search(images, texts, k)
-    retrieved = ba.gather_texts(hits, lambda rows: texts[rows])
+    retrieved = ba.gather_texts(hits, texts)
 
     # Every image is in the reference, so each is compared with its class without itself.
     itself = ba.LeftOut(images=np.arange(len(images)), classes=labels)
