@@ -1,8 +1,8 @@
-"""Files that either exist whole or not at all, and the manifests that say what they hold.
+"""Atomic files, and the manifests of finished folders.
 
 Every artefact (caption index, image embeddings, reference, audit) is a folder with a
-`manifest.json`. Files are written under a temporary name, fsynced and renamed, so an interrupted
-write leaves the finished ones untouched; the manifest is written last and lists their checksums.
+`manifest.json`. Files are written under a temporary name, fsynced and renamed, so that an
+interrupted write changes no finished file; the manifest is written last and lists their checksums.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     "reference": {"classes": list, "prompts": list, "model": dict},
     "oecl-head": {"model": dict, "counts": dict, "settings": dict},
 }
-"""What the manifest of each kind must hold to be used, beside its checksums."""
+"""The fields that the manifest of each kind must have besides its checksums, and their types."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -56,7 +56,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def _remove_if_there(path: Path) -> None:
-    """Delete a temporary; a folder that vanished or turned read-only is no second error."""
+    """Delete a temporary file, ignoring errors of a folder that vanished or became read-only."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -79,7 +79,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Give a finished file a second name, in place of what `target` was; a copy if need be.
+    """Link `target` to a finished file, replacing it; where links are not possible, copy.
 
     Raises BlissError where the folder cannot be written.
     """
@@ -108,7 +108,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; BlissError with the path and reason when it is none."""
+    """Read a JSON object; BlissError with the path and reason where it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ def write_manifest(folder: Path, kind: str, files: Iterable[str], **facts: Any) 
 
 
 def seal(folder: Path, kind: str, checksums: Mapping[str, str], facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder whose files' checksums are known from when they were made."""
+    """Write the manifest of a folder whose checksums were computed when its files were written."""
     write_json(
         folder / MANIFEST,
         {"format_version": FORMAT_VERSION, "kind": kind, **facts, "checksums": dict(checksums)},
@@ -153,10 +153,10 @@ def seal(folder: Path, kind: str, checksums: Mapping[str, str], facts: Mapping[s
 
 
 def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
-    """The manifest of a finished `kind` folder; `do` tells the user how to make one.
+    """The manifest of a finished `kind` folder; `do` is the remedy where there is none.
 
-    Raises BlissError where there is no folder, no manifest, another kind, or another format, or
-    where a field it needs was edited away.
+    Raises BlissError where there is no folder or manifest, for another kind or format version, and
+    where a field of FIELDS is missing or has another type.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -182,7 +182,7 @@ def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
 
 
 def check_checksum(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
-    """Raise BlissError when file `name` is missing from `folder` or its bytes have changed."""
+    """Raise BlissError where file `name` is missing from `folder` or differs from its checksum."""
     if os.path.isabs(name) or ".." in Path(name).parts:
         raise BlissError(
             f"the manifest of {folder} names a file outside it ({name})",

@@ -26,7 +26,7 @@ class ClassWords:
     prompts: tuple[str, ...] = (PAPER_PROMPT,)
     """Templates for label prompts, averaged."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Class name -> its whole prompt, used as it is instead of the templates."""
+    """Class name -> its whole prompt, used instead of the templates."""
 
     def __post_init__(self) -> None:
         check_prompts(self.prompts)
@@ -40,7 +40,7 @@ class NormalClasses:
     labels: np.ndarray
     """int64 [n], class numbers, -1 for images filed under none of them."""
     assigned: bool = False
-    """Whether the labels were assigned by the nearest prompt, for want of folders."""
+    """Whether the labels were assigned by the nearest prompt, without class folders."""
 
 
 def choose_classes(

@@ -1,4 +1,4 @@
-"""The same images audited against several corpora: embedded once, one reference for all."""
+"""Audit the same images against several corpora, embedded once and with one reference."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ STRAY_COLUMN = "is_stray"
 
 @dataclass(frozen=True)
 class CorpusAudit:
-    """What one corpus says about the images."""
+    """The audit of the images against one corpus."""
 
     index: CaptionIndex
     result: AuditResult
     named: np.ndarray | None
     """bool [m], for the images with a label, whether a retrieved caption names it; None without."""
     seconds: float
-    """Reading the index, search and scoring; embedding and fitting served all corpora."""
+    """Of reading the index, search and scoring; embedding and fitting are shared."""
 
 
 def audit_each(

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import TooManyFlagged, UsageError
 from ..indexer.encode.encoder import check_same_model
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.vectors.text_column import numbers_of
+from ..indexer.vectors.text_column import Texts, numbers_of
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer.calibration import (
@@ -169,7 +169,7 @@ class AuditQuestion:
                 )
 
     def check_calibration(
-        self, labels: Sequence[str | None], classes: Sequence[str], source: str
+        self, labels: Texts[str | None], classes: Sequence[str], source: str
     ) -> None:
         """Raise UsageError where --per-class has no calibration image of a class."""
         if not self.rule.per_class:

@@ -35,7 +35,7 @@ EMBEDDING = "embedding"
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What `bliss reference fit` was asked to do; exactly one of images and embeddings is set."""
+    """What `bliss reference fit` is to do; exactly one of images and embeddings is set."""
 
     output: str
     images: str | None = None

@@ -1,8 +1,8 @@
-"""Write what an audit found: scores, failures, label issues, and `run.json` over them all.
+"""The output folder of an audit: written by `save_audit`, read back by `open_run`.
 
-`scores.csv`: the same rows as `scores.parquet`, for a spreadsheet; no cell is a formula.
-
-A finished audit's folder, read back: settings, chosen columns, failures.
+`scores.parquet` and `scores.csv` hold one row an image, `failures.csv` what could not be read,
+`issues.csv` and `dropped.csv` the answers to --question mislabel and --robust; `run.json` comes
+last, with settings, counts and the checksums of the others. No cell of a csv file is a formula.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ SCORES_CSV, ISSUES, DROPPED = "scores.csv", "issues.csv", "dropped.csv"
 HOW = (
     "batch_size", "device", "engine", "output", "overwrite", "ray_actors", "ray_address", "workers",
 )  # fmt: skip
-"""Options that say how an audit is done, not what it finds."""
+"""Options that change how an audit runs, not its result."""
 DECIDING = ("contamination", "empirical_null", "fail_on", "fdr", "per_class", "top")
-"""Options that decide anew on the same scores: they may differ from the audit before."""
+"""Options that only change the decision on the same scores: they may differ between runs."""
 TOP = 20
-"""Images shown, and compared by --robust, where --top does not say."""
+"""Images shown, and compared by --robust, unless --top is given."""
 ISSUE_COLUMNS = (
     "row",
     "path",
@@ -61,7 +61,8 @@ ISSUE_COLUMNS = (
     "margin",
     "cosine_margin",
 )
-ISSUES_AT_ONCE = 10_000
+ROWS_AT_ONCE, ROWS_READ = 1000, 4096
+"""Rows of a csv file written, and of `scores.parquet` read, at once."""
 LIBRARIES = ("bliss-audit", "numpy", "pyarrow", "pillow", "torch", "open_clip_torch")
 
 
@@ -87,8 +88,8 @@ def save_audit(
 ) -> None:
     """Write the files of a run; `run.json` comes last and holds the others' checksums.
 
-    `request` says how the run was asked for (its command or call). Raises BlissError when the
-    folder cannot be written.
+    `request` is what was run (command and options). Raises BlissError when the folder cannot be
+    written.
     """
     folder = Path(folder)
     write_atomically(folder / SCORES, lambda file: _write_tables(result, file))
@@ -154,7 +155,7 @@ def write_issues_csv(result: AuditResult, write: Callable[[bytes], object]) -> N
                     float(labels.cosine_margin[i]),
                 )
             )
-        if (i + 1) % ISSUES_AT_ONCE == 0:
+        if (i + 1) % ROWS_AT_ONCE == 0:
             write(csv_text(lines).encode("utf-8"))
             lines.clear()
     write(csv_text(lines).encode("utf-8"))
@@ -175,7 +176,7 @@ def failures_csv(failures: Sequence[Failure]) -> bytes:
 def run_facts(
     result: AuditResult, settings: AuditSettings, request: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything needed to repeat the run but checksums; nothing from the environment."""
+    """Everything needed to repeat the run except checksums; nothing from the environment."""
     index, reference = result.index.manifest, result.reference
     return {
         "format_version": FORMAT_VERSION,
@@ -227,7 +228,7 @@ def hidden_facts(hidden: HiddenTexts) -> dict[str, Any]:
 
 
 def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
-    """The question, the decision and the refit, where there was one."""
+    """The question, the decision and, with --robust, the refit."""
     refit = refit_facts(result, top)
     return {
         "question": "stray" if result.labels is None else "mislabel",
@@ -237,7 +238,7 @@ def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
 
 
 def count_facts(result: AuditResult) -> dict[str, int]:
-    """The counts a reader wants to see add up."""
+    """How many images were listed, scored and unreadable, and what else is counted of them."""
     images = result.images
     return {
         "listed": len(images.rows) + len(images.failures),
@@ -284,7 +285,7 @@ def json_summary(result: AuditResult, top: int) -> dict[str, Any]:
 
 
 def label_values(image: AuditedImage) -> dict[str, Any]:
-    """What is known of an image's label, where labels were questioned."""
+    """The predicted label, quality and margin of an image whose label was questioned."""
     if image.margin is None:
         return {}
     return {
@@ -294,15 +295,12 @@ def label_values(image: AuditedImage) -> dict[str, Any]:
     }
 
 
-ROWS_AT_ONCE = 1000
-
-
 def write_scores_csv(
     names: Sequence[str], batches: Iterable[pa.RecordBatch], write: Callable[[bytes], object]
 ) -> None:
-    """Hand the table to `write`, as UTF-8 CSV with a header, a batch of rows at a time.
+    """Write the table as UTF-8 CSV with a header, a batch of rows at a time.
 
-    Truth values are true and false; all else is as `csv_cells` writes it.
+    Booleans are true and false; everything else is as `csv_cells` writes it.
     """
     write(csv_text([names]).encode("utf-8"))
     for batch in batches:
@@ -312,9 +310,6 @@ def write_scores_csv(
 
 def _lower(value: object) -> object:
     return str(value).lower() if isinstance(value, bool) else value
-
-
-FOLDER_ROWS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
@@ -337,7 +332,7 @@ class RunFolder:
             return frozenset(pq.read_schema(file).names)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Those of the named columns that there are, of all n images."""
+        """The named columns that exist, for all n images."""
         return read_parquet(self.folder / SCORES, [name for name in names if name in self.names])
 
     def images(self, positions: np.ndarray) -> list[dict[str, Any]]:
@@ -346,7 +341,7 @@ class RunFolder:
         wanted = np.asarray(positions, np.int64)[order]
         taken, first = [], 0
         with open(self.folder / SCORES, "rb") as file:
-            for batch in read_batches(open_table(file), FOLDER_ROWS_AT_ONCE):
+            for batch in read_batches(open_table(file), ROWS_READ):
                 here = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
                 taken += batch.take(pa.array(here)).to_pylist()
                 first += len(batch)

@@ -1,4 +1,4 @@
-"""Which encoder a command uses when it is not told, and what it says about it."""
+"""The encoder of a command: the one given, or the one its index, reference or run names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..indexer.search.index import CaptionIndex
 from ..scorer.reference import Reference
 
 Say = Callable[[str], None]
-"""Told, in one line, what was chosen where a request left a choice."""
+"""Called with a line on what was chosen where a request left a choice."""
 
 Made = tuple[str, Mapping[str, Any]]
 """The name of something a model made, and that model's facts."""
@@ -22,7 +22,7 @@ Made = tuple[str, Mapping[str, Any]]
 def encoder_for(
     choice: ModelChoice, index: CaptionIndex | None, reference: Reference | None, say: Say
 ) -> Encoder:
-    """The encoder asked for, or else the one the index or the reference was made with.
+    """The encoder of `choice`, or by default the one the index or the reference was made with.
 
     Pixels are standardised as the reference's were, where the choice does not say how.
     Raises UsageError when they were made from embeddings and so name no model, BlissError when
@@ -35,7 +35,7 @@ def encoder_for(
 
 
 def encoder_of_run(choice: ModelChoice, facts: Mapping[str, Any], run: str, say: Say) -> Encoder:
-    """The encoder asked for, or else the one whose `facts` a finished run states; as above."""
+    """The encoder of `choice`, or by default the one whose `facts` a finished run states."""
     return _encoder_like(choice, [(run, facts)], facts, say)
 
 

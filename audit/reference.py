@@ -107,8 +107,9 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
             vectors = encode_class_prompts(prompts, encoder)
         if normal is None:
             normal = assign_classes(images.vectors, vectors, words)
-        named = images.model.get("weights_sha256") or encoder is None
-        model = images.model if named else encoder.facts
+        model = images.model
+        if encoder is not None and not model.get("weights_sha256"):
+            model = encoder.facts
         flat = tuple(" | ".join(texts) for texts in prompts)
         empty = Reference(empty_moments(classes, vectors.shape[1]), vectors, flat, model)
         reference = _with_images(empty, images, normal.labels, calibration_share)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -32,8 +32,9 @@ from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embedd
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
 from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search
-from ..indexer.search.kinds import OWN, SearchChoice
+from ..indexer.search.kinds import DEFAULT_SEARCH, SearchChoice
 from ..indexer.vectors.layout import is_embedding_folder
+from ..indexer.vectors.text_column import Texts
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer.reference import Reference
@@ -75,7 +76,7 @@ class AuditRequest:
     image_options: ImageOptions = NO_IMAGE_OPTIONS
     """Where the images and labels of IMAGES are, if `open_images` cannot tell."""
     corpus_options: CorpusOptions = field(default_factory=CorpusOptions)
-    search: SearchChoice = OWN
+    search: SearchChoice = DEFAULT_SEARCH
     """How the captions are searched, where not as their index says."""
     output: str = "bliss-audit"
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -239,7 +240,7 @@ def _check_classes(
 
 
 def _countable_classes(
-    labels: Sequence[str | None], words: ClassWords, name: str, least: int
+    labels: Texts[str | None], words: ClassWords, name: str, least: int
 ) -> tuple[str, ...]:
     """The normal classes; BlissError for one with fewer than `least` images."""
     normal = choose_classes(labels, words, name)
@@ -293,7 +294,8 @@ def _check_search(index: CaptionIndex, k: int) -> None:
     search(index, np.zeros((0, index.model["dimension"]), np.float32), k)
 
 
-class EmbeddedInputs(NamedTuple):
+@dataclass(frozen=True)
+class EmbeddedInputs:
     """What an audit works on once everything is embedded."""
 
     images: EmbeddedImages
@@ -333,7 +335,7 @@ def _build_index(inputs: AuditInputs, request: AuditRequest, progress: Progress)
     options = IndexOptions(rules, overwrite=request.embed.overwrite, engine=request.embed.engine)
     folder = Path(request.output) / "index"
     built = build_index(inputs.corpus, inputs.encoder, folder, options, progress)
-    return built if request.search == OWN else open_index(built.folder, request.search)
+    return built if request.search == DEFAULT_SEARCH else open_index(built.folder, request.search)
 
 
 def fit_or_load_reference(

@@ -1,7 +1,4 @@
-"""What an audit found, as an object to ask and as a table.
-
-One audited image with all its captions, as a reader is shown it.
-"""
+"""What an audit found: the scores of all images, one image with its captions, and a table."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ class Decision:
     rule: str
     """fdr, contamination, empirical null, top, label margin or none."""
     level: float | None
-    """The false discovery rate, share or count that was asked for."""
+    """The false discovery rate, share or count given."""
     flagged: np.ndarray
     """bool [n]."""
     q: np.ndarray | None
@@ -70,13 +67,13 @@ class AuditResult:
     score_name: str = "bliss"
     """Which score of the field ranks the images."""
     labels: LabelMargins | None = None
-    """How well each image suits its label, where that was the question; it ranks them then."""
+    """How well each image suits its label, with --question mislabel; it then ranks the images."""
     decision: Decision | None = None
     refit: Refit | None = None
     hits: HitsCache | None = None
-    """Where what the images retrieved is kept, for what has to retrieve again."""
+    """The cache of what was retrieved, for steps that retrieve again."""
     hidden: HiddenTexts | None = None
-    """What was hidden of the index for being too like a label; `index` is what is left."""
+    """The captions hidden as too similar to a label; `index` holds the others."""
 
     @property
     def ranking(self) -> np.ndarray:
@@ -125,7 +122,7 @@ class AuditResult:
         )
 
     def _origins(self, rows: np.ndarray) -> list[str] | list[None]:
-        """Where each caption is from; None where all are from one source."""
+        """The origin of each caption; None where all have the same."""
         if len(self.index.origins) < 2:
             return [None] * len(rows)
         return origin_names(self.index, rows)
@@ -233,15 +230,15 @@ def _lists(values: pa.Array, n: int) -> pa.Array:
 
 @dataclass(frozen=True)
 class Caption:
-    """One retrieved caption and how it bears on one image."""
+    """One retrieved caption and its relation to one image."""
 
     text: str
     similarity: float
     """Raw cosine to the image."""
     pull: float
-    """That cosine in standard deviations of the nearest class's own: what gives a stray away."""
+    """That cosine in standard deviations of the nearest class: large where an image is a stray."""
     origin: str | None = None
-    """The source it is from, and of several indexes which, where there are more than one."""
+    """Its source, with the index before it where there are several; None with one source."""
     licence: str | None = None
     """That source's licence, where it is known."""
 
@@ -264,5 +261,5 @@ class AuditedImage:
     predicted: str | None = None
     """The class it suits best, where labels were questioned."""
     margin: float | None = None
-    """By how much, in cosines; positive where that is not its own class."""
+    """By how much, in cosines; positive where that is another class than its own."""
     label_quality: float | None = None

@@ -34,7 +34,7 @@ LEAST_IMAGES = 3
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """What a score depends on beside the images, the index and the reference."""
+    """What a score depends on besides the images, the index and the reference."""
 
     k: int = 10
     """Captions retrieved for each image."""

@@ -51,9 +51,9 @@ class NoPrompts(Protocol):
 def choose_score(name: str, separate: bool, saved: bool) -> Score:
     """The score called `name`, if the reference at hand can serve it.
 
-    `separate` says whether there is a reference beside the audited images, `saved` whether it is
-    a fitted one, without its images. Raises UsageError for an unknown name, and for a score that
-    compares with reference images where they are the audited ones themselves or are gone.
+    `separate` says whether the reference is not the audited images, `saved` whether it is a
+    fitted one, without its images. Raises UsageError for an unknown name, and for a score that
+    compares with reference images where these are the audited ones or are not at hand.
     """
     plain = name.removesuffix(RSCIN)
     if plain not in SCORES:

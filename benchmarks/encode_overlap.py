@@ -30,6 +30,7 @@ from blissaudit.corpora.captions import CaptionRules, normalise_caption
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.encode import tokens
 from blissaudit.indexer.encode.encoder import Encoder, demo_model
 from blissaudit.indexer.encode.open_clip import encoder_of
 from blissaudit.indexer.encode.tokens import is_plain, tokeniser_of
@@ -57,15 +58,12 @@ def every_text(data: Path) -> list[str]:
 
 
 def without_rust(make: Callable[[], Any]) -> Any:
-    """What `make` gives where the package `tokenizers` is not installed."""
-    kept = sys.modules.get("tokenizers")
-    sys.modules["tokenizers"] = None  # type: ignore[assignment]
+    """What `make` gives where no text may go through the Rust tokenizer."""
+    kept, tokens.fast_ids = tokens.fast_ids, lambda tokenizer: None
     try:
         return make()
     finally:
-        del sys.modules["tokenizers"]
-        if kept is not None:
-            sys.modules["tokenizers"] = kept
+        tokens.fast_ids = kept
 
 
 def compare_tokenizers(report: Report, texts: list[str]) -> None:
@@ -74,7 +72,7 @@ def compare_tokenizers(report: Report, texts: list[str]) -> None:
     ways = {
         "open_clip": lambda some: theirs(some).numpy(),
         "ours in Python": without_rust(lambda: tokeniser_of(theirs)[0]),
-        "ours with [fast]": tokeniser_of(theirs)[0],
+        "ours with Rust": tokeniser_of(theirs)[0],
     }
     seconds = dict.fromkeys(ways, 0.0)
     equal = True
@@ -107,7 +105,7 @@ def towers() -> dict[str, Callable[[], Encoder]]:
 
 def compare(report: Report, name: str, make: Callable[[], Encoder], captions: list[str]) -> None:
     """Builds with and without Rust, in turns with the encoder alone."""
-    encoders = {"with [fast]": make(), "without": without_rust(make)}
+    encoders = {"with Rust": make(), "without": without_rust(make)}
     ids = [
         encoders["without"].tokenise(captions[at : at + AT_ONCE])
         for at in range(0, len(captions), AT_ONCE)
@@ -115,7 +113,6 @@ def compare(report: Report, name: str, make: Callable[[], Encoder], captions: li
     report.say(f"\n{name}, float32; {len(captions):,} captions, parts of {PART_ROWS:,}")
     seconds: dict[str, list[float]] = {"alone": [], **{way: [] for way in encoders}}
     peaks: dict[str, int | None] = {}
-    logs: dict[str, dict[str, Any]] = {}
     vectors: dict[str, np.ndarray] = {}
 
     def alone() -> np.ndarray:
@@ -140,16 +137,12 @@ def compare(report: Report, name: str, make: Callable[[], Encoder], captions: li
                 seconds[way].append(taken)
                 vectors[way] = np.concatenate([np.load(f) for f in _parts(target)])
                 assert len(vectors[way]) == len(captions), "not all captions are in the index"
-                logs[way] = _rates(target)
     for way, times in seconds.items():
         rate = len(captions) / statistics.median(times)
         peak = peaks[way]
         memory = "not measured" if peak is None else f"{peak / 2**20:,.0f} MiB"
         span = f"{min(times):.1f} to {max(times):.1f} s"
         report.say(f"  {way}: {rate:,.0f} captions/s ({span}), peak extra memory {memory}")
-        for stage, facts in logs.get(way, {}).get("stages", {}).items():
-            rate, busy = facts["per_second"] or 0.0, facts["busy_seconds"]
-            report.say(f"    {stage}: {rate:,.0f}/s, busy {busy:.1f} s")
     for way in encoders:
         # Each build beside the encoder alone in the same turn: a slow spell meets both.
         ratios = [one / two for one, two in zip(seconds["alone"], seconds[way], strict=True)]
@@ -160,20 +153,12 @@ def compare(report: Report, name: str, make: Callable[[], Encoder], captions: li
             if name == "ViT-B-32"
             else f"  => {line}: {ratio:.3g}"
         )
-        waited = logs[way]["encoder_waited"]
-        report.say(f"    the encoder waited {waited:.2f} s in the last build")
         gap = float(np.abs(vectors[way].astype(np.float32) - vectors["alone"]).max())
         report.say(verdict("  max |difference| of entries, fp16", gap, 5e-4, at_least=False))
 
 
 def _parts(folder: Path) -> list[Path]:
     return sorted((folder / "text_emb").glob("*.npy"), key=lambda f: int(f.stem.split("_")[-1]))
-
-
-def _rates(folder: Path) -> dict[str, Any]:
-    """The rates that the builder logged."""
-    lines = (folder / "build.log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [each for each in map(json.loads, lines) if each["stage"] == "rates"][-1]
 
 
 def main() -> None:

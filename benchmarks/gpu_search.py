@@ -25,6 +25,7 @@ import numpy as np
 from blissaudit.artefacts import write_array
 from blissaudit.indexer.search.gpu import HoldingSearcher, StreamingSearcher, open_gpus
 from blissaudit.indexer.search.plan import Machine, Task, gpu_memories, plan_search
+from blissaudit.indexer.store.manifest import IndexFolder, IndexManifest
 from blissaudit.indexer.store.vectors import IndexRows
 from blissaudit.indexer.vectors.nearest import exact_order, exact_search
 from measuring import Report, begin, unit
@@ -61,8 +62,8 @@ def matrix_rate(runs: int) -> float:
     return 10 * 2 * 8192**3 / seconds(multiply, runs)
 
 
-def stored(folder: Path, count: int) -> dict:
-    """A manifest over `count` seeded unit rows in fp16 parts, and its files."""
+def stored(folder: Path, count: int) -> IndexFolder:
+    """An index without captions over `count` seeded unit rows in fp16 parts."""
     from blissaudit.artefacts import sha256_of
 
     rng, checksums = np.random.default_rng(0), {}
@@ -73,15 +74,16 @@ def stored(folder: Path, count: int) -> dict:
             write_array(folder / name, rows)
         checksums[name] = sha256_of(folder / name)
     parts = [PART] * (count // PART)
-    return {"parts": parts, "model": {"dimension": D}, "checksums": checksums}
+    content = {"parts": parts, "model": {"dimension": D}, "checksums": checksums}
+    content |= {"dtype": "float16", "sources": []}
+    return IndexFolder(folder, IndexManifest.from_json(content, str(folder)))
 
 
 def search_rates(report: Report, folder: Path, peak: float) -> None:
     rng = np.random.default_rng(1)
     queries = unit(rng.standard_normal((QUERIES, D), np.float32))
     for count in SIZES:
-        manifest = stored(folder, count)
-        vectors = IndexRows(folder, manifest, resident=False)
+        vectors = IndexRows(stored(folder, count), resident=False)
         memories = gpu_memories()
         plan = plan_search(Task("", count, D, 2, gpus=(0,)), Machine(1 << 40, memories))
         report.say(f"  {plan.line}")

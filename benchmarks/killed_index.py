@@ -153,7 +153,7 @@ def checksums(output: Path) -> dict[str, str]:
     return {
         str(path.relative_to(output)): sha256_of(path)
         for path in sorted(output.rglob("*"))
-        if path.is_file() and path.name != "build.log.jsonl"
+        if path.is_file()
     }
 
 

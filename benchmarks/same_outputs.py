@@ -58,6 +58,7 @@ NOISE_KEYS = re.compile(
 )
 NOISE = (
     (re.compile(r"(?m)^.*(the encoder waited|\bread\w+ [\d,]+/s, .* limits?$).*\n?"), ""),
+    (re.compile(r"(?m)^.*captions per second$\n?"), ""),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+\d\d:\d\d)?( UTC)?"), "<time>"),
     (re.compile(r"\b\d[\d,]*(\.\d+)? ?(ms|s|seconds?|minutes?)\b"), "<duration>"),
     (re.compile(r"\b\d[\d,]*(\.\d+)? (images|captions|texts|rows|queries)(/s| (a|per) second)"),

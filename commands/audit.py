@@ -112,7 +112,7 @@ def audit(
     from ..audit.report.terminal import progress_lines, result_text
     from ..audit.request import AuditRequest, check_failures, run_audit, run_shard
     from ..indexer.build.shards import parse_shard
-    from ..indexer.search.kinds import OWN
+    from ..indexer.search.kinds import DEFAULT_SEARCH
     from ..indexer.store.lock import only_run_in
     from ..safe_text import terminal_text
 
@@ -124,7 +124,7 @@ def audit(
     rule = decision_rule(given)
     top = TOP if given["top"] is None else given["top"]
     search = search_choice(given)
-    if search != OWN:
+    if search != DEFAULT_SEARCH:
         say_plans(given["index"], search)
     request = AuditRequest(
         **{name: given[name] for name in ("images", "embeddings", "reference", "corpus")},

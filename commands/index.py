@@ -199,7 +199,7 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
     from ..audit.report.terminal import hits_text
     from ..indexer.search.index import origin_names
     from ..indexer.search.index import search as search_index
-    from ..indexer.search.kinds import OWN
+    from ..indexer.search.kinds import DEFAULT_SEARCH
 
     if (text is None) == (image is None):
         raise UsageError(
@@ -207,8 +207,8 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
             "one of them: what to search for",
             'Add --text "…" or --image FILE',
         )
-    if search_choice(given) == OWN:  # else it is said anyway
-        say_plans(given["index"], OWN)
+    if search_choice(given) == DEFAULT_SEARCH:  # else it is said anyway
+        say_plans(given["index"], DEFAULT_SEARCH)
     opened = open_given_index(given)
     encoder = encoder_for(model_choice(given), opened, None, say)
     query = embed_query(encoder, opened.model, given["index"][0], text, image)

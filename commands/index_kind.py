@@ -51,12 +51,12 @@ def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
 
 def _told_kind(folder: str | Path, kind: str) -> str:
     """The kind to set, once it is said why that one and whether the index is small for it."""
-    from ..indexer.search.install import chosen_kind, note_of_size
+    from ..indexer.search.install import chosen_kind, size_note
 
     found, why = chosen_kind(folder, kind)
     if why:
         say(f"{kind} is {found}: {why}")
-    note = note_of_size(folder, found)
+    note = size_note(folder, found)
     if note:
         say(note)
     return found

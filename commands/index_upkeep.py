@@ -68,7 +68,7 @@ def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
     from ..indexer.search.index import open_index
     from ..indexer.store.folder import local_folder
     from ..indexer.store.removed import remove_rows, restore_rows
-    from ..indexer.upkeep.row_choice import Where, rows_where
+    from ..indexer.upkeep.row_choice import CaptionFilter, matching_rows
     from ..safe_text import counted
     from .text import choice_text, embedder, refuse_where, removals_text
 
@@ -79,9 +79,9 @@ def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
         manifest, back = restore_rows(path, undo == "last")
         click.echo(f"{counted(back, 'caption is', 'captions are')} back; {removals_text(manifest)}")
         return
-    where, index = Where(**asked), open_index(path)
+    where, index = CaptionFilter(**asked), open_index(path)
     load = embedder(lambda: encoder_for(model_choice(given), index, None, say))
-    rows = rows_where(index, where, load)
+    rows = matching_rows(index, where, load)
     if not dry_run:
         remove_rows(path, rows, where.facts())
     click.echo(choice_text(index, rows, not dry_run))

@@ -28,10 +28,10 @@ def open_given_index(given: dict[str, Any]) -> Any:
     Where that is not as the indexes say themselves, it is said what it will take.
     """
     from ..indexer.search.index import open_indexes
-    from ..indexer.search.kinds import OWN
+    from ..indexer.search.kinds import DEFAULT_SEARCH
 
     choice = search_choice(given)
-    if choice != OWN:
+    if choice != DEFAULT_SEARCH:
         say_plans(given["index"], choice)
     return open_indexes(given["index"], choice)
 
@@ -154,7 +154,8 @@ def image_options(given: dict[str, Any]) -> Any:
 
     names = ("image_column", "label_column", "labels")
     of_data_set = {name: given[f"images_{name}"] for name in ("config", "split", "revision")}
-    return ImageOptions(**{name: given[name] for name in names}, **of_data_set)
+    follow = given["follow_links"] or None
+    return ImageOptions(**{name: given[name] for name in names}, **of_data_set, follow_links=follow)
 
 
 def class_words(given: dict[str, Any]) -> Any:

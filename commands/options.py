@@ -166,6 +166,8 @@ COLLECTION = options(
                  "extension or JSON field."),
     click.option("--labels", metavar="FILE", help="A csv, tsv or parquet file with a path and a "
                  "label column, for a folder."),
+    click.option("--follow-links", is_flag=True, help="Follow links that leave IMAGES, a folder of "
+                 "image files: those of DVC, git-annex, the hub's cache."),
     click.option("--images-config", help="The configuration of the image data set."),
     click.option("--images-split", help="The split of the image data set [default: train]"),
     click.option("--images-revision", help="The revision of the image data set."),

@@ -93,13 +93,13 @@ def describe(
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A right caption of the scene that names each further attribute with probability one half."""
-    told = rng.random(3) < 0.5
+    named = rng.random(3) < 0.5
     return describe(
         rng,
         scene.kind,
-        scene.colour if told[0] else None,
-        scene.count if told[1] else None,
-        scene.background if told[2] else None,
+        scene.colour if named[0] else None,
+        scene.count if named[1] else None,
+        scene.background if named[2] else None,
     )
 
 

@@ -2,16 +2,8 @@
 
 A drawing is a list of outlines in painting order, each with a paint: "main" (the colour that
 captions name), "shade" and "light" (the same colour, darker or lighter) or one of FIXED_PAINTS.
-
-Drawings of things found outdoors: outlines with their paints, in painting order.
-
-Drawings of things people make: outlines with their paints, in painting order.
-
-Outlines that drawings are made of, as polygons in a unit square with y pointing down.
-
-Coordinates run from -1 to 1 on both axes.  Every function returns a float array of shape
-(points, 2); the polygon is closed implicitly.  A part of a drawing is
-an outline with the name of its paint.
+An outline is a polygon, closed implicitly: a float array [points, 2] in a square from -1 to 1 with
+y pointing down.
 """
 
 from collections.abc import Callable
@@ -63,8 +55,8 @@ def bar(start: tuple[float, float], end: tuple[float, float], width: float) -> O
     """Straight bar of the given width from start to end, shape (4, 2)."""
     first, last = np.array(start), np.array(end)
     along = (last - first) / max(float(np.hypot(*(last - first))), 1e-9)
-    aside = np.array([-along[1], along[0]]) * width / 2
-    return np.array([first + aside, last + aside, last - aside, first - aside])
+    normal = np.array([-along[1], along[0]]) * width / 2
+    return np.array([first + normal, last + normal, last - normal, first - normal])
 
 
 def spikes(count: int, outer: float, inner: float) -> Outline:

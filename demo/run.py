@@ -93,7 +93,7 @@ def plant(folder: Path, seed: int, progress: Progress) -> Planted:
 
 
 def _write_if_new(path: Path, picture: Image.Image) -> None:
-    """Write a PNG unless the same bytes are there already: the same demo again goes on."""
+    """Write a PNG unless the file already has these bytes, so that a demo can continue."""
     data = io.BytesIO()
     picture.save(data, "PNG")
     if not path.is_file() or path.read_bytes() != data.getvalue():
@@ -123,12 +123,12 @@ def report(result: AuditResult, planted: Planted, folder: Path) -> str:
     truth = ", ".join(sorted({planted.kinds[image.path] for image in worst} - {*planted.normal}))
     return "\n".join(
         [
-            f"The {STRAYS} most anomalous of {len(stray)} images, {result.index.count:,} captions "
-            "asked:",
+            f"The {STRAYS} most anomalous of {len(stray)} images, against {result.index.count:,} "
+            "captions:",
             "",
             table_text(worst),
             "",
-            f"Among them, kinds that are no class here: {truth}.",
+            f"Among them, kinds that are not a class here: {truth}.",
             f"{stray.sum()} strays were planted. precision / recall among the most anomalous:",
             "",
             *rows,

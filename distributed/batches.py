@@ -1,4 +1,4 @@
-"""Batches of rows that travel between processes, and how they become parts again.
+"""Batches of rows that travel between processes, and their assembly into parts.
 
 A part (indexer/store/parts.py) is cut into batches in its own order, never by where a run stopped.
 A batch travels as one row of an Arrow table, whatever it holds; nothing is pickled.
@@ -130,7 +130,7 @@ def count_rows(batches: Iterable[Batch], on_rows: Callable[[int], None]) -> Iter
 
 @dataclass
 class PartGatherer:
-    """Puts batches that arrive in any order together to whole parts."""
+    """Assembles batches that arrive in any order into whole parts."""
 
     expected: frozenset[int] | None = None
     """The parts that must arrive, where that is known from the start."""

@@ -73,16 +73,17 @@ def cluster(ray: Any, address: str | None = None, actors: int | None = None) -> 
 
 
 def _connect(ray: Any, address: str) -> None:
-    needed = "host:port of a Ray cluster that this machine belongs to, or auto"
-    remedy = "Correct --ray-address, or leave it out to start Ray on this machine"
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():  # Ray itself would retry for minutes
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         _init(ray, address=address)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise BlissError(f"no Ray cluster at {address} ({reason})", needed, remedy) from error
+        raise BlissError(
+            f"no Ray cluster at {address} ({_first_line(error)})",
+            "host:port of a Ray cluster that this machine belongs to, or auto",
+            "Correct --ray-address, or leave it out to start Ray on this machine",
+        ) from error
 
 
 def _start(ray: Any, folder: str, actors: int) -> None:
@@ -97,12 +98,15 @@ def _start(ray: Any, folder: str, actors: int) -> None:
             _temp_dir=folder,
         )
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise BlissError(
-            f"Ray could not be started on this machine ({reason})",
+            f"Ray could not be started on this machine ({_first_line(error)})",
             "memory, processes and a temporary folder for it",
             "Leave --engine out, or name a running cluster with --ray-address",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _init(ray: Any, **settings: Any) -> None:

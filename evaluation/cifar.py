@@ -2,12 +2,9 @@
 
 A record of the binary format is 1 label byte (CIFAR-10) or a coarse and a fine one (CIFAR-100; the
 fine one counts), then 3,072 bytes of pixels: the red, green and blue planes of 32 x 32, row by row.
-
-CIFAR as Hugging Face keeps it: parquet files of encoded pictures and numbered labels.
-
-A row has a struct column `img` or `image` whose `bytes` are a PNG, and an integer column
-`fine_label` (CIFAR-100) or `label`. The class names stand in the schema's metadata, under
-`huggingface`, as JSON: info.features.<label column>.names.
+A row of Hugging Face's parquet files has a struct column `img` or `image` whose `bytes` are a PNG,
+and an integer column `fine_label` (CIFAR-100) or `label`. The class names are in the schema's
+metadata, under `huggingface`, as JSON: info.features.<label column>.names.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ TOP = 20
 
 @dataclass(frozen=True)
 class CorpusAnswer:
-    """What one corpus said."""
+    """What one corpus found."""
 
     name: str
     texts: int
@@ -53,7 +53,7 @@ class CorpusFacts:
 def compare_corpora(
     answers: Sequence[CorpusAnswer], strays: np.ndarray | None = None
 ) -> list[CorpusFacts]:
-    """Each corpus beside the first; `strays` bool [n] is the truth, where it is known.
+    """Compare each corpus with the first; `strays` bool [n] is the truth, where it is known.
 
     Raises BlissError where no image, or every one, is a stray.
     """

@@ -1,12 +1,8 @@
-"""From a protocol and a world to draws: who is normal, who is reference, who is tested.
+"""From a protocol and a world to draws: the normal classes, the reference and the test images.
 
-Random references (few-shot, contamination) use a generator of their own for each draw, so they do
-not change which classes are chosen.
-
-Which classes are normal in each split of a protocol.
-
-Random choices use one `numpy.random.RandomState(seed)` and `choice` without replacement, draw after
-draw.
+Class splits use one `numpy.random.RandomState(seed)` and `choice` without replacement, draw after
+draw. Random references (few-shot, contamination) use a generator of their own for each draw, so
+they do not change which classes are chosen.
 """
 
 from __future__ import annotations

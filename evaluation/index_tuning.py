@@ -1,28 +1,24 @@
-"""Which kind of search an index should have: measured with image queries against exact search.
+"""Choose the kind of search of an index, measured with image queries against exact search.
 
-Images are another distribution than texts, and it is images that are searched with; so recall is
-measured with them, and with held-out texts beside it for comparison. Settings are chosen on one
+Queries are images, which are distributed unlike texts; so recall is measured with images, and with
+held-out texts only for comparison. Settings are chosen on one
 half of the image queries, and what is reported and must hold is the recall on the other half.
 
 Choosing is a fixed sequence of tests (Angelopoulos et al., Learn then Test, arXiv 2110.01052): the
-settings that no other beats on the first half are gone through from the slowest to the fastest,
-beginning with exact search. Each must have a lower confidence bound of its held-out recall at the
-target or above; the first that has not ends the walk, and the last that had is chosen. So the
-chance that a setting below its target is chosen stays at 5 %, however many are tried. A setting
-counts as faster than exact search from a tenth on: timings are no surer than that.
+settings that no other beats on the first half are tested from the slowest to the fastest, beginning
+with exact search. Each must have a lower confidence bound of its held-out recall at the target or
+above; the first that has not ends the sequence, and the last that had is chosen. So the chance that
+a setting below its target is chosen stays at 5 %, however many are tried. A setting counts as
+faster than exact search if it is 10 % faster: timings are no more precise than that.
 
-How low the true recall of a search may be, when so much was measured on so many queries.
-
-Each query has a recall between 0 and 1; its hits are not independent, the queries are. The bound is
+Each query has a recall between 0 and 1; queries are independent, their hits are not. The bound is
 Chernoff's and Hoeffding's in its Kullback-Leibler form (Hoeffding, JASA 1963): for n independent
 values in [0, 1] with mean m, the true mean is below
 
     inf {p <= m : n·KL(m, p) <= log(1/δ)},  KL(m, p) = m log(m/p) + (1 - m) log((1 - m)/(1 - p))
 
 with probability at most δ. It holds for every n and every such distribution, where a bootstrap of
-few queries that all found everything would call the recall certain.
-
-The most memory that one piece of work takes, as the kernel counts it; only Linux tells.
+few queries with full recall would call the recall certain. Memory is the kernel's count (Linux).
 """
 
 from __future__ import annotations
@@ -51,14 +47,14 @@ EXACT = "exact"
 TOP = 20
 """How many of the most anomalous images are compared."""
 WORTH = 1.1
-"""How many times as fast as exact search a setting must be to be worth its structure."""
+"""How many times as fast as exact search a setting must be to justify its structure."""
 LEAST_SECONDS = 0.2
-"""Timed searches are repeated until they took so long."""
+"""Timed searches are repeated for at least this long."""
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What every setting is asked."""
+    """The queries that every setting answers."""
 
     images: np.ndarray
     """float32 [n, d], unit rows."""
@@ -115,7 +111,7 @@ class Measured:
     """How many of the TOP most anomalous images are still among them."""
     stored_bytes: int
     peak_bytes: int | None
-    """Most memory that searching took on top of what was there; None where it cannot be told."""
+    """Memory that searching took on top of what was in use; None where it is not known."""
     queries_per_second: float
     build_seconds: float
     dominated: bool = False
@@ -129,7 +125,7 @@ def exact_truth(find: Find, queries: Queries, rescore: Rescore) -> Truth:
 
 
 def measure(candidate: Candidate, queries: Queries, truth: Truth, rescore: Rescore) -> Measured:
-    """Ask one setting everything and compare with the truth."""
+    """Measure one setting against the truth."""
     hits, peak_bytes = with_peak(lambda: candidate.find(queries.images, queries.k))
     recall = recall_of(hits.similarity, truth.images.similarity)
     held_out = recall[~queries.first_half]
@@ -298,10 +294,10 @@ Made = TypeVar("Made")
 
 
 def with_peak(work: Callable[[], Made]) -> tuple[Made, int | None]:
-    """What `work` makes, and the bytes of resident memory it needed on top of what was there.
+    """The result of `work`, and the bytes of resident memory it needed on top of what was in use.
 
-    The kernel's high-water mark of this process is set back for it, and freed memory is given back
-    first, so that nothing hides in it. None where that is not to be had.
+    Freed memory is returned and the kernel's high-water mark of this process reset before. None
+    where the kernel does not support it.
     """
     before: int | None = None
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -1,10 +1,6 @@
-"""What an evaluation leaves behind: its table, a plot, and the file that repeats it.
+"""The files of an evaluation: its table as markdown, CSV and JSON, a plot, and eval.json.
 
-The table of an evaluation: its rows, and how they look as markdown and as CSV.
-
-A plain SVG of means with their intervals, one row each.
-
-Repeating an evaluation from its eval.json, and telling whether its numbers came out again.
+eval.json repeats the evaluation; `differences` says whether its numbers came out again.
 """
 
 from __future__ import annotations
@@ -48,7 +44,7 @@ def heading(result: EvalResult, protocol: Protocol) -> str:
 
 
 def notes(result: EvalResult) -> list[str]:
-    """What a reader of the table should know beside it."""
+    """Lines that explain the table."""
     lines = [f"skipped {name}: {reason}" for name, reason in result.skipped.items()]
     lines += [
         f"{found.chosen.name} looks at the other test images too"
@@ -326,7 +322,7 @@ def _shown(text: str) -> str:
 
 KIND = "evaluation"
 MEASURED_ANEW = ("seconds", "peak_mib")
-"""Columns that are another number every time."""
+"""Columns that differ in every run."""
 NEEDED = {"asked": dict, "protocol": dict, "sets": dict, "table": list}
 
 

@@ -1,4 +1,4 @@
-"""One evaluation as it is asked for: which sets, which texts, which protocol, which scores."""
+"""Run one evaluation: which sets, texts, protocol and scores, from request to report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .world import fingerprints, make_world, set_of
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What `bliss eval` was asked to do."""
+    """What `bliss eval` is to do."""
 
     reference: str
     """Clean images of the classes, or embeddings of such."""
@@ -53,7 +53,7 @@ class EvalRequest:
     head: str | None = None
     """A folder that `bliss train oecl` made, for the scores that are trained."""
     image_options: ImageOptions = NO_IMAGE_OPTIONS
-    """Of the test set, if `open_images` has to be told."""
+    """Of the test set, if `open_images` cannot tell."""
 
     def folders(self) -> dict[str, str]:
         """Every set's name and folder."""

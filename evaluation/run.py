@@ -1,8 +1,7 @@
-"""Every chosen score on the same draws, from one embedding and one retrieval pass.
+"""Evaluate scores on the same draws, with one embedding and one retrieval pass.
 
-What scores are fitted on in each draw.
-
-What the scores of an evaluation have in common is made once: the search, sums over texts.
+Each score is fitted on each draw; what scores have in common, the search and sums over all texts,
+is computed once and its cost shared.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""`bliss index tune`: every candidate setting of one index measured, and one of them chosen.
+"""`bliss index tune`: measure every candidate setting of one index and choose one of them.
 
-The settings that are measured: each structure built once, searched with every parameter.
-
-A collection as its own reference, for scores that only serve to compare ways of searching.
+Each structure is built once and searched with every parameter. Scores, which only serve to compare
+ways of searching, are against the collection itself as reference.
 """
 
 from __future__ import annotations

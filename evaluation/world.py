@@ -43,7 +43,7 @@ class World:
     ids: tuple[str, ...]
 
     def keys_of(self, row: int) -> set[str]:
-        """What an image of the same content, or of the same id, has in common with this one."""
+        """The content and id of an image: copies share one of them."""
         return {self.hashes[row], self.ids[row]} - {""}
 
     def rows_of(self, part: int) -> np.ndarray:

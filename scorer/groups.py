@@ -1,33 +1,21 @@
-"""Kinds among a few images: average-linkage clusters on cosine, cut where the silhouette is best.
+"""Groups among a few images: average linkage on cosine distance, cut at the best silhouette.
 
-Vectors are first centred on the mean of all images of the collection, because embeddings of one
-encoder share a large common part that hides what tells kinds apart. The tree is average linkage
-(Sokal and Michener 1958) on cosine distance, made by the nearest-neighbour chain (Murtagh 1983).
-The number of groups is the cut of the tree with the best mean silhouette (Rousseeuw 1987).
+Vectors are first centred on the mean of the whole collection, because embeddings of one encoder
+share a large common part that hides the differences between kinds. The tree is average linkage
+(Sokal and Michener 1958). The number of groups is the cut of the tree with the best mean silhouette
+(Rousseeuw 1987).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 MOST_IMAGES = 2000
 """More images are not grouped: the distances of n images take 8·n² bytes."""
 MOST_GROUPS = 60
-"""The most groups that are tried."""
+"""The largest number of groups that is tried."""
 LEAST_SILHOUETTE = 0.25
 """Below this mean silhouette at every cut, all images make one group."""
-
-
-@dataclass(frozen=True)
-class MergeTree:
-    """n - 1 merges of n images, lowest first."""
-
-    pairs: np.ndarray
-    """int64 [n - 1, 2], an image of each of the two clusters that are merged."""
-    heights: np.ndarray
-    """float64 [n - 1], mean cosine distance between the two, never falling."""
 
 
 def cosine_distances(vectors: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -41,46 +29,6 @@ def cosine_distances(vectors: np.ndarray, centre: np.ndarray) -> np.ndarray:
     distance = np.clip(1 - unit @ unit.T, 0, 2)
     np.fill_diagonal(distance, 0)
     return distance
-
-
-def average_linkage(distance: np.ndarray) -> MergeTree:
-    """The merge tree of a symmetric distance matrix [n, n], in O(n²) time."""
-    n = len(distance)
-    between = np.array(distance, np.float64)
-    np.fill_diagonal(between, np.inf)
-    sizes = np.ones(n)
-    pairs, heights = [], []
-    chain: list[int] = []
-    for _ in range(n - 1):
-        if not chain:
-            chain.append(int(np.flatnonzero(sizes)[0]))
-        while True:
-            last = chain[-1]
-            nearest = int(between[last].argmin())
-            if len(chain) > 1 and between[last, chain[-2]] <= between[last, nearest]:
-                break
-            chain.append(nearest)
-        a, b = chain.pop(), chain.pop()
-        pairs.append((a, b))
-        heights.append(between[a, b])
-        merged = (sizes[a] * between[a] + sizes[b] * between[b]) / (sizes[a] + sizes[b])
-        between[a] = between[:, a] = merged
-        between[a, a] = np.inf
-        between[b] = between[:, b] = np.inf
-        sizes[a], sizes[b] = sizes[a] + sizes[b], 0
-    order = np.argsort(heights, kind="stable")
-    return MergeTree(
-        np.array(pairs, np.int64).reshape(-1, 2)[order], np.array(heights, np.float64)[order]
-    )
-
-
-def cut(tree: MergeTree, count: int) -> np.ndarray:
-    """int64 [n], the cluster of each image where the tree has `count` of them, numbered from 0."""
-    n = len(tree.pairs) + 1
-    of = np.arange(n)
-    for a, b in tree.pairs[: n - count]:
-        of[of == of[b]] = of[a]
-    return np.unique(of, return_inverse=True)[1]
 
 
 def silhouette(distance: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -100,19 +48,21 @@ def silhouette(distance: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def group_images(vectors: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """int64 [n], the group of each of n rows [n, d], the largest group 0, equal ones by first row.
+    """int64 [n], the group of each of `vectors` [n, d]: 0 is the largest, equal ones by first row.
 
     `centre` [d] is the mean of the whole collection. One group where no cut is better than
     LEAST_SILHOUETTE. n is at most MOST_IMAGES.
     """
+    from scipy.cluster.hierarchy import cut_tree, linkage
+    from scipy.spatial.distance import squareform
+
     n = len(vectors)
     if n < 3:
         return np.zeros(n, np.int64)
     distance = cosine_distances(vectors, centre)
-    tree = average_linkage(distance)
+    tree = linkage(squareform(distance, checks=False), "average")
     best, labels = LEAST_SILHOUETTE, np.zeros(n, np.int64)
-    for count in range(2, min(MOST_GROUPS, n - 1) + 1):
-        found = cut(tree, count)
+    for found in cut_tree(tree, range(2, min(MOST_GROUPS, n - 1) + 1)).T:
         value = float(silhouette(distance, found).mean())
         if value > best:
             best, labels = value, found

@@ -1,9 +1,8 @@
 """`bliss train clipn` and `clipn-import`: from a request to a CLIPN folder.
 
-The published CLIPN checkpoints: a torch file of a whole model, read as weights only.
-
-Its state dict, raw or under `state_dict`, perhaps with `module.` before every name, has all names
-of the open_clip model and, beside them, those of the "no" tower, which carry the names used here.
+A published checkpoint is a torch file of a whole model, read as weights only. Its state dict, raw
+or under `state_dict`, perhaps with `module.` before every name, has all names of the open_clip
+model and those of the "no" tower, which have the same names here.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ TRIED = ["a dog", "This is a photo of a small red house near the water"]
 
 @dataclass(frozen=True)
 class ClipnRequest:
-    """What `bliss train clipn` was asked to do."""
+    """What `bliss train clipn` is to do."""
 
     captions: str
     """`demo`, `demo:N`, or a table of image paths and captions."""

@@ -1,6 +1,6 @@
-"""A CLIPN on disk: the "no" tower as safetensors, its loss curve, and a manifest; no torch here.
+"""A CLIPN on disk: the "no" tower as safetensors, its loss curve as CSV and SVG, and a manifest.
 
-A loss curve as CSV and as a plain SVG: one line for each column after `step`.
+No torch here.
 """
 
 from __future__ import annotations

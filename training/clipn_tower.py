@@ -1,8 +1,7 @@
 """CLIPN's "no" text tower: a copy of a model's text tower with learnable no-prompts.
 
-Its parts carry the names of the published checkpoints, so that a state dict of one is the other's.
-
-The "no" vectors of class prompts, encoded once by a trained tower and kept in the cache.
+Its parts have the names of the published checkpoints, so that their state dicts fit. The "no"
+vectors of class prompts are encoded once by a trained tower and kept in the cache.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class NoTower(nn.Module):
 def make_no_tower(model: nn.Module, tokens: torch.Tensor) -> NoTower:
     """A fresh tower, checked on captions' token ids [n, L] to equal the model's text tower.
 
-    Raises BlissError where it does not: then the model does something beside these parts.
+    Raises BlissError where it does not: then the model has other parts too.
     """
     tower = NoTower(model).to(next(model.parameters()).device).float().eval()
     with torch.no_grad():

@@ -1,13 +1,12 @@
-"""Training CLIPN's "no" tower on image-caption pairs whose other vectors are computed once.
+"""Train CLIPN's "no" tower on image-caption pairs whose other vectors are computed once.
 
-Only the tower moves: images and "yes" captions are arrays. As published, every caption of a step
-is read with a no-prompt drawn at random, or with the mean of them. Pairs of a tenth of the images
-are held out, and the tower with the lowest loss on them is the one that is kept.
+Only the tower is trained: images and "yes" captions are arrays. As published, every caption of a
+step is read with a no-prompt drawn at random, or with the mean of them. Pairs of a tenth of the
+images are held out, and the tower with the lowest loss on them is kept.
 
-The two losses of CLIPN (Wang et al., ICCV 2023, arXiv 2308.12213), on unit rows.
-
-Images x, captions' "yes" vectors t and "no" vectors t_no; p_yes(i, j) is the softmax of the two
-cosines x_i·t_j and x_i·t_no,j at CLIP's scale.
+The two losses (Wang et al., ICCV 2023, arXiv 2308.12213) are on unit rows: images x, captions'
+"yes" vectors t and "no" vectors t_no; p_yes(i, j) is the softmax of the two cosines x_i·t_j and
+x_i·t_no,j at CLIP's scale.
 """
 
 from __future__ import annotations
@@ -249,12 +248,12 @@ def image_text_loss(
         0.626523
     """
     margin = scale * (images @ yes.T - images @ no.T)
-    said = -functional.logsigmoid(margin.diagonal()).mean()
+    own = -functional.logsigmoid(margin.diagonal()).mean()
     if wrong is None:
         wrong = ~torch.eye(len(images), dtype=torch.bool, device=images.device)
     if not wrong.any():
-        return said
-    return said - functional.logsigmoid(-margin[wrong]).mean()
+        return own
+    return own - functional.logsigmoid(-margin[wrong]).mean()
 
 
 def text_loss(yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:

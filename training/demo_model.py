@@ -1,13 +1,10 @@
-"""Trains the demo's small CLIP on rendered scenes: python -m blissaudit.training.demo_model.
+"""Train the demo's small CLIP on rendered scenes: python -m blissaudit.training.demo_model.
 
 Every step scores a batch of pictures against three sets of captions: the plain label prompts of
 all kinds, captions that name the kind and one more attribute, and captions that name a random
-choice of attributes.  In every set all captions that are true of a picture count as right.
-
-Which captions are right for which scenes, and the contrastive losses built on that.
-
-Attributes are held as integer rows (kind, colour, count, background); UNSAID in a caption's row
-means that the caption does not name that attribute.
+choice of attributes. In every set all captions that are true of a picture count as right.
+Attributes are integer rows (kind, colour, count, background); UNSAID in a caption's row means that
+the caption does not name that attribute.
 """
 
 import argparse
@@ -95,8 +92,8 @@ def asked_rows(scenes: Rows, column: int) -> Rows:
 def mixed_rows(scenes: Rows, rng: np.random.Generator) -> Rows:
     """Different rows naming the scenes' kinds and, each with probability one half, the rest."""
     rows = scenes.copy()
-    told = rng.random((len(rows), 3)) < 0.5
-    rows[:, 1:][~told] = UNSAID
+    named = rng.random((len(rows), 3)) < 0.5
+    rows[:, 1:][~named] = UNSAID
     return np.unique(rows, axis=0)
 
 

@@ -1,10 +1,7 @@
-"""One training of OECL as it is asked for: which images, which outliers, where to.
+"""`bliss train oecl`: train a head on normal images and outliers, and measure it on held-out ones.
 
-What a training came to: the figures on held-out images, who wins, and the lines printed.
-
-What is held out of training, and the check that outliers are not normal.
-
-What OECL has to beat: a logistic regression of outliers against normals.
+Outliers that are normal images are refused. Baselines that it has to beat, a logistic regression of
+outliers against normals and a ratio of nearest neighbours, are measured and named beside it.
 """
 
 from __future__ import annotations
@@ -40,7 +37,7 @@ NORMAL_TURNS, OUTLIER_TURNS = (0, 1), (2, 3)
 
 @dataclass(frozen=True)
 class OeclRequest:
-    """What `bliss train oecl` was asked to do."""
+    """What `bliss train oecl` is to do."""
 
     normals: str
     """A folder of images or of their embeddings."""
@@ -99,8 +96,8 @@ def run_oecl(
     Raises UsageError where the folder holds another request's head; BlissError for sets that
     overlap, come from different models, or are too small to hold anything out.
     """
-    asked = _asked(request, encoder)
-    _check_output(Path(request.output), asked, request.embed.overwrite)
+    facts = _request_facts(request, encoder)
+    _check_output(Path(request.output), facts, request.embed.overwrite)
     turns = (0,) if request.outliers else (*NORMAL_TURNS, *OUTLIER_TURNS)
     opened = _open(request.normals, "normals", request, encoder, turns, progress)
     seed = request.settings.seed
@@ -149,7 +146,7 @@ def run_oecl(
         model={**opened.model},
         counts=counts,
         settings=asdict(request.settings),
-        request=asked,
+        request=facts,
         held_out=result.held_out,
         auroc=dict(result.auroc),
         verdict=result.verdict,
@@ -196,7 +193,7 @@ def _open(
     return _Opened(views, hashes, labels, paths, found.failures, model, folder)
 
 
-def _asked(request: OeclRequest, encoder: Encoder | None) -> dict[str, Any]:
+def _request_facts(request: OeclRequest, encoder: Encoder | None) -> dict[str, Any]:
     return {
         "normals": request.normals,
         "outliers": request.outliers,
@@ -207,13 +204,15 @@ def _asked(request: OeclRequest, encoder: Encoder | None) -> dict[str, Any]:
     }
 
 
-def _check_output(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> None:
-    """Raise UsageError where `folder` holds a head that was asked for in other words."""
+def _check_output(folder: Path, request: Mapping[str, Any], overwrite: bool) -> None:
+    """Raise UsageError where `folder` holds the head of another request."""
     if overwrite or not (folder / MANIFEST).is_file():
         return
     before = read_json(folder / MANIFEST).get("request")
     before = before if isinstance(before, dict) else {}
-    differing = sorted(name for name in {*before, *asked} if before.get(name) != asked.get(name))
+    differing = sorted(
+        name for name in {*before, *request} if before.get(name) != request.get(name)
+    )
     if differing:
         raise UsageError(
             f"{folder} was made with other settings ({', '.join(differing)} differ)",
@@ -227,7 +226,7 @@ BASELINES = ("outlier_logistic", "outlier_knn_ratio")
 
 @dataclass(frozen=True)
 class OeclResult:
-    """What was trained, and how it fares beside its baselines on held-out images."""
+    """What was trained, and how it compares with its baselines on held-out images."""
 
     head: TrainedHead
     counts: Mapping[str, int]

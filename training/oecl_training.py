@@ -1,14 +1,9 @@
 """OECL's projection head on frozen embeddings: Linear-BN-ReLU-Linear, and how it is trained.
 
-Published: the loss, its temperature, α and when α begins. Ours, because the encoder is frozen: the
-views are made in feature space, of cached views where there are any; the floor under the lengths
-of normals; AdamW.
-
-The three terms of OECL's loss (Le-Gia and Ahn, arXiv 2312.15288); the floor is our addition.
-
-z = f(x) are features of the projection head before normalisation, one row an image.
-
-Views made of an embedding alone: noise and lost coordinates. Ours.
+Published (Le-Gia and Ahn, arXiv 2312.15288): the loss, its temperature, α and when α begins. Ours,
+because the encoder is frozen: views are made in feature space (noise and lost coordinates) of
+cached views where there are any; the floor under the lengths of normals; AdamW. z = f(x) are the
+features of the projection head before normalisation, one row an image.
 """
 
 from __future__ import annotations
@@ -35,7 +30,7 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class OeclSettings:
-    """What training depends on beside the images."""
+    """What training depends on besides the images."""
 
     alpha: float = 1.0
     """Weight of the outliers' mean length; published: 1, or 0.1 for aerial, microscope images."""

@@ -54,9 +54,10 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     queries = audited.vectors[places[positions]]
     similarity, near = nearest(stored, queries, members)
     own = audited.hashes(places[positions].tolist())
-    asked = np.unique(near[np.isfinite(similarity)])
-    paths, labels, rows = _paths(stored, asked), stored.column("label", asked), stored.rows()[asked]
-    hashes = stored.hashes(asked.tolist()) if stored.ours else None
+    distinct = np.unique(near[np.isfinite(similarity)])
+    paths, labels = _paths(stored, distinct), stored.column("label", distinct)
+    rows = stored.rows()[distinct]
+    hashes = stored.hashes(distinct.tolist()) if stored.ours else None
 
     def image_at(at: int) -> Wanted:
         return Wanted(int(rows[at]), paths[at], None if hashes is None else hashes[at])
@@ -65,7 +66,7 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     for i, (values, there) in enumerate(zip(similarity, near, strict=True)):
         kept = [
             Neighbour(collection, image_at(at), labels[at], float(value))
-            for value, at in zip(values, np.searchsorted(asked, there).tolist(), strict=True)
+            for value, at in zip(values, np.searchsorted(distinct, there).tolist(), strict=True)
             if np.isfinite(value) and not (hashes is not None and hashes[at] == own[i])
         ]
         found.append(kept[:SHOWN])

@@ -1,10 +1,8 @@
-"""Write `report.html` for a finished run.
+"""Write `report.html` for a finished run: one page that loads nothing and runs nothing untrusted.
 
-The page as one HTML text: nothing in it is loaded from elsewhere, nothing untrusted runs.
-
-Data and pictures lie in script elements of types that no browser runs, with `<`, `>` and `&`
+Data and pictures are in script elements of types that no browser runs, with `<`, `>` and `&`
 escaped; the page's script reads them and shows text as text only. The content security policy lets
-only this very script and style run (by their SHA-256) and no request leave the page.
+only this script and style run (by their SHA-256) and no request leave the page.
 """
 
 from __future__ import annotations

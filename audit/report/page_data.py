@@ -1,8 +1,6 @@
-"""What the page shows, as JSON-like values; texts are as they come, the page never runs them.
+"""What the report's page shows, as JSON-like values: facts, images, groups, score spreads.
 
-What a run was made with, in lines that a reader of the page understands.
-
-How the scores of a run are spread, over all images and in each class.
+Texts are given as they are; the page never runs them.
 """
 
 from __future__ import annotations
@@ -42,12 +40,12 @@ FAILURES_SHOWN = 2000
 LONGEST_CAPTION = 2000
 """Characters; the rest of a longer caption stays in `scores.parquet`."""
 OPTIONAL = ("q", "margin", "cosine_margin", "label_quality", "predicted_label", "is_label_issue")
-"""Columns that some runs have, given to the page under their own names."""
+"""Columns that only some runs have, passed on under their own names."""
 
 
 @dataclass
 class PageTexts:
-    """Texts that many images share, each written once; the page knows them by number."""
+    """Texts that many images share, each written once and referred to by number."""
 
     numbers: dict[str, int]
 
@@ -165,10 +163,10 @@ def _fill(
     for image in images:
         content = image.get("sha256")
         known = None if content is None or content.startswith(NO_FILE) else content
-        shelf.ask(AUDITED, Wanted(image["row"], image["path"], known), LARGE)
+        shelf.request(AUDITED, Wanted(image["row"], image["path"], known), LARGE)
     collections = {AUDITED: run_photographs(run)}
     for found in (each for near in neighbours for each in near):
-        shelf.ask(found.collection, found.image, SMALL)
+        shelf.request(found.collection, found.image, SMALL)
         if found.collection == REFERENCE and REFERENCE not in collections:
             collections[REFERENCE] = reference_photographs(run)
     shelf.fill(collections)

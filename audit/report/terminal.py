@@ -1,4 +1,4 @@
-"""What a person sees: the table of the most anomalous images, and progress while they wait."""
+"""What is printed in a terminal: tables of images, indexes and captions, and progress."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _hidden_text(hidden: HiddenTexts) -> str:
 
 
 def table_text(images: Sequence[AuditedImage]) -> str:
-    """One image a line: score, where it is filed, what it is nearest to, what it resembles."""
+    """One image a line: score, path, nearest class and the captions it resembles."""
     if any(image.margin is not None for image in images):
         return _label_table(images)
     with_p = any(image.p is not None for image in images)
@@ -134,7 +134,7 @@ def _captions(image: AuditedImage) -> str:
 
 
 def altered_text(sources: Sequence[Mapping[str, Any]], limit: int | None) -> list[str]:
-    """How many texts were not embedded as they were written, and why; nothing where none was."""
+    """How many texts were not embedded as written, and why."""
     names = ("undecodable", "truncated")
     lost, cut = (sum(each.get(name) or 0 for each in sources) for name in names)
     lines = []
@@ -183,7 +183,7 @@ def _column(corpus: Mapping[str, Any]) -> str:
 
 
 def hits_text(hits: Mapping[str, Sequence[Any]]) -> str:
-    """One caption a line: similarity, row, caption and, where it is told, origin."""
+    """One caption a line: similarity, row, caption and, where it is known, origin."""
     origins = hits.get("origin") or [None] * len(hits["row"])
     return "\n".join(
         f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption)}"
@@ -206,7 +206,7 @@ def found_text(found: Sequence[Found]) -> str:
 
 
 def differences_text(summary: Mapping[str, Any]) -> str:
-    """The images whose standing changed most, then how far the two audits agree."""
+    """The images whose standing changed most, then how well the two audits agree."""
     lines = [f"{'change':>7}  {'from':>5}  {'to':>5}  {'path':<{PATH_WIDTH}}  nearest class"]
     for each in summary["changes"]:
         before, after = each["nearest_class_a"], each["nearest_class_b"]
@@ -228,7 +228,7 @@ def differences_text(summary: Mapping[str, Any]) -> str:
 
 
 def _end_of(path: str, width: int) -> str:
-    """The end of a path, which tells more than its beginning."""
+    """The end of a path, which says more than its beginning."""
     shown = terminal_text(path)
     return shown if len(shown) <= width else "…" + shown[-(width - 1) :]
 
@@ -236,9 +236,8 @@ def _end_of(path: str, width: int) -> str:
 def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress:
     """A Progress that writes rate and remaining time to `stream` (default stderr).
 
-    A total of 0 is one that is not known yet; with nothing done either, `what` is a remark and
-    written as it is. On a terminal one line is rewritten; elsewhere a line is written every 10 x
-    `every` seconds.
+    A total of 0 is not known yet; with 0 done as well, `what` is a remark and written as it is. On
+    a terminal one line is rewritten; elsewhere a line is written every 10 x `every` seconds.
     """
     out = stream or sys.stderr
     live = out.isatty()

@@ -12,9 +12,9 @@ from ...indexer.images.workers import Decoder
 from ..review.photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
 
 LARGE, SMALL = 320, 128
-"""Pixels of the longer side: images to judge, and the reference images beside them."""
+"""Pixels of the longer side: images to judge, and reference images."""
 MOST_BYTES = 64 * 2**20
-"""All pictures of one page together; what comes after that is left out, and the page says so."""
+"""All pictures of one page together; further ones are left out, and the page says so."""
 
 Key = tuple[str, int]
 """A collection, as the page calls it, and a source row of it."""
@@ -22,40 +22,40 @@ Key = tuple[str, int]
 
 @dataclass
 class PictureShelf:
-    """The pictures of one page: first all are asked for, then they are made, then numbered.
+    """The pictures of one page: first all are requested, then they are made and numbered.
 
-    What was asked for earlier matters more: it stays where not all fit.
+    Where not all fit, those requested first stay.
     """
 
     most_bytes: int = MOST_BYTES
     encoded: list[str] = field(default_factory=list)
     """Base64 of each picture's WebP; its place is its number on the page."""
-    asked: dict[Key, tuple[Wanted, int]] = field(default_factory=dict)
+    requested: dict[Key, tuple[Wanted, int]] = field(default_factory=dict)
     """Which image, and how large; small ones are not made larger."""
     numbers: dict[Key, int] = field(default_factory=dict)
     reasons: dict[Key, str] = field(default_factory=dict)
     left_out: int = 0
     """How many would not fit into `most_bytes`."""
 
-    def ask(self, collection: str, image: Wanted, side: int) -> None:
-        """Ask for the picture of an image, once; `collection` is a key of what `fill` is given."""
-        self.asked.setdefault((collection, image.row), (image, side))
+    def request(self, collection: str, image: Wanted, side: int) -> None:
+        """Request the picture of an image; `collection` is a key of what `fill` is given."""
+        self.requested.setdefault((collection, image.row), (image, side))
 
     def number(self, collection: str, row: int) -> int | None:
         """The number of a picture after `fill`, None where there is none to show."""
         return self.numbers.get((collection, row))
 
     def reason(self, collection: str, row: int) -> str | None:
-        """Why a picture that was asked for is not shown, if there is a reason to tell."""
+        """Why a requested picture is not shown, if there is a reason."""
         return self.reasons.get((collection, row))
 
     def fill(self, collections: Mapping[str, Photographs]) -> None:
-        """Make every picture asked for; of a collection that is no folder in one pass over it.
+        """Make every requested picture, in one pass over each collection that is not a folder.
 
         Pictures are made as their images arrive, so no more than `most_bytes` of them and one
         image are held; a worker process decodes them.
         """
-        keys = list(self.asked)
+        keys = list(self.requested)
         with Decoder() as maker:
             kept = self._pictures(collections, maker)
         for number, (place, picture) in enumerate(sorted(kept, reverse=True)):
@@ -65,8 +65,8 @@ class PictureShelf:
     def _pictures(
         self, collections: Mapping[str, Photographs], maker: Decoder
     ) -> list[tuple[int, bytes]]:
-        """(minus the place in `asked`, picture) of every one that fits."""
-        keys = list(self.asked)
+        """(minus the place in `requested`, picture) of every one that fits."""
+        keys = list(self.requested)
         kept: list[tuple[int, bytes]] = []  # a heap of (minus the place in `keys`, picture)
         size = 0
         for collection, where in collections.items():
@@ -75,7 +75,7 @@ class PictureShelf:
                 if kept and size >= self.most_bytes and batch[0] > -kept[0][0]:
                     self._leave_out(keys[place] for place in batch)
                     continue
-                wanted = [self.asked[keys[place]][0] for place in batch]
+                wanted = [self.requested[keys[place]][0] for place in batch]
                 for found in read_photographs(where, wanted):
                     place = batch[found.place]
                     picture = self._made(keys[place], found, maker)
@@ -95,7 +95,7 @@ class PictureShelf:
             self.reasons[key] = found.problem
             return None
         try:
-            return maker.thumbnail(found.data, self.asked[key][1], LIMITS)
+            return maker.thumbnail(found.data, self.requested[key][1], LIMITS)
         except UnreadableImage as error:
             self.reasons[key] = str(error)
             return None

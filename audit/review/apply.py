@@ -1,6 +1,7 @@
-"""Carry out decisions: a cleaned list, or a cleaned copy. Originals are only ever read.
+"""Apply the decisions made on a report's page: write a cleaned list, or copy a cleaned collection.
 
-The decisions a person made on the page: read from their CSV file, checked against the run.
+Decisions are read from the csv file that the page saves and checked against the run. Originals are
+only read.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ class CleanedImage:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is left of a collection, in its order, and how many images each decision took."""
+    """The images that stay, in the collection's order, and how many decisions of each kind."""
 
     images: tuple[CleanedImage, ...]
     counts: Counter[str]
     failed: int
-    """Images that the audit could not read; they are in neither list nor copy."""
+    """Images that the audit could not read: neither listed nor copied."""
 
 
 def clean(run: RunFolder, decisions: Sequence[Decision]) -> Cleaned:
@@ -80,7 +81,7 @@ def clean(run: RunFolder, decisions: Sequence[Decision]) -> Cleaned:
 
 
 def summary(cleaned: Cleaned) -> str:
-    """What would be done, in lines."""
+    """A few lines on what the decisions change."""
     moved = Counter(
         (_shown(image.old_label), _shown(image.label))
         for image in cleaned.images
@@ -110,7 +111,7 @@ def write_list(cleaned: Cleaned, output: str | Path) -> None:
     """
     output = Path(output)
     if os.path.lexists(output):
-        raise UsageError(f"{output} is there already", "a new file", "Choose another name")
+        raise UsageError(f"{output} already exists", "a new file", "Choose another name")
     rows = [(image.path, image.label or "") for image in cleaned.images]
     plain = all(is_plain(text) for row in rows for text in row)
     text = io.StringIO()
@@ -128,9 +129,9 @@ def copy_cleaned(
     """Copy what stays of the collection `source` into `target`, one folder a label.
 
     Images that are no files below a folder get their row for a name: `row-12.png`. `target` must
-    be new or empty and outside the collection; it comes into being whole, by a rename. Returns how
-    many files got another name because theirs was taken. Raises UsageError for a target that will
-    not do, BlissError for an image that is gone, has changed since the audit, or cannot be
+    be new or empty and outside the collection; it appears complete, by a rename. Returns how
+    many files got another name because theirs was taken. Raises UsageError for an unsuitable
+    target, BlissError for an image that is gone, has changed since the audit, or cannot be
     written; then nothing is left behind.
     """
     target = Path(target)
@@ -138,7 +139,7 @@ def copy_cleaned(
     if source.folder is None:
         places, renamed = [_place_by_row(image) for image in cleaned.images], 0
     else:
-        places, renamed = _places(cleaned, source.folder)
+        places, renamed = _places(cleaned, source)
     wanted = [Wanted(image.row, image.path, image.content) for image in cleaned.images]
     work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -159,7 +160,9 @@ def copy_cleaned(
 
 def _check_target(target: Path, source: str | None) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UsageError(f"{target} is no folder", "a new or empty folder", "Choose another name")
+        raise UsageError(
+            f"{target} is not a folder", "a new or empty folder", "Choose another name"
+        )
     if target.is_dir() and any(target.iterdir()):
         raise UsageError(f"{target} is not empty", "a new or empty folder", "Choose another name")
     inside = Path(os.path.realpath(target))
@@ -171,9 +174,9 @@ def _check_target(target: Path, source: str | None) -> None:
         )
 
 
-def _places(cleaned: Cleaned, source: str) -> tuple[list[tuple[str, ...]], int]:
-    """Where each image goes below the target, no two alike on any file system; how many were
-    given another name for that."""
+def _places(cleaned: Cleaned, source: Photographs) -> tuple[list[tuple[str, ...]], int]:
+    """The place of each image below the target, distinct on every file system, and how many were
+    renamed for that."""
     wanted = [_place(image, source) for image in cleaned.images]
     taken = {_folded(place[:depth]) for place in wanted for depth in range(1, len(place))}
     places = []
@@ -188,10 +191,12 @@ def _places(cleaned: Cleaned, source: str) -> tuple[list[tuple[str, ...]], int]:
     return places, sum(place != want for place, want in zip(places, wanted, strict=True))
 
 
-def _place(image: CleanedImage, source: str) -> tuple[str, ...]:
+def _place(image: CleanedImage, source: Photographs) -> tuple[str, ...]:
     """Folder and file names: the label's folder, then what follows the old one's in the path."""
     try:
-        found = os.path.relpath(photograph_file(source, image.path), source)
+        assert source.folder is not None
+        file = photograph_file(source.folder, image.path, source.follow_links)
+        found = os.path.relpath(file, source.folder)
     except UnreadableImage as error:
         raise _not_copied(image, str(error)) from None
     parts = tuple(found.split(os.sep))
@@ -215,7 +220,7 @@ def _label_folder(image: CleanedImage, label: str) -> str:
 
 
 def _folded(place: Sequence[str]) -> str:
-    """One text for all names that some file system takes for the same."""
+    """A text that is equal for all names that some file system takes for the same."""
     return unicodedata.normalize("NFC", "/".join(place)).casefold()
 
 
@@ -282,9 +287,9 @@ def read_decisions(path: str | Path, run: RunFolder) -> list[Decision]:
         if not _is_path(line["path"], paths[positions[row]]):
             raise _unfit(path, number, f"row {row} is another image in the run than {line['path']}")
         if row in found:
-            raise _unfit(path, number, f"row {row} comes twice")
+            raise _unfit(path, number, f"row {row} appears twice")
         if line["decision"] not in (KEEP, REMOVE, RELABEL):
-            raise _unfit(path, number, f"{line['decision']!r} is no decision")
+            raise _unfit(path, number, f"{line['decision']!r} is not a decision")
         label = None
         if line["decision"] == RELABEL:
             label = _label(line["new_label"], known)
@@ -297,7 +302,7 @@ def read_decisions(path: str | Path, run: RunFolder) -> list[Decision]:
 
 
 def label_problem(label: str) -> str | None:
-    """Why a label cannot be the name of a class folder, or None where it can."""
+    """Why a label cannot be the name of a class folder; None where it can."""
     if not label.strip() or label != label.strip():
         return "is empty or begins or ends with a space"
     if any(char in "/\\:" for char in label) or terminal_text(label) != label:

@@ -1,7 +1,4 @@
-"""The images behind the rows of a finished audit, to look at them again.
-
-The image embeddings of a run, read where they lie and only as far as they are asked for.
-"""
+"""The images and embeddings behind the rows of a finished audit, read only as far as needed."""
 
 from __future__ import annotations
 
@@ -48,6 +45,7 @@ _OPTIONS = {
     "images_config": "config",
     "images_split": "split",
     "images_revision": "revision",
+    "follow_links": "follow_links",
 }
 
 
@@ -63,10 +61,10 @@ class Wanted(NamedTuple):
 
 
 class Photograph(NamedTuple):
-    """What was found of one wanted image: its encoded bytes, or why there are none."""
+    """One wanted image: its encoded bytes, or why there are none."""
 
     place: int
-    """Its place among those asked for."""
+    """Its position among the wanted images."""
     data: bytes | None
     problem: str = ""
 
@@ -79,6 +77,8 @@ class Photographs:
     """The folder that holds them as files, by their paths; None for any other collection."""
     request: Mapping[str, Any]
     """For the others: what `open_photographs` opens."""
+    follow_links: bool = False
+    """Whether the audit followed links that leave the folder."""
 
 
 def open_photographs(request: Mapping[str, Any]) -> ImageSource | None:
@@ -136,39 +136,40 @@ def _by_kind(embedded: Path, folder: str, request: Mapping[str, Any]) -> Photogr
         kind = read_json(embedded / MANIFEST).get("collection")
     if kind is None and os.path.isdir(folder):
         kind = FILES
-    return Photographs(folder if kind == FILES else None, request)
+    follow = request.get("follow_links") is True
+    return Photographs(folder if kind == FILES else None, request, follow)
 
 
 def read_photographs(where: Photographs, wanted: Sequence[Wanted]) -> Iterator[Photograph]:
     """Each of the `wanted` images (no row twice) once, with bounded memory.
 
-    Files come in the order asked for; the images of any other collection by ascending row, in one
-    pass over it, and those whose content is known to be another one now are not given out.
+    Files come in the order of `wanted`; the images of any other collection by ascending row, in one
+    pass over it, except those whose content has changed.
     """
     if where.folder is None:
         yield from _read_rows(where.request, wanted)
         return
     for place, each in enumerate(wanted):
         try:
-            data = read_file(photograph_file(where.folder, each.path), LIMITS)
+            data = read_file(photograph_file(where.folder, each.path, where.follow_links), LIMITS)
         except UnreadableImage as error:
             yield Photograph(place, None, str(error))
         else:
             yield Photograph(place, data)
 
 
-def photograph_file(folder: str, path: str) -> str:
+def photograph_file(folder: str, path: str, follow_links: bool = False) -> str:
     r"""The file that a run lists as `path` below `folder`; it need not exist.
 
     Bytes shown as \xNN are bytes again where no file has that very name. Raises
-    UnreadableImage(reason) for a path or link that leads out of the folder.
+    UnreadableImage(reason) for a path, or a link that is not to be followed, out of the folder.
     """
     try:
         there = os.path.lexists(os.path.join(folder, path))
     except ValueError:  # a null byte, refused below
         there = True
     name = path if there else "/".join(_as_on_disk(part) for part in path.split("/"))
-    problem = why_outside(folder, name)
+    problem = why_outside(folder, name, follow_links)
     if problem:
         raise UnreadableImage(problem)
     return os.path.join(folder, name)

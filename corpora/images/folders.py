@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from ...artefacts import digest
 from ...errors import BlissError, UsageError
-from ..addresses import find_below, read_file, stamp, suffix_of
+from ..addresses import find_below, is_remote, read_file, stamp, suffix_of
 from ..sources import JSON
 from .source import (
     IMAGE_SUFFIXES,
@@ -40,6 +40,11 @@ from .source import (
 
 PathLike = str | os.PathLike[str]
 
+ADDRESS = "it is an address, and images that a list names are not fetched"
+_COPY_LINKS = (
+    "Add --follow-links if you trust where the links lead (DVC, git-annex, the hub's cache), or "
+    "put the files in their place, for example with cp -rL"
+)
 _NO_SUFFIX = "without suffix"
 _NEEDED_IMAGES = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF files"
 
@@ -149,15 +154,20 @@ def list_image_files(paths: Iterable[PathLike]) -> ImageList:
     return ImageList(root, names, (None,) * len(names))
 
 
-def list_paths(root: PathLike, paths: Sequence[str], labels: Sequence[str | None]) -> ImageList:
+def list_paths(
+    root: PathLike,
+    paths: Sequence[str],
+    labels: Sequence[str | None],
+    follow_links: bool = False,
+) -> ImageList:
     """List paths that somebody else wrote down, relative to `root`, each one a row.
 
-    A path, or a link, that leads out of `root` is a row with a problem. An absolute path counts
-    as inside where it is.
+    A path, or a link that is not to be followed, that leads out of `root` is a row with a problem.
+    An absolute path counts as inside where it is.
     """
     problems = {}
     for row, path in enumerate(paths):
-        problem = why_outside(os.fspath(root), path)
+        problem = ADDRESS if is_remote(path) else why_outside(os.fspath(root), path, follow_links)
         if problem:
             problems[row] = problem
     return ImageList(os.fspath(root), tuple(paths), tuple(labels), problems)
@@ -206,15 +216,18 @@ class Findings:
         return (f"{display_path(root)}: {files} ({suffix_counts(self.others)})",)
 
 
-def find_images(root: str) -> Findings:
-    """Walk `root`; UsageError where it is no folder, BlissError where one cannot be read."""
+def find_images(root: str, follow_links: bool = False) -> Findings:
+    """Walk `root`, and where links lead if these are followed.
+
+    UsageError where `root` is no folder, BlissError where a folder cannot be read.
+    """
     if not os.path.isdir(root):
         state = "is not a folder" if os.path.lexists(root) else "does not exist"
         raise UsageError(
             f"{display_path(root)} {state}", "a folder with images", "Check the spelling"
         )
     found = Findings()
-    real_root = os.path.realpath(root)
+    real_root = os.sep if follow_links else os.path.realpath(root)
     pending = [("", False)]
     while pending:
         folder, linked = pending.pop()
@@ -283,7 +296,7 @@ def no_images(root: str, found: Findings) -> BlissError:
     return BlissError(
         given,
         _NEEDED_IMAGES,
-        "Choose the folder that holds the images",
+        _COPY_LINKS if found.problems else "Choose the folder that holds the images",
     )
 
 

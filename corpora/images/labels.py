@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ...csv_cells import cell_text
 from ...errors import BlissError, UsageError
 from ...tables import open_table
+from ..addresses import is_remote
 from ..parquet_pages import check_rows, parquet_batches
 from .folders import ImageList, list_paths
 from .source import ImageOptions, display_path, is_inside
@@ -74,13 +75,29 @@ def read_label_file(file: str, options: ImageOptions) -> LabelFile:
 
 
 def list_labelled(file: str, options: ImageOptions) -> ImageList:
-    """The images that a label file names, each record a row."""
+    """The images that a label file names, each record a row.
+
+    UsageError where no record names a file inside the label file's folder.
+    """
     read = read_label_file(file, options)
     if not read.paths:
         raise BlissError(
             f"{display_path(file)} has no records", "a path in each record", "Check the file"
         )
-    return list_paths(os.path.dirname(os.path.abspath(file)), read.paths, read.labels)
+    root = os.path.dirname(os.path.abspath(file))
+    paths = [_in_this_system(root, path) for path in read.paths]
+    listed = list_paths(root, paths, read.labels, bool(options.follow_links))
+    if len(listed.problems) == len(paths):
+        remedy = "Put the file into the folder that holds the images"
+        if is_remote(paths[0]):
+            remedy = "Download the images, for example with img2dataset, and give what it makes"
+        raise UsageError(
+            f"{display_path(file)} names no file in its folder, {display_path(root)} (the first: "
+            f"{display_path(read.paths[0])})",
+            "paths relative to the folder of the file, or absolute ones inside it",
+            remedy,
+        )
+    return listed
 
 
 def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList:
@@ -125,7 +142,8 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
                 "Correct the file",
             )
     there = tuple(labels.pop(path, None) for path in listed.paths)
-    extra = list_paths(root, list(labels), list(labels.values()))
+    follow = bool(options.follow_links)
+    extra = list_paths(root, list(labels), list(labels.values()), follow)
     problems = {**listed.problems}
     other_case = {path.casefold(): path for path in listed.paths}
     for row, path in enumerate(extra.paths):
@@ -139,6 +157,13 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
         labels=(*there, *extra.labels),
         problems=problems,
     )
+
+
+def _in_this_system(root: str, path: str) -> str:
+    """A path with its backslashes as slashes where no file has that very name."""
+    if "\\" not in path or "\0" in path or os.path.lexists(os.path.join(root, path)):
+        return path
+    return path.replace("\\", "/")
 
 
 def label_file_in(folder: str) -> str | None:
@@ -169,7 +194,7 @@ def similar_labels(labels: Iterable[str | None]) -> tuple[str, ...]:
 
 def _place(root: str, folder: str, path: str, names: Mapping[str, str]) -> str:
     """The image of `names` that a path relative to `folder` leads to; else where it leads."""
-    place = _below(root, os.path.normpath(os.path.join(folder, path)))
+    place = _below(root, os.path.normpath(os.path.join(folder, _in_this_system(folder, path))))
     return names.get(place) or names.get(unicodedata.normalize("NFC", place), place)
 
 

@@ -79,7 +79,7 @@ def open_images(
         if is_remote_folder(spec):
             return list_remote_folder(spec)
     elif os.path.isfile(spec) and lower.endswith(LABEL_FILE_SUFFIXES):
-        refuse_image_options(spec, options, COLUMNS)
+        refuse_image_options(spec, options, (*COLUMNS, "follow_links"))
         return list_labelled(spec, options)
     elif os.path.isfile(spec) and (has_image_suffix(spec) or is_image_file(spec)):
         refuse_image_options(spec, options, ())
@@ -111,7 +111,7 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
     if image_datasets.is_saved_dataset(folder):
         refuse_image_options(folder, options, (*COLUMNS, "split"))
         return image_datasets.open_saved_dataset(folder, options)
-    found = find_images(folder)
+    found = find_images(folder, bool(options.follow_links))
     if found.images:
         listed = _open_image_files(folder, found, options)
         return replace(listed, notices=(*listed.notices, *similar_labels(listed.labels)))
@@ -132,13 +132,13 @@ def _open_image_files(folder: str, found: Findings, options: ImageOptions) -> Im
     listed = with_class_labels(folder, found)
     file = options.labels or label_file_in(folder)
     if file is not None:
-        if options.labels is None:
+        if options.labels is None and not options.follow_links:
             check_inside(folder, [os.path.abspath(file)], "it")
         if os.path.dirname(os.path.abspath(file)) == os.path.abspath(folder):
             found.others[os.path.splitext(file)[1].lower()] -= 1
             listed = replace(listed, notices=found.notices(folder))
         if options.labels or options.label_column or read_label_file(file, options).has_labels:
-            refuse_image_options(folder, options, (*COLUMNS, "labels"))
+            refuse_image_options(folder, options, (*COLUMNS, "labels", "follow_links"))
             if listed.classes:
                 name = display_path(os.path.basename(file))
                 note = f"{display_path(folder)}: labels are those of {name}, not the folders' names"
@@ -154,7 +154,7 @@ def _open_image_files(folder: str, found: Findings, options: ImageOptions) -> Im
     if len(tops) == 1 and next(iter(tops)).lower() in CONTAINERS:
         (name,) = tops
         return _descend(folder, name, found, options, f"the folder {name} is no class")
-    refuse_image_options(folder, options, ())
+    refuse_image_options(folder, options, ("follow_links",))
     if tops and all(_SHARD.fullmatch(name) for name in tops):
         if 2 * found.others[".json"] >= len(found.images):
             note = f"{display_path(folder)}: its folders are shards of img2dataset, not classes"

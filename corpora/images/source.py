@@ -10,10 +10,12 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ...errors import BlissError, UsageError
-from ..sources import JSON
+
+if TYPE_CHECKING:  # decoding processes do without pyarrow
+    from ..sources import JSON
 
 MAX_IMAGE_BYTES = 128 << 20
 """An encoded image of an archive, a table or an address that is larger is not read into memory."""
@@ -88,6 +90,12 @@ class ImageOptions:
     config: str | None = None
     split: str | None = None
     revision: str | None = None
+    follow_links: bool | None = None
+    """Whether links that leave a folder of image files are followed."""
+
+    def facts(self) -> dict[str, JSON]:
+        """What changes the rows of archives and tables, which follow no links."""
+        return {name: value for name, value in vars(self).items() if name != "follow_links"}
 
 
 NO_IMAGE_OPTIONS = ImageOptions()
@@ -167,6 +175,7 @@ OPTION_NAMES = {
     "config": "--images-config",
     "split": "--images-split",
     "revision": "--images-revision",
+    "follow_links": "--follow-links",
 }
 
 
@@ -244,16 +253,18 @@ def is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def why_outside(root: str, path: str) -> str:
+def why_outside(root: str, path: str, follow_links: bool = False) -> str:
     """Why `path`, taken relative to `root`, is not inside it; "" where it is.
 
-    A link on the way counts as what it leads to.
+    A link on the way counts as what it leads to, unless links may be followed.
     """
     folder = os.path.abspath(root)
     try:
         joined = os.path.normpath(os.path.join(folder, path))
         if not is_inside(joined, folder):
             return LEAVES_FOLDER
+        if follow_links:
+            return ""
         return "" if is_inside(os.path.realpath(joined), os.path.realpath(folder)) else LINK_OUT
     except ValueError:  # a null byte
         return "the file name is not valid on this system"

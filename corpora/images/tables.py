@@ -60,7 +60,7 @@ class ImageTables:
         return {
             "kind": "image-tables",
             "spec": self.spec,
-            **vars(self.options),
+            **self.options.facts(),
             "image_column": self.image_column,
             "label_column": self.label_column,
             "fingerprint": digest({**content, "names": list(self.names or ())}),

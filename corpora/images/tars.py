@@ -70,7 +70,7 @@ class ImageTars:
         return {
             "kind": "image-tars",
             "spec": self.spec,
-            **vars(self.options),
+            **self.options.facts(),
             "fingerprint": digest(content),
         }
 

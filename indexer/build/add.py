@@ -21,9 +21,8 @@ from ...progress import Progress
 from ..encode.encoder import IDENTITY, Encoder, check_same_model
 from ..search.index import CaptionIndex, open_index
 from ..store.folder import checked_names, files_of_part
-from ..store.manifest import count_problems, type_problems
+from ..store.manifest import IndexFolder, count_problems, type_problems
 from ..store.parts import BUILDING, begin_building, differing_fields, metadata_file
-from ..store.removed import changing
 from ..store.sources import (
     describe_sources,
     in_current_terms,
@@ -147,8 +146,9 @@ def _add(
     options: AddOptions,
     progress: Progress,
 ) -> Added:
-    with changing(folder) as manifest:
-        rules, part_rows = _settings(folder, manifest)
+    with IndexFolder.locked(folder) as opened:
+        manifest = opened.manifest.to_json()
+        rules, part_rows = _rules_and_part_rows(folder, manifest)
         previous = _without_last_addition(manifest)
         if previous is not None:
             last = manifest["additions"][-1]
@@ -184,7 +184,7 @@ def _add(
         return Added(open_index(folder), counts, before=False)
 
 
-def _settings(folder: Path, manifest: Mapping[str, Any]) -> tuple[CaptionRules, int]:
+def _rules_and_part_rows(folder: Path, manifest: Mapping[str, Any]) -> tuple[CaptionRules, int]:
     """The caption rules and the part size of the index, whose manifest is checked."""
     problems = type_problems(manifest) or count_problems(manifest)
     request = manifest["request"] if not problems else {}

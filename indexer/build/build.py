@@ -1,7 +1,7 @@
-"""Build a caption index: from corpora and a model, or from embeddings made elsewhere.
+"""Build a caption index: from corpora and a model, or from existing embeddings.
 
-First the row plan (indexer/build/plan.py), then its parts, each stored while the next one is
-encoded, then the manifest. The same request continues wherever an earlier run stopped.
+The row plan comes first (indexer/build/plan.py), then its parts, each stored while the next one is
+encoded, then the manifest. The same request continues where an earlier run stopped.
 """
 
 from __future__ import annotations

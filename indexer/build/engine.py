@@ -1,4 +1,4 @@
-"""What an engine does that embeds parts elsewhere, for example on a cluster."""
+"""The interface of engines, which embed parts elsewhere, for example on a cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EmbeddingTask:
 
     images: ImageSource
     encoder: Encoder
-    """Its preprocessing says whether EXIF orientations are applied."""
+    """With EXIF orientations applied or not, as its preprocessing says."""
     limits: DecodingLimits
     part_rows: int
     cached: CachedVectors
@@ -50,4 +50,4 @@ class Engine(Protocol):
         """(number, raw vectors float32 [m, d]) of each of the parts `numbers`, in any order."""
 
     def embed_images(self, task: EmbeddingTask) -> int:
-        """Embed and write every part that is not finished; the rows of the whole collection."""
+        """Embed and write every part that is not finished; returns the rows of the collection."""

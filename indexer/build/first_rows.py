@@ -7,7 +7,6 @@ captions.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -67,7 +66,8 @@ def _first_rows(staged: Path, folder: Path, memory: int) -> Iterator[pa.RecordBa
     }
     # Arrow and DuckDB open no path that is not UTF-8: Arrow reads an open file instead, and DuckDB
     # spills to the system's temporary folder.
-    spill = str(folder) if _is_utf8(folder) else None
+    is_utf8 = not any("\ud800" <= character <= "\udfff" for character in str(folder))
+    spill = str(folder) if is_utf8 else None
     try:
         with (
             tempfile.TemporaryDirectory(prefix=".spill-", suffix=".tmp", dir=spill) as scratch,
@@ -85,14 +85,6 @@ def _first_rows(staged: Path, folder: Path, memory: int) -> Iterator[pa.RecordBa
         raise _no_room(folder, error) from error
     except duckdb.IOException as error:
         raise _no_room(folder, error) from error
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _no_room(folder: Path, error: Exception) -> BlissError:

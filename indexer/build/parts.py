@@ -1,4 +1,4 @@
-"""The parts of a caption index: encoded by a model, an engine or somebody else, then stored.
+"""The parts of a caption index: encoded here, by an engine or by another program, then stored.
 
 Which parts there are, what each holds and how the folder ends follows from the row plan alone, so
 parts may be made in any order and by several processes. A part is stored while the next one is
@@ -70,7 +70,8 @@ def make_parts(
     rows = sum(plan.parts[number] for number in numbers)
     if rows:
         rate = rows / max(time.perf_counter() - start, 1e-9)
-        progress(f"{rows:,} captions at {rate:,.{1 if rate < 100 else 0}f} per second", 0, 0)
+        digits = 1 if rate < 100 else 0
+        progress(f"{rows:,} captions embedded, {rate:,.{digits}f} captions per second", 0, 0)
 
 
 def missing_parts(folder: Path, plan: RowPlan) -> tuple[int, ...]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...artefacts import read_json, write_atomically
+from ...artefacts import link_file, read_json
 from ...errors import BlissError, UsageError
 from ..search.index import CaptionIndex, open_index
 from ..store.lock import only_run_in
@@ -125,19 +124,14 @@ def _check_same(folder: Path, other: Path) -> None:
 
 
 def _collect(folder: Path, others: Sequence[Path], plan: RowPlan, number: int) -> None:
-    """Copy a part from the first folder that has it undamaged, its record last."""
+    """Link or copy a part from the first folder that has it undamaged, its record last."""
     for other in others:
         record = whole_part(other, plan, number)
         if record is not None:
             names = files_of("text", number) if record["rows"] else ()
             for name in (*names, f"parts/part_{number}.json"):
-                _copy(other / name, folder / name)
+                link_file(other / name, folder / name)
             return
-
-
-def _copy(source: Path, target: Path) -> None:
-    with open(source, "rb") as file:
-        write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
 
 
 def _refuse_missing(folders: Sequence[Path], missing: Sequence[int]) -> None:

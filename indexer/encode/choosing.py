@@ -110,29 +110,32 @@ def check_config(
     """
     where = f"{CONFIG} of {model}"
     if not isinstance(config, dict):
-        raise UsageError(f"{where} holds no object", "a model's config", "Use another model")
+        raise _invalid(f"{where} holds no object", "a model's config")
     for tower, settings in _towers(config, where):
         _check_tokenizer(settings.get("tokenizer_kwargs") or {}, where)
         timm = settings.get("timm_model_name")
         if timm is not None and not re.fullmatch(r"[A-Za-z0-9_.]+", str(timm)):
-            raise UsageError(
+            raise _invalid(
                 f"{where} names {timm!r} as its timm model",
                 "the plain name of an architecture: another would be fetched from elsewhere",
-                "Use another model",
             )
         for name in _NAMES:
             repository = settings.get(name)
             if not repository or (name == "hf_tokenizer_name" and model.startswith(FOLDER)):
                 continue
             if not isinstance(repository, str):
-                raise UsageError(f"{where} has no text as {name}", "a name", "Use another model")
+                raise _invalid(f"{where} has no text as {name}", "a name")
             if not (repository in own or _same_owner(model, repository) or named(repository)):
-                raise UsageError(
+                raise _invalid(
                     f"{where} names another repository, {repository}, as {tower}.{name}",
                     "no repository but the model's own, its owner's, and those that open_clip's "
                     "own models use",
                     f"If you trust it, add the line {HUB}{repository} to {list_name()}",
                 )
+
+
+def _invalid(given: str, needed: str, remedy: str = "Use another model") -> UsageError:
+    return UsageError(given, needed, remedy)
 
 
 def needed_packages(config: Mapping[str, Any]) -> list[str]:
@@ -177,7 +180,7 @@ def _towers(config: Mapping[str, Any], where: str) -> Iterator[tuple[str, Mappin
     for tower in _TOWERS:
         settings = config.get(tower)
         if settings is not None and not isinstance(settings, dict):
-            raise UsageError(f"{where} has no object as {tower}", "an object", "Use another model")
+            raise _invalid(f"{where} has no object as {tower}", "an object")
         if settings is not None:
             yield tower, settings
 

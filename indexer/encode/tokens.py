@@ -110,7 +110,7 @@ def recipe_of(tokenizer: Any) -> TokenizerRecipe | None:
     named = [name for name in CLEANINGS if module.get_clean_fn(name) is tokenizer.clean_fn]
     if not named or not isinstance(tokenizer.context_length, int):
         return None
-    new = _new(type(tokenizer), tokenizer.context_length, named[0])
+    new = _new(type(tokenizer), tokenizer.context_length, named[0])  # type: ignore[arg-type]
     return TokenizerRecipe(new.context_length, named[0]) if _equal(tokenizer, new) else None
 
 
@@ -129,7 +129,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 def simple_tokeniser(tokenizer: Any, recipe: TokenizerRecipe) -> Tokenise:
     """A function with the ids of a SimpleTokenizer that has this recipe; it may run in threads."""
-    rust = _rust_ids(type(tokenizer), fast_ids) if recipe.cleaning == "lower" else None
+    kind: Any = type(tokenizer)
+    rust = _rust_ids(kind, fast_ids) if recipe.cleaning == "lower" else None
     ends = (tokenizer.sot_token_id, tokenizer.eot_token_id)
     lock = threading.Lock()  # the cache of words may be cleared between two lookups
 

@@ -26,9 +26,9 @@ from ...artefacts import (
     MANIFEST,
     check_checksum,
     digest,
+    link_file,
     read_json,
     read_manifest,
-    write_atomically,
     write_json,
 )
 from ...errors import BlissError
@@ -90,7 +90,7 @@ def register_images(cache: Path, folder: Path, spec: str) -> None:
 
 
 def reuse_images(cache: Path, folder: Path, request: Mapping[str, Any], spec: str) -> Path | None:
-    """Fill `folder` with embeddings that were made of `spec` elsewhere for the same `request`.
+    """Fill `folder` with embeddings of `spec` in another folder for the same `request`.
 
     Returns where they were, or None where there are none that are intact; `folder` is then as it
     was, except for files that its next part replaces.
@@ -161,24 +161,9 @@ def reuse_files(
     Raises BlissError where one of them is missing or does not match the manifest.
     """
     for name in names:
-        _link_or_copy(source / name, folder / name)
+        link_file(source / name, folder / name)
         check_checksum(folder, name, manifest)
     write_json(folder / MANIFEST, manifest)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link of `source`, or a copy where the system refuses a link."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        os.link(source, temporary)
-        os.replace(temporary, target)
-    except OSError:
-        with open(source, "rb") as file:
-            write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
-    finally:
-        # Renaming onto a link of the same file does nothing and leaves the temporary there.
-        temporary.unlink(missing_ok=True)
 
 
 def _entries(cache: Path, request: Mapping[str, Any]) -> Path:

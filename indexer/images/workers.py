@@ -144,7 +144,7 @@ class Decoder:
         return Decoded(item.row, pixels, header["sha256"], header["exif_rotated"])
 
     def thumbnail(self, data: bytes, side: int, limits: DecodingLimits) -> bytes:
-        """A WebP no larger than `side` x `side` of an image file's bytes, turned upright.
+        """A WebP no larger than `side` x `side` of an image file's bytes, rotated upright.
 
         It holds pixels only: no EXIF, GPS, colour profile or comment. Raises UnreadableImage;
         BlissError where no worker can be started.

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...artefacts import read_manifest
 from ...errors import UsageError
 from ..store.addresses import folder_of
-from ..store.folder import HOW_TO_BUILD, KIND
+from ..store.manifest import IndexFolder
 from ..store.vectors import IndexRows
 from ..vectors.rows import SelectedRows
 from ..vectors.unit_rows import Rows
@@ -24,28 +23,24 @@ from .structures import (
     FaissStructure,
     how_to_make_again,
     library,
-    open_structure,
     read_structure,
-    stored_kind,
+    stored_structure,
 )
 
 
-def plan_for(
-    folder: Path, manifest: Mapping[str, Any], choice: SearchChoice, machine: Machine | None = None
-) -> Plan:
+def plan_for(folder: IndexFolder, choice: SearchChoice, machine: Machine | None = None) -> Plan:
     """Where the vectors of an index will lie; UsageError where that cannot be as chosen."""
-    task = task_of(folder, manifest, choice)
+    task = task_of(folder, choice)
     return plan_search(task, machine or this_machine(with_gpus=task.gpus is not None))
 
 
 def describe_plan(folder: str | Path, choice: SearchChoice) -> str:
     """One line: where the vectors of an index would lie and what that takes. Nothing is read."""
-    path = folder_of(folder)
-    return plan_for(path, read_manifest(path, KIND, HOW_TO_BUILD), choice).line
+    return plan_for(IndexFolder.open(folder_of(folder)), choice).line
 
 
 def describe_search(manifest: Mapping[str, Any]) -> str:
-    """One line: how an index is searched where nothing else is asked for."""
+    """One line: how an index is searched by default."""
     search = manifest["search"]
     if search["kind"] == EXACT:
         return "search: exact"
@@ -55,49 +50,48 @@ def describe_search(manifest: Mapping[str, Any]) -> str:
     return f"search: {search['kind']} ({stated}) over {search['rows']:,} stored rows{rest}"
 
 
-def task_of(folder: Path, manifest: Mapping[str, Any], choice: SearchChoice) -> Task:
+def task_of(folder: IndexFolder, choice: SearchChoice) -> Task:
     """The size of a search; UsageError for a kind that the index does not have."""
-    kind = stored_kind(folder, manifest)
-    name = EXACT if kind is None else kind.name
+    stored = stored_structure(folder)
+    name = EXACT if stored is None else stored.kind.name
     if choice.kind not in (None, EXACT, name):
         raise UsageError(
-            f"search of kind {choice.kind} was asked for and {folder} has {name}",
-            f"exact{'' if kind is None else f' or {name}'}",
-            f"Make it first: `bliss index kind {folder} {choice.kind}`",
+            f"search of kind {choice.kind} was asked for and {folder.path} has {name}",
+            f"exact{'' if stored is None else f' or {name}'}",
+            f"Make it first: `bliss index kind {folder.path} {choice.kind}`",
         )
     name = choice.kind or name
-    if name == EXACT and choice.parameters:
-        raise UsageError(
-            f"{', '.join(choice.parameters)} were given for exact search",
-            "no parameters: it has none",
-            "Leave them out",
-        )
-    file = folder / manifest["search"]["file"] if name != EXACT else None
+    if name == EXACT:
+        stored = None
+        if choice.parameters:
+            raise UsageError(
+                f"{', '.join(choice.parameters)} were given for exact search",
+                "no parameters: it has none",
+                "Leave them out",
+            )
     return Task(
-        str(folder),
-        sum(manifest["parts"]),
-        manifest["model"]["dimension"],
-        4 if manifest.get("dtype") == "float32" else 2,
+        str(folder.path),
+        folder.manifest.stored_count,
+        folder.manifest.dimension,
+        4 if folder.manifest.dtype == "float32" else 2,
         name,
-        file.stat().st_size if file is not None and file.is_file() else None,
+        stored.path.stat().st_size if stored is not None and stored.path.is_file() else None,
         gpu_numbers(choice.device),
         choice.shards,
     )
 
 
-def searcher_of(
-    folder: Path, manifest: Mapping[str, Any], rows: IndexRows, choice: SearchChoice, plan: Plan
-) -> Searcher:
+def searcher_of(folder: IndexFolder, rows: IndexRows, choice: SearchChoice, plan: Plan) -> Searcher:
     """The searcher of an index by plan; nothing is read before the first query."""
-    kind = None if choice.kind == EXACT else stored_kind(folder, manifest)
+    stored = None if choice.kind == EXACT else stored_structure(folder)
     numbers = gpu_numbers(choice.device)
     gpus = None if numbers is None else open_gpus(library(), numbers, plan)
-    if kind is None:
+    if stored is None:
         if gpus is not None and plan.placement in ("gpu", "gpu-shards"):
             return HoldingSearcher(gpus, rows)
         return _exact(gpus, rows)
-    stored = open_structure(folder, manifest, kind, choice.parameters)
-    newer = IndexRows(folder, manifest, start=manifest["search"]["rows"])
+    stored = stored.with_parameters(choice.parameters)
+    newer = IndexRows(folder, start=stored.rows)
     source = stored if gpus is None else GpuStructureSource(gpus, stored)
     return StructureSearcher(source, _exact(gpus, rows), _exact(gpus, newer))
 

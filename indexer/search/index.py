@@ -15,11 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...artefacts import read_manifest
 from ...errors import BlissError, UsageError
 from ..encode.encoder import Encoder, check_same_model
 from ..store.addresses import folder_of
-from ..store.folder import HOW_TO_BUILD, KIND
+from ..store.manifest import IndexFolder, IndexManifest
 from ..store.parts import StoredCaptions
 from ..store.removed import live_rows
 from ..store.vectors import IndexRows
@@ -28,7 +27,7 @@ from ..vectors.rows import JoinedRows, SelectedRows, by_part, part_starts, remai
 from ..vectors.unit_rows import Rows, slices
 from .dispatch import made_searcher, plan_for, searcher_of
 from .install import MadeStructure
-from .kinds import OWN, SearchChoice
+from .kinds import DEFAULT_SEARCH, SearchChoice
 from .searchers import Searcher
 
 CAPTIONS_AT_ONCE = 65_536
@@ -113,8 +112,7 @@ def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
 class FolderIndex:
     """The index in one folder."""
 
-    folder: Path
-    manifest: Mapping[str, Any]
+    opened: IndexFolder
     stored: Rows
     """All stored rows."""
     live: np.ndarray | None
@@ -125,6 +123,16 @@ class FolderIndex:
     searcher: Searcher
 
     @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self.opened.path
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The content of its manifest."""
+        return self.opened.manifest.content
+
+    @property
     def count(self) -> int:
         """M."""
         return len(self.stored) if self.live is None else len(self.live)
@@ -132,8 +140,7 @@ class FolderIndex:
     @property
     def model(self) -> Mapping[str, Any]:
         """The facts of its model."""
-        model: Mapping[str, Any] = self.manifest["model"]
-        return model
+        return self.opened.manifest.model
 
     @property
     def vectors(self) -> Rows:
@@ -257,7 +264,7 @@ class JoinedIndex:
         return JoinedIndex(tuple(members), self.manifest)
 
 
-def open_index(folder: str | Path, choice: SearchChoice = OWN) -> FolderIndex:
+def open_index(folder: str | Path, choice: SearchChoice = DEFAULT_SEARCH) -> FolderIndex:
     """Open a finished index; its vectors are memory-mapped and read at the first search.
 
     One at an address (s3://, gs://, …) is first copied into the cache, if it is not there. It is
@@ -266,32 +273,25 @@ def open_index(folder: str | Path, choice: SearchChoice = OWN) -> FolderIndex:
     cannot be searched as chosen, on this machine.
     """
     given, folder = str(folder), folder_of(folder)
-    manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
-    if not isinstance(manifest["model"].get("dimension"), int):
-        raise BlissError(
-            f"{folder}/manifest.json has no usable 'model'",
-            "the manifest as bliss wrote it",
-            "Restore it from a backup or build the folder again",
-        )
-    plan = plan_for(folder, manifest, choice)
+    opened = IndexFolder.open(folder)
+    plan = plan_for(opened, choice)
     if choice.kind or choice.parameters:  # cached hits of another search are not those of this one
         chosen = {"kind": choice.kind, "parameters": dict(choice.parameters or {})}
-        manifest = {**manifest, "searched_as": chosen}
-    rows = IndexRows(folder, manifest, resident=plan.resident)
-    origins, first_rows = _origins(given, manifest)
+        opened = opened.with_fields(searched_as=chosen)
+    rows = IndexRows(opened, resident=plan.resident)
+    origins, first_rows = _origins(given, opened.manifest)
     return FolderIndex(
-        folder,
-        manifest,
+        opened,
         rows,
-        live_rows(folder, manifest, len(rows)),
-        StoredCaptions(folder, manifest),
+        live_rows(opened),
+        StoredCaptions(opened),
         origins,
         first_rows,
-        searcher_of(folder, manifest, rows, choice, plan),
+        searcher_of(opened, rows, choice, plan),
     )
 
 
-def open_indexes(folders: Sequence[str], choice: SearchChoice = OWN) -> CaptionIndex:
+def open_indexes(folders: Sequence[str], choice: SearchChoice = DEFAULT_SEARCH) -> CaptionIndex:
     """The indexes in `folders`, opened and joined; errors as of `open_index` and `join_indexes`."""
     return join_indexes([open_index(folder, choice) for folder in folders])
 
@@ -376,18 +376,18 @@ def origin_names(index: CaptionIndex, rows: np.ndarray) -> list[str]:
     return [prefixes[origin.index] + origin.source for origin in index.origins_of(rows)]
 
 
-def _origins(folder: str, manifest: Mapping[str, Any]) -> tuple[list[Origin], np.ndarray]:
+def _origins(folder: str, manifest: IndexManifest) -> tuple[list[Origin], np.ndarray]:
     """The sources that have rows, and the first stored row of each."""
-    sources = [source for source in manifest["sources"] if source["rows"]]
-    starts = part_starts(source["rows"] for source in sources)
-    if starts[-1] != sum(manifest["parts"]):
+    sources = [source for source in manifest.sources if source.rows]
+    starts = part_starts(source.rows for source in sources)
+    if starts[-1] != manifest.stored_count:
         raise BlissError(
             f"the manifest of {folder} names sources of {starts[-1]:,} rows for "
-            f"{sum(manifest['parts']):,} stored ones",
+            f"{manifest.stored_count:,} stored ones",
             "sources that account for every row",
             "Restore it from a backup or build the index again",
         )
-    origins = [Origin(folder, source["name"], source.get("licence")) for source in sources]
+    origins = [Origin(folder, source.name, source.licence) for source in sources]
     return origins, starts[:-1]
 
 

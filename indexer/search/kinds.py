@@ -1,8 +1,7 @@
-"""Kinds of search by name: FAISS's factory strings, what they hold and what can be set in them.
+"""Kinds of search: FAISS factory strings, what they hold, and their search parameters.
 
-Only strings are read here; FAISS itself judges the rest when a structure is made.
-
-How an index is to be searched, as a caller may say it; what is left out is the index's own.
+Only the strings are parsed here; FAISS checks the rest when a structure is built. `SearchChoice` is
+how a caller chooses kind, parameters and device; its defaults are those of the index.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from ...errors import UsageError
 
 EXAMPLES = "exact, auto, SQfp16, IVF1024,SQ8, IVF65536_HNSW32,PQ64, HNSW32 or IVF1024,RaBitQ4"
 LEAST_PER_LIST = 39
-"""Vectors per list below which FAISS's k-means warns that its centroids are not to be trusted."""
+"""Vectors per list below which FAISS's k-means warns of too few training points."""
 SAMPLE_PER_LIST = 64
 LEAST_SAMPLE = 65_536
-"""Training sees all vectors, or a sample of 64 a list, of this many at least."""
+"""Vectors that structures are trained on: 64 a list, this many at least, all where fewer."""
 CANDIDATES = {
     "Flat": 1, "SQfp16": 1, "SQbf16": 2, "SQ8": 2, "SQ6": 4, "SQ4": 8, "RaBitQ": 32,
 }  # fmt: skip
@@ -27,14 +26,14 @@ CANDIDATES_OF_CODES = 32
 """Candidates fetched for each of the k, by how vectors are coded; product quantizers: 32."""
 GRAPH_BREADTH = 128
 MOST = {"candidates": 10_000, "efSearch": 1_000_000, "quantizer_efSearch": 1_000_000}
-"""What can be asked for: beyond it exact search is faster, and FAISS's numbers end."""
+"""Largest values: beyond them exact search is faster."""
 LINKS = range(2, 513)
-"""Neighbours a graph can be asked for; FAISS ends the process at 0, and 512 take 4 KiB a vector."""
+"""Neighbours of a vector in a graph: FAISS aborts at 0, and 512 take 4 KiB a vector."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a factory string says."""
+    """A parsed factory string."""
 
     name: str
     lists: int
@@ -48,7 +47,7 @@ class Kind:
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """The names of what can be set when it is searched."""
+        """The names of its search parameters."""
         names = ["candidates"]
         if self.lists:
             names.append("nprobe")
@@ -62,7 +61,7 @@ class Kind:
 
 
 def read_kind(name: str) -> Kind:
-    """The parts of a factory string; UsageError where it is none that we search by."""
+    """Parse a factory string; UsageError where it cannot be used here."""
     if not re.fullmatch(r"[A-Za-z0-9_,.()]+", name) or re.search(r"IDMap|LSH|NSG|NNDescent", name):
         raise _unknown(name, "it is none that answers inner products by row")
     if re.search(r"Refine|RFlat", name):
@@ -111,7 +110,7 @@ def check_fit(kind: Kind, count: int, dimension: int) -> None:
 
 
 def default_parameters(kind: Kind) -> dict[str, int]:
-    """What a search by this kind uses where nothing was set."""
+    """The search parameters of a kind by default."""
     family = re.match(r"[A-Za-z]+(?:fp16|bf16|\d+)?", kind.code)
     code = family[0] if family else kind.code
     code = "RaBitQ" if code.startswith("RaBitQ") else code
@@ -128,7 +127,7 @@ def default_parameters(kind: Kind) -> dict[str, int]:
 
 
 def check_parameters(kind: Kind, parameters: Mapping[str, object]) -> dict[str, int]:
-    """The defaults of a kind with `parameters` in their place; UsageError for what it has not."""
+    """The defaults of a kind updated by `parameters`; UsageError for any that it does not have."""
     found = default_parameters(kind)
     for name, value in parameters.items():
         if name not in kind.knobs:
@@ -146,8 +145,8 @@ def check_parameters(kind: Kind, parameters: Mapping[str, object]) -> dict[str, 
     return found
 
 
-def check_asked(kind: Kind, parameters: Mapping[str, int]) -> None:
-    """`check_parameters`, and UsageError for more than MOST; indexes that hold more still open."""
+def check_limits(kind: Kind, parameters: Mapping[str, int]) -> None:
+    """`check_parameters`, and UsageError above MOST; indexes with larger values still open."""
     check_parameters(kind, parameters)
     for name, value in parameters.items():
         if value > MOST.get(name, value):
@@ -164,7 +163,7 @@ def sample_size(kind: Kind, count: int) -> int:
 
 
 def training_note(kind: Kind, count: int) -> str | None:
-    """One line where `count` vectors are few to train a kind on, but not too few; else None."""
+    """A note where `count` vectors are few, but not too few, to train a kind on; else None."""
     pieces = re.match(r"(?:PQ|RQ)\d+(?:x(\d+))?", kind.code)
     learnt = max(kind.lists, 2 ** int(pieces[1] or 8) if pieces else 0)
     if not learnt <= count < LEAST_PER_LIST * learnt:
@@ -177,7 +176,7 @@ def training_note(kind: Kind, count: int) -> str | None:
 
 
 def bytes_per_vector(kind: Kind, dimension: int) -> int:
-    """What one vector takes in a structure, estimated from the kind's name."""
+    """Size of one vector in a structure, estimated from the kind."""
     size = _code_bytes(kind.code, dimension)
     # An HNSW vector has 2 m links of 4 bytes on the ground floor, and few above it.
     return size + (8 if kind.lists else 0) + (int(8 * kind.links * 1.1) + 16 if kind.links else 0)
@@ -197,12 +196,12 @@ def _code_bytes(code: str, dimension: int) -> int:
 
 
 def structure_bytes(kind: Kind, count: int, dimension: int) -> int:
-    """What a whole structure takes, estimated from the kind's name."""
+    """Size of a structure, estimated from the kind."""
     return count * bytes_per_vector(kind, dimension) + 4 * kind.lists * dimension
 
 
 def lists_for(count: int) -> int:
-    """Lists for an inverted file over `count` vectors: the power of two nearest to 4 √count."""
+    """How many lists suit `count` vectors: the power of two nearest to 4 √count."""
     most = max(1, count // LEAST_PER_LIST)
     return min(2 ** round(math.log2(4 * math.sqrt(count))), _power(most))
 
@@ -245,7 +244,7 @@ class SearchChoice:
     kind: str | None = None
     """"exact", or the kind the index has; None: the index's own."""
     parameters: Mapping[str, int] | None = None
-    """These instead of the stored ones of the same name."""
+    """They replace stored parameters of the same name."""
     device: str = "cpu"
     """cpu, cuda (every visible GPU), cuda:1 or cuda:0,1."""
     shards: bool = False
@@ -280,5 +279,5 @@ def gpu_numbers(device: str) -> tuple[int, ...] | None:
     )
 
 
-OWN = SearchChoice()
-"""As the index says, on the CPU."""
+DEFAULT_SEARCH = SearchChoice()
+"""The search that the index has, on the CPU."""

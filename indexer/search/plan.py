@@ -1,8 +1,7 @@
-"""Where the vectors of a search lie and what memory that takes, computed before anything is read.
+"""Planning a search: where its vectors will be and how much memory that takes.
 
-Pure functions of sizes: a plan that does not fit is refused with the flags of one that does.
-
-What this machine has to search with: free memory, and the memory of each visible GPU.
+Plans are computed from sizes before anything is read. One that does not fit is refused with the
+options of one that does. `this_machine` measures free memory and the memory of each visible GPU.
 """
 
 from __future__ import annotations
@@ -17,29 +16,29 @@ from ...errors import UsageError
 from .kinds import EXACT, LEAST_PER_LIST, Kind, lists_for, read_kind, structure_bytes
 
 SHARE = 0.5
-"""Of the free memory, as much may be held by vectors; the rest is for images, models and scores."""
+"""The share of free memory for vectors; the rest is for images, models and scores."""
 GPU_SHARE = 0.9
 GPU_SCRATCH = 2 << 30
-"""Of a GPU's memory FAISS keeps 1.5 GiB for itself, and queries and results need some."""
+"""GPU memory for FAISS itself (1.5 GiB), queries and results."""
 BUFFERS = 768 << 20
-"""What a scan holds beside the vectors: candidates, and blocks on their way to float32."""
+"""Memory of a scan besides the vectors: candidates, and blocks converted to float32."""
 EXACT_ENOUGH = 500_000
-"""Up to so many texts `auto` scans them all: a second or so for a hundred images on two cores."""
+"""Up to this many texts `auto` uses exact search: about 1 s per 100 images on two cores."""
 ON_GPU = ("Flat", "SQfp16", "SQ8", "SQ6", "SQ4", "PQ")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be searched, and where."""
+    """The size of a search, and the device."""
 
     folder: str
     count: int
     dimension: int
     value_bytes: int
-    """Of one stored number: 2 or 4."""
+    """Size of one stored number: 2 or 4."""
     kind: str = EXACT
     structure: int | None = None
-    """Bytes of the structure's file; None: to be estimated."""
+    """Size of the structure's file; None: estimated from the kind."""
     gpus: tuple[int, ...] | None = None
     """Numbers of GPUs, None for the CPU."""
     shards: bool = False
@@ -52,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where everything lies."""
+    """Where the vectors of a search will be."""
 
     placement: str
     """memory, streamed, structure, mapped; gpu, gpu-shards, gpu-streamed."""
@@ -65,12 +64,12 @@ class Plan:
 
     @property
     def resident(self) -> bool:
-        """Whether the vectors stay in main memory as float32 once scanned."""
+        """Whether vectors are kept in memory as float32 after the first scan."""
         return self.placement == "memory"
 
 
 def plan_search(task: Task, machine: Machine) -> Plan:
-    """The plan for a task on a machine; UsageError with one that fits where it does not."""
+    """The plan for a task on a machine; UsageError, with a plan that fits, where none does."""
     if task.gpus is not None:
         return _on_gpus(task, machine, task.gpus)
     if task.kind == EXACT:
@@ -152,7 +151,7 @@ def _on_gpus(task: Task, machine: Machine, numbers: tuple[int, ...]) -> Plan:
 def _too_large_for_gpus(
     task: Task, whole: int, room: int, chosen: tuple[int, ...], what: str
 ) -> Plan:
-    """Streaming for an exact search; else a refusal with what would fit."""
+    """Streaming for an exact search; else UsageError with what would fit."""
     if len(chosen) > 1 and not task.shards and -(-whole // len(chosen)) <= room:
         remedy = "Pass --search-shards, which spreads them over the GPUs"
     elif task.kind == EXACT and not task.shards and room > 0:
@@ -178,7 +177,7 @@ def _too_large_for_gpus(
 
 
 def check_gpu_kind(task: Task, kind: Kind) -> None:
-    """Raise UsageError for a kind that FAISS holds on no GPU."""
+    """Raise UsageError for a kind that FAISS does not support on GPUs."""
     held = kind.lists and not kind.links and kind.code.rstrip("0123456789") in (*ON_GPU, "SQ")
     if held and kind.name.startswith("IVF"):
         return
@@ -211,7 +210,7 @@ def auto_kind(task: Task, machine: Machine) -> tuple[str, str]:
 
 
 def smaller_kind(task: Task, machine: Machine) -> str:
-    """The most faithful kind with lists whose structure fits in half of the free memory."""
+    """The most accurate kind with lists whose structure fits in half of the free memory."""
     lists = lists_for(task.count)
     found = f"IVF{lists}{'_HNSW32' if lists >= 16_384 else ''}"
     pieces = max(m for m in range(1, min(64, task.dimension) + 1) if not task.dimension % m)
@@ -229,19 +228,19 @@ def _structure(task: Task, kind: Kind) -> int:
 
 
 def shown(size: int) -> str:
-    """Bytes as a reader takes them in."""
+    """A size for people, in MiB or GiB."""
     if size < 1 << 30:
         return f"{size / 2**20:,.0f} MiB" if size >= 10 << 20 else f"{size / 2**20:,.1f} MiB"
     return f"{size / 2**30:,.1f} GiB"
 
 
 PLENTY = 1 << 62
-"""Memory of a system that does not say how much it has."""
+"""Assumed where the system does not report its memory."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Bytes to search with."""
+    """Memory of a machine, in bytes."""
 
     memory: int
     gpus: tuple[int, ...] = ()
@@ -249,12 +248,12 @@ class Machine:
 
 
 def this_machine(with_gpus: bool) -> Machine:
-    """Free memory, and that of the GPUs where they are asked for."""
+    """Free memory, and with `with_gpus` that of the GPUs."""
     return Machine(available_memory(), gpu_memories() if with_gpus else ())
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: the system's or its container's, the smaller."""
+    """Free memory of the system or of its container, whichever is less, in bytes."""
     return min(_system_memory(), _container_memory())
 
 
@@ -273,7 +272,7 @@ def _container_memory() -> int:
     with contextlib.suppress(OSError, ValueError):
         limit = int((group / "memory.max").read_text())  # ValueError: "max", no limit
         used = int((group / "memory.current").read_text())
-        # Pages of files count as used, yet are given back when asked for.
+        # Cached pages of files count as used but can be reclaimed.
         for line in (group / "memory.stat").read_text().splitlines():
             if line.startswith("inactive_file "):
                 used -= int(line.split()[1])

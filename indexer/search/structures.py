@@ -9,16 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from ...artefacts import check_checksum, write_atomically
+from ...artefacts import write_atomically
 from ...errors import BlissError, UsageError
+from ..store.manifest import IndexFolder
 from ..vectors.unit_rows import Rows, blocks_of
-from .kinds import EXACT, EXAMPLES, Kind, check_asked, check_parameters, read_kind, sample_size
+from .kinds import (
+    EXACT,
+    EXAMPLES,
+    Kind,
+    check_limits,
+    check_parameters,
+    read_kind,
+    sample_size,
+)
 
 SEED = 0
 ADDED_AT_ONCE = 16_384
@@ -80,10 +89,10 @@ def fill_structure(structure: Any, kind: Kind, vectors: Rows, threads: int | Non
 
 @contextmanager
 def _plain_training(structure: Any) -> Iterator[None]:
-    """Train without FAISS's warnings of few vectors, which `search_kinds.training_note` words.
+    """Train without FAISS's warnings of few vectors, for which there is `kinds.training_note`.
 
-    And without ordering a product quantizer's centroids for a Hamming search ("polysemous"),
-    which nobody here does: it takes seconds a piece, and a search finds the same either way.
+    Also without ordering a product quantizer's centroids for Hamming search ("polysemous"
+    training), which is slow and does not change what a search here finds.
     """
     faiss = library()
 
@@ -115,7 +124,7 @@ def _plain_training(structure: Any) -> Iterator[None]:
 
 @contextmanager
 def faiss_threads(threads: int | None) -> Iterator[None]:
-    """FAISS with so many threads, and then with as many as before; None leaves it alone."""
+    """Run FAISS with this many threads, restored afterwards; None changes nothing."""
     faiss = library()
 
     before = faiss.omp_get_max_threads()
@@ -128,7 +137,7 @@ def faiss_threads(threads: int | None) -> Iterator[None]:
 
 
 def write_structure(structure: Any, file: IO[bytes]) -> None:
-    """Write a structure to an open file as FAISS's bytes; OSError where the disk is full."""
+    """Serialise a structure to an open file; OSError where the disk is full."""
     faiss = library()
 
     failed: list[OSError] = []
@@ -147,7 +156,7 @@ def write_structure(structure: Any, file: IO[bytes]) -> None:
 
 
 def write_flat_index(path: Path, texts: Rows, dimension: int) -> None:
-    """Write a FAISS IndexFlatIP file of all texts, for other programs; we never read it back."""
+    """Write a FAISS IndexFlatIP file of all texts, for other programs; it is never read here."""
     faiss = library()
 
     index = faiss.IndexFlatIP(dimension)
@@ -157,7 +166,7 @@ def write_flat_index(path: Path, texts: Rows, dimension: int) -> None:
 
 
 def read_structure(path: Path, remedy: str) -> Any:
-    """The structure of a file whose checksum was found right; BlissError with `remedy` else."""
+    """Read a structure whose checksum was verified; BlissError with `remedy` where FAISS fails."""
     faiss = library()
 
     large = path.stat().st_size >= MAPPED_BYTES
@@ -251,7 +260,7 @@ def _bits(parameters: Mapping[str, int]) -> dict[str, int]:
 
 
 def reason(error: BaseException) -> str:
-    """What FAISS complains of, without its C++ place."""
+    """FAISS's error message without its C++ location."""
     text = re.split(r"\.(?:cpp|cu|cuh|h):\d+: ", str(error))[-1]
     return text.rsplit("failed: ", 1)[-1].strip().rstrip(".")
 
@@ -268,73 +277,74 @@ FOLDER = "search"
 
 @dataclass(frozen=True)
 class StoredStructure:
-    """The structure that a manifest names; checked and read by `load`."""
+    """The structure of an index, as its manifest states it; checked and read by `load`."""
 
-    folder: Path
-    manifest: Mapping[str, Any]
+    folder: IndexFolder
     kind: Kind
     parameters: Mapping[str, int]
+    file: str
+    rows: int
+    """It covers the stored rows below this one."""
+    threads: int | None
+    """What it was built with; None: FAISS's own choice, or 1 for a graph."""
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.folder.path / self.file
+
+    @property
+    def remedy(self) -> str:
+        """How to make it again."""
+        return how_to_make_again(self.folder.path, self.kind.name)
+
+    def check(self) -> None:
+        """Raise BlissError where its file is missing or has changed."""
+        try:
+            self.folder.check(self.file)
+        except BlissError as error:
+            raise BlissError(error.given, error.needed, self.remedy) from error
 
     def load(self) -> FaissStructure:
-        """Raises BlissError, saying how to make it again, where its file is missing or changed."""
-        search, dimension = self.manifest["search"], self.manifest["model"]["dimension"]
-        check_structure(self.folder, self.manifest)
-        remedy = how_to_make_again(self.folder, self.kind.name)
-        index = read_structure(self.folder / search["file"], remedy)
-        if (index.ntotal, index.d) != (search["rows"], dimension):
+        """Raises BlissError, saying how to make it again, where its file is not what it was."""
+        self.check()
+        index, dimension = read_structure(self.path, self.remedy), self.folder.manifest.dimension
+        if (index.ntotal, index.d) != (self.rows, dimension):
             raise BlissError(
-                f"{self.folder / search['file']} holds {index.ntotal:,} vectors of {index.d}",
-                f"{search['rows']:,} of {dimension}",
-                remedy,
+                f"{self.path} holds {index.ntotal:,} vectors of {index.d}",
+                f"{self.rows:,} of {dimension}",
+                self.remedy,
             )
         return FaissStructure(index, self.kind, self.parameters)
 
-
-def open_structure(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    kind: Kind,
-    parameters: Mapping[str, int] | None = None,
-) -> StoredStructure:
-    """The structure of `kind` that a manifest names, with `parameters` in place of stored ones."""
-    check_asked(kind, parameters or {})
-    chosen = check_parameters(kind, {**manifest["search"]["parameters"], **(parameters or {})})
-    return StoredStructure(folder, manifest, kind, chosen)
+    def with_parameters(self, parameters: Mapping[str, int] | None) -> StoredStructure:
+        """The same searched with `parameters` in place of stored ones; UsageError for others."""
+        check_limits(self.kind, parameters or {})
+        chosen = check_parameters(self.kind, {**self.parameters, **(parameters or {})})
+        return replace(self, parameters=chosen)
 
 
-def stored_kind(folder: Path, manifest: Mapping[str, Any]) -> Kind | None:
-    """The kind of search a manifest names, None for exact; BlissError where it says nonsense."""
-    search = manifest.get("search", {"kind": EXACT})
+def stored_structure(folder: IndexFolder) -> StoredStructure | None:
+    """The structure that a manifest names, None for exact search; BlissError for nonsense."""
+    search: Any = folder.manifest.search
     if isinstance(search, dict) and search.get("kind") == EXACT:
         return None
     try:
-        kind = read_kind(search["kind"])
+        kind, rows, file = read_kind(search["kind"]), search["rows"], search["file"]
         check_parameters(kind, search["parameters"])
-        rows, file = search["rows"], search["file"]
-        usable = isinstance(rows, int) and 0 < rows <= sum(manifest["parts"])
+        usable = isinstance(rows, int) and 0 < rows <= folder.manifest.stored_count
         usable = usable and isinstance(file, str) and file.startswith(f"{FOLDER}/")
     except (UsageError, KeyError, TypeError, AttributeError):
         usable = False
     if not usable:
         raise BlissError(
-            f"the manifest of {folder} does not say how the index is searched",
+            f"the manifest of {folder.path} does not say how the index is searched",
             "the manifest as bliss wrote it",
-            how_to_make_again(folder, EXACT),
+            how_to_make_again(folder.path, EXACT),
         )
-    return kind
-
-
-def check_structure(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise BlissError where a structure's file is missing or its bytes have changed."""
-    search = manifest["search"]
-    try:
-        check_checksum(folder, search["file"], manifest)
-    except BlissError as error:
-        raise BlissError(
-            error.given, error.needed, how_to_make_again(folder, search["kind"])
-        ) from error
+    return StoredStructure(folder, kind, search["parameters"], file, rows, search.get("threads"))
 
 
 def how_to_make_again(folder: Path, kind: str) -> str:
-    """The command that makes a kind's structure from the vectors."""
+    """The remedy: the command that builds a structure again."""
     return f"Make it again from the index's vectors with `bliss index kind {folder} {kind}`"

@@ -1,8 +1,8 @@
-"""Caption indexes at addresses (s3://, gs://, memory://, file://): built here, copied there.
+"""Caption indexes at addresses (s3://, gs://, memory://, file://), through a local cache.
 
-An index is built in the cache and copied out when it is finished, its manifest last. One that is
-opened is copied into the cache once, each file compared with its checksum; its folder there is
-named by the SHA-256 of its manifest, so that another index at the address is another folder.
+An index is built in the cache and copied to the address when it is finished, its manifest last. To
+open one, its files are copied into the cache once and compared with their checksums. The folder in
+the cache is named by the SHA-256 of the manifest, so that a new index at an address gets its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ...corpora.addresses import (
 )
 from ...errors import BlissError, UsageError
 from ..encode.text_lengths import cache_folder
-from .folder import BESIDE, KIND, checked_names, strange_names
+from .folder import KIND, UNLISTED, checked_names, foreign_names
 from .lock import wait_to_run_in
 
 Progress = Callable[[str, int, int], None]
@@ -50,10 +50,10 @@ def folder_of(given: str | Path) -> Path:
 
 
 def local_index(address: str) -> Path:
-    """The folder in the cache with the index at an address, copied there if it is not.
+    """The cached copy of the index at an address, which is made if there is none.
 
-    Raises BlissError where there is no finished index, it lists files that none has, a file does
-    not match its checksum, or the address cannot be reached (what was copied stays).
+    Raises BlissError where there is no finished index, it lists files that are not an index's, a
+    file does not match its checksum, or the address cannot be reached (finished copies stay).
     """
     address = _checked(address)
     content = _remote_manifest(address)
@@ -84,10 +84,7 @@ def local_index(address: str) -> Path:
 
 
 def check_output(output: str, options: Sequence[str]) -> None:
-    """UsageError where an address was given with options that need a folder on this machine.
-
-    Or where it names no place at all.
-    """
+    """UsageError for an incomplete address, or one given with options that need a local folder."""
     if is_remote(output):
         _checked(output)
     if is_remote(output) and options:
@@ -101,7 +98,7 @@ def check_output(output: str, options: Sequence[str]) -> None:
 def build_to(
     output: str, overwrite: bool, build: Callable[[Path], Built], progress: Progress
 ) -> Built:
-    """`build(folder)` an index in a folder of this machine, or at an address as `build_at` does."""
+    """Call `build(folder)` for a local folder; for an address as `build_at` does."""
     if is_remote(output):
         return build_at(output, overwrite, build, progress)
     return build(Path(output))
@@ -110,12 +107,12 @@ def build_to(
 def build_at(
     address: str, overwrite: bool, build: Callable[[Path], Built], progress: Progress
 ) -> Built:
-    """`build(folder)` an index in the cache and copy it to an address, or go on where that stopped.
+    """Call `build(folder)` for a folder in the cache and copy that to an address; resumable.
 
-    An index that is there already is given to `build` as a copy, so that it can refuse another
-    request; `overwrite` replaces it. Returns what `build` makes of the finished copy. Raises
-    UsageError where the address holds other files, BlissError where it cannot be written: what
-    was built stays in the cache, and the same command goes on.
+    Where the address has an index, `build` gets a copy of it and may refuse another request;
+    `overwrite` replaces it. Returns the result of `build` for the finished copy. Raises UsageError
+    where the address holds other files, BlissError where it cannot be written: what was built
+    stays in the cache for the next run.
     """
     address = _checked(address)
     there = _remote_manifest(address)
@@ -158,7 +155,7 @@ def _checked(address: str) -> str:
 
 
 def _copy_out(work: Path, address: str, progress: Progress) -> None:
-    """Copy every file of a finished index, those that a record says are there not again."""
+    """Copy the files of a finished index, except those that were copied before."""
     manifest = read_manifest(work, KIND, HOW_TO_BUILD)
     names = checked_names(manifest, str(work))
     sent = read_json(_sent(work)) if _sent(work).is_file() else {}
@@ -173,13 +170,13 @@ def _copy_out(work: Path, address: str, progress: Progress) -> None:
     write_file(f"{address}/{MANIFEST}", work / MANIFEST)
     progress("files copied", len(names), len(names))
     for name in there - {*names}:
-        if not strange_names([name]):
+        if not foreign_names([name]):
             delete_file(f"{address}/{name}")
 
 
 def _refuse_others(address: str) -> None:
     names = [name.removeprefix(f"{address}/") for name in _below(address)]
-    others = [name for name in strange_names(names) if name not in BESIDE]
+    others = [name for name in foreign_names(names) if name not in UNLISTED]
     if others:
         raise UsageError(
             f"{address} holds files that bliss did not put there ({others[0]})",
@@ -189,7 +186,7 @@ def _refuse_others(address: str) -> None:
 
 
 def _below(address: str) -> list[str]:
-    """Every file below an address, in its spelling; none where it does not exist."""
+    """Every file below an address, spelt as the address is; [] where it does not exist."""
     found = find_below(address)
     inside = "/" + address.partition("://")[2].strip("/") + "/"
     # File systems spell their own addresses in several ways: only what lies below counts.
@@ -213,13 +210,13 @@ def _cached(content: bytes) -> Path:
 
 
 def _sent(work: Path) -> Path:
-    """The record of what was copied out, beside the index in work."""
+    """The record of the files that were copied."""
     return work.with_name(f"{work.name}.sent.json")
 
 
 @contextmanager
 def _named(folder: Path, address: str) -> Iterator[None]:
-    """Errors about a folder of the cache say the address that it stands for."""
+    """Name the address instead of the folder of the cache in errors."""
     try:
         yield
     except BlissError as error:

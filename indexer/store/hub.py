@@ -1,9 +1,8 @@
-"""Caption indexes on the Hugging Face hub; the only use of huggingface_hub.
+"""Caption indexes in dataset repositories of the Hugging Face hub, with their cards.
 
-An index is pushed in one commit, after its large files are there, so that a reader finds it whole
-or as it was. It is pulled beside its target, checked from end to end, and renamed.
-
-The card (README.md) of a caption index in a dataset repository of the Hugging Face hub.
+Large files are uploaded first and an index is then pushed in one commit, so that readers never see
+half of it. A pulled index is checked from end to end before it gets its name. The only module that
+imports huggingface_hub.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ...progress import Progress
 from ..encode.encoder import describe_model
 from ..search.index import CaptionIndex, open_index
 from ..upkeep.verify import check_whole
-from .folder import HOW_TO_BUILD, KIND, checked_names, files_below, strange_names
+from .folder import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
 from .lock import only_run_in
 
 CARD = "README.md"
@@ -33,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def hub_api() -> Any:
-    """The hub's client, with whatever login and address its environment gives it."""
+    """The hub's client, with the login and address of its environment."""
     from huggingface_hub import HfApi
 
     return HfApi(library_name="bliss-audit")
@@ -42,11 +41,11 @@ def hub_api() -> Any:
 def push_index(
     folder: Path, repository: str, public: bool, unknown_ok: bool, progress: Progress
 ) -> str:
-    """Put a finished index into a dataset repository, made if need be; its address.
+    """Push a finished index to a dataset repository, which is created if needed; its address.
 
-    It is private unless `public`. Raises UsageError for a public one with sources of unknown
-    licence, unless `unknown_ok`; for one that is public though that was not asked for, or that
-    holds something else; BlissError for a damaged index, or where the hub cannot be reached.
+    The repository is private unless `public`. Raises UsageError where sources of a public index
+    have unknown licences (unless `unknown_ok`), where the repository is public without `public`,
+    or holds other files; BlissError for a damaged index, or where the hub cannot be reached.
     """
     _check_name(repository)
     check_whole(folder, progress)
@@ -83,7 +82,7 @@ def push_index(
         for number, each in enumerate(adding):
             progress("files uploaded", number, len(adding))
             api.preupload_lfs_files(repository, [each], repo_type=DATASET)
-        gone = [name for name in others if name not in names and not strange_names([name])]
+        gone = [name for name in others if name not in names and not foreign_names([name])]
         api.create_commit(
             repository,
             [
@@ -101,11 +100,11 @@ def push_index(
 def pull_index(
     repository: str, target: Path, revision: str | None, progress: Progress
 ) -> CaptionIndex:
-    """Fetch the index of a repository into a new folder, or go on where a run stopped.
+    """Download the index of a repository into a new folder; resumable.
 
-    Only what its manifest lists is fetched. Raises UsageError where `target` holds anything but
-    that same index; BlissError where the repository holds no index, lists files that none has, is
-    damaged, or cannot be reached.
+    Only files that its manifest lists are downloaded. Raises UsageError where `target` holds
+    anything but the same index; BlissError where the repository has no index, lists files that are
+    not an index's, is damaged, or cannot be reached.
     """
     _check_name(repository)
     if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
@@ -175,7 +174,7 @@ def _check_name(repository: str) -> None:
 
 @contextmanager
 def _reached(repository: str) -> Iterator[None]:
-    """Turn what the client raises, of many kinds, into one BlissError with the reason."""
+    """Turn the client's many exceptions into a BlissError with the reason."""
     try:
         yield
     except Exception as error:
@@ -194,21 +193,19 @@ KNOWN_LICENCES = (
     "cc-by-nc-sa-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cdla-permissive-2.0", "mit", "odc-by",
     "pddl",
 )  # fmt: skip
-"""Names of licences that the hub's cards know, as far as corpora of captions have them."""
+"""The hub's names for licences that corpora of captions have."""
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6),
           ("1M<n<10M", 10**7), ("10M<n<100M", 10**8), ("100M<n<1B", 10**9))  # fmt: skip
 
 
 def unknown_licences(manifest: Mapping[str, Any]) -> list[str]:
-    """The sources with captions whose licence the index does not state."""
+    """The sources with captions but without a stated licence."""
     return [s["name"] for s in manifest["sources"] if s["rows"] and not s["licence"]]
 
 
 def index_card(manifest: Mapping[str, Any], repository: str) -> str:
-    """The whole card: what the hub reads at its head, then what people read.
-
-    Names and licences come from outside: they are quoted, so that none is markup.
-    """
+    """The card: the hub's metadata, then text. Names and licences are escaped, as they may be
+    anything."""
     removed = (manifest["removed"] or {}).get("count", 0)
     rows = manifest["count"]
     size = next((name for name, most in _SIZES if rows < most), "n>1B")
@@ -245,7 +242,7 @@ def index_card(manifest: Mapping[str, Any], repository: str) -> str:
 
 
 def _licence(sources: Sequence[Mapping[str, Any]]) -> str:
-    """The one licence of all captions in the hub's spelling, or `other`, or `unknown`."""
+    """The licence of all captions as the hub spells it, else `other` or `unknown`."""
     stated = {source["licence"] for source in sources if source["rows"]}
     if not all(stated):
         return "unknown"
@@ -267,6 +264,6 @@ def _table(sources: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """One line of text in which nothing is Markdown or HTML."""
+    """One line of text, with Markdown and HTML escaped."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return "".join(c if c.isalnum() or c in " .,:;/-+=" else f"&#{ord(c)};" for c in line)

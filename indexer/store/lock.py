@@ -1,4 +1,4 @@
-"""One run at a time in an output folder: a lock that the system lets go of when a process ends."""
+"""One run at a time in an output folder: a file lock, which ends with the process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LOCK = ".bliss.lock"
 
 @contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
-    """Hold an output folder, made if need be, for as long as this process works in it.
+    """Lock an output folder, which is created if needed, while this process works in it.
 
-    The system lets go of it when the process ends, however it ends. Raises BlissError where
-    another run holds it (FolderInUse), naming its process, or where the folder cannot be written.
+    The lock ends with the process, however it ends. Raises FolderInUse, naming the process, where
+    another run has it, BlissError where the folder cannot be written.
     """
     path = folder / LOCK
     try:
@@ -40,8 +40,8 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def wait_to_run_in(folder: Path, told: Callable[[str], None]) -> Iterator[None]:
-    """`only_run_in`, once the run that holds the folder has let go; `told` why it is waited for."""
+def wait_to_run_in(folder: Path, notify: Callable[[str], None]) -> Iterator[None]:
+    """`only_run_in`, once no other run has the lock; `notify` is told once why this one waits."""
     with ExitStack() as held:
         waiting = False
         while True:
@@ -50,14 +50,14 @@ def wait_to_run_in(folder: Path, told: Callable[[str], None]) -> Iterator[None]:
                 break
             except FolderInUse as error:
                 if not waiting:
-                    told(f"waiting: {error.given}")
+                    notify(f"waiting: {error.given}")
                 waiting = True
                 time.sleep(0.2)
         yield
 
 
 def _lock(path: Path) -> IO[bytes]:
-    """Open `path` and lock it; a file that was removed meanwhile holds nobody off."""
+    """Open `path` and lock it; again where the file was removed meanwhile."""
     while True:
         file = open(path, "a+b")
         try:
@@ -81,7 +81,7 @@ def _lock(path: Path) -> IO[bytes]:
 
 
 def _locks(file: IO[bytes]) -> bool:
-    """Whether the file could be locked, or its system knows no locks."""
+    """Whether the file could be locked, or its file system has no locks."""
     try:
         import fcntl
     except ImportError:  # Windows

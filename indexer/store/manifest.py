@@ -1,31 +1,164 @@
-"""Whether the manifest of a caption index can be right: its types, its counts, its names."""
+"""The manifest of a caption index: what it says, whether it can be right, and how it changes.
+
+`IndexManifest` reads `manifest.json` into fields; `IndexFolder` is a folder with its manifest, and
+the only writer of it. What a manifest holds beside these fields is kept as it is.
+
+`artefacts.FORMAT_VERSION` is raised when an older version of bliss-audit would misread a folder: a
+field it uses changes its meaning, or files it reads change. A new field that an older version may
+ignore does not raise it, and a reader takes an absent one for its default. A version reads the
+format version it writes, and refuses others with the remedy.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from .folder import files_of_part, strange_names
+from ...artefacts import MANIFEST, check_checksum, read_manifest, write_json
+from ...errors import BlissError
+from .folder import HOW_TO_BUILD, KIND, files_of_part, foreign_names
+from .lock import only_run_in
 
 DTYPES = ("float16", "float32")
 
 
-def type_problems(manifest: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the fields themselves; where there is anything, do not use them."""
-    search, model = manifest.get("search"), manifest["model"]
-    tests = {
-        "parts": _counts_in(manifest["parts"]),
-        "checksums": all(_is_hash(value) for value in manifest["checksums"].values()),
+@dataclass(frozen=True)
+class IndexSource:
+    """One source of the captions."""
+
+    name: str
+    licence: str | None
+    rows: int
+    """Stored rows from it."""
+    prompts: tuple[str, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """What the manifest of a finished index says; its types are sound."""
+
+    parts: tuple[int, ...]
+    """Rows of each part."""
+    model: Mapping[str, Any]
+    """The facts of the model its vectors come from."""
+    dimension: int
+    dtype: str
+    """Of the stored vectors: float16 or float32."""
+    sources: tuple[IndexSource, ...]
+    checksums: Mapping[str, str]
+    """File name -> SHA-256."""
+    search: Mapping[str, Any]
+    """How it is searched: {"kind": "exact"}, or the facts of a structure (see `stored_kind`)."""
+    removed: Mapping[str, Any] | None
+    """The file, count and log of removed rows (see `removed_rows`); None where none is removed."""
+    content: Mapping[str, Any]
+    """All of manifest.json."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> IndexManifest:
+        """The manifest with this content; BlissError naming a field bliss did not write so."""
+        for name, sound in _field_checks(content).items():
+            if not sound:
+                raise unusable(where, name)
+        sources = [
+            IndexSource(s["name"], s.get("licence"), s["rows"], tuple(s["prompts"]), s["counts"])
+            for s in content["sources"]
+        ]
+        return cls(
+            tuple(content["parts"]),
+            content["model"],
+            content["model"]["dimension"],
+            content["dtype"],
+            tuple(sources),
+            content["checksums"],
+            content.get("search", {"kind": "exact"}),
+            content.get("removed", {}),  # {}: edited away, which `removed_rows` refuses
+            content,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of manifest.json."""
+        return dict(self.content)
+
+    @property
+    def stored_count(self) -> int:
+        """Stored rows of all parts, removed ones too."""
+        return sum(self.parts)
+
+
+@dataclass(frozen=True)
+class IndexFolder:
+    """The folder of a finished index and its manifest."""
+
+    path: Path
+    manifest: IndexManifest
+
+    @classmethod
+    def open(cls, path: Path) -> IndexFolder:
+        """Read the manifest; BlissError where `path` is not a finished index."""
+        content = read_manifest(path, KIND, HOW_TO_BUILD)
+        return cls(path, IndexManifest.from_json(content, f"{path / MANIFEST}"))
+
+    @classmethod
+    @contextmanager
+    def locked(cls, path: Path) -> Iterator[IndexFolder]:
+        """The folder while nobody else may change it; BlissError where another run works in it."""
+        cls.open(path)  # before a lock makes the folder
+        with only_run_in(path):
+            yield cls.open(path)
+
+    def check(self, name: str) -> None:
+        """Raise BlissError where a file is missing or differs from its checksum."""
+        check_checksum(self.path, name, self.manifest.content)
+
+    def with_fields(self, **changed: Any) -> IndexFolder:
+        """The same folder, its manifest with other fields; nothing is written."""
+        content = {**self.manifest.content, **changed}
+        return replace(self, manifest=IndexManifest.from_json(content, f"{self.path / MANIFEST}"))
+
+    def write_manifest(self) -> None:
+        """Replace manifest.json."""
+        write_json(self.path / MANIFEST, self.manifest.content)
+
+
+def unusable(where: str, name: str) -> BlissError:
+    """The error for a field that bliss did not write so."""
+    return BlissError(
+        f"{where} has no usable '{name}'",
+        "the manifest as bliss wrote it",
+        "Restore it from a backup or build the folder again",
+    )
+
+
+def _field_checks(content: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether each field that every use of an index needs is sound."""
+    model = content["model"]
+    return {
+        "parts": _counts_in(content["parts"]),
+        "checksums": all(_is_hash(value) for value in content["checksums"].values()),
         "model": _is_count(model.get("dimension")) and model["dimension"] > 0,
-        "dtype": manifest["dtype"] in DTYPES,
-        "counts": _is_account(manifest["counts"]),
-        "sources": bool(manifest["sources"]) and all(map(_is_source, manifest["sources"])),
-        "search": isinstance(search, dict) and isinstance(search.get("kind"), str),
-        "removed": "removed" in manifest,
-        "request": isinstance(manifest.get("request"), dict),
+        "dtype": content["dtype"] in DTYPES,
+        "sources": all(map(_is_source, content["sources"])),
     }
-    return [f"'{name}' is not as bliss writes it" for name, good in tests.items() if not good]
+
+
+def type_problems(content: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the fields themselves; where there is anything, do not use them."""
+    search = content.get("search")
+    checks = {
+        **_field_checks(content),
+        "counts": _is_account(content["counts"]),
+        "search": isinstance(search, dict) and isinstance(search.get("kind"), str),
+        "removed": "removed" in content,
+        "request": isinstance(content.get("request"), dict),
+    }
+    checks["sources"] = checks["sources"] and bool(content["sources"])
+    return [f"'{name}' is not as bliss writes it" for name, sound in checks.items() if not sound]
 
 
 def count_problems(manifest: Mapping[str, Any]) -> list[str]:
@@ -59,7 +192,7 @@ def count_problems(manifest: Mapping[str, Any]) -> list[str]:
 def name_problems(manifest: Mapping[str, Any]) -> list[str]:
     """Files it lists that no index has, and files its parts need that it does not list."""
     listed = manifest["checksums"]
-    found = [f"it lists {name!r}, which is no file of an index" for name in strange_names(listed)]
+    found = [f"it lists {name!r}, which is no file of an index" for name in foreign_names(listed)]
     wanted = {
         name for number, rows in enumerate(manifest["parts"]) if rows
         for name in files_of_part(number)

@@ -1,15 +1,11 @@
-"""Embeddings on disk in the layout clip-retrieval writes, made part by part and resumable.
+"""Embeddings on disk in clip-retrieval's layout, written part by part and resumable.
 
-`FOLDER/text_emb/text_emb_3.npy` (or `img_emb/img_emb_3.npy`) holds the vectors of part 3 and
-`FOLDER/metadata/metadata_3.parquet` a row for each of them; captions also lie in
-`FOLDER/captions/`, where one is found without a scan. A part covers fixed source rows,
-whatever interruptions there were; `FOLDER/parts/part_3.json` is written last and says that the
-part is whole. `building.json` holds the request, so that the same command continues and another
-one is refused. The manifest ends the building.
-
-Captions by row without a scan: for each part their UTF-8 bytes in one file, offsets in another.
-
-A part's files are opened, and checked against the manifest, when its first caption is asked for.
+`FOLDER/text_emb/text_emb_3.npy` (or `img_emb/img_emb_3.npy`) holds the vectors of part 3,
+`FOLDER/metadata/metadata_3.parquet` a row for each of them, and `FOLDER/captions/` the captions
+again, as UTF-8 bytes with offsets, to be read by row. The source rows of a part do not depend on
+interruptions. `FOLDER/parts/part_3.json` is written after the files of part 3 and marks it as
+whole; `building.json` holds the request, so that the same command continues and another one is
+refused; `manifest.json` is written last.
 """
 
 from __future__ import annotations
@@ -37,7 +33,9 @@ from ...artefacts import (
 )
 from ...errors import BlissError, UsageError
 from ..vectors.rows import by_part, part_starts
+from .folder import caption_files, metadata_file, vector_file
 from .lock import LOCK
+from .manifest import IndexFolder
 from .sources import in_current_terms
 
 BUILDING = "building.json"
@@ -47,30 +45,20 @@ OUR_FOLDERS = (
     *"text_emb img_emb metadata captions search earlier adding repairing".split(),
 )
 OUR_FILES = (MANIFEST, BUILDING, "removed*.npy", "text.index", "build.log.jsonl")
-"""What bliss writes into such a folder; patterns."""
+"""Patterns of the files that bliss writes into such a folder."""
 _NONE = object()
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part as it is made: vectors [m, d], a metadata row for each, and what failed."""
+    """One part to be written: vectors [m, d], a metadata row for each, and failures."""
 
     vectors: np.ndarray
     metadata: pa.Table
     failures: tuple[Mapping[str, Any], ...] = ()
     counts: Mapping[str, int] | None = None
     record: Mapping[str, Any] | None = None
-    """What its record says beyond that."""
-
-
-def vector_file(kind: str, number: int) -> str:
-    """Name of a part's vectors; `kind` is "text" or "img"."""
-    return f"{kind}_emb/{kind}_emb_{number}.npy"
-
-
-def metadata_file(number: int) -> str:
-    """Name of a part's metadata."""
-    return f"metadata/metadata_{number}.parquet"
+    """Further fields of its record."""
 
 
 def begin_building(
@@ -81,9 +69,9 @@ def begin_building(
 ) -> None:
     """Start a folder for `request`, or continue one that was started for the same request.
 
-    Raises UsageError naming the fields that differ where the folder was begun, or finished, for
-    another request, and where it holds files that are not ours. `overwrite` empties what we wrote.
-    `facts` are kept beside the request for whoever ends the building.
+    `overwrite` deletes what bliss wrote there for another request; `facts` are stored with the
+    request until the folder is finished. Raises UsageError where the folder was started for another
+    request, naming the fields that differ, or holds files that bliss did not write.
     """
     for name in (MANIFEST, BUILDING):
         if not (folder / name).is_file():
@@ -134,12 +122,12 @@ def differing_fields(before: Any, after: Any, name: str = "") -> list[str]:
 
 
 def _passing(path: Path) -> bool:
-    """Whether a file is a lock or what an interrupted write left."""
+    """Whether a file is a lock or a temporary file of an interrupted write."""
     return path.suffix == ".tmp" or path.name == LOCK
 
 
 def _request_of(path: Path, overwrite: bool) -> dict[str, Any]:
-    """The request a folder was begun for; an unreadable one is no obstacle to overwriting."""
+    """The request a folder was started for; with `overwrite`, {} where it cannot be read."""
     try:
         before = read_json(path).get("request")
     except BlissError:
@@ -155,7 +143,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_part(folder: Path, kind: str, number: int, part: Part) -> None:
-    """Write one part; its record comes last and makes it count."""
+    """Write one part; its record is written last and marks it as whole."""
     if len(part.vectors):
         write_array(folder / vector_file(kind, number), part.vectors)
         write_atomically(
@@ -177,7 +165,7 @@ def write_part(folder: Path, kind: str, number: int, part: Part) -> None:
 
 
 def finished_part(folder: Path, number: int) -> dict[str, Any] | None:
-    """The record of a whole part, or None when it is missing or its files have changed."""
+    """The record of a whole part, or None where it is missing or its files have changed."""
     path = folder / f"parts/part_{number}.json"
     if not path.is_file():
         return None
@@ -197,7 +185,7 @@ def finished_parts(folder: Path) -> frozenset[int]:
 
 
 def finish_building(folder: Path, kind: str, part_count: int, facts: Mapping[str, Any]) -> None:
-    """Write the manifest over all parts, then drop the records it now holds.
+    """Write the manifest of all parts, then delete their records.
 
     `facts` must name the artefact's "kind"; "files" may list further files to checksum.
     """
@@ -228,7 +216,7 @@ def finish_building(folder: Path, kind: str, part_count: int, facts: Mapping[str
 
 
 def drop_records(folder: Path) -> None:
-    """Delete what a finished folder no longer needs, and what interrupted writes left in it."""
+    """Delete what a finished folder does not need, and files of interrupted writes."""
     for name in BUILDING_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / BUILDING).unlink(missing_ok=True)
@@ -245,17 +233,12 @@ def files_of(kind: str, number: int) -> tuple[str, ...]:
 
 
 def _empty(folder: Path) -> None:
-    """Delete what bliss writes into such a folder, and nothing else."""
+    """Delete the files that bliss writes into such a folder."""
     for name in OUR_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in OUR_FILES:
         for path in folder.glob(name):
             path.unlink(missing_ok=True)
-
-
-def caption_files(number: int) -> tuple[str, str]:
-    """Names of a part's two files."""
-    return f"captions/captions_{number}.bin", f"captions/offsets_{number}.npy"
 
 
 def write_captions(folder: Path, number: int, captions: Sequence[str]) -> None:
@@ -271,9 +254,9 @@ def write_captions(folder: Path, number: int, captions: Sequence[str]) -> None:
 class StoredCaptions:
     """The captions of the stored rows of an index folder; a part is opened when it is needed."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.starts = part_starts(manifest["parts"])
+    def __init__(self, folder: IndexFolder) -> None:
+        self.folder = folder
+        self.starts = part_starts(folder.manifest.parts)
         self._opened: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getitem__(self, rows: np.ndarray) -> list[str]:
@@ -290,16 +273,16 @@ class StoredCaptions:
         if number not in self._opened:
             texts, starts = caption_files(number)
             for name in (texts, starts):
-                check_checksum(self.folder, name, self.manifest)
-            offsets = np.load(self.folder / starts, mmap_mode="r", allow_pickle=False)
+                self.folder.check(name)
+            offsets = np.load(self.folder.path / starts, mmap_mode="r", allow_pickle=False)
             rows = int(self.starts[number + 1] - self.starts[number])
             if offsets.shape != (rows + 1,):
                 raise BlissError(
-                    f"{self.folder / starts} holds {len(offsets) - 1:,} captions",
+                    f"{self.folder.path / starts} holds {len(offsets) - 1:,} captions",
                     f"{rows:,}, one for every vector of its part",
                     "Restore the file or build the index again",
                 )
-            path = self.folder / texts
+            path = self.folder.path / texts
             mapped = np.memmap(path, np.uint8, "r") if offsets[-1] else np.zeros(0, np.uint8)
             self._opened[number] = mapped, offsets
         return self._opened[number]

@@ -1,4 +1,4 @@
-"""The sources of a caption index: their names, licences and prompts, as manifests state them."""
+"""The sources of a caption index as its manifest states them: names, licences and prompts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def describe_sources(
 
 
 def request_of(described: Sequence[Described]) -> list[dict[str, Any]]:
-    """What of the sources a request holds, so that a changed field has a short name."""
+    """The sources as a request states them: flat, so that a changed field has a short name."""
     return [
         {**each["corpus"], **{name: each[name] for name in ("name", "licence", "prompts")}}
         for each in described
@@ -48,9 +48,9 @@ def request_of(described: Sequence[Described]) -> list[dict[str, Any]]:
 
 
 def in_current_terms(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request that may be an earlier version's, as this version would word it.
+    """A request, perhaps of an earlier version, in the terms of this version.
 
-    Lines of a key, a tab and a text had the schemes keyed-captions: and keyed-words:.
+    Lines of a key, a tab and a text had the schemes `keyed-captions:` and `keyed-words:`.
     """
     sources = request.get("sources")
     if not isinstance(sources, list):
@@ -76,10 +76,10 @@ def _in_current_terms(source: Any) -> Any:
 def encoding_prompts(
     described: Sequence[Described],
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """The prompts to encode captions in, and each source's template to put them into before.
+    """The prompts that captions are encoded in, and a template of each source to apply first.
 
-    The latter is None unless the sources have different prompts: these are the corpora's own,
-    which are single templates.
+    The templates are None unless the sources have different prompts, which are then single
+    templates, the defaults of their corpora.
     """
     prompts = [tuple(each["prompts"]) for each in described]
     if len(set(prompts)) == 1:
@@ -88,9 +88,9 @@ def encoding_prompts(
 
 
 def shared_prompts(sources: Sequence[Described]) -> list[str] | None:
-    """The prompts an index was asked to have; None where each source has its corpus's own.
+    """The prompts an index was built with; None where each source has its corpus's default.
 
-    Those of a corpus are either of two, or its preset's: any others were asked for.
+    A corpus's default is one of two, or its preset's; any others were chosen by the user.
     """
     prompts: list[str] = sources[0]["prompts"]
     if not prompts or any(each["prompts"] != prompts for each in sources):
@@ -101,7 +101,7 @@ def shared_prompts(sources: Sequence[Described]) -> list[str] | None:
 
 
 def without_names(described: Sequence[Described], taken: Sequence[str]) -> list[dict[str, Any]]:
-    """The same sources under names that are not `taken`: NAME#2 where NAME is."""
+    """The same sources with names that are not `taken`: NAME#2 where NAME is."""
     names = list(taken)
     for each in described:
         names.append(_free_name(each["name"], names))
@@ -118,7 +118,7 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
 
 
 def _names(sources: Sequence[TextSource]) -> list[str]:
-    """What each was opened as, its preset's name first; the second of one name is NAME#2."""
+    """The preset or spec of each source; the second with the same name is NAME#2."""
     names: list[str] = []
     for source in sources:
         names.append(_free_name(source.preset or source.spec, names))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
-from ...artefacts import check_checksum
 from ...errors import BlissError
 from ..vectors.rows import PartedRows, load_vectors, part_starts
 from ..vectors.unit_rows import Blocks, stored_unit_rows
+from .manifest import IndexFolder
 from .parts import vector_file
 
 RESIDENT_BYTES = 4 << 30
@@ -26,29 +22,23 @@ class IndexRows(PartedRows):
     few). Raises BlissError where a file has another shape than the manifest says.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Mapping[str, Any],
-        start: int = 0,
-        resident: bool | None = None,
-    ) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.dimension = manifest["model"].get("dimension")
+    def __init__(self, folder: IndexFolder, start: int = 0, resident: bool | None = None) -> None:
+        self.folder = folder
+        self.dimension = folder.manifest.dimension
         self.names: list[str] = []
         self.arrays: list[np.ndarray] = []
         self.skipped: list[int] = []
         """Of each part, how many of its rows come before `start`."""
         first = 0
-        for number, rows in enumerate(manifest["parts"]):
+        for number, rows in enumerate(folder.manifest.parts):
             skipped, first = max(0, start - first), first + rows
             if skipped >= rows:
                 continue
             name = vector_file("text", number)
-            array = load_vectors(folder / name)
+            array = load_vectors(folder.path / name)
             if array.shape != (rows, self.dimension):
                 raise BlissError(
-                    f"{folder / name} holds an array of shape {array.shape}",
+                    f"{folder.path / name} holds an array of shape {array.shape}",
                     f"{(rows, self.dimension)}, as its manifest says",
                     "Restore the file or build the index again",
                 )
@@ -88,12 +78,12 @@ class IndexRows(PartedRows):
 
     def unit_rows(self, number: int, stored: np.ndarray, first: int = 0) -> np.ndarray:
         """Unit rows from stored ones; BlissError where they are none or the file has changed."""
-        path = self.folder / self.names[number]
+        path = self.folder.path / self.names[number]
         unit = stored_unit_rows(stored, str(path), self.skipped[number] + first)
         self._check(number)
         return unit
 
     def _check(self, number: int) -> None:
         if number not in self._checked:
-            check_checksum(self.folder, self.names[number], self.manifest)
+            self.folder.check(self.names[number])
             self._checked.add(number)

@@ -1,4 +1,4 @@
-"""Damaged parts of a finished index made again from its corpora, if they come out the same."""
+"""Repair: damaged parts of an index are built again, and used if they come out the same."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...artefacts import check_checksum, link_file, read_manifest, sha256_of
+from ...artefacts import link_file, sha256_of
 from ...errors import BlissError
-from ..store.folder import HOW_TO_BUILD, KIND, checked_names, part_of
+from ..store.folder import checked_names, part_of
+from ..store.manifest import IndexFolder
 
 REPAIRING = "repairing"
-"""Where parts are made again, within the index."""
+"""The folder, within the index, in which parts are built again."""
 
 
 def damaged_parts(folder: Path) -> dict[int, list[str]]:
     """The files of each part that are missing or have changed; BlissError for other files."""
-    manifest = read_manifest(folder, KIND, HOW_TO_BUILD)
+    opened = IndexFolder.open(folder)
     found: dict[int, list[str]] = {}
-    for name in checked_names(manifest, str(folder)):
+    for name in checked_names(opened.manifest.content, str(folder)):
         try:
-            check_checksum(folder, name, manifest)
+            opened.check(name)
         except BlissError:
             number = part_of(name)
             if number is None:
@@ -30,7 +31,7 @@ def damaged_parts(folder: Path) -> dict[int, list[str]]:
 
 
 def check_planned(folder: Path, damaged: Mapping[int, Sequence[str]], parts: int) -> None:
-    """Raise BlissError where a damaged part is not of the request: `bliss index add` made it."""
+    """Raise BlissError where a damaged part was added later by `bliss index add`."""
     later = [number for number in damaged if number >= parts]
     if later:
         shutil.rmtree(folder / REPAIRING, ignore_errors=True)
@@ -42,18 +43,18 @@ def check_planned(folder: Path, damaged: Mapping[int, Sequence[str]], parts: int
 
 
 def put_back(folder: Path, damaged: Mapping[int, Sequence[str]]) -> None:
-    """Put the files made again in the place of damaged ones.
+    """Replace damaged files by those that were built again.
 
-    Raises BlissError, and puts back none, unless every one has the checksum of the manifest: they
-    come out the same on the machine, and with the thread settings, that made the index.
+    Raises BlissError, and replaces none, unless each has the checksum in the manifest: files are
+    reproduced on the machine and with the thread settings that built the index.
     """
-    manifest, made = read_manifest(folder, KIND, HOW_TO_BUILD), folder / REPAIRING
+    checksums, made = IndexFolder.open(folder).manifest.checksums, folder / REPAIRING
     names = [name for number in sorted(damaged) for name in damaged[number]]
     for name in names:
-        if not (made / name).is_file() or sha256_of(made / name) != manifest["checksums"][name]:
+        if not (made / name).is_file() or sha256_of(made / name) != checksums[name]:
             shutil.rmtree(made, ignore_errors=True)
             raise BlissError(
-                f"{name} of {folder} came out differently than it was",
+                f"{name} of {folder} came out different when built again",
                 "the machine, library versions and thread settings that made the index",
                 "Repair it there, restore it from a backup, or build with --overwrite",
             )

@@ -1,12 +1,12 @@
-"""Which captions of an index a request names: by pattern, by source, by likeness to a text.
+"""Choosing captions of an index: by pattern, by source, by similarity to a text.
 
-Patterns are RE2's, through Arrow: their time grows with the length of the caption only, whatever
-the pattern, and what RE2 cannot do in that way (back references, look-around) it refuses.
+Patterns are matched by RE2, through Arrow: in time linear in the length of the caption, which
+excludes back references and look-around.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...artefacts import check_checksum
 from ...errors import UsageError
 from ...tables import open_table, read_batches
 from ..search.index import FolderIndex
@@ -25,8 +24,8 @@ CAPTIONS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
-class Where:
-    """The captions for which everything that is not None holds."""
+class CaptionFilter:
+    """Conditions on captions; those that are not None must all hold."""
 
     caption: str | None = None
     """A pattern found somewhere in the caption; RE2's syntax, `(?i)` to ignore case."""
@@ -58,17 +57,17 @@ class Where:
                 _check_pattern(name, getattr(self, name))
 
     def facts(self) -> dict[str, Any]:
-        """What was asked, without what was not."""
+        """The conditions that are not None."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def rows_where(
-    index: FolderIndex, where: Where, embed: Callable[[str], np.ndarray] | None = None
+def matching_rows(
+    index: FolderIndex, where: CaptionFilter, embed: Callable[[str], np.ndarray] | None = None
 ) -> np.ndarray:
-    """int64 [u], ascending, the stored rows of the live captions that `where` names.
+    """int64 [u], ascending, the stored rows of the live captions that meet all conditions.
 
-    `embed` makes a unit row [d] of a text; it is asked only for `like`. The index must be one
-    folder's. Raises UsageError for a source the index does not have.
+    `embed` returns the unit row [d] of a text and is called only for `like`. Raises UsageError for
+    a source the index does not have.
     """
     chosen = np.ones(index.stored_count, bool)
     if index.live is not None:
@@ -91,7 +90,7 @@ def rows_where(
 
 def _of_source(index: FolderIndex, name: str) -> np.ndarray:
     """bool [stored rows], those of one source."""
-    names = [source["name"] for source in index.manifest["sources"]]
+    names = [source.name for source in index.opened.manifest.sources]
     if name not in names:
         raise UsageError(
             f"{index.folder} has no source '{name}'", f"one of {', '.join(names)}", "Name it so"
@@ -105,20 +104,19 @@ def _of_source(index: FolderIndex, name: str) -> np.ndarray:
 
 
 def _captions(index: FolderIndex) -> Iterator[tuple[int, pa.Array]]:
-    """(first stored row, captions) in row order, from the metadata, which needs no Python text."""
+    """(first stored row, captions) in row order, from the metadata, as Arrow arrays."""
     first = 0
-    manifest: Mapping[str, Any] = index.manifest
-    for number, rows in enumerate(manifest["parts"]):
+    for number, rows in enumerate(index.opened.manifest.parts):
         if rows:
             name = metadata_file(number)
-            check_checksum(index.folder, name, manifest)
+            index.opened.check(name)
             with open_table(index.folder / name) as file:
                 for batch in read_batches(file, CAPTIONS_AT_ONCE, ["caption"]):
                     yield first, batch.column(0)
                     first += len(batch)
 
 
-def _matches(captions: pa.Array, where: Where) -> np.ndarray:
+def _matches(captions: pa.Array, where: CaptionFilter) -> np.ndarray:
     found = np.ones(len(captions), bool)
     if where.caption is not None:
         found &= pc.match_substring_regex(captions, where.caption).to_numpy(zero_copy_only=False)
@@ -129,7 +127,7 @@ def _matches(captions: pa.Array, where: Where) -> np.ndarray:
 
 
 def _check_pattern(name: str, text: str) -> None:
-    """Refuse what RE2 does, and an empty text, which every caption would match."""
+    """Refuse invalid patterns, and an empty text, which every caption would match."""
     if not text:
         raise UsageError(f"--{name} is empty", "something to look for", "Leave it out")
     try:

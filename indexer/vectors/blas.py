@@ -1,8 +1,8 @@
-"""BLAS: which kernels are in use, and products shared among threads of our own.
+"""BLAS: which kernels are in use, and blocks of products shared among threads.
 
-A product spread over cores by BLAS waits at its end for the slowest of them, and leaves the others
-idle while one core works on the result. Threads that each take the next block, with one BLAS thread
-each, do neither. numpy cannot change its number of BLAS threads; threadpoolctl can.
+A product that BLAS spreads over cores ends with the slowest of them, and leaves the others idle
+while one core processes the result. Threads that each take the next block and use one BLAS thread
+avoid both. threadpoolctl sets the number of BLAS threads.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ NAMES = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS", "flexiblas": "Fle
 def kernels_in_use() -> dict[str, str]:
     """The BLAS and the kernels of each of numpy, scipy, FAISS and torch that is loaded.
 
-    Nothing is imported for this. What a library says of itself beside its BLAS, the instructions
-    of its own loops, comes after it.
+    Nothing is imported. The instruction set of a library's own loops follows its BLAS.
     """
     found: dict[str, list[str]] = {name: [] for name in OWNERS if name in sys.modules}
     for pool in ThreadpoolController().select(user_api="blas").info():
@@ -60,8 +59,8 @@ def share_among_threads(
 ) -> None:
     """Call `worker` on as many threads as BLAS had, each with one BLAS thread.
 
-    It is given an iterator: each of the `count` items, which are made by one thread at a time,
-    comes out of one of these iterators. After an error or an interrupt they all end.
+    Each call gets an iterator; every one of the `count` items comes out of exactly one of them.
+    Items are produced by one thread at a time. After an error or interrupt all iterators end.
     """
     threads = min(_limit.threads(), count)
     if threads <= 1:
@@ -98,10 +97,7 @@ def share_among_threads(
 
 
 class _Limit:
-    """One thread for BLAS while anybody here asks for it; then as many as before.
-
-    The number belongs to the process: of two callers at once the last to leave restores it.
-    """
+    """One BLAS thread while there are users; the number before is restored by the last of them."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -110,7 +106,7 @@ class _Limit:
         self._limiter: Any = None
 
     def threads(self) -> int:
-        """BLAS's threads, when nobody limits them."""
+        """The number of BLAS threads without the limit."""
         with self._lock:
             if self._users:
                 return self._before
@@ -136,7 +132,7 @@ class _Limit:
 
 @cache
 def _blas() -> ThreadpoolController:
-    """Every BLAS that is loaded by now. Looking for them takes milliseconds."""
+    """Every BLAS that is loaded; finding them takes milliseconds."""
     return ThreadpoolController().select(user_api="blas")
 
 

@@ -1,4 +1,4 @@
-"""Read folders of embeddings in clip-retrieval's layout, whoever wrote them."""
+"""Folders of embeddings in clip-retrieval's layout, written by any program."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class EmbeddingFolder:
 
 
 def is_embedding_folder(folder: Path, kind: str) -> bool:
-    """Whether `folder` holds `kind`_emb, the mark of the layout."""
+    """Whether `folder` has a folder `kind`_emb, as the layout has."""
     return (folder / f"{kind}_emb").is_dir()
 
 
 def open_embedding_folder(folder: Path, kind: str) -> EmbeddingFolder:
-    """The files of one embedding folder, with shapes checked and nothing loaded.
+    """Find the files of an embedding folder and check their shapes; nothing is loaded.
 
     Raises UsageError where the folder is not in the layout, BlissError where its files do not
     fit together.
@@ -127,7 +127,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def _read(read: Callable[..., Any], path: Path, **options: Any) -> Any:
-    """What `read` makes of an opened file: Arrow itself opens no path that is not UTF-8."""
+    """The result of `read` for an opened file, as Arrow cannot open paths that are not UTF-8."""
     try:
         with open(path, "rb") as file:
             return read(file, **options)

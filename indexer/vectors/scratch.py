@@ -1,9 +1,7 @@
-"""Arrays too large for memory: they lie in a temporary file that has been unlinked.
+"""Large temporary arrays in an unlinked file, so that the system can page them out.
 
-An audit of a million images has some 400 bytes of hits and scores for each. As ordinary arrays
-they would all be memory of this process until the end; here they are pages of a file, which the
-system writes out and takes back. The file is in the temporary folder (`TMPDIR`) and is gone with
-the process, however it ends.
+An audit of a million images has some 400 bytes of hits and scores for each. The file is in the
+temporary folder (`TMPDIR`) and ends with the process.
 """
 
 from __future__ import annotations
@@ -21,13 +19,13 @@ SCRATCH_BYTES = 16 << 20
 
 
 def scratch_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A new array, its values unset: in a file where it is large, if there is one with room."""
+    """An uninitialised array: in a file where it is large and the disk has room, else in memory."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= SCRATCH_BYTES:
         return np.empty(shape, dtype)
     try:
         with tempfile.TemporaryFile() as file:
-            # All of its room now: a page that the disk has none for would end the process.
+            # Allocate it all now: a page without room on the disk would kill the process.
             os.posix_fallocate(file.fileno(), 0, size)
             mapped = mmap.mmap(file.fileno(), size)
     except (OSError, AttributeError):  # no room there, or no such call on this system

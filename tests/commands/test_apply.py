@@ -111,7 +111,7 @@ def test_the_list_holds_what_stays_with_its_new_label_and_no_formula(
     assert ["boat/=1+1.png", "boat"] in rows
     again = bliss("apply", decided(*DECISIONS), "--run", made[0], "--list", out)
     assert again.code == 2
-    assert "is there already. Needed: a new file. Choose another name." in again.err
+    assert "already exists. Needed: a new file. Choose another name." in again.err
 
 
 def test_paths_and_labels_of_the_list_are_no_formulas(bliss, collection, index, tmp_path):
@@ -224,7 +224,7 @@ def test_an_apostrophe_before_a_formula_is_taken_away_again(bliss, made, decided
         ({"row": "x"}, "row 'x' is not in the run"),
         ({"path": "other.png"}, "is another image in the run than other.png"),
         ({"sha256": "0" * 64}, "had other content in the run"),
-        ({"decision": "delete"}, "'delete' is no decision"),
+        ({"decision": "delete"}, "'delete' is not a decision"),
     ],
 )
 def test_decisions_of_another_run_are_refused_by_line(bliss, made, decided, cells, words):
@@ -237,7 +237,7 @@ def test_decisions_of_another_run_are_refused_by_line(bliss, made, decided, cell
 
 def test_an_image_decided_twice_and_a_file_that_is_none_are_refused(bliss, made, decided, tmp_path):
     twice = decided(("boat/1.png", "remove", ""), ("boat/1.png", "keep", ""))
-    assert "comes twice" in bliss("apply", twice, "--run", made[0]).err
+    assert "appears twice" in bliss("apply", twice, "--run", made[0]).err
     other = tmp_path / "other.csv"
     other.write_text("row,path\n1,2\n")
     outcome = bliss("apply", other, "--run", made[0])
@@ -260,8 +260,8 @@ def test_only_a_new_or_empty_target_outside_the_collection_will_do(bliss, made, 
     before = files(images)
     for target, words in (
         (full, "is not empty"),
-        (link, "is no folder"),
-        (plain, "is no folder"),
+        (link, "is not a folder"),
+        (plain, "is not a folder"),
         (images / "new", "lies in the collection"),
         (images, "is not empty"),
     ):

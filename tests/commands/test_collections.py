@@ -174,3 +174,19 @@ def test_a_grown_folder_with_the_same_command(bliss, collection, index, tmp_path
     second = audited(bliss, index, tmp_path / "out", images)
     assert len(second["row"]) == len(first["row"]) + 1
     assert "boat/2a.png" in second["path"]
+
+
+def test_links_out_of_a_folder_are_followed_when_asked(
+    bliss, index, collection, usual, tmp_path
+) -> None:
+    for path, label, _ in pictures(collection):
+        (tmp_path / "linked" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "linked" / path).symlink_to(collection / path)
+    out = tmp_path / "out"
+    refused = bliss("audit", tmp_path / "linked", "--index", index, "-o", out)
+    assert refused.code == 1
+    assert "holds no images" in refused.err and "--follow-links" in refused.err
+    table = audited(bliss, index, out, tmp_path / "linked", "--follow-links")
+    assert (table["path"], table["score"]) == (usual["path"], usual["score"])
+    assert bliss("report", out).code == 0
+    assert '"no_picture"' not in (out / "report.html").read_text()

@@ -62,7 +62,7 @@ def test_the_report_gives_precision_and_recall_beside_plain_cosine(tmp_path, mon
         monkeypatch.setattr(demo, name, value)
     assert run(["demo", "-o", str(tmp_path / "small"), "--seed", "3"]) == 0
     out, err = capsys.readouterr()
-    assert "The 4 most anomalous of 36 images, 300 captions asked:" in out
+    assert "The 4 most anomalous of 36 images, against 300 captions:" in out
     assert "4 strays were planted. precision / recall among the most anomalous:" in out
     assert re.search(r"^ +top 4 +top 8$", out, re.M)
     assert re.search(r"^BLISS +1\.00 / 1\.00 +0\.50 / 1\.00$", out, re.M)

@@ -1,4 +1,4 @@
-"""Kinds among a few images: the tree, its cut, and the names of the groups."""
+"""Groups among a few images, and their names."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit.report.grouping import name_groups
-from blissaudit.scorer.groups import (
-    average_linkage,
-    by_size,
-    cosine_distances,
-    cut,
-    group_images,
-    silhouette,
-)
+from blissaudit.scorer.groups import by_size, cosine_distances, group_images, silhouette
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
 
 def random_vectors(seed, n, d=6):
@@ -30,28 +21,50 @@ def same_partition(a, b):
     return np.array_equal(a[:, None] == a[None, :], b[:, None] == b[None, :])
 
 
+def groups_by_loops(vectors, centre):
+    """Average linkage from its definition: always merge the two clusters of least mean distance."""
+    distance = cosine_distances(vectors, centre)
+    clusters = [[i] for i in range(len(vectors))]
+    cuts = {}
+    while len(clusters) > 1:
+        pairs = list(itertools.combinations(range(len(clusters)), 2))
+        means = [distance[np.ix_(clusters[a], clusters[b])].mean() for a, b in pairs]
+        a, b = pairs[int(np.argmin(means))]
+        clusters[a] += clusters.pop(b)
+        labels = np.empty(len(vectors), int)
+        for number, members in enumerate(clusters):
+            labels[members] = number
+        cuts[len(clusters)] = labels
+    best, chosen = 0.25, np.zeros(len(vectors), int)
+    for count in range(2, min(60, len(vectors) - 1) + 1):
+        value = silhouette(distance, cuts[count]).mean()
+        if value > best + 1e-12:
+            best, chosen = value, cuts[count]
+    return chosen
+
+
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6), n=st.integers(3, 40))
-def test_the_tree_is_scipys_average_linkage(seed, n):
-    distance = cosine_distances(random_vectors(seed, n), np.zeros(6))
-    theirs = linkage(squareform(distance, checks=False), "average")
-    tree = average_linkage(distance)
-    np.testing.assert_allclose(tree.heights, theirs[:, 2], atol=1e-12)
-    for count in (1, 2, n // 2, n):
-        expected = fcluster(theirs, max(count, 1), "maxclust")
-        if len(set(expected)) == count:
-            assert same_partition(cut(tree, count), expected)
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(3, 20), kinds=st.integers(1, 6), copies=st.booleans()
+)
+def test_groups_are_those_of_the_definition(seed, n, kinds, copies):
+    rng = np.random.default_rng(seed)
+    vectors = 3 * random_vectors(seed, kinds)[rng.integers(0, kinds, n)] + random_vectors(
+        seed + 1, n
+    )
+    if copies:
+        vectors = vectors[rng.integers(0, n, n)]
+    centre = np.zeros(6)
+    assert same_partition(group_images(vectors, centre), groups_by_loops(vectors, centre))
 
 
 def test_three_images_by_hand():
     vectors = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
     distance = cosine_distances(vectors, np.zeros(2))
     np.testing.assert_allclose(distance, [[0, 0.2, 1], [0.2, 0, 0.4], [1, 0.4, 0]], atol=1e-7)
-    tree = average_linkage(distance)
-    np.testing.assert_allclose(tree.heights, [0.2, 0.7], atol=1e-7)
-    labels = cut(tree, 2)
-    assert labels[0] == labels[1] != labels[2]
     # own 0.2, other 1 and 0.4; the third is alone
+    labels = group_images(vectors, np.zeros(2))
+    assert labels.tolist() == [0, 0, 1]
     np.testing.assert_allclose(silhouette(distance, labels), [0.8, 0.5, 0], atol=1e-6)
 
 

@@ -1,10 +1,10 @@
-"""Pieces of evidence put on one scale and weighed, with reference images alone.
+"""Evidence on one scale, and its weights, from reference images alone.
 
-Each piece is standardised by its mean and deviation over the reference images, every one left out
-of its own class. How much two pieces are worth is learnt by leaving out whole classes: with its own
-class gone, a reference image is an anomaly of the nearest and hardest kind, and a logistic
-regression between it and itself as a normal image gives the weights. No anomaly and no test image
-is looked at.
+Each kind of evidence is standardised by its mean and deviation over the reference images, each left
+out of its own class. The weights are learnt by leaving out whole classes: without its class, a
+reference image is an anomaly of the nearest and hardest kind, and a logistic regression between
+such images and the same images as normal ones gives the weights. No anomaly and no test image is
+used.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 
 RIDGE = 1.0
-STEPS = 50
+"""Weight of the penalty in `learnt_weights`."""
+
 CONSTANT = 1e-9
-"""Deviation, as a share of the largest value, below which evidence does not vary."""
+"""Deviation, as a share of the largest value, below which evidence counts as constant."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and deviation of one piece of evidence over the reference images."""
+    """Mean and deviation of one kind of evidence over the reference images."""
 
     mean: float
     std: float
 
 
 def scale_of(reference: np.ndarray) -> Scale:
-    """The scale of evidence [m]; one that is constant, up to rounding, gets deviation 1."""
+    """The scale of evidence [m]; deviation 1 where it is constant up to rounding."""
     std = float(reference.std())
     constant = std <= CONSTANT * float(np.abs(reference).max(initial=0))
     return Scale(float(reference.mean()), 1.0 if constant else std)
@@ -40,35 +41,44 @@ def standardised(evidence: np.ndarray, scale: Scale) -> np.ndarray:
 
 
 def beyond(z: np.ndarray, start: float) -> np.ndarray:
-    """max(0, z - start): evidence that only speaks where hardly any reference image does."""
+    """max(0, z - start): evidence that is 0 for nearly every reference image."""
     return np.maximum(z - start, 0)
 
 
 def learnt_weights(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
-    """Non-negative weights [p] of p standardised pieces, summing to p.
+    """Non-negative weights [p] of p standardised kinds of evidence, summing to p.
 
-    Ridge logistic regression (Newton's method on the weights that are not held at 0, penalty
-    towards equal weights) between `normal` [m, p] and `anomalous` [a, p]; equal weights where one
-    of them is empty or nothing separates.
+    Those of a ridge logistic regression between `normal` [m, p] and `anomalous` [a, p], shrunk
+    towards equal weights, with an intercept: the minimum over w >= 0 and b of
+
+        Σ log(1 + e^z) - y·z + RIDGE/2·‖w - ½‖²,  z = w·x + b,  y = 1 for anomalous rows
+
+    Equal weights where one of the sets is empty or every weight is 0.
     """
     p = normal.shape[1]
     if not len(normal) or not len(anomalous):
         return np.ones(p)
+    weights = bounded_minimum(normal, anomalous)[:p]
+    return weights * (p / weights.sum()) if weights.any() else np.ones(p)
+
+
+def bounded_minimum(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """float64 [p + 1], w and b at the minimum that `learnt_weights` states, both sets not empty."""
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    p = normal.shape[1]
     rows = np.concatenate([normal, anomalous])
     rows = np.column_stack([rows, np.ones(len(rows))])
     truth = np.repeat([0.0, 1.0], [len(normal), len(anomalous)])
     start = np.append(np.full(p, 0.5), 0.0)
-    weights = start.copy()
-    penalty = np.append(np.full(p, RIDGE), 0.0)
-    for _ in range(STEPS):
-        chance = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
-        gradient = rows.T @ (chance - truth) + penalty * (weights - start)
-        curvature = (rows * (chance * (1 - chance) + 1e-9)[:, None]).T @ rows + np.diag(penalty)
-        free = np.append((weights[:p] > 0) | (gradient[:p] < 0), True)
-        before = weights.copy()
-        weights[free] -= np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
-        weights[:p] = np.maximum(weights[:p], 0)
-        if np.abs(weights - before).max() < 1e-9:
-            break
-    total = weights[:p].sum()
-    return weights[:p] * (p / total) if total > 0 else np.ones(p)
+    ridge = np.append(np.full(p, RIDGE), 0.0)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits, apart = rows @ weights, weights - start
+        value = np.logaddexp(0, logits).sum() - truth @ logits + 0.5 * ridge @ np.square(apart)
+        return float(value), rows.T @ (expit(logits) - truth) + ridge * apart
+
+    bounds = [(0, None)] * p + [(None, None)]
+    options = {"ftol": 0, "gtol": 1e-9, "maxls": 60}  # as near as rounding allows
+    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from blissaudit.corpora.images.folders import ImageList, display_path, list_image_files, list_images
 from blissaudit.corpora.images.opening import open_images
-from blissaudit.corpora.images.source import LINK_OUT, ImageOptions, read_everything
+from blissaudit.corpora.images.source import LEAVES_FOLDER, LINK_OUT, ImageOptions, read_everything
 from blissaudit.corpora.sources import notices_of
 from blissaudit.errors import BlissError, UsageError
 from PIL import Image
@@ -191,6 +191,7 @@ def test_an_empty_folder_says_what_it_holds_and_what_counts(tmp_path: Path) -> N
         "(links that leave the folder, not followed: 1)"
     )
     assert caught.value.exit_code == 1
+    assert caught.value.remedy.startswith("Add --follow-links if you trust where the links lead")
 
 
 def test_a_folder_that_cannot_be_read_is_named(
@@ -381,3 +382,62 @@ def test_names_that_nearly_meet_are_named(tmp_path: Path) -> None:
     found = open_images(tmp_path / "flat")
     assert labelled(found) == {"B.png": None, f"{decomposed}.png": "x", "b.PNG": "y"}
     assert found.problems[2].endswith("not among the images; B.png differs in case alone")
+
+
+def test_lists_from_other_systems(tmp_path: Path) -> None:
+    pictures(tmp_path, "cat/a.png", "dog/b.png", "dog\\c.png")
+    file = tmp_path / "list.csv"
+    rows = ["cat\\a.png,x", f"{tmp_path}/dog/b.png,y", "dog\\c.png,z", "https://host/d.png,x",
+            "C:\\e.png,x", "/elsewhere/f.png,y"]  # fmt: skip
+    file.write_text("\n".join(["path,label", *rows]))
+    found = open_images(file)
+    items = {item.row: item for item in found.items(read_everything)}
+    assert [items[row].file for row in range(3)] == [
+        f"{tmp_path}/cat/a.png",
+        f"{tmp_path}/dog/b.png",
+        f"{tmp_path}/dog\\c.png",
+    ]
+    assert items[3].problem == "it is an address, and images that a list names are not fetched"
+    assert items[5].problem == LEAVES_FOLDER
+    (tmp_path / "labels.csv").write_text("path,label\ncat\\a.png,x\n")
+    assert labelled(open_images(tmp_path))["cat/a.png"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("first", "remedy"),
+    [("https://host/a.png", "Download the images"), ("/elsewhere/a.png", "Put the file into the")],
+)
+def test_a_list_of_nothing_in_its_folder_is_refused(
+    tmp_path: Path, first: str, remedy: str
+) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label\n{first},x\n/elsewhere/b.png,y\n")
+    with pytest.raises(UsageError, match=rf"names no file in its folder.*\(the first: .*{remedy}"):
+        open_images(tmp_path / "list.csv")
+
+
+def test_links_are_followed_where_the_user_says_so(tmp_path: Path) -> None:
+    store = pictures(tmp_path / "store", "1.png", "2.png", "dog/3.png")
+    root = pictures(tmp_path / "root", "cat/0.png")
+    (root / "cat" / "1.png").symlink_to(store / "1.png")
+    (root / "cat" / "unnamed").symlink_to(store / "2.png")
+    (root / "dog").symlink_to(store / "dog")
+    (root / "loop").symlink_to(tmp_path)
+    (root / "gone.png").symlink_to(tmp_path / "nothing.png")
+    plain = open_images(root)
+    assert plain.problems and all(why == LINK_OUT for why in plain.problems.values())
+    found = open_images(root, ImageOptions(follow_links=True))
+    assert not found.problems
+    assert found.paths == ("cat/0.png", "cat/1.png", "cat/unnamed", "dog/3.png", "gone.png")
+    assert found.facts()["fingerprint"] != plain.facts()["fingerprint"]
+    (root / "labels.csv").symlink_to(tmp_path / "outside.csv")
+    (tmp_path / "outside.csv").write_text("path,label\ncat/1.png,x\n")
+    with pytest.raises(BlissError, match="is or lies below a link that leaves the folder"):
+        open_images(root)
+    labels = labelled(open_images(root, ImageOptions(follow_links=True)))
+    assert labels["cat/1.png"] == "x"
+    listed = open_images(root / "labels.csv", ImageOptions(follow_links=True))
+    assert (listed.labels, listed.problems) == (("x",), {})
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        archive.add(root / "cat" / "0.png", "0.png")
+    with pytest.raises(UsageError, match="--follow-links given for"):
+        open_images(tmp_path / "t.tar", ImageOptions(follow_links=True))

@@ -274,7 +274,7 @@ def test_embeddings_made_elsewhere_are_added_but_for_unusable_ones(
         ({"request": {}}, "'request' lacks the caption rules"),
         ({"request": 1}, "'request' is not as bliss writes it"),
         ({"count": 5}, "'count' is 5 and the parts hold 6 rows"),
-        ({"parts": [4, "2"]}, "'parts' is not as bliss writes it"),
+        ({"parts": [4, "2"]}, "manifest.json has no usable 'parts'"),
     ],
 )
 def test_an_edited_manifest_is_not_added_to(folder, new, small, changes, match):

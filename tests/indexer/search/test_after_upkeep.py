@@ -8,7 +8,7 @@ from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
-from blissaudit.indexer.upkeep.row_choice import Where, rows_where
+from blissaudit.indexer.upkeep.row_choice import CaptionFilter, matching_rows
 from blissaudit.indexer.upkeep.verify import verify_index
 
 
@@ -35,7 +35,7 @@ def test_added_captions_are_found_and_removed_ones_are_not(small, tmp_path):
         assert [index.captions_of(line) for line in hits.rows] == expected
 
     check(old + new)
-    rows = rows_where(open_index(folder), Where(caption="[13579]$"))
+    rows = matching_rows(open_index(folder), CaptionFilter(caption="[13579]$"))
     remove_rows(folder, rows, {"caption": "[13579]$"})
     check([text for text in old + new if text[-1] in "02468"])
     assert open_index(folder).manifest["search"]["rows"] == 60

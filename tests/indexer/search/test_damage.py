@@ -16,6 +16,7 @@ from blissaudit.indexer.search import structures as structure_reading
 from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.search.kinds import SearchChoice
+from blissaudit.indexer.store import manifest as index_manifest
 
 D, M = 16, 300
 
@@ -119,9 +120,10 @@ def test_an_interrupted_building_leaves_the_index_as_it_was(world, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    for name in ("fill_structure", "write_structure", "sha256_of", "write_json"):
+    steps = [(search_setting, n) for n in ("fill_structure", "write_structure", "sha256_of")]
+    for module, name in (*steps, (index_manifest, "write_json")):
         with monkeypatch.context() as patch:
-            patch.setattr(search_setting, name, stop)
+            patch.setattr(module, name, stop)
             with pytest.raises(KeyboardInterrupt, match=r"^$"):
                 set_search_kind(folder, "HNSW8")
         assert (folder / "manifest.json").read_bytes() == before

@@ -63,7 +63,7 @@ def test_streamed_search_equals_resident_search(source, tmp_path, vectors, monke
     index = index_embeddings(source, tmp_path / "index", options=options)
     resident = search(index, vectors, 3)
     monkeypatch.setattr(row_sets, "BLOCK_BYTES", 2 * 4 * D)  # two rows of a part at once
-    rows = IndexRows(index.folder, index.manifest, resident=False)
+    rows = IndexRows(index.opened, resident=False)
     assert [len(block) for _, block in rows.blocks()] == [2, 1, 2, 1, 1]
     streamed = exact_search(vectors, rows, 3)
     np.testing.assert_array_equal(streamed.rows, resident.rows)

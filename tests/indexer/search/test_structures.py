@@ -16,7 +16,7 @@ from blissaudit.indexer.search.index import (
     with_structure,
 )
 from blissaudit.indexer.search.install import install_structure, make_structure, set_search_kind
-from blissaudit.indexer.search.kinds import OWN, SearchChoice, candidate_settings
+from blissaudit.indexer.search.kinds import DEFAULT_SEARCH, SearchChoice, candidate_settings
 from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,7 +176,7 @@ def test_parameters_change_what_is_found_and_a_choice_overrides_them(own):
     set_search_kind(folder, "IVF32,SQ8", {"nprobe": 1})
     expected = oracle.brute_force(queries, rows[:1000], K)[1]
 
-    def same(choice=OWN):
+    def same(choice=DEFAULT_SEARCH):
         hits = search(open_index(folder, choice), queries, K)
         return float((hits.rows == expected).mean())
 

@@ -13,7 +13,7 @@ from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
-from blissaudit.indexer.upkeep.row_choice import Where, rows_where
+from blissaudit.indexer.upkeep.row_choice import CaptionFilter, matching_rows
 
 TEXTS = ["a red dog", "a Dog of 2 colours", "cat", "a red cat", "dogs", "naïve", "(odd) [x]"]
 D = 4
@@ -45,19 +45,19 @@ def shown(folder):
 @pytest.mark.parametrize(
     ("where", "rows"),
     [
-        (Where(caption="dog"), [0, 4]),
-        (Where(caption="(?i)\\bdog\\b"), [0, 1]),
-        (Where(caption="^cat$"), [2]),
-        (Where(caption="na.ve"), [5]),
-        (Where(contains="DOG"), [0, 1, 4]),
-        (Where(contains="(odd) ["), [6]),
-        (Where(source="pets"), [0, 1, 2, 3, 4, 5, 6]),
-        (Where(contains="red", caption="cat"), [3]),
-        (Where(contains="red", source="pets"), [0, 3]),
+        (CaptionFilter(caption="dog"), [0, 4]),
+        (CaptionFilter(caption="(?i)\\bdog\\b"), [0, 1]),
+        (CaptionFilter(caption="^cat$"), [2]),
+        (CaptionFilter(caption="na.ve"), [5]),
+        (CaptionFilter(contains="DOG"), [0, 1, 4]),
+        (CaptionFilter(contains="(odd) ["), [6]),
+        (CaptionFilter(source="pets"), [0, 1, 2, 3, 4, 5, 6]),
+        (CaptionFilter(contains="red", caption="cat"), [3]),
+        (CaptionFilter(contains="red", source="pets"), [0, 3]),
     ],
 )
 def test_which_captions_a_request_names(whole, where, rows):
-    assert rows_where(open_index(whole), where).tolist() == rows
+    assert matching_rows(open_index(whole), where).tolist() == rows
 
 
 def test_likeness_is_the_cosine_with_what_is_stored(folder):
@@ -66,10 +66,12 @@ def test_likeness_is_the_cosine_with_what_is_stored(folder):
     query = np.array([0.5, -0.5, 0.5, 0.5], np.float32)
     cosines = stored @ query
     for above in (-1.0, 0.0, float(np.sort(cosines)[3]), 0.99):
-        found = rows_where(index, Where(like="?", above=above), lambda text: query)
+        found = matching_rows(index, CaptionFilter(like="?", above=above), lambda text: query)
         assert found.tolist() == np.flatnonzero(cosines > above).tolist()
     remove_rows(folder, np.array([int(cosines.argmax())]), {})
-    found = rows_where(open_index(folder), Where(like="?", above=-1.0), lambda text: query)
+    found = matching_rows(
+        open_index(folder), CaptionFilter(like="?", above=-1.0), lambda text: query
+    )
     assert len(found) == 6 and cosines.argmax() not in found
 
 
@@ -90,7 +92,7 @@ def test_likeness_is_the_cosine_with_what_is_stored(folder):
 )
 def test_requests_that_cannot_be_met(asked, match):
     with pytest.raises(UsageError, match=match):
-        Where(**asked)
+        CaptionFilter(**asked)
 
 
 def test_a_pattern_that_makes_others_hang_costs_no_time(tmp_path, write_embeddings):
@@ -98,8 +100,8 @@ def test_a_pattern_that_makes_others_hang_costs_no_time(tmp_path, write_embeddin
     texts = ["a" * 1900 + "b", "a" * 1000, "x"]
     source = write_embeddings(tmp_path / "s", rows, texts)
     index = index_embeddings(source, tmp_path / "index")
-    assert rows_where(index, Where(caption="^(a|aa)+$")).tolist() == [1]
-    assert rows_where(index, Where(caption="(a*)*c")).tolist() == []
+    assert matching_rows(index, CaptionFilter(caption="^(a|aa)+$")).tolist() == [1]
+    assert matching_rows(index, CaptionFilter(caption="(a*)*c")).tolist() == []
 
 
 def test_removals_add_up_and_are_undone_one_by_one_to_the_same_bytes(folder):

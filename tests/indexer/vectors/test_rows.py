@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from blissaudit.errors import BlissError
 from blissaudit.indexer.vectors.nearest import exact_search
-from blissaudit.indexer.vectors.rows import PartedRows
+from blissaudit.indexer.vectors.rows import JoinedRows, PartedRows, SelectedRows
+from blissaudit.indexer.vectors.unit_rows import blocks_of
 from blissaudit.scorer.bliss import PULL_ENTRIES, bliss_scores, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.moments import fit_moments
@@ -81,3 +82,24 @@ def test_parts_of_two_models_and_rows_that_are_no_unit_rows_are_named(tmp_path):
     assert rows[:2].shape == (2, 3)
     with pytest.raises(BlissError, match=r"row 0 of .*c\.npy has length 3\.4641"):
         rows[1:3]
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_joined_and_selected_rows_are_those_of_one_array(stored, data):
+    disk, rows = stored
+    joined = JoinedRows([disk, rows[:4], disk])
+    every = np.concatenate([rows, rows[:4], rows])
+    chosen = np.array(data.draw(st.lists(st.integers(0, len(every) - 1), min_size=1, max_size=30)))
+    if data.draw(st.booleans()):
+        chosen = np.unique(chosen)
+    selected = SelectedRows(joined, chosen)
+    for one, expected in ((joined, every), (selected, every[chosen])):
+        assert len(one) == len(expected)
+        at = np.array(data.draw(st.lists(st.integers(0, len(expected) - 1), max_size=9)), np.int64)
+        np.testing.assert_allclose(one[at].reshape(-1, D), expected[at], rtol=1e-6)
+        blocks = list(blocks_of(one))
+        assert [first for first, _ in blocks] == np.cumsum(
+            [0, *(len(block) for _, block in blocks[:-1])]
+        ).tolist()
+        np.testing.assert_allclose(np.concatenate([b for _, b in blocks]), expected, rtol=1e-6)
