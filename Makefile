@@ -8,7 +8,7 @@ ifeq ($(origin BLISS_TEST_DATA),undefined)
   endif
 endif
 
-.PHONY: demo test lint proof dist clean
+.PHONY: demo test lint docs proof dist clean
 
 demo: .venv/installed
 	$(BIN)/bliss demo
@@ -21,6 +21,10 @@ lint: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	MYPYPATH=.venv/typing $(BIN)/mypy
+
+# The documentation site, in build/site. A warning is an error.
+docs: .venv/documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 proof: .venv/tested
 	$(BIN)/python benchmarks/proof.py
@@ -41,6 +45,10 @@ dist: .venv/tested
 .venv/tested: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	mkdir -p .venv/typing && ln -sfn ../.. .venv/typing/blissaudit
+	touch $@
+
+.venv/documented: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:

@@ -45,7 +45,7 @@ def main() -> None:
         for setting in settings(root, columns["name"])
         if not asked.setting or any(part in setting.name for part in asked.setting)
     ]
-    lines = [] if not asked.record else ["# The field on real embeddings", "", *explanation()]
+    lines = [] if not asked.record else ["# All scores on real embeddings", "", *explanation()]
     for title, count in TEXT_SETS:
         results = {}
         for setting in wanted:
@@ -63,7 +63,7 @@ def main() -> None:
         hard = {s.name: results[s.name] for s in wanted if s.table == HARD}
         if hard:
             shown = {name: results[name] for name in (CLEAN,) if name in results} | hard
-            lines += ["", "### One image a class, and strangers in the reference", ""]
+            lines += ["", "### One image per class, and strangers in the reference", ""]
             lines += tables(shown)
         lines += flag_table(results)
     print("\n".join(lines))
@@ -159,26 +159,26 @@ def explanation() -> list[str]:
     """How the tables were made."""
     return [
         "Written by `python benchmarks/field_results.py --record`. Mean AUROC in %, higher is",
-        "better, over draws of the normal classes (the same draws for every score), each score",
-        "with its published defaults; knn:k=1 is the nearest reference image. The embeddings are",
-        "OpenAI CLIP ViT-B/32's.",
+        "better, over draws of the normal classes (the same draws for every score). Each score has",
+        "its published defaults; knn:k=1 is the nearest reference image. The embeddings are by",
+        "OpenAI CLIP ViT-B/32.",
         "",
-        "- Caltech C: C normal classes of the 44 that have a text; their validation images are the",
-        "  reference; all test images are tested, those of other classes being anomalous.",
+        "- Caltech C: C normal classes of the 44 that have a text. Their validation images are the",
+        "  reference; all test images are tested, and those of other classes are anomalous.",
         "- Caltech 30, SUN397 and so on: test images of 30 normal classes against those of another",
-        "  data set: scenes, textures (DTD), actions (UCF101), Stanford Cars.",
-        "- n-shot: n reference images of each of 20 classes, of those that have 8 or more.",
-        "- ImageNet C: 4 embeddings a class, each of one image; three are the reference, the",
+        "  dataset: scenes, textures (DTD), actions (UCF101), Stanford Cars.",
+        "- n-shot: n reference images of each of 20 classes, chosen from those with 8 or more.",
+        "- ImageNet C: 4 embeddings per class, each of one image. Three are the reference, and the",
         "  fourth of every class is tested, against C of 1,000 classes.",
-        "- n % strangers: that share of the reference is images of other classes, filed under the",
-        "  normal ones; classes and tests are those of Caltech 20.",
-        "- Scores that end in +rscin smooth over the test images: they see more than the others.",
-        "- FDP / power, in %: a fifth of each class's reference images is held out for p-values;",
-        "  settings where that is too few to flag all anomalies at once are left out.",
+        "- n % strangers: this share of the reference consists of images of other classes that are",
+        "  filed under the normal ones; classes and tests are those of Caltech 20.",
+        "- Scores that end in +rscin smooth over the test images, so they see more than others.",
+        "- FDP / power, in %: a fifth of each class's reference images is held out for p-values.",
+        "  Settings in which this is too few to flag all anomalies at once are left out.",
         "",
         "Intervals are 95 % percentile bootstrap intervals of the paired difference over draws.",
-        "Draws share images, so they say how the choice of classes matters, not how another data",
-        "set would turn out.",
+        "Draws share images, so the intervals show how much the choice of classes matters, not how",
+        "another dataset would turn out.",
     ]
 
 

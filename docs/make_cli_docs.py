@@ -9,9 +9,10 @@ from blissaudit.cli import bliss
 
 PAGE = Path(__file__).with_name("cli.md")
 WIDTH = 100
-HEAD = """# The `bliss` command
+HEAD = """# All commands and options
 
-What `--help` says of every command; `docs/make_cli_docs.py` writes this page.
+The output of `--help` for every command. `docs/make_cli_docs.py` writes this page;
+[the command line](commands.md) describes what the commands have in common.
 """
 
 

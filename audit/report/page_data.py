@@ -209,7 +209,7 @@ def _spread(table: Any, flagged: np.ndarray | None, facts: Mapping[str, Any]) ->
     marked = np.zeros(len(scores), bool) if flagged is None else flagged
     edges = bin_edges(scores)
     each = [spread_of(None, scores, marked, edges), *class_spreads(scores, marked, classes, edges)]
-    threshold = facts.get("decision", {}).get("threshold")
+    threshold = (facts.get("decision") or {}).get("threshold")
     if threshold is None and marked.any():
         threshold = float(scores[marked].min())
     return {

@@ -28,7 +28,7 @@ COMMANDS = [
 def test_a_command_is_read_as_it_stands(words):
     command, rest = (evaluate, words[2:]) if words[1] == "eval" else (build, words[3:])
     try:
-        given = command.make_context("bliss", list(rest)).params
+        given = command.make_context("bliss", list(rest), help_option_names=["-h", "--help"]).params
     except click.UsageError as error:
         pytest.fail(f"{' '.join(words)}: {error.message}")
     if words[1] == "eval":

@@ -126,7 +126,7 @@ def test_every_cell_of_the_written_tables(field, data, monkeypatch, tmp_path, ca
     )
     field.main()
     text = written.read_text()
-    assert text.startswith("# The field on real embeddings\n")
+    assert text.startswith("# All scores on real embeddings\n")
     assert re.findall("^## .*", text, re.M) == [
         "## External texts: forty",
         "## External texts: all",
