@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import TooManyFlagged, UsageError
+from ..indexer.encode.encoder import check_same_model
+from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.vectors.text_column import numbers_of
+from ..progress import Progress, no_progress
+from ..safe_text import counted
 from ..scorer.calibration import (
     benjamini_hochberg,
     calibration_needed,
@@ -15,8 +21,16 @@ from ..scorer.calibration import (
     least_flagged,
     null_p_values,
 )
+from ..scorer.members import as_members
+from ..scorer.mislabel import LabelMargins, label_margins
+from ..scorer.reference import Calibration, Reference
 from .result import AuditResult, Decision
+from .robust import refitted
+from .run import AuditSettings, calibrated, given_classes
 
+QUESTIONS = ("stray", "mislabel")
+CLASSES_NAMED = 3
+"""Unknown classes that are named where labels are questioned."""
 FEW_IN_CLASS = 8
 """Images a class below which being left out of it makes an image look stranger: decisions.md."""
 
@@ -33,15 +47,15 @@ class DecisionRule:
     fdr: float = 0.1
     """The false discovery rate at which q-values flag."""
     per_class: bool = False
-    """Whether p-values are taken class by class."""
+    """Whether p-values are computed class by class."""
     top: int | None = None
-    """Where no p-value decides: flag this many, the most anomalous."""
+    """Where there are no p-values: flag this many, the most anomalous."""
     contamination: float | None = None
     """Flag this share of the images, whatever the p-values."""
     empirical_null: bool = False
-    """Flag by q-values against a null guessed from the scores themselves, without guarantee."""
+    """Flag by q-values against a null estimated from the scores themselves, without guarantee."""
     fail_on: int | None = None
-    """How many flagged images are too many; None: any number may be."""
+    """How many images may be flagged before the command fails; None: any number."""
 
     def __post_init__(self) -> None:
         if not 0 < self.fdr < 1:
@@ -61,47 +75,246 @@ class DecisionRule:
                 "Leave one out",
             )
 
+    def check_can_flag(self) -> None:
+        """Raise UsageError for what needs p-values, where there are no clean images for them."""
+        if self.per_class:
+            raise UsageError(
+                "--per-class was given without clean images to compare with",
+                "p-values, from a clean --reference or --calibration DIR",
+                "Add one of them, or leave --per-class out",
+            )
+        named = self.top is not None or self.contamination is not None or self.empirical_null
+        if self.fail_on is not None and not named:
+            raise _nothing_to_count()
 
-DEFAULT_RULE = DecisionRule()
+
+@dataclass(frozen=True)
+class AuditQuestion:
+    """What an audit is to find out, and how it is to decide."""
+
+    kind: str = "stray"
+    """stray: does an image belong to any class? mislabel: does it belong to its own?"""
+    robust: bool = False
+    """Refit the reference once without the images that another class explains."""
+    calibration: str | None = None
+    """Clean images, or their embeddings, that turn scores into p-values."""
+    rule: DecisionRule = field(default_factory=DecisionRule)
+
+    def __post_init__(self) -> None:
+        if self.kind not in QUESTIONS:
+            raise UsageError(
+                f"question '{self.kind}' is unknown",
+                f"one of {', '.join(QUESTIONS)}",
+                "Correct --question",
+            )
+        if self.kind == "mislabel":
+            for given, name in (
+                (self.calibration, "--calibration"),
+                (self.rule.per_class, "--per-class"),
+                (self.rule.empirical_null, "--empirical-null"),
+            ):
+                if given:
+                    raise UsageError(
+                        f"{name} was given with --question mislabel",
+                        "a question about strays: there is no null for label margins",
+                        f"Leave {name} out; images with a positive margin are flagged",
+                    )
+
+    def check_score(self, score: str) -> None:
+        """Raise UsageError where another `score` is to rank than those that can answer this."""
+        both = "bliss or bliss+, the scores it works with"
+        for given, name, works in (
+            (self.kind != "stray", f"--question {self.kind}", ("bliss",)),
+            (self.robust, "--robust", ("bliss",)),
+            (self.calibration, "--calibration", ("bliss", "bliss+")),
+            (self.rule.per_class, "--per-class", ("bliss",)),
+        ):
+            if given and score not in works:
+                one = len(works) == 1
+                raise UsageError(
+                    f"{name} was given with --score {score}",
+                    "bliss, the score it works with" if one else both,
+                    f"Leave {name} out, or use --score {' or '.join(works)}",
+                )
+
+    def check_reference(self, given: str | None, fitted: Reference | None) -> None:
+        """Raise UsageError for what the reference cannot serve.
+
+        `given` names the reference, None for the audited images themselves; `fitted` is a saved
+        one.
+        """
+        if self.robust and fitted is not None:
+            raise UsageError(
+                f"--robust was given with {given}, a fitted reference without its images",
+                "the images, to see which of them do not belong",
+                "Give their folder as --reference, or leave --robust out",
+            )
+        no_clean = given is None or (fitted is not None and fitted.calibration is None)
+        if no_clean and self.calibration is None and self.kind == "stray":
+            self.rule.check_can_flag()
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise UsageError where there is one class and another one is needed to compare with."""
+        for given, name, needed in (
+            (self.robust, "--robust", "two or more: an image is left out where another class"
+             " explains it"),
+            (self.kind == "mislabel", "--question mislabel", "another class that an image could"
+             " belong to"),
+        ):  # fmt: skip
+            if given and len(classes) < 2:
+                raise UsageError(
+                    f"{name} was given and '{classes[0]}' is the only class",
+                    needed,
+                    f"Leave {name} out, or add a class",
+                )
+
+    def check_calibration(
+        self, labels: Sequence[str | None], classes: Sequence[str], source: str
+    ) -> None:
+        """Raise UsageError where --per-class has no calibration image of a class."""
+        if not self.rule.per_class:
+            return
+        found = numbers_of(labels, {name: number for number, name in enumerate(classes)})
+        counts = np.bincount(found[found >= 0], minlength=len(classes))
+        if counts.min() == 0:
+            raise UsageError(
+                f"--per-class was given and {source} has no image of class "
+                f"'{classes[int(counts.argmin())]}'",
+                "clean images of every class, in folders of their names",
+                "Add some, or leave --per-class out",
+            )
+
+
+def with_calibration(
+    reference: Reference, clean: EmbeddedImages, question: AuditQuestion
+) -> Reference:
+    """The reference with `clean` images as its calibration sample, replacing any it held out.
+
+    Those that are in the reference are not used. Raises BlissError for another model's embeddings,
+    UsageError where none is left, or with --per-class where a class has none.
+    """
+    check_same_model(clean.model, clean.source, reference.model, "the reference")
+    usable = np.flatnonzero(as_members(reference.members).find(clean.hashes) < 0)
+    labels = given_classes(clean, reference)[usable]
+    if question.rule.per_class:
+        usable, labels = usable[labels >= 0], labels[labels >= 0]
+        names = [reference.classes[label] for label in labels]
+        question.check_calibration(names, reference.classes, clean.source)
+    if not len(usable):
+        raise UsageError(
+            f"every image of {clean.source} is in the reference",
+            "other clean images to compare with",
+            "Give --calibration another folder",
+        )
+    return replace(reference, calibration=Calibration(clean.vectors[usable], labels))
+
+
+def decide(
+    result: AuditResult,
+    question: AuditQuestion,
+    settings: AuditSettings,
+    own: bool,
+    clean: EmbeddedImages | None = None,
+    progress: Progress = no_progress,
+) -> AuditResult:
+    """`result` refitted, ranked and flagged as the question says.
+
+    `own` says that the audited images are their own reference; otherwise `clean` are the images
+    of the reference, where they are at hand. Raises UsageError where no label can be questioned.
+    """
+    if question.robust:
+        question.check_classes(result.reference.classes)
+        result = refitted(result, None if own else clean, settings, progress)
+    if question.rule.per_class:
+        result = calibrated(result, settings, per_class=True)
+    if question.kind == "mislabel":
+        question.check_classes(result.reference.classes)
+        result = with_labels_questioned(result)
+    return decided(result, question.rule, own)
+
+
+def with_labels_questioned(result: AuditResult) -> AuditResult:
+    """`result` ranked by how much better another class suits an image than its own.
+
+    Images without a label among the classes are not questioned. Raises UsageError where that is
+    all of them.
+    """
+    given = given_classes(result.images, result.reference)
+    if (given < 0).all():
+        raise UsageError(
+            f"--question mislabel was given and no image of {result.images.source} has a label "
+            "among the classes",
+            "class folders or labels to question",
+            "Leave it out to ask which images belong to no class",
+        )
+    labels = label_margins(result.images.vectors, result.reference, given, result.left_out)
+    return replace(result, labels=labels, p_values=None)
 
 
 def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
     """`result` with its images flagged; `own` says that it is its own reference.
 
-    A rule that is asked for by name goes before p-values and label margins, those before --top.
+    A rule that was named takes precedence over p-values and label margins, those over --top.
     """
     n = len(result.ranking)
     q = None if result.p_values is None else benjamini_hochberg(result.p_values)
-    without = "" if q is not None or result.labels else f"; {_why_no_p(result, own)}"
+    suffix = "" if q is not None or result.labels else f"; {_why_no_p(result, own)}"
     if rule.contamination is not None:
         count = round(rule.contamination * n)
         decision = _most_anomalous(result, "contamination", count, rule.contamination, q)
-        reason = f"{_images(count)} flagged: {rule.contamination:.3g} of all, the most anomalous"
-        decision = replace(decision, reason=reason + without)
+        reason = f"{_flagged(count)}: {rule.contamination:.3g} of all, the most anomalous"
+        decision = replace(decision, reason=reason + suffix)
     elif rule.empirical_null:
-        decision = _by_empirical_null(result, rule.fdr, q, without)
+        decision = _by_empirical_null(result, rule.fdr, q, suffix)
     elif q is not None:
         decision = _by_fdr(result, rule, q)
         least = int(result.reference.moments.counts.min())
         if own and least < FEW_IN_CLASS:
             decision = replace(
                 decision,
-                reason=f"{decision.reason}; no promise: the collection is its own reference, and "
-                f"one of its classes has {least} images of the {FEW_IN_CLASS} it takes",
+                reason=f"{decision.reason}; without guarantee: the collection is its own reference "
+                f"and one of its classes has {counted(least, 'image')}, fewer than {FEW_IN_CLASS}",
             )
     elif result.labels is not None:
         flagged = result.labels.is_issue
-        reason = f"{_images(int(flagged.sum()))} flagged: another class suits them better"
+        count = int(flagged.sum())
+        reason = f"{_flagged(count)}: another class suits {'it' if count == 1 else 'them'} better"
         decision = Decision("label margin", 0.0, flagged, None, reason, {})
     elif rule.top is not None:
         count = min(rule.top, n)
         decision = _most_anomalous(result, "top", count, rule.top, q)
-        reason = f"{_images(count)} flagged: the most anomalous, as many as --top says"
-        decision = replace(decision, reason=reason + without)
+        reason = f"{_flagged(count)}: the most anomalous, as many as --top says"
+        decision = replace(decision, reason=reason + suffix)
     else:
         reason = f"{_why_no_p(result, own)}; {NOTHING_FLAGS}"
         decision = Decision("none", None, np.zeros(n, bool), None, reason, {})
+    if result.labels is not None:
+        decision = _with_unquestioned(result, result.labels, decision)
     return replace(result, decision=decision)
+
+
+def _with_unquestioned(result: AuditResult, labels: LabelMargins, decision: Decision) -> Decision:
+    """The decision with a count of the images whose label could not be questioned, and why."""
+    left = [result.images.labels[i] for i in np.flatnonzero(labels.given < 0).tolist()]
+    unlabelled = sum(label is None for label in left)
+    unknown = sorted({label for label in left if label is not None})
+    reason = decision.reason
+    if unlabelled:
+        reason += f"; {counted(unlabelled, 'image')} without a label not questioned"
+    if unknown:
+        names = ", ".join(unknown[:CLASSES_NAMED])
+        more = f" and {len(unknown) - CLASSES_NAMED:,} more" if unknown[CLASSES_NAMED:] else ""
+        reason += (
+            f"; {counted(len(left) - unlabelled, 'image')} not questioned because the reference "
+            f"lacks the class{'es' * (len(unknown) != 1)} {names}{more}"
+        )
+    facts = {
+        **decision.facts,
+        "questioned": len(labels.given) - len(left),
+        "not_questioned": len(left),
+        "classes_not_in_reference": unknown,
+    }
+    return replace(decision, reason=reason, facts=facts)
 
 
 def decision_facts(decision: Decision) -> dict[str, Any]:
@@ -113,19 +326,6 @@ def decision_facts(decision: Decision) -> dict[str, Any]:
         "reason": decision.reason,
         **decision.facts,
     }
-
-
-def check_can_flag(rule: DecisionRule) -> None:
-    """Raise UsageError, before any work, for what needs p-values where none can be had."""
-    if rule.per_class:
-        raise UsageError(
-            "--per-class was given without clean images to compare with",
-            "p-values, from a clean --reference or --calibration DIR",
-            "Add one of them, or leave --per-class out",
-        )
-    named = rule.top is not None or rule.contamination is not None or rule.empirical_null
-    if rule.fail_on is not None and not named:
-        raise _nothing_to_count()
 
 
 def check_flagged(decision: Decision, most: int | None) -> None:
@@ -140,9 +340,9 @@ def check_flagged(decision: Decision, most: int | None) -> None:
     count = int(decision.flagged.sum())
     if count > most:
         raise TooManyFlagged(
-            f"{_images(count)} flagged ({decision.rule})",
+            f"{_flagged(count)} ({decision.rule})",
             f"at most {most:,}, as --fail-on says",
-            "Look at them; the results are whole",
+            "Look at them; the results are complete",
         )
 
 
@@ -168,12 +368,12 @@ def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
         "least_flagged": least_flagged(n, m, level),
         "calibration_needed_for_one": calibration_needed(n, level),
     }
-    reason = f"{_images(int(flagged.sum()))} flagged at a false discovery rate of {level:.3g}"
+    reason = f"{_flagged(int(flagged.sum()))} at a false discovery rate of {level:.3g}"
     least = facts["least_flagged"]
     if not flagged.any() and least > 1:
         fewest = f"at least {least:,} of the {n:,}" if least <= n else f"more than all {n:,}"
         reason += (
-            f": with {m:,} calibration image{'s' * (m != 1)}{' in a class' * rule.per_class} "
+            f": with {counted(m, 'calibration image')}{' in a class' * rule.per_class} "
             f"{fewest} would have to look stranger than every one of those; to flag one, "
             f"{facts['calibration_needed_for_one']:,} are needed"
         )
@@ -181,18 +381,18 @@ def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
 
 
 def _by_empirical_null(
-    result: AuditResult, level: float, q: np.ndarray | None, without: str
+    result: AuditResult, level: float, q: np.ndarray | None, suffix: str
 ) -> Decision:
     scores = result.scores.score
     null = fit_empirical_null(scores)
     flagged = benjamini_hochberg(null_p_values(null, scores)) <= level * (1 + 1e-9)
     reason = (
-        f"{_images(int(flagged.sum()))} flagged against a null guessed from the scores (centre "
+        f"{_flagged(int(flagged.sum()))} against a null estimated from the scores (centre "
         f"{null.centre:.2f}, spread {null.spread:.2f}) at a nominal rate of {level:.3g}: "
         "no guarantee"
     )
     facts = {"centre": null.centre, "spread": null.spread, "guarantee": False}
-    return Decision("empirical null", level, flagged, q, reason + without, facts)
+    return Decision("empirical null", level, flagged, q, reason + suffix, facts)
 
 
 def _most_anomalous(
@@ -214,5 +414,5 @@ def _why_no_p(result: AuditResult, own: bool) -> str:
     return "p and q are empty: no clean image was held out for calibration"
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
+def _flagged(count: int) -> str:
+    return f"{counted(count, 'image')} flagged"

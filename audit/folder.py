@@ -35,10 +35,9 @@ from ..indexer.images.embedded import Failure
 from ..indexer.vectors.layout import read_parquet
 from ..indexer.vectors.text_column import ranks
 from ..scorer.label_filter import HiddenTexts
+from ..tables import open_table, read_batches
 from .decisions import decision_facts
-from .mislabel import write_issues_csv
 from .result import AuditedImage, AuditResult, Refit
-from .retrieval import forget_unused
 from .robust import refit_facts
 from .run import AuditSettings
 
@@ -52,6 +51,17 @@ DECIDING = ("contamination", "empirical_null", "fail_on", "fdr", "per_class", "t
 """Options that decide anew on the same scores: they may differ from the audit before."""
 TOP = 20
 """Images shown, and compared by --robust, where --top does not say."""
+ISSUE_COLUMNS = (
+    "row",
+    "path",
+    "is_label_issue",
+    "label_quality",
+    "given_label",
+    "predicted_label",
+    "margin",
+    "cosine_margin",
+)
+ISSUES_AT_ONCE = 10_000
 LIBRARIES = ("bliss-audit", "numpy", "pyarrow", "pillow", "torch", "open_clip_torch")
 
 
@@ -100,7 +110,7 @@ def save_audit(
     facts["checksums"] = {name: sha256_of(folder / name) for name in written}
     write_json(folder / RUN, facts)
     if result.hits is not None:
-        forget_unused(result.hits)
+        result.hits.delete_unused()
 
 
 def _write_tables(result: AuditResult, file: IO[bytes]) -> None:
@@ -113,15 +123,41 @@ def _write_tables(result: AuditResult, file: IO[bytes]) -> None:
 
 
 def _write_csv(scores: Path, file: IO[bytes]) -> None:
-    """The same rows, read back a row group at a time, which is all that is then held."""
+    """The same rows, read back a batch at a time."""
     with open(scores, "rb") as table:
-        stored = pq.ParquetFile(table)
-        groups = (
-            stored.read_row_group(number, use_threads=False)
-            for number in range(stored.num_row_groups)
-        )
-        batches = (batch for group in groups for batch in group.to_batches(ROWS_AT_ONCE))
-        write_scores_csv(stored.schema_arrow.names, batches, file.write)
+        stored = open_table(table)
+        names = stored.schema_arrow.names
+        write_scores_csv(names, read_batches(stored, ROWS_AT_ONCE), file.write)
+
+
+def write_issues_csv(result: AuditResult, write: Callable[[bytes], object]) -> None:
+    """Write UTF-8 CSV of ISSUE_COLUMNS, one line an image in the collection's order.
+
+    Images without a label among the classes are not in it; no cell is a formula.
+    """
+    labels = result.labels
+    assert labels is not None
+    classes = result.reference.classes
+    lines: list[tuple[object, ...]] = [ISSUE_COLUMNS]
+    quality, issue = labels.quality, labels.is_issue
+    for i, (row, path) in enumerate(zip(result.images.rows, result.images.paths, strict=True)):
+        if labels.given[i] >= 0:
+            lines.append(
+                (
+                    int(row),
+                    path,
+                    bool(issue[i]),
+                    float(quality[i]),
+                    classes[labels.given[i]],
+                    classes[labels.predicted[i]],
+                    float(labels.margin[i]),
+                    float(labels.cosine_margin[i]),
+                )
+            )
+        if (i + 1) % ISSUES_AT_ONCE == 0:
+            write(csv_text(lines).encode("utf-8"))
+            lines.clear()
+    write(csv_text(lines).encode("utf-8"))
 
 
 def dropped_csv(refit: Refit) -> bytes:
@@ -310,7 +346,7 @@ class RunFolder:
         wanted = np.asarray(positions, np.int64)[order]
         taken, first = [], 0
         with open(self.folder / SCORES, "rb") as file:
-            for batch in pq.ParquetFile(file).iter_batches(FOLDER_ROWS_AT_ONCE):
+            for batch in read_batches(open_table(file), FOLDER_ROWS_AT_ONCE):
                 here = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
                 taken += batch.take(pa.array(here)).to_pylist()
                 first += len(batch)

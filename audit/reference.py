@@ -1,9 +1,9 @@
-"""Fit the reference that images make, or take the one that was fitted on them before.
+"""Fit the reference that images make, or reuse the one that was fitted on them before.
 
 What is fitted depends on the images, the classes, their prompts and the model, not on the caption
-index: an audit of the same images against another corpus fits nothing again. A fitted reference is
-kept in the output folder and noted in the cache, under a key over all it depends on; read back it
-gives the same bits. References over 256 MiB are not kept: fitting them is faster than reading.
+index: auditing the same images against another corpus fits nothing again. A fitted reference is
+saved in the output folder and registered in the cache, under a key over all it depends on; loading
+it gives the same bits. References over 256 MiB are not saved: fitting is faster than reading.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from ..artefacts import MANIFEST, digest, read_manifest
 from ..errors import BlissError, UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model
-from ..indexer.images.cache import remember, remembered, take_over
+from ..indexer.images.cache import register, registered, reuse_files
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import SelectedRows
-from ..indexer.vectors.text_column import Texts, text_column
+from ..indexer.vectors.text_column import Texts, ranks, text_column
 from ..scorer.calibration import hold_out
 from ..scorer.members import make_members
 from ..scorer.moments import add_images, empty_moments
@@ -40,7 +40,6 @@ from ..scorer.reference_file import (
 from ..scorer.statistics import check_counts
 from .classes import (
     ClassWords,
-    NormalClasses,
     assign_classes,
     choose_classes,
     class_prompts,
@@ -50,49 +49,39 @@ from .classes import (
 )
 
 REFERENCE, REFERENCES = "reference", "references"
-"""Its folder in an output folder, and the notes of all in the cache."""
-IGNORED = "Fit it again"
+"""Its folder in an output folder, and the folder in the cache that registers all of them."""
+REMEDY = "Fit it again"
 FORMAT = 1
-"""Counts up when fitting comes to give other numbers."""
+"""Incremented whenever fitting starts to give other numbers."""
 MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class KeptReference:
-    """Where a fitted reference is kept for later commands."""
+class ReferenceStore:
+    """Where a fitted reference is saved for later commands."""
 
     folder: Path
     cache: Path | None = None
+    """The cache that registers it for other output folders; None: it is not registered."""
     say: Callable[[str], object] = lambda line: None
 
 
-def fit_reference(
+def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     images: EmbeddedImages,
     index: CaptionIndex | None = None,
     encoder: Encoder | None = None,
     words: ClassWords = ClassWords(),  # noqa: B008 - frozen
     calibration_share: float = 0.0,
-    kept: KeptReference | None = None,
+    store: ReferenceStore | None = None,
+    *,
+    least: int = 2,
 ) -> Reference:
-    """The reference that clean `images` make, some of them held out for calibration.
+    """Fit a reference on clean images, holding a share of them out for calibration.
 
-    Label prompts come from the `encoder`, or without one from the `index`'s captions. Raises
-    BlissError naming a class with fewer than two images in the moments.
+    Label prompts are embedded by the `encoder`, or without one looked up among the `index`'s
+    captions. Raises UsageError where there is neither, BlissError where the models differ and for
+    a class with fewer than `least` images.
     """
-    reference, _ = fitted(images, index, encoder, words, calibration_share, kept)
-    check_counts(reference.moments)
-    return reference
-
-
-def fitted(
-    images: EmbeddedImages,
-    index: CaptionIndex | None,
-    encoder: Encoder | None,
-    words: ClassWords,
-    calibration_share: float = 0.0,
-    kept: KeptReference | None = None,
-) -> tuple[Reference, NormalClasses]:
-    """`fit_reference` without its last check, and how the images are filed."""
     normal = choose_classes(images.labels, words, images.source)
     classes = normal.classes if normal else named_classes(words, images.source)
     prompts = class_prompts(classes, words)
@@ -109,37 +98,38 @@ def fitted(
         prompted = [dict(encoder.facts), encoder.chosen]
     else:
         prompted = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
-    made_of = {"classes": list(classes), "prompts": prompts, "prompted": prompted}
-    key = _key(images, {**made_of, "held_out": calibration_share})
-    reference = None if kept is None or not images.fingerprint else _kept(kept, key)
-    if reference is not None:
+    fitted_on = {"classes": list(classes), "prompts": prompts, "prompted": prompted}
+    key = _key(images, {**fitted_on, "held_out": calibration_share})
+    reference = None if store is None or not images.fingerprint else _load(store, key)
+    if reference is None:
+        if vectors is None:
+            assert encoder is not None
+            vectors = encode_class_prompts(prompts, encoder)
         if normal is None:
-            normal = assign_classes(images.vectors, reference.prompt_vectors, words)
-        return reference, normal
-    if vectors is None:
-        assert encoder is not None
-        vectors = encode_class_prompts(prompts, encoder)
-    if normal is None:
-        normal = assign_classes(images.vectors, vectors, words)
-    model = images.model if images.model.get("weights_sha256") or encoder is None else encoder.facts
-    flat = tuple(" | ".join(texts) for texts in prompts)
-    empty = Reference(empty_moments(classes, vectors.shape[1]), vectors, flat, model)
-    reference = _with_images(empty, images, normal.labels, calibration_share)
-    if kept is not None and images.fingerprint:
-        _keep(kept, key, reference, images)
-    return reference, normal
+            normal = assign_classes(images.vectors, vectors, words)
+        named = images.model.get("weights_sha256") or encoder is None
+        model = images.model if named else encoder.facts
+        flat = tuple(" | ".join(texts) for texts in prompts)
+        empty = Reference(empty_moments(classes, vectors.shape[1]), vectors, flat, model)
+        reference = _with_images(empty, images, normal.labels, calibration_share)
+        if store is not None and images.fingerprint:
+            _save(store, key, reference, images)
+    check_counts(reference.moments, least)
+    return reference
 
 
 def _with_images(
     empty: Reference, images: EmbeddedImages, labels: np.ndarray, share: float
 ) -> Reference:
     """The reference with the images [n] filed under `labels` [n], a `share` of them held out."""
-    held = hold_out(labels, images.hashes, share)
+    held = np.zeros(len(labels), bool)
+    if share:
+        held = hold_out(labels, ranks(images.hashes), share)
     used = np.flatnonzero((labels >= 0) & ~held)
     vectors = SelectedRows(images.vectors, used)
     moments = add_images(empty.moments, vectors, labels[used])
     contents = text_column(images.hashes)
-    if len(used) < len(contents):  # else the members share the images' own column
+    if len(used) < len(contents):  # otherwise the members share the images' own column
         contents = contents.take(used)
     members = make_members(contents, labels[used])
     calibration = None
@@ -150,14 +140,14 @@ def _with_images(
 
 
 def _key(images: EmbeddedImages, facts: Mapping[str, Any]) -> str:
-    """Stands for all that a reference depends on."""
+    """A digest of all that a reference depends on."""
     labels = _digest_of_labels(images.labels)
     images_are = {"images": images.fingerprint, "labels": labels, "model": dict(images.model)}
     return digest({"format": FORMAT, **images_are, **facts})
 
 
 def _digest_of_labels(labels: Texts[str | None]) -> str:
-    """SHA-256 of what `repr` makes of a tuple of them, without one."""
+    """SHA-256 of `repr(tuple(labels))`, without building that string."""
     found, between = hashlib.sha256(b"("), ""
     for label in labels:
         found.update(f"{between}{label!r}".encode("utf-8", "surrogatepass"))
@@ -166,42 +156,41 @@ def _digest_of_labels(labels: Texts[str | None]) -> str:
     return found.hexdigest()
 
 
-def _kept(kept: KeptReference, key: str) -> Reference | None:
-    """The reference of that key, from its folder or taken over from another; None without one."""
+def _load(store: ReferenceStore, key: str) -> Reference | None:
+    """The reference saved under `key`, in the store's folder or another one; None without one."""
     with suppress(BlissError):
-        if read_manifest(kept.folder, KIND, IGNORED).get("key") == key:
-            return load_reference(kept.folder)
-    if kept.cache is None:
+        if read_manifest(store.folder, KIND, REMEDY).get("key") == key:
+            return load_reference(store.folder)
+    if store.cache is None:
         return None
-    notes = kept.cache / REFERENCES / key
-    for folder, _ in remembered(notes, kept.folder):
+    entry = store.cache / REFERENCES / key
+    for folder, _ in registered(entry, store.folder):
         with suppress(BlissError, OSError):
-            manifest = read_manifest(folder, KIND, IGNORED)
+            manifest = read_manifest(folder, KIND, REMEDY)
             if manifest.get("key") == key:
-                (kept.folder / MANIFEST).unlink(missing_ok=True)
-                take_over(folder, kept.folder, (ARRAYS, MEMBERS), manifest)
-                remember(notes, kept.folder, {})
-                reference = load_reference(kept.folder)
-                kept.say(f"fitted reference taken over from {folder}")
+                (store.folder / MANIFEST).unlink(missing_ok=True)
+                reuse_files(folder, store.folder, (ARRAYS, MEMBERS), manifest)
+                register(entry, store.folder, {})
+                reference = load_reference(store.folder)
+                store.say(f"fitted reference reused from {folder}")
                 return reference
     return None
 
 
-def _keep(kept: KeptReference, key: str, reference: Reference, images: EmbeddedImages) -> None:
-    """Save the reference under its key, if that pays; what was there before is replaced."""
-    (kept.folder / MANIFEST).unlink(missing_ok=True)
-    if bytes_of(reference) > MOST_BYTES:
+def _save(store: ReferenceStore, key: str, reference: Reference, images: EmbeddedImages) -> None:
+    """Save the reference under its key, unless it is too large; an earlier one is replaced."""
+    (store.folder / MANIFEST).unlink(missing_ok=True)
+    if _size_in_bytes(reference) > MOST_BYTES:
         for name in (ARRAYS, MEMBERS):
-            (kept.folder / name).unlink(missing_ok=True)
+            (store.folder / name).unlink(missing_ok=True)
         return
-    save_reference(reference, kept.folder, source=images.source, key=key)
-    if kept.cache:
+    save_reference(reference, store.folder, source=images.source, key=key)
+    if store.cache:
         with suppress(BlissError, OSError):
-            remember(kept.cache / REFERENCES / key, kept.folder, {})
+            register(store.cache / REFERENCES / key, store.folder, {})
 
 
-def bytes_of(reference: Reference) -> int:
-    """Bytes of all arrays of a reference."""
+def _size_in_bytes(reference: Reference) -> int:
     arrays = [reference.prompt_vectors]
     for part in reference.moments.parts:
         arrays += [each for each in (part.mean, part.centred, part.scatter) if each is not None]

@@ -1,20 +1,13 @@
-"""One audit as it is asked for: which images, which captions, which reference, where to.
-
-What is asked of an audit beside its scores, checked before any work and answered after it.
-
-Images as a command is given them: a collection to embed, or embeddings that are there.
-
-One shard of an audit: a scheduler's job that embeds some of the parts and scores nothing.
-"""
+"""One audit from request to result: open inputs, embed, fit the reference, score, decide."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,183 +16,43 @@ from ..corpora.captions import CaptionRules
 from ..corpora.images.opening import open_images
 from ..corpora.images.source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
 from ..corpora.registry import open_corpus
-from ..corpora.sources import CorpusOptions, notices_of
-from ..errors import TooManyFailures, UsageError
+from ..corpora.sources import CorpusOptions, TextSource, notices_of
+from ..errors import BlissError, TooManyFailures, UsageError
 from ..indexer.build.build import build_index
 from ..indexer.build.options import IndexOptions
 from ..indexer.build.shards import Shard, describe_missing
-from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
-from ..indexer.images.cache import remember_images
+from ..indexer.encode.encoder import (
+    Encoder,
+    ModelChoice,
+    check_same_model,
+    check_same_preprocessing,
+)
+from ..indexer.images.cache import register_images
 from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
-from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search, text_vector
+from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search
 from ..indexer.search.kinds import DEFAULT_SEARCH, SearchChoice
 from ..indexer.vectors.layout import is_embedding_folder
 from ..progress import Progress, no_progress
-from ..scorer.members import as_members
-from ..scorer.reference import Calibration, Reference
+from ..safe_text import counted
+from ..scorer.reference import Reference
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
-from ..scorer.scores.softmax import SOMETHING
-from ..scorer.scores.trained_file import open_head
-from ..scorer.scores.wrappers import RSCIN
-from .classes import ClassWords, choose_classes, class_prompts, named_classes
-from .decisions import DecisionRule, check_can_flag, decided
-from .mislabel import with_labels_questioned
+from ..scorer.scores.contract import Score
+from ..scorer.scores.needs import Need
+from ..scorer.scores.trained_file import Head, open_head
+from .classes import ClassWords, choose_classes, named_classes
+from .decisions import AuditQuestion, decide, with_calibration
 from .models import Say, encoder_for
-from .reference import REFERENCE, KeptReference, fit_reference
+from .reference import REFERENCE, ReferenceStore, fit_reference
 from .result import AuditResult
-from .retrieval import HITS, KeptHits
-from .robust import refitted
-from .run import AuditSettings, Kept, audit_against, audit_own, calibrated, given_classes
-from .scores import FROM_MOMENTS, Beside, NoPrompts, check_clipn, choose_score, rescored
+from .retrieval import HITS, HitsCache
+from .run import LEAST_IMAGES, AuditSettings, audit_against
+from .scores import NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
 
-QUESTIONS = ("stray", "mislabel")
 HELD_OUT = 0.2
-"""Share of a separate reference's images that is kept back for calibration."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Which question, of which reference, and how to decide."""
-
-    question: str = "stray"
-    """stray: does it belong to any class? mislabel: does it belong to its own?"""
-    robust: bool = False
-    """Refit the reference once without the images that another class explains."""
-    calibration: str | None = None
-    """Clean images, or embeddings of such, that turn scores into p-values."""
-    rule: DecisionRule = field(default_factory=DecisionRule)
-
-    def __post_init__(self) -> None:
-        if self.question not in QUESTIONS:
-            raise UsageError(
-                f"question '{self.question}' is unknown",
-                f"one of {', '.join(QUESTIONS)}",
-                "Correct --question",
-            )
-        if self.question == "mislabel":
-            for given, name in (
-                (self.calibration, "--calibration"),
-                (self.rule.per_class, "--per-class"),
-                (self.rule.empirical_null, "--empirical-null"),
-            ):
-                if given:
-                    raise UsageError(
-                        f"{name} was given with --question mislabel",
-                        "a question about strays: there is no null for label margins",
-                        f"Leave {name} out; images of positive margin are flagged",
-                    )
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The images beside the audited ones."""
-
-    reference: EmbeddedImages | None
-    """Those the reference was fitted on, where they are at hand and not the audited ones."""
-    calibration: EmbeddedImages | None
-    own: bool
-    """Whether the audited images are their own reference."""
-
-
-def check_bliss_only(asked: Asked, score: str) -> None:
-    """Raise UsageError for what BLISS alone can answer, where another `score` is to rank."""
-    if score == "bliss":
-        return
-    for given, name in (
-        (asked.question != "stray", f"--question {asked.question}"),
-        (asked.robust, "--robust"),
-        (asked.calibration and score != "bliss+", "--calibration"),
-        (asked.rule.per_class, "--per-class"),
-    ):
-        if given:
-            raise UsageError(
-                f"{name} was given with --score {score}",
-                "bliss, the score it works with",
-                "Leave one of them out",
-            )
-
-
-def check_reference(asked: Asked, given: str | None, saved: Reference | None) -> None:
-    """Raise UsageError for what the reference at hand cannot serve; `given` is None for the
-    audited images themselves, `saved` a fitted one."""
-    if asked.robust and saved is not None:
-        raise UsageError(
-            f"--robust was given with {given}, a fitted reference without its images",
-            "the images, to see which of them do not belong",
-            "Give their folder as --reference, or leave --robust out",
-        )
-    no_clean = given is None or (saved is not None and saved.calibration is None)
-    if no_clean and asked.calibration is None and asked.question == "stray":
-        check_can_flag(asked.rule)
-
-
-def share_held_out(asked: Asked, images: int) -> float:
-    """The share of a separate reference of n `images` to keep back for calibration.
-
-    None where p-values are not asked for, come from elsewhere, or where a fifth of the images is
-    too few for any to be at most --fdr.
-    """
-    enough = math.ceil(1 / asked.rule.fdr - 1e-9) - 1
-    if asked.question != "stray" or asked.calibration or int(HELD_OUT * images) < enough:
-        return 0.0
-    return HELD_OUT
-
-
-def answered(
-    result: AuditResult,
-    asked: Asked,
-    sources: Sources,
-    settings: AuditSettings,
-    progress: Progress = no_progress,
-) -> AuditResult:
-    """`result` refitted, calibrated, ranked and flagged as asked.
-
-    Its reference has the calibration images already; a refit compares with them by itself.
-    """
-    if asked.robust:
-        result = refitted(result, sources.reference, settings, progress)
-    per_class = asked.rule.per_class and result.reference.calibration is not None
-    again = sources.calibration is not None and not asked.robust and result.score_name == "bliss"
-    if again or per_class:
-        result = calibrated(result, settings, asked.rule.per_class)
-    if asked.question == "mislabel":
-        result = with_labels_questioned(result)
-    return decided(result, asked.rule, sources.own)
-
-
-def with_calibration(reference: Reference, clean: EmbeddedImages, asked: Asked) -> Reference:
-    """The reference with `clean` images to calibrate with, in place of any it held out.
-
-    Those that are in the reference are passed over. Raises BlissError for another model's
-    embeddings, UsageError where none is left, or with --per-class where a class has none.
-    """
-    check_same_model(clean.model, clean.source, reference.model, "the reference")
-    labels = given_classes(clean, reference)
-    usable = as_members(reference.members).find(clean.hashes) < 0
-    if asked.rule.per_class:
-        usable &= labels >= 0
-        counts = np.bincount(labels[usable], minlength=len(reference.classes))
-        if counts.min() == 0:
-            raise UsageError(
-                f"--per-class was given and {clean.source} has no image of class "
-                f"'{reference.classes[int(counts.argmin())]}'",
-                "clean images of every class, in folders of their names",
-                "Add some, or leave --per-class out",
-            )
-    if not usable.any():
-        raise UsageError(
-            f"every image of {clean.source} is in the reference",
-            "other clean images to compare with",
-            "Give --calibration another folder",
-        )
-    return replace(
-        reference, calibration=Calibration(clean.vectors[np.flatnonzero(usable)], labels[usable])
-    )
-
-
+"""Share of a separate reference's images that is held out for calibration."""
 DEFAULT_CORPUS = "imagenet-1k"
 IMAGES, CLEAN, CALIBRATION = "images", "reference-images", "calibration-images"
 """Folders of image embeddings in an output folder: of IMAGES, --reference and --calibration."""
@@ -207,20 +60,20 @@ IMAGES, CLEAN, CALIBRATION = "images", "reference-images", "calibration-images"
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What `bliss audit` was asked to do; exactly one of images and embeddings is set."""
+    """What `bliss audit` is to do; exactly one of images and embeddings is set."""
 
     images: str | None = None
     """A collection of images as `open_images` names it, often a folder of class folders."""
     embeddings: str | None = None
     """A folder of precomputed image embeddings in clip-retrieval's layout."""
     reference: str | None = None
-    """Clean images, embeddings of such, or a folder `bliss reference fit` made."""
+    """Clean images, their embeddings, or a folder `bliss reference fit` made."""
     indexes: tuple[str, ...] = ()
     """Caption indexes, searched as one."""
     corpus: str | None = None
     """A corpus to build an index from, in the output folder; default imagenet-1k."""
     image_options: ImageOptions = NO_IMAGE_OPTIONS
-    """Where the images and labels of IMAGES are, if `open_images` has to be told."""
+    """Where the images and labels of IMAGES are, if `open_images` cannot tell."""
     corpus_options: CorpusOptions = field(default_factory=CorpusOptions)
     search: SearchChoice = DEFAULT_SEARCH
     """How the captions are searched, where not as their index says."""
@@ -234,7 +87,7 @@ class AuditRequest:
     """Whether an index built for this audit keeps equal captions."""
     head: str | None = None
     """A folder that `bliss train oecl` made, for the scores that are trained."""
-    asked: Asked = field(default_factory=Asked)
+    question: AuditQuestion = field(default_factory=AuditQuestion)
     """What is to be found out and decided."""
 
     def __post_init__(self) -> None:
@@ -247,7 +100,7 @@ class AuditRequest:
             )
         if self.indexes and self.corpus is not None:
             raise UsageError("both --index and --corpus were given", "one of them", "Leave one out")
-        check_bliss_only(self.asked, self.score)
+        self.question.check_score(self.score)
 
 
 def run_audit(
@@ -256,92 +109,286 @@ def run_audit(
     say: Say = lambda line: None,
     no_prompts: NoPrompts | None = None,
 ) -> AuditResult:
-    """Do what a request asks, using what its output folder already holds; writes no results yet.
+    """Run the audit, reusing what its output folder already holds; no result is written yet.
 
-    `say` is told what was chosen where the request left a choice; `no_prompts` is what a CLIPN
-    gives, for the scores that need it. Errors as of the parts.
+    `say` is told what was chosen where the request left a choice; `no_prompts` is a trained CLIPN,
+    for the scores that need it. What can be refused is refused before anything is embedded.
     """
-    output = Path(request.output)
-    saved = None
+    inputs = open_inputs(request, say, no_prompts)
+    embedded = embed_inputs(inputs, request, progress, say)
+    reference = fit_or_load_reference(inputs, embedded, request, say)
+    result = score_images(inputs, embedded, reference, request, progress)
+    return decide(result, request.question, request.settings, inputs.own, embedded.clean, progress)
+
+
+ImageInput = ImageSource | EmbeddedImages
+"""Images as a command is given them: a collection to embed, or embeddings that were read."""
+
+
+@dataclass(frozen=True)
+class AuditInputs:
+    """What an audit reads, opened and checked; nothing is embedded yet."""
+
+    images: ImageInput
+    reference: ImageInput | Reference | None
+    """None: the audited images are their own reference."""
+    calibration: ImageInput | None
+    index: CaptionIndex | None
+    """None: one is built from the corpus."""
+    corpus: TextSource | None
+    encoder: Encoder | None
+    score: Score
+    head: Head | None
+    no_prompts: NoPrompts | None
+
+    @property
+    def own(self) -> bool:
+        """Whether the audited images are their own reference."""
+        return self.reference is None
+
+    @property
+    def collections(self) -> dict[str, ImageInput]:
+        """The folder in the output folder for the embeddings of each set of images."""
+        named = {IMAGES: self.images, CLEAN: self.reference, CALIBRATION: self.calibration}
+        return {
+            name: given
+            for name, given in named.items()
+            if given is not None and not isinstance(given, Reference)
+        }
+
+
+def open_inputs(
+    request: AuditRequest, say: Say = lambda line: None, no_prompts: NoPrompts | None = None
+) -> AuditInputs:
+    """Open all inputs and the model. Whatever can be refused without embedding is refused here.
+
+    Raises UsageError for a request that the inputs cannot serve, BlissError for inputs that
+    cannot be read or were made with different models.
+    """
+    question, words = request.question, request.settings.words
+    fitted = None
     if request.reference and is_reference_folder(request.reference):
-        saved = load_reference(request.reference)
-        refuse_words(request.reference, request.settings.words)
-    check_reference(request.asked, request.reference, saved)
-    score = choose_score(request.score, request.reference is not None, saved is not None)
+        fitted = load_reference(request.reference)
+        refuse_words(request.reference, words)
+    question.check_reference(request.reference, fitted)
+    score = choose_score(request.score, request.reference is not None, fitted is not None)
     head = open_head(request.head, [score])
     check_clipn(score, no_prompts is not None)
-    encoder: Encoder | None = None
     index = open_indexes(request.indexes, request.search) if request.indexes else None
-    listed = open_images(request.images, request.image_options) if request.images else None
-    clean_files = None
-    if request.reference and saved is None and not are_embedded(request.reference):
-        clean_files = open_images(request.reference)
-    asked = request.asked
-    calibration_files = None
-    if asked.calibration and not are_embedded(asked.calibration):
-        calibration_files = open_images(asked.calibration)
-    if request.reference is None and listed:
-        _check_labels(listed, request.settings.words)
-    if listed or clean_files or calibration_files or index is None or request.model.model:
-        encoder = encoder_for(request.model, index, saved, say)
-    if index is None:
-        assert encoder is not None
-        index = _build_default(request, encoder, progress, say)
-    search(index, np.zeros((0, index.model["dimension"]), np.float32), request.settings.k)
-    if listed:
-        assert encoder is not None
-        images = embed_and_remember(listed, encoder, output / IMAGES, request.embed, progress, say)
+    if request.images is not None:
+        images: ImageInput = open_images(request.images, request.image_options)
     else:
-        assert request.embeddings is not None
-        images = read_image_embeddings(request.embeddings)
-    clean = calibration = None
-    if asked.calibration:
-        calibration = (
-            read_image_embeddings(asked.calibration)
-            if calibration_files is None
-            else embed_and_remember(
-                calibration_files, encoder, output / CALIBRATION, request.embed, progress, say
-            )
-        )
-    kept = Kept(
-        KeptHits(output / HITS), KeptReference(output / REFERENCE, request.embed.cache, say)
+        images = read_image_embeddings(request.embeddings or "")
+    reference: ImageInput | Reference | None = fitted
+    if request.reference and fitted is None:
+        reference = _open_image_input(request.reference)
+    calibration = _open_image_input(question.calibration) if question.calibration else None
+    _check_classes(images, reference, calibration, request)
+    encoder: Encoder | None = None
+    everything = (images, reference, calibration)
+    if index is None or request.model.model or any(map(_is_listed, everything)):
+        encoder = encoder_for(request.model, index, fitted, say)
+    corpus = _open_corpus(request, say) if index is None else None
+    inputs = AuditInputs(
+        images, reference, calibration, index, corpus, encoder, score, head, no_prompts
     )
-    if request.reference is None:
-        result = audit_own(images, index, encoder, request.settings, progress, kept)
+    _check_models(inputs)
+    if index is not None:
+        _check_search(index, request.settings.k)
+    return inputs
+
+
+def _open_image_input(spec: str) -> ImageInput:
+    return read_image_embeddings(spec) if are_embedded(spec) else open_images(spec)
+
+
+def _is_listed(given: ImageInput | Reference | None) -> bool:
+    """Whether these are images to embed."""
+    return given is not None and not isinstance(given, EmbeddedImages | Reference)
+
+
+def _open_corpus(request: AuditRequest, say: Say) -> TextSource:
+    spec = request.corpus or DEFAULT_CORPUS
+    if request.corpus is None:
+        say(f"no --index or --corpus was given: using the built-in corpus {spec}")
+    source = open_corpus(spec, request.corpus_options)
+    for line in notices_of(source):
+        say(line)
+    return source
+
+
+def _check_classes(
+    images: ImageInput,
+    reference: ImageInput | Reference | None,
+    calibration: ImageInput | None,
+    request: AuditRequest,
+) -> None:
+    """Raise what fitting would, where labels are known before images are embedded."""
+    question = request.question
+    if isinstance(reference, Reference):
+        classes: tuple[str, ...] = reference.classes
     else:
-        if saved is None:
-            clean = (
-                read_image_embeddings(request.reference)
-                if clean_files is None
-                else embed_and_remember(
-                    clean_files, encoder, output / CLEAN, request.embed, progress, say
-                )
+        source = images if reference is None else reference
+        if source.labels is None:
+            return  # they come with the images
+        least = LEAST_IMAGES if reference is None else 2
+        classes = _countable_classes(source.labels, request.settings.words, _name(source), least)
+    question.check_classes(classes)
+    if calibration is not None and calibration.labels is not None:
+        question.check_calibration(calibration.labels, classes, _name(calibration))
+
+
+def _countable_classes(
+    labels: Sequence[str | None], words: ClassWords, name: str, least: int
+) -> tuple[str, ...]:
+    """The normal classes; BlissError for one with fewer than `least` images."""
+    normal = choose_classes(labels, words, name)
+    if normal is None:
+        return named_classes(words, name)
+    filed = normal.labels[normal.labels >= 0]
+    counts = np.bincount(filed, minlength=len(normal.classes)).tolist()
+    for class_name, count in zip(normal.classes, counts, strict=True):
+        if count < least:
+            raise BlissError(
+                f"class '{class_name}' has {counted(count, 'reference image')}",
+                f"at least {least} in every class",
+                "Add reference images of that class or leave the class out",
             )
-            share = share_held_out(asked, len(clean.rows)) if score.name in FROM_MOMENTS else 0.0
-            words = request.settings.words
-            saved = fit_reference(clean, index, encoder, words, share, kept.reference)
-        result = audit_against(images, index, saved, request.settings, progress, kept)
-    if calibration is not None:
-        reference = with_calibration(result.reference, calibration, asked)
-        result = replace(result, reference=reference)
-    no_vectors = None
+    return normal.classes
+
+
+def _name(given: ImageInput) -> str:
+    return given.source if isinstance(given, EmbeddedImages) else given.spec
+
+
+def _check_models(inputs: AuditInputs) -> None:
+    """Raise BlissError where two inputs were made with different models."""
+    encoder, head, no_prompts = inputs.encoder, inputs.head, inputs.no_prompts
+    models = []
+    if encoder is not None:
+        models.append(("the model given", encoder.facts))
+    if inputs.index is not None:
+        models.append((str(inputs.index.folder), inputs.index.model))
+    for given in inputs.collections.values():
+        if isinstance(given, EmbeddedImages):
+            for name, facts in models:
+                check_same_model(given.model, given.source, facts, name)
+    images = inputs.images
+    if isinstance(images, EmbeddedImages):
+        name, facts = images.source, images.model
+    else:
+        assert encoder is not None
+        name, facts = images.spec, encoder.facts
+    if isinstance(inputs.reference, EmbeddedImages | Reference):
+        check_same_model(facts, name, inputs.reference.model, "the reference")
+        check_same_preprocessing(inputs.reference.model, "the reference", facts, name)
+    if head is not None:
+        check_same_model(head.model, head.folder, facts, name)
     if no_prompts is not None:
-        fitted = request.reference is not None and clean is None
-        texts = _prompt_texts(result, request.settings.words, fitted)
-        no_vectors = no_prompts(texts, result.index.model)
-    beside = Beside(head, no_vectors)
-    if score.name.removesuffix(RSCIN) == "clip_ad":
-        beside = replace(beside, something=text_vector(SOMETHING, index, encoder))
-    result = rescored(result, score, clean, request.settings.weight, beside)
-    sources = Sources(clean, calibration, own=request.reference is None)
-    return answered(result, asked, sources, request.settings, progress)
+        check_same_model(facts, name, no_prompts.model, no_prompts.folder)
 
 
-def _prompt_texts(result: AuditResult, words: ClassWords, fitted: bool) -> list[list[str]]:
-    """Each class's prompts; a fitted reference keeps them joined."""
-    if fitted:
-        return [prompts.split(" | ") for prompts in result.reference.prompts]
-    return class_prompts(result.reference.classes, words)
+def _check_search(index: CaptionIndex, k: int) -> None:
+    """Raise what a search for k captions would."""
+    search(index, np.zeros((0, index.model["dimension"]), np.float32), k)
+
+
+class EmbeddedInputs(NamedTuple):
+    """What an audit works on once everything is embedded."""
+
+    images: EmbeddedImages
+    clean: EmbeddedImages | None
+    """The images of the reference, where they are at hand and not the audited ones."""
+    calibration: EmbeddedImages | None
+    index: CaptionIndex
+
+
+def embed_inputs(
+    inputs: AuditInputs, request: AuditRequest, progress: Progress, say: Say
+) -> EmbeddedInputs:
+    """Build the caption index where there is none, then embed every collection.
+
+    Errors as of `build_index` and `embed_images`.
+    """
+    index = inputs.index
+    if index is None:
+        index = _build_index(inputs, request, progress)
+        _check_search(index, request.settings.k)
+    embedded = {}
+    for name, given in inputs.collections.items():
+        if not isinstance(given, EmbeddedImages):
+            assert inputs.encoder is not None
+            folder, cache = Path(request.output) / name, request.embed.cache
+            spec = given.spec
+            given = embed_images(given, inputs.encoder, folder, request.embed, progress, say)
+            if cache:
+                register_images(cache, folder, spec)
+        embedded[name] = given
+    return EmbeddedInputs(embedded[IMAGES], embedded.get(CLEAN), embedded.get(CALIBRATION), index)
+
+
+def _build_index(inputs: AuditInputs, request: AuditRequest, progress: Progress) -> CaptionIndex:
+    assert inputs.corpus is not None and inputs.encoder is not None
+    rules = CaptionRules(deduplicate=not request.keep_duplicates)
+    options = IndexOptions(rules, overwrite=request.embed.overwrite, engine=request.embed.engine)
+    folder = Path(request.output) / "index"
+    built = build_index(inputs.corpus, inputs.encoder, folder, options, progress)
+    return built if request.search == DEFAULT_SEARCH else open_index(built.folder, request.search)
+
+
+def fit_or_load_reference(
+    inputs: AuditInputs, embedded: EmbeddedInputs, request: AuditRequest, say: Say
+) -> Reference:
+    """The reference that was given, or the one that its images or the audited ones make.
+
+    With --calibration, those images are its calibration sample. Errors as of `fit_reference` and
+    `with_calibration`.
+    """
+    question = request.question
+    if isinstance(inputs.reference, Reference):
+        reference = inputs.reference
+    else:
+        own = inputs.own
+        images = embedded.images if embedded.clean is None else embedded.clean
+        share = 0.0
+        if not own and Need.MOMENTS in inputs.score.needs:
+            share = _share_held_out(question, len(images.rows))
+        store = ReferenceStore(Path(request.output) / REFERENCE, request.embed.cache, say)
+        words, least = request.settings.words, LEAST_IMAGES if own else 2
+        reference = fit_reference(
+            images, embedded.index, inputs.encoder, words, share, store, least=least
+        )
+    if embedded.calibration is None:
+        return reference
+    return with_calibration(reference, embedded.calibration, question)
+
+
+def _share_held_out(question: AuditQuestion, images: int) -> float:
+    """The share of a separate reference of n `images` to hold out for calibration.
+
+    None of them where p-values are not needed, come from elsewhere, or where a fifth of the images
+    is too few for any to be at most --fdr.
+    """
+    enough = math.ceil(1 / question.rule.fdr - 1e-9) - 1
+    if question.kind != "stray" or question.calibration or int(HELD_OUT * images) < enough:
+        return 0.0
+    return HELD_OUT
+
+
+def score_images(
+    inputs: AuditInputs,
+    embedded: EmbeddedInputs,
+    reference: Reference,
+    request: AuditRequest,
+    progress: Progress,
+) -> AuditResult:
+    """Audit by BLISS, which explains each image, then rank by the score of the request."""
+    images, index, settings = embedded.images, embedded.index, request.settings
+    hits = HitsCache(Path(request.output) / HITS)
+    result = audit_against(images, index, reference, settings, progress, hits=hits)
+    words = None if isinstance(inputs.reference, Reference) else settings.words
+    used = ScoreInputs(embedded.clean, inputs.head, inputs.no_prompts, words, index, inputs.encoder)
+    return rescored(result, inputs.score, settings.weight, used)
 
 
 def is_reference_folder(folder: str) -> bool:
@@ -350,32 +397,8 @@ def is_reference_folder(folder: str) -> bool:
     return path.is_file() and read_json(path).get("kind") == REFERENCE_KIND
 
 
-def _build_default(
-    request: AuditRequest, encoder: Encoder, progress: Progress, say: Say
-) -> CaptionIndex:
-    spec = request.corpus or DEFAULT_CORPUS
-    if request.corpus is None:
-        say(f"no --index or --corpus was given: using the built-in corpus {spec}")
-    source = open_corpus(spec, request.corpus_options)
-    for line in notices_of(source):
-        say(line)
-    rules = CaptionRules(deduplicate=not request.keep_duplicates)
-    how = request.embed
-    options = IndexOptions(rules, overwrite=how.overwrite, engine=how.engine)
-    built = build_index(source, encoder, Path(request.output) / "index", options, progress)
-    return built if request.search == DEFAULT_SEARCH else open_index(built.folder, request.search)
-
-
-def _check_labels(listed: ImageSource, words: ClassWords) -> None:
-    """Raise what the audit would, for classes that cannot be named, before images are embedded."""
-    if listed.labels is None:
-        return  # they come with the images
-    if choose_classes(listed.labels, words, listed.spec) is None:
-        named_classes(words, listed.spec)
-
-
 def refuse_words(reference: str, words: ClassWords) -> None:
-    """Raise UsageError where classes are worded beside a fitted reference, which brings them."""
+    """Raise UsageError where classes or prompts are given with a fitted reference."""
     if words != ClassWords():
         raise UsageError(
             f"--normal, --prompt or --label was given with {reference}",
@@ -396,7 +419,7 @@ def read_or_embed(
     embed: EmbedOptions | None = None,
     progress: Progress = no_progress,
 ) -> EmbeddedImages:
-    """The images of `spec`, embedded without leaving anything behind where they are not yet.
+    """The images of `spec`, embedded in a temporary folder unless they are embeddings already.
 
     `encoder` is only called where one is needed. Errors as of `open_images`, `embed_images` and
     `read_image_embeddings`.
@@ -408,40 +431,24 @@ def read_or_embed(
         return embed_images(listed, encoder(), folder, embed or EmbedOptions(), progress)
 
 
-class Read(Protocol):
-    """Whatever was made of images some of which could not be used."""
+class HasFailures(Protocol):
+    """What was made of images some of which may have been unusable."""
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """Those."""
+        """The unusable ones."""
 
 
-def check_failures(images: Read, most: int | None) -> None:
+def check_failures(images: HasFailures, most: int | None) -> None:
     """Raise TooManyFailures when more than `most` images could not be used."""
     count = len(images.failures)
     if most is not None and count > most:
         raise TooManyFailures(
-            f"{count:,} image{'s' * (count != 1)} could not be read (the first: "
+            f"{counted(count, 'image')} could not be read (the first: "
             f"{images.failures[0].path}: {images.failures[0].reason})",
             f"at most {most:,}, as --max-failures says",
-            "Repair or remove them; the results for the readable images are whole",
+            "Repair or remove them; the results for the readable images are complete",
         )
-
-
-def embed_and_remember(
-    files: ImageSource,
-    encoder: Encoder | None,
-    folder: Path,
-    options: EmbedOptions,
-    progress: Progress,
-    say: Say,
-) -> EmbeddedImages:
-    """`embed_images`, noted in the cache for later commands."""
-    assert encoder is not None
-    found = embed_images(files, encoder, folder, options, progress, say)
-    if options.cache:
-        remember_images(options.cache, folder, files.spec)
-    return found
 
 
 def run_shard(
@@ -453,7 +460,7 @@ def run_shard(
     """Embed the shard's parts of all images that the audit needs; a line on each collection.
 
     An audit that embeds the same images is waited for. Raises UsageError where there are no images
-    to embed, FolderInUse where the same shard is being made, and as embedding does.
+    to embed, FolderInUse where the same shard is being made, otherwise as embedding does.
     """
     if request.images is None:
         raise UsageError(
@@ -461,25 +468,13 @@ def run_shard(
             "IMAGES: embeddings are not embedded again",
             "Leave --shard out",
         )
-    given = {
-        IMAGES: request.images,
-        CLEAN: request.reference,
-        CALIBRATION: request.asked.calibration,
-    }
-    saved = None
-    if request.reference and is_reference_folder(request.reference):
-        saved = load_reference(request.reference)
-        given[CLEAN] = None
-    index = open_indexes(request.indexes) if request.indexes else None
-    sources = {
-        name: open_images(spec, request.image_options) if name == IMAGES else open_images(spec)
-        for name, spec in given.items()
-        if spec and not (name != IMAGES and is_embedding_folder(Path(spec), "img"))
-    }
-    encoder = encoder_for(request.model, index, saved, say)
-    output, lines = Path(request.output), []
-    for name, source in sources.items():
-        missing = embed_shard(source, encoder, output / name, request.embed, shard, progress)
-        state = describe_missing(missing) if missing else "no part is missing"
-        lines.append(f"{output / name}: shard {shard} is done, {state}")
+    inputs = open_inputs(request, say)
+    lines = []
+    for name, source in inputs.collections.items():
+        if not isinstance(source, EmbeddedImages):
+            assert inputs.encoder is not None
+            folder = Path(request.output) / name
+            missing = embed_shard(source, inputs.encoder, folder, request.embed, shard, progress)
+            state = describe_missing(missing) if missing else "no part is missing"
+            lines.append(f"{folder}: shard {shard} is done, {state}")
     return lines

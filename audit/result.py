@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex, origin_names
-from ..indexer.vectors.scratch import let_go
+from ..indexer.vectors.scratch import release_pages
 from ..scorer.bliss import BlissScores, Retrieved
 from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.mislabel import LabelMargins
 from ..scorer.reference import Reference
-from .retrieval import KeptHits
+from .retrieval import HitsCache
 
 ROWS_AT_ONCE = 16_384
 
@@ -73,7 +73,7 @@ class AuditResult:
     """How well each image suits its label, where that was the question; it ranks them then."""
     decision: Decision | None = None
     refit: Refit | None = None
-    hits: KeptHits | None = None
+    hits: HitsCache | None = None
     """Where what the images retrieved is kept, for what has to retrieve again."""
     hidden: HiddenTexts | None = None
     """What was hidden of the index for being too like a label; `index` is what is left."""
@@ -153,8 +153,8 @@ class AuditResult:
         for start in range(0, n, ROWS_AT_ONCE):
             yield self._block(slice(start, min(n, start + ROWS_AT_ONCE)), rank, left_out)
             scores, retrieved = self.scores, self.retrieved
-            let_go(retrieved.rows, retrieved.similarity, scores.pull)
-            let_go(scores.best_classes, scores.best_scores)
+            release_pages(retrieved.rows, retrieved.similarity, scores.pull)
+            release_pages(scores.best_classes, scores.best_scores)
 
     def _block(self, here: slice, rank: np.ndarray, left_out: np.ndarray) -> pa.Table:
         scores, images = self.scores, self.images

@@ -1,4 +1,4 @@
-"""Audit against a reference that was refitted once without the images another class explains."""
+"""Refit the reference once without the images that another class explains, and score again."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
 from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.vectors.scratch import SCRATCH
 from ..indexer.vectors.text_column import text_column
 from ..progress import Progress, no_progress
+from ..safe_text import counted
 from ..scorer.bliss import BlissScores, bliss_scores
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.members import as_members
@@ -37,19 +38,13 @@ def refitted(
     settings: AuditSettings,
     progress: Progress = no_progress,
 ) -> AuditResult:
-    """`result` scored again against its reference less the images that another class explains.
+    """`result` scored again against its reference without the images that another class explains.
 
     `clean` are the reference's images, None where they are the audited ones. Images that were
-    taken out are scored against a reference without them, as images left out are. Raises
-    UsageError where there is one class only.
+    dropped are scored against a reference without them, as images left out are. The reference has
+    two classes or more.
     """
     before = result.reference
-    if len(before.classes) < 2:
-        raise UsageError(
-            f"--robust was given and '{before.classes[0]}' is the only class",
-            "two classes or more: an image is left out where another class explains it",
-            "Leave --robust out",
-        )
     images = result.images if clean is None else clean
     labels = reference_labels(images, before)
     left_out = in_reference(images, before)
@@ -57,7 +52,9 @@ def refitted(
         scores = result.scores
     else:
         found = retrieve(result.index, images.vectors, settings.k, progress, result.hits)
-        scores = bliss_scores(images.vectors, found, before, settings.weight, labels, left_out)
+        scores = bliss_scores(
+            images.vectors, found, before, settings.weight, labels, left_out, allocator=SCRATCH
+        )
     out, better = _explained(images, labels, before, scores, settings.weight, left_out)
     reference = without_images(before, images, labels, out)
     classes = before.classes
@@ -73,6 +70,7 @@ def refitted(
         settings.weight,
         given_classes(result.images, reference),
         now,
+        allocator=SCRATCH,
     )
     after = replace(
         result,
@@ -81,7 +79,7 @@ def refitted(
         left_out=now,
         refit=Refit(_fewer(result.left_out, now, len(again.score)), table, result.scores.score),
     )
-    return after if reference.calibration is None else calibrated(after, settings)
+    return calibrated(after, settings)
 
 
 def reference_labels(images: EmbeddedImages, reference: Reference) -> np.ndarray:
@@ -99,7 +97,7 @@ def reference_labels(images: EmbeddedImages, reference: Reference) -> np.ndarray
 def without_images(
     reference: Reference, images: EmbeddedImages, labels: np.ndarray, out: np.ndarray
 ) -> Reference:
-    """The reference less the images where `out` bool [n], each out of the class `labels` [n]."""
+    """The reference without the images where `out` [n] is true, filed under `labels` int64 [n]."""
     leaving = np.flatnonzero(out)
     contents = text_column(images.hashes).take(leaving)
     members = as_members(reference.members).without(contents, labels[leaving])
@@ -108,7 +106,7 @@ def without_images(
 
 
 def _fewer(before: LeftOut, now: LeftOut, n: int) -> np.ndarray:
-    """bool [n], the images that are filed under fewer classes now than before."""
+    """bool [n], whether each image is filed under fewer classes now than before."""
     return np.bincount(now.images, minlength=n) < np.bincount(before.images, minlength=n)
 
 
@@ -120,7 +118,7 @@ def _explained(
     weight: float,
     left_out: LeftOut,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """bool [n], which images to take out, and int64 [n], the other class that suits best."""
+    """bool [n], which images to drop, and int64 [n], the other class that suits each best."""
     filed = np.flatnonzero(labels >= 0)
     own = scores.given_ics + weight * scores.given_ets
     others = np.where(scores.best_classes == labels[:, None], np.inf, scores.best_scores)
@@ -140,7 +138,8 @@ def _explained(
 
 
 def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
-    """What was left out, of which classes, and how the ranking moved; None without --robust."""
+    """How many images were dropped, of which classes, and how the ranking changed; None without
+    --robust."""
     if result.refit is None:
         return None
     after, before = result.scores.score, result.refit.before
@@ -160,14 +159,14 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
 
 
 def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
-    """Those facts in a line; `reference_images` are those that stayed."""
+    """These facts in a line; `reference_images` counts those that remain."""
     count, top = facts["dropped"], facts["top"]
     if not count:
-        return f"--robust left none of {reference_images:,} reference images out"
-    classes = len(facts["dropped_by_class"])
+        return f"--robust dropped none of {reference_images:,} reference images"
+    classes = counted(len(facts["dropped_by_class"]), "class", "classes")
     line = (
-        f"--robust left {count:,} of {count + reference_images:,} reference images out of "
-        f"{classes} class{'es' * (classes != 1)} (dropped.csv lists them)"
+        f"--robust dropped {count:,} of {count + reference_images:,} reference images, from "
+        f"{classes} (dropped.csv lists them)"
     )
     if not top:
         return line

@@ -1,4 +1,7 @@
-"""The audit itself: retrieve captions for every image, compare with the normal classes, score."""
+"""Audit embedded images: retrieve captions for each, compare with the normal classes, score.
+
+`run_audit` of `request.py` does this for files on disk; these functions are for what is in memory.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from ..indexer.encode.encoder import Encoder, check_same_model, check_same_prepr
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import remaining
+from ..indexer.vectors.scratch import SCRATCH
 from ..indexer.vectors.text_column import numbers_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import bliss_scores
@@ -19,11 +23,13 @@ from ..scorer.label_filter import NO_FILTER, LabelFilter, label_texts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.members import as_members
 from ..scorer.reference import Reference
-from ..scorer.statistics import check_counts
 from .classes import ClassWords
-from .reference import KeptReference, fitted
+from .reference import fit_reference
 from .result import AuditResult
-from .retrieval import KeptHits, retrieve
+from .retrieval import HitsCache, retrieve
+
+LEAST_IMAGES = 3
+"""Images a class needs to be its own reference: two remain when one is left out."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class AuditSettings:
     """λ, the weight of the external text score."""
     words: ClassWords = field(default_factory=ClassWords)
     exclude: LabelFilter = NO_FILTER
-    """Which captions are hidden, for being too like a normal label."""
+    """Which captions are hidden because they are too similar to a normal label."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -50,24 +56,12 @@ class AuditSettings:
 DEFAULTS = AuditSettings()
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What an audit keeps beside its results, so that it is never done twice."""
-
-    hits: KeptHits | None = None
-    reference: KeptReference | None = None
-
-
-NOTHING_KEPT = Kept()
-
-
 def audit_own(
     images: EmbeddedImages,
     index: CaptionIndex,
     encoder: Encoder | None = None,
     settings: AuditSettings = DEFAULTS,
     progress: Progress = no_progress,
-    kept: Kept = NOTHING_KEPT,
 ) -> AuditResult:
     """Audit a collection that is its own reference, each image left out of its own class.
 
@@ -76,10 +70,8 @@ def audit_own(
     BlissError naming a class with fewer than three images, UsageError for images without labels
     when no class is named.
     """
-    reference, normal = fitted(images, index, encoder, settings.words, 0.0, kept.reference)
-    check_counts(reference.moments, needed=3)
-    given = np.full(len(images.rows), -1) if normal.assigned else normal.labels
-    return _audit(Audited(images, index, reference, given), settings, progress, kept.hits)
+    reference = fit_reference(images, index, encoder, settings.words, least=LEAST_IMAGES)
+    return audit_against(images, index, reference, settings, progress)
 
 
 def audit_against(
@@ -88,12 +80,33 @@ def audit_against(
     reference: Reference,
     settings: AuditSettings = DEFAULTS,
     progress: Progress = no_progress,
-    kept: Kept = NOTHING_KEPT,
+    *,
+    hits: HitsCache | None = None,
 ) -> AuditResult:
-    """Audit a collection against a reference; images with the content of one of its images are
-    left out of the class that one is filed under."""
+    """Audit a collection against a reference, with p-values where it holds calibration images.
+
+    Images with the content of a reference image are left out of the class that one is filed
+    under. `hits` keeps what is retrieved for later runs. Raises BlissError where images, index and
+    reference are not of one model.
+    """
+    check_same_model(images.model, images.source, index.model, str(index.folder))
+    check_same_model(images.model, images.source, reference.model, "the reference")
+    check_same_preprocessing(reference.model, "the reference", images.model, images.source)
+    hidden = None
+    if settings.exclude:
+        prompts = reference.prompt_vectors
+        hidden = label_texts(index, index.vectors, reference.classes, prompts, settings.exclude)
+        index = index.without(remaining(index.count, hidden.kept))
+    left_out = in_reference(images, reference)
     given = given_classes(images, reference)
-    return _audit(Audited(images, index, reference, given), settings, progress, kept.hits)
+    retrieved = retrieve(index, images.vectors, settings.k, progress, hits)
+    scores = bliss_scores(
+        images.vectors, retrieved, reference, settings.weight, given, left_out, allocator=SCRATCH
+    )
+    result = AuditResult(
+        images, index, reference, retrieved, scores, left_out, None, hits=hits, hidden=hidden
+    )
+    return calibrated(result, settings)
 
 
 def given_classes(images: EmbeddedImages, reference: Reference) -> np.ndarray:
@@ -107,52 +120,21 @@ def in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:
     return LeftOut(*as_members(reference.members).filed(images.hashes))
 
 
-@dataclass(frozen=True)
-class Audited:
-    """What is compared with what."""
-
-    images: EmbeddedImages
-    index: CaptionIndex
-    reference: Reference
-    given: np.ndarray
-    """int64 [n], the class of the reference each image is filed under, -1 for none."""
-
-
-def _audit(
-    asked: Audited, settings: AuditSettings, progress: Progress, hits: KeptHits | None
-) -> AuditResult:
-    images, index, reference = asked.images, asked.index, asked.reference
-    check_same_model(images.model, images.source, index.model, str(index.folder))
-    check_same_model(images.model, images.source, reference.model, "the reference")
-    check_same_preprocessing(reference.model, "the reference", images.model, images.source)
-    left_out, hidden = in_reference(images, reference), None
-    if settings.exclude:
-        prompts = reference.prompt_vectors
-        hidden = label_texts(index, index.vectors, reference.classes, prompts, settings.exclude)
-        index = index.without(remaining(index.count, hidden.kept))
-    retrieved = retrieve(index, images.vectors, settings.k, progress, hits)
-    scores = bliss_scores(
-        images.vectors, retrieved, reference, settings.weight, asked.given, left_out
-    )
-    result = AuditResult(
-        images, index, reference, retrieved, scores, left_out, None, hits=hits, hidden=hidden
-    )
-    return result if reference.calibration is None else calibrated(result, settings)
-
-
 def calibrated(
     result: AuditResult, settings: AuditSettings, per_class: bool = False
 ) -> AuditResult:
-    """`result` with p-values from its reference's calibration images, which it must have.
+    """`result` with p-values from its reference's calibration images, unchanged without any.
 
-    With `per_class` p is the largest over classes of the p-value for the class, from that class's
-    calibration images; else scores, minima over classes, are compared.
+    The calibration images are scored like the others and the scores, minima over classes, are
+    compared. With `per_class`, p is the largest over classes of the p-value for the class, from
+    that class's calibration images.
     """
     reference = result.reference
-    assert reference.calibration is not None
+    if reference.calibration is None:
+        return result
     clean, labels = reference.calibration.images, reference.calibration.labels
-    found = retrieve(result.index, clean, settings.k, kept=result.hits)
-    scores = bliss_scores(clean, found, reference, settings.weight, labels)
+    found = retrieve(result.index, clean, settings.k, cache=result.hits)
+    scores = bliss_scores(clean, found, reference, settings.weight, labels, allocator=SCRATCH)
     if per_class:
         own = scores.given_ics + settings.weight * scores.given_ets
         p_values = class_p_values(
@@ -162,6 +144,7 @@ def calibrated(
             settings.weight,
             result.left_out,
             (labels, own),
+            allocator=SCRATCH,
         )
     else:
         p_values = conformal_p_values(scores.score, result.scores.score)

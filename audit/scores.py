@@ -1,37 +1,51 @@
-"""Audit with another score of the field: BLISS still explains, the other one ranks."""
+"""Rank an audit by another score: nearest class and captions still come from BLISS."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.encode.encoder import check_same_model
+from ..indexer.encode.encoder import Encoder, check_same_model
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import whole_rows
 from ..indexer.vectors.unit_rows import blocks_of
 from ..scorer.calibration import conformal_p_values
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT
-from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
+from ..scorer.reference import Reference
+from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score, missing
+from ..scorer.scores.needs import Need, Resources, provide
 from ..scorer.scores.plus.score import fit_bliss_plus
 from ..scorer.scores.registry import SCORES
 from ..scorer.scores.trained_file import Head
 from ..scorer.scores.wrappers import RSCIN, with_rscin
+from .classes import ClassWords, class_prompts
 from .result import AuditResult
 from .retrieval import retrieve
 from .run import given_classes
 
-FROM_MOMENTS = ("bliss", "bliss+")
-"""Scores that a fitted reference serves, and that leave an image out of its own class."""
 
-NoPrompts = Callable[[Sequence[Sequence[str]], Mapping[str, Any]], np.ndarray]
-"""Each class's prompt texts, and the facts of the model that embedded the images, to the classes'
-"no" vectors, float32 [C, d]: what a trained CLIPN gives."""
+class NoPrompts(Protocol):
+    """A trained CLIPN, which gives each class a "no" vector."""
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The facts of the model it was trained over."""
+
+    @property
+    def folder(self) -> str:
+        """Where it is, for messages."""
+
+    def __call__(self, prompts: Sequence[Sequence[str]], model: Mapping[str, Any]) -> np.ndarray:
+        """float32 [C, d], unit "no" vectors from each class's prompts.
+
+        `model` are the facts of the model that embedded the images; BlissError where it is another.
+        """
 
 
 def choose_score(name: str, separate: bool, saved: bool) -> Score:
@@ -53,7 +67,7 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
     score = SCORES[plain]
     if plain != name:
         score = with_rscin(score)
-    if score.name not in FROM_MOMENTS and score.needs_normals and (saved or not separate):
+    if Need.NORMALS in score.needs and (saved or not separate):
         state = (
             "a fitted reference keeps none" if saved else "an image cannot be left out of its own"
         )
@@ -66,29 +80,29 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What some scores need beside images, prompts and captions."""
+class ScoreInputs:
+    """What a score may be fitted on besides the audit's reference and captions."""
 
+    clean: EmbeddedImages | None = None
+    """The images of the reference, where they are at hand and not the audited ones."""
     head: Head | None = None
-    """What `bliss train oecl` left."""
-    no_prompts: np.ndarray | None = None
-    """float32 [C, d], the classes' "no" vectors of a CLIPN."""
-    something: np.ndarray | None = None
-    """float32 [d], the vector of "a photo of something"."""
+    """A folder of `bliss train oecl`, read."""
+    no_prompts: NoPrompts | None = None
+    words: ClassWords | None = None
+    """How the classes are worded; None for a fitted reference, which brings its prompts."""
+    index: CaptionIndex | None = None
+    """All captions, where some are hidden from the audit."""
+    encoder: Encoder | None = None
 
 
-NOTHING_BESIDE = Beside()
+NO_INPUTS = ScoreInputs()
 
 
 def check_clipn(score: Score, given: bool) -> None:
     """UsageError where a score needs a CLIPN and there is none, or the other way round."""
-    if score.needs_no_prompts and not given:
-        raise UsageError(
-            f"{score.name} was asked for without a CLIPN",
-            "a trained one",
-            "Add --clipn DIR with what `bliss train clipn` made",
-        )
-    if given and not score.needs_no_prompts:
+    if Need.NO_PROMPTS in score.needs and not given:
+        raise missing(score.name, Need.NO_PROMPTS)
+    if given and Need.NO_PROMPTS not in score.needs:
         raise UsageError(
             f"--clipn was given with the score {score.name}, which does not use it",
             "clipn_ctw or clipn_atd",
@@ -97,52 +111,63 @@ def check_clipn(score: Score, given: bool) -> None:
 
 
 def rescored(
-    result: AuditResult,
-    score: Score,
-    clean: EmbeddedImages | None,
-    weight: float,
-    beside: Beside = NOTHING_BESIDE,
+    result: AuditResult, score: Score, weight: float, inputs: ScoreInputs = NO_INPUTS
 ) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
-    `clean` are the reference images, for scores that need them; `weight` is the λ of those that
-    have BLISS in them. Only BLISS and bliss+ have p-values. BlissError where what is `beside`
-    belongs to another model.
+    `weight` is the λ of the scores that contain BLISS. Only BLISS and bliss+ have p-values. Raises
+    BlissError where something of `inputs` was made with another model.
     """
     if score.name == "bliss":
         return result
     if score.name == "bliss+":
-        return rescored_plus(result, weight)
-    head = beside.head
-    if head is not None:
-        check_same_model(head.model, head.folder, result.images.model, result.images.source)
-    reference, index = result.reference, result.index
-    images = np.zeros((0, reference.prompt_vectors.shape[1]), np.float32)
-    labels = np.zeros(0, np.int64)
-    if clean is not None and score.needs_normals:
-        labels = given_classes(clean, reference)
-        images, labels = clean.vectors[np.flatnonzero(labels >= 0)], labels[labels >= 0]
-    normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
-    texts = _all_texts(index) if score.needs_texts else np.zeros((0, images.shape[1]), np.float32)
-    fitting = Fitting(
-        normals,
-        texts,
-        something=beside.something,
-        head=None if head is None else head.arrays,
-        no_prompts=beside.no_prompts,
-    )
+        return _rescored_plus(result, weight)
+    fitting = fitting_for(score, result, inputs)
     found = fit_score(score, fitting)(Query(whole_rows(result.images.vectors), result.retrieved))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name
     )
 
 
-def rescored_plus(result: AuditResult, weight: float) -> AuditResult:
-    """`result` ranked by bliss+ with the weight λ, whatever the reference was.
+def fitting_for(score: Score, result: AuditResult, inputs: ScoreInputs) -> Fitting:
+    """What `score` is fitted on: the one place that provides what a score needs."""
+    reference, index = result.reference, result.index
+    images = np.zeros((0, reference.prompt_vectors.shape[1]), np.float32)
+    labels, texts = np.zeros(0, np.int64), images
+    if Need.NORMALS in score.needs and inputs.clean is not None:
+        labels = given_classes(inputs.clean, reference)
+        images = inputs.clean.vectors[np.flatnonzero(labels >= 0)]
+        labels = labels[labels >= 0]
+    if Need.TEXTS in score.needs:
+        texts = _all_texts(index)
+    head, clipn = inputs.head, inputs.no_prompts
+    if head is not None:
+        check_same_model(head.model, head.folder, result.images.model, result.images.source)
+    resources = Resources(
+        inputs.index or index,
+        inputs.encoder,
+        None if head is None else head.arrays,
+        None
+        if clipn is None
+        else lambda: clipn(_prompt_texts(reference, inputs.words), index.model),
+    )
+    normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
+    return Fitting(normals, texts, provide(score.needs, resources))
 
-    Images of the reference are left out of it as `result` left them out. Calibration images held
-    out of a fitted reference give p-values: neither its moments nor any scale of the score has seen
-    them. Raises as `fit_bliss_plus` does.
+
+def _prompt_texts(reference: Reference, words: ClassWords | None) -> list[list[str]]:
+    """Each class's prompts; a fitted reference stores them joined."""
+    if words is None:
+        return [prompts.split(" | ") for prompts in reference.prompts]
+    return class_prompts(reference.classes, words)
+
+
+def _rescored_plus(result: AuditResult, weight: float) -> AuditResult:
+    """`result` ranked by bliss+ with the weight λ, for any kind of reference.
+
+    Images of the reference are left out of it as `result` left them out. Calibration images give
+    p-values: neither the moments of the reference nor any scale of the score has seen them. Raises
+    as `fit_bliss_plus` does.
     """
     reference, index = result.reference, result.index
     parameters = {**SCORES["bliss+"].defaults, "weight": weight}
@@ -151,7 +176,7 @@ def rescored_plus(result: AuditResult, weight: float) -> AuditResult:
     p_values = None
     if reference.calibration is not None:
         clean = reference.calibration.images
-        nearest = retrieve(index, clean, result.retrieved.rows.shape[1], kept=result.hits)
+        nearest = retrieve(index, clean, result.retrieved.rows.shape[1], cache=result.hits)
         p_values = conformal_p_values(scorer(clean, nearest, NOTHING_LEFT_OUT), found)
     scores = replace(result.scores, score=found)
     return replace(result, scores=scores, p_values=p_values, score_name="bliss+")

@@ -54,7 +54,6 @@ def main() -> None:
             words = Words(
                 {name: texts[row] for name, row in setting.prompts.items()},
                 texts[:count],
-                names=np.array(columns["caption"][:count]),
             )
             draws = make_draws(setting.world, protocol)
             results[setting.name] = evaluate(setting.world, draws, words, chosen)

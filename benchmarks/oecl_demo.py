@@ -25,6 +25,7 @@ from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import Retrieved, gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.training.oecl import outlier_logistic
 from blissaudit.training.oecl_training import OeclSettings, train_head
@@ -78,7 +79,7 @@ def values_of(draw: Draw, variants: bool, unnamed: np.ndarray | None) -> dict[st
     def of(
         name: str, head: Mapping[str, np.ndarray] | None, query: Query, **changed: float
     ) -> float:
-        fitting = Fitting(known, draw.texts, head=head)
+        fitting = Fitting(known, draw.texts, {Need.HEAD: head})
         return auroc(fit_score(SCORES[name], fitting, **changed)(query), truth)
 
     few = draw.normals[:, :1], draw.outliers[:, :1]

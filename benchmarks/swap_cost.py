@@ -51,7 +51,7 @@ IMAGENET = 1000
 STEPS = (
     ("opening the index", request_module, "open_indexes"),
     ("reading the images", request_module, "read_image_embeddings"),
-    ("prompts and the kept reference", run_module, "fitted"),
+    ("prompts and the saved reference", request_module, "fit_reference"),
     ("search, hits on disk", run_module, "retrieve"),
     ("scores", run_module, "bliss_scores"),
 )

@@ -106,11 +106,11 @@ def audit(
     folder of images with --reference or --normal; a csv, tsv or parquet file of paths and labels;
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of such.
     """
-    from ..audit.decisions import check_flagged
+    from ..audit.decisions import AuditQuestion, check_flagged
     from ..audit.folder import TOP, check_output, json_summary, save_audit
     from ..audit.report.page import save_report
     from ..audit.report.terminal import progress_lines, result_text
-    from ..audit.request import Asked, AuditRequest, check_failures, run_audit, run_shard
+    from ..audit.request import AuditRequest, check_failures, run_audit, run_shard
     from ..indexer.build.shards import parse_shard
     from ..indexer.search.kinds import DEFAULT_SEARCH
     from ..indexer.store.lock import only_run_in
@@ -139,7 +139,7 @@ def audit(
         score=given["score"],
         keep_duplicates=given.get("keep_duplicates", False),
         head=given["head"],
-        asked=Asked(given["question"], given["robust"], given["calibration"], rule),
+        question=AuditQuestion(given["question"], given["robust"], given["calibration"], rule),
     )
     asked = {"command": "audit", **plain_options(given)}
     if shard is not None:

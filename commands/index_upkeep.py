@@ -69,6 +69,7 @@ def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
     from ..indexer.store.folder import local_folder
     from ..indexer.store.removed import remove_rows, restore_rows
     from ..indexer.upkeep.row_choice import CaptionFilter, matching_rows
+    from ..safe_text import counted
     from .text import choice_text, embedder, refuse_where, removals_text
 
     path, names = local_folder(folder), ("caption", "contains", "source", "like", "above")
@@ -76,7 +77,7 @@ def remove(folder: str, dry_run: bool, undo: str | None, **given: Any) -> None:
     if undo:
         refuse_where(dry_run or any(value is not None for value in asked.values()))
         manifest, back = restore_rows(path, undo == "last")
-        click.echo(f"{back:,} captions are back; {removals_text(manifest)}")
+        click.echo(f"{counted(back, 'caption is', 'captions are')} back; {removals_text(manifest)}")
         return
     where, index = CaptionFilter(**asked), open_index(path)
     load = embedder(lambda: encoder_for(model_choice(given), index, None, say))

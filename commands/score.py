@@ -41,18 +41,11 @@ def score(
     images: tuple[str, ...], name: str, as_json: bool, max_failures: int | None, **given: Any
 ) -> None:
     """Score new images against a fitted reference; with a calibration sample, flag them too."""
-    from ..audit.decisions import check_flagged
+    from ..audit.decisions import AuditQuestion, check_flagged, decide
     from ..audit.folder import TOP, json_summary
     from ..audit.models import encoder_for
     from ..audit.report.terminal import progress_lines, result_text
-    from ..audit.request import (
-        Asked,
-        Sources,
-        answered,
-        check_bliss_only,
-        check_failures,
-        check_reference,
-    )
+    from ..audit.request import check_failures
     from ..audit.run import audit_against
     from ..audit.scores import choose_score, rescored
     from ..corpora.images.opening import open_named
@@ -60,12 +53,12 @@ def score(
     from ..scorer.reference_file import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)
-    asked = Asked(rule=decision_rule(given))
-    check_bliss_only(asked, chosen.name)
-    top = TOP if asked.rule.top is None else asked.rule.top
+    question = AuditQuestion(rule=decision_rule(given))
+    question.check_score(chosen.name)
+    top = TOP if question.rule.top is None else question.rule.top
     listed = open_named(images, image_options(given))
     reference, index = load_reference(given["reference"]), open_given_index(given)
-    check_reference(asked, given["reference"], reference)
+    question.check_reference(given["reference"], reference)
     encoder = encoder_for(model_choice(given), index, reference, say)
     with tempfile.TemporaryDirectory() as folder:
         embed = embed_options(given)
@@ -74,12 +67,12 @@ def score(
         say(f"{failure.path}: {failure.reason}")
     settings = audit_settings(given)
     result = audit_against(found, index, reference, settings)
-    result = rescored(result, chosen, None, settings.weight)
-    result = answered(result, asked, Sources(None, None, own=False), settings)
+    result = rescored(result, chosen, settings.weight)
+    result = decide(result, question, settings, own=False)
     if as_json:
         click.echo(json.dumps(json_summary(result, top), indent=2))
     else:
         click.echo(result_text(result, top, "see above"))
     check_failures(found, max_failures)
     assert result.decision is not None
-    check_flagged(result.decision, asked.rule.fail_on)
+    check_flagged(result.decision, question.rule.fail_on)

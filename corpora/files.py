@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError
+from ..tables import open_table
 from .addresses import (
     base_name,
     check_unchanged,
@@ -314,7 +315,7 @@ def read_parquet(file: IO[bytes], name: str, column: str) -> Values:
     """
     row = 0
     try:
-        with pq.ParquetFile(file, pre_buffer=False) as table:
+        with open_table(file) as table:
             wanted = _present(name, column, table.schema_arrow.names)
             for group in range(table.num_row_groups):
                 for batch in parquet_batches(table, file, wanted, _ROWS, group):

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from ..artefacts import write_atomically
 from ..corpora.parquet_pages import parquet_batches
 from ..errors import BlissError, UsageError
+from ..tables import open_table
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
@@ -148,7 +148,7 @@ def read_pictures(path: Path) -> Iterator[tuple[np.ndarray, str]]:
     are no picture.
     """
     try:
-        with open(path, "rb") as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
+        with open(path, "rb") as opened, open_table(opened) as file:
             image, label, names = _columns(path, file.schema_arrow)
             row = 0
             batches = (

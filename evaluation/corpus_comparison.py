@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..safe_text import counted
 from ..scorer.robust import rank_correlation, top_in_common
 from .metrics import auroc
 
@@ -100,7 +101,8 @@ def comparison_lines(found: Sequence[CorpusFacts], images: int) -> list[str]:
     return [
         *lines,
         "",
-        f"{images:,} images; agreement: rank correlation of the scores with {found[0].name}'s; "
+        f"{counted(images, 'image')}; agreement: rank correlation of the scores with "
+        f"{found[0].name}'s; "
         f"top {top}: how many of its {top} most anomalous are the same",
         "coverage: mean cosine of the captions retrieved; "
         "names label: share of the images with one that names their label",

@@ -13,7 +13,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ..indexer.vectors.unit_rows import Rows, blocks_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import Retrieved, gather_texts
 from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score
+from ..scorer.scores.needs import Need, for_classes
 from ..scorer.scores.text_terms import search_with_terms, terms_of
 from ..scorer.scores.wrappers import RSCIN, with_rscin
 from .draws import Draw
@@ -48,14 +49,8 @@ class Words:
     """M external texts."""
     k: int = 10
     """Texts retrieved for each image."""
-    names: np.ndarray | None = None
-    """str [M]."""
-    something: np.ndarray | None = None
-    """float32 [d], "a photo of something"."""
-    head: Mapping[str, np.ndarray] | None = None
-    """What was trained beforehand on outlier images."""
-    no_prompts: Mapping[str, np.ndarray] | None = None
-    """Class name -> float32 [d], its "no" vector, where there is a CLIPN."""
+    extras: Mapping[Need, Any] = field(default_factory=dict)
+    """The values of further needs of the scores; those of each class in the order of `prompts`."""
 
 
 def fittings_of(
@@ -65,7 +60,7 @@ def fittings_of(
     texts = np.zeros((0, world.images.shape[1]), np.float32)
     if with_texts and len(words.texts):
         texts = np.concatenate([block for _, block in blocks_of(words.texts)])
-    made = []
+    made, number = [], {name: c for c, name in enumerate(words.prompts)}
     for draw in draws:
         missing = [name for name in draw.normal if name not in words.prompts]
         if missing:
@@ -74,11 +69,8 @@ def fittings_of(
             )
         prompts = np.stack([words.prompts[name] for name in draw.normal])
         normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
-        names = words.names if with_texts else None
-        no_prompts = None
-        if words.no_prompts is not None:
-            no_prompts = np.stack([words.no_prompts[name] for name in draw.normal])
-        made.append(Fitting(normals, texts, names, words.something, words.head, no_prompts))
+        classes = np.array([number[name] for name in draw.normal])
+        made.append(Fitting(normals, texts, for_classes(words.extras, classes)))
     return made
 
 
@@ -292,7 +284,7 @@ def evaluate(
         raise BlissError(
             "the draws are tested against different groups", "the same in all", "Split them up"
         )
-    fittings = fittings_of(world, draws, words, any(c.score.needs_texts for c in scores))
+    fittings = fittings_of(world, draws, words, any(Need.TEXTS in c.score.needs for c in scores))
     held = [held_out(world, draw) for draw in draws]
     clean = [draw.reference[some] for draw, some in zip(draws, held, strict=True)]
     results: list[ScoreResult] = []

@@ -25,6 +25,7 @@ from ..indexer.search.kinds import candidate_settings, default_parameters, read_
 from ..indexer.vectors.nearest import Hits, check_k
 from ..indexer.vectors.unit_rows import Rows, row_lengths
 from ..progress import Progress, no_progress
+from ..safe_text import counted
 from ..scorer.bliss import bliss_scores, gather_texts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.moments import fit_moments
@@ -297,7 +298,7 @@ def own_reference(
     if classes:
         numbers = {name: number for number, name in enumerate(classes)}
         filed = np.array([numbers.get(label, -1) for label in labels], np.int64)  # type: ignore[arg-type]
-        described = f"{len(classes):,} class{'es' * (len(classes) != 1)} as labelled"
+        described = f"{counted(len(classes), 'class', 'classes')} as labelled"
     else:
         classes, filed, prompts = (ONE_CLASS,), np.zeros(len(images), np.int64), None
         described = "one class of all images, for want of labels"

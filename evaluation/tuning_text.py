@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..safe_text import counted
 from .index_tuning import CONFIDENCE, EXACT, TOP, WORTH, Measured, setting_text
 from .tuning import Tuning
 
@@ -30,7 +31,8 @@ def tuning_lines(found: Tuning) -> list[str]:
     options, queries = found.options, found.queries
     held_out = int((~queries.first_half).sum())
     lines = [
-        f"the {options.k} nearest captions of {len(queries.images):,} images against exact search: "
+        f"the {options.k} nearest captions of {counted(len(queries.images), 'image')} against "
+        "exact search: "
         f"chosen on {int(queries.first_half.sum()):,} of them, recall of the {held_out:,} held out",
         "",
         *table_lines(found),

@@ -20,7 +20,8 @@ from ..artefacts import check_checksum, read_manifest, write_atomically, write_m
 from ..errors import BlissError
 from ..indexer.vectors.text_column import arrow_texts, joined_contents, packed_texts
 from ..indexer.vectors.unit_rows import Rows
-from .members import Members, Membership, as_members, make_members
+from ..tables import read_table
+from .members import Members, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
 
@@ -96,13 +97,13 @@ def load_reference(folder: str | Path) -> Reference:
         arrays["prompt_vectors"],
         tuple(manifest["prompts"]),
         manifest["model"],
-        _read_members(pq.read_table(folder / MEMBERS)),
+        _read_members(read_table(folder / MEMBERS)),
         calibration,
         sample,
     )
 
 
-def _write_members(members: Membership, file: IO[bytes]) -> None:
+def _write_members(members: object, file: IO[bytes]) -> None:
     """A row for every class that a content is filed under."""
     compact = as_members(members)
     schema = pa.schema({"sha256": pa.string(), "class": pa.int64()})

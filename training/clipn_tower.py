@@ -153,6 +153,30 @@ def encode_no(tower: NoTower, tokens: torch.Tensor, batch_size: int) -> np.ndarr
     return torch.cat(rows).numpy()
 
 
+class NoPromptEncoder:
+    """A trained CLIPN as a function from classes' prompts to their "no" vectors.
+
+    `choice` may say where the frozen model is now.
+    """
+
+    def __init__(self, clipn: Clipn, choice: ModelChoice) -> None:
+        self._clipn, self._choice = clipn, choice
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """Facts of the frozen model it was trained over."""
+        return self._clipn.model
+
+    @property
+    def folder(self) -> str:
+        """Where it is, for messages."""
+        return str(self._clipn.folder)
+
+    def __call__(self, prompts: Sequence[Sequence[str]], model: Mapping[str, Any]) -> np.ndarray:
+        """float32 [C, d], as `no_vectors`."""
+        return no_vectors(self._clipn, prompts, model, self._choice)
+
+
 def no_vectors(
     clipn: Clipn, prompts: Sequence[Sequence[str]], model: Mapping[str, Any], choice: ModelChoice
 ) -> np.ndarray:

@@ -25,7 +25,7 @@ from ...indexer.vectors.text_column import (
     joined,
     numbers_of,
 )
-from ...safe_text import terminal_text
+from ...safe_text import counted, terminal_text
 from ..folder import RunFolder
 from ..review.photographs import (
     NO_FILE,
@@ -280,11 +280,14 @@ def facts_of(run: RunFolder) -> list[list[str]]:
         lines.append(["Licence of the captions", known])
     given = facts.get("request", {}).get("reference")
     counts = facts["reference"]["images"]
-    size = f"{sum(counts):,} images in {len(counts):,} class{'es' * (len(counts) != 1)}"
+    classes = counted(len(counts), "class", "classes")
+    size = f"{counted(sum(counts), 'image')} in {classes}"
     own = "the collection itself, each image left out of its own class"
     lines.append(["Reference", f"{given or own}; {size}"])
     if facts["reference"]["calibration_images"]:
-        lines.append(["Calibration", f"{facts['reference']['calibration_images']:,} clean images"])
+        lines.append(
+            ["Calibration", counted(facts["reference"]["calibration_images"], "clean image")]
+        )
     name = settings.get("score", "bliss")
     lines.append(["Score", f"{name}, k = {settings['k']}, λ = {settings['weight']:g}"])
     for block in ("decision", "robust"):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...artefacts import write_atomically
 from ...errors import UsageError
-from ...safe_text import terminal_text
+from ...safe_text import counted, terminal_text
 from ..folder import RunFolder, open_run
 from .page_data import bin_edges
 
@@ -70,7 +70,7 @@ def _histogram(figure: Any, run: RunFolder, table: Any) -> None:
     scores = table["score"].to_numpy()
     edges = bin_edges(scores)
     inside = np.clip(scores, edges[0], edges[-1])
-    axes.hist(inside, bins=edges, color=BAR, label=f"{len(scores):,} images")
+    axes.hist(inside, bins=edges, color=BAR, label=counted(len(scores), "image"))
     if "flagged" in table.column_names:
         flagged = table["flagged"].to_numpy(zero_copy_only=False).astype(bool)
         if flagged.any():
@@ -104,7 +104,10 @@ def _boxes(figure: Any, run: RunFolder, table: Any) -> None:
     axes.set_yticks(range(1, len(order) + 1), shown)
     axes.invert_yaxis()
     left = len(of) - len(order)
-    axes.set(xlabel=_score_name(run), title=f"{left:,} more classes not shown" if left else "")
+    axes.set(
+        xlabel=_score_name(run),
+        title=f"{counted(left, 'more class', 'more classes')} not shown" if left else "",
+    )
 
 
 def _score_name(run: RunFolder) -> str:

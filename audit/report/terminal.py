@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from ...indexer.encode.encoder import describe_model
 from ...indexer.search.index import CaptionIndex
 from ...progress import Progress
-from ...safe_text import terminal_text
+from ...safe_text import counted, terminal_text
 from ...scorer.label_filter import HiddenTexts
 from ..folder import count_facts
 from ..result import AuditedImage, AuditResult
@@ -26,13 +26,20 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
 
     `reasons` says where to find why images could not be read.
     """
-    counts, classes = count_facts(result), len(result.reference.classes)
-    lines = [table_text(result.worst(top)), ""]
-    lines.append(
-        f"{counts['scored']:,} image{'s' * (counts['scored'] != 1)} scored against "
-        f"{classes} class{'es' * (classes != 1)} and {result.index.count:,} captions; "
-        f"{counts['left_out']:,} of them are in the reference and were left out of their own class"
+    counts = count_facts(result)
+    classes = counted(len(result.reference.classes), "class", "classes")
+    line = (
+        f"{counted(counts['scored'], 'image')} scored against {classes} and "
+        f"{counted(result.index.count, 'caption')}"
     )
+    if counts["left_out"] == 1:
+        line += "; 1 of them is in the reference and was left out of its own class"
+    else:
+        line += (
+            f"; {counts['left_out']:,} of them are in the reference and were left out of their own "
+            "class"
+        )
+    lines = [table_text(result.worst(top)), "", line]
     if result.hidden is not None:
         lines.append(_hidden_text(result.hidden))
     if result.p_values is not None:
@@ -40,7 +47,9 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
         least = 1 / (m + 1)
         if result.decision is not None:
             least = result.decision.facts.get("smallest_possible_p", least)
-        lines.append(f"p is against {m:,} held-out clean images: it cannot be below {least:.3g}")
+        lines.append(
+            f"p is against {counted(m, 'held-out clean image')}: it cannot be below {least:.3g}"
+        )
     refit = refit_facts(result, top)
     if refit is not None:
         lines.append(refit_text(refit, int(result.reference.moments.counts.sum())))
@@ -48,14 +57,22 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
         lines.append(result.decision.reason)
     if result.score_name != "bliss":
         lines.append(f"ranked by {result.score_name}; nearest class and captions are BLISS's")
-    for name, text in (
-        ("failed", f"could not be read ({reasons})"),
-        ("copies", "are copies of another image"),
-        ("exif_rotated", "were turned as their EXIF orientation says"),
-        ("normalised", "embeddings were not of unit length and were normalised"),
+    for name, one, many in (
+        ("failed", f"image could not be read ({reasons})", f"images could not be read ({reasons})"),
+        ("copies", "image is a copy of another", "images are copies of others"),
+        (
+            "exif_rotated",
+            "image was rotated as its EXIF orientation says",
+            "images were rotated as their EXIF orientation says",
+        ),
+        (
+            "normalised",
+            "embedding was not of unit length and was normalised",
+            "embeddings were not of unit length and were normalised",
+        ),
     ):
         if counts[name]:
-            lines.append(f"{counts[name]:,} {text}")
+            lines.append(counted(counts[name], one, many))
     return "\n".join(lines)
 
 
@@ -67,8 +84,9 @@ def _hidden_text(hidden: HiddenTexts) -> str:
         for each in dict.fromkeys(examples)
     )
     return (
-        f"{hidden.count:,} more captions are hidden: {hidden.near:,} near a label's prompt, "
-        f"{hidden.worded:,} with a label's words" + (f" (such as {shown})" if shown else "")
+        f"{counted(hidden.count, 'more caption is', 'more captions are')} hidden: "
+        f"{hidden.near:,} near a label's prompt, {hidden.worded:,} with a label's words"
+        + (f" (such as {shown})" if shown else "")
     )
 
 
@@ -122,13 +140,11 @@ def altered_text(sources: Sequence[Mapping[str, Any]], limit: int | None) -> lis
     lines = []
     if lost:
         lines.append(
-            f"{lost:,} text{'s' * (lost != 1)} with bytes that are not UTF-8, each now U+FFFD: "
-            "texts that differ in these alone are duplicates"
+            f"{counted(lost, 'text')} with bytes that are not UTF-8, each now U+FFFD: texts that "
+            "differ in these alone are duplicates"
         )
     if cut:
-        lines.append(
-            f"{cut:,} caption{'s' * (cut != 1)} longer than the model's {limit} tokens: cut there"
-        )
+        lines.append(f"{counted(cut, 'caption')} longer than the model's {limit} tokens: truncated")
     return lines
 
 
@@ -142,17 +158,18 @@ def index_text(index: CaptionIndex) -> str:
         if name not in ("read", "kept") and counts[name]
     )
     lines = [
-        f"{index.folder}: {index.count:,} captions, {describe_model(index.model)}, "
+        f"{index.folder}: {counted(index.count, 'caption')}, {describe_model(index.model)}, "
         f"{facts['dtype']}",
         ", ".join(f"corpus {corpus.get('spec')}{_column(corpus)}" for corpus in corpora)
-        + f": {counts['read']:,} texts read"
+        + f": {counted(counts['read'], 'text')} read"
         + (f", dropped: {dropped}" if dropped else ", none dropped"),
     ]
     lines += altered_text(facts["sources"], index.model.get("context_length"))
     if facts.get("prompts"):
         lines.append("prompts: " + "; ".join(facts["prompts"]))
     if facts.get("normalised") and not index.model.get("model"):
-        lines.append(f"{facts['normalised']:,} vectors were not of unit length: normalised")
+        count = counted(facts["normalised"], "vector was", "vectors were")
+        lines.append(f"{count} not of unit length and normalised")
     for failure in facts["failures"][:5]:
         lines.append(f"left out: row {failure['source_row']}, {failure['reason']}")
     if facts["failures"][5:]:
@@ -202,8 +219,8 @@ def differences_text(summary: Mapping[str, Any]) -> str:
     agreement = "none, one score is constant" if correlation is None else f"{correlation:.3f}"
     lines += [
         "",
-        f"{summary['images_in_both']:,} images in both audits, {summary['only_in_a']:,} only in "
-        f"the first, {summary['only_in_b']:,} only in the second",
+        f"{counted(summary['images_in_both'], 'image')} in both audits, "
+        f"{summary['only_in_a']:,} only in the first, {summary['only_in_b']:,} only in the second",
         f"rank correlation {agreement}; of the {summary['worst']:,} most anomalous "
         f"{summary['worst_in_both']:,} are the same",
     ]

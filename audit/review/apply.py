@@ -22,7 +22,7 @@ from ...csv_cells import cell_text, csv_text, is_plain, text_cell
 from ...errors import BlissError, UsageError, unwritable
 from ...indexer.encode.preprocessing import UnreadableImage
 from ...progress import Progress, no_progress
-from ...safe_text import terminal_text
+from ...safe_text import counted, terminal_text
 from ..folder import RunFolder
 from .photographs import (
     CHANGED,
@@ -88,11 +88,13 @@ def summary(cleaned: Cleaned) -> str:
     )
     lines = [
         f"{cleaned.counts['keep']:,} decided to keep, {cleaned.counts[REMOVE]:,} to remove, "
-        f"{cleaned.counts[RELABEL]:,} to relabel; {len(cleaned.images):,} images stay"
+        f"{cleaned.counts[RELABEL]:,} to relabel; "
+        f"{counted(len(cleaned.images), 'image stays', 'images stay')}"
     ]
     lines += [f"  {count:,} from {old} to {new}" for (old, new), count in moved.most_common()]
     if cleaned.failed:
-        lines.append(f"{cleaned.failed:,} unreadable files are left out (failures.csv lists them)")
+        files = counted(cleaned.failed, "unreadable file is", "unreadable files are")
+        lines.append(f"{files} left out (failures.csv says why)")
     return "\n".join(lines)
 
 

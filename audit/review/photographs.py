@@ -20,6 +20,7 @@ import pyarrow as pa
 from ...artefacts import MANIFEST, read_json
 from ...corpora.images.opening import open_images
 from ...corpora.images.source import ImageOptions, ImageSource, read_image_bytes, why_outside
+from ...corpora.trust import check_named
 from ...errors import BlissError
 from ...indexer.encode.preprocessing import UnreadableImage
 from ...indexer.images.decoding import SIGNATURES, DecodingLimits, read_file
@@ -85,8 +86,10 @@ def open_photographs(request: Mapping[str, Any]) -> ImageSource | None:
 
     `request` is what `run.json` holds under that name. `read_image_bytes(source, rows)` then gives
     the encoded images of any rows in one pass. None where the request names no collection, as when
-    the audit was called from Python with another one. Errors as `open_images`.
+    the audit was called from Python with another one. Errors as `open_images`; AddressNotNamed for
+    an address that the user has not named.
     """
+    check_named([request.get("images")], "the run")
     if request.get("images"):
         options = {field: request.get(name) for name, field in _OPTIONS.items()}
         return open_images(request["images"], ImageOptions(**options))
@@ -95,17 +98,31 @@ def open_photographs(request: Mapping[str, Any]) -> ImageSource | None:
     return None
 
 
-def run_photographs(run: RunFolder) -> Photographs:
-    """Where the audited images are; nothing is opened yet."""
+def check_addresses(run: RunFolder) -> None:
+    """AddressNotNamed where the run names collections at addresses that the user has not named."""
     request = run.facts.get("request", {})
+    check_named([request.get("images"), request.get("reference")], str(run.folder))
+
+
+def run_photographs(run: RunFolder) -> Photographs:
+    """Where the audited images are; nothing is opened yet.
+
+    AddressNotNamed for an address that the user has not named.
+    """
+    request = run.facts.get("request", {})
+    check_named([request.get("images")], str(run.folder))
     if request.get("embeddings"):
         return Photographs(str(request.get("image_root") or request["embeddings"]), {})
     return _by_kind(run.folder / "images", run.source, request)
 
 
 def reference_photographs(run: RunFolder) -> Photographs:
-    """Where the images of the run's separate reference are; nothing is opened yet."""
+    """Where the images of the run's separate reference are; nothing is opened yet.
+
+    AddressNotNamed for an address that the user has not named.
+    """
     given = str(run.facts["request"]["reference"])
+    check_named([given], str(run.folder))
     if is_embedding_folder(Path(given), "img"):
         return Photographs(given, {})
     folder = given if os.path.isdir(given) else os.path.dirname(os.path.abspath(given))

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ...errors import UsageError
+from ...tables import open_table, read_batches
 from ..search.index import FolderIndex
 from ..store.parts import metadata_file
 from ..vectors.unit_rows import blocks_of
@@ -110,8 +110,8 @@ def _captions(index: FolderIndex) -> Iterator[tuple[int, pa.Array]]:
         if rows:
             name = metadata_file(number)
             index.opened.check(name)
-            with pq.ParquetFile(index.folder / name) as file:
-                for batch in file.iter_batches(CAPTIONS_AT_ONCE, columns=["caption"]):
+            with open_table(index.folder / name) as file:
+                for batch in read_batches(file, CAPTIONS_AT_ONCE, ["caption"]):
                     yield first, batch.column(0)
                     first += len(batch)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...artefacts import MANIFEST, read_manifest
 from ...errors import BlissError
+from ...tables import read_table
 from ..encode.encoder import Encoder, encode_prompts
 from ..search.structures import how_to_make_again
 from ..store.folder import (
@@ -276,7 +276,7 @@ def _metadata_problems(
 ) -> Iterator[str]:
     name, rows = metadata_file(number), folder.manifest.parts[number]
     try:
-        table = pq.read_table(folder.path / name)
+        table = read_table(folder.path / name)
     except (OSError, ValueError, pa.ArrowException) as error:
         yield f"{name} could not be read ({error})"
         return
@@ -327,7 +327,7 @@ def embedding_problems(
     ends = np.cumsum([source.rows for source in folder.manifest.sources])
     first_rows = np.cumsum([0, *folder.manifest.parts])
     for number, rows in wanted.items():
-        column = pq.read_table(folder.path / metadata_file(number), columns=["caption"])["caption"]
+        column = read_table(folder.path / metadata_file(number), ["caption"])["caption"]
         captions = column.take(rows).to_pylist()
         stored = load_vectors(folder.path / vector_file("text", number))[rows].astype(np.float64)
         source = np.searchsorted(ends, first_rows[number] + rows, side="right")

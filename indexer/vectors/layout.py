@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import BlissError, UsageError
+from ...tables import read_table
 from .rows import load_vectors
 
 
@@ -122,7 +123,7 @@ def _metadata_rows(path: Path) -> int:
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """All or some columns of a parquet file; BlissError when it is none."""
-    return _read(pq.read_table, path, columns=columns)
+    return _read(read_table, path, columns=columns)
 
 
 def _read(read: Callable[..., Any], path: Path, **options: Any) -> Any:

@@ -33,8 +33,8 @@ def scratch_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.frombuffer(mapped, dtype).reshape(shape)
 
 
-def let_go(*arrays: np.ndarray) -> None:
-    """Release the memory of scratch arrays to the system; their values stay in the file."""
+def release_pages(*arrays: np.ndarray) -> None:
+    """Give the memory of scratch arrays back to the system; their values stay."""
     for array in arrays:
         base: Any = array
         while isinstance(base, np.ndarray):
@@ -42,3 +42,13 @@ def let_go(*arrays: np.ndarray) -> None:
         base = base.obj if isinstance(base, memoryview) else base
         if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             base.madvise(mmap.MADV_DONTNEED)
+
+
+class ScratchAllocator:
+    """`scratch_array` and `release_pages` for functions that take an `Allocator`."""
+
+    empty = staticmethod(scratch_array)
+    release = staticmethod(release_pages)
+
+
+SCRATCH = ScratchAllocator()

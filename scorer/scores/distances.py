@@ -22,6 +22,7 @@ from ...indexer.vectors.nearest import exact_search
 from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Normals, Query, Score, between, positive, whole
 from .covariance import Covariance, fit_covariance, squared_lengths, weighed
+from .needs import Need
 from .similarity import ENTRIES, in_chunks, second_moment, similarity
 
 
@@ -79,7 +80,7 @@ KNN = Score(
     "arXiv 2204.06507",
     fit=_fit,
     defaults={"k": 50},
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -130,7 +131,7 @@ MAHALANOBIS = Score(
     source="Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and "
     "Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888",
     fit=_fit_mahalanobis,
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -163,7 +164,7 @@ RELATIVE_MAHALANOBIS = Score(
     source="Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, "
     "2021, arXiv 2106.09022",
     fit=_fit_relative_mahalanobis,
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -203,7 +204,7 @@ GAUSSIAN_AD = Score(
     source="Rippel, Mertens and Merhof, Modeling the Distribution of Normal Data in Pre-Trained "
     "Deep Features for Anomaly Detection, ICPR 2020, arXiv 2005.14140",
     fit=_fit_gaussian_ad,
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -250,5 +251,5 @@ VIM = Score(
     "arXiv 2203.10807",
     fit=_fit_vim,
     defaults={"share": 0.5, "scale": 100.0},
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )

@@ -7,7 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from blissaudit.audit.decisions import DecisionRule, check_can_flag, check_flagged, decided
+from blissaudit.audit.decisions import (
+    AuditQuestion,
+    DecisionRule,
+    check_flagged,
+    decided,
+    decision_facts,
+)
 from blissaudit.audit.result import AuditResult
 from blissaudit.errors import TooManyFlagged, UsageError
 from blissaudit.indexer.vectors.nearest import exact_search
@@ -123,7 +129,7 @@ def test_p_by_class_is_the_largest_of_the_classes_p_values():
         assert found[i] == pytest.approx(max(each))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blissaudit.scorer.bliss.TABLE_ENTRIES", len(retrieved.vectors))
-        patch.setattr("blissaudit.scorer.bliss.CHUNK_ENTRIES", 25)
+        patch.setattr("blissaudit.scorer.bliss.PULL_ENTRIES", 25)
         again = class_p_values(rows, retrieved, reference, 0.5, NOTHING_LEFT_OUT, calibration)
     assert np.array_equal(again, found)
 
@@ -216,6 +222,51 @@ def test_labels_are_flagged_by_margin_unless_a_share_is_named():
     assert share.flagged.tolist() == [False, True, False, True, False]
 
 
+def test_images_whose_label_cannot_be_questioned_are_counted_with_the_reason():
+    result = result_of(RANKED, margins=[np.nan, 0.2, np.nan, 0.1, np.nan])
+    given = np.array([-1, 0, -1, 1, -1])
+    images = SimpleNamespace(labels=["kite", "a", None, "b", "drum"])
+    result = replace(result, images=images, labels=replace(result.labels, given=given))
+    decision = decided(result, DecisionRule(), own=False).decision
+    assert decision.reason == (
+        "2 images flagged: another class suits them better; 1 image without a label not "
+        "questioned; 2 images not questioned because the reference lacks the classes drum, kite"
+    )
+    assert (
+        decision_facts(decision).items()
+        >= {
+            "questioned": 2,
+            "not_questioned": 3,
+            "classes_not_in_reference": ["drum", "kite"],
+        }.items()
+    )
+
+
+def test_many_unknown_classes_are_counted_not_listed():
+    given = np.array([0, -1, -1, -1, -1])
+    result = result_of(RANKED, margins=[0.2, np.nan, np.nan, np.nan, np.nan])
+    images = SimpleNamespace(labels=["a", "w", "x", "y", "z"])
+    result = replace(result, images=images, labels=replace(result.labels, given=given))
+    reason = decided(result, DecisionRule(contamination=0.2), own=False).decision.reason
+    assert reason.endswith("because the reference lacks the classes w, x, y and 1 more")
+    assert reason.startswith("1 image flagged: 0.2 of all")
+
+
+@pytest.mark.parametrize(
+    ("question", "score", "message"),
+    [
+        ({"calibration": "clean"}, "mahalanobis", "bliss or bliss\\+, the scores it works with. "
+         "Leave --calibration out, or use --score bliss or bliss\\+"),
+        ({"robust": True}, "bliss+", "bliss, the score it works with. Leave --robust out, or use "
+         "--score bliss"),
+    ],
+)  # fmt: skip
+def test_a_score_that_cannot_answer_is_refused_with_those_that_can(question, score, message):
+    with pytest.raises(UsageError, match=message):
+        AuditQuestion(**question).check_score(score)
+    AuditQuestion(calibration="clean").check_score("bliss+")
+
+
 def test_too_small_a_calibration_set_says_how_many_are_needed():
     few = decided(result_of(RANKED, [0.25] * 5, clean=3), DecisionRule(), own=False).decision
     assert few.reason == (
@@ -256,10 +307,10 @@ def test_too_many_flagged_and_nothing_that_flags():
     with pytest.raises(UsageError, match="counts flagged images, and nothing flags any"):
         check_flagged(nothing, 0)
     with pytest.raises(UsageError, match="counts flagged images, and nothing flags any"):
-        check_can_flag(DecisionRule(fail_on=3))
+        DecisionRule(fail_on=3).check_can_flag()
     with pytest.raises(UsageError, match="--per-class was given without clean images"):
-        check_can_flag(DecisionRule(per_class=True))
-    check_can_flag(replace(DecisionRule(fail_on=3), top=1))
+        DecisionRule(per_class=True).check_can_flag()
+    replace(DecisionRule(fail_on=3), top=1).check_can_flag()
 
 
 @pytest.mark.parametrize(
@@ -286,5 +337,5 @@ def test_few_images_in_a_class_of_its_own_break_the_promise(least, own, said):
         result, reference=SimpleNamespace(**{**vars(result.reference), "moments": counts})
     )
     reason = decided(result, DecisionRule(), own).decision.reason
-    assert ("no promise: the collection is its own reference" in reason) == said
-    assert (f"one of its classes has {least} images of the 8 it takes" in reason) == said
+    assert ("without guarantee: the collection is its own reference" in reason) == said
+    assert (f"one of its classes has {least} images, fewer than 8" in reason) == said

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.audit import retrieval
-from blissaudit.audit.retrieval import KeptHits, forget_unused, part_rows, retrieve
+from blissaudit.audit.retrieval import HitsCache, batch_rows, retrieve
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.search.index import open_index, open_indexes
@@ -30,7 +30,7 @@ def test_retrieval_reads_whole_parts_and_searches_for_the_rest(
     opened = open_index(index)
     images = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32)
     images /= np.linalg.norm(images, axis=1, keepdims=True)
-    monkeypatch.setattr("blissaudit.audit.retrieval.part_rows", lambda captions: 4)
+    monkeypatch.setattr("blissaudit.audit.retrieval.batch_rows", lambda captions: 4)
     searched: list[int] = []
     search = retrieval.search
 
@@ -41,39 +41,39 @@ def test_retrieval_reads_whole_parts_and_searches_for_the_rest(
     monkeypatch.setattr(retrieval, "search", counted)
     plain = retrieve(opened, images, 5)
     assert searched == [4, 4, 2]
-    kept = KeptHits(tmp_path / "hits")
+    kept = HitsCache(tmp_path / "hits")
     for again in ([4, 4, 2], []):
         searched.clear()
-        found = retrieve(opened, images, 5, kept=kept)
+        found = retrieve(opened, images, 5, cache=kept)
         assert searched == again
         for name in ("similarity", "rows", "position", "vectors"):
             assert np.array_equal(getattr(found, name), getattr(plain, name))
     damaged = max((tmp_path / "hits").glob("*.npy"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x07")
     (tmp_path / "hits" / "notes.json").write_text("{")
-    assert np.array_equal(retrieve(opened, images, 5, kept=kept).rows, plain.rows)
+    assert np.array_equal(retrieve(opened, images, 5, cache=kept).rows, plain.rows)
     assert len(searched) == 1  # the part that was damaged, and no other
     grown = np.concatenate([images, images[:3]])
     searched.clear()
-    assert np.array_equal(retrieve(opened, grown, 5, kept=kept).rows[:10], plain.rows)
+    assert np.array_equal(retrieve(opened, grown, 5, cache=kept).rows[:10], plain.rows)
     assert searched == [4, 1]
-    assert retrieve(opened, images, 6, kept=kept).rows.shape == (10, 6)
-    used = KeptHits(tmp_path / "hits")
-    retrieve(opened, grown, 5, kept=used)
-    forget_unused(used)
+    assert retrieve(opened, images, 6, cache=kept).rows.shape == (10, 6)
+    used = HitsCache(tmp_path / "hits")
+    retrieve(opened, grown, 5, cache=used)
+    used.delete_unused()
     assert {path.name.split(".")[0] for path in used.folder.iterdir()} == used.used
     assert len(used.used) == 4
 
 
 def test_parts_of_a_retrieval_depend_on_the_corpus_alone():
-    assert [part_rows(m) for m in (1, 131_072, 262_144, 10_000_000)] == [16384, 16384, 8192, 4096]
+    assert [batch_rows(m) for m in (1, 131_072, 262_144, 10_000_000)] == [16384, 16384, 8192, 4096]
 
 
 KILLED = """
 import sys, time
 from blissaudit import cli
 from blissaudit.audit import retrieval
-retrieval.part_rows = lambda captions: 3
+retrieval.batch_rows = lambda captions: 3
 write = retrieval.write_json
 retrieval.write_json = lambda *given: (write(*given), time.sleep(0.1))
 sys.exit(cli.run(sys.argv[1:]))
@@ -152,10 +152,10 @@ def test_parts_of_joined_indexes_depend_on_how_each_is_searched(write_embeddings
         write_embeddings(tmp_path / f"{name}-vectors", some, [f"{name} {i}" for i in range(1200)])
         index_embeddings(tmp_path / f"{name}-vectors", tmp_path / name)
         folders.append(str(tmp_path / name))
-    kept, found = KeptHits(tmp_path / "hits"), {}
+    kept, found = HitsCache(tmp_path / "hits"), {}
     for probes in (1, 16):  # of the second: the structure stays, only its parameter changes
         set_search_kind(folders[1], "IVF16,Flat", {"nprobe": probes})
-        found[probes] = retrieve(open_indexes(folders), rows[2400:], 5, kept=kept).rows
+        found[probes] = retrieve(open_indexes(folders), rows[2400:], 5, cache=kept).rows
         fresh = retrieve(open_indexes(folders), rows[2400:], 5).rows
         assert np.array_equal(found[probes], fresh)
     assert not np.array_equal(found[1], found[16])

@@ -80,7 +80,7 @@ SUMMARY = (
     "1 decided to keep, 1 to remove, 2 to relabel; 26 images stay\n"
     "  1 from apple to house\n"
     "  1 from boat to parasol\n"
-    "1 unreadable files are left out (failures.csv lists them)\n"
+    "1 unreadable file is left out (failures.csv says why)\n"
 )
 
 

@@ -210,7 +210,7 @@ def test_a_copy_under_another_name_is_left_out_of_its_class_only(
     common = ("--index", index, "-o", tmp_path / "out", "--reference", clean, "--top", 1)
     outcome = bliss("audit", new, *common)
     assert "3 images scored against 3 classes and 300 captions; 2 of them are in" in outcome.out
-    assert "1 are copies of another image" in outcome.out
+    assert "1 image is a copy of another" in outcome.out
     found = table(tmp_path / "out")
     assert found["left_out"] == [True, False, True]
     own = bliss("audit", clean, "--index", index, "-o", tmp_path / "own")

@@ -111,7 +111,7 @@ def test_contamination_flags_a_share(audit):
 def test_the_guessed_null_promises_nothing(audit):
     outcome, folder = audit("--empirical-null")
     [line] = said(outcome)[1:]
-    assert line.startswith(f"{len(flagged(folder))} images flagged against a null guessed from")
+    assert line.startswith(f"{len(flagged(folder))} images flagged against a null estimated from")
     assert line.endswith(f"at a nominal rate of 0.1: no guarantee; {OWN}")
     assert flagged(folder) >= set(STRAYS)
     strict, other = audit("--empirical-null", "--fdr", 1e-12)
@@ -192,7 +192,7 @@ def test_scoring_against_a_fitted_reference_flags_too(bliss, index, world, tmp_p
     assert failed.code == 4
     assert failed.err.endswith(
         f"bliss: {result['decision']['flagged']} images flagged (fdr). Needed: at most 1, as "
-        "--fail-on says. Look at them; the results are whole.\n"
+        "--fail-on says. Look at them; the results are complete.\n"
     )
     assert load_reference(tmp_path / "ref").calibration_count == 21
 
@@ -202,7 +202,7 @@ def test_fail_on_counts_flagged_images_after_writing_them(audit):
     assert (outcome.code, len(flagged(folder))) == (4, 3)
     assert outcome.err.endswith(
         "\nbliss: 3 images flagged (top). Needed: at most 2, as --fail-on says. Look at them; the "
-        "results are whole.\n"
+        "results are complete.\n"
     )
     assert audit("--top", 3, "--fail-on", 3)[0].code == 0
 
@@ -287,7 +287,7 @@ def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index,
     assert block["top_in_common"] == len(shared)
     assert block["dropped_by_class"] == {"apple": 2, "boat": 1, "house": 1}
     assert said(outcome)[1] == (
-        "--robust left 4 of 40 reference images out of 3 classes (dropped.csv lists them): rank "
+        "--robust dropped 4 of 40 reference images, from 3 classes (dropped.csv lists them): rank "
         f"correlation with the ranking before {block['rank_correlation']:.3f}, {len(shared)} of "
         "the 6 most anomalous in common"
     )
@@ -305,7 +305,7 @@ def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index,
 def test_robust_says_so_where_there_is_nothing_to_leave_out(bliss, index, world, tmp_path):
     asked = ("--embeddings", world / "clean-embedded", "--index", index, "--model", "demo")
     outcome = bliss("audit", *asked, "-o", tmp_path / "out", "--robust")
-    assert said(outcome)[1] == "--robust left none of 42 reference images out"
+    assert said(outcome)[1] == "--robust dropped none of 42 reference images"
     assert (tmp_path / "out" / "dropped.csv").read_text() == "path,given_label,better_label\n"
     plain = bliss("audit", *asked, "-o", tmp_path / "plain")
     assert plain.code == 0
@@ -383,6 +383,12 @@ def test_images_outside_the_classes_have_no_margin_and_come_last(audit):
     assert [name is None for name in found["given_label"]] == houses
     assert min(r for r, house in zip(found["rank"], houses, strict=True) if house) == 28
     assert (folder / "issues.csv").read_text().count("\n") == 1 + 27
+    assert said(outcome)[1].endswith(
+        "; 13 images not questioned because the reference lacks the class house"
+    )
+    decision = facts(folder)["decision"]
+    assert (decision["questioned"], decision["not_questioned"]) == (27, 13)
+    assert decision["classes_not_in_reference"] == ["house"]
 
 
 def test_scores_csv_holds_the_table_and_computes_nothing(bliss, index, world, tmp_path):

@@ -134,7 +134,7 @@ def test_exif_orientation_and_the_time_limit(bliss, collection, index, tmp_path)
         picture.save(images / "boat" / "turned.jpg", exif=exif.tobytes(), quality=95)
     command = ("audit", images, "--index", index, "-o", tmp_path / "out", "--top", 0)
     outcome = bliss(*command)
-    assert "\n1 were turned as their EXIF orientation says\n" in outcome.out
+    assert "\n1 image was rotated as its EXIF orientation says\n" in outcome.out
     turned = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
     refused = bliss(*command, "--ignore-exif")
     assert "(ignore_exif differ)" in refused.err

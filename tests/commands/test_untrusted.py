@@ -20,11 +20,11 @@ def test_failures_are_listed_with_reasons_and_counted(bliss, collection, index, 
     command = ("audit", images, "--index", index, "-o", tmp_path / "out", "--max-failures", 2)
     outcome = bliss(*command)
     assert outcome.code == 3
-    assert "3 could not be read (failures.csv says why)" in outcome.out
+    assert "3 images could not be read (failures.csv says why)" in outcome.out
     assert outcome.err.endswith(
         "\nbliss: 3 images could not be read (the first: boat/=cmd|x.png: the content is not a "
-        "JPEG, PNG, WebP, BMP, GIF or TIFF image). Needed: at most 2, as --max-failures says. "
-        "Repair or remove them; the results for the readable images are whole.\n"
+        "JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image). Needed: at most 2, as --max-failures says. "
+        "Repair or remove them; the results for the readable images are complete.\n"
     )
     with open(tmp_path / "out" / "failures.csv", encoding="utf-8", newline="") as file:
         head, *rows = csv.reader(file)

@@ -37,6 +37,7 @@ from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import text_terms
 from blissaudit.scorer.scores.contract import Score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -75,7 +76,7 @@ def test_every_score_sees_the_same_draws_and_retrieval_of_the_test_images_alone(
     world, words, texts = world_and_words()
     draws = make_draws(world, Protocol("p", "random", size=2, draws=3))
     seen = []
-    cosine = cosine_score(seen, needs_texts=True)
+    cosine = cosine_score(seen, needs=frozenset({Need.TEXTS}))
     result = evaluate(world, draws, words, [Chosen("a", cosine), Chosen("b", cosine)])
     # Once a draw for each score; too few images to flag.
     assert len(seen) == 6 and [x[1].images is seen[0][1].images for x in seen[:4:3]] == [True] * 2
@@ -210,7 +211,12 @@ def fixed_result():
         values[:, :, 1:] = [0.25, 0.5, 0.75, 0.625, 0.375, 0.375, 0.625]
     scores = [
         ScoreResult(
-            Chosen(name, cosine_score(stateful=why != "")), values, 0.0125, 3 << 20, flags, why
+            Chosen(name, cosine_score(needs=frozenset({Need.OTHER_IMAGES} if why else ()))),
+            values,
+            0.0125,
+            3 << 20,
+            flags,
+            why,
         )
         for name, values, flags, why in (
             ("=poor", poor, None, "it is poor"),

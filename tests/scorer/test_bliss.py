@@ -125,7 +125,7 @@ def test_every_number_equals_the_oracle(world, k, weight, entries, leave_out):
     hits = oracle.brute_force(world.images, world.texts, k)
     with (
         patch.object(class_blocks, "TABLE_ENTRIES", entries[0]),
-        patch.object(class_blocks, "CHUNK_ENTRIES", entries[1]),
+        patch.object(class_blocks, "PULL_ENTRIES", entries[1]),
     ):
         check_world(world, hits, world.left_out if leave_out else NOTHING_LEFT_OUT, weight)
 
@@ -156,7 +156,7 @@ def test_real_embeddings_equal_the_oracle(leave_out):
 def test_equal_totals_go_to_the_lower_class(table_entries, chunk_entries, monkeypatch):
     # Axis rows keep every sum exact, so classes 1 and 4, and 0 and 3, tie bit for bit.
     monkeypatch.setattr(class_blocks, "TABLE_ENTRIES", table_entries)
-    monkeypatch.setattr(class_blocks, "CHUNK_ENTRIES", chunk_entries)
+    monkeypatch.setattr(class_blocks, "PULL_ENTRIES", chunk_entries)
     axes = np.eye(4, dtype=np.float32)
     kinds = {"x": axes[[0, 1]], "y": axes[[1, 2]]}
     order = ["x", "y", "x", "x", "y"]

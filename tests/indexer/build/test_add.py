@@ -94,7 +94,7 @@ def test_the_same_command_again_changes_nothing_and_says_so(folder, new, small):
     again = add_captions(folder, new, small.small_encoder(seen))
     assert (first.before, again.before) == (False, True) and again.counts == first.counts
     assert seen.texts == [] and small.files_of(folder) == before
-    with pytest.raises(UsageError, match=r"every caption given is in .*index already, or was rem"):
+    with pytest.raises(UsageError, match=r"every caption given is already in .*index, or was rem"):
         add_captions(folder, new[:1], small.small_encoder())
     assert small.files_of(folder) == before
 
@@ -271,7 +271,7 @@ def test_embeddings_made_elsewhere_are_added_but_for_unusable_ones(
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"request": {}}, "'request' does not say how captions are cleaned"),
+        ({"request": {}}, "'request' lacks the caption rules"),
         ({"request": 1}, "'request' is not as bliss writes it"),
         ({"count": 5}, "'count' is 5 and the parts hold 6 rows"),
         ({"parts": [4, "2"]}, "manifest.json has no usable 'parts'"),

@@ -6,7 +6,7 @@ from blissaudit.errors import BlissError
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.indexer.vectors.rows import JoinedRows, PartedRows, SelectedRows
 from blissaudit.indexer.vectors.unit_rows import blocks_of
-from blissaudit.scorer.bliss import CHUNK_ENTRIES, bliss_scores, gather_texts
+from blissaudit.scorer.bliss import PULL_ENTRIES, bliss_scores, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
@@ -63,8 +63,8 @@ def test_scores_of_rows_on_disk_are_those_of_rows_in_memory(stored, monkeypatch)
     retrieved = gather_texts(exact_search(rows, texts, 4), texts)
     left_out = LeftOut(np.arange(n), labels)
     in_memory = bliss_scores(rows, retrieved, reference, given=labels, left_out=left_out)
-    monkeypatch.setattr("blissaudit.scorer.bliss.CHUNK_ENTRIES", 40)
-    assert CHUNK_ENTRIES > 40
+    monkeypatch.setattr("blissaudit.scorer.bliss.PULL_ENTRIES", 40)
+    assert PULL_ENTRIES > 40
     on_disk = bliss_scores(disk, retrieved, reference, given=labels, left_out=left_out)
     for name in ("score", "ics", "ets", "best_scores", "given_ics", "given_ets", "pull"):
         np.testing.assert_allclose(getattr(on_disk, name), getattr(in_memory, name), rtol=1e-4)

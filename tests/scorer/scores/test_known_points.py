@@ -9,6 +9,7 @@ import pytest
 from blissaudit.evaluation.draws import make_draws
 from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
 from blissaudit.scorer.scores.contract import Score, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.neglabel_retrieved import fit_negatives
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.similarity import similarity
@@ -35,7 +36,11 @@ def fit_sum(fitting, parameters):
 
 
 SUM = Score(
-    "sum", "", "", fit_sum, needs_normals=True, needs_texts=True, needs_index=True, stateful=True
+    "sum",
+    "",
+    "",
+    fit_sum,
+    needs=frozenset({Need.NORMALS, Need.TEXTS, Need.RETRIEVED, Need.OTHER_IMAGES}),
 )
 
 

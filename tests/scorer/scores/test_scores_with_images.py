@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 WITH_IMAGES = sorted(
-    name for name, score in SCORES.items() if score.needs_normals and name != "bliss+"
+    name for name, score in SCORES.items() if score.uses_references and name != "bliss+"
 )
 """bliss+ has its own oracle, in tests/scorer/scores/plus/test_score.py."""
 
@@ -203,5 +203,5 @@ def test_chunks_do_not_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_reference_images(name: str) -> None:
     fitting, _ = world(0, [2], 3, 1)
     nothing = Normals(("a",), fitting.normals.prompts, fitting.texts[:0], np.zeros(0, np.int64))
-    with pytest.raises(UsageError, match=f"{name} was asked for without reference images"):
+    with pytest.raises(UsageError, match=f"{name} was used without reference images"):
         fit_score(SCORES[name], Fitting(nothing, fitting.texts))

@@ -331,7 +331,7 @@ def test_k_is_the_querys_and_changes_the_score():
     found = {k: fitted(query(images, fitting.texts, k)) for k in (2, K)}
     assert np.abs(found[2] - found[K]).max() > 1e-6
     np.testing.assert_allclose(found[2], oracle(fitting, images, 2), rtol=5e-5, atol=5e-5)
-    with pytest.raises(UsageError, match=r"without their retrieved texts"):
+    with pytest.raises(UsageError, match=r"bliss\+ was used without the retrieved texts of"):
         fitted(Query(images))
 
 

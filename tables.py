@@ -1,0 +1,45 @@
+"""Parquet files, read by the calling thread alone.
+
+pyarrow's reader threads may still run when a short command ends, and then abort it: "terminate
+called without an active exception", exit code 134. So every table of the library is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Source = Path | IO[bytes]
+"""A path, or an opened file where the path may not be UTF-8, which Arrow cannot open."""
+
+
+def open_table(source: Source) -> pq.ParquetFile:
+    """A parquet file to read in batches; ArrowException or OSError where it is none."""
+    return pq.ParquetFile(source, pre_buffer=False)
+
+
+def read_table(source: Source, columns: Sequence[str] | None = None) -> pa.Table:
+    """All columns of a parquet file, or some in the order given.
+
+    Raises ArrowException or OSError where it cannot be read or lacks a column.
+    """
+    with open_table(source) as table:
+        missing = [name for name in columns or () if name not in table.schema_arrow.names]
+        if missing:
+            raise pa.ArrowInvalid(f"there is no column {', '.join(missing)}")
+        return table.read(None if columns is None else list(columns), use_threads=False)
+
+
+def read_batches(
+    table: pq.ParquetFile,
+    rows: int,
+    columns: Sequence[str] | None = None,
+    groups: Sequence[int] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Batches of at most that many rows, of some columns and row groups or all of them."""
+    names = None if columns is None else list(columns)
+    yield from table.iter_batches(rows, row_groups=groups, columns=names, use_threads=False)
