@@ -30,10 +30,6 @@ ROUNDING = 1e-5
 """Rows this close to length 1 count as unit rows already."""
 
 
-Blocks = Iterator[tuple[int, np.ndarray]]
-"""(first row, float32 [m, d]), in row order."""
-
-
 class Rows(Protocol):
     """n unit rows: an array [n, d], or anything on disk that is indexed like one."""
 
@@ -124,11 +120,3 @@ def slices(count: int, size: int) -> Iterator[slice]:
     size = max(1, size)
     for start in range(0, count, size):
         yield slice(start, min(count, start + size))
-
-
-def blocks_of(rows: Rows) -> Blocks:
-    """All rows in blocks: those of `rows.blocks()`, or everything at once for an array."""
-    if isinstance(rows, BlockRows):
-        yield from rows.blocks()
-    else:
-        yield 0, rows[:]

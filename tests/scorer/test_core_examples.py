@@ -8,6 +8,7 @@ import pytest
 CORE = (
     "indexer.vectors.unit_rows",
     "indexer.vectors.nearest",
+    "indexer.vectors.rows",
     "scorer.moments",
     "scorer.statistics",
     "scorer.leave_one_out",
