@@ -32,6 +32,7 @@ _HOMES = {
     "bliss_scores": "scorer.bliss",
     "build_index": "indexer.build.build",
     "embed_images": "indexer.images.embedding",
+    "exact_search": "indexer.vectors.nearest",
     "fit_moments": "scorer.moments",
     "fit_reference": "audit.reference",
     "index_embeddings": "indexer.build.build",

@@ -23,7 +23,7 @@ from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
 from .commands.train import train
-from .errors import BlissError, ModelNotNamed, name_too_long
+from .errors import BlissError, NotNamed, name_too_long
 
 
 def main() -> None:
@@ -41,8 +41,9 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of `bliss ARGUMENTS`."""
     try:
+        _remember_addresses(arguments)
         bliss.main(arguments, prog_name="bliss", standalone_mode=False)
-    except ModelNotNamed as error:
+    except NotNamed as error:
         return _say_error(error.for_command(["bliss", *arguments]), error.exit_code)
     except BlissError as error:
         return _say_error(str(error), error.exit_code)
@@ -75,6 +76,19 @@ def run(arguments: list[str]) -> int:
             1,
         )
     return 0
+
+
+def _remember_addresses(arguments: list[str]) -> None:
+    """Note the addresses that the user typed: artefacts may name these."""
+    if not any("hf:" in word or "://" in word for word in arguments):
+        return
+    from .corpora.trust import addresses_in, remember_addresses
+    from .safe_text import terminal_text
+
+    try:
+        remember_addresses(addresses_in(arguments))
+    except BlissError as error:
+        click.echo(terminal_text(f"the address named is not remembered: {error}"), err=True)
 
 
 def _say_error(message: str, code: int) -> int:

@@ -36,23 +36,40 @@ class UsageError(BlissError):
     exit_code = 2
 
 
-class ModelNotNamed(UsageError):
-    """A model that only an artefact names, which is loaded on the user's own word alone.
+class NotNamed(UsageError):
+    """Something that only an artefact names, which is used on the user's own word alone.
 
-    `options` are the command line's for it; the command line prints its whole command with them.
+    `options` name it on the command line, which prints its whole command with them; `call` does so
+    in Python.
     """
 
-    def __init__(self, given: str, needed: str, options: Sequence[str]) -> None:
-        values = ", ".join(repr(value) for value in options[1::2])
-        super().__init__(given, needed, f"If you trust it, pass ModelChoice({values})")
+    def __init__(self, given: str, needed: str, options: Sequence[str], call: str) -> None:
+        super().__init__(given, needed, f"If you trust it, {call}")
         self.options = tuple(options)
-        self.args = (given, needed, self.options)
+        self.args = (given, needed, self.options, call)
 
     def for_command(self, command: Sequence[str]) -> str:
         """The message of a command line, whose words are `command`."""
         end = list(command).index("--") if "--" in command else len(command)
         again = shlex.join([*command[:end], *self.options, *command[end:]])
         return f"{self.given}. Needed: {self.needed}. If you trust it, run: {again}"
+
+
+class ModelNotNamed(NotNamed):
+    """A model that only an artefact names, which is not loaded."""
+
+    def __init__(self, given: str, needed: str, options: Sequence[str]) -> None:
+        values = ", ".join(repr(value) for value in options[1::2])
+        super().__init__(given, needed, options, f"pass ModelChoice({values})")
+        self.args = (given, needed, self.options)
+
+
+class AddressNotNamed(NotNamed):
+    """An address that only an artefact names, which is not contacted."""
+
+    def __init__(self, given: str, needed: str, options: Sequence[str], call: str) -> None:
+        super().__init__(given, needed, options, f"call {call}")
+        self.args = (given, needed, self.options, call)
 
 
 class FolderInUse(BlissError):

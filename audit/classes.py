@@ -11,9 +11,8 @@ from ..corpora.prompts import PAPER_PROMPT, check_prompts, fill_prompt
 from ..errors import BlissError, UsageError
 from ..indexer.encode.encoder import Encoder
 from ..indexer.search.index import CaptionIndex, find_captions
-from ..indexer.vectors.rows import Rows
 from ..indexer.vectors.text_column import Texts, categories, distinct_texts, numbers_of
-from ..indexer.vectors.unit_rows import row_lengths
+from ..indexer.vectors.unit_rows import Rows, row_lengths
 
 IMAGES_AT_ONCE = 16_384
 
@@ -127,7 +126,7 @@ def look_up_class_prompts(
             "Give the --model the embeddings were made with, change --prompt, word the class with "
             "--label NAME=PROMPT, or leave it out with --normal",
         )
-    return _averaged(index.vectors.fetch(np.array([found[key] for key in flat])), prompts)
+    return _averaged(index.vectors[np.array([found[key] for key in flat])], prompts)
 
 
 def prompt_vectors(

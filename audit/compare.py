@@ -12,7 +12,7 @@ from ..corpora.images.labels import read_label_file
 from ..corpora.images.source import ImageOptions
 from ..errors import BlissError, UsageError
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, captions_of
+from ..indexer.search.index import CaptionIndex
 from ..progress import Progress, no_progress
 from ..scorer.label_filter import has_label, word_forms, words_of
 from ..scorer.reference import Reference
@@ -68,7 +68,7 @@ def labels_named(result: AuditResult) -> np.ndarray | None:
     if not labelled:
         return None
     distinct, position = np.unique(result.retrieved.rows[labelled], return_inverse=True)
-    words = [words_of(caption) for caption in captions_of(result.index, distinct)]
+    words = [words_of(caption) for caption in result.index.captions_of(distinct)]
     position = position.reshape(len(labelled), -1)
     forms = {name: [word_forms(word) for word in words_of(name)] for name in set(labels) if name}
     known: dict[tuple[str, int], bool] = {}

@@ -20,11 +20,11 @@ import numpy as np
 from ..artefacts import MANIFEST, digest, read_manifest
 from ..errors import BlissError, UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model
-from ..indexer.images.cache import remember, remembered, take_over
+from ..indexer.images.cache import register, registered, reuse_files
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.rows import ChosenRows
-from ..indexer.vectors.text_column import Texts, text_column
+from ..indexer.vectors.rows import SelectedRows
+from ..indexer.vectors.text_column import Texts, ranks, text_column
 from ..scorer.calibration import hold_out
 from ..scorer.members import make_members
 from ..scorer.moments import add_images, empty_moments
@@ -123,9 +123,11 @@ def _with_images(
     empty: Reference, images: EmbeddedImages, labels: np.ndarray, share: float
 ) -> Reference:
     """The reference with the images [n] filed under `labels` [n], a `share` of them held out."""
-    held = hold_out(labels, images.hashes, share)
+    held = np.zeros(len(labels), bool)
+    if share:
+        held = hold_out(labels, ranks(images.hashes), share)
     used = np.flatnonzero((labels >= 0) & ~held)
-    vectors = ChosenRows(images.vectors, used)
+    vectors = SelectedRows(images.vectors, used)
     moments = add_images(empty.moments, vectors, labels[used])
     contents = text_column(images.hashes)
     if len(used) < len(contents):  # otherwise the members share the images' own column
@@ -162,14 +164,14 @@ def _load(store: ReferenceStore, key: str) -> Reference | None:
             return load_reference(store.folder)
     if store.cache is None:
         return None
-    registered = store.cache / REFERENCES / key
-    for folder, _ in remembered(registered, store.folder):
+    entry = store.cache / REFERENCES / key
+    for folder, _ in registered(entry, store.folder):
         with suppress(BlissError, OSError):
             manifest = read_manifest(folder, KIND, REMEDY)
             if manifest.get("key") == key:
                 (store.folder / MANIFEST).unlink(missing_ok=True)
-                take_over(folder, store.folder, (ARRAYS, MEMBERS), manifest)
-                remember(registered, store.folder, {})
+                reuse_files(folder, store.folder, (ARRAYS, MEMBERS), manifest)
+                register(entry, store.folder, {})
                 reference = load_reference(store.folder)
                 store.say(f"fitted reference reused from {folder}")
                 return reference
@@ -186,7 +188,7 @@ def _save(store: ReferenceStore, key: str, reference: Reference, images: Embedde
     save_reference(reference, store.folder, source=images.source, key=key)
     if store.cache:
         with suppress(BlissError, OSError):
-            remember(store.cache / REFERENCES / key, store.folder, {})
+            register(store.cache / REFERENCES / key, store.folder, {})
 
 
 def _size_in_bytes(reference: Reference) -> int:

@@ -27,7 +27,7 @@ from ..indexer.encode.encoder import (
     check_same_model,
     check_same_preprocessing,
 )
-from ..indexer.images.cache import remember_images
+from ..indexer.images.cache import register_images
 from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
@@ -41,6 +41,7 @@ from ..scorer.reference import Reference
 from ..scorer.reference_file import KIND as REFERENCE_KIND
 from ..scorer.reference_file import load_reference
 from ..scorer.scores.contract import Score
+from ..scorer.scores.needs import Need
 from ..scorer.scores.trained_file import Head, open_head
 from .classes import ClassWords, choose_classes, named_classes
 from .decisions import AuditQuestion, decide, with_calibration
@@ -49,7 +50,7 @@ from .reference import REFERENCE, ReferenceStore, fit_reference
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
 from .run import LEAST_IMAGES, AuditSettings, audit_against
-from .scores import FROM_MOMENTS, NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
+from .scores import NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
 
 HELD_OUT = 0.2
 """Share of a separate reference's images that is held out for calibration."""
@@ -323,7 +324,7 @@ def embed_inputs(
             spec = given.spec
             given = embed_images(given, inputs.encoder, folder, request.embed, progress, say)
             if cache:
-                remember_images(cache, folder, spec)
+                register_images(cache, folder, spec)
         embedded[name] = given
     return EmbeddedInputs(embedded[IMAGES], embedded.get(CLEAN), embedded.get(CALIBRATION), index)
 
@@ -352,7 +353,7 @@ def fit_or_load_reference(
         own = inputs.own
         images = embedded.images if embedded.clean is None else embedded.clean
         share = 0.0
-        if not own and inputs.score.name in FROM_MOMENTS:
+        if not own and Need.MOMENTS in inputs.score.needs:
             share = _share_held_out(question, len(images.rows))
         store = ReferenceStore(Path(request.output) / REFERENCE, request.embed.cache, say)
         words, least = request.settings.words, LEAST_IMAGES if own else 2

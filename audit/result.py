@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, captions_of, origin_names, origins_of
-from ..indexer.vectors.scratch import let_go
+from ..indexer.search.index import CaptionIndex, origin_names
+from ..indexer.vectors.scratch import release_pages
 from ..scorer.bliss import BlissScores, Retrieved
 from ..scorer.label_filter import HiddenTexts
 from ..scorer.leave_one_out import LeftOut
@@ -99,11 +99,11 @@ class AuditResult:
         captions = [
             Caption(text, float(similarity), float(pull), name, origin.licence)
             for text, similarity, pull, name, origin in zip(
-                captions_of(self.index, rows),
+                self.index.captions_of(rows),
                 self.retrieved.similarity[i],
                 self.scores.pull[i],
                 self._origins(rows),
-                origins_of(self.index, rows),
+                self.index.origins_of(rows),
                 strict=True,
             )
         ]
@@ -150,8 +150,8 @@ class AuditResult:
         for start in range(0, n, ROWS_AT_ONCE):
             yield self._block(slice(start, min(n, start + ROWS_AT_ONCE)), rank, left_out)
             scores, retrieved = self.scores, self.retrieved
-            let_go(retrieved.rows, retrieved.similarity, scores.pull)
-            let_go(scores.best_classes, scores.best_scores)
+            release_pages(retrieved.rows, retrieved.similarity, scores.pull)
+            release_pages(scores.best_classes, scores.best_scores)
 
     def _block(self, here: slice, rank: np.ndarray, left_out: np.ndarray) -> pa.Table:
         scores, images = self.scores, self.images
@@ -160,7 +160,7 @@ class AuditResult:
         names = pa.array(self.reference.classes, pa.string())
         distinct = np.unique(rows)
         position = pa.array(np.searchsorted(distinct, rows.ravel()))
-        texts = pa.array(captions_of(self.index, distinct), pa.string())
+        texts = pa.array(self.index.captions_of(distinct), pa.string())
         origins = {}
         if len(self.index.origins) > 1:
             named = pa.array(self._origins(distinct), pa.string())

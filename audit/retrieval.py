@@ -20,8 +20,8 @@ from ..artefacts import check_checksum, digest, read_json, sha256_of, write_arra
 from ..errors import BlissError
 from ..indexer.search.index import CaptionIndex, search
 from ..indexer.vectors.nearest import Hits
-from ..indexer.vectors.rows import Rows
-from ..indexer.vectors.scratch import let_go, scratch_array
+from ..indexer.vectors.scratch import SCRATCH, release_pages, scratch_array
+from ..indexer.vectors.unit_rows import Rows
 from ..progress import Progress, no_progress
 from ..scorer.bliss import Retrieved, gather_texts
 
@@ -70,9 +70,9 @@ def retrieve(
         else:
             hits = _cached_search(cache, searched, index, queries, k)
         found.similarity[batch], found.rows[batch] = hits.similarity, hits.rows
-        let_go(found.similarity, found.rows)
+        release_pages(found.similarity, found.rows)
         progress("images searched", batch.stop, n)
-    return gather_texts(found, index.vectors.fetch)
+    return gather_texts(found, index.vectors, SCRATCH)
 
 
 def batch_rows(captions: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..indexer.images.embedded import EmbeddedImages
+from ..indexer.vectors.scratch import SCRATCH
 from ..indexer.vectors.text_column import text_column
 from ..progress import Progress, no_progress
 from ..safe_text import counted
@@ -51,7 +52,9 @@ def refitted(
         scores = result.scores
     else:
         found = retrieve(result.index, images.vectors, settings.k, progress, result.hits)
-        scores = bliss_scores(images.vectors, found, before, settings.weight, labels, left_out)
+        scores = bliss_scores(
+            images.vectors, found, before, settings.weight, labels, left_out, allocator=SCRATCH
+        )
     out, better = _explained(images, labels, before, scores, settings.weight, left_out)
     reference = without_images(before, images, labels, out)
     classes = before.classes
@@ -67,6 +70,7 @@ def refitted(
         settings.weight,
         given_classes(result.images, reference),
         now,
+        allocator=SCRATCH,
     )
     after = replace(
         result,

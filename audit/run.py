@@ -13,11 +13,13 @@ from ..errors import UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
+from ..indexer.vectors.rows import remaining
+from ..indexer.vectors.scratch import SCRATCH
 from ..indexer.vectors.text_column import numbers_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import class_p_values, conformal_p_values
-from ..scorer.label_filter import NO_FILTER, LabelFilter, without_label_texts
+from ..scorer.label_filter import NO_FILTER, LabelFilter, label_texts
 from ..scorer.leave_one_out import LeftOut
 from ..scorer.members import as_members
 from ..scorer.reference import Reference
@@ -93,11 +95,14 @@ def audit_against(
     hidden = None
     if settings.exclude:
         prompts = reference.prompt_vectors
-        index, hidden = without_label_texts(index, reference.classes, prompts, settings.exclude)
+        hidden = label_texts(index, index.vectors, reference.classes, prompts, settings.exclude)
+        index = index.without(remaining(index.count, hidden.kept))
     left_out = in_reference(images, reference)
     given = given_classes(images, reference)
     retrieved = retrieve(index, images.vectors, settings.k, progress, hits)
-    scores = bliss_scores(images.vectors, retrieved, reference, settings.weight, given, left_out)
+    scores = bliss_scores(
+        images.vectors, retrieved, reference, settings.weight, given, left_out, allocator=SCRATCH
+    )
     result = AuditResult(
         images, index, reference, retrieved, scores, left_out, None, hits=hits, hidden=hidden
     )
@@ -129,7 +134,7 @@ def calibrated(
         return result
     clean, labels = reference.calibration.images, reference.calibration.labels
     found = retrieve(result.index, clean, settings.k, cache=result.hits)
-    scores = bliss_scores(clean, found, reference, settings.weight, labels)
+    scores = bliss_scores(clean, found, reference, settings.weight, labels, allocator=SCRATCH)
     if per_class:
         own = scores.given_ics + settings.weight * scores.given_ets
         p_values = class_p_values(
@@ -139,6 +144,7 @@ def calibrated(
             settings.weight,
             result.left_out,
             (labels, own),
+            allocator=SCRATCH,
         )
     else:
         p_values = conformal_p_values(scores.score, result.scores.score)

@@ -14,22 +14,20 @@ from ..indexer.encode.encoder import Encoder, check_same_model
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import whole_rows
+from ..indexer.vectors.unit_rows import blocks_of
 from ..scorer.calibration import conformal_p_values
 from ..scorer.leave_one_out import NOTHING_LEFT_OUT
 from ..scorer.reference import Reference
-from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
+from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score, missing
+from ..scorer.scores.needs import Need, Resources, provide
 from ..scorer.scores.plus.score import fit_bliss_plus
 from ..scorer.scores.registry import SCORES
-from ..scorer.scores.softmax import something_vector
 from ..scorer.scores.trained_file import Head
 from ..scorer.scores.wrappers import RSCIN, with_rscin
 from .classes import ClassWords, class_prompts
 from .result import AuditResult
 from .retrieval import retrieve
 from .run import given_classes
-
-FROM_MOMENTS = ("bliss", "bliss+")
-"""Scores that need no reference images and leave an image out of its own class."""
 
 
 class NoPrompts(Protocol):
@@ -69,7 +67,7 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
     score = SCORES[plain]
     if plain != name:
         score = with_rscin(score)
-    if score.name not in FROM_MOMENTS and score.needs_normals and (saved or not separate):
+    if Need.NORMALS in score.needs and (saved or not separate):
         state = (
             "a fitted reference keeps none" if saved else "an image cannot be left out of its own"
         )
@@ -102,13 +100,9 @@ NO_INPUTS = ScoreInputs()
 
 def check_clipn(score: Score, given: bool) -> None:
     """UsageError where a score needs a CLIPN and there is none, or the other way round."""
-    if score.needs_no_prompts and not given:
-        raise UsageError(
-            f"{score.name} was asked for without a CLIPN",
-            "a trained one",
-            "Add --clipn DIR with what `bliss train clipn` made",
-        )
-    if given and not score.needs_no_prompts:
+    if Need.NO_PROMPTS in score.needs and not given:
+        raise missing(score.name, Need.NO_PROMPTS)
+    if given and Need.NO_PROMPTS not in score.needs:
         raise UsageError(
             f"--clipn was given with the score {score.name}, which does not use it",
             "clipn_ctw or clipn_atd",
@@ -140,23 +134,25 @@ def fitting_for(score: Score, result: AuditResult, inputs: ScoreInputs) -> Fitti
     reference, index = result.reference, result.index
     images = np.zeros((0, reference.prompt_vectors.shape[1]), np.float32)
     labels, texts = np.zeros(0, np.int64), images
-    if score.needs_normals and inputs.clean is not None:
+    if Need.NORMALS in score.needs and inputs.clean is not None:
         labels = given_classes(inputs.clean, reference)
         images = inputs.clean.vectors[np.flatnonzero(labels >= 0)]
         labels = labels[labels >= 0]
-    if score.needs_texts:
+    if Need.TEXTS in score.needs:
         texts = _all_texts(index)
-    head = something = no_prompts = None
-    if inputs.head is not None:
-        audited = result.images
-        check_same_model(inputs.head.model, inputs.head.folder, audited.model, audited.source)
-        head = inputs.head.arrays
-    if score.needs_no_prompts and inputs.no_prompts is not None:
-        no_prompts = inputs.no_prompts(_prompt_texts(reference, inputs.words), index.model)
-    if score.name.removesuffix(RSCIN) == "clip_ad":
-        something = something_vector(inputs.index or index, inputs.encoder)
+    head, clipn = inputs.head, inputs.no_prompts
+    if head is not None:
+        check_same_model(head.model, head.folder, result.images.model, result.images.source)
+    resources = Resources(
+        inputs.index or index,
+        inputs.encoder,
+        None if head is None else head.arrays,
+        None
+        if clipn is None
+        else lambda: clipn(_prompt_texts(reference, inputs.words), index.model),
+    )
     normals = Normals(reference.classes, reference.prompt_vectors, images, labels)
-    return Fitting(normals, texts, something=something, head=head, no_prompts=no_prompts)
+    return Fitting(normals, texts, provide(score.needs, resources))
 
 
 def _prompt_texts(reference: Reference, words: ClassWords | None) -> list[list[str]]:
@@ -188,5 +184,5 @@ def _rescored_plus(result: AuditResult, weight: float) -> AuditResult:
 
 def _all_texts(index: CaptionIndex) -> np.ndarray:
     """float32 [M, d], every vector of the index."""
-    blocks = [rows for _, rows in index.vectors.blocks()]
+    blocks = [rows for _, rows in blocks_of(index.vectors)]
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -163,6 +163,44 @@ def write_parquet(root: Path, bomb: dict[str, object] | None) -> str:
     return str(root / "a.parquet")
 
 
+def write_arrow(root: Path, bomb: str | None) -> str:
+    """An Arrow stream; the bomb is a compressed batch of zeros."""
+    root.mkdir(parents=True)
+    schema = pa.schema([("image", pa.binary())])
+    options = pa.ipc.IpcWriteOptions(compression=bomb)
+    with pa.ipc.new_stream(root / "a.arrow", schema, options=options) as writer:
+        writer.write_table(pa.table({"image": pa.array(pictures(), pa.binary())}))
+        if bomb is not None:
+            zeros = pa.array([bytes(100 << 20)] * 16, pa.binary())
+            writer.write_table(pa.table({"image": zeros}))
+    return str(root / "a.arrow")
+
+
+def write_rows(root: Path, bomb: int | None) -> str:
+    """A parquet file; the bomb is a group of so many rows without an image."""
+    root.mkdir(parents=True)
+    schema = pa.schema([("image", pa.binary())])
+    with pq.ParquetWriter(root / "a.parquet", schema) as writer:
+        writer.write_table(pa.table({"image": pa.array(pictures(), pa.binary())}))
+        if bomb is not None:
+            nothing = pa.table({"image": pa.nulls(bomb, pa.binary())})
+            writer.write_table(nothing, row_group_size=bomb)
+    return str(root / "a.parquet")
+
+
+def write_labels(root: Path, bomb: int | None) -> str:
+    """A parquet file with labels; the bomb is a label of so many bytes for 1,000 rows."""
+    root.mkdir(parents=True)
+    schema = pa.schema([("image", pa.binary()), ("label", pa.string())])
+    images = pictures()
+    with pq.ParquetWriter(root / "a.parquet", schema, compression="zstd") as writer:
+        writer.write_table(pa.table({"image": images, "label": ["a"] * len(images)}, schema))
+        if bomb is not None:
+            many = {"image": [images[0]] * 1000, "label": ["x" * bomb] * 1000}
+            writer.write_table(pa.table(many, schema))
+    return str(root / "a.parquet")
+
+
 Writer = Callable[..., str]
 BOMBS: dict[str, tuple[Writer, Callable[[], object]]] = {
     "float TIFF": (write_folder, float_tiff),
@@ -180,6 +218,10 @@ BOMBS: dict[str, tuple[Writer, Callable[[], object]]] = {
         write_parquet,
         lambda: {"use_dictionary": False, "column_encoding": {"image": "DELTA_BYTE_ARRAY"}},
     ),
+    "parquet, rows without an image": (write_rows, lambda: 50_000_000),
+    "parquet, long labels": (write_labels, lambda: 1 << 20),
+    "Arrow, zstd": (write_arrow, lambda: "zstd"),
+    "Arrow, lz4": (write_arrow, lambda: "lz4"),
 }
 
 

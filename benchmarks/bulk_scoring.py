@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from blissaudit.indexer.vectors.nearest import Hits
-from blissaudit.indexer.vectors.rows import StoredRows, open_stored_rows
+from blissaudit.indexer.vectors.rows import PartedRows
 from blissaudit.scorer.bliss import BlissScores, bliss_scores, gather_texts
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
@@ -43,7 +43,7 @@ class Case:
 
     world: World
     """Its `images` are the first of those on disk, for the direct way."""
-    stored: StoredRows
+    stored: PartedRows
     hits: Hits
 
 
@@ -74,7 +74,7 @@ def make_case(folder: Path, images: int, classes: int, seed: int = 0) -> Case:
             similarity[here, column] = found
     order = np.argsort(-similarity, axis=1, kind="stable")
     hits = Hits(np.take_along_axis(similarity, order, 1), np.take_along_axis(rows, order, 1))
-    stored = open_stored_rows(paths)
+    stored = PartedRows(paths)
     few = slice(0, min(images, 10_000))
     shown = Hits(hits.similarity[few], hits.rows[few])
     return Case(World(references, labels, prompts, texts, stored[few], shown), stored, hits)
@@ -82,7 +82,7 @@ def make_case(folder: Path, images: int, classes: int, seed: int = 0) -> Case:
 
 def ours(case: Case, reference: Reference) -> BlissScores:
     """All that an audit keeps of every image."""
-    retrieved = gather_texts(case.hits, lambda rows: case.world.texts[rows])
+    retrieved = gather_texts(case.hits, case.world.texts)
     return bliss_scores(case.stored, retrieved, reference, WEIGHT)
 
 

@@ -17,9 +17,10 @@ from blissaudit.demo.scenes import KINDS
 from blissaudit.evaluation.metrics import auroc, paired_interval
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import LoadedModel, encoder_of_model, load_model
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.training.clipn_folder import curve_csv, curve_svg
 from blissaudit.training.clipn_pairs import make_pairs
@@ -73,10 +74,10 @@ def aurocs(
         reference.images[clean],
         np.searchsorted(kinds, reference.kinds[clean]),
     )
-    fitting = Fitting(normals, texts, no_prompts=no[kinds])
+    fitting = Fitting(normals, texts, {Need.NO_PROMPTS: no[kinds]})
     rows = test.of(np.concatenate([kinds, unseen]))
-    images, vectors = test.images[rows], array_vectors(texts)
-    query = Query(images, gather_texts(nearest_texts(images, vectors, 10), vectors.fetch))
+    images, vectors = test.images[rows], texts
+    query = Query(images, gather_texts(exact_search(images, vectors, 10), vectors))
     anomalous = np.isin(test.kinds[rows], unseen)
     return np.array([auroc(fit_score(SCORES[name], fitting)(query), anomalous) for name in NAMES])
 

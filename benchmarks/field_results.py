@@ -17,7 +17,6 @@ from blissaudit.evaluation.draws import make_draws
 from blissaudit.evaluation.flagging import LEVEL
 from blissaudit.evaluation.metrics import mean_interval, paired_interval
 from blissaudit.evaluation.run import EvalResult, Words, choose_scores, evaluate
-from blissaudit.indexer.vectors.nearest import array_vectors
 from blissaudit.scorer.scores.registry import SCORES
 from field_settings import CLEAN, HARD, MAIN, load, settings
 
@@ -54,8 +53,7 @@ def main() -> None:
             protocol = replace(setting.protocol, draws=asked.draws, seed=asked.seed)
             words = Words(
                 {name: texts[row] for name, row in setting.prompts.items()},
-                array_vectors(texts[:count]),
-                names=np.array(columns["caption"][:count]),
+                texts[:count],
             )
             draws = make_draws(setting.world, protocol)
             results[setting.name] = evaluate(setting.world, draws, words, chosen)

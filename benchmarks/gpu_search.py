@@ -23,10 +23,10 @@ from pathlib import Path
 import faiss
 import numpy as np
 from blissaudit.artefacts import write_array
-from blissaudit.indexer.search.gpu import exact_on, open_gpus
+from blissaudit.indexer.search.gpu import HoldingSearcher, StreamingSearcher, open_gpus
 from blissaudit.indexer.search.plan import Machine, Task, gpu_memories, plan_search
-from blissaudit.indexer.store.vectors import open_stored_vectors
-from blissaudit.indexer.vectors.nearest import exact_order, nearest_texts
+from blissaudit.indexer.store.vectors import IndexRows
+from blissaudit.indexer.vectors.nearest import exact_order, exact_search
 from measuring import Report, begin, unit
 
 CLAIM = "queries/s of exact fp16 search and encoder rates, as a share of the card's fp16 rate"
@@ -81,14 +81,15 @@ def search_rates(report: Report, folder: Path, peak: float) -> None:
     queries = unit(rng.standard_normal((QUERIES, D), np.float32))
     for count in SIZES:
         manifest = stored(folder, count)
-        vectors = open_stored_vectors(folder, manifest, resident=False)
+        vectors = IndexRows(folder, manifest, resident=False)
         memories = gpu_memories()
         plan = plan_search(Task("", count, D, 2, gpus=(0,)), Machine(1 << 40, memories))
         report.say(f"  {plan.line}")
         held = plan.placement == "gpu"
-        find = exact_on(open_gpus(faiss, (0,), plan), held)
-        whole = seconds(lambda: find(vectors, queries, K, None), report.runs)  # noqa: B023
-        hits = find(vectors, queries, K, None)
+        make = HoldingSearcher if held else StreamingSearcher
+        searcher = make(open_gpus(faiss, (0,), plan), vectors)
+        whole = seconds(lambda: searcher.search(queries, K), report.runs)  # noqa: B023
+        hits = searcher.search(queries, K)
         wide = np.repeat(hits.rows, 7, axis=1)[:, :64]  # as many candidates as are ranked again
         again = seconds(lambda: exact_order(queries, vectors, wide), report.runs)  # noqa: B023
         limit = "ranking again on the CPU" if again > whole / 2 else "the scan on the GPU"
@@ -99,7 +100,7 @@ def search_rates(report: Report, folder: Path, peak: float) -> None:
             "limits"
         )
         if count == SIZES[0]:
-            plain = nearest_texts(queries[:256], vectors, K)
+            plain = exact_search(queries[:256], vectors, K)
             same = all(set(a) == set(b) for a, b in zip(plain.rows, hits.rows[:256], strict=True))
             report.say(f"    top-{K} sets of 256 queries equal the CPU's: {same}")
 

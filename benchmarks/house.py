@@ -3,10 +3,10 @@
     python benchmarks/house.py [CHECKOUT] [--json] [--check]
 
 Every imported name is resolved through the faces (a package's `__init__`, whether it re-exports
-plainly or through a lazy table such as `_HOMES`) to the module that defines it. Imports inside
-functions and under TYPE_CHECKING count like any other. `--check` exits with 1 where a number
-exceeds its target. Only the options of `bliss audit` need an interpreter with click: the
-checkout's own `.venv` where it has one, else this one.
+plainly, through a lazy table such as `_HOMES`, or through a stub beside it) to the module that
+defines it. Imports inside functions and under TYPE_CHECKING count like any other. `--check` exits
+with 1 where a number exceeds its target. Only the options of `bliss audit` need an interpreter with
+click: the checkout's own `.venv` where it has one, else this one.
 """
 
 import argparse
@@ -293,6 +293,11 @@ def _note_names(module: Module, modules: Mapping[str, Module]) -> None:
                     below = _join(module.name, alias.name)
                     if below in modules:
                         module.exported[alias.asname or alias.name] = (below, "")
+    stub = module.path.with_suffix(".pyi")
+    if module.is_face and stub.is_file():
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (said := _said(node, module)) is not None:
+                module.exported.update({alias.name: (said, alias.name) for alias in node.names})
     if module.is_face:
         module.exported = {n: t for n, t in module.exported.items() if t[0] in modules}
         module.defined -= set(module.exported)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from blissaudit import Reference, bliss_scores, fit_moments
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 
 EXTERNAL_TEXTS = 1000
@@ -68,8 +68,8 @@ def mean_auroc(real: Path, normal_classes: int, draws: int) -> tuple[float, floa
         text_rows.setdefault(normalise_name(name), row)
     usable = [number for name, number in numbers.items() if name in text_rows]
     prompt_rows = {number: text_rows[name] for name, number in numbers.items() if name in text_rows}
-    external = array_vectors(texts[:EXTERNAL_TEXTS])
-    retrieved = gather_texts(nearest_texts(test.vectors, external, K), external.fetch)
+    external = texts[:EXTERNAL_TEXTS]
+    retrieved = gather_texts(exact_search(test.vectors, external, K), external)
     random = np.random.RandomState(0)
     found = []
     for _ in range(draws):

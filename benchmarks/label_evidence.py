@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from blissaudit import Reference, bliss_matrices, fit_moments
 from blissaudit.evaluation.metrics import paired_interval
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.mislabel import label_margins
@@ -109,10 +109,8 @@ def margins(filed: Filed) -> dict[str, np.ndarray]:
     classes = tuple(str(c) for c in range(len(prompts)))
     reference = Reference(fit_moments(classes, rows, labels), prompts)
     everyone = LeftOut(np.arange(len(labels)), labels)
-    hits = nearest_texts(rows, array_vectors(filed.texts), 10)
-    found = bliss_matrices(
-        rows, gather_texts(hits, lambda r: filed.texts[r]), reference, left_out=everyone
-    )
+    hits = exact_search(rows, filed.texts, 10)
+    found = bliss_matrices(rows, gather_texts(hits, filed.texts), reference, left_out=everyone)
     ours = label_margins(rows, reference, labels, everyone)
     mean = _closest_means(filed)
     cosine = rows.astype(np.float64) @ prompts.T.astype(np.float64)

@@ -25,9 +25,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.search.index import CaptionIndex, join_indexes, search, without_rows
+from blissaudit.indexer.search.index import CaptionIndex, join_indexes, search
+from blissaudit.indexer.vectors.rows import remaining
+from blissaudit.indexer.vectors.unit_rows import blocks_of
 from blissaudit.scorer.bliss import gather_texts
-from blissaudit.scorer.label_filter import LabelFilter, without_label_texts
+from blissaudit.scorer.label_filter import LabelFilter, label_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from known_answer import EXTERNAL_TEXTS, SETTINGS, K, auroc, normalise_name, read_images
@@ -55,7 +57,7 @@ def index_texts(real: Path, folder: Path) -> dict[str, CaptionIndex]:
         indexes.append(index_embeddings(source, folder / bank, "caption"))
     table = pq.read_table(real / "texts/photo-of-a/metadata/metadata_0.parquet")
     first = len(set(table["caption"].to_pylist()[:EXTERNAL_TEXTS]))
-    few = without_rows(indexes[0], np.arange(first, indexes[0].count))
+    few = indexes[0].without(np.arange(first, indexes[0].count))
     return {
         f"{few.count:,} texts": few,
         f"{sum(i.count for i in indexes):,} texts": join_indexes(indexes),
@@ -90,7 +92,10 @@ def measure(
         normals = Normals(classes, prompts, reference.vectors[used], labels)
         normal = np.isin(test.labels, chosen)
         for name, rule in FILTERS.items():
-            left = without_label_texts(index, classes, prompts, rule)[0] if rule else index
+            left = index
+            if rule:
+                kept = label_texts(index, index.vectors, classes, prompts, rule).kept
+                left = index.without(remaining(index.count, kept))
             hidden[name].append(index.count - left.count)
             scores = score_all(normals, left, test.vectors)
             found[name].append({s: auroc(v[~normal], v[normal]) for s, v in scores.items()})
@@ -105,8 +110,8 @@ def measure(
 
 def score_all(normals: Normals, index: CaptionIndex, images: np.ndarray) -> dict[str, np.ndarray]:
     """Each score of the images, with the texts of `index` alone."""
-    every = np.concatenate([block for _, block in index.vectors.blocks()])
-    query = Query(images, gather_texts(search(index, images, K), index.vectors.fetch))
+    every = np.concatenate([block for _, block in blocks_of(index.vectors)])
+    query = Query(images, gather_texts(search(index, images, K), index.vectors))
     fitting = Fitting(normals, every)
     fit: Callable = lambda name, changed: fit_score(SCORES[name], fitting, **changed)  # noqa: E731
     return {shown: fit(name, changed)(query) for shown, (name, changed) in RANKED.items()}

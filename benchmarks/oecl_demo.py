@@ -22,9 +22,10 @@ from blissaudit.cli import run
 from blissaudit.demo.scenes import KINDS, render_scene
 from blissaudit.evaluation.metrics import auroc, mean_interval, paired_interval
 from blissaudit.indexer.encode.encoder import Encoder
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import Retrieved, gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.training.oecl import outlier_logistic
 from blissaudit.training.oecl_training import OeclSettings, train_head
@@ -57,8 +58,8 @@ K = 10
 
 def retrieved(images: np.ndarray, texts: np.ndarray) -> Retrieved:
     """The 10 nearest texts of each image."""
-    vectors = array_vectors(texts)
-    return gather_texts(nearest_texts(images, vectors, K), vectors.fetch)
+    vectors = texts
+    return gather_texts(exact_search(images, vectors, K), vectors)
 
 
 def values_of(draw: Draw, variants: bool, unnamed: np.ndarray | None) -> dict[str, float]:
@@ -78,7 +79,7 @@ def values_of(draw: Draw, variants: bool, unnamed: np.ndarray | None) -> dict[st
     def of(
         name: str, head: Mapping[str, np.ndarray] | None, query: Query, **changed: float
     ) -> float:
-        fitting = Fitting(known, draw.texts, head=head)
+        fitting = Fitting(known, draw.texts, {Need.HEAD: head})
         return auroc(fit_score(SCORES[name], fitting, **changed)(query), truth)
 
     few = draw.normals[:, :1], draw.outliers[:, :1]

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import Retrieved, gather_texts
 from blissaudit.scorer.scores.contract import Fitted, Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.text_terms import search_with_terms
 from measuring import Report, begin, measured, unit, verdict
@@ -81,13 +82,13 @@ def make_world(size: Size, seed: int = 0) -> tuple[Fitting, np.ndarray]:
     images = unit(centres[rng.integers(0, size.classes, size.images)] + noise(size.images))
     names = tuple(f"class {number}" for number in range(size.classes))
     normals = Normals(names, unit(centres + noise(size.classes)), references, labels)
-    return Fitting(normals, texts, something=texts[0]), images
+    return Fitting(normals, texts, {Need.SOMETHING: texts[0]}), images
 
 
 def retrieve(fitting: Fitting, images: np.ndarray) -> Retrieved:
     """The K nearest texts of every image."""
     texts = fitting.texts
-    return gather_texts(nearest_texts(images, array_vectors(texts), K), lambda rows: texts[rows])
+    return gather_texts(exact_search(images, texts, K), texts)
 
 
 def alone(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.search.index import CaptionIndex, search
-from blissaudit.indexer.vectors.nearest import SPARE, array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import SPARE, exact_search
 from measuring import Report, alternate, begin, verdict
 from synthetic import FEW_DISTINCT, K, around, cluster_texts
 
@@ -74,7 +74,7 @@ def check_independence(report: Report, index: CaptionIndex, queries: np.ndarray)
     """Say whether a tenth of the queries, searched alone, give the very same bits."""
     ((_, rows),) = index.vectors.blocks()
     whole, part = search(index, queries, K), slice(0, len(queries) // 10)
-    alone = nearest_texts(queries[part], array_vectors(rows), K)
+    alone = exact_search(queries[part], rows, K)
     same = np.array_equal(alone.similarity, whole.similarity[part])
     same = same and np.array_equal(alone.rows, whole.rows[part])
     report.say(f"  {part.stop} of the queries alone give the same bits: {same}")

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from blissaudit.indexer.vectors.nearest import SPARE, array_vectors, exact_order, nearest_texts
+from blissaudit.indexer.vectors.nearest import SPARE, exact_order, exact_search
 from measuring import begin, kernels_line, unit, verdict
 
 CLAIM = "exact search through the API against faiss.knn, by number of queries and kernel"
@@ -58,7 +58,7 @@ def serve() -> None:
     rng = np.random.default_rng(0)
     texts = unit(rng.standard_normal((TEXTS, DIMENSION), np.float32))
     queries = unit(rng.standard_normal((max(TARGETS), DIMENSION), np.float32))
-    vectors = array_vectors(texts)
+    vectors = texts
 
     def bare(some: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return faiss.knn(some, texts, k, metric=faiss.METRIC_INNER_PRODUCT)
@@ -69,14 +69,14 @@ def serve() -> None:
         name, count = line.split()
         some = queries[: int(count)]
         if name == "same":
-            found = nearest_texts(some, vectors, K)
+            found = exact_search(some, vectors, K)
             similarity, rows = exact_order(some, vectors, bare(some, K + SPARE)[1])
             same = found.similarity.tobytes() == similarity[:, :K].tobytes()
             print(same and np.array_equal(found.rows, rows[:, :K]), flush=True)
             continue
         start = time.perf_counter()
         if name == "ours":
-            nearest_texts(some, vectors, K)
+            exact_search(some, vectors, K)
         else:
             bare(some, K)
         print(time.perf_counter() - start, flush=True)

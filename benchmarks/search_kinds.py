@@ -31,7 +31,7 @@ from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.search.kinds import lists_for, read_kind, sample_size
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from measuring import Report, begin, measured, unit
 
 CLAIM = "build and search cost of each kind, against bare FAISS of the same kind"
@@ -120,7 +120,7 @@ def measure_size(report: Report, count: int, folder: Path) -> list[Line]:
     """Every kind at one size; each line is said as soon as it is known."""
     texts, queries = world(count)
     source = write_embeddings(folder / "source", texts)
-    truth = nearest_texts(queries, array_vectors(texts), K).rows
+    truth = exact_search(queries, texts, K).rows
     lines: list[Line] = []
     for dtype, kind in (("float32", "Flat"), ("float16", "SQfp16")):
         options = IndexOptions(dtype=dtype)

@@ -38,6 +38,7 @@ from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedding import EmbedOptions
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.vectors.nearest import Hits
+from blissaudit.indexer.vectors.unit_rows import blocks_of
 from blissaudit.scorer.bliss import BlissScores, bliss_scores, gather_texts
 from measuring import Report, alternate, begin, test_data, unit, verdict
 from synthetic import TEXTS, K, mixed_texts
@@ -110,7 +111,7 @@ def bare(index: faiss.IndexFlatIP, texts: np.ndarray, known: AuditResult) -> Bli
     """Search and scores alone; images, texts, statistics and classes are in memory."""
     images, reference = known.images.vectors, known.reference
     similarity, rows = index.search(images, K)
-    retrieved = gather_texts(Hits(similarity, rows), lambda wanted: texts[wanted])
+    retrieved = gather_texts(Hits(similarity, rows), texts)
     numbers = {name: number for number, name in enumerate(reference.classes)}
     given = np.array([numbers[label] for label in known.images.labels])
     return bliss_scores(images, retrieved, reference, 0.5, given, known.left_out)
@@ -155,7 +156,7 @@ def compare(report: Report, data: Path, folder: Path) -> None:
     original = fit_module._with_images
     fit_module._with_images = lambda *given: fitted.append(1) or original(*given)
     known = audit(images, second, folder / "after", words)
-    texts = np.concatenate([rows for _, rows in open_index(second).vectors.blocks()])
+    texts = np.concatenate([rows for _, rows in blocks_of(open_index(second).vectors)])
     flat = faiss.IndexFlatIP(texts.shape[1])
     flat.add(texts)
     assert len(in_reference(known.images, known.reference).images) == len(known.images.rows)

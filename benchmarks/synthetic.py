@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from blissaudit.indexer.vectors.nearest import Hits, array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import Hits, exact_search
 from measuring import unit
 
 K = 10
@@ -104,7 +104,7 @@ def mixed_texts(real: np.ndarray, seed: int, count: int = TEXTS) -> np.ndarray:
 def hits_of(images: np.ndarray, texts: np.ndarray) -> Hits:
     """The K nearest texts of every image."""
     found = [
-        nearest_texts(images[start : start + QUERIES_AT_ONCE], array_vectors(texts), K)
+        exact_search(images[start : start + QUERIES_AT_ONCE], texts, K)
         for start in range(0, len(images), QUERIES_AT_ONCE)
     ]
     return Hits(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import click
 
+from .options import ADDRESSES
+
 
 @click.command()
 @click.argument("decisions")
 @click.option("--run", "run_folder", required=True, help="The run whose report they were made on.")
+@ADDRESSES
 @click.option("--list", "list_file", metavar="OUT.csv", help="Write path,label of what stays.")
 @click.option(
     "--copy",
@@ -28,13 +31,14 @@ def apply(decisions: str, run_folder: str, list_file: str | None, target: str | 
     from ..safe_text import terminal_text
 
     run = open_run(run_folder)
+    pictures = run_photographs(run) if target is not None else None
     cleaned = clean(run, read_decisions(decisions, run))
     click.echo(summary(cleaned))
     if list_file is not None:
         write_list(cleaned, list_file)
         click.echo(f"List: {terminal_text(list_file)}")
-    if target is not None:
-        renamed = copy_cleaned(cleaned, run_photographs(run), target, progress_lines())
+    if target is not None and pictures is not None:
+        renamed = copy_cleaned(cleaned, pictures, target, progress_lines())
         click.echo(f"Copy: {terminal_text(target)}")
         if renamed:
             click.echo(f"{renamed:,} of them under another name, because theirs was taken")

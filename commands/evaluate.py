@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .option_values import (
+    check_repeated_addresses,
     class_words,
     embed_options,
     image_options,
@@ -92,6 +93,7 @@ def evaluate(
 
     asked = {n: v for n, v in given.items() if n not in HOW and asked_for(n)}
     model_asked = given["model"] is not None
+    check_repeated_addresses(given)
     images = holds_images([given["reference"], given["test"], *_outliers(given).values()])
     given = with_preset(given, (*(ENCODER if images else ()), "prompt", "k"))
     request, words = _eval_request(given, asked, repeats), class_words(given)

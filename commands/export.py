@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from ..errors import UsageError
+from .options import ADDRESSES
 
 
 @click.command()
 @click.argument("run")
 @click.option("--save-to-disk", "folder", help="A new folder, for datasets.load_from_disk.")
 @click.option("--push-to-hub", "repository", metavar="OWNER/NAME", help="A repository of the hub.")
+@ADDRESSES
 @click.option("--public", is_flag=True, help="Let everybody see that repository.")
 def export(run: str, folder: str | None, repository: str | None, public: bool) -> None:
     """Write the audited images with their scores as a Hugging Face dataset.

@@ -197,7 +197,7 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
     from ..audit.fitting import embed_query
     from ..audit.models import encoder_for
     from ..audit.report.terminal import hits_text
-    from ..indexer.search.index import captions_of, origin_names
+    from ..indexer.search.index import origin_names
     from ..indexer.search.index import search as search_index
     from ..indexer.search.kinds import OWN
 
@@ -216,7 +216,7 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
     found: dict[str, list] = {
         "similarity": hits.similarity[0].tolist(),
         "row": hits.rows[0].tolist(),
-        "caption": captions_of(opened, hits.rows[0]),
+        "caption": opened.captions_of(hits.rows[0]),
     }
     if len(opened.origins) > 1:
         found["origin"] = origin_names(opened, hits.rows[0])

@@ -82,10 +82,28 @@ def model_choice(given: dict[str, Any]) -> Any:
     return choice
 
 
+def check_repeated_addresses(given: dict[str, Any]) -> None:
+    """AddressNotNamed where only the file of `--from` names an address to read from."""
+    from ..corpora.trust import addresses_in, is_named, not_named
+
+    context, unnamed, again = click.get_current_context(), [], []
+    for option in context.command.params:
+        value = given.get(option.name or "")
+        if context.get_parameter_source(option.name or "") != ParameterSource.DEFAULT_MAP:
+            continue
+        words = [value] if isinstance(value, str) else list(value or ()) if option.multiple else []
+        found = [each for each in addresses_in(words) if not is_named(each)]
+        if found:
+            unnamed += found
+            again += [part for word in words for part in (option.opts[0], word)]
+    if unnamed:
+        raise not_named(unnamed, "the evaluation to repeat", again)
+
+
 def ray_engine(given: dict[str, Any]) -> Any:
     """What the engine options say: a RayEngine, or None for this process."""
     if given["engine"] == "ray":
-        from ..distributed.cluster import RayEngine
+        from ..distributed.engine import RayEngine
 
         return RayEngine(model_choice(given), given["ray_address"], given["ray_actors"])
     for name in ("ray_address", "ray_actors"):

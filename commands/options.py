@@ -45,6 +45,32 @@ NEW_MODEL = _model("ViT-B-16")
 JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, for other programs, instead of text."
 )
+
+
+def _check_address(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    from ..corpora.trust import is_address
+
+    for value in values:
+        if not is_address(value):
+            raise UsageError(
+                f"--allow-address {value} was given",
+                "an address, such as hf:owner/name or https://host/images.tar",
+                "Leave it out: a path on this machine needs no leave",
+            )
+    return values
+
+
+ADDRESSES = click.option(
+    "--allow-address",
+    multiple=True,
+    metavar="ADDRESS",
+    expose_value=False,
+    callback=_check_address,
+    help="Contact this address, which RUN names. Repeatable.",
+)
+"""Needs no more than to be typed: see `corpora/trust.py`."""
 CLIPN = click.option(
     "--clipn", help="What `bliss train clipn` made, for the scores clipn_ctw and clipn_atd."
 )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from .options import ADDRESSES
+
 
 @click.command()
 @click.argument("run")
@@ -16,6 +18,7 @@ import click
     show_default=True,
     help="How many of the most anomalous images are shown one by one.",
 )
+@ADDRESSES
 @click.option("--plots", metavar="DIR", help="Write vector plots for papers to DIR instead.")
 def report(run: str, output: str | None, images: int, plots: str | None) -> None:
     """Write one self-contained page to look at, review and decide: report.html.

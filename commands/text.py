@@ -18,7 +18,7 @@ from ..errors import BlissError, UsageError
 from ..indexer.build.add import Added
 from ..indexer.encode.encoder import Encoder
 from ..indexer.search.dispatch import describe_search
-from ..indexer.search.index import CaptionIndex
+from ..indexer.search.index import CaptionIndex, FolderIndex
 from ..indexer.store.hub import unknown_licences
 from ..indexer.upkeep.verify import Check
 from ..safe_text import terminal_text
@@ -108,7 +108,7 @@ def embedder(load: Callable[[], Encoder]) -> Callable[[str], np.ndarray]:
     return lambda text: load().encode_texts([text])[0]
 
 
-def choice_text(index: CaptionIndex, rows: np.ndarray, done: bool) -> str:
+def choice_text(index: FolderIndex, rows: np.ndarray, done: bool) -> str:
     """How many captions, stored rows int64 [u], are removed or would be, and some of them."""
     verb = "removed" if done else "would be removed"
     lines = [f"{len(rows):,} of {index.count:,} captions {verb}; "
@@ -116,7 +116,7 @@ def choice_text(index: CaptionIndex, rows: np.ndarray, done: bool) -> str:
     if len(rows):
         picked = rows[np.unique(np.linspace(0, len(rows) - 1, EXAMPLES).astype(int))]
         lines.append("all of them:" if len(rows) <= EXAMPLES else "some of them:")
-        lines += ["  " + terminal_text(c, CAPTION_WIDTH) for c in index.captions(picked)]
+        lines += ["  " + terminal_text(c, CAPTION_WIDTH) for c in index.captions[picked]]
     return "\n".join(lines)
 
 

@@ -58,10 +58,10 @@ def tune(
         **{name: given[name] for name in ("k", "image_queries", "text_queries", "weight", "seed")},
     )
     index, words = open_index(folder, SearchChoice(kind="exact")), class_words(given)
-    settings = settings_of(given["kinds"], index.stored.count, index.model["dimension"])
+    settings = settings_of(given["kinds"], index.stored_count, index.model["dimension"])
 
     kinds = dict.fromkeys(kind for kind, _ in settings)
-    for note in (training_note(read_kind(kind), index.stored.count) for kind in kinds):
+    for note in (training_note(read_kind(kind), index.stored_count) for kind in kinds):
         if note:
             say(note)
 

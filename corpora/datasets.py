@@ -2,7 +2,8 @@
 
 What a data set's card says of its licence.
 
-A local data set folder is read by itself: its card and its links name nothing outside it.
+A data set is read by itself: the card of a folder or repository, and the links of a folder, name
+nothing outside it.
 """
 
 from __future__ import annotations
@@ -154,9 +155,9 @@ def open_builder(
 ) -> Any:
     """The library's plan of one configuration: `config.data_files` lists files by split.
 
-    A folder is checked before the library looks at what its card names, and the files that it
-    lists after. UsageError where the config is not there; BlissError where the folder leads out of
-    itself, the repository cannot be found or reached, or holds a kind of data other than
+    The card is checked before the library looks at what it names, and the files that the library
+    lists after. UsageError where the config is not there; BlissError where the folder or
+    repository leads out of itself, cannot be found or reached, or holds a kind of data other than
     `readable_kinds`, which `needed` words.
     """
     import datasets
@@ -164,6 +165,8 @@ def open_builder(
     folder = None if is_remote(address) else address
     if folder is not None:
         check_dataset_folder(folder)
+    else:
+        _check_repository_card(address, options.revision)
     try:
         builder = datasets.load_dataset_builder(
             address, name=options.config, revision=options.revision
@@ -187,10 +190,14 @@ def open_builder(
             f"{needed} ({', '.join(readable_kinds)})",
             "Export it to one of these, or give the file that holds what is wanted by itself",
         )
+    files = builder.config.data_files or {}
+    listed = [str(file) for split in files.values() for file in split]
     if folder is not None:
-        files = builder.config.data_files or {}
-        listed = (str(file) for split in files.values() for file in split)
         check_inside(folder, listed, "its card")
+    else:
+        for file in listed:
+            if not _is_of_repository(address, file):
+                raise _leaves(address, "its card", file)
     return builder
 
 
@@ -282,6 +289,7 @@ def _closed_by_exit(stream: Generator[pa.Table, None, None]) -> Iterator[Iterato
 
 CARD = "README.md"
 _MOST = 1 << 20  # bytes; the licence is in the card's head
+_LARGEST_CARD = 16 << 20
 
 
 def card_licence(address: str, revision: str | None = None) -> str | None:
@@ -292,9 +300,9 @@ def card_licence(address: str, revision: str | None = None) -> str | None:
     """
     from huggingface_hub import DatasetCard
 
-    at = f"@{revision.replace('/', '%2F')}" if revision and is_remote(address) else ""
     try:
-        text = read_file(f"{address}{at}/{CARD}", _MOST).decode("utf-8-sig", "replace")
+        data = read_file(f"{_at_revision(address, revision)}/{CARD}", _MOST)
+        text = data.decode("utf-8-sig", "replace")
         facts = DatasetCard(text, ignore_metadata_errors=True).data.to_dict()
     except Exception:  # of many kinds: no card, no network, no YAML
         return None
@@ -303,6 +311,12 @@ def card_licence(address: str, revision: str | None = None) -> str | None:
         stated = facts.get("license_name") or stated
     names = stated if isinstance(stated, list) else [stated]
     return ", ".join(str(name) for name in names if name) or None
+
+
+def _at_revision(address: str, revision: str | None) -> str:
+    """A repository's address at a revision; a folder's path as it is."""
+    at = f"@{revision.replace('/', '%2F')}" if revision and is_remote(address) else ""
+    return f"{address}{at}"
 
 
 STANDALONE_CARD = ".huggingface.yaml"
@@ -320,11 +334,43 @@ def check_dataset_folder(folder: str) -> None:
     `check_inside` is for the files that it then lists.
     """
     for name, place in _named_places(folder):
-        bare = re.sub(r"[\0-\x20]", "", place)  # which URL parsers drop
-        if _ELSEWHERE.match(bare) or ".." in re.split(r"[\\/]", place):
+        if _is_elsewhere(place):
             raise _leaves(folder, name, place)
     for path in _links(folder):
         check_inside(folder, [path], "a link")
+
+
+def _is_elsewhere(place: str) -> bool:
+    """Whether a place that a card names is not below the card."""
+    bare = re.sub(r"[\0-\x20]", "", place)  # which URL parsers drop
+    return bool(_ELSEWHERE.match(bare)) or ".." in re.split(r"[\\/]", place)
+
+
+def _check_repository_card(address: str, revision: str | None) -> None:
+    """BlissError where the card of a repository names anything outside it.
+
+    A card that cannot be fetched is left to `datasets`, which then says why.
+    """
+    for name in (CARD, STANDALONE_CARD):
+        try:
+            data = read_file(f"{_at_revision(address, revision)}/{name}", _LARGEST_CARD + 1)
+        except (FileNotFoundError, PermissionError, BlissError):
+            continue
+        if len(data) > _LARGEST_CARD:
+            raise BlissError(
+                f"{name} of {address} is larger than {_LARGEST_CARD >> 20} MiB",
+                "a data set card that people can read",
+                "Do not use a data set that has such a card",
+            )
+        for place in _places_in_card(address, name, data):
+            if _is_elsewhere(place) and not _is_of_repository(address, place):
+                raise _leaves(address, name, place)
+
+
+def _is_of_repository(address: str, file: str) -> bool:
+    """Whether an address is that of a file in the repository at `address`."""
+    inside = file.startswith((f"{address}@", f"{address}/"))
+    return inside and "::" not in file and ".." not in file.split("/")
 
 
 def check_inside(folder: str, names: Iterable[str], who: str) -> None:
@@ -349,29 +395,28 @@ def _named_places(folder: str) -> Iterator[tuple[str, str]]:
         if not os.path.lexists(file):
             continue
         check_inside(folder, [name], "a link")
-        try:
-            places = _places(_card_facts(file))
-        except Exception as error:  # of many kinds: not UTF-8, no YAML, no mapping
-            reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-            raise BlissError(
-                f"{name} in {display_path(folder)} could not be read "
-                f"({type(error).__name__}: {reason})",
-                "a data set card with YAML at its head",
-                "Correct it, or remove it if the files need no description",
-            ) from error
-        for place in places:
+        with readable(Path(file)):
+            data = Path(file).read_bytes()
+        for place in _places_in_card(folder, name, data):
             yield name, place
 
 
-def _card_facts(file: str) -> Any:
-    """The YAML of a card, read as `datasets` reads it."""
+def _places_in_card(where: str, name: str, data: bytes) -> list[str]:
+    """Every place that a card, CARD or STANDALONE_CARD, names; read as `datasets` reads it."""
     import yaml
     from huggingface_hub import DatasetCard
 
-    if os.path.basename(file) == CARD:
-        return DatasetCard.load(file).data.to_dict()
-    with open(file, encoding="utf-8") as text:
-        return yaml.safe_load(text)
+    try:
+        text = data.decode("utf-8-sig")
+        facts = DatasetCard(text).data.to_dict() if name == CARD else yaml.safe_load(text)
+        return _places(facts)
+    except Exception as error:  # of many kinds: not UTF-8, no YAML, no mapping
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise BlissError(
+            f"{name} in {display_path(where)} could not be read ({type(error).__name__}: {reason})",
+            "a data set card with YAML at its head",
+            "Correct it, or remove it if the files need no description",
+        ) from error
 
 
 def _places(facts: Any) -> list[str]:
@@ -402,9 +447,10 @@ def _links(folder: str) -> Iterator[str]:
                 yield os.path.relpath(path, folder)
 
 
-def _leaves(folder: str, who: str, name: str) -> BlissError:
+def _leaves(where: str, who: str, name: str) -> BlissError:
+    kind = "repository" if is_remote(where) else "folder"
     return BlissError(
-        f"{who} in {display_path(folder)} names {display_path(name)}, which leaves the folder",
-        "files inside the folder",
+        f"{who} in {display_path(where)} names {display_path(name)}, which leaves the {kind}",
+        f"files inside the {kind}",
         "Do not use a data set that does this",
     )

@@ -261,9 +261,9 @@ def _column(
 
 
 def _holds_text(values: Sequence[str]) -> bool:
-    """Whether most values that are not empty are neither numbers nor files."""
+    """Whether most filled values are neither numbers nor files; true where none is filled."""
     filled = [value.strip() for value in values if value.strip()]
-    return 2 * sum(map(_is_number_or_file, filled)) < len(filled)
+    return not filled or 2 * sum(map(_is_number_or_file, filled)) < len(filled)
 
 
 def _is_number_or_file(value: str) -> bool:

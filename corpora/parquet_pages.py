@@ -21,11 +21,34 @@ MAX_PAGE = 32 << 20
 """Bytes that a page may unpack to, whatever it takes in the file."""
 MAX_RATIO = 4
 """A larger page may unpack to so many times its bytes in the file."""
+MAX_ROWS = 100_000
+"""Rows that a file may claim, however few bytes it has; a larger one may claim one for each."""
 _MAX_HEADER = 1 << 20
 
 
 class PageTooLarge(pa.ArrowInvalid):
-    """A page that is not unpacked."""
+    """A page, or a number of rows, that is not unpacked."""
+
+
+def check_row_count(rows: int, size: int) -> None:
+    """PageTooLarge where a file of `size` bytes claims many more rows than it can hold.
+
+    Rows without a value take no bytes in parquet and Arrow files.
+    """
+    if rows > max(MAX_ROWS, size):
+        raise PageTooLarge(f"it claims {rows:,} rows in {size:,} bytes")
+
+
+def check_rows(table: pq.ParquetFile, file: IO[bytes]) -> None:
+    """`check_row_count` for a parquet file, by what all of its row groups claim."""
+    groups = range(table.num_row_groups)
+    counts = [table.metadata.row_group(number).num_rows for number in groups]
+    if min(counts, default=0) < 0:
+        raise pa.ArrowInvalid("a row group has a negative number of rows")
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    check_row_count(sum(counts), size)
 
 
 def parquet_batches(

@@ -133,8 +133,8 @@ def batch_values(values: Iterable[tuple[int, object]], size: int) -> Iterator[Te
         yield make_batch(texts, np.asarray(rows, dtype=np.int64))
 
 
-def notices_of(source: TextSource) -> tuple[str, ...]:
-    """What was decided on opening a corpus that its user should know."""
+def notices_of(source: object) -> tuple[str, ...]:
+    """What was decided on opening a corpus or a collection that its user should know."""
     found: tuple[str, ...] = getattr(source, "notices", ())
     return found
 

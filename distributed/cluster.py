@@ -1,4 +1,4 @@
-"""A Ray cluster for one command, found or started; the only file that imports ray."""
+"""A Ray cluster for one command, connected to or started; the only module that imports ray."""
 
 from __future__ import annotations
 
@@ -10,57 +10,32 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BlissError, UsageError
-from ..indexer.encode.encoder import ModelChoice
 
 OBJECT_STORE_BYTES = 1 << 30
-"""Most that may lie between the stages of a cluster of our own."""
+"""Object store of a local cluster: the most that may wait between the stages."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: a cluster of our own on loopback
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local cluster on loopback on every system
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
 }
 AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 CONNECT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class RayEngine:
-    """Where to encode with Ray, and the model that its workers load."""
+def import_ray(address: str | None = None) -> Any:
+    """The module `ray`, imported with the environment variables that it reads while loading.
 
-    choice: ModelChoice
-    address: str | None = None
-    """Of a running cluster, host:port or `auto`; None: one of our own, ended afterwards."""
-    actors: int | None = None
-    """How many encoders; default one for each GPU of the cluster, without any 1."""
-
-    def __post_init__(self) -> None:
-        if self.actors is not None and self.actors < 1:
-            raise UsageError(
-                f"{self.actors} Ray actors were asked for", "1 or more", "Ask for more"
-            )
-        if self.address is not None and self.address.startswith("ray://"):
-            raise UsageError(
-                f"the Ray client address {self.address} was given",
-                "host:port of a cluster this machine belongs to, or auto",
-                "Run bliss on a machine of the cluster, as `ray job submit` does",
-            )
-
-
-def import_ray(engine: RayEngine) -> Any:
-    """The module; what it reads from the environment while it is imported is set before.
-
-    A token of this process keeps other users of the machine out of a cluster of our own; Ray by
-    itself would leave one in the home folder.
+    Without an address, a token of this process keeps other users of the machine out of the local
+    cluster; Ray itself would leave one in the home folder. Raises UsageError without Ray.
     """
     if "ray" not in sys.modules:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        if engine.address is None and not AUTHENTICATION & set(os.environ):
+        if address is None and not AUTHENTICATION & set(os.environ):
             os.environ["RAY_AUTH_MODE"] = "token"
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
@@ -76,20 +51,23 @@ def import_ray(engine: RayEngine) -> Any:
 
 
 @contextlib.contextmanager
-def cluster(ray: Any, engine: RayEngine) -> Iterator[None]:
-    """A cluster for the time being: the one this process is in, the one asked for, or our own."""
+def cluster(ray: Any, address: str | None = None, actors: int | None = None) -> Iterator[None]:
+    """A cluster for the block: the one this process is in, the one at `address`, or a local one.
+
+    Raises BlissError where there is none at `address` or a local one for `actors` cannot start.
+    """
     if ray.is_initialized():
         yield
         return
     with contextlib.ExitStack() as ending:
         ending.enter_context(_no_messages_on_stdout(ray))
-        if engine.address is not None:
-            _connect(ray, engine.address)
+        if address is not None:
+            _connect(ray, address)
         else:
             folder = ending.enter_context(
                 tempfile.TemporaryDirectory(prefix="bliss-ray-", ignore_cleanup_errors=True)
             )
-            _start(ray, folder, engine)
+            _start(ray, folder, actors or 1)
         ending.callback(ray.shutdown)
         yield
 
@@ -99,7 +77,7 @@ def _connect(ray: Any, address: str) -> None:
     remedy = "Correct --ray-address, or leave it out to start Ray on this machine"
     host, _, port = address.rpartition(":")
     try:
-        if host and port.isdigit():  # Ray itself would try for minutes
+        if host and port.isdigit():  # Ray itself would retry for minutes
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         _init(ray, address=address)
     except Exception as error:
@@ -107,13 +85,13 @@ def _connect(ray: Any, address: str) -> None:
         raise BlissError(f"no Ray cluster at {address} ({reason})", needed, remedy) from error
 
 
-def _start(ray: Any, folder: str, engine: RayEngine) -> None:
-    """A cluster of this machine alone: no dashboard, reachable from this machine only."""
+def _start(ray: Any, folder: str, actors: int) -> None:
+    """A cluster of this machine alone, without a dashboard, reachable from this machine only."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         _init(
             ray,
-            num_cpus=(cores or 1) + 1 + (engine.actors or 1),
+            num_cpus=(cores or 1) + 1 + actors,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=folder,
@@ -128,7 +106,7 @@ def _start(ray: Any, folder: str, engine: RayEngine) -> None:
 
 
 def _init(ray: Any, **settings: Any) -> None:
-    """`ray.init`, without the line on stderr that its log level was set."""
+    """`ray.init` without the line that it prints to stderr about its log level."""
     sys.stderr.flush()
     before = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -143,7 +121,7 @@ def _init(ray: Any, **settings: Any) -> None:
 
 @contextlib.contextmanager
 def _no_messages_on_stdout(ray: Any) -> Iterator[None]:
-    """Ray tells of workers that died on stdout, where a command prints its result as JSON."""
+    """Ray reports workers that died on stdout, where a command prints its result as JSON."""
     worker = ray._private.worker
     print_to_stdstream = getattr(worker, "print_to_stdstream", None)
     worker.print_to_stdstream = lambda *args, **kwargs: None

@@ -1,9 +1,9 @@
 """Ray Data as the engine that embeds parts.
 
-Reading happens on the machine of this process, preparing (tokenising, decoding) in tasks anywhere
-in the cluster, encoding in actors that each load the model once, one for each GPU. Ray starts
-tasks and actors that die again and gives them the same piece of work; results come back here, so
-no disk need be shared.
+Reading runs on the machine of the calling process, preparing (tokenising, decoding) in tasks
+anywhere in the cluster, encoding in actors that each load the model once, one for each GPU. Ray
+restarts tasks and actors that die and gives them the same batch; results come back to the calling
+process, so no disk need be shared.
 """
 
 from __future__ import annotations
@@ -12,58 +12,148 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from ..corpora.captions import closed_after
 from ..errors import BlissError, UsageError
-from ..indexer.images.pieces import (
-    BROKE_OFF,
-    Piece,
+from ..indexer.build.parts import PROGRESS
+from ..indexer.build.plan import RowPlan
+from ..indexer.encode.encoder import Encoder, ModelChoice
+from ..indexer.images.embedding import EmbeddingTask, PartBuilder
+from ..indexer.store.sources import Described
+from ..progress import Progress
+from .batches import (
+    READ_ERROR,
+    Batch,
+    PartGatherer,
+    Stages,
     Step,
     apply_step,
-    error_piece,
-    from_rows,
-    to_row,
+    arrow_to_array,
+    count_rows,
+    error_batch,
+    from_arrow,
+    to_arrow,
 )
-from .cluster import RayEngine, cluster, import_ray
+from .cluster import cluster, import_ray
+from .images import decoded_rows, image_stages
+from .texts import text_stages
 
 READ_CPUS, PREPARE_CPUS, ENCODE_CPUS = 0.5, 1.0, 0.75
-"""What a task of each stage counts as; all differ, since Ray Data joins stages that ask alike."""
+"""CPUs of a task of each stage; all differ, since Ray Data fuses stages with equal resources."""
 
 
 @dataclass(frozen=True)
-class Stages:
-    """What is done to every piece, in three kinds of processes."""
+class RayEngine:
+    """Encodes on a Ray cluster: the engine of `IndexOptions` and `EmbedOptions`.
 
-    read: Callable[[int], Iterator[Piece]]
-    """The pieces of one ticket, in order; called on the machine of this process."""
-    prepare: Step
-    encoder: Callable[[], Step]
-    """Called once in each encoding actor."""
-
-
-def run_pieces(tickets: Sequence[int], stages: Stages, engine: RayEngine) -> Iterator[Piece]:
-    """Every piece that `read` gives for `tickets`, prepared and encoded, as they become ready.
-
-    Few pieces wait between the stages: what is read ahead is bounded by Ray's object store.
-    Errors of the stages are pieces too. Raises UsageError where ray is not installed, BlissError
-    for a cluster that cannot be reached, is too small or fails as a whole. Closing the iterator
-    ends the work, and the cluster if it is our own.
+    Both methods raise UsageError where Ray is not installed, BlissError for a cluster that cannot
+    be reached, is too small or fails as a whole, and errors of the workers unchanged.
     """
-    if not tickets:
-        return
-    ray = import_ray(engine)
-    with cluster(ray, engine):
-        blocks = iter(_pipeline(ray, tickets, stages, engine))
-        try:
-            while (block := _next(ray, blocks)) is not None:
-                yield from from_rows(block)
-        finally:
-            close = getattr(blocks, "close", None)
-            if close is not None:
-                close()
+
+    choice: ModelChoice
+    """The model that the workers load."""
+    address: str | None = None
+    """host:port of a running cluster, or `auto`; None: a local one, stopped afterwards."""
+    actors: int | None = None
+    """How many encoders; by default one for each GPU of the cluster, without GPUs 1."""
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise UsageError(
+                f"{self.actors} Ray actors were requested", "1 or more", "Request more"
+            )
+        if self.address is not None and self.address.startswith("ray://"):
+            raise UsageError(
+                f"the Ray client address {self.address} was given",
+                "host:port of a cluster this machine belongs to, or auto",
+                "Run bliss on a machine of the cluster, as `ray job submit` does",
+            )
+
+    def encode_captions(
+        self,
+        plan: RowPlan,
+        numbers: Sequence[int],
+        encoder: Encoder,
+        described: Sequence[Described],
+        progress: Progress,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, float32 [m, d]) of each of the parts `numbers`, as they become complete."""
+        before = plan.count - sum(plan.parts[number] for number in numbers)
+        progress(PROGRESS, before, plan.count)
+
+        def on_rows(rows: int) -> None:
+            progress(PROGRESS, before + rows, plan.count)
+
+        stages = text_stages(plan, encoder, described, self.choice)
+        with closed_after(self.run(numbers, stages)) as batches:
+            parts = PartGatherer(frozenset(numbers))
+            for number, table in parts.gather(count_rows(batches, on_rows)):
+                yield number, arrow_to_array(table["vector"])
+
+    def embed_images(self, task: EmbeddingTask) -> int:
+        """Embed and write the missing parts of `task`; the number of rows of its collection.
+
+        Batches of the encoder are those of one machine as long as every image of a part can be
+        read; otherwise vectors may differ by float32 rounding.
+        """
+
+        def on_rows(rows: int) -> None:
+            task.progress("images embedded", rows, task.images.count or rows)
+
+        identity = replace(task.encoder, encode_images=lambda vectors: vectors)
+        gatherer = PartGatherer()
+        with closed_after(self.run([0], image_stages(task, self.choice))) as batches:
+            for number, table in gatherer.gather(count_rows(batches, on_rows)):
+                part = PartBuilder(identity, task.cached)
+                for item, outcome in decoded_rows(table):
+                    part.add(item, outcome)
+                task.write(number, part.finish())
+        return gatherer.input_rows or 0
+
+    def run(self, tickets: Sequence[int], stages: Stages) -> Iterator[Batch]:
+        """Every batch that `stages.read` gives for `tickets`, encoded, as they become ready.
+
+        What is read ahead is bounded by Ray's object store. Errors of the stages are batches too.
+        Closing the iterator ends the work, and a local cluster with it.
+        """
+        if not tickets:
+            return
+        ray = import_ray(self.address)
+        with cluster(ray, self.address, self.actors):
+            blocks = iter(_pipeline(ray, tickets, stages, self))
+            with closed_after(blocks):
+                while (block := _next(ray, blocks)) is not None:
+                    yield from from_arrow(block)
+
+
+def count_actors(resources: Mapping[str, float], engine: RayEngine) -> tuple[int, int]:
+    """The number of encoders and of GPUs for each, given the resources of a cluster.
+
+    Raises UsageError where more encoders than GPUs are requested, BlissError where there are too
+    few CPUs for every stage to run.
+    """
+    on_cpu = (engine.choice.device or "cuda").startswith("cpu")
+    gpus = 0 if on_cpu else int(resources.get("GPU", 0))
+    actors = engine.actors or max(1, gpus)
+    if 0 < gpus < actors:
+        raise UsageError(
+            f"{actors} Ray actors were requested and the cluster has {gpus} GPU{'s' * (gpus != 1)}",
+            "a GPU for each",
+            "Request fewer with --ray-actors, or encode with --device cpu",
+        )
+    cpus, needed = resources.get("CPU", 0), READ_CPUS + PREPARE_CPUS + actors * ENCODE_CPUS
+    if cpus < needed:
+        raise BlissError(
+            f"the Ray cluster has {cpus:g} CPUs",
+            f"{needed:g} for reading, preparing and {actors} encoders",
+            "Add a machine, or request fewer encoders with --ray-actors",
+        )
+    return actors, int(gpus > 0)
 
 
 def _pipeline(ray: Any, tickets: Sequence[int], stages: Stages, engine: RayEngine) -> Iterable[Any]:
@@ -71,7 +161,7 @@ def _pipeline(ray: Any, tickets: Sequence[int], stages: Stages, engine: RayEngin
     actors, gpus = count_actors(ray.cluster_resources(), engine)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.target_max_block_size = 1  # every piece travels for itself
+    context.target_max_block_size = 1  # every batch is a block
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     whole: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
     items = [{"ticket": ticket} for ticket in tickets]
@@ -99,82 +189,56 @@ def _pipeline(ray: Any, tickets: Sequence[int], stages: Stages, engine: RayEngin
 
 
 def _next(ray: Any, blocks: Iterator[pa.Table]) -> pa.Table | None:
-    """The next block, None behind the last; what Ray itself cannot mend is one plain sentence."""
+    """The next block, None after the last; an error of Ray itself becomes one line."""
     try:
         return next(blocks, None)
     except ray.exceptions.RayError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise BlissError(
-            f"Ray gave up ({type(error).__name__}: {(lines or ['no reason given'])[-1].strip()})",
-            "a cluster whose workers stay up",
-            "Run the same command again to go on from the finished parts",
+            f"Ray failed ({type(error).__name__}: {(lines or ['no reason given'])[-1].strip()})",
+            "a cluster whose workers keep running",
+            "Run the same command again to continue from the finished parts",
         ) from error
 
 
-def _go_to(folder: str) -> None:
-    """Work where the command was given, so that relative paths mean the same; if it is there."""
+def _change_folder(folder: str) -> None:
+    """Enter the folder of the command, if it exists here, so that relative paths mean the same."""
     with contextlib.suppress(OSError):
         os.chdir(folder)
 
 
 def _read(
-    folder: str, read: Callable[[int], Iterator[Piece]], tickets: pa.Table
+    folder: str, read: Callable[[int], Iterator[Batch]], tickets: pa.Table
 ) -> Iterator[pa.Table]:
-    _go_to(folder)
+    _change_folder(folder)
     for ticket in tickets["ticket"].to_pylist():
         try:
-            for piece in read(ticket):
-                yield to_row(piece)
+            for batch in read(ticket):
+                yield to_arrow(batch)
         except Exception as error:
-            yield to_row(error_piece(error, BROKE_OFF))
+            yield to_arrow(error_batch(error, READ_ERROR))
 
 
 def _prepare(folder: str, step: Step, rows: pa.Table) -> Iterator[pa.Table]:
-    _go_to(folder)
-    for piece in from_rows(rows):
-        yield to_row(apply_step(step, piece))
+    _change_folder(folder)
+    for batch in from_arrow(rows):
+        yield to_arrow(apply_step(step, batch))
 
 
 class _Encode:
-    """An encoding actor; a model that cannot be loaded is told with the first piece."""
+    """An encoding actor; a model that cannot be loaded is reported with the first batch."""
 
     def __init__(self, folder: str, make: Callable[[], Step]) -> None:
-        _go_to(folder)
+        _change_folder(folder)
         try:
             self.step = make()
         except Exception as error:
-            failure = error
-            self.step = functools.partial(_fail, failure)
+            self.step = functools.partial(_fail, error)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        for piece in from_rows(rows):
-            yield to_row(apply_step(self.step, piece))
+        for batch in from_arrow(rows):
+            yield to_arrow(apply_step(self.step, batch))
 
 
 def _fail(error: Exception, table: pa.Table) -> pa.Table:
     raise error
-
-
-def count_actors(there: Mapping[str, float], engine: RayEngine) -> tuple[int, int]:
-    """How many encoders there are to be, and how many GPUs each has, given a cluster's resources.
-
-    Raises UsageError where more encoders than GPUs were asked for, BlissError where there are too
-    few CPUs for every stage to run.
-    """
-    on_cpu = (engine.choice.device or "cuda").startswith("cpu")
-    gpus = 0 if on_cpu else int(there.get("GPU", 0))
-    actors = engine.actors or max(1, gpus)
-    if 0 < gpus < actors:
-        raise UsageError(
-            f"{actors} Ray actors were asked for and the cluster has {gpus} GPU{'s' * (gpus != 1)}",
-            "a GPU for each",
-            "Ask for fewer with --ray-actors, or encode with --device cpu",
-        )
-    cpus, needed = there.get("CPU", 0), READ_CPUS + PREPARE_CPUS + actors * ENCODE_CPUS
-    if cpus < needed:
-        raise BlissError(
-            f"the Ray cluster has {cpus:g} CPUs",
-            f"{needed:g} for reading, preparing and {actors} encoders",
-            "Add a machine, or ask for fewer with --ray-actors",
-        )
-    return actors, int(gpus > 0)

@@ -1,79 +1,214 @@
-"""The missing parts of an image collection, decoded and encoded over a Ray cluster."""
+"""The stages of an image collection over a cluster: read images, decode them, encode the pixels."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
-from ..corpora.captions import closed_after
-from ..indexer.encode.encoder import Encoder
-from ..indexer.encode.worker_encoders import for_workers
-from ..indexer.images.cache import EarlierImages
-from ..indexer.images.parts import ImagePart, add_image, finish_part
-from ..indexer.images.pieces import (
-    Gathered,
-    ImageReading,
-    Piece,
-    counted,
-    decode_items,
-    gather,
-    image_encoder,
-    outcomes,
-    read_images,
+from ..corpora.images.source import ImageItem, ImageSource
+from ..errors import BlissError
+from ..indexer.build.engine import EmbeddingTask
+from ..indexer.encode.encoder import ModelChoice
+from ..indexer.encode.preprocessing import UnreadableImage
+from ..indexer.images.decoding import Decoded, DecodingLimits, Undecodable, read_file
+from ..indexer.images.workers import Cached, Decoder, DecodeSettings, Outcome, read_failure
+from .batches import END, Batch, Stages, Step
+from .encoders import WorkerEncoder, for_workers, load_for_worker
+
+BATCH_BYTES = 128 << 20
+"""Encoded images from which on a batch takes no more."""
+READ_AT_ONCE = 8
+"""Images whose content is read at the same time."""
+
+ITEMS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("problem", pa.string()),
+        ("data", pa.large_binary()),
+    ]
 )
-from ..indexer.images.workers import Asked, nothing_known
-from ..indexer.store.parts import Part
-from .engine import Stages, run_pieces
-
-if TYPE_CHECKING:
-    from ..indexer.images.embedding import EmbedOptions
-
-Told = Callable[[int], None]
+"""The fields of an ImageItem; `data` is null where there is a problem."""
+DECODED = pa.schema([*list(ITEMS)[:-1], ("sha256", pa.string()), ("exif_rotated", pa.bool_())])
+"""Columns from decoding to the end; `sha256` is null where there is a problem."""
 
 
-def ray_image_parts(
-    reading: ImageReading,
-    encoder: Encoder,
-    options: EmbedOptions,
-    earlier: EarlierImages,
-    told: Told,
-    gathered: Gathered,
-) -> Iterator[tuple[int, Part]]:
-    """(number, part) of every part that is not finished, as `embed_parts` would write it.
+def image_stages(task: EmbeddingTask, choice: ModelChoice) -> Stages:
+    """The stages for the missing parts of `task`, which is read with a single ticket."""
+    batch_rows = task.encoder.batch_size
+    reader = BatchReader(task.images, task.is_finished, task.part_rows, batch_rows, task.limits)
+    # Workers decide by the hashes alone which images to decode.
+    hashes = replace(task.cached, places=np.zeros((0, 2), np.int64), vectors=(), exif_rotated=())
+    settings = DecodeSettings(
+        task.encoder.preprocessing, task.limits, hashes.__contains__ if len(hashes) else None
+    )
+    return Stages(
+        functools.partial(_read, reader),
+        functools.partial(decode_items, settings),
+        functools.partial(image_encoder, for_workers(task.encoder, choice)),
+    )
 
-    Batches of the encoder are those of one process as long as every image of a part can be read;
-    otherwise vectors may differ from its by the rounding of float32. `told` is how many rows have
-    come; `gathered.rows`, at the end, how many the collection has. Errors of workers come as they
-    are; besides them those of `run_pieces`.
+
+def _read(reader: BatchReader, ticket: int) -> Iterator[Batch]:
+    return reader.batches()
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """Reads a collection in batches."""
+
+    images: ImageSource
+    is_finished: Callable[[int], bool]
+    """Whether the part with this number is skipped."""
+    part_rows: int
+    batch_rows: int
+    limits: DecodingLimits
+
+    def batches(self) -> Iterator[Batch]:
+        """Every row of the parts that are not finished, with its content, then a batch END.
+
+        A batch ends with its part, after `batch_rows` rows or BATCH_BYTES: by the order of the
+        collection alone. The number of the batch END is the number of rows of the collection.
+        Raises what `images.items` and fetching an image raise, other than for images that are
+        missing or unreadable.
+        """
+        rows = number = size = 0
+        waiting: list[dict[str, object]] = []
+
+        def batch(last: bool) -> Batch:
+            part = (rows - 1) // self.part_rows
+            return Batch(part, number, last, pa.Table.from_pylist(waiting, ITEMS))
+
+        with closing(self._items()) as items:  # type: ignore[type-var]
+            for item in items:
+                if len(waiting) == self.batch_rows or size >= BATCH_BYTES:
+                    yield batch(last=False)
+                    waiting, size, number = [], 0, number + 1
+                rows = item.row + 1
+                if not self._skip(item.row):
+                    size += len(item.data) if isinstance(item.data, bytes) else 0
+                    waiting.append({name: getattr(item, name) for name in ITEMS.names})
+                if waiting and rows % self.part_rows == 0:
+                    yield batch(last=True)
+                    waiting, size, number = [], 0, 0
+        if waiting:
+            yield batch(last=True)
+        yield Batch(-1, rows, True, pa.table({"rows": [rows]}), END)
+
+    def _skip(self, row: int) -> bool:
+        return self.is_finished(row // self.part_rows)
+
+    def _items(self) -> Iterator[ImageItem]:
+        """Every item in order with its content, READ_AT_ONCE at a time."""
+
+        def read(item: ImageItem) -> ImageItem:
+            return item if self._skip(item.row) else read_content(item, self.limits)
+
+        with (
+            ThreadPoolExecutor(READ_AT_ONCE) as pool,
+            closing(self.images.items(self._skip)) as items,  # type: ignore[type-var]
+        ):
+            for group in _groups(items, READ_AT_ONCE):
+                yield from pool.map(read, group)
+
+
+def _groups(items: Iterator[ImageItem], size: int) -> Iterator[list[ImageItem]]:
+    """`size` items at a time; before an error of reading, the items that were read before it."""
+    group: list[ImageItem] = []
+    try:
+        for item in items:
+            group.append(item)
+            if len(group) == size:
+                full, group = group, []
+                yield full
+    except BlissError:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def read_content(item: ImageItem, limits: DecodingLimits) -> ImageItem:
+    """The item with its bytes, or with the problem that a Decoder would have reported."""
+    if item.problem:
+        return item._replace(file=None, data=None)
+    try:
+        data = item.data() if callable(item.data) else item.data
+        if data is None:
+            assert item.file is not None, "a skipped item cannot be read"
+            data = read_file(item.file, limits)
+        return item._replace(file=None, data=data)
+    except UnreadableImage as error:
+        problem = str(error)
+    except (UnicodeEncodeError, FileNotFoundError, PermissionError) as error:
+        problem = read_failure(error)
+    return item._replace(file=None, data=None, problem=problem)
+
+
+@functools.lru_cache(maxsize=1)
+def own_decoder() -> Decoder:
+    """The decoder of this process, which its worker does not outlive."""
+    return Decoder()
+
+
+def decode_items(settings: DecodeSettings, items: pa.Table) -> pa.Table:
+    """A table of ITEMS with a column `pixels` (uint8 bytes) in place of `data`.
+
+    `pixels` is null where there is a problem and where the content is in the cache.
     """
-    assert options.engine is not None
-    hashes = replace(earlier, places=np.zeros((0, 2), np.int64), vectors=(), exif_rotated=())
-    asked = Asked(
-        replace(encoder.preprocessing, apply_exif=options.apply_exif),
-        options.limits,
-        hashes.knows if len(hashes.hashes) else nothing_known,
-    )
-    stages = Stages(
-        functools.partial(_read, reading),
-        functools.partial(decode_items, asked),
-        functools.partial(image_encoder, for_workers(encoder, options.engine.choice)),
-    )
-    arrived = replace(encoder, encode_images=_as_they_are)
-    with closed_after(run_pieces([0], stages, options.engine)) as pieces:
-        for number, table in gather(counted(pieces, told), gathered):
-            part = ImagePart(arrived, earlier)
-            for item, outcome in outcomes(table):
-                add_image(part, item, outcome)
-            yield number, finish_part(part)
+    rows, pixels = [], []
+    for row in items.to_pylist():
+        item = ImageItem(row["row"], row["path"], row["label"], data=row["data"])
+        outcome = None if row["problem"] else own_decoder().decode(item, settings)
+        if isinstance(outcome, Undecodable):
+            row["problem"] = outcome.reason
+        elif outcome is not None:
+            row["sha256"] = outcome.sha256
+            row["exif_rotated"] = outcome.exif_rotated if isinstance(outcome, Decoded) else None
+        pixels.append(outcome.pixels.tobytes() if isinstance(outcome, Decoded) else None)
+        rows.append({name: row.get(name) for name in DECODED.names})
+    table = pa.Table.from_pylist(rows, DECODED)
+    return table.append_column("pixels", pa.array(pixels, pa.large_binary()))
 
 
-def _read(reading: ImageReading, ticket: int) -> Iterator[Piece]:
-    return read_images(reading)
+def image_encoder(wanted: WorkerEncoder) -> Step:
+    """A step that replaces `pixels` by `vector` (float32 bytes); loads the model."""
+    encoder = load_for_worker(wanted)
+    height, width = encoder.preprocessing.size
+
+    def encode(table: pa.Table) -> pa.Table:
+        column = table["pixels"]
+        places = [i for i in range(len(table)) if column[i].is_valid]
+        vectors: list[bytes | None] = [None] * len(table)
+        for start in range(0, len(places), encoder.batch_size):
+            batch = places[start : start + encoder.batch_size]
+            pixels = np.stack([np.frombuffer(column[i].as_buffer(), np.uint8) for i in batch])
+            made = encoder.encode_images(pixels.reshape(len(batch), height, width, 3))
+            for place, vector in zip(batch, made, strict=True):
+                vectors[place] = np.asarray(vector, np.float32).tobytes()
+        return table.drop_columns("pixels").append_column("vector", pa.array(vectors, pa.binary()))
+
+    return encode
 
 
-def _as_they_are(vectors: np.ndarray) -> np.ndarray:
-    return vectors
+def decoded_rows(table: pa.Table) -> Iterator[tuple[ImageItem, Outcome]]:
+    """Each item with the outcome of `decode_images`, with its vector in place of the pixels."""
+    for row in table.to_pylist():
+        item = ImageItem(row["row"], row["path"], row["label"], problem=row["problem"] or "")
+        outcome: Outcome
+        if item.problem:
+            outcome = Undecodable(item.row, item.problem)
+        elif row["vector"] is None:
+            outcome = Cached(item.row, row["sha256"])
+        else:
+            vector = np.frombuffer(row["vector"], np.float32)
+            outcome = Decoded(item.row, vector, row["sha256"], row["exif_rotated"])
+        yield item, outcome

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import BlissError
+from ..indexer.vectors.text_column import ranks
 from ..scorer.calibration import benjamini_hochberg, conformal_p_values, hold_out
 from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
+from ..scorer.scores.needs import Need
 from .draws import Draw
 from .metrics import realised_fdp
 from .world import World
@@ -40,7 +42,7 @@ class Calibration:
 def held_out(world: World, draw: Draw) -> np.ndarray:
     """bool [m], which reference images to hold out."""
     hashes = [world.hashes[row] for row in draw.reference]
-    return hold_out(draw.labels, hashes, CALIBRATION_SHARE)
+    return hold_out(draw.labels, ranks(hashes), CALIBRATION_SHARE)
 
 
 def calibration_of(fitting: Fitting, held: np.ndarray, query: Query) -> Calibration:
@@ -54,7 +56,7 @@ def check_flagging(score: Score, draws: Sequence[Draw], sizes: Sequence[int]) ->
     """Raise NotFlagged for a score or draws no p-value can be had for; `sizes` are h a draw."""
     if score.stateful:
         raise NotFlagged("it looks at the other test images, so p-values do not hold")
-    if score.needs_head:
+    if Need.HEAD in score.needs:
         raise NotFlagged("its head may have been trained on the held-out images")
     if any(draw.strangers for draw in draws):
         raise NotFlagged("the reference is contaminated, so p-values do not hold")
@@ -81,7 +83,7 @@ def flagged_metrics(
     """
     fitted, query, scores = asked
     try:
-        if score.needs_normals:
+        if score.uses_references:
             fitted = fit_score(score, calibration.fitting, **changed)
             scores = fitted(query)
         clean = fitted(calibration.query)

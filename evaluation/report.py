@@ -9,7 +9,6 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from ..artefacts import FORMAT_VERSION, read_json, write_atomically, write_json
 from ..csv_cells import csv_text
 from ..errors import BlissError, UsageError
+from ..scorer.scores.needs import Need
 from .draws import Draw
 from .flagging import CALIBRATION_SHARE, LEVEL
 from .metrics import METRICS, Interval, mean_interval, paired_interval
@@ -130,12 +130,16 @@ def eval_facts(
 
 
 def _score_facts(found: ScoreResult) -> dict[str, Any]:
-    score = asdict(found.chosen.score)
-    kept = ("formula", "source", "needs_normals", "needs_texts", "needs_index", "stateful")
+    score = found.chosen.score
     return {
-        "score": found.chosen.score.name,
+        "score": score.name,
         "parameters": found.chosen.parameters,
-        **{name: score[name] for name in kept},
+        "formula": score.formula,
+        "source": score.source,
+        "needs_normals": score.uses_references,
+        "needs_texts": Need.TEXTS in score.needs,
+        "needs_index": Need.RETRIEVED in score.needs,
+        "stateful": score.stateful,
         "values": found.values.tolist(),
         "flags": None if found.flags is None else found.flags.tolist(),
         "not_flagged": found.not_flagged,

@@ -16,16 +16,16 @@ from ..errors import UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.images.embedded import EmbeddedImages, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
-from ..indexer.search.index import CaptionIndex, captions_of
+from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.layout import is_embedding_folder
 from ..progress import Progress, no_progress
 from ..scorer.scores.contract import Score
-from ..scorer.scores.softmax import something_vector
+from ..scorer.scores.needs import Resources, provide
 from ..scorer.scores.trained_file import open_head
 from .draws import make_draws
 from .protocols import Protocol
 from .report import save_report
-from .run import Chosen, EvalResult, Words, choose_scores, evaluate
+from .run import EvalResult, Words, choose_scores, evaluate
 from .world import fingerprints, make_world, set_of
 
 
@@ -117,17 +117,18 @@ def run_eval(
         )
     draws = make_draws(world, request.protocol)
     classes = sorted({name for draw in draws for name in draw.normal})
-    no_prompts = None
-    if labels.no_prompts is not None:
-        no_prompts = dict(zip(classes, labels.no_prompts(classes), strict=True))
+    no_prompts = labels.no_prompts
+    resources = Resources(
+        index,
+        encoder,
+        None if head is None else head.arrays,
+        None if no_prompts is None else lambda: no_prompts(classes),
+    )
     words = Words(
         dict(zip(classes, labels.prompts(classes), strict=True)),
         index.vectors,
         request.k,
-        _captions(index, chosen),
-        something_vector(index, encoder),
-        None if head is None else head.arrays,
-        no_prompts,
+        provide({need for entry in chosen for need in entry.score.needs}, resources),
     )
     result = evaluate(world, draws, words, chosen, progress)
     facts = {
@@ -193,10 +194,3 @@ def _open_set(
     options = request.image_options if name == "test" else NO_IMAGE_OPTIONS
     listed = open_images(folder, options)
     return embed_images(listed, encoder, target, request.embed, progress)
-
-
-def _captions(index: CaptionIndex, chosen: Sequence[Chosen]) -> np.ndarray | None:
-    """str [M], only where a score works on all texts."""
-    if not any(entry.score.needs_texts for entry in chosen):
-        return None
-    return np.array(captions_of(index, np.arange(index.count)))

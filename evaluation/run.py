@@ -12,15 +12,17 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.vectors.nearest import Vectors, nearest_texts
+from ..indexer.vectors.nearest import exact_search
+from ..indexer.vectors.unit_rows import Rows, blocks_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import Retrieved, gather_texts
 from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score
+from ..scorer.scores.needs import Need, for_classes
 from ..scorer.scores.text_terms import search_with_terms, terms_of
 from ..scorer.scores.wrappers import RSCIN, with_rscin
 from .draws import Draw
@@ -42,18 +44,12 @@ class Words:
 
     prompts: Mapping[str, np.ndarray]
     """Class name -> float32 [d], its label prompt's unit vector."""
-    texts: Vectors
+    texts: Rows
     """M external texts."""
     k: int = 10
     """Texts retrieved for each image."""
-    names: np.ndarray | None = None
-    """str [M]."""
-    something: np.ndarray | None = None
-    """float32 [d], "a photo of something"."""
-    head: Mapping[str, np.ndarray] | None = None
-    """What was trained beforehand on outlier images."""
-    no_prompts: Mapping[str, np.ndarray] | None = None
-    """Class name -> float32 [d], its "no" vector, where there is a CLIPN."""
+    extras: Mapping[Need, Any] = field(default_factory=dict)
+    """The values of further needs of the scores; those of each class in the order of `prompts`."""
 
 
 def fittings_of(
@@ -61,9 +57,9 @@ def fittings_of(
 ) -> list[Fitting]:
     """What each draw's scores are fitted on; BlissError for a class without a prompt."""
     texts = np.zeros((0, world.images.shape[1]), np.float32)
-    if with_texts and words.texts.count:
-        texts = np.concatenate([block for _, block in words.texts.blocks()])
-    made = []
+    if with_texts and len(words.texts):
+        texts = np.concatenate([block for _, block in blocks_of(words.texts)])
+    made, number = [], {name: c for c, name in enumerate(words.prompts)}
     for draw in draws:
         missing = [name for name in draw.normal if name not in words.prompts]
         if missing:
@@ -72,11 +68,8 @@ def fittings_of(
             )
         prompts = np.stack([words.prompts[name] for name in draw.normal])
         normals = Normals(draw.normal, prompts, world.images[draw.reference], draw.labels)
-        names = words.names if with_texts else None
-        no_prompts = None
-        if words.no_prompts is not None:
-            no_prompts = np.stack([words.no_prompts[name] for name in draw.normal])
-        made.append(Fitting(normals, texts, names, words.something, words.head, no_prompts))
+        classes = np.array([number[name] for name in draw.normal])
+        made.append(Fitting(normals, texts, for_classes(words.extras, classes)))
     return made
 
 
@@ -128,7 +121,7 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 def shared_queries(
     world: World,
     asked: Sequence[np.ndarray],
-    texts: Vectors,
+    texts: Rows,
     k: int,
     fitted: Mapping[str, Sequence[Fitted]],
 ) -> tuple[list[Query], dict[str, Cost]]:
@@ -148,8 +141,8 @@ def shared_queries(
         whole, cost = measured(lambda: search_with_terms(images, corpus, k, every))
         cost = replace(cost, seconds=cost.seconds / sum(map(len, asking.values())))
         costs = dict.fromkeys(asking, cost)
-    elif texts.count:
-        whole = Query(images, gather_texts(nearest_texts(images, texts, k), texts.fetch))
+    elif len(texts):
+        whole = Query(images, gather_texts(exact_search(images, texts, k), texts))
     else:
         whole = Query(images)
     return [_cut(whole, np.searchsorted(rows, some)) for some in asked], costs
@@ -290,7 +283,7 @@ def evaluate(
         raise BlissError(
             "the draws are tested against different groups", "the same in all", "Split them up"
         )
-    fittings = fittings_of(world, draws, words, any(c.score.needs_texts for c in scores))
+    fittings = fittings_of(world, draws, words, any(Need.TEXTS in c.score.needs for c in scores))
     held = [held_out(world, draw) for draw in draws]
     clean = [draw.reference[some] for draw, some in zip(draws, held, strict=True)]
     results: list[ScoreResult] = []

@@ -18,11 +18,11 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.encode.encoder import check_same_model
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, search, with_structure
+from ..indexer.search.index import CaptionIndex, FolderIndex, search, with_structure
 from ..indexer.search.install import MadeStructure, make_structure
 from ..indexer.search.kinds import candidate_settings, default_parameters, read_kind
 from ..indexer.vectors.nearest import Hits, check_k
-from ..indexer.vectors.unit_rows import row_lengths
+from ..indexer.vectors.unit_rows import Rows, row_lengths
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer.bliss import bliss_scores, gather_texts
@@ -134,7 +134,7 @@ def tune(
     check_same_model(images.model, images.source, index.model, str(index.folder))
     check_k(options.k + 1, index.count)
     queries, own = ask(index, images, options, prompts)
-    rescore = rescorer(own, index.vectors.fetch, options.weight)
+    rescore = rescorer(own, index.vectors, options.weight)
 
     def exact(vectors: np.ndarray, k: int) -> Any:
         return search(index, vectors, k)
@@ -171,7 +171,7 @@ def ask(
     queries = Queries(
         vectors,
         halves(len(some), options.seed),
-        index.vectors.fetch(own_rows),
+        index.vectors[own_rows],
         own_rows,
         options.k,
     )
@@ -225,7 +225,7 @@ def _breadths(name: str) -> list[Setting]:
 class Candidates:
     """Each setting ready to be searched with; a structure is built when its first one comes."""
 
-    index: CaptionIndex
+    index: FolderIndex
     settings: Sequence[Setting]
     keep: MadeStructures
 
@@ -246,10 +246,10 @@ class Candidates:
 
 
 def _candidate(
-    index: CaptionIndex, keep: MadeStructures, kind: str, parameters: Mapping[str, int]
+    index: FolderIndex, keep: MadeStructures, kind: str, parameters: Mapping[str, int]
 ) -> Candidate:
     made = keep.made[kind]
-    opened: list[CaptionIndex] = []
+    opened: list[FolderIndex] = []
 
     def find(queries: np.ndarray, k: int) -> Hits:
         # Read at the first search, so that its memory is counted with it.
@@ -311,15 +311,13 @@ def own_reference(
     return OwnReference(images, Reference(moments, vectors), filed, described)
 
 
-def rescorer(
-    own: OwnReference, fetch: Callable[[np.ndarray], np.ndarray], weight: float
-) -> Callable[[Hits], np.ndarray]:
-    """The hits of all images, in rows that `fetch` takes, to their BLISS scores, float64 [n]."""
+def rescorer(own: OwnReference, texts: Rows, weight: float) -> Callable[[Hits], np.ndarray]:
+    """The hits of all images, in rows of `texts`, to their BLISS scores, float64 [n]."""
     filed = np.flatnonzero(own.labels >= 0)
     left_out = LeftOut(filed, own.labels[filed])
 
     def rescore(hits: Hits) -> np.ndarray:
-        retrieved = gather_texts(hits, fetch)
+        retrieved = gather_texts(hits, texts)
         return bliss_scores(
             own.images, retrieved, own.reference, weight, own.labels, left_out
         ).score

@@ -1,34 +1,41 @@
 """The BLISS score (Goodge, Hooi and Ng, BMVC 2024, arXiv 2407.17083), on arrays.
 
-For image x, class c with prompt t_c, and the k external texts d nearest to x by raw cosine:
+For image x, class c with prompt t_c, and the k external texts d nearest to x by cosine:
 
     ICS_c(x) = -(x·t_c - μ_c)/(σ_c + 1e-8)                      internal class score
     ETS_c(x) = mean over d of (x·d - μ_{c,d})/(σ_{c,d} + 1e-8)  external text score
     score(x) = min over c of ICS_c(x) + λ·ETS_c(x)
 
-μ and σ (population, ddof 0) are over the class's reference images; higher = more anomalous.
-`bliss_matrices` returns every class's terms, for small work; `bliss_scores` keeps only what a
-reader needs of each image, in memory bounded by blocks of classes and chunks of images.
+μ and σ (population, ddof 0) are over the class's reference images. All terms are numbers of
+standard deviations; higher = more anomalous. The summands of ETS are the *pulls* of the texts.
 
-BLISS terms of chunks of images against blocks of classes, in bounded memory.
+`bliss_matrices` returns the terms of every class, for small problems; `bliss_scores` keeps a few
+numbers an image, in memory bounded by blocks: the statistics of a block of classes are computed
+once for all distinct retrieved texts, then every block of images looks its k texts up in them.
 
-The statistics of a class are computed once for all distinct retrieved texts, however many images
-retrieved them; then every chunk of images looks its k texts up in that block's tables.
-
-The external texts that the images at hand retrieved, each distinct one once.
+    >>> import numpy as np
+    >>> from blissaudit.indexer.vectors.nearest import exact_search
+    >>> from blissaudit.scorer.moments import fit_moments
+    >>> rows = np.array([[1, 0, 0], [0.8, 0.6, 0], [0.8, 0, 0.6]], np.float32)
+    >>> reference = Reference(fit_moments(["cup"], rows, np.zeros(3, int)), rows[:1])
+    >>> texts = np.eye(3, dtype=np.float32)
+    >>> images = np.array([[0.8, 0.6, 0], [0, 0, 1]], np.float32)
+    >>> retrieved = gather_texts(exact_search(images, texts, k=1), texts)
+    >>> found = bliss_scores(images, retrieved, reference, weight=0.5)
+    >>> found.score.round(2).tolist(), found.pull.round(2).tolist()
+    ([0.35, 10.61], [[-0.71], [2.83]])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..indexer.vectors.nearest import Hits
-from ..indexer.vectors.rows import Rows, slices
-from ..indexer.vectors.scratch import let_go, scratch_array
+from ..indexer.vectors.unit_rows import Rows, slices
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut, class_texts, left_out_statistics
 from .moments import Moments
 from .reference import Reference
@@ -37,10 +44,63 @@ from .statistics import VariancePrior, check_counts, class_std_float64, moderate
 BEST = 3
 """How many of the best classes are kept for each image."""
 
+EPSILON = 1e-8
+"""Added to every σ before it divides, as in the published code."""
+
+TABLE_ENTRIES = 4_000_000
+"""Entries of the [u, classes] tables of μ and σ of one block of classes: 32 MB each."""
+
+PULL_ENTRIES = 500_000
+"""Entries of the [images, k, classes] pulls of one block of images: 4 MB each."""
+
+PAIRS_AT_ONCE = 8192
+"""Images that are left out of one class at once."""
+
+IMAGES_AT_ONCE = 16_384
+"""Images whose retrieved rows are made distinct at once."""
+
+
+class Allocator(Protocol):
+    """Where arrays that grow with the number of images are kept."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """A new array, its values unset."""
+
+    def release(self, *arrays: np.ndarray) -> None:
+        """These arrays are not read or written for a while; their values must stay."""
+
+
+class InMemory:
+    """Ordinary numpy arrays."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """`np.empty`."""
+        return np.empty(shape, dtype)
+
+    def release(self, *arrays: np.ndarray) -> None:
+        """Nothing to do."""
+
+
+IN_MEMORY = InMemory()
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """k texts for each of n images, u of them distinct."""
+
+    similarity: np.ndarray
+    """float32 [n, k], cosines, descending in each row."""
+    rows: np.ndarray
+    """int64 [n, k], rows of the caption index."""
+    position: np.ndarray
+    """int32 [n, k], where in `vectors` each retrieved text is."""
+    vectors: np.ndarray
+    """float32 [u, d], unit rows of the distinct texts."""
+
 
 @dataclass(frozen=True)
 class BlissMatrices:
-    """Every class's terms: float64 [n, C] each, total = ics + λ·ets."""
+    """The terms of every class: float64 [n, C] each, total = ics + λ·ets."""
 
     ics: np.ndarray
     ets: np.ndarray
@@ -70,8 +130,25 @@ class BlissScores:
 
     @property
     def nearest(self) -> np.ndarray:
-        """int64 [n], the class of lowest total; equal totals: the lower number."""
+        """int64 [n], the class of lowest total; of equal totals the lower class number."""
         return self.best_classes[:, 0]
+
+
+def gather_texts(
+    hits: Hits,
+    texts: Rows,
+    allocator: Allocator = IN_MEMORY,
+) -> Retrieved:
+    """Read each distinct text of `hits` once from `texts` [M, d], in memory or on disk."""
+    blocks = list(slices(len(hits.rows), IMAGES_AT_ONCE))
+    distinct = np.zeros(0, np.int64)
+    for block in blocks:
+        distinct = np.union1d(distinct, hits.rows[block])
+    position = allocator.empty(hits.rows.shape, np.int32)
+    for block in blocks:
+        position[block] = np.searchsorted(distinct, hits.rows[block])
+        allocator.release(position, hits.rows)
+    return Retrieved(hits.similarity, hits.rows, position, texts[distinct])
 
 
 def bliss_matrices(
@@ -94,20 +171,22 @@ def bliss_matrices(
     return BlissMatrices(ics, ets, ics + weight * ets)
 
 
-def bliss_scores(
+def bliss_scores(  # noqa: PLR0913 - six positional
     images: Rows,
     retrieved: Retrieved,
     reference: Reference,
     weight: float = 0.5,
     given: np.ndarray | None = None,
     left_out: LeftOut = NOTHING_LEFT_OUT,
+    *,
+    allocator: Allocator = IN_MEMORY,
 ) -> BlissScores:
     """Scores and their parts for n unit rows `images` [n, d]; `weight` is λ.
 
-    `images` may lie on disk (`stored_rows.StoredRows`): they are read a chunk at a time.
-
-    `given` int [n] is the class each image is filed under, -1 for none. `left_out` names the
-    images that are themselves in the reference. Raises BlissError as `bliss_matrices` does.
+    `images` may be on disk: they are read a block at a time. `given` int [n] is the class each
+    image is filed under, -1 for none. `left_out` names the images that are themselves in the
+    reference. `allocator` makes the arrays of more than one number an image. Raises BlissError as
+    `bliss_matrices` does.
     """
     n, k = len(images), retrieved.similarity.shape[1]
     best = min(BEST, len(reference.classes))
@@ -115,18 +194,18 @@ def bliss_scores(
         score=np.full(n, np.inf),
         ics=np.empty(n),
         ets=np.empty(n),
-        best_classes=scratch_array((n, best), np.int64),
-        best_scores=scratch_array((n, best), np.float64),
+        best_classes=allocator.empty((n, best), np.int64),
+        best_scores=allocator.empty((n, best), np.float64),
         given_ics=np.full(n, np.nan),
         given_ets=np.full(n, np.nan),
-        pull=scratch_array((n, k), np.float64),
+        pull=allocator.empty((n, k), np.float64),
     )
     kept.best_classes[:], kept.best_scores[:] = 0, np.inf
     given = np.full(n, -1) if given is None else given
-    for block in class_blocks(images, retrieved, reference, left_out):
+    for block in class_blocks(images, retrieved, reference, left_out, allocator=allocator):
         _keep_nearest(kept, block, weight)
         _keep_given(kept, block, given[block.images])
-        let_go(kept.best_classes, kept.best_scores, kept.pull)
+        allocator.release(kept.best_classes, kept.best_scores, kept.pull)
     return kept
 
 
@@ -145,7 +224,7 @@ def _keep_nearest(kept: BlissScores, block: ClassBlock, weight: float) -> None:
 
 
 def _merge_best(kept: BlissScores, block: ClassBlock, total: np.ndarray) -> None:
-    """Keep the lowest totals of those so far and this block's; `total` is used up."""
+    """Keep the lowest totals of those so far and this block's; overwrites `total`."""
     best = kept.best_scores.shape[1]
     here = np.arange(len(total))
     numbers, values = [kept.best_classes[block.images]], [kept.best_scores[block.images]]
@@ -167,19 +246,6 @@ def _keep_given(kept: BlissScores, block: ClassBlock, given: np.ndarray) -> None
     kept.given_ets[here + block.images.start] = block.ets[here, column]
 
 
-EPSILON = 1e-8
-"""Added to every σ before it divides, as in the published code."""
-
-TABLE_ENTRIES = 4_000_000
-"""Entries of one block's [u, classes] tables of μ and σ: 32 MB each."""
-
-PAIRS_AT_ONCE = 8192
-"""Images that are left out of one class at once."""
-
-CHUNK_ENTRIES = 500_000
-"""Entries of one chunk's [images, k, classes] pulls: 4 MB each."""
-
-
 @dataclass(frozen=True)
 class Tables:
     """μ and 1/(σ + 1e-8) of a block of classes for each distinct text, float64 [u, c]."""
@@ -189,8 +255,8 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Terms of p (image, class) pairs with the image left out of the class."""
+class LeftOutTerms:
+    """Terms of p (image, class) pairs, each with the image left out of the class."""
 
     images: np.ndarray
     """int64 [p], ascending."""
@@ -201,10 +267,24 @@ class Evidence:
     pull: np.ndarray
     """float64 [p, k], each retrieved text's standardised similarity; ETS is its mean."""
 
+    def within(self, images: slice, classes: slice) -> LeftOutTerms:
+        """The pairs of a block of images and of classes, numbered from its first ones."""
+        first, last = np.searchsorted(self.images, [images.start, images.stop])
+        inside = (self.classes[first:last] >= classes.start) & (
+            self.classes[first:last] < classes.stop
+        )
+        pairs = first + np.flatnonzero(inside)
+        return LeftOutTerms(
+            self.images[pairs] - images.start,
+            self.classes[pairs] - classes.start,
+            self.ics[pairs],
+            self.pull[pairs],
+        )
+
 
 @dataclass(frozen=True)
 class ClassBlock:
-    """The terms of one chunk of b images against one block of c classes."""
+    """The terms of a block of b images against a block of c classes."""
 
     images: slice
     classes: slice
@@ -217,7 +297,7 @@ class ClassBlock:
     position: np.ndarray
     """int32 [b, k]."""
     tables: Tables
-    left_out: Evidence
+    left_out: LeftOutTerms
     """The pairs inside this block, numbered within it."""
 
 
@@ -227,35 +307,36 @@ def class_blocks(
     reference: Reference,
     left_out: LeftOut,
     prior: VariancePrior | None = None,
+    *,
+    allocator: Allocator = IN_MEMORY,
 ) -> Iterator[ClassBlock]:
-    """Every chunk of images against every block of classes, classes outermost.
+    """Every block of unit rows `images` [n, d] against every block of classes, classes outermost.
 
-    `images` are unit rows [n, d]. With a `prior` every variance is
-    moderated. Raises BlissError naming a class with too few images: two are needed, three where
-    one of them is left out, and one fewer with a prior.
+    With a `prior` every variance is moderated. Raises BlissError naming a class with too few
+    images: two are needed, three where one of them is left out, and one fewer with a prior.
     """
     moments, prompts = reference.moments, reference.prompt_vectors
     check_counts(moments, needed=2 if prior is None else 1)
-    evidence = left_out_evidence(images, retrieved, reference, left_out, prior)
+    outside = left_out_terms(images, retrieved, reference, left_out, prior, allocator=allocator)
     prompt_mean, prompt_scale = prompt_statistics(moments, prompts, prior)
     for classes in slices(len(moments.parts), TABLE_ENTRIES // max(1, len(retrieved.vectors))):
-        block_moments = Moments(moments.classes[classes], moments.parts[classes])
-        mean, std = text_statistics(block_moments, retrieved.vectors, needed=1 if prior else 2)
-        std = _moderated(std, block_moments.counts[:, None], prior, np.s_[classes, None])
+        some = Moments(moments.classes[classes], moments.parts[classes])
+        mean, std = text_statistics(some, retrieved.vectors, needed=1 if prior else 2)
+        std = _moderated(std, some.counts[:, None], prior, np.s_[classes, None])
         std += EPSILON
         tables = Tables(np.ascontiguousarray(mean.T), np.ascontiguousarray((1 / std).T))
         del mean, std
         width = retrieved.similarity.shape[1] * (classes.stop - classes.start)
-        for chunk in slices(len(images), CHUNK_ENTRIES // width):
-            similarity, position = retrieved.similarity[chunk], retrieved.position[chunk]
-            cosine = images[chunk].astype(np.float64) @ prompts[classes].T.astype(np.float64)
+        for rows in slices(len(images), PULL_ENTRIES // width):
+            similarity, position = retrieved.similarity[rows], retrieved.position[rows]
+            cosine = images[rows].astype(np.float64) @ prompts[classes].T.astype(np.float64)
             ics = (prompt_mean[classes] - cosine) * prompt_scale[classes]
             ets = _pulls(similarity, position, tables).mean(axis=1)
-            inside = _inside(evidence, chunk, classes)
+            inside = outside.within(rows, classes)
             ics[inside.images, inside.classes] = inside.ics
             ets[inside.images, inside.classes] = inside.pull.mean(axis=1)
-            yield ClassBlock(chunk, classes, ics, ets, similarity, position, tables, inside)
-            let_go(retrieved.similarity, retrieved.position, evidence.pull)
+            yield ClassBlock(rows, classes, ics, ets, similarity, position, tables, inside)
+            allocator.release(retrieved.similarity, retrieved.position, outside.pull)
 
 
 def pull_of(block: ClassBlock, chosen: np.ndarray) -> np.ndarray:
@@ -277,47 +358,49 @@ def prompt_statistics(
     return mean, 1 / (_moderated(np.array(std), moments.counts, prior, np.s_[:]) + EPSILON)
 
 
-def left_out_evidence(
+def left_out_terms(
     images: Rows,
     retrieved: Retrieved,
     reference: Reference,
     left_out: LeftOut,
     prior: VariancePrior | None = None,
-) -> Evidence:
-    """Terms of each scored image against each class it is filed under, without it."""
+    *,
+    allocator: Allocator = IN_MEMORY,
+) -> LeftOutTerms:
+    """Terms of each image of `left_out` against each class it is filed under, without it."""
     order = np.argsort(left_out.images, kind="stable")
     rows, classes = left_out.images[order], left_out.classes[order]
     ics = np.empty(len(rows))
-    pull = scratch_array((len(rows), retrieved.similarity.shape[1]), np.float64)
+    pull = allocator.empty((len(rows), retrieved.similarity.shape[1]), np.float64)
     moments = reference.moments
     for number in np.unique(classes):
         name, part = moments.classes[number], moments.parts[number]
         check_counts(Moments((name,), (part,)), needed=3 if prior is None else 2)
         pairs = np.flatnonzero(classes == number)
         prompt = reference.prompt_vectors[number]
-        there = np.zeros(len(retrieved.vectors), bool)
+        used = np.zeros(len(retrieved.vectors), bool)
         for few in slices(len(pairs), PAIRS_AT_ONCE):
-            there[retrieved.position[rows[pairs[few]]]] = True
-        # The prompt is one more text, in front: each image's own row is then sought only once.
-        known = class_texts(part, np.concatenate([prompt[None], retrieved.vectors[there]]))
-        place = np.cumsum(there)
+            used[retrieved.position[rows[pairs[few]]]] = True
+        # The prompt is one more text, in front: each image's own row is then found only once.
+        texts = class_texts(part, np.concatenate([prompt[None], retrieved.vectors[used]]))
+        place = np.cumsum(used)
         for few in slices(len(pairs), PAIRS_AT_ONCE):
             some = rows[pairs[few]]
             members = images[some]
             position = np.insert(place[retrieved.position[some]], 0, 0, axis=1)
-            mean, std = left_out_statistics(known, members, position)
+            mean, std = left_out_statistics(texts, members, position)
             std = _moderated(std, part.count - 1, prior, number) + EPSILON
             cosine = members.astype(np.float64) @ prompt.astype(np.float64)
             ics[pairs[few]] = (mean[:, 0] - cosine) / std[:, 0]
             pull[pairs[few]] = (retrieved.similarity[some] - mean[:, 1:]) / std[:, 1:]
-            let_go(pull, retrieved.position, retrieved.similarity)
-    return Evidence(rows, classes, ics, pull)
+            allocator.release(pull, retrieved.position, retrieved.similarity)
+    return LeftOutTerms(rows, classes, ics, pull)
 
 
 def _moderated(
     std: np.ndarray, count: np.ndarray | int, prior: VariancePrior | None, classes: Any
 ) -> np.ndarray:
-    """σ moderated towards the prior of `classes` (an index into its C), or as it is without one."""
+    """σ moderated towards the prior of `classes` (an index into its C); unchanged without one."""
     return std if prior is None else moderated(std, count, prior.std[classes], prior)
 
 
@@ -327,47 +410,3 @@ def _pulls(similarity: np.ndarray, position: np.ndarray, tables: Tables) -> np.n
     np.subtract(similarity[:, :, None], pulls, out=pulls)
     pulls *= np.take(tables.scale, position, axis=0)
     return pulls
-
-
-def _inside(evidence: Evidence, images: slice, classes: slice) -> Evidence:
-    """The pairs of one chunk and block, numbered from its first image and class."""
-    first, last = np.searchsorted(evidence.images, [images.start, images.stop])
-    near = np.arange(first, last)
-    near = near[(evidence.classes[near] >= classes.start) & (evidence.classes[near] < classes.stop)]
-    return replace(
-        evidence,
-        images=evidence.images[near] - images.start,
-        classes=evidence.classes[near] - classes.start,
-        ics=evidence.ics[near],
-        pull=evidence.pull[near],
-    )
-
-
-IMAGES_AT_ONCE = 16_384
-
-
-@dataclass(frozen=True)
-class Retrieved:
-    """k texts for each of n images, u of them distinct."""
-
-    similarity: np.ndarray
-    """float32 [n, k], raw cosines, descending in each row."""
-    rows: np.ndarray
-    """int64 [n, k], rows of the caption index."""
-    position: np.ndarray
-    """int32 [n, k], where in `vectors` each retrieved text is."""
-    vectors: np.ndarray
-    """float32 [u, d], unit rows of the distinct texts."""
-
-
-def gather_texts(hits: Hits, vectors_of: Callable[[np.ndarray], np.ndarray]) -> Retrieved:
-    """Fetch each distinct text of `hits` once; `vectors_of` maps rows int64 [u] to [u, d]."""
-    blocks = list(slices(len(hits.rows), IMAGES_AT_ONCE))
-    distinct = np.zeros(0, np.int64)
-    for some in blocks:
-        distinct = np.union1d(distinct, hits.rows[some])
-    position = scratch_array(hits.rows.shape, np.int32)
-    for some in blocks:
-        position[some] = np.searchsorted(distinct, hits.rows[some])
-        let_go(position, hits.rows)
-    return Retrieved(hits.similarity, hits.rows, position, vectors_of(distinct))

@@ -1,20 +1,27 @@
-"""From scores to p-values: how often would a clean image look at least this odd?
+"""Calibration: from scores to p-values and false discovery rates.
 
-Conformal p-values class by class: is the image unlike the clean images of every class?
+With m held-out clean images of scores s_i (split conformal; Bates et al., Ann. Statist. 2023,
+arXiv 2104.08279), class by class where the shares of the classes may differ, and adjusted for n
+tests (Benjamini and Hochberg, J. R. Stat. Soc. B 1995):
 
-For class c, p_c(x) = (1 + #{calibration images of c whose score for c is at least x's})/(m_c + 1),
-and p(x) is the largest p_c. A clean image of class y has p >= p_y, and p_y is valid, so p is too,
-whatever the shares of the classes are. The price is size: p cannot be below 1/(m_c + 1) for the
-class with the fewest calibration images.
+    p(x)   = (1 + #{i: s_i >= s(x)})/(m + 1)
+    p_c(x) = (1 + #{i of class c: s_{i,c} >= s_c(x)})/(m_c + 1),  p(x) = max over c of p_c(x)
+    q_(i)  = min over j >= i of n·p_(j)/j,  p_(1) <= … <= p_(n)
 
-What normal scores would look like, guessed from scores that hold anomalies too.
+A clean image of class y has p >= p_y, and p_y is valid, so the largest p_c is valid whatever the
+shares of the classes are. The price is resolution: p is at least 1/(m_c + 1) for the class with
+the fewest calibration images.
 
-Where a collection is its own reference there are no clean scores to compare with. If most images
-are normal, the middle of the scores is theirs: a normal distribution is laid through the median
-and the upper quartile (scores are skewed to the right, so the lower half would make it too
-narrow), in the manner of Efron's empirical null (J. Amer. Statist. Assoc. 2004). Real tails are
-heavier than that, and anomalies reach the quartile when there are many: nothing is guaranteed, and
-docs/decisions.md has a table of how far it was off.
+A collection that is its own reference has no clean scores. If most images are normal, the middle
+of the scores is theirs: a normal distribution with the median and the upper quartile of the scores
+stands for them (after Efron's empirical null, J. Amer. Statist. Assoc. 2004; the lower half would
+make it too narrow, since scores are skewed to the right). Real tails are heavier, and with many
+anomalies they reach the quartile: nothing is guaranteed, and docs/decisions.md measures the error.
+
+    >>> import numpy as np
+    >>> p = conformal_p_values(np.array([0.1, 0.2, 0.3]), np.array([0.0, 0.2, 0.9]))
+    >>> p.tolist(), benjamini_hochberg(p).tolist()
+    ([1.0, 0.75, 0.25], [1.0, 1.0, 0.75])
 """
 
 from __future__ import annotations
@@ -25,18 +32,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.vectors.rows import Rows
-from ..indexer.vectors.text_column import Texts, ranks
-from .bliss import Retrieved, class_blocks
+from ..indexer.vectors.unit_rows import Rows
+from .bliss import IN_MEMORY, Allocator, Retrieved, class_blocks
 from .leave_one_out import LeftOut
 from .reference import Reference
 
 
 def conformal_p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Split-conformal p-values (Bates et al., Ann. Statist. 2023, arXiv 2104.08279).
+    """float64 [n], p of each of `scores` [n] from the `calibration` [m] scores of clean images.
 
-    p(x) = (1 + #{calibration scores >= s(x)})/(m + 1) for `calibration` [m] held-out clean scores
-    and `scores` [n]; float64 [n]. Valid when clean images and calibration images are exchangeable.
+    Valid when clean images and calibration images are exchangeable.
     """
     ordered = np.sort(calibration)
     at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
@@ -44,12 +49,11 @@ def conformal_p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarra
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """q-values of Benjamini and Hochberg (J. R. Stat. Soc. B 1995): float64 [m].
+    """float64 [n], the q-values of p-values `p` [n].
 
-    q_(i) = min over j >= i of m·p_(j)/j, p_(1) <= … <= p_(m): flagging every q <= α keeps the
-    expected share of false flags below α·π₀ for independent p-values, and for conformal ones with a
-    shared calibration sample, which are PRDS (Bates et al. 2023). Raises UsageError where `p` is
-    not [m] or not all from 0 to 1.
+    Flagging every q <= α keeps the expected share of false flags below α·π₀ for independent
+    p-values, and for conformal ones with a shared calibration sample, which are PRDS (Bates et al.
+    2023). Raises UsageError where `p` is not [n] or not all from 0 to 1.
     """
     p = np.asarray(p, np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
@@ -77,12 +81,13 @@ def calibration_needed(images: int, level: float, flagged: int = 1) -> int:
     return max(0, math.ceil(images / (level * flagged) - 1e-9) - 1)
 
 
-def hold_out(labels: np.ndarray, hashes: Texts[str], share: float) -> np.ndarray:
+def hold_out(labels: np.ndarray, contents: np.ndarray, share: float) -> np.ndarray:
     """bool [n], which images to keep out of the moments for calibration.
 
-    In each class about `share` of its images, chosen by content hash so that the choice does not
-    depend on their order; copies of one image stay together, even under several labels, and two
-    images are always left in. Images with label -1 are never chosen.
+    In each class of `labels` int [n] about `share` of its images, those of the lowest `contents`
+    int [n], so that the choice does not depend on the order of the images. Equal contents are
+    copies of one image: they stay together, even under several labels. Two images of every class
+    are left in; images with label -1 are never chosen. Raises UsageError for an impossible share.
     """
     if not 0 <= share < 1:
         raise UsageError(
@@ -91,7 +96,6 @@ def hold_out(labels: np.ndarray, hashes: Texts[str], share: float) -> np.ndarray
     held = np.zeros(len(labels), bool)
     if not share:
         return held
-    contents = ranks(hashes)
     for number in np.unique(labels[labels >= 0]):
         members = np.flatnonzero(labels == number)
         members = members[np.argsort(contents[members], kind="stable")]
@@ -103,22 +107,24 @@ def hold_out(labels: np.ndarray, hashes: Texts[str], share: float) -> np.ndarray
     return held & ~np.isin(contents, left_in)
 
 
-def class_p_values(
+def class_p_values(  # noqa: PLR0913 - six positional
     images: Rows,
     retrieved: Retrieved,
     reference: Reference,
     weight: float,
     left_out: LeftOut,
     calibration: tuple[np.ndarray, np.ndarray],
+    *,
+    allocator: Allocator = IN_MEMORY,
 ) -> np.ndarray:
     """float64 [n], the largest over classes of each image's p-value for the class.
 
     `calibration` is the classes int [m] and the own-class scores float64 [m] of the clean images;
-    a class without any gives every image p = 1. Other parameters as of `bliss_scores`.
+    a class without any gives every image p = 1. The other parameters are those of `bliss_scores`.
     """
     labels, scores = calibration
     p = np.zeros(len(images))
-    for block in class_blocks(images, retrieved, reference, left_out):
+    for block in class_blocks(images, retrieved, reference, left_out, allocator=allocator):
         total = block.ics + weight * block.ets
         for column, number in enumerate(range(block.classes.start, block.classes.stop)):
             own = conformal_p_values(scores[labels == number], total[:, column])
@@ -132,7 +138,7 @@ UPPER_QUARTILE = 0.6744897501960817
 
 @dataclass(frozen=True)
 class EmpiricalNull:
-    """A normal distribution of scores."""
+    """The normal distribution that stands for the scores of clean images."""
 
     centre: float
     spread: float
@@ -145,9 +151,9 @@ def fit_empirical_null(scores: np.ndarray) -> EmpiricalNull:
 
 
 def null_p_values(null: EmpiricalNull, scores: np.ndarray) -> np.ndarray:
-    """float64 [n], the chance that the null gives at least each of `scores` [n].
+    """float64 [n], the probability under the null of a score at least as high as each [n].
 
-    With no spread at all, 1 up to the centre and 0 above it.
+    Without any spread it is 1 up to the centre and 0 above it.
     """
     if null.spread <= 0:
         return np.where(scores > null.centre, 0.0, 1.0)

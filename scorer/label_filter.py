@@ -12,15 +12,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.search.index import CAPTIONS_AT_ONCE, CaptionIndex, captions_of, without_rows
-from ..indexer.vectors.nearest import ROUNDING, Vectors
-from ..indexer.vectors.rows import slices
+from ..indexer.vectors.nearest import ROUNDING
+from ..indexer.vectors.unit_rows import Rows, blocks_of, slices
 
-TEXTS_AT_ONCE = 8192
+CAPTIONS_AT_ONCE, TEXTS_AT_ONCE = 65_536, 8192
 EXAMPLES = 5
 """Hidden texts that are shown for each reason."""
 
@@ -76,39 +76,49 @@ class HiddenTexts:
     worded_examples: tuple[HiddenText, ...]
 
 
-def without_label_texts(
-    index: CaptionIndex, classes: Sequence[str], prompts: np.ndarray, rule: LabelFilter
-) -> tuple[CaptionIndex, HiddenTexts]:
-    """`index` without the texts that are too like one of C `classes`, whose prompts are [C, d].
+class Captions(Protocol):
+    """M captions that are read as they are needed; a caption index is one."""
 
-    Raises UsageError where no text is left.
+    def captions_of(self, rows: np.ndarray) -> list[str]:
+        """The captions of rows int64 [u]."""
+
+
+def label_texts(
+    captions: Captions,
+    vectors: Rows,
+    classes: Sequence[str],
+    prompts: np.ndarray,
+    rule: LabelFilter,
+) -> HiddenTexts:
+    """Which of M texts are too like one of C `classes`, whose prompts are [C, d].
+
+    `vectors` are the texts' unit rows. Raises UsageError where no text is left.
     """
-    nothing = np.full(index.count, -1, np.int32)
-    near = nothing if rule.cosine is None else labels_near(index.vectors, prompts, rule.cosine)
-    worded = labels_in_words(index, classes) if rule.words else nothing
+    nothing = np.full(len(vectors), -1, np.int32)
+    near = nothing if rule.cosine is None else labels_near(vectors, prompts, rule.cosine)
+    worded = labels_in_words(captions, len(vectors), classes) if rule.words else nothing
     hidden = (near >= 0) | (worded >= 0)
     if hidden.all():
         raise UsageError(
-            f"all {index.count:,} texts of {index.folder} are too like a normal label",
+            f"all {len(vectors):,} texts of the corpus are too like a normal label",
             "external texts that say something else",
             "Loosen --exclude-near-labels, leave --exclude-label-words out, or use another corpus",
         )
-    found = HiddenTexts(
+    return HiddenTexts(
         np.flatnonzero(~hidden),
         int(hidden.sum()),
         int((near >= 0).sum()),
         int((worded >= 0).sum()),
-        _examples(index, near, classes),
-        _examples(index, worded, classes),
+        _examples(captions, near, classes),
+        _examples(captions, worded, classes),
     )
-    return without_rows(index, np.flatnonzero(hidden)), found
 
 
-def labels_near(vectors: Vectors, prompts: np.ndarray, cosine: float) -> np.ndarray:
+def labels_near(vectors: Rows, prompts: np.ndarray, cosine: float) -> np.ndarray:
     """int32 [M], for each text the nearest of C prompts [C, d], -1 where that is below `cosine`."""
-    found = np.full(vectors.count, -1, np.int32)
+    found = np.full(len(vectors), -1, np.int32)
     exact = prompts.astype(np.float64)
-    for first, block in vectors.blocks():
+    for first, block in blocks_of(vectors):
         for few in slices(len(block), TEXTS_AT_ONCE):
             texts = block[few]
             cosines = texts @ prompts.T
@@ -121,7 +131,7 @@ def labels_near(vectors: Vectors, prompts: np.ndarray, cosine: float) -> np.ndar
     return found
 
 
-def labels_in_words(index: CaptionIndex, classes: Sequence[str]) -> np.ndarray:
+def labels_in_words(captions: Captions, count: int, classes: Sequence[str]) -> np.ndarray:
     """int32 [M], for each text a class whose words it has next to each other, -1 for none.
 
     Words are runs of letters and digits, compared in folded case; a word equals its plural by s,
@@ -132,10 +142,10 @@ def labels_in_words(index: CaptionIndex, classes: Sequence[str]) -> np.ndarray:
         forms = [word_forms(word) for word in words_of(name)]
         for form in forms[0] if forms else ():
             starting.setdefault(form, []).append((number, forms))
-    found = np.full(index.count, -1, np.int32)
-    for rows in slices(index.count, CAPTIONS_AT_ONCE):
-        here = np.arange(rows.start, min(rows.stop, index.count))
-        for row, caption in zip(here, captions_of(index, here), strict=True):
+    found = np.full(count, -1, np.int32)
+    for rows in slices(count, CAPTIONS_AT_ONCE):
+        here = np.arange(rows.start, rows.stop)
+        for row, caption in zip(here, captions.captions_of(here), strict=True):
             found[row] = _label_in(words_of(caption), starting)
     return found
 
@@ -184,11 +194,10 @@ def _label_in(
 
 
 def _examples(
-    index: CaptionIndex, labels: np.ndarray, classes: Sequence[str]
+    captions: Captions, labels: np.ndarray, classes: Sequence[str]
 ) -> tuple[HiddenText, ...]:
     rows = np.flatnonzero(labels >= 0)[:EXAMPLES]
-    captions = captions_of(index, rows) if rows.size else []
     return tuple(
         HiddenText(caption, classes[labels[row]])
-        for row, caption in zip(rows, captions, strict=True)
+        for row, caption in zip(rows, captions.captions_of(rows), strict=True)
     )

@@ -1,18 +1,24 @@
-"""Statistics of a class without one of its own images, in closed form.
+"""Leave-one-out: the statistics of a class without one of its own images, in closed form.
 
-A reference image x pulls its own class's mean and variance towards itself, which hides strays.
-With n images in the class, s = x·d, and μ, v the mean and variance with x in it, the statistics
-without x are
+A reference image x pulls the mean and variance of its own class towards itself, which hides
+strays. With n images in the class, s = x·d, and μ, v the mean and variance (ddof 0) with x in it,
+the statistics without x are
 
     μ' = μ + (μ - s)/(n - 1)
     v' = n/(n - 1) · (v - (s - μ)²/(n - 1))
 
-the centred form, which does not lose digits as n(v + μ²) - s² does. Where nearly all variance was
-x's own (v' < 1e-6 v) even that form loses them, and the class is refitted without x as long as its
-centred rows are kept (n <= d). With a scatter, σ' is then good to about 1e-8 of σ and no better.
+This is the centred form; n(v + μ²) - s² would lose digits to cancellation. Where nearly all the
+variance is due to x (v' < 1e-6 v) even it loses them, and the class is refitted without x as long
+as its centred rows are kept (n <= d). With a scatter, σ' is then good to about 1e-8 of σ.
 
-x's own stored row is left out, found as the nearest one: the same image embedded again in another
+The row that is left out is the stored one nearest to x: the same image embedded again in another
 batch differs by float32 rounding, which v' would magnify.
+
+    >>> import numpy as np
+    >>> similarity = np.array([0.2, 0.4, 0.9])
+    >>> mean, variance = leave_one_out(3, similarity.mean(), similarity.var(), similarity[2])
+    >>> round(float(mean), 12), round(float(variance), 12)  # of 0.2 and 0.4
+    (0.3, 0.01)
 """
 
 from __future__ import annotations
@@ -25,17 +31,20 @@ from .moments import ClassMoments
 from .statistics import class_std_float64
 
 PAIRS_AT_ONCE = 1024
+"""Images whose texts are gathered at once."""
+
 CANCELLED = 1e-6
+"""The share of v below which v' is computed again from the centred rows."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Which scored images sit in which reference class, and so must be left out of it."""
+    """Which scored images are in which reference class, and so are left out of it: p pairs."""
 
     images: np.ndarray
     """int64 [p], positions among the scored images."""
     classes: np.ndarray
-    """int64 [p], the class each is filed under; an image may occur with several classes."""
+    """int64 [p], the class each is in; an image may occur with several classes."""
 
 
 NOTHING_LEFT_OUT = LeftOut(np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -44,9 +53,9 @@ NOTHING_LEFT_OUT = LeftOut(np.zeros(0, np.int64), np.zeros(0, np.int64))
 def leave_one_out(
     count: int, mean: np.ndarray, variance: np.ndarray, similarity: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance without one image, from those with it and its own `similarity`.
+    """μ' and v' from n `count`, μ `mean`, v `variance` and s `similarity`; all arrays broadcast.
 
-    All arrays broadcast; `count` is n, at least 3 so that two images remain.
+    n is at least 3, so that two images remain.
     """
     apart = similarity - mean
     left = count - 1
@@ -56,33 +65,33 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """A class and the texts its images are compared with: what is the same for every image."""
+    """A class and its statistics for the u texts that its images are compared with."""
 
     part: ClassMoments
     texts: np.ndarray
     """float64 [u, d], unit rows."""
     mean: np.ndarray
-    """float64 [u], of the class with all its images."""
+    """float64 [u], with all images of the class."""
     variance: np.ndarray
     """float64 [u]."""
 
 
 def class_texts(part: ClassMoments, texts: np.ndarray) -> ClassTexts:
-    """A class and unit rows `texts` [u, d]."""
+    """The statistics of a class for unit rows `texts` [u, d]."""
     texts = texts.astype(np.float64)
     return ClassTexts(part, texts, texts @ part.mean, np.square(class_std_float64(part, texts)))
 
 
 def left_out_statistics(
-    known: ClassTexts, images: np.ndarray, position: np.ndarray
+    statistics: ClassTexts, images: np.ndarray, position: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For p members of a class, the statistics of the class without each of them.
+    """Statistics of a class without each of p of its images: float64 mean and std, [p, k] each.
 
-    `images` are the members' unit rows [p, d]; image i is compared with texts[position[i, j]] for
-    j < k, `position` int [p, k]. Returns float64 mean and std, both [p, k].
+    `images` are their unit rows [p, d]; image i is compared with the texts `position`[i] of
+    `statistics`, int [p, k].
     """
-    part, texts = known.part, known.texts
-    mean, variance = known.mean[position], known.variance[position]
+    part, texts = statistics.part, statistics.texts
+    mean, variance = statistics.mean[position], statistics.variance[position]
     apart = np.empty(position.shape)
     own = np.empty(len(images), np.int64)
     for start in range(0, len(images), PAIRS_AT_ONCE):
@@ -104,5 +113,5 @@ def left_out_statistics(
 
 
 def _nearest_rows(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """int64 [p], which row of `among` [n, d] each of `rows` [p, d] is, or is nearest to."""
+    """int64 [p], the row of `among` [n, d] nearest to each of `rows` [p, d]."""
     return (np.square(among).sum(axis=1) - 2 * rows @ among.T).argmin(axis=1)

@@ -1,15 +1,17 @@
-"""Which images made a reference, and the classes each is filed under: 16 bytes beside a content.
+"""The images a reference was fitted on, by content, and the classes each is filed under.
 
-Images are known by their contents, texts that are looked up by a mark of 64 bits from their last 16
-bytes: contents are hexadecimal digests, so those are as good as random. Marks are sorted and
-searched by halving; what they find is compared whole, so that no two contents are ever confused.
+Not part of the core, which knows neither contents nor strings: `Members.filed` turns contents into
+the row and class numbers of `leave_one_out.LeftOut`. A content takes 16 bytes beside itself: it is
+looked up by binary search among hashes of 64 bits made of its last 16 bytes (contents are
+hexadecimal digests, so these are as good as random), and then compared whole, so that no two
+contents are ever confused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,42 +23,20 @@ TAIL = 16
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Membership(Protocol):
-    """Content of each reference image -> the classes it is filed under: a dict, or Members."""
-
-    def __len__(self) -> int:
-        """How many contents."""
-
-    def __iter__(self) -> Iterator[str]:
-        """Each content."""
-
-    def __contains__(self, content: object, /) -> bool:
-        """Whether an image of that content is in the reference."""
-
-    def __getitem__(self, content: str, /) -> tuple[int, ...]:
-        """Its classes; KeyError where it is in none."""
-
-    def get(self, content: str, default: tuple[int, ...], /) -> tuple[int, ...]:
-        """Its classes, or `default`."""
-
-    def items(self) -> Iterable[tuple[str, tuple[int, ...]]]:
-        """Each content and its classes."""
-
-
 @dataclass(frozen=True, eq=False)
 class Members:
-    """u distinct contents and the classes of each, read as a dict is; several at once by arrays."""
+    """u distinct contents and the classes of each: read like a dict, or many at once by arrays."""
 
     contents: TextColumn
-    """[u], in the order in which they came."""
+    """[u], in order of first appearance."""
     starts: np.ndarray | None
-    """int64 [u + 1], where the classes of each begin; None: each has one."""
+    """int64 [u + 1], where the classes of each begin; None: each has one class."""
     classes: np.ndarray
     """int32 [e], class numbers."""
-    marks: np.ndarray
+    hashes: np.ndarray
     """uint64 [u], ascending."""
     order: np.ndarray
-    """int32 [u], which content each mark is of."""
+    """int32 [u], the content of each hash."""
 
     def __len__(self) -> int:
         return len(self.contents)
@@ -103,8 +83,8 @@ class Members:
                 yield content, tuple(next(following) for _ in range(count))
 
     def filing(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How many classes each of the contents `numbers` int64 [m] has, int64 [m], and which, one
-        after the other, int64 [p]."""
+        """How many classes each of the contents `numbers` int64 [m] has, int64 [m], and these
+        classes one after the other, int64 [p]."""
         if self.starts is None:
             return np.ones(len(numbers), np.int64), self.classes[numbers].astype(np.int64)
         first = self.starts[numbers]
@@ -124,30 +104,30 @@ class Members:
         return np.concatenate([np.zeros(0, np.int64), *found])
 
     def _find(self, values: pa.Array) -> np.ndarray:
-        found, marks = np.full(len(values), -1), _marks_of(values)
-        at = np.minimum(np.searchsorted(self.marks, marks), len(self) - 1)
-        rows = np.flatnonzero(self.marks[at] == marks)
+        found, hashes = np.full(len(values), -1), _hashes_of(values)
+        at = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
+        rows = np.flatnonzero(self.hashes[at] == hashes)
         there = self.order[at[rows]].astype(np.int64)
         same = _equal(self.contents.take(there).plain(), values.take(pa.array(rows)))
         found[rows[same]] = there[same]
-        for row in rows[~same].tolist():  # another content of the same mark
-            last = np.searchsorted(self.marks, marks[row], side="right")
+        for row in rows[~same].tolist():  # another content of the same hash
+            last = np.searchsorted(self.hashes, hashes[row], side="right")
             for other in self.order[at[row] : last].tolist():
                 if self.contents[other : other + 1].plain().equals(values.slice(row, 1)):
                     found[row] = other
         return found
 
     def filed(self, contents: Texts[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of `contents` [m] are there, int64 [p], ascending, and the class of each; one that
-        has several classes occurs with all of them."""
+        """Which of `contents` [m] are in the reference, int64 [p], ascending, and their classes; a
+        content of several classes occurs once for each of them."""
         numbers = self.find(contents)
         here = np.flatnonzero(numbers >= 0)
         counts, classes = self.filing(numbers[here])
         return np.repeat(here, counts), classes
 
     def without(self, contents: Texts[str], classes: np.ndarray) -> Members:
-        """The members less `contents` [m], each out of the one of `classes` int64 [m]; a content
-        that has no class left is gone."""
+        """The members after taking each of `contents` [m] out of its one of `classes` int64 [m]; a
+        content without any class left is gone."""
         numbers = self.find(contents)
         counts, filed = self.filing(np.arange(len(self)))
         content = np.repeat(np.arange(len(self)), counts)
@@ -159,15 +139,12 @@ class Members:
         return _searchable(self.contents.take(left), sizes, filed[stays])
 
 
-def no_members() -> dict[str, tuple[int, ...]]:
-    """Of a reference whose images are not known."""
-    return {}
-
-
-def as_members(members: Membership) -> Members:
-    """The same in compact form; what is in it already is itself."""
+def as_members(members: object) -> Members:
+    """`Reference.members` in compact form: Members, a mapping, or None where they are unknown."""
     if isinstance(members, Members):
         return members
+    members = {} if members is None else members
+    assert isinstance(members, Mapping)
     sizes = np.fromiter((len(classes) for _, classes in members.items()), np.int64)
     every = (number for _, classes in members.items() for number in classes)
     return _searchable(text_column(iter(members)), sizes, np.fromiter(every, np.int64))
@@ -176,14 +153,14 @@ def as_members(members: Membership) -> Members:
 def make_members(contents: Texts[str], classes: np.ndarray) -> Members:
     """Images by content [n], each filed under one of `classes` int64 [n].
 
-    Contents stay in the order in which each comes first; the classes of one ascend.
+    Contents stay in order of first appearance; the classes of one ascend.
     """
-    column = _undictionaried(text_column(contents))
-    marks = _marks(column)
-    order = np.argsort(marks, kind="stable")
-    alike = marks[order[1:]] == marks[order[:-1]]
+    column = _without_dictionary(text_column(contents))
+    hashes = _hashes(column)
+    order = np.argsort(hashes, kind="stable")
+    alike = hashes[order[1:]] == hashes[order[:-1]]
     if not alike.any():
-        return _sorted(column, None, classes, marks, order)
+        return _sorted(column, None, classes, hashes, order)
     rows = np.unique(np.concatenate([order[1:][alike], order[:-1][alike]]))
     codes = column.take(rows).plain().dictionary_encode().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
@@ -198,38 +175,38 @@ def make_members(contents: Texts[str], classes: np.ndarray) -> Members:
 
 
 def _searchable(contents: TextColumn, sizes: np.ndarray, classes: np.ndarray) -> Members:
-    """Members of distinct contents [u], `sizes` [u] classes each."""
-    contents = _undictionaried(contents)
+    """Members of distinct contents [u] with `sizes` [u] classes each."""
+    contents = _without_dictionary(contents)
     starts = None if (sizes == 1).all() else np.concatenate([[0], np.cumsum(sizes)])
-    marks = _marks(contents)
-    return _sorted(contents, starts, classes, marks, np.argsort(marks, kind="stable"))
+    hashes = _hashes(contents)
+    return _sorted(contents, starts, classes, hashes, np.argsort(hashes, kind="stable"))
 
 
 def _sorted(
     contents: TextColumn,
     starts: np.ndarray | None,
     classes: np.ndarray,
-    marks: np.ndarray,
+    hashes: np.ndarray,
     order: np.ndarray,
 ) -> Members:
     small = np.int32 if len(order) < 1 << 31 else np.int64
-    return Members(contents, starts, classes.astype(np.int32), marks[order], order.astype(small))
+    return Members(contents, starts, classes.astype(np.int32), hashes[order], order.astype(small))
 
 
-def _undictionaried(column: TextColumn) -> TextColumn:
+def _without_dictionary(column: TextColumn) -> TextColumn:
     """The column without a dictionary, which distinct contents only make larger."""
     dictionary = pa.types.is_dictionary(column.values.type)
     return TextColumn(column.plain()) if dictionary else column
 
 
-def _marks(contents: TextColumn) -> np.ndarray:
-    """uint64 [n], the mark of each."""
-    marks = [_marks_of(block.plain()) for block in contents.blocks()]
-    return np.concatenate([np.zeros(0, np.uint64), *marks])
+def _hashes(contents: TextColumn) -> np.ndarray:
+    """uint64 [n], the hash of each content."""
+    hashes = [_hashes_of(block.plain()) for block in contents.blocks()]
+    return np.concatenate([np.zeros(0, np.uint64), *hashes])
 
 
-def _marks_of(values: pa.Array) -> np.ndarray:
-    """uint64 [n] from the last 16 bytes of each of large_binary [n]; zeros stand before fewer."""
+def _hashes_of(values: pa.Array) -> np.ndarray:
+    """uint64 [n] from the last 16 bytes of each of large_binary [n], shorter ones after zeros."""
     n = len(values)
     _, offsets, data = values.buffers()
     if not n or data is None or not data.size:
@@ -242,5 +219,5 @@ def _marks_of(values: pa.Array) -> np.ndarray:
 
 
 def _equal(some: pa.Array, others: pa.Array) -> np.ndarray:
-    """bool [m], which texts are the same; null is none."""
+    """bool [m], which texts are equal; null equals nothing."""
     return pc.equal(some, others).fill_null(False).to_numpy(zero_copy_only=False)

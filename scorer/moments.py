@@ -1,15 +1,25 @@
-"""Per-class count, mean and scatter of reference embeddings: all that BLISS needs of them.
+"""Moments: count, mean and scatter of the reference embeddings of each class.
 
-For a class c with reference rows N_c the similarity to any text d has mean m_c·d and variance
-dᵀΣ_c d, so these moments serve every corpus. They are exact under adding, merging and removing
-images, in any order. While a class has at most d images its centred rows are kept instead of the
-d x d scatter: they are smaller, and they are already a factor of it.
+For a class c of n unit rows x with mean m and scatter S, the similarity of its images to any text
+vector d has mean and variance (population, ddof 0)
+
+    μ_{c,d} = m·d    σ²_{c,d} = dᵀ(S/n)d,    m = Σx/n    S = Σ(x - m)(x - m)ᵀ
+
+so the moments serve every corpus. They are exact under adding, merging and removing images, in any
+order (Chan, Golub and LeVeque 1983): for two sets with means m₁, m₂ and a = m₂ - m₁
+
+    m = m₁ + a·n₂/n    S = S₁ + S₂ + a aᵀ·n₁n₂/n
+
+While a class has at most d images its centred rows are kept in place of the d x d scatter: they
+are smaller, and already a factor of it.
 
     >>> import numpy as np
     >>> rows = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     >>> moments = fit_moments(("cup",), rows, np.zeros(3, int))
     >>> moments.parts[0].count, moments.parts[0].mean.round(3).tolist()
     (3, [0.533, 0.6])
+    >>> scatter_of(moments.parts[0]).round(3).tolist()
+    [[0.507, -0.48], [-0.48, 0.56]]
 """
 
 from __future__ import annotations
@@ -20,10 +30,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.vectors.rows import Rows, slices
+from ..indexer.vectors.unit_rows import Rows, slices
 
 ROWS_AT_ONCE = 16_384
-"""Images of one class whose moments are taken together."""
+"""Images of one class that are read and added together."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Moments:
 
 
 def empty_moments(classes: Iterable[str], dimension: int) -> Moments:
-    """Moments of C classes that hold no image yet."""
+    """Moments of C classes without images."""
     names = tuple(classes)
     nothing = ClassMoments(0, np.zeros(dimension), np.zeros((0, dimension)), None)
     return Moments(names, (nothing,) * len(names))
@@ -69,9 +79,10 @@ def fit_moments(classes: Iterable[str], images: np.ndarray, labels: np.ndarray) 
 
 
 def add_images(moments: Moments, images: Rows, labels: np.ndarray) -> Moments:
-    """Moments after adding rows [n, d] to the classes `labels` [n]; one streaming step.
+    """Moments after adding unit rows `images` [n, d] to the classes `labels` int [n].
 
-    Rows that lie on disk are read class by class, ROWS_AT_ONCE of them at a time.
+    Rows on disk are read class by class, ROWS_AT_ONCE at a time. Raises BlissError for labels or
+    vectors that do not fit the moments.
     """
     _check_labels(moments, images, labels)
     if not len(labels):
@@ -86,9 +97,9 @@ def add_images(moments: Moments, images: Rows, labels: np.ndarray) -> Moments:
 
 
 def merge(first: Moments, second: Moments) -> Moments:
-    """Moments of the union of two disjoint reference sets; classes are matched by name.
+    """Moments of the union of two disjoint sets of images; classes are matched by name.
 
-    Raises BlissError for different dimensions, or when a name stands for two classes of one set.
+    Raises BlissError for different dimensions, or where two classes of one set have the same name.
     """
     if first.parts and second.parts and first.dimension != second.dimension:
         raise BlissError(
@@ -98,9 +109,9 @@ def merge(first: Moments, second: Moments) -> Moments:
         )
     for classes in (first.classes, second.classes):
         if len(set(classes)) < len(classes):
-            twice = next(name for name in classes if classes.count(name) > 1)
+            repeated = next(name for name in classes if classes.count(name) > 1)
             raise BlissError(
-                f"two classes of one reference are both named '{twice}'",
+                f"two classes of one reference are both named '{repeated}'",
                 "a name of its own for every class, since classes are matched by name",
                 "Rename one of them",
             )
@@ -129,7 +140,7 @@ def merge_class(first: ClassMoments, second: ClassMoments) -> ClassMoments:
 
 
 def remove_images(moments: Moments, images: np.ndarray, labels: np.ndarray) -> Moments:
-    """Moments after taking rows [n, d] out of the classes `labels` [n] they were added to.
+    """Moments after removing `images` [n, d] from the classes `labels` int [n] they are in.
 
     Raises BlissError, naming the class, for an image that is not in it.
     """
@@ -141,7 +152,7 @@ def remove_images(moments: Moments, images: np.ndarray, labels: np.ndarray) -> M
 
 
 def scatter_of(part: ClassMoments) -> np.ndarray:
-    """float64 [d, d], n times the population covariance of one class."""
+    """float64 [d, d], S of one class: n times its population covariance."""
     if part.scatter is not None:
         return part.scatter
     assert part.centred is not None
@@ -172,13 +183,13 @@ def _remove_one(part: ClassMoments, image: np.ndarray, name: str) -> ClassMoment
         mean = part.mean + shift if left else shift
         return ClassMoments(left, mean, rest - shift, None)
     assert part.scatter is not None
-    # The rows are gone, so membership is only checked as far as variances may not turn negative.
+    # Without the rows, an image not in the class only shows where a variance turns negative.
     scatter = part.scatter - np.outer(apart, apart) * (part.count / left)
     if np.any(np.diag(scatter) < -1e-9 * np.trace(part.scatter)):
         raise _not_a_member(name)
     mean = part.mean - apart / left
     if left == 1:
-        # One image remains: it is the mean and has no scatter, so rows serve again.
+        # The one image that remains is the mean, without scatter: keep a row again.
         if np.abs(scatter).max() > 1e-6:
             raise _not_a_member(name)
         return ClassMoments(1, mean, np.zeros((1, mean.size)), None)

@@ -1,4 +1,17 @@
-"""What a set of normal images leaves behind: moments, label prompts, and who was in it."""
+"""Reference: everything that scoring needs of the normal images.
+
+A class c is its moments (n_c, m_c, Σ_c; see moments.py) and the unit vector t_c of its label
+prompt. Both are independent of the caption corpus. Two things are kept for other purposes: images
+held out of the moments for calibration, and a sample of images for scores that moments do not
+serve.
+
+    >>> import numpy as np
+    >>> from blissaudit.scorer.moments import fit_moments
+    >>> rows = np.eye(2, dtype=np.float32)
+    >>> reference = Reference(fit_moments(["cup", "mug"], rows, np.arange(2)), rows)
+    >>> reference.classes, reference.calibration_count
+    (('cup', 'mug'), 0)
+"""
 
 from __future__ import annotations
 
@@ -8,13 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from .members import Membership, no_members
 from .moments import Moments
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Clean images held out of the moments, kept to turn scores into p-values."""
+    """Clean images held out of the moments, to turn scores into p-values."""
 
     images: np.ndarray
     """float32 [m, d], unit rows."""
@@ -34,19 +46,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reference:
-    """The normal classes: everything scoring needs of them, whatever the corpus."""
+    """The C normal classes, in d dimensions. What follows the vectors, scoring does not read."""
 
     moments: Moments
     prompt_vectors: np.ndarray
     """float32 [C, d], unit rows, one label prompt a class."""
     prompts: tuple[str, ...] = ()
+    """The texts of the label prompts."""
     model: Mapping[str, Any] = field(default_factory=dict)
-    """The encoder's facts, compared with an index's before the two are used together."""
-    members: Membership = field(default_factory=no_members)
-    """Content hash of each reference image -> the classes it is filed under."""
+    """What is known of the encoder, to be compared with that of an index."""
+    members: object = None
+    """The images it was fitted on, by content: a mapping that `members.as_members` reads."""
     calibration: Calibration | None = None
     sample: Sample | None = None
-    """Some images of the classes whose moments do not hold their rows; see reference_file.py."""
+    """Some images of the classes whose moments hold a scatter and not their rows."""
 
     @property
     def classes(self) -> tuple[str, ...]:

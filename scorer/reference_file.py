@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
-from ..indexer.vectors.rows import Rows
 from ..indexer.vectors.text_column import arrow_texts, joined_contents, packed_texts
+from ..indexer.vectors.unit_rows import Rows
 from ..tables import read_table
-from .members import Members, Membership, as_members, make_members
+from .members import Members, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
 
@@ -103,7 +103,7 @@ def load_reference(folder: str | Path) -> Reference:
     )
 
 
-def _write_members(members: Membership, file: IO[bytes]) -> None:
+def _write_members(members: object, file: IO[bytes]) -> None:
     """A row for every class that a content is filed under."""
     compact = as_members(members)
     schema = pa.schema({"sha256": pa.string(), "class": pa.int64()})

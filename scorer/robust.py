@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..indexer.vectors.nearest import array_vectors, nearest_texts
+from ..indexer.vectors.nearest import exact_search
 from ..indexer.vectors.text_column import Texts, ranks
 
 NEIGHBOURS = 10
@@ -65,7 +65,7 @@ def agreeing_neighbours(vectors: np.ndarray, labels: np.ndarray, asked: np.ndarr
     Nearest by cosine among all other `vectors` [n, d]; all of them where there are fewer.
     """
     k = min(NEIGHBOURS + 1, len(vectors))
-    found = nearest_texts(vectors[asked], array_vectors(vectors), k).rows
+    found = exact_search(vectors[asked], vectors, k).rows
     # Of k rows the image itself is one, first or among its copies; else the farthest is too many.
     others = found != asked[:, None]
     others[others.all(axis=1), -1] = False

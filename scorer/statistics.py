@@ -1,19 +1,27 @@
-"""Mean and standard deviation of a class's similarity to each text, from its moments alone.
+"""Text statistics: mean and deviation of a class's similarity to each text, from its moments.
 
-μ_{c,d} = m_c·d and σ²_{c,d} = dᵀΣ_c d (population, ddof 0). With F_c a factor of Σ_c, of rank
-min(n_c, d), σ_{c,d} = ‖F_c d‖: one matrix product for all texts of a class, in float32. Where
-rounding is estimated above 3e-6 of a text's σ, that pair is done again in float64.
-The 1e-8 of the published code is not in σ; it is added where σ divides.
+With Σ_c = S_c/n_c and F_c a factor of it, F_cᵀF_c = Σ_c, of min(n_c, d) rows (population, ddof 0)
 
-Variances of few-shot classes, moderated towards what the class varies by on average.
+    μ_{c,d} = m_c·d    σ_{c,d} = √(dᵀΣ_c d) = ‖F_c d‖
 
-σ²_{c,d} is one-dimensional, so there is no matrix to shrink. With s² the unbiased variance of n
-images along a text and s₀² the class's own mean of it over many texts,
+so σ is one float32 matrix product for all texts of a class. Where the estimated rounding exceeds
+3e-6 of σ, that pair is computed again in float64. The 1e-8 of the published code is not in σ; it
+is added where σ divides.
 
-    (ν₀·s₀² + (n - 1)·s²)/(ν₀ + n - 1)
+The variances of classes with few images can be moderated (`VariancePrior`). With s² the unbiased
+variance of n images along a text and s₀² the mean of it over many texts,
 
-the posterior mean of a scaled inverse chi-square prior worth ν₀ images (Smyth 2004 for genes). A
-class of one image has no spread of its own and takes the mean of the other classes.
+    σ² = (ν₀·s₀² + (n - 1)·s²)/(ν₀ + n - 1)
+
+is the posterior mean under a scaled inverse chi-square prior that counts as ν₀ images (Smyth,
+Stat. Appl. Genet. Mol. Biol. 2004). A class of one image takes the mean s₀² of the other classes.
+
+    >>> import numpy as np
+    >>> from blissaudit.scorer.moments import fit_moments
+    >>> rows = np.array([[1, 0], [0.6, 0.8]], np.float32)
+    >>> mean, std = text_statistics(fit_moments(["cup"], rows, np.zeros(2, int)), rows)
+    >>> mean.round(3).tolist(), std.round(3).tolist()
+    ([[0.8, 0.8]], [[0.2, 0.2]])
 """
 
 from __future__ import annotations
@@ -23,29 +31,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.vectors.rows import slices
+from ..indexer.vectors.unit_rows import slices
 from .moments import ClassMoments, Moments
 
 TEXTS_AT_ONCE = 1024
-"""Texts in one product: this times min(n_c, d) floats, which stay in cache."""
+"""Texts in one product of 1024 x min(n_c, d) floats, which stays in cache."""
 
 FLOAT32_ERROR = 2 * float(np.finfo(np.float32).eps)
-"""Typical largest rounding of one float32 product entry, in units of its factor row's length.
+"""Typical rounding of one entry of a float32 product, relative to the length of its factor row.
 
-Measured, not proven: at most 2 eps on real embeddings, 9 eps on data laid out to cancel."""
+Measured, not proven: at most 2 eps on real embeddings, 9 eps on data made to cancel."""
 
 ACCEPTED_ERROR = 3e-6
-"""Largest estimated relative error of σ left to float32. The true error was at most 1.2e-6 on real
-embeddings and 6e-6 on data laid out to cancel; see tests/scorer/test_statistics.py."""
+"""Largest estimated relative error of a σ in float32. The true error was at most 1.2e-6 on real
+embeddings and 6e-6 on data made to cancel; see tests/scorer/test_statistics.py."""
 
 
 def text_statistics(
     moments: Moments, texts: np.ndarray, needed: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Statistics of the similarity of every class's images to every text.
+    """μ and σ (ddof 0, without the 1e-8) of every class for unit rows `texts` [u, d].
 
-    `texts` are unit rows [u, d]. Returns float64 `mean` [C, u] and `std` [C, u] (ddof 0, without
-    the 1e-8). Raises BlissError naming a class with fewer than `needed` images.
+    Returns float64 `mean` [C, u] and `std` [C, u]. Raises BlissError naming a class with fewer than
+    `needed` images.
     """
     check_counts(moments, needed)
     means = np.stack([part.mean for part in moments.parts])
@@ -71,7 +79,7 @@ def class_std(part: ClassMoments, texts: np.ndarray) -> np.ndarray:
         squares = texts[block].astype(np.float32, copy=False) @ fast.T
         np.square(squares, out=squares)
         std[block] = np.sqrt(squares.sum(axis=1))
-        # An entry p_i of F t is wrong by about its row's length l_i: ‖F t‖ by ‖(p_i l_i)‖/‖F t‖.
+        # The error of an entry p_i of F d goes with its row's length l_i: ‖(p_i l_i)‖/‖F d‖ of σ.
         rounding[block] = FLOAT32_ERROR * np.sqrt(squares @ weights)
     doubtful = np.flatnonzero(rounding >= ACCEPTED_ERROR * np.square(std))
     std *= unit * scale
@@ -80,7 +88,7 @@ def class_std(part: ClassMoments, texts: np.ndarray) -> np.ndarray:
 
 
 def class_std_float64(part: ClassMoments, texts: np.ndarray) -> np.ndarray:
-    """float64 [u], σ of one class for unit rows `texts` [u, d], all in float64."""
+    """`class_std` without float32."""
     rows, scale = factor_rows(part)
     std = np.empty(len(texts))
     for block in slices(len(texts), TEXTS_AT_ONCE):
@@ -90,8 +98,10 @@ def class_std_float64(part: ClassMoments, texts: np.ndarray) -> np.ndarray:
 
 
 def factor_rows(part: ClassMoments) -> tuple[np.ndarray, float]:
-    """Rows float64 [q, d] and a scale with F = scale · rows and FᵀF = Σ, the class's population
-    covariance; q <= min(n, d). For centred rows nothing is computed or copied."""
+    """Rows float64 [q, d] and a scale, with F = scale·rows and q <= min(n, d).
+
+    The rows of a class that keeps its centred rows are these, not a copy.
+    """
     if part.centred is not None:
         return part.centred, 1 / np.sqrt(max(1, part.count))
     assert part.scatter is not None
@@ -99,7 +109,7 @@ def factor_rows(part: ClassMoments) -> tuple[np.ndarray, float]:
     try:
         return np.linalg.cholesky(covariance).T, 1.0
     except np.linalg.LinAlgError:
-        # Singular (repeated images): the eigenvectors of positive eigenvalues are a factor.
+        # Singular (repeated images): take the eigenvectors of positive eigenvalues.
         values, vectors = np.linalg.eigh(covariance)
         kept = values > values[-1] * len(values) * np.finfo(float).eps
         return np.sqrt(values[kept])[:, None] * vectors[:, kept].T, 1.0
@@ -118,18 +128,18 @@ def check_counts(moments: Moments, needed: int = 2) -> None:
 
 @dataclass(frozen=True)
 class VariancePrior:
-    """What every variance is moderated towards."""
+    """What the variances are moderated towards."""
 
     std: np.ndarray
     """float64 [C], s₀ of each class."""
     images: float
-    """ν₀, how many images the prior counts for."""
+    """ν₀, how many images the prior counts as."""
 
 
 def variance_prior(moments: Moments, texts: np.ndarray, images: float) -> VariancePrior | None:
-    """The prior worth `images` (ν₀) from the mean variance over unit rows `texts` [u, d].
+    """The prior of weight `images` (ν₀) from the mean variance over unit rows `texts` [u, d].
 
-    None where no class has two images, so that nothing is known of any spread.
+    None where no class has two different images, so that nothing is known about variances.
     """
     counts = moments.counts
     variance = np.zeros(len(counts))
@@ -147,6 +157,6 @@ def variance_prior(moments: Moments, texts: np.ndarray, images: float) -> Varian
 def moderated(
     std: np.ndarray, count: np.ndarray | int, prior_std: np.ndarray, prior: VariancePrior
 ) -> np.ndarray:
-    """σ after moderation, from population σ (ddof 0) of `count` images; all arrays broadcast."""
+    """σ moderated, from the population σ (ddof 0) of `count` images; all arrays broadcast."""
     weight = prior.images + count - 1
     return np.sqrt((prior.images * np.square(prior_std) + count * np.square(std)) / weight)

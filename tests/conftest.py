@@ -23,9 +23,14 @@ from blissaudit.corpora.registry import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.indexer.build.plan import make_plan, read_plan_part
+from hypothesis import settings
 
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine must not fail a property: pytest-timeout ends what hangs.
+settings.register_profile("bliss", deadline=None)
+settings.load_profile("bliss")
 
 # Tests know the shipped corpora alone and no named models, whatever the person who runs them has
 # added; models that tests name are remembered in a folder of the tests' own.

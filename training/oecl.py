@@ -25,6 +25,7 @@ from ..indexer.vectors.layout import is_embedding_folder
 from ..indexer.vectors.rows import whole_rows
 from ..progress import Progress, no_progress
 from ..scorer.scores.contract import Fitting, Normals, Query, fit_score
+from ..scorer.scores.needs import Need
 from ..scorer.scores.registry import SCORES
 from ..scorer.scores.trained_file import LOSSES, save_head
 from .image_views import views_encoder, views_of
@@ -260,7 +261,7 @@ def measure(
     truth = np.repeat([False, True], [len(normals), len(outliers)])
 
     def of(name: str, query: Callable[[np.ndarray], Query]) -> float:
-        fitted = fit_score(SCORES[name], Fitting(known, nothing, head=arrays))
+        fitted = fit_score(SCORES[name], Fitting(known, nothing, {Need.HEAD: arrays}))
         return auroc(np.concatenate([fitted(query(rows)) for rows in (normals, outliers)]), truth)
 
     found = {}

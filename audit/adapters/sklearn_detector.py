@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from ...errors import BlissError
-from ...indexer.vectors.nearest import array_vectors, nearest_texts
+from ...indexer.vectors.nearest import exact_search
 from ...indexer.vectors.unit_rows import normalise_rows
 from ...scorer.bliss import Retrieved, bliss_scores, gather_texts
 from ...scorer.leave_one_out import LeftOut
@@ -119,8 +119,7 @@ class BlissDetector(OutlierMixin, BaseEstimator):
             texts, k = self._reference.prompt_vectors[:1], 1
         else:
             texts, k = self._texts, min(self.k, len(self._texts))
-        vectors = array_vectors(texts)
-        return gather_texts(nearest_texts(rows, vectors, k), vectors.fetch)
+        return gather_texts(exact_search(rows, texts, k), texts)
 
 
 def unit_rows(X: np.ndarray, what: str) -> np.ndarray:

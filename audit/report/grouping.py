@@ -56,7 +56,7 @@ def group_run(run: RunFolder) -> Grouping:
     if stored is None or not len(positions):
         return Grouping((), of)
     rows = run.columns(["row"])["row"].to_numpy()
-    vectors = stored.vectors(stored.places(rows)[positions])
+    vectors = stored.vectors[stored.places(rows)[positions]]
     labels = group_images(vectors, stored.mean())
     images = run.images(positions)
     names = name_groups(

@@ -51,7 +51,7 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
         members = places[table["left_out"].to_numpy(zero_copy_only=False).astype(bool)]
     if stored is None:
         return nothing
-    queries = audited.vectors(places[positions])
+    queries = audited.vectors[places[positions]]
     similarity, near = nearest(stored, queries, members)
     own = audited.hashes(places[positions].tolist())
     distinct = np.unique(near[np.isfinite(similarity)])
@@ -86,7 +86,7 @@ def nearest(
     places = np.full((len(queries), CANDIDATES), -1, np.int64)
     for start in range(0, len(every), ROWS_AT_ONCE):
         here = every[start : start + ROWS_AT_ONCE]
-        cosines = queries @ stored.vectors(here).T
+        cosines = queries @ stored.vectors[here].T
         top = min(CANDIDATES, len(here))
         best = np.argpartition(-cosines, top - 1, axis=1)[:, :top]
         values = np.hstack([values, np.take_along_axis(cosines, best, axis=1)])

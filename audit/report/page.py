@@ -19,6 +19,7 @@ from typing import Any
 from ...artefacts import write_atomically
 from ...errors import UsageError
 from ..folder import open_run
+from ..review.photographs import check_addresses
 from .grouping import group_run, save_groups
 from .page_data import page_data
 from .thumbnails import PictureShelf
@@ -34,12 +35,14 @@ def save_report(
 
     `output` is the page's file (default `report.html` in the run's folder), `images` how many of
     the most anomalous images are shown one by one. Pictures are looked for where the audit found
-    them; the page says where one is missing. Raises UsageError where there is no run, BlissError
-    where its files have changed or the page cannot be written.
+    them; the page says where one is missing. Raises UsageError where there is no run or it names
+    an address that the user has not named, BlissError where its files have changed or the page
+    cannot be written.
     """
     if images < 1:
         raise UsageError(f"{images} images were asked for", "1 or more", "Correct --images")
     run = open_run(run_folder)
+    check_addresses(run)
     grouping = group_run(run)
     save_groups(grouping, run)
     shelf = PictureShelf()

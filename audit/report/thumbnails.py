@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...indexer.encode.preprocessing import UnreadableImage
-from ...indexer.images.thumbnails import Thumbnailer
+from ...indexer.images.workers import Decoder
 from ..review.photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
 
 LARGE, SMALL = 320, 128
@@ -56,14 +56,14 @@ class PictureShelf:
         image are held; a worker process decodes them.
         """
         keys = list(self.requested)
-        with Thumbnailer(LIMITS) as maker:
+        with Decoder() as maker:
             kept = self._pictures(collections, maker)
         for number, (place, picture) in enumerate(sorted(kept, reverse=True)):
             self.numbers[keys[-place]] = number
             self.encoded.append(base64.b64encode(picture).decode("ascii"))
 
     def _pictures(
-        self, collections: Mapping[str, Photographs], maker: Thumbnailer
+        self, collections: Mapping[str, Photographs], maker: Decoder
     ) -> list[tuple[int, bytes]]:
         """(minus the place in `requested`, picture) of every one that fits."""
         keys = list(self.requested)
@@ -89,13 +89,13 @@ class PictureShelf:
                         self._leave_out([keys[-last]])
         return kept
 
-    def _made(self, key: Key, found: Photograph, maker: Thumbnailer) -> bytes | None:
+    def _made(self, key: Key, found: Photograph, maker: Decoder) -> bytes | None:
         """The picture of an image, or None with a reason kept."""
         if found.data is None:
             self.reasons[key] = found.problem
             return None
         try:
-            return maker.thumbnail(found.data, self.requested[key][1])
+            return maker.thumbnail(found.data, self.requested[key][1], LIMITS)
         except UnreadableImage as error:
             self.reasons[key] = str(error)
             return None

@@ -10,12 +10,11 @@ import numpy as np
 
 from ...errors import BlissError, UsageError
 from ...indexer.encode.encoder import Encoder
-from ...indexer.vectors.nearest import Vectors, nearest_texts
+from ...indexer.vectors.nearest import exact_search
+from ...indexer.vectors.rows import SelectedRows
 from ..fitting import embed_query
 from ..folder import RunFolder
 from .photographs import StoredImages, audited_embeddings
-
-IMAGES_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def find_like(
     if image in paths:
         place = paths.index(image)
         stored, places = _embeddings(run)
-        return _nearest(run, stored.vectors(places[place : place + 1]), k, place)
+        return _nearest(run, stored.vectors[places[place : place + 1]], k, place)
     if not Path(image).is_file():
         raise UsageError(
             f"--like {image} is neither an image of {run.folder} nor a file",
@@ -86,15 +85,8 @@ def _embeddings(run: RunFolder) -> tuple[StoredImages, np.ndarray]:
 
 def _nearest(run: RunFolder, query: np.ndarray, k: int, itself: int | None) -> list[Found]:
     stored, places = _embeddings(run)
-    vectors = Vectors(
-        len(places),
-        lambda: (
-            (start, stored.vectors(places[start : start + IMAGES_AT_ONCE]))
-            for start in range(0, len(places), IMAGES_AT_ONCE)
-        ),
-        lambda rows: stored.vectors(places[rows]),
-    )
-    hits = nearest_texts(query, vectors, min(k + (itself is not None), len(places)))
+    vectors = SelectedRows(stored.vectors, places)
+    hits = exact_search(query, vectors, min(k + (itself is not None), len(places)))
     rows = hits.rows[0]
     columns = run.columns(["path", "label", "score", "rank"]).take(rows).to_pylist()
     found = [

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 from ...artefacts import MANIFEST, read_json
 from ...corpora.images.opening import open_images
 from ...corpora.images.source import ImageOptions, ImageSource, read_image_bytes, why_outside
+from ...corpora.trust import check_named
 from ...errors import BlissError
 from ...indexer.encode.preprocessing import UnreadableImage
 from ...indexer.images.decoding import SIGNATURES, DecodingLimits, read_file
@@ -24,12 +26,12 @@ from ...indexer.vectors.layout import (
     EmbeddingFolder,
     column_names,
     is_embedding_folder,
-    load_vectors,
     metadata_parts,
     open_embedding_folder,
     read_parquet,
 )
-from ...indexer.vectors.unit_rows import normalise_rows
+from ...indexer.vectors.rows import OutsideRows
+from ...indexer.vectors.unit_rows import slices
 from ..folder import RunFolder
 
 LIMITS = DecodingLimits()
@@ -81,8 +83,10 @@ def open_photographs(request: Mapping[str, Any]) -> ImageSource | None:
 
     `request` is what `run.json` holds under that name. `read_image_bytes(source, rows)` then gives
     the encoded images of any rows in one pass. None where the request names no collection, as when
-    the audit was called from Python with another one. Errors as `open_images`.
+    the audit was called from Python with another one. Errors as `open_images`; AddressNotNamed for
+    an address that the user has not named.
     """
+    check_named([request.get("images")], "the run")
     if request.get("images"):
         options = {field: request.get(name) for name, field in _OPTIONS.items()}
         return open_images(request["images"], ImageOptions(**options))
@@ -91,17 +95,31 @@ def open_photographs(request: Mapping[str, Any]) -> ImageSource | None:
     return None
 
 
-def run_photographs(run: RunFolder) -> Photographs:
-    """Where the audited images are; nothing is opened yet."""
+def check_addresses(run: RunFolder) -> None:
+    """AddressNotNamed where the run names collections at addresses that the user has not named."""
     request = run.facts.get("request", {})
+    check_named([request.get("images"), request.get("reference")], str(run.folder))
+
+
+def run_photographs(run: RunFolder) -> Photographs:
+    """Where the audited images are; nothing is opened yet.
+
+    AddressNotNamed for an address that the user has not named.
+    """
+    request = run.facts.get("request", {})
+    check_named([request.get("images")], str(run.folder))
     if request.get("embeddings"):
         return Photographs(str(request.get("image_root") or request["embeddings"]), {})
     return _by_kind(run.folder / "images", run.source, request)
 
 
 def reference_photographs(run: RunFolder) -> Photographs:
-    """Where the images of the run's separate reference are; nothing is opened yet."""
+    """Where the images of the run's separate reference are; nothing is opened yet.
+
+    AddressNotNamed for an address that the user has not named.
+    """
     given = str(run.facts["request"]["reference"])
+    check_named([given], str(run.folder))
     if is_embedding_folder(Path(given), "img"):
         return Photographs(given, {})
     folder = given if os.path.isdir(given) else os.path.dirname(os.path.abspath(given))
@@ -215,28 +233,22 @@ class StoredImages:
             [table["row"].to_numpy() for table in metadata_parts(self.layout, ["row"])]
         )
 
-    def vectors(self, places: np.ndarray) -> np.ndarray:
-        """float32 [m, d], unit rows at `places`."""
-        starts = np.cumsum([0, *self.layout.rows])
-        found = np.empty((len(places), self.layout.dimension), np.float32)
-        for number, path in enumerate(self.layout.vectors):
-            here = np.flatnonzero((places >= starts[number]) & (places < starts[number + 1]))
-            if len(here):
-                found[here] = load_vectors(path)[places[here] - starts[number]]
-        return normalise_rows(found).unit
+    @cached_property
+    def vectors(self) -> OutsideRows:
+        """The unit rows of all stored images."""
+        return OutsideRows(self.layout.vectors)
 
     def hashes(self, places: Sequence[int]) -> list[str]:
         """What the images at `places` are known by: SHA-256 of the file, else of the vector."""
         if self.ours:
             return [str(content) for content in self.column("sha256", np.array(places, np.int64))]
-        return [NO_FILE + hashlib.sha256(row).hexdigest() for row in self.vectors(np.array(places))]
+        return [NO_FILE + hashlib.sha256(row).hexdigest() for row in self.vectors[np.array(places)]]
 
     def mean(self) -> np.ndarray:
         """float64 [d], the mean of all unit rows."""
         total = np.zeros(self.layout.dimension)
-        for start in range(0, self.layout.count, ROWS_AT_ONCE):
-            stop = min(self.layout.count, start + ROWS_AT_ONCE)
-            total += self.vectors(np.arange(start, stop)).sum(axis=0, dtype=np.float64)
+        for some in slices(self.layout.count, ROWS_AT_ONCE):
+            total += self.vectors[some].sum(axis=0, dtype=np.float64)
         return total / self.layout.count
 
     def column(self, name: str, places: np.ndarray) -> list[str | None]:

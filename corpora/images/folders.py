@@ -15,26 +15,33 @@ import functools
 import hashlib
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...artefacts import digest
 from ...errors import BlissError, UsageError
-from ..addresses import find_below, read_file, stamp
+from ..addresses import find_below, read_file, stamp, suffix_of
 from ..sources import JSON
 from .source import (
     IMAGE_SUFFIXES,
     LINK_OUT,
     MAX_IMAGE_BYTES,
+    SIDECAR_SUFFIXES,
     ImageItem,
     Skip,
     display_path,
     has_image_suffix,
+    is_image_file,
     is_inside,
+    suffix_counts,
     why_outside,
 )
 
 PathLike = str | os.PathLike[str]
+
+_NO_SUFFIX = "without suffix"
+_NEEDED_IMAGES = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF files"
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class ImageList:
     labels: tuple[str | None, ...]
     problems: Mapping[int, str] = field(default_factory=dict)
     """Rows that must not be opened, and why: links and paths that leave the root."""
+    notices: tuple[str, ...] = ()
+    """What a user should know of how the images were found."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -160,7 +169,7 @@ def with_class_labels(root: str, found: Findings) -> ImageList:
     labels = tuple(display_path(path.partition("/")[0]) if "/" in path else None for path in paths)
     problems = {row: found.problems[path] for row, path in enumerate(paths)
                 if path in found.problems}  # fmt: skip
-    return ImageList(root, paths, labels, problems)
+    return ImageList(root, paths, labels, problems, found.notices(root))
 
 
 @dataclass
@@ -168,14 +177,33 @@ class Findings:
     """What a walk has met; every path is relative to the root, with forward slashes."""
 
     images: list[str] = field(default_factory=list)
-    """Everything named like an image, folders without any image in them among it."""
+    """Files named like an image or that hold one, and empty folders named like one."""
     problems: dict[str, str] = field(default_factory=dict)
     """Paths that are not to be opened, and why; none of them is in `images`."""
-    others: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    """How many other files there are, by suffix."""
 
     def paths(self) -> tuple[str, ...]:
         """All paths, sorted by their bytes."""
         return tuple(sorted([*self.images, *self.problems], key=os.fsencode))
+
+    def add(self, root: str, path: str) -> None:
+        """Count a file: an image by its name, or else by its content."""
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix[1:] in IMAGE_SUFFIXES or (
+            suffix[1:] not in SIDECAR_SUFFIXES and is_image_file(os.path.join(root, path))
+        ):
+            self.images.append(path)
+        else:
+            self.others[suffix or _NO_SUFFIX] += 1
+
+    def notices(self, root: str) -> tuple[str, ...]:
+        """What to say of the files that are no images."""
+        count = self.others.total()
+        if not count:
+            return ()
+        files = f"{count:,} other file{'s are' if count > 1 else ' is'} no image{'s' * (count > 1)}"
+        return (f"{display_path(root)}: {files} ({suffix_counts(self.others)})",)
 
 
 def find_images(root: str) -> Findings:
@@ -212,14 +240,12 @@ def _scan(
                     if _is_folder(entry) or has_image_suffix(entry.name):
                         found.problems[path] = LINK_OUT
                     else:
-                        found.others += 1
+                        found.others[os.path.splitext(path)[1].lower() or _NO_SUFFIX] += 1
                 elif _is_folder(entry):
                     if not (is_link and (linked or _holds_itself(entry.path))):
                         folders.append((path, linked or is_link))
-                elif has_image_suffix(entry.name):
-                    found.images.append(path)
                 else:
-                    found.others += 1
+                    found.add(root, path)
     except OSError as error:
         raise BlissError(
             f"the folder {display_path(os.path.join(root, folder))} could not be read "
@@ -249,12 +275,14 @@ def no_images(root: str, found: Findings) -> BlissError:
     """The error for a folder that holds no images, with what it holds instead."""
     given = f"{display_path(root)} holds no images"
     if found.others:
-        given += f", only {found.others} other file{'s' if found.others > 1 else ''}"
+        count = found.others.total()
+        given += f", only {count} other file{'s' if count > 1 else ''}"
+        given += f" ({suffix_counts(found.others)})"
     if found.problems:
         given += f" (links that leave the folder, not followed: {len(found.problems)})"
     return BlissError(
         given,
-        f"files that end in {', '.join('.' + suffix for suffix in IMAGE_SUFFIXES)}, in any case",
+        _NEEDED_IMAGES,
         "Choose the folder that holds the images",
     )
 
@@ -268,6 +296,7 @@ class RemoteImages:
     paths: tuple[str, ...]
     """The addresses relative to what they share."""
     labels: tuple[str | None, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -304,18 +333,17 @@ def list_addresses(spec: str, addresses: Sequence[str]) -> RemoteImages:
 
     Labels are the first folders below what all of them share, as in a tree of class folders.
     """
-    chosen = sorted(
-        address
-        for address in addresses
-        if has_image_suffix(address) and not posixpath.basename(address).startswith(".")
-    )
+    shown = [each for each in addresses if not posixpath.basename(each).startswith(".")]
+    chosen = sorted(address for address in shown if has_image_suffix(address))
+    passed = [each for each in shown if not has_image_suffix(each)]
+    found = Findings(others=Counter(suffix_of(each) or _NO_SUFFIX for each in passed))
     if not chosen:
         raise BlissError(
             f"{spec} holds no images",
-            f"files that end in {', '.join('.' + suffix for suffix in IMAGE_SUFFIXES)}",
+            _NEEDED_IMAGES,
             "Choose the folder that holds the images",
         )
     root = posixpath.commonpath([posixpath.dirname(address) for address in chosen])
     paths = tuple(posixpath.relpath(address, root) for address in chosen)
     labels = tuple(path.partition("/")[0] if "/" in path else None for path in paths)
-    return RemoteImages(spec, tuple(chosen), paths, labels)
+    return RemoteImages(spec, tuple(chosen), paths, labels, found.notices(spec))

@@ -1,4 +1,4 @@
-"""Files that say which image has which label: csv, tsv and parquet with a path column.
+"""Files that say which image has which label: csv, tsv, jsonl and parquet with a path column.
 
 Which column of a table holds labels, and what its values say.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -18,13 +19,20 @@ import pyarrow.parquet as pq
 from ...csv_cells import cell_text
 from ...errors import BlissError, UsageError
 from ...tables import open_table
-from ..parquet_pages import parquet_batches
+from ..parquet_pages import check_rows, parquet_batches
 from .folders import ImageList, list_paths
 from .source import ImageOptions, display_path, is_inside
 
-LABEL_FILE_NAMES = ("labels.csv", "labels.tsv", "labels.parquet")
-"""A flat folder that holds one of these is labelled by it."""
+LABEL_FILE_NAMES = (
+    *("labels.csv", "labels.tsv", "labels.jsonl", "labels.parquet"),
+    *("metadata.csv", "metadata.jsonl", "metadata.parquet"),
+)
+"""A folder that holds one of these is labelled by it; `datasets` calls it metadata."""
 
+LONGEST_LABEL = 1024
+"""Bytes of the longest name of a class."""
+LABEL_TOO_LONG = f"its label is longer than {LONGEST_LABEL:,} bytes"
+_ALIKE_SHOWN = 5
 _LONGEST_FIELD = 1 << 20
 _ROWS_AT_ONCE = 4096
 _MOST_TEXT, _MOST_RATIO = 64 << 20, 16
@@ -38,15 +46,22 @@ class LabelFile:
     name: str
     paths: tuple[str, ...]
     labels: tuple[str | None, ...]
+    has_labels: bool = True
+    """Whether it has a column of labels."""
+
+
+Columns = tuple[list[str], list[str | None], bool]
+"""Paths, labels, and whether there is a column of labels."""
 
 
 def read_label_file(file: str, options: ImageOptions) -> LabelFile:
-    """Read a csv, tsv or parquet file by its suffix.
+    """Read a csv, tsv, jsonl or parquet file by its suffix.
 
     UsageError where the columns are not there; BlissError where it cannot be read.
     """
-    read = _parquet_columns if file.lower().endswith(".parquet") else _csv_columns
-    paths, labels = read(file, options)
+    readers = {".parquet": _parquet_columns, ".jsonl": _jsonl_columns}
+    read = readers.get(os.path.splitext(file)[1].lower(), _csv_columns)
+    paths, labels, has_labels = read(file, options)
     empty = next((row for row, path in enumerate(paths) if not path), None)
     if empty is not None:
         raise BlissError(
@@ -54,7 +69,8 @@ def read_label_file(file: str, options: ImageOptions) -> LabelFile:
             "a path in every record",
             "Correct or remove that record",
         )
-    return LabelFile(display_path(os.path.basename(file)), tuple(paths), tuple(labels))
+    name = display_path(os.path.basename(file))
+    return LabelFile(name, tuple(paths), tuple(labels), has_labels)
 
 
 def list_labelled(file: str, options: ImageOptions) -> ImageList:
@@ -70,14 +86,37 @@ def list_labelled(file: str, options: ImageOptions) -> ImageList:
 def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList:
     """A listed folder with the labels of a file; images that the file does not name have none.
 
-    Records that name no image of the folder become rows at the end, which fail. BlissError where
-    the file gives one image two labels.
+    Paths are relative to the file's folder, or else to the listed folder or the only folder in it.
+    Records that name no image become rows at the end, which fail. UsageError where no record names
+    any, or there are no labels; BlissError where the file gives one image two labels.
     """
     read = read_label_file(file, options)
+    if not read.has_labels:
+        raise UsageError(
+            f"{display_path(file)} has no column with labels",
+            f"one called {', '.join(LABEL_COLUMNS)}, in its first line",
+            "Name the column with --label-column",
+        )
     base, root = os.path.dirname(os.path.abspath(file)), os.path.abspath(listed.root)
+    names = {unicodedata.normalize("NFC", path): path for path in listed.paths}
+    names |= dict(zip(listed.paths, listed.paths, strict=True))
+    tops = {path.partition("/")[0] for path in listed.paths if "/" in path}
+    for folder in (base, root, *(os.path.join(root, top) for top in tops if len(tops) == 1)):
+        places = [_place(root, folder, path, names) for path in read.paths]
+        if any(place in names for place in places):
+            break
+    else:
+        raise UsageError(
+            f"{display_path(file)} names {len(read.paths):,} images, {display_path(read.paths[0])} "
+            f"first, none of which is among the {listed.count:,} of {display_path(listed.root)}, "
+            f"{display_path(listed.paths[0])} first"
+            if read.paths
+            else f"{display_path(file)} has no records",
+            "paths relative to the folder of the file",
+            "Correct the paths, give another file with --labels, or move this one away",
+        )
     labels: dict[str, str | None] = {}
-    for path, label in zip(read.paths, read.labels, strict=True):
-        place = _below(root, os.path.normpath(os.path.join(base, path)))
+    for path, place, label in zip(read.paths, places, read.labels, strict=True):
         if labels.setdefault(place, label) != label:
             raise BlissError(
                 f"{display_path(file)} gives {display_path(path)} the labels {labels[place]!r} "
@@ -88,8 +127,11 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
     there = tuple(labels.pop(path, None) for path in listed.paths)
     extra = list_paths(root, list(labels), list(labels.values()))
     problems = {**listed.problems}
-    for row in range(extra.count):
+    other_case = {path.casefold(): path for path in listed.paths}
+    for row, path in enumerate(extra.paths):
         missing = f"{read.name} names it, but it is not among the images"
+        if path.casefold() in other_case:
+            missing += f"; {display_path(other_case[path.casefold()])} differs in case alone"
         problems[listed.count + row] = extra.problems.get(row, missing)
     return replace(
         listed,
@@ -99,13 +141,36 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
     )
 
 
-def label_file_in(listed: ImageList) -> str | None:
-    """The label file of a flat folder, if it holds exactly one of LABEL_FILE_NAMES."""
-    if any("/" in path for path in listed.paths):
-        return None
-    found = [os.path.join(listed.root, name) for name in LABEL_FILE_NAMES]
-    found = [file for file in found if os.path.isfile(file)]
-    return found[0] if len(found) == 1 else None
+def label_file_in(folder: str) -> str | None:
+    """The one of LABEL_FILE_NAMES in a folder; UsageError where it holds several."""
+    found = [name for name in LABEL_FILE_NAMES if os.path.isfile(os.path.join(folder, name))]
+    if len(found) > 1:
+        raise UsageError(
+            f"{display_path(folder)} holds {' and '.join(found)}",
+            "one file with labels",
+            "Name it with --labels, or move the others away",
+        )
+    return os.path.join(folder, found[0]) if found else None
+
+
+def similar_labels(labels: Iterable[str | None]) -> tuple[str, ...]:
+    """What to say of classes whose names differ in case, spaces or Unicode composition alone."""
+    spellings: dict[str, set[str]] = {}
+    for label in {label for label in labels if label is not None}:
+        plain = " ".join(unicodedata.normalize("NFC", label).casefold().split())
+        spellings.setdefault(plain, set()).add(label)
+    alike = sorted(sorted(each) for each in spellings.values() if len(each) > 1)
+    if not alike:
+        return ()
+    shown = "; ".join(" and ".join(map(ascii, each)) for each in alike[:_ALIKE_SHOWN])
+    more = f"; {len(alike) - _ALIKE_SHOWN:,} more" if len(alike) > _ALIKE_SHOWN else ""
+    return (f"classes whose names differ in case, spaces or Unicode form alone: {shown}{more}",)
+
+
+def _place(root: str, folder: str, path: str, names: Mapping[str, str]) -> str:
+    """The image of `names` that a path relative to `folder` leads to; else where it leads."""
+    place = _below(root, os.path.normpath(os.path.join(folder, path)))
+    return names.get(place) or names.get(unicodedata.normalize("NFC", place), place)
 
 
 def _below(root: str, path: str) -> str:
@@ -115,7 +180,7 @@ def _below(root: str, path: str) -> str:
     return path
 
 
-def _csv_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str | None]]:
+def _csv_columns(file: str, options: ImageOptions) -> Columns:
     delimiter = "\t" if file.lower().endswith(".tsv") else ","
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
@@ -147,10 +212,42 @@ def _csv_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str 
         raise _unreadable(file, error) from error
     finally:
         csv.field_size_limit(before)
-    return paths, labels
+    return paths, labels, label_at is not None
 
 
-def _parquet_columns(file: str, options: ImageOptions) -> tuple[list[str], list[str | None]]:
+def _jsonl_columns(file: str, options: ImageOptions) -> Columns:
+    paths: list[str] = []
+    labels: list[str | None] = []
+    fields: tuple[str, str | None] | None = None
+    number = 0
+    try:
+        with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for line in lines:
+                number += 1
+                if not line.strip():
+                    continue
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("it is no object")
+                if fields is None:
+                    path_at, label_at = _columns(file, list(record), options)
+                    names = list(record)
+                    fields = names[path_at], None if label_at is None else names[label_at]
+                paths.append(str(record.get(fields[0]) or ""))
+                value = record.get(fields[1]) if fields[1] is not None else None
+                labels.append(label_text(value) if isinstance(value, str | int | float) else None)
+    except (ValueError, RecursionError) as error:
+        raise BlissError(
+            f"line {number} of {display_path(file)} cannot be read ({error})",
+            "a JSON object in each line",
+            "Correct that line",
+        ) from error
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    return paths, labels, fields is None or fields[1] is not None
+
+
+def _parquet_columns(file: str, options: ImageOptions) -> Columns:
     try:
         with open(file, "rb") as opened:
             table = open_table(opened)
@@ -165,8 +262,8 @@ def _parquet_columns(file: str, options: ImageOptions) -> tuple[list[str], list[
     values, found = read
     paths = ["" if value is None else str(value) for value in values]
     if label_at is None:
-        return paths, [None] * len(paths)
-    return paths, found
+        return paths, [None] * len(paths), False
+    return paths, found, True
 
 
 def _read_columns(
@@ -175,6 +272,7 @@ def _read_columns(
     """The paths and labels; ArrowInvalid where they are much larger than the file."""
     paths: list[object] = []
     labels: list[str | None] = []
+    check_rows(table, file)
     size, limit = 0, max(_MOST_TEXT, _MOST_RATIO * os.fstat(file.fileno()).st_size)
     for group in range(table.num_row_groups):
         for batch in parquet_batches(table, file, names, _ROWS_AT_ONCE, group):
@@ -212,7 +310,7 @@ def _unreadable(file: str, error: Exception) -> BlissError:
 
 
 PATH_COLUMNS = ("path", "file_name", "filename", "image_path", "image", "file")
-LABEL_COLUMNS = ("label", "labels", "class", "cls")
+LABEL_COLUMNS = ("label", "labels", "class", "cls", "category", "class_name", "target")
 ESCAPED_COLUMNS = ("escaped_path", "escaped_label")
 """Of a csv file whose cells are as `csv_cells` writes them."""
 
@@ -226,17 +324,32 @@ def choose_named(
 ) -> str | None:
     """`given`, or else the first of the `usual` names that is there, or None.
 
-    UsageError naming `option` where `given` is not among `names`.
+    A name counts in any case and with spaces around it where none is written just so. UsageError
+    naming `option` where `given` is not among `names`, or is several of them.
     """
     if given is not None:
-        if given not in names:
+        found = _spelled(names, given)
+        if len(found) > 1:
+            raise UsageError(
+                f"{where} has several columns like {given!r}",
+                f"one of {', '.join(found)}",
+                f"Correct {option}",
+            )
+        if not found:
             raise UsageError(
                 f"{where} has no column {given!r}",
                 f"one of {', '.join(names) or 'none'}",
                 f"Correct {option}",
             )
-        return given
-    return next((name for name in usual if name in names), None)
+        return found[0]
+    return next((found[0] for name in usual if (found := _spelled(names, name))), None)
+
+
+def _spelled(names: Sequence[str], wanted: str) -> list[str]:
+    """The names that are `wanted`, or else those that differ from it in case and spaces alone."""
+    if wanted in names:
+        return [wanted]
+    return [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
 
 
 def label_text(value: object) -> str | None:
@@ -268,6 +381,14 @@ def image_features(schema: pa.Schema) -> list[str]:
         return [name for name in schema.names if features[name].get("_type") == "Image"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
+
+
+def is_too_long(value: pa.Scalar) -> bool:
+    """Whether text is longer than a label may be; no Python object is made of it."""
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    text = value.as_buffer() if isinstance(value, pa.BinaryScalar) else None
+    return text is not None and text.size > LONGEST_LABEL
 
 
 def label_values(

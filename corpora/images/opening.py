@@ -5,25 +5,39 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...errors import UsageError
 from ..addresses import expand, is_remote, is_remote_folder
 from ..datasets import check_inside
-from .folders import find_images, list_image_files, list_remote_folder, no_images, with_class_labels
-from .labels import add_labels, label_file_in, list_labelled
+from .folders import (
+    Findings,
+    ImageList,
+    find_images,
+    list_image_files,
+    list_remote_folder,
+    no_images,
+    with_class_labels,
+)
+from .labels import add_labels, label_file_in, list_labelled, read_label_file, similar_labels
 from .source import (
     NO_IMAGE_OPTIONS,
     ImageOptions,
     ImageSource,
     display_path,
     has_image_suffix,
+    is_image_file,
     refuse_image_options,
 )
 from .tables import choose_image_column, open_image_tables, read_schema
 from .tars import TAR_SUFFIXES, ImageTars
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
-LABEL_FILE_SUFFIXES = (".csv", ".tsv")
+LABEL_FILE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
+"""Folders of these names that hold all images are splits of a data set and no classes."""
+CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "data", "jpegimages")
+"""Nor is one folder of these names that holds all of them."""
 COLUMNS = ("image_column", "label_column")
 
 ACCEPTED_COLLECTIONS = (
@@ -32,6 +46,7 @@ ACCEPTED_COLLECTIONS = (
     "address of one of these, with {000..012} for ranges"
 )
 
+_SHARD = re.compile(r"\d{5}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -66,7 +81,7 @@ def open_images(
     elif os.path.isfile(spec) and lower.endswith(LABEL_FILE_SUFFIXES):
         refuse_image_options(spec, options, COLUMNS)
         return list_labelled(spec, options)
-    elif os.path.isfile(spec) and has_image_suffix(spec):
+    elif os.path.isfile(spec) and (has_image_suffix(spec) or is_image_file(spec)):
         refuse_image_options(spec, options, ())
         return list_image_files([spec])
     state = "is no collection of images" if os.path.lexists(spec) else "does not exist"
@@ -98,15 +113,8 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
         return image_datasets.open_saved_dataset(folder, options)
     found = find_images(folder)
     if found.images:
-        listed = with_class_labels(folder, found)
-        file = options.labels or label_file_in(listed)
-        if file is not None and options.labels is None:
-            check_inside(folder, [os.path.abspath(file)], "it")
-        if file is None:
-            refuse_image_options(folder, options, ())
-            return listed
-        refuse_image_options(folder, options, (*COLUMNS, "labels"))
-        return add_labels(listed, file, options)
+        listed = _open_image_files(folder, found, options)
+        return replace(listed, notices=(*listed.notices, *similar_labels(listed.labels)))
     names = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=os.fsencode)]
     tars = [name for name in names if name.lower().endswith(TAR_SUFFIXES)]
     if tars:
@@ -117,6 +125,70 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
         refuse_image_options(folder, options, (*COLUMNS, "config", "split"))
         return image_datasets.open_dataset_images(folder, options)
     raise no_images(folder, found)
+
+
+def _open_image_files(folder: str, found: Findings, options: ImageOptions) -> ImageList:
+    """Image files by how they are laid out: a label file, splits, a folder `images`, classes."""
+    listed = with_class_labels(folder, found)
+    file = options.labels or label_file_in(folder)
+    if file is not None:
+        if options.labels is None:
+            check_inside(folder, [os.path.abspath(file)], "it")
+        if os.path.dirname(os.path.abspath(file)) == os.path.abspath(folder):
+            found.others[os.path.splitext(file)[1].lower()] -= 1
+            listed = replace(listed, notices=found.notices(folder))
+        if options.labels or options.label_column or read_label_file(file, options).has_labels:
+            refuse_image_options(folder, options, (*COLUMNS, "labels"))
+            if listed.classes:
+                name = display_path(os.path.basename(file))
+                note = f"{display_path(folder)}: labels are those of {name}, not the folders' names"
+                listed = replace(listed, notices=(*listed.notices, note))
+            return add_labels(listed, file, options)
+    tops = {path.partition("/")[0] for path in found.images}
+    if any("/" not in path for path in found.images):
+        tops = set()
+    if tops and all(name.lower() in SPLIT_NAMES for name in tops):
+        split = _choose_split(folder, options.split, sorted(tops))
+        inner = replace(options, split=None)
+        return _descend(folder, split, found, inner, f"the images are those of the split {split}")
+    if len(tops) == 1 and next(iter(tops)).lower() in CONTAINERS:
+        (name,) = tops
+        return _descend(folder, name, found, options, f"the folder {name} is no class")
+    refuse_image_options(folder, options, ())
+    if tops and all(_SHARD.fullmatch(name) for name in tops):
+        if 2 * found.others[".json"] >= len(found.images):
+            note = f"{display_path(folder)}: its folders are shards of img2dataset, not classes"
+            nothing = (None,) * listed.count
+            return replace(listed, labels=nothing, notices=(*listed.notices, note))
+    return listed
+
+
+def _descend(
+    folder: str, name: str, found: Findings, options: ImageOptions, note: str
+) -> ImageList:
+    """The images of one folder in a folder, and what was decided."""
+    start = f"{name}/"
+    below = Findings(
+        [path.removeprefix(start) for path in found.images if path.startswith(start)],
+        {p.removeprefix(start): why for p, why in found.problems.items() if p.startswith(start)},
+        found.others,
+    )
+    listed = _open_image_files(os.path.join(folder, name), below, options)
+    return replace(listed, notices=(f"{display_path(folder)}: {note}", *listed.notices))
+
+
+def _choose_split(folder: str, given: str | None, splits: Sequence[str]) -> str:
+    """The split given, or the only one; UsageError otherwise."""
+    if given in splits:
+        return given
+    if given is None and len(splits) == 1:
+        return splits[0]
+    seen = f"no split {given!r}, only" if given is not None else "the splits"
+    raise UsageError(
+        f"{display_path(folder)} has {seen} {', '.join(splits)}",
+        "one split, whose folders are the classes",
+        f"Give {os.path.join(folder, splits[0])}, or add --images-split {splits[0]}",
+    )
 
 
 def _holds_tables(folder: str) -> bool:

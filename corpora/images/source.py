@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -170,10 +170,60 @@ OPTION_NAMES = {
 }
 
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "jpe", "png", "webp", "bmp", "gif", "tif", "tiff")
+IMAGE_SUFFIXES = (
+    *("jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "mpo", "png", "apng", "webp", "gif", "bmp"),
+    *("dib", "tif", "tiff", "avif", "heic", "heif"),
+)
+"""Files named like this are images; others are where their content is."""
+SIDECAR_SUFFIXES = ("txt", "json", "jsonl", "csv", "tsv", "xml", "cls")
+"""What lies beside images by the thousand; such files are not looked into."""
+_SUFFIXES_SHOWN = 6
+HEAD_BYTES = 32
+"""How much of a file `image_format` needs."""
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"hevc": "HEIF",
+           b"heim": "HEIF", b"heis": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}  # fmt: skip
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 LEAVES_FOLDER = "its path leaves the folder of the collection"
 LINK_OUT = "a link that leaves the folder of the collection is not followed"
+
+
+def image_format(head: bytes) -> str | None:
+    """The format of an image file by its first HEAD_BYTES bytes; None for anything else."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return _BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
+
+
+def is_image_file(path: str) -> bool:
+    """Whether a regular file holds an image; one that cannot be read does not."""
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return False
+            return image_format(file.read(HEAD_BYTES)) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def suffix_counts(counts: Mapping[str, int]) -> str:
+    """Numbers of files by suffix as text, the most frequent first: `.txt 12, .xml 3`."""
+    ordered = sorted(
+        (pair for pair in counts.items() if pair[1]), key=lambda pair: (-pair[1], pair[0])
+    )
+    shown = [f"{display_path(suffix)} {count:,}" for suffix, count in ordered[:_SUFFIXES_SHOWN]]
+    rest = sum(count for _, count in ordered[_SUFFIXES_SHOWN:])
+    return ", ".join([*shown, *([f"{rest:,} more"] if rest else [])])
 
 
 def has_image_suffix(name: str) -> bool:

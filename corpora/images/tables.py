@@ -18,9 +18,16 @@ from ...artefacts import digest
 from ...errors import BlissError, UsageError
 from ...tables import open_table
 from ..addresses import base_name, is_remote, open_file, reachable, stamp, unreachable
-from ..parquet_pages import PageTooLarge, parquet_batches
+from ..arrow_messages import arrow_batches, open_arrow_stream
+from ..parquet_pages import PageTooLarge, check_rows, parquet_batches
 from ..sources import JSON
-from .labels import choose_named, image_features, label_values
+from .labels import (
+    LABEL_TOO_LONG,
+    choose_named,
+    image_features,
+    is_too_long,
+    label_values,
+)
 from .source import (
     MAX_IMAGE_BYTES,
     NO_IMAGE_OPTIONS,
@@ -91,16 +98,24 @@ class ImageTables:
         self, batch: pa.RecordBatch, address: str, row: int, inner: int
     ) -> Iterator[ImageItem]:
         labels: list[str | None] = [None] * len(batch)
+        too_long = [False] * len(batch)
         if self.label_column is not None:
             values = batch.column(self.label_column)
-            labels = label_values(values, batch.schema, self.label_column, self.names)
+            too_long = [is_too_long(value) for value in values]
+            short = [n for n, is_long in enumerate(too_long) if not is_long]
+            values = values.take(pa.array(short, pa.int64())) if any(too_long) else values
+            found = label_values(values, batch.schema, self.label_column, self.names)
+            for n, label in zip(short, found, strict=True):
+                labels[n] = label
         images = batch.column(self.image_column)
         shard = display_path(base_name(address))
         for n, label in enumerate(labels):
             data, name = _content(images[n])
             shown = f"{shard}/{inner + n}" + (f"/{display_path(base_name(name))}" if name else "")
             item = ImageItem(row + n, shown, label)
-            if data is not None and len(data) > MAX_IMAGE_BYTES:
+            if too_long[n]:
+                yield item._replace(problem=LABEL_TOO_LONG)
+            elif data is not None and len(data) > MAX_IMAGE_BYTES:
                 yield item._replace(problem=TOO_LARGE)
             elif data is not None:
                 yield item._replace(data=data)
@@ -227,7 +242,7 @@ def read_schema(address: str) -> pa.Schema:
     with reachable(address), open_file(address) as file:
         if is_parquet(address):
             return pq.read_schema(file)
-        with _open_arrow(file) as reader:
+        with open_arrow_stream(file) as reader:
             return reader.schema
 
 
@@ -245,11 +260,12 @@ def table_rows(file: IO[bytes], address: str, columns: list[str], skip: Skip) ->
         if is_parquet(address):
             with open_table(file) as table:
                 _check_columns(address, table.schema_arrow, columns)
+                check_rows(table, file)
                 yield from _parquet_rows(table, file, columns, skip)
         else:
-            with _open_arrow(file) as reader:
+            with open_arrow_stream(file) as reader:
                 _check_columns(address, reader.schema, columns)
-                for batch in reader:
+                for batch in arrow_batches(file, reader, columns):
                     for start in range(0, len(batch), ROWS_AT_ONCE):
                         yield batch.slice(start, ROWS_AT_ONCE)
     except (pa.ArrowException, OSError) as error:
@@ -276,18 +292,6 @@ def _group_rows(table: pq.ParquetFile, file: IO[bytes], columns: list[str], grou
             done += len(batch)
     except (pa.ArrowException, OSError) as error:
         yield Damaged(size - done, _damage(error))
-
-
-def _open_arrow(file: IO[bytes]) -> Any:
-    """A reader over an Arrow file of either kind."""
-    start = file.read(6)
-    file.seek(0)
-    if start == b"ARROW1":
-        whole = pa.ipc.open_file(file)
-        return pa.RecordBatchReader.from_batches(
-            whole.schema, (whole.get_batch(n) for n in range(whole.num_record_batches))
-        )
-    return pa.ipc.open_stream(file)
 
 
 def _check_columns(address: str, schema: pa.Schema, columns: Sequence[str]) -> None:

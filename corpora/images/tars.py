@@ -17,18 +17,21 @@ from typing import IO, NamedTuple
 
 from ...artefacts import digest
 from ...errors import BlissError
-from ..addresses import base_name, is_remote, open_file, reachable, stamp
+from ..addresses import base_name, is_remote, open_file, reachable, stamp, suffix_of
 from ..sources import JSON
-from .labels import LABEL_COLUMNS, label_text
+from .labels import LABEL_COLUMNS, LABEL_TOO_LONG, LONGEST_LABEL, choose_named, label_text
 from .source import (
+    HEAD_BYTES,
     MAX_IMAGE_BYTES,
     NO_IMAGE_OPTIONS,
+    SIDECAR_SUFFIXES,
     TOO_LARGE,
     ImageItem,
     ImageOptions,
     Skip,
     display_path,
     has_image_suffix,
+    image_format,
 )
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -38,6 +41,11 @@ DAMAGE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a cut or damaged archive raises."""
 
 _LONGEST_LABEL = 1 << 20
+_LABEL_WORDS = 5
+"""A .txt with more words is a caption."""
+_LARGEST_SPARSE = 16 << 20
+_KEYS_KEPT = 100_000
+"""Names of samples that are remembered to notice labels apart from their images."""
 _LONGEST_HEADER = 256 << 10
 """All that is read to learn of one member: pax and GNU headers, whose names may be long."""
 _CUT_SHORT = "the archive ends early or is damaged from here on"
@@ -91,7 +99,7 @@ class ImageTars:
 
     def _items_of(self, address: str, first: int, skip: Skip) -> Generator[ImageItem, None, None]:
         shard, row = display_path(base_name(address)), first
-        sample = _Sample("")
+        sample, apart = _Sample(""), _Apart(address)
         with reachable(address), open_file(address) as opened:
             file = _unpacked(opened, address)
             with closing(_members(file)) as members:
@@ -101,10 +109,12 @@ class ImageTars:
                         continue
                     key, suffix = _key_and_suffix(member.name)
                     if key != sample.key:
+                        apart.check(sample, self.options.label_column)
                         yield from self._rows_of(sample, shard, row)
                         row += len(sample.images)
                         sample = _Sample(key)
                     self._add(sample, member, suffix, file, skip(row + len(sample.images)))
+            apart.check(sample, self.options.label_column)
             yield from self._rows_of(sample, shard, row)
 
     def _add(
@@ -112,7 +122,7 @@ class ImageTars:
     ) -> None:
         """Add a member to its sample, if it is an image or may be a label."""
         wanted = self.options.image_column
-        is_image = suffix == wanted if wanted else has_image_suffix(member.name)
+        is_image = suffix == wanted if wanted else _holds_image(member, file)
         if is_image:
             held = sum(len(image.data or b"") for image in sample.images)
             if held + member.size > MAX_IMAGE_BYTES and sample.images:
@@ -122,14 +132,17 @@ class ImageTars:
             sample.images.append(_read_image(member, file, skipped))
         elif member.isfile() and suffix in (*LABEL_SUFFIXES, self.options.label_column):
             if member.size <= _LONGEST_LABEL:
-                file.seek(member.offset_data)
-                sample.others[suffix] = file.read(member.size)
+                sample.others[suffix] = _read_member(member, file)
 
     def _rows_of(self, sample: _Sample, shard: str, row: int) -> Iterator[ImageItem]:
         label = sample_label(sample.others, self.options.label_column)
+        too_long = label is not None and len(label.encode()) > LONGEST_LABEL
         for n, image in enumerate(sample.images):
             name = f"{shard}/{display_path(image.name)}" if image.name else shard
-            yield ImageItem(row + n, name, label, data=image.data, problem=image.problem)
+            if too_long and not image.problem:
+                yield ImageItem(row + n, name, problem=LABEL_TOO_LONG)
+            else:
+                yield ImageItem(row + n, name, label, data=image.data, problem=image.problem)
 
 
 class _Lost(NamedTuple):
@@ -153,11 +166,35 @@ class _Sample:
     others: dict[str, bytes] = field(default_factory=dict)
 
 
+class _Apart:
+    """Notices an archive whose labels do not follow their images."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._halves: dict[int, bool] = {}
+
+    def check(self, sample: _Sample, wanted: str | None) -> None:
+        """BlissError where this sample is the label of an earlier image, or the other way round."""
+        is_image = bool(sample.images)
+        if is_image == bool(sample.others):
+            return
+        key = hash(sample.key)
+        if self._halves.get(key, is_image) != is_image:
+            raise BlissError(
+                f"in {self._address} the image and the label of "
+                f"{display_path(sample.key)} do not follow each other",
+                "archives sorted by name, so that an image and its label are neighbours",
+                "Pack the archive again with tar --sort=name",
+            )
+        if len(self._halves) < _KEYS_KEPT:
+            self._halves[key] = is_image
+
+
 def sample_label(others: dict[str, bytes], wanted: str | None) -> str | None:
     """The label among the files beside an image; None where there is none.
 
-    `wanted` is an extension or a field of the JSON file; otherwise .cls is taken, the JSON's
-    field label, labels, class or cls, or .txt, whichever is there first.
+    `wanted` is an extension or a field of the JSON file; otherwise .cls is taken, the field of the
+    JSON that is named like a label, or .txt where it is no caption, whichever is there first.
     """
     if wanted is not None and wanted in others:
         return _text(others[wanted])
@@ -169,10 +206,21 @@ def sample_label(others: dict[str, bytes], wanted: str | None) -> str | None:
     except (ValueError, RecursionError):
         pass  # no label, as where there is no file
     if isinstance(record, dict):
-        for name in LABEL_COLUMNS if wanted is None else (wanted,):
-            if isinstance(record.get(name), str | int | float):
+        usual = LABEL_COLUMNS if wanted is None else (wanted,)
+        for name in (choose_named("", list(record), None, (each,)) for each in usual):
+            if name is not None and isinstance(record[name], str | int | float):
                 return label_text(record[name])
-    return _text(others["txt"]) if wanted is None and "txt" in others else None
+    if wanted is not None or "txt" not in others:
+        return None
+    text = _text(others["txt"])
+    return None if _is_caption(text, record) else text
+
+
+def _is_caption(text: str | None, record: object) -> bool:
+    """Whether the .txt beside an image is its caption, as img2dataset writes it, and no class."""
+    if isinstance(record, dict) and "caption" in record:
+        return True
+    return text is not None and ("\n" in text or len(text.split()) > _LABEL_WORDS)
 
 
 def _text(data: bytes) -> str | None:
@@ -186,6 +234,19 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
+def _holds_image(member: tarfile.TarInfo, file: IO[bytes]) -> bool:
+    """Whether a member is named like an image, or is one by its content."""
+    if has_image_suffix(member.name):
+        return True
+    if not member.isfile() or suffix_of(member.name)[1:] in SIDECAR_SUFFIXES:
+        return False
+    try:
+        file.seek(member.offset_data)
+        return image_format(file.read(min(HEAD_BYTES, member.size))) is not None
+    except DAMAGE:
+        return False
+
+
 def _read_image(member: tarfile.TarInfo, file: IO[bytes], skipped: bool) -> _Image:
     parts = member.name.split("/")
     if member.issym() or member.islnk():
@@ -196,16 +257,34 @@ def _read_image(member: tarfile.TarInfo, file: IO[bytes], skipped: bool) -> _Ima
         return _Image("its name leaves the archive", None, member.name)
     if member.size > MAX_IMAGE_BYTES:
         return _Image(TOO_LARGE, None, member.name)
+    if member.sparse is not None and member.size > _LARGEST_SPARSE:
+        problem = f"it is a sparse file larger than {_LARGEST_SPARSE >> 20} MiB"
+        return _Image(problem, None, member.name)
     if skipped:
         return _Image("", None, member.name)
     try:
-        file.seek(member.offset_data)
-        data = file.read(member.size)
+        data = _read_member(member, file)
     except DAMAGE as error:
         return _Image(f"the archive is damaged inside this image ({error})", None, member.name)
     if len(data) < member.size:
         return _Image("the archive ends inside this image", None, member.name)
     return _Image("", data, member.name)
+
+
+def _read_member(member: tarfile.TarInfo, file: IO[bytes]) -> bytes:
+    """The content of a member; of a sparse one with the zeros that the archive leaves out."""
+    file.seek(member.offset_data)
+    if member.sparse is None:
+        return file.read(member.size)
+    content = bytearray(member.size)
+    for offset, size in member.sparse:
+        if not 0 <= offset <= offset + size <= member.size:
+            raise tarfile.ReadError("its map of holes is damaged")
+        part = file.read(size)
+        if len(part) < size:
+            return bytes(content[: offset + len(part)])
+        content[offset : offset + size] = part
+    return bytes(content)
 
 
 class _LargeHeader(tarfile.TarError):

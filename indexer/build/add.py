@@ -1,8 +1,8 @@
-"""Append captions to a finished index as new parts; nothing that is there is written again.
+"""Append captions to a finished index as new parts; existing parts are not written again.
 
-The new parts are built in `INDEX/adding/` as any index is, by a plan that knows the captions of
-the index, removed ones too. They are then linked into place under the next numbers, and the
-manifest that names them replaces the old one: until then the index is as it was.
+The new parts are built in `INDEX/adding/` like those of any index, by a plan that knows the
+captions of the index, removed ones included. They are then linked into place under the next
+numbers, and the manifest that names them replaces the old one: until then the index is unchanged.
 """
 
 from __future__ import annotations
@@ -34,41 +34,41 @@ from ..store.sources import (
 from .finish import ADDING, finish_addition
 from .parts import (
     Encode,
+    embedded_parts,
     encoded_parts,
-    given_parts,
     make_parts,
     missing_parts,
     open_text_embeddings,
     truncated_captions,
 )
 from .plan import KnownCaptions, RowPlan, make_plan, open_plan
-from .rates import timed
 
 
 @dataclass(frozen=True)
 class AddOptions:
-    """What can be said of captions that are added; None leaves it to the index and the corpus."""
+    """How captions are added."""
 
     prompts: tuple[str, ...] | None = None
+    """Templates; by default those of the index, or of the corpus."""
     licences: tuple[str, ...] = ()
     overwrite: bool = False
-    """Drop what an interrupted addition of other captions left."""
+    """Delete what an interrupted addition of other captions left."""
 
 
 @dataclass(frozen=True)
 class Added:
-    """What an addition did."""
+    """The result of an addition."""
 
     index: CaptionIndex
     counts: Mapping[str, int]
-    """What became of the texts, all new sources together."""
+    """What became of the texts of all new sources together."""
     before: bool
-    """It had been done before; nothing was changed now."""
+    """Whether it had been done before, so that nothing changed now."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One addition: its sources, what they are called, and where their vectors come from."""
+    """One addition: its sources, their descriptions, and where their vectors come from."""
 
     sources: tuple[TextSource, ...]
     described: list[dict[str, Any]]
@@ -87,7 +87,7 @@ def add_captions(
     options: AddOptions = NO_OPTIONS,
     progress: Progress = lambda what, done, total: None,
 ) -> Added:
-    """Embed the captions of `sources` that an index does not have, or go on where a run stopped.
+    """Embed the captions of `sources` that an index does not have, or continue an interrupted run.
 
     A caption that was removed from the index stays removed. Raises UsageError where no caption is
     new or where an addition of other captions was interrupted, BlissError where `encoder` is not
@@ -104,9 +104,7 @@ def add_captions(
             tuple(sources),
             named,
             {name: encoder.facts[name] for name in (*IDENTITY, "precision")},
-            lambda plan, numbers, rates: encoded_parts(
-                plan, numbers, encoder, named, progress, rates
-            ),
+            lambda plan, numbers: encoded_parts(plan, numbers, encoder, named, progress),
             lambda plan: truncated_captions(plan, encoder, named),
         )
 
@@ -120,9 +118,9 @@ def add_embeddings(
     options: AddOptions = NO_OPTIONS,
     progress: Progress = lambda what, done, total: None,
 ) -> Added:
-    """The same with text embeddings made elsewhere, in clip-retrieval's layout.
+    """`add_captions` for existing text embeddings in clip-retrieval's layout.
 
-    They must be of the model of the index: only their dimension can be checked.
+    They must come from the model of the index: only their dimension can be checked.
     """
     folder = Path(folder)
     texts = open_text_embeddings(Path(embeddings), column)
@@ -137,7 +135,7 @@ def add_embeddings(
             (texts,),
             named,
             facts,
-            lambda plan, numbers, _: given_parts(plan, numbers, texts, progress),
+            lambda plan, numbers: embedded_parts(plan, numbers, texts, progress),
         )
 
     return _add(folder, job, options, progress)
@@ -151,10 +149,10 @@ def _add(
 ) -> Added:
     with changing(folder) as manifest:
         rules, part_rows = _settings(folder, manifest)
-        earlier = _before_last(manifest)
-        if earlier is not None:
+        previous = _without_last_addition(manifest)
+        if previous is not None:
             last = manifest["additions"][-1]
-            if digest(_request(earlier, make_job(earlier))) == last["request"]:
+            if digest(_request(previous, make_job(previous))) == last["request"]:
                 shutil.rmtree(folder / ADDING, ignore_errors=True)
                 return Added(open_index(folder), last["counts"], before=True)
         job, adding = make_job(manifest), folder / ADDING
@@ -163,19 +161,18 @@ def _add(
         plan = open_plan(adding / "plan")
         if plan is None:
             known = [KnownCaptions(_metadata(folder, manifest))] if rules.deduplicate else []
-            with timed(adding, "plan"):
-                plan = make_plan(
-                    [*known, *job.sources],
-                    rules,
-                    adding / "plan",
-                    part_rows,
-                    [each["corpus"] for each in job.described],
-                    lambda read: progress("texts read", read, 0),
-                )
+            plan = make_plan(
+                [*known, *job.sources],
+                rules,
+                adding / "plan",
+                part_rows,
+                [each["corpus"] for each in job.described],
+                lambda read: progress("texts read", read, 0),
+            )
         if not plan.count:
             shutil.rmtree(adding, ignore_errors=True)
             raise UsageError(
-                f"every caption given is in {folder} already, or was removed from it",
+                f"every caption given is already in {folder}, or was removed from it",
                 "at least one that is new",
                 "Give other captions; `bliss index remove --undo` brings removed ones back",
             )
@@ -188,7 +185,7 @@ def _add(
 
 
 def _settings(folder: Path, manifest: Mapping[str, Any]) -> tuple[CaptionRules, int]:
-    """The rules and the size of parts the index was built with; its manifest is checked too."""
+    """The caption rules and the part size of the index, whose manifest is checked."""
     problems = type_problems(manifest) or count_problems(manifest)
     request = manifest["request"] if not problems else {}
     try:
@@ -199,16 +196,16 @@ def _settings(folder: Path, manifest: Mapping[str, Any]) -> tuple[CaptionRules, 
                 return rules, part_rows
         problems = problems or ["'request' is not as bliss writes it"]
     except (KeyError, TypeError, UsageError):
-        problems = ["'request' does not say how captions are cleaned and cut into parts"]
+        problems = ["'request' lacks the caption rules or the part size"]
     raise BlissError(
-        f"the manifest of {folder} cannot be right: {problems[0]}",
+        f"the manifest of {folder} is invalid: {problems[0]}",
         "the manifest as bliss wrote it",
         "Restore it from a backup, or build the index again",
     )
 
 
-def _before_last(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest as it was before the last addition, as far as a request depends on it."""
+def _without_last_addition(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest before the last addition, as far as a request depends on it."""
     if not manifest.get("additions"):
         return None
     last = manifest["additions"][-1]
@@ -220,14 +217,14 @@ def _before_last(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _request(manifest: Mapping[str, Any], job: _Job) -> dict[str, Any]:
-    """What must be the same to go on: the stored rows of the index, and what is added."""
+    """What must be the same to continue: the stored rows of the index, and what is added."""
     names = [n for p, rows in enumerate(manifest["parts"]) if rows for n in files_of_part(p)]
     stored = {name: manifest["checksums"].get(name) for name in names}
     return {"index": digest(stored), "sources": request_of(job.described), **job.identity}
 
 
 def _begin(adding: Path, request: dict[str, Any], job: _Job, overwrite: bool) -> None:
-    """Start the addition or go on with it; what is left of a finished one goes."""
+    """Start the addition or continue it; remains of a finished one are deleted."""
     if (adding / BUILDING).is_file():
         try:
             before = read_request(adding)
@@ -239,8 +236,8 @@ def _begin(adding: Path, request: dict[str, Any], job: _Job, overwrite: bool) ->
             raise UsageError(
                 f"an addition of other captions to {adding.parent} was interrupted "
                 f"({', '.join(differing_fields(before, request))} differ)",
-                "that command again",
-                "Run it to its end first, or pass --overwrite to drop what it did",
+                "the same command, to finish it",
+                "Run that command again first, or pass --overwrite to delete what it did",
             )
     elif adding.is_dir():
         shutil.rmtree(adding, ignore_errors=True)
@@ -254,7 +251,7 @@ def read_request(adding: Path) -> dict[str, Any]:
 
 
 def _metadata(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """The files with the captions of the index, as they were written."""
+    """The checked files with the captions of the index."""
     names = [metadata_file(p) for p, rows in enumerate(manifest["parts"]) if rows]
     for name in names:
         check_checksum(folder, name, manifest)

@@ -16,8 +16,6 @@ import numpy as np
 
 from ...artefacts import MANIFEST
 from ...corpora.sources import TextSource
-from ...distributed.cluster import RayEngine
-from ...distributed.texts import ray_parts
 from ...errors import UsageError
 from ...progress import Progress, no_progress
 from ..encode.encoder import IDENTITY, Encoder
@@ -27,37 +25,37 @@ from ..store.lock import only_run_in, wait_to_run_in
 from ..store.parts import begin_building, drop_records, is_finished
 from ..store.sources import Described, describe_sources, request_of
 from ..upkeep.repair import REPAIRING, check_planned, damaged_parts, put_back
-from ..vectors.layout import load_vectors
+from ..vectors.rows import load_vectors
+from .engine import Engine
 from .finish import finish_index
 from .options import NO_OPTIONS, IndexOptions
 from .parts import (
     Encode,
+    embedded_parts,
     encoded_parts,
-    given_parts,
     make_parts,
     missing_parts,
     open_text_embeddings,
     truncated_captions,
 )
 from .plan import RowPlan, make_plan, open_plan
-from .rates import timed
 from .shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One building: what is asked for, and where its vectors come from."""
+    """One build: what is requested, and where its vectors come from."""
 
     sources: tuple[TextSource, ...]
     folder: Path
     options: IndexOptions
     request: dict[str, Any]
-    """What must be the same to go on with it."""
+    """What must be the same for the build to be continued."""
     facts: dict[str, Any]
-    """model, dtype and sources, as the manifest states them."""
+    """model, dtype and sources, as in the manifest."""
     encode: Encode
     truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
-    """Captions of each source that the model's token limit cuts, where known."""
+    """How many captions of each source the model's token limit cuts, where known."""
 
 
 def build_index(
@@ -67,11 +65,11 @@ def build_index(
     options: IndexOptions = NO_OPTIONS,
     progress: Progress = no_progress,
 ) -> CaptionIndex:
-    """Embed the captions of one or several sources into `folder`, or go on where a run stopped.
+    """Embed the captions of one or several sources into `folder`, or continue where a run stopped.
 
-    Of captions that are equal in several sources the first stays. Raises UsageError where the
+    Of equal captions in several sources the first is kept. Raises UsageError where the
     folder belongs to another request, BlissError for a corpus without usable text, a disk that
-    cannot be written (finished parts stay) or a folder that another run is working in.
+    cannot be written (finished parts are kept) or a folder that another run is working in.
     """
     return _build(_encoding_job(sources, encoder, folder, options, progress), progress)
 
@@ -84,10 +82,10 @@ def build_shard(
     shard: Shard,
     progress: Progress = no_progress,
 ) -> tuple[int, ...]:
-    """Make one shard's parts of the index that `build_index` would make; `merge_index` ends it.
+    """Make one shard's parts of the index that `build_index` would make; `merge_index` finishes it.
 
     Several shards may work in one folder at once: the first makes the plan, the others wait for it.
-    Returns the numbers of the parts that are still missing, all shards together.
+    Returns the numbers of the parts of all shards that are still missing.
     """
     job = _encoding_job(sources, encoder, folder, options, progress)
     with ExitStack() as running:
@@ -116,13 +114,14 @@ def index_embeddings(
 ) -> CaptionIndex:
     """Index precomputed text embeddings in clip-retrieval's layout; no model is needed.
 
-    `column` of the metadata holds the captions. Vectors are normalised and the number that
-    needed it is reported; zero and non-finite ones are left out and listed as failures.
+    `column` of the metadata holds the captions. Vectors are normalised, and the number of those
+    that were not of unit length is stored; zero and non-finite ones are left out and listed as
+    failures.
     """
     if options.prompts is not None:
         raise UsageError(
             "prompts were given with --embeddings",
-            "no prompts: the texts are embedded already",
+            "no prompts: the texts are already embedded",
             "Leave --prompt out",
         )
     texts = open_text_embeddings(Path(folder), column)
@@ -138,7 +137,7 @@ def index_embeddings(
         options,
         {"sources": request_of(described), **_settings(options, dtype)},
         {"model": model, "dtype": dtype, "sources": described},
-        lambda plan, numbers, _: given_parts(plan, numbers, texts, progress),
+        lambda plan, numbers: embedded_parts(plan, numbers, texts, progress),
     )
     return _build(job, progress)
 
@@ -150,12 +149,12 @@ def _encoding_job(
     options: IndexOptions,
     progress: Progress,
 ) -> _Job:
-    every = tuple(sources) if isinstance(sources, Sequence) else (sources,)
+    all_sources = tuple(sources) if isinstance(sources, Sequence) else (sources,)
     dtype = options.dtype or "float16"
-    described = describe_sources(every, options.prompts, options.licences)
+    described = describe_sources(all_sources, options.prompts, options.licences)
     identity = {name: encoder.facts[name] for name in (*IDENTITY, "precision")}
     return _Job(
-        every,
+        all_sources,
         Path(folder),
         options,
         {"sources": request_of(described), **_settings(options, dtype), **identity},
@@ -166,13 +165,10 @@ def _encoding_job(
 
 
 def _encoding(
-    encoder: Encoder, described: Sequence[Described], engine: RayEngine | None, progress: Progress
+    encoder: Encoder, described: Sequence[Described], engine: Engine | None, progress: Progress
 ) -> Encode:
-    if engine is None:
-        return lambda plan, numbers, rates: encoded_parts(
-            plan, numbers, encoder, described, progress, rates
-        )
-    return lambda plan, numbers, _: ray_parts(plan, numbers, encoder, described, engine, progress)
+    encode = encoded_parts if engine is None else engine.encode_captions
+    return lambda plan, numbers: encode(plan, numbers, encoder, described, progress)
 
 
 def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
@@ -205,40 +201,37 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
 
 
 def _begin(job: _Job) -> None:
-    """Start the folder or go on with it; where no plan was finished there is nothing to lose."""
+    """Start the folder or continue it; without a finished plan there is nothing to lose."""
     folder = job.folder
     begun = any((folder / name).exists() for name in (MANIFEST, "plan/plan.json"))
     begin_building(folder, job.request, job.options.overwrite or not begun, job.facts)
 
 
 def _repair(job: _Job, progress: Progress) -> None:
-    """Make the damaged parts of a finished index again, beside it, and put them in place."""
+    """Make the damaged parts of a finished index again, in a folder in it, and move them in."""
     damaged = damaged_parts(job.folder)
     if not damaged:
         return
-    beside = replace(job, folder=job.folder / REPAIRING)
-    begin_building(beside.folder, job.request, True, job.facts)
-    plan = _plan(beside, progress)
+    repairing = replace(job, folder=job.folder / REPAIRING)
+    begin_building(repairing.folder, job.request, True, job.facts)
+    plan = _plan(repairing, progress)
     check_planned(job.folder, damaged, len(plan.parts))
-    wanted = [p for p in missing_parts(beside.folder, plan) if p in damaged]
-    make_parts(beside.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
+    wanted = [p for p in missing_parts(repairing.folder, plan) if p in damaged]
+    make_parts(repairing.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
     put_back(job.folder, damaged)
 
 
 def _plan(job: _Job, progress: Progress) -> RowPlan:
-    """The row plan, made if it is not there."""
+    """The row plan, made if it does not exist."""
     folder = job.folder / "plan"
     plan = open_plan(folder)
     if plan is None:
-        with timed(job.folder, "plan") as facts:
-            expected = [described["corpus"] for described in job.facts["sources"]]
-            plan = make_plan(
-                job.sources,
-                job.options.rules,
-                folder,
-                job.options.part_rows,
-                expected,
-                lambda read: progress("texts read", read, 0),
-            )
-            facts["rows"] = sum(counts["read"] for counts in plan.counts)
+        plan = make_plan(
+            job.sources,
+            job.options.rules,
+            folder,
+            job.options.part_rows,
+            [described["corpus"] for described in job.facts["sources"]],
+            lambda read: progress("texts read", read, 0),
+        )
     return plan

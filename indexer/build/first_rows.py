@@ -1,8 +1,8 @@
-"""Which of many captions come first among equal ones, in bounded memory; the only use of DuckDB.
+"""The first of each group of equal captions, in bounded memory; the only use of DuckDB.
 
-DuckDB groups the captions and spills what does not fit. It begins with little memory and is given
-twice as much only where it says that it cannot do with less, so that the memory needed hardly
-depends on how many captions there are.
+DuckDB groups the captions and spills what does not fit. It starts with little memory and gets twice
+as much only when it fails for lack of it, so that the memory needed hardly depends on the number of
+captions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...tables import open_table, read_batches
 
 LEAST_MEMORY, MOST_MEMORY = 32 << 20, 16 << 30
 ROWS = 32_768
-"""Rows of a row group, and rows handed to DuckDB at once."""
+"""Rows of a row group, and rows given to DuckDB at once."""
 FIRSTS = pa.schema([("ordinal", pa.int64())])
 
 _QUERY = "SELECT min(ordinal) AS ordinal FROM staged GROUP BY caption ORDER BY ordinal"
@@ -34,7 +34,7 @@ def write_first_rows(staged: Path, firsts: Path) -> None:
     """Write to `firsts` the int64 `ordinal` of the first row of each caption, ascending.
 
     `staged` is a parquet file with the columns caption and ordinal. Raises BlissError where the
-    disk has no room for what does not fit into memory.
+    disk is too full for what does not fit into memory.
     """
     memory = LEAST_MEMORY
     while True:
@@ -46,7 +46,7 @@ def write_first_rows(staged: Path, firsts: Path) -> None:
 
 
 class _NeedsMemory(Exception):
-    """DuckDB cannot do with the memory it was given."""
+    """DuckDB needs more memory than it was given."""
 
 
 def _write(staged: Path, folder: Path, memory: int, file: IO[bytes]) -> None:
@@ -65,8 +65,8 @@ def _first_rows(staged: Path, folder: Path, memory: int) -> Iterator[pa.RecordBa
         "preserve_insertion_order": "false",
         "autoinstall_known_extensions": "false",
     }
-    # Arrow and DuckDB open no path that is not UTF-8: one reads an open file, the other spills
-    # elsewhere then.
+    # Arrow and DuckDB open no path that is not UTF-8: Arrow reads an open file instead, and DuckDB
+    # spills to the system's temporary folder.
     spill = str(folder) if _is_utf8(folder) else None
     try:
         with (
@@ -99,6 +99,6 @@ def _no_room(folder: Path, error: Exception) -> BlissError:
     reason = (str(error).strip().splitlines() or [""])[0]
     return BlissError(
         f"duplicate captions could not be found in {folder} ({reason})",
-        "room on its disk for a copy of all captions",
+        "space on its disk for a copy of all captions",
         "Free some space or choose another folder, then run the same command again",
     )

@@ -1,9 +1,9 @@
-"""Near-duplicate captions by embedding: greedily in row order, exactly, a part at a time.
+"""Near-duplicate captions by embedding: greedily in row order, exactly, part by part.
 
-A row goes if an earlier row that stays has a cosine of at least the threshold with it, on the
-stored vectors. All pairs of rows that stay are compared, in blocks: the work grows with the square
-of the number of rows. Products are taken in float32; those within rounding of the threshold are
-taken again in float64. Each part's verdict is written as soon as it is known.
+A row is dropped if an earlier row that is kept has a cosine of at least the threshold with it, on
+the stored vectors. All pairs of kept rows are compared, in blocks: the work grows with the square
+of the number of rows. Products are computed in float32; those within rounding of the threshold
+again in float64. The dropped rows of each part are written as soon as they are known.
 """
 
 from __future__ import annotations
@@ -15,30 +15,28 @@ import numpy as np
 
 from ...artefacts import write_array
 from ..store.parts import vector_file
-from ..vectors.layout import load_vectors
 from ..vectors.nearest import ROUNDING
+from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import stored_unit_rows
-from .rates import timed
 
 BLOCK, OTHERS = 1024, 8192
-"""Rows compared at once, and with how many others."""
+"""Rows that are compared at once, and with how many others."""
 
 
 def near_duplicates(
     folder: Path, parts: Sequence[int], threshold: float, progress: Callable[[str, int, int], None]
 ) -> np.ndarray:
-    """int64 [u], ascending, the stored rows that go; `parts` are the stored rows of each part.
+    """int64 [u], ascending, the stored rows to drop; `parts` are the stored rows of each part.
 
-    Goes on from the parts whose verdicts are there. Memory holds two parts as float32.
+    Continues after the parts that an earlier run compared. Memory holds two parts as float32.
     """
     found: list[np.ndarray] = []
     done, total = 0, sum(parts)
     for number, rows in enumerate(parts):
-        gone = _verdict(folder, number, rows)
+        gone = _stored_result(folder, number, rows)
         if gone is None:
-            with timed(folder, "near duplicates", part=number, rows=rows):
-                gone = _part_duplicates(folder, number, found, threshold)
-                write_array(_file(folder, number), gone)
+            gone = _part_duplicates(folder, number, found, threshold)
+            write_array(_file(folder, number), gone)
         found.append(gone)
         done += rows
         progress("rows compared for near duplicates", done, total)
@@ -49,7 +47,7 @@ def near_duplicates(
 
 
 def greedy_duplicates(rows: np.ndarray, kept: Sequence[np.ndarray], threshold: float) -> np.ndarray:
-    """bool [m]: which of the unit rows [m, d] go, after the earlier rows `kept` that stay."""
+    """bool [m]: which of the unit rows [m, d] are dropped, given the earlier rows `kept`."""
     gone = np.zeros(len(rows), bool)
     for start in range(0, len(rows), BLOCK):
         mine = slice(start, min(len(rows), start + BLOCK))
@@ -67,7 +65,7 @@ def greedy_duplicates(rows: np.ndarray, kept: Sequence[np.ndarray], threshold: f
 def _part_duplicates(
     folder: Path, number: int, found: Sequence[np.ndarray], threshold: float
 ) -> np.ndarray:
-    """int64, the rows of one part that go, from its first on; `found` those of earlier parts."""
+    """int64, the dropped rows of one part; `found` are those of the parts before it."""
     rows = _unit_rows(folder, number)
     gone = np.zeros(len(rows), bool)
     for earlier, lost in enumerate(found):
@@ -80,7 +78,7 @@ def _part_duplicates(
 
 
 def _mark_near(rows: np.ndarray, gone: np.ndarray, others: np.ndarray, threshold: float) -> None:
-    """Mark in `gone` bool [m] every one of the rows [m, d] that is near to one of `others`."""
+    """Mark in `gone` bool [m] every one of the rows [m, d] that is near one of `others`."""
     for start in range(0, len(others), OTHERS):
         for first in range(0, len(rows), BLOCK):
             open_rows = first + np.flatnonzero(~gone[first : first + BLOCK])
@@ -109,8 +107,8 @@ def _unit_rows(folder: Path, number: int) -> np.ndarray:
     return stored_unit_rows(load_vectors(path), str(path))
 
 
-def _verdict(folder: Path, number: int, rows: int) -> np.ndarray | None:
-    """What was found for a part before, or None."""
+def _stored_result(folder: Path, number: int, rows: int) -> np.ndarray | None:
+    """The dropped rows of a part that an earlier run wrote, or None."""
     try:
         gone = np.load(_file(folder, number), allow_pickle=False)
     except (OSError, ValueError, EOFError):

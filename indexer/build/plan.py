@@ -1,19 +1,12 @@
 """The row plan of a caption index: which captions are kept, in which order, cut into parts.
 
-One text-only pass over all sources, in the order given, cleans the captions and drops by reason;
-of equal captions the first row of the first source stays. What is kept is cut into parts of a
-fixed number of rows, a parquet file each (caption, source, source_row). Whatever is made of the
-captions later is cut from these files, so it does not depend on where a run stopped.
+One text-only pass over all sources, in the order given, cleans the captions and counts what it
+drops, by reason; of equal captions the first row of the first source is kept. What is kept is cut
+into parts of a fixed number of rows, a parquet file each (caption, source, source_row). Encoding
+reads only these files, so its result does not depend on where a run stopped.
 
-`plan.json` comes last: a plan without it, or whose files have changed, is made again from the
-start; a finished one never is. Memory does not depend on how many captions there are.
-
-The row plan is made: one text-only pass over all sources, in the order given.
-
-It cleans the captions and drops by reason; of equal captions the first row of the first source
-stays. What is kept is cut into parts of a fixed number of rows.
-
-Captions that an index holds already, as a source: whatever equals one of them is a duplicate.
+`plan.json` is written last: a plan without it, or whose files have changed, is made again from the
+start. Memory does not depend on the number of captions.
 """
 
 from __future__ import annotations
@@ -44,10 +37,14 @@ from ...tables import open_table, read_batches
 from .first_rows import ROWS, write_first_rows
 
 RECORD = "plan.json"
+STAGED, FIRSTS = "staged.parquet", "first_rows.parquet"
+"""Every clean caption, and which of them are first among equals; deleted with a finished plan."""
 UNDECODABLE = "undecodable"
+TEXTS_AT_ONCE = 4096
 
 PLANNED = pa.schema([("caption", pa.string()), ("source", pa.int32()), ("source_row", pa.int64())])
 """Columns of a part."""
+_STAGED = pa.schema([*PLANNED, ("ordinal", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class RowPlan:
     undecodable: tuple[int, ...]
     """Texts of each source with bytes that are not UTF-8, whatever became of them."""
     digest: str
-    """SHA-256 of what is planned, the same for every way of storing it."""
+    """SHA-256 of the planned rows, however they are stored."""
 
     @property
     def count(self) -> int:
@@ -71,7 +68,7 @@ class RowPlan:
 
 
 def open_plan(folder: Path) -> RowPlan | None:
-    """The finished plan in `folder`; None where there is none or a file of it has changed."""
+    """The finished plan in `folder`; None where there is none or one of its files has changed."""
     if not (folder / RECORD).is_file():
         return None
     try:
@@ -109,19 +106,8 @@ def plan_batches(plan: RowPlan, number: int, size: int) -> Iterator[pa.RecordBat
         raise BlissError(
             f"{path} could not be read ({error})",
             "the plan as bliss wrote it",
-            "Run the same command again: the plan is then made again",
+            "Run the same command again to make a new plan",
         ) from error
-
-
-STAGED, FIRSTS = "staged.parquet", "first_rows.parquet"
-"""Every clean caption, and which of them are the first of their kind; gone once it is finished."""
-
-TEXTS_AT_ONCE = 4096
-
-Told = Callable[[int], None]
-"""Called with how many texts were read so far."""
-
-_STAGED = pa.schema([*PLANNED, ("ordinal", pa.int64())])
 
 
 def make_plan(
@@ -130,20 +116,20 @@ def make_plan(
     folder: Path,
     part_rows: int,
     expected: Sequence[Mapping[str, JSON]],
-    told: Told = lambda read: None,
+    on_read: Callable[[int], None] = lambda read: None,
 ) -> RowPlan:
-    """Make the plan in `folder`, whatever is there; `expected` are the facts of the sources.
+    """Make the plan in `folder`, replacing what is there.
 
-    Captions of KnownCaptions, which come before the sources with facts, are not planned again.
+    `expected` are the facts of the sources. Captions of KnownCaptions, which come before the
+    sources with facts, are not planned again. `on_read` is called with the number of texts read.
     Raises BlissError for a source without usable text, for one that cannot be read to its end or
-    is no longer as its facts say (the plan is not finished then), and where the disk cannot be
-    written.
+    has changed meanwhile (the plan is not finished then), and where the disk cannot be written.
     """
     shutil.rmtree(folder, ignore_errors=True)
     known = sum(isinstance(source, KnownCaptions) for source in sources)
     counted = (*COUNTS, UNDECODABLE)
     counts: list[dict[str, int]] = [dict.fromkeys(counted, 0) for _ in sources]
-    write_atomically(folder / STAGED, lambda file: _stage(sources, rules, counts, file, told))
+    write_atomically(folder / STAGED, lambda file: _stage(sources, rules, counts, file, on_read))
     if rules.deduplicate:
         write_first_rows(folder / STAGED, folder / FIRSTS)
     parts: list[int] = []
@@ -154,7 +140,7 @@ def make_plan(
         for table in _cut(batches, part_rows):
             number = len(parts)
             _write_part(folder, number, table)
-            _take_in(content, table)
+            _update_digests(content, table)
             kept += np.bincount(table["source"], minlength=len(sources))
             parts.append(len(table))
     for each, rows in zip(planned_counts, kept.tolist(), strict=True):
@@ -182,17 +168,20 @@ def _stage(
     rules: CaptionRules,
     counts: list[dict[str, int]],
     file: IO[bytes],
-    told: Told,
+    on_read: Callable[[int], None],
 ) -> None:
     """Write every clean caption, numbered through all sources."""
     with pq.ParquetWriter(file, _STAGED, compression="zstd", use_dictionary=False) as writer:
-        with closed_after(_clean(sources, rules, counts, told)) as batches:
+        with closed_after(_clean(sources, rules, counts, on_read)) as batches:
             for table in _cut(batches, ROWS):
                 writer.write_table(table)
 
 
 def _clean(
-    sources: Sequence[TextSource], rules: CaptionRules, counts: list[dict[str, int]], told: Told
+    sources: Sequence[TextSource],
+    rules: CaptionRules,
+    counts: list[dict[str, int]],
+    on_read: Callable[[int], None],
 ) -> Iterator[pa.RecordBatch]:
     ordinal = read = 0
     for number, source in enumerate(sources):
@@ -202,7 +191,7 @@ def _clean(
             for some in batches:
                 captions, positions = clean_texts(some.texts, own, count)
                 count[UNDECODABLE] += some.undecodable
-                told(read + count["read"])
+                on_read(read + count["read"])
                 if captions:
                     columns = [
                         pa.array(captions, pa.string()),
@@ -221,13 +210,13 @@ def _check_unchanged(source: TextSource, facts: Mapping[str, JSON]) -> None:
     if source.facts() != facts:
         raise BlissError(
             f"{source.spec} changed while it was read",
-            "texts that stay as they are until the index is built",
+            "texts that do not change until the index is built",
             "Wait until it is complete, then run the same command again",
         )
 
 
 def _planned(folder: Path, deduplicate: bool, known: int) -> Iterator[pa.RecordBatch]:
-    """The rows to plan, in order, of the sources after the first `known`, numbered from 0."""
+    """The rows to plan, in order, of the sources after the first `known`, renumbered from 0."""
     with closed_after(_kept(folder, deduplicate)) as batches:
         for batch in batches:
             if known:
@@ -238,7 +227,7 @@ def _planned(folder: Path, deduplicate: bool, known: int) -> Iterator[pa.RecordB
 
 
 def _kept(folder: Path, deduplicate: bool) -> Iterator[pa.RecordBatch]:
-    """The kept rows in order: the staged ones, but for later copies."""
+    """The kept rows in order: the staged ones without later duplicates."""
     with (
         open(folder / STAGED, "rb") as opened,
         open_table(opened) as staged,
@@ -288,8 +277,8 @@ def _write_part(folder: Path, number: int, table: pa.Table) -> None:
     )
 
 
-def _take_in(content: Sequence[hashlib._Hash], table: pa.Table) -> None:
-    """Add rows to the digest of each column; captions hold no line ends, so these part them."""
+def _update_digests(content: Sequence[hashlib._Hash], table: pa.Table) -> None:
+    """Add rows to the digest of each column; captions hold no newlines, so these separate them."""
     for batch in table.to_batches(ROWS):
         content[0].update("\n".join([*batch.column(0).to_pylist(), ""]).encode())
         for column in (1, 2):
@@ -298,7 +287,10 @@ def _take_in(content: Sequence[hashlib._Hash], table: pa.Table) -> None:
 
 @dataclass(frozen=True)
 class KnownCaptions:
-    """The `caption` columns of parquet files, one after the other; clean and never empty."""
+    """Captions that an index already holds, as a source: its equals are duplicates.
+
+    They are the `caption` columns of parquet files, clean and never empty.
+    """
 
     files: Sequence[Path]
     spec: str = "the index"
@@ -308,7 +300,7 @@ class KnownCaptions:
     preset: str | None = None
 
     def facts(self) -> dict[str, JSON]:
-        """Nothing: no manifest names it."""
+        """Nothing: it appears in no manifest."""
         return {}
 
     def batches(self, size: int) -> Iterator[TextBatch]:

@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, that make parts of one plan; and their merging."""
+"""Processes that each make a shard of an index, on one or more machines, and their merging."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARDS = "shards"
 
 @dataclass(frozen=True)
 class Shard:
-    """The parts p of a plan with p mod `count` = `number`."""
+    """The parts p of a plan with p mod `count` = `number`, made by one process."""
 
     number: int
     count: int
@@ -47,7 +47,7 @@ def parse_shard(text: str) -> Shard:
 
 @contextmanager
 def running_shard(folder: Path, shard: Shard) -> Iterator[None]:
-    """Hold one shard of a folder, and leave its name there for `merge_index`."""
+    """Lock one shard of a folder, and leave its name there for `merge_index`."""
     mine = folder / SHARDS / f"{shard.number}-of-{shard.count}"
     mine.mkdir(parents=True, exist_ok=True)
     with only_run_in(mine):
@@ -55,18 +55,18 @@ def running_shard(folder: Path, shard: Shard) -> Iterator[None]:
 
 
 def refuse_while_shards_run(folder: Path) -> None:
-    """Raise FolderInUse where a process holds a shard of the folder."""
+    """Raise FolderInUse where a process is making a shard of the folder."""
     for mine in sorted((folder / SHARDS).glob("*-of-*")):
         with only_run_in(mine):
             pass
 
 
 def merge_index(folders: Sequence[Path], progress: Callable[[str, int, int], None]) -> CaptionIndex:
-    """Finish the index that shards made, in the first folder, with whole parts of the others.
+    """Finish the index that shards made, in the first folder, with undamaged parts of the others.
 
     Raises UsageError where the folders were begun for different requests, naming the fields;
-    BlissError where a folder holds no unfinished index, where another plan was made there, or
-    where parts are missing, naming them and the shards that make them.
+    BlissError where a folder holds no unfinished index or one of another plan, or where parts are
+    missing, naming them and the shards that make them.
     """
     folder = folders[0]
     if is_finished(folder):
@@ -80,7 +80,7 @@ def merge_index(folders: Sequence[Path], progress: Callable[[str, int, int], Non
         plan = open_plan(folder / "plan")
         if plan is None:
             raise BlissError(
-                f"{folder} has no whole plan",
+                f"{folder} has no complete plan",
                 "the plan that each --shard run makes first",
                 "Run the shard of this folder again, then merge",
             )
@@ -100,8 +100,8 @@ def _begun(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BlissError(
             f"{folder} holds no unfinished index",
-            "a folder that `bliss index build --shard i/N` left",
-            "Check the path; a finished index needs no merging",
+            "a folder that `bliss index build --shard i/N` wrote",
+            "Check the path; a finished index is not merged",
         )
     return read_json(path)
 
@@ -125,7 +125,7 @@ def _check_same(folder: Path, other: Path) -> None:
 
 
 def _collect(folder: Path, others: Sequence[Path], plan: RowPlan, number: int) -> None:
-    """Copy a part from the first folder that has it whole; its record comes last."""
+    """Copy a part from the first folder that has it undamaged, its record last."""
     for other in others:
         record = whole_part(other, plan, number)
         if record is not None:
@@ -149,7 +149,7 @@ def _refuse_missing(folders: Sequence[Path], missing: Sequence[int]) -> None:
 
 
 def no_part_text(shard: Shard, parts: int) -> str | None:
-    """That a shard has none of the `parts` parts of a plan; None where it has some."""
+    """A message where a shard has none of the `parts` parts of a plan, else None."""
     if shard.number < parts:
         return None
     of_all = "the only part is" if parts == 1 else f"the {parts:,} parts are"
@@ -167,7 +167,7 @@ def describe_missing(missing: Sequence[int]) -> str:
 
 
 def _makers(folders: Sequence[Path], missing: Sequence[int]) -> str:
-    """Which shards make the missing parts, where the folders say into how many they were cut."""
+    """The commands that make the missing parts, as far as the folders tell the number of shards."""
     counts = {
         int(mine.name.partition("-of-")[2])
         for folder in folders

@@ -1,11 +1,10 @@
-"""Which open_clip model a choice means, and what kind of weights it would load.
+"""Check a choice of model, its weights and its config before anything is loaded.
 
-What the config of a foreign model may ask for, checked before anything is made from it.
-
-open_clip hands parts of `open_clip_config.json` on: `text_cfg.tokenizer_kwargs` to transformers
+open_clip passes parts of `open_clip_config.json` on: `text_cfg.tokenizer_kwargs` to transformers
 (where `trust_remote_code` runs code of the repository) or to its own tokenizer (which reads any
 file, or downloads with `reduction_mask`), `hf_tokenizer_name`, `hf_model_name` and
-`timm_model_name` to libraries that fetch what they name. Here they are held to a short list.
+`timm_model_name` to libraries that download what they name. `check_config` allows only a short list
+of values.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 
 from ...errors import BlissError, UsageError
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, DEMO_MODEL, ModelChoice, demo_model
-from .trust import FOLDER, HUB, list_name
+from .named_models import FOLDER, HUB, list_name
 
 
 def resolve_model(
@@ -71,7 +70,7 @@ def resolve_model(
 
 
 def weight_files(name: str, pretrained: str | None) -> Iterator[Path]:
-    """The local weight files a load would read, safetensors aside."""
+    """The local weight files that would be read, other than safetensors."""
     if name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
         if not any(folder.glob("*.safetensors")):
@@ -90,7 +89,7 @@ def is_torchscript(path: Path) -> bool:
 
 CONFIG = "open_clip_config.json"
 TOKENIZER_ARGUMENTS: Mapping[str, type] = {"clean": str, "language": str, "strip_sep_token": bool}
-"""The tokenizer arguments that a config may hold; none of them names a file or an address."""
+"""The tokenizer arguments that a config may set; none of them names a file or an address."""
 
 _TOWERS = ("vision_cfg", "text_cfg", "multimodal_cfg")
 _NAMES = ("hf_tokenizer_name", "hf_model_name")
@@ -103,11 +102,11 @@ _ABSENT = re.compile(r"install|requires|not found|no module", re.I)
 def check_config(
     model: str, config: Any, own: Collection[str], named: Callable[[str], bool]
 ) -> None:
-    """Raise UsageError for what the config of an `hf-hub:` or `local-dir:` model may not hold.
+    """Raise UsageError for a forbidden value in the config of an `hf-hub:` or `local-dir:` model.
 
-    `own` are the repositories that open_clip's own configs name, `named` says which the user has.
-    Another repository of the same owner may be named too. Of a folder's tokenizer any name is
-    fine: open_clip reads the folder instead.
+    It may name the repositories `own`, which open_clip's own configs name, those that the user has
+    `named`, and others of the same owner. The tokenizer of a folder may have any name: open_clip
+    reads the folder instead.
     """
     where = f"{CONFIG} of {model}"
     if not isinstance(config, dict):
@@ -137,7 +136,7 @@ def check_config(
 
 
 def needed_packages(config: Mapping[str, Any]) -> list[str]:
-    """The optional packages that a config needs and that are not installed."""
+    """The optional packages that a config needs and that are missing."""
     wanted = {
         package
         for tower in _TOWERS
@@ -148,7 +147,7 @@ def needed_packages(config: Mapping[str, Any]) -> list[str]:
 
 
 def package_of(error: BaseException | None) -> str | None:
-    """The package whose absence an error, or what caused it, states; None for another reason."""
+    """The package that an error, or its cause, reports as missing; None for other errors."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
             return {"google": "protobuf"}.get(top := error.name.split(".")[0], top)
@@ -205,7 +204,7 @@ def _check_tokenizer(arguments: Any, where: str) -> None:
 
 
 def _same_owner(model: str, repository: str) -> bool:
-    """Whether a hub model and a repository are of one owner, as owner/name says."""
+    """Whether a hub model and a repository, both owner/name, have the same owner."""
     if not model.startswith(HUB) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
         return False
     return repository.split("/")[0] == model.removeprefix(HUB).split("/")[0]

@@ -1,6 +1,6 @@
-"""What an encoder is to the rest of the program, and what it says of itself in manifests.
+"""The encoder of a model as the rest of the program sees it, without torch.
 
-Nothing here imports torch; `open_clip_encoder.load_encoder` makes an Encoder from a model.
+`open_clip.load_encoder` makes an Encoder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model to load and how to run it; None means: choose, and say what was chosen."""
+    """Which model to load and how to run it; None means that the value is chosen and reported."""
 
     model: str | None = None
     """An open_clip name, `hf-hub:owner/name`, `local-dir:FOLDER`, or `demo`."""
@@ -37,7 +37,7 @@ class ModelChoice:
     batch_size: int | None = None
     allow_torchscript: bool = False
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    """Mean and standard deviation per channel to standardise pixels with; None: the model's."""
+    """Mean and standard deviation per channel for normalising pixels; None: the model's."""
 
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in PRECISIONS:
@@ -53,20 +53,20 @@ class ModelChoice:
 
 
 def texts_as_ids(texts: Sequence[str]) -> np.ndarray:
-    """object [n, 1]: the texts themselves, for encoders that have no tokeniser."""
+    """object [n, 1]: the texts themselves, for encoders without a tokeniser."""
     ids = np.empty((len(texts), 1), object)
     ids[:, 0] = texts
     return ids
 
 
 def nothing_encoded(ids: np.ndarray) -> np.ndarray:
-    """Stands for `encode_tokens` where it was not given."""
+    """The default of `encode_tokens`, replaced by `Encoder`."""
     raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded model as two functions, and its facts."""
+    """A loaded model: its functions on texts and pixels, and its facts."""
 
     facts: Mapping[str, Any]
     """model, pretrained, weights_sha256, preprocessing, dimension, context_length, precision."""
@@ -77,25 +77,25 @@ class Encoder:
     encode_images: Callable[[np.ndarray], np.ndarray]
     """uint8 [b, height, width, 3] -> float32 [b, d] unit rows."""
     chosen: str = ""
-    """One line saying device, precision and batch size, and which of them were chosen."""
+    """One line with device, precision and batch size, and which of them were chosen."""
     tokenise: Callable[[Sequence[str]], np.ndarray] = texts_as_ids
     """n texts -> ids [n, L]; the first half of `encode_texts`."""
     encode_tokens: Callable[[np.ndarray], np.ndarray] = nothing_encoded
     """ids [n, L] -> float32 [n, d] unit rows; the second half of `encode_texts`."""
     is_cut: Callable[[Sequence[str]], np.ndarray] | None = None
-    """n texts -> bool [n], whether the token limit cuts each; None where that is not known."""
+    """n texts -> bool [n], whether the token limit cuts each; None where unknown."""
     recipe: TokenizerRecipe | None = None
-    """How another process can tokenise alike; None where only this one can."""
+    """How another process can make the same tokeniser; None where it cannot."""
 
     def __post_init__(self) -> None:
-        """An encoder given without halves has texts for ids, so that the halves always compose."""
+        """Make `encode_tokens` of an encoder without a tokeniser, whose ids are texts."""
         if self.encode_tokens is nothing_encoded:
             encode = self.encode_texts
             object.__setattr__(self, "encode_tokens", lambda ids: encode([t for (t,) in ids]))
 
 
 def demo_model() -> str:
-    """The `local-dir:` name of the small model this package brings along."""
+    """The `local-dir:` name of the small model in this package."""
     return f"local-dir:{Path(__file__).resolve().parents[2] / 'demo' / 'model'}"
 
 
@@ -114,15 +114,15 @@ def average_prompts(rows: Iterable[np.ndarray]) -> np.ndarray:
 
 
 IDENTITY = ("weights_sha256", "dimension")
-"""The facts two artefacts must share for their vectors to be comparable."""
+"""The facts that two artefacts must share for their vectors to be comparable."""
 
 
 def check_same_model(
     first: Mapping[str, Any], first_name: str, second: Mapping[str, Any], second_name: str
 ) -> None:
-    """Raise BlissError, naming both models, when two artefacts come from different ones.
+    """Raise BlissError, naming both models, where two artefacts come from different ones.
 
-    Embeddings made elsewhere carry no weights hash; for them only the dimension can be compared.
+    Embeddings from other programs have no weights hash; only their dimension is compared.
     """
     for fact in IDENTITY:
         one, other = first.get(fact), second.get(fact)
@@ -131,35 +131,35 @@ def check_same_model(
                 f"{first_name} was made with {describe_model(first)} "
                 f"and {second_name} with {describe_model(second)}",
                 "both from the same model and weights",
-                f"Make {second_name} again with the model of {first_name}, or the other way round",
+                f"Make {second_name} again with the model of {first_name}, or vice versa",
             )
 
 
-SEEN = ("size", "interpolation", "resize_mode", "mean", "std")
-"""What of the preprocessing two sets of images must share to be comparable."""
+PREPROCESSING = ("size", "interpolation", "resize_mode", "mean", "std")
+"""The preprocessing facts that two sets of images must share to be comparable."""
 
 
 def check_same_preprocessing(
     first: Mapping[str, Any], first_name: str, second: Mapping[str, Any], second_name: str
 ) -> None:
-    """Raise BlissError when one model saw two sets of images through different preprocessing.
+    """Raise BlissError where two sets of images were preprocessed differently.
 
-    Embeddings made elsewhere do not say how; for them nothing can be compared.
+    Embeddings from other programs do not state their preprocessing and are not checked.
     """
     one, other = first.get("preprocessing") or {}, second.get("preprocessing") or {}
-    differing = [n for n in SEEN if n in one and n in other and one[n] != other[n]]
+    differing = [n for n in PREPROCESSING if n in one and n in other and one[n] != other[n]]
     if differing:
         raise BlissError(
             f"{first_name} and {second_name} were preprocessed differently "
             f"({', '.join(differing)} differ)",
-            "images that the model saw alike",
+            "the same preprocessing for both",
             f"Embed {second_name} again as {first_name} was, with --preset or without it",
         )
 
 
 def describe_model(facts: Mapping[str, Any]) -> str:
-    """One phrase naming a model: name, tag, dimensions and the start of its weights hash."""
-    name = facts.get("model") or "a model it does not name"
+    """A model in one phrase: name, tag, dimensions and the start of its weights hash."""
+    name = facts.get("model") or "an unnamed model"
     tag = f" ({facts['pretrained']})" if facts.get("pretrained") else ""
     weights = facts.get("weights_sha256")
     hashed = f", weights {weights[:12]}" if weights else ""

@@ -1,7 +1,4 @@
-"""The Encoder of an open_clip model: its functions on texts and pixels, and its facts.
-
-Load any open_clip model onto its device; with open_clip_encoder, the home of torch.
-"""
+"""Load open_clip models and make Encoders of them: the only home of torch and open_clip."""
 
 from __future__ import annotations
 
@@ -27,13 +24,13 @@ from .choosing import (
     weight_files,
 )
 from .encoder import Encoder, ModelChoice
+from .named_models import FOLDER, HUB, named_repository
 from .preprocessing import Preprocessing
 from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
-from .tokens import cut_by, tokeniser_of
-from .trust import FOLDER, HUB, named_repository
+from .tokens import Tokenise, TokenizerRecipe, cut_by, simple_tokeniser, tokeniser_of
 
 TRUNCATION_TOLERANCE = 1e-5
-"""Largest |Δ| of a unit vector's entries for which shorter input counts as the same."""
+"""Largest |Δ| of a unit vector's entries for which shorter input counts as exact."""
 
 
 def load_encoder(choice: ModelChoice) -> Encoder:
@@ -61,9 +58,9 @@ def encoder_of(
     chosen: str = "",
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> Encoder:
-    """The Encoder of an open_clip model that is already loaded; `facts` may name it.
+    """The Encoder of an open_clip model in memory; `facts` may name it.
 
-    `statistics` are mean and standard deviation per channel, where not the model's own.
+    `statistics` are mean and standard deviation per channel; None: the model's own.
     """
     device = next(model.parameters()).device
     weights = weights_sha256(model)
@@ -144,7 +141,7 @@ def truncation_is_exact(model: torch.nn.Module, tokens: np.ndarray, pad: int) ->
 def _text_features(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Text features of token ids [b, L], where L may be below the model's context length.
 
-    For a shorter input, position embeddings and causal mask are lent to the model cut to L.
+    For a shorter input the model is called with position embeddings and causal mask cut to L.
     """
     length = tokens.shape[1]
     swapped = {}
@@ -190,7 +187,7 @@ def _preprocessing(model: torch.nn.Module) -> Preprocessing:
 
 
 def _json(facts: dict[str, Any]) -> dict[str, Any]:
-    """Facts as JSON gives them back: tuples become lists."""
+    """Facts as JSON returns them: tuples become lists."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
 
 
@@ -217,16 +214,16 @@ class LoadedModel:
     """model, pretrained, precision."""
     batch_size: int
     chosen: str
-    """One line saying device, precision and batch size, and which of them were chosen."""
+    """One line with device, precision and batch size, and which of them were chosen."""
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    """Mean and standard deviation per channel, where not the model's own."""
+    """Mean and standard deviation per channel; None: the model's own."""
 
 
 def load_model(choice: ModelChoice) -> LoadedModel:
     """The model for a choice, its weights in evaluation mode on one device.
 
-    Raises UsageError for a model or tag open_clip does not know and for a config that asks for more
-    than it may (see `model_config`), BlissError for weights that are missing, unreachable, or code
+    Raises UsageError for a model or tag that open_clip does not know and for forbidden values in a
+    config (see `check_config`), BlissError for weights that are missing, unreachable, or code
     (TorchScript) that was not allowed, and for a package that is not installed.
     """
     device = _device(choice.device)
@@ -265,7 +262,7 @@ def _device(wanted: str | None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(
-            f"device '{wanted}' was asked for ({str(error).splitlines()[0]})",
+            f"device '{wanted}' cannot be used ({str(error).splitlines()[0]})",
             "a device this machine's torch can use",
             "Leave --device out to have one chosen",
         ) from error
@@ -281,7 +278,7 @@ def _load(name: str, pretrained: str | None, allow_torchscript: bool) -> torch.n
             "Convert them to safetensors, or pass --allow-torchscript if you trust their source",
         )
     with _plain_errors(name, pretrained):
-        # No base weights for the towers: they are a third repository's, and would be replaced.
+        # No base weights for the towers: they are another repository's, and would be replaced.
         return open_clip.create_model(
             name,
             pretrained,
@@ -292,7 +289,7 @@ def _load(name: str, pretrained: str | None, allow_torchscript: bool) -> torch.n
 
 
 def _tokenizer(name: str, pretrained: str | None) -> Any:
-    """The tokenizer of a model whose config may be had; nothing else is fetched before."""
+    """The tokenizer of a model, whose config is fetched and checked before anything else."""
     foreign = name.startswith((FOLDER, HUB))
     with _plain_errors(name, pretrained):
         config = open_clip.get_model_config(name if foreign else name.replace("/", "-"))
@@ -300,22 +297,30 @@ def _tokenizer(name: str, pretrained: str | None) -> Any:
             check_config(name, config, _own_repositories(), named_repository)
         for package in needed_packages(config):
             raise not_installed(name, package)
-        _never_ask_for_code()
+        _refuse_remote_code()
         text = config.get("text_cfg") or {}
         code: dict[str, Any] = {"trust_remote_code": False}
         if not foreign:
             code = code if text.get("hf_tokenizer_name") else {}
             return open_clip.get_tokenizer(name.replace("/", "-"), **code)
-        # Made of the config that was checked: open_clip.get_tokenizer would fetch it again.
-        asked = {"context_length": text.get("context_length", DEFAULT_CONTEXT_LENGTH)}
-        asked.update(text.get("tokenizer_kwargs") or {})
+        # Made from the checked config: open_clip.get_tokenizer would fetch it again.
+        arguments = {"context_length": text.get("context_length", DEFAULT_CONTEXT_LENGTH)}
+        arguments.update(text.get("tokenizer_kwargs") or {})
         if not text.get("hf_tokenizer_name"):
-            return open_clip.SimpleTokenizer(**asked)
+            return open_clip.SimpleTokenizer(**arguments)
         if text.get("tokenizer_mode"):
-            asked["tokenizer_mode"] = text["tokenizer_mode"]
+            arguments["tokenizer_mode"] = text["tokenizer_mode"]
         folder = name.removeprefix(FOLDER)
         source = folder if name.startswith(FOLDER) else text["hf_tokenizer_name"]
-        return HFTokenizer(source, **asked, **code)
+        return HFTokenizer(source, **arguments, **code)
+
+
+def recipe_tokeniser(recipe: TokenizerRecipe) -> Tokenise:
+    """The tokeniser that a recipe describes, made in this process."""
+    tokenizer = open_clip.SimpleTokenizer(
+        context_length=recipe.context_length, clean=recipe.cleaning
+    )
+    return simple_tokeniser(tokenizer, recipe)
 
 
 def lists_weights(model: str, pretrained: str) -> bool:
@@ -330,8 +335,8 @@ def _own_repositories() -> set[str]:
     return {name for name in names if name}
 
 
-def _never_ask_for_code() -> None:
-    """Have transformers refuse a repository with code, where it would ask on the terminal."""
+def _refuse_remote_code() -> None:
+    """Have transformers refuse a repository with code instead of asking on the terminal."""
     try:
         from transformers import dynamic_module_utils
     except ImportError:
@@ -341,7 +346,7 @@ def _never_ask_for_code() -> None:
 
 @contextmanager
 def _plain_errors(name: str, pretrained: str | None) -> Iterator[None]:
-    """Whatever a library raises while it loads a model, as one BlissError."""
+    """Turn whatever a library raises while it loads a model into one BlissError."""
     try:
         yield
     except BlissError:

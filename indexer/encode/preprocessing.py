@@ -1,7 +1,7 @@
-"""What an image encoder wants of a picture, and resizing and cropping to it.
+"""The preprocessing of an image encoder: resizing and cropping.
 
 For RGB pictures the result is bit for bit that of `open_clip.transform.image_transform` at
-inference, before ToTensor and Normalize, without importing torch.
+inference, before ToTensor and Normalize, without torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class UnreadableImage(Exception):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an image encoder expects: `size` is (height, width), `mean` and `std` are per channel.
+    """The input of an image encoder: `size` is (height, width), `mean` and `std` are per channel.
 
     Raises UsageError for a size, interpolation or resize mode that open_clip does not have.
     """
@@ -46,11 +46,11 @@ class Preprocessing:
         else:
             return
         remedy = "Correct the model's preprocess config"
-        raise UsageError(f"the encoder asks for {wrong}", needed, remedy)
+        raise UsageError(f"the encoder needs {wrong}", needed, remedy)
 
 
 class Resizable(Protocol):
-    """An RGB image that need not be there as a whole."""
+    """An RGB image that need not be in memory as a whole."""
 
     @property
     def width(self) -> int: ...
@@ -65,7 +65,7 @@ class Resizable(Protocol):
 def resize_and_crop(
     source: Resizable, preprocessing: Preprocessing, max_pixels: int
 ) -> Image.Image:
-    """What open_clip's inference transform does to an RGB image before ToTensor."""
+    """open_clip's inference transform of an RGB image, before ToTensor."""
     height, width = preprocessing.size
     mode = preprocessing.resize_mode
     new_height, new_width = resized_shape(source.height, source.width, preprocessing)
@@ -87,7 +87,7 @@ def resize_and_crop(
 
 
 def resized_shape(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """(height, width) before cropping, with the roundings of torchvision and open_clip."""
+    """(height, width) before cropping, rounded as in torchvision and open_clip."""
     target_height, target_width = preprocessing.size
     if preprocessing.resize_mode == "squash":
         return target_height, target_width

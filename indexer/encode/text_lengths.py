@@ -1,8 +1,8 @@
-"""Encode captions in order of their length, so that short ones are not padded to the longest.
+"""Encode captions sorted by length, so that short ones are not padded to the longest.
 
 A causal text tower pooled at end-of-text never sees the padding after it, so its input can be cut
-to the longest caption of a batch without changing the result. Whether a model is of that kind is
-measured once and remembered by the hash of its weights.
+to the longest caption of a batch without changing the result. Whether a model is of this kind is
+measured once and cached by the hash of its weights.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def encode_by_length(
     encode: Callable[[np.ndarray], np.ndarray],
     batch_size: int,
 ) -> np.ndarray:
-    """float32 [n, d] for token ids [n, L], batched by length; `pad` None keeps the full length.
+    """float32 [n, d] for token ids [n, L], batched by length; with `pad` None at full length.
 
     `encode` maps ids [b, l] to [b, d]. A batch holds at most `batch_size` captions of full
-    length, and proportionally more short ones. Rows come back in the order given.
+    length, and proportionally more short ones. Rows are returned in the order of the input.
     """
     n, full = tokens.shape
     lengths = np.full(n, full) if pad is None else caption_lengths(tokens, pad)
@@ -56,7 +56,7 @@ def encode_by_length(
 
 
 def trial_captions(context_length: int) -> list[str]:
-    """Captions from one word to the whole context, to compare cut against padded input."""
+    """Captions from one word up to the context length, to compare cut with padded input."""
     words = (
         "a small brown dog runs along the beach with two children and an old man who holds "
         "a red umbrella near some boats while the evening sun goes down behind the harbour wall"
@@ -66,33 +66,33 @@ def trial_captions(context_length: int) -> list[str]:
 
 
 def recall_truncation(weights: str) -> bool | None:
-    """What `remember_truncation` stored for these weights, or None."""
+    """The result that `remember_truncation` stored for these weights, or None."""
     try:
-        known = json.loads(_memory().read_text(encoding="utf-8")).get(weights)
+        known = json.loads(_results_file().read_text(encoding="utf-8")).get(weights)
     except (OSError, ValueError, AttributeError):
         return None
     return known if isinstance(known, bool) else None
 
 
 def remember_truncation(weights: str, exact: bool) -> None:
-    """Store the finding; a cache folder that cannot be written only means measuring again."""
+    """Store the result; where the cache cannot be written, it is measured again next time."""
     try:
-        known = json.loads(_memory().read_text(encoding="utf-8"))
+        known = json.loads(_results_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     try:
-        write_json(_memory(), {**known, weights: exact})
+        write_json(_results_file(), {**known, weights: exact})
     except BlissError:
         pass
 
 
 def cache_folder() -> Path:
-    """Where what can be measured or computed again is kept."""
+    """The folder for what can be measured or computed again."""
     cache = os.environ.get("BLISS_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bliss-audit"
     )
     return Path(cache)
 
 
-def _memory() -> Path:
+def _results_file() -> Path:
     return cache_folder() / "short_captions.json"

@@ -1,27 +1,16 @@
-"""Texts to token ids: one function for any tokenizer of open_clip's, in this process.
+"""Texts to token ids, as fast as open_clip's tokenizers allow, with their exact ids.
 
-Its own SimpleTokenizer is driven by its parts, which is faster and gives the same ids; where
-`tokenizers` is installed, Rust reads the plain texts (`fast_tokens`). Any other tokenizer (Hugging
-Face's, SigLIP's, a changed one) is called as it is.
-
-open_clip's SimpleTokenizer: recognised, described so that another process can make it, and made.
-
-`open_clip/tokenizer.py` needs torch only to wrap its result. Imported as part of its package it
-takes 3.3 s and 940 MB; loaded from its file alone, with an empty module in torch's place while it
-loads, 0.35 s and 86 MB (open_clip 3.3, torch 2.14, one core). Its ids are the same: its code is.
-
-The ids of open_clip's SimpleTokenizer from Rust, for the texts where they are the same.
-
-Python's tokenizer spends most of its time on cleaning that changes nothing in most captions. The
-Rust package `tokenizers` (the extra `[fast]`) is given the Python tokenizer's own vocabulary and
-merges, and only *plain* texts: printable ASCII (space to tilde) without `&` and `<`. For a plain
-text t and the cleaning "lower" the ids are the same, step by step:
+open_clip's SimpleTokenizer spends most of its time on cleaning that changes nothing in most
+captions. The Rust package `tokenizers` is given its vocabulary and merges, and only *plain* texts:
+printable ASCII (space to tilde) without `&` and `<`. All other texts, and all tokenizers of another
+kind (Hugging Face's, SigLIP's, a changed one), go through the tokenizer itself. For a plain text t
+and the cleaning "lower" the ids are the same, step by step:
 
 1. `ftfy.fix_text(t) == t`. It replaces HTML entities (each begins with `&`), decodes mojibake and
-   C1 controls, ligatures, wide characters, curled quotes, unusual line ends and surrogates (all of
-   them outside ASCII, or the control characters CR and ESC), removes control characters, and
+   C1 controls, ligatures, wide characters, curled quotes, unusual line ends and surrogates (all
+   outside ASCII, or the control characters CR and ESC), removes control characters, and
    composes to NFC (ASCII is composed). Texts over a million characters are only cut and joined.
-2. `html.unescape(t) == t`, twice: it returns a text without `&` as it is.
+2. `html.unescape(t) == t`, twice: it returns a text without `&` unchanged.
 3. `strip`, `split` and `join` change nothing but runs of spaces. No alternative of the pattern
    matches a space, so runs and ends of spaces only separate matches, however long they are.
 4. `lower` is the same call here. Lower-cased ASCII is ASCII.
@@ -37,24 +26,20 @@ text t and the cleaning "lower" the ids are the same, step by step:
    merge only and that each merge comes after those that make its halves: so that token was made
    by the merge r, and whatever joins it further has a rank above r.
 8. The last character of a piece carries `</w>` in both. Start, end and cutting to the context
-   length are done by `simple_tokenizer.token_rows` for both.
+   length are done by `token_rows` for both.
 
 Before use, both are compared on `TRIALS`; where they differ the Rust one is not used.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import string
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -63,21 +48,112 @@ from .text_lengths import trial_captions
 
 Tokenise = Callable[[Sequence[str]], np.ndarray]
 """n texts -> ids [n, L], L the context length."""
+FastIds = Callable[[Sequence[str]], list[list[int]]]
+"""Plain texts -> their ids, without start and end."""
+
+CLEANINGS = ("lower", "canonicalize", "whitespace")
+MODULE = "open_clip.tokenizer"
+CACHED_WORDS = 200_000
+"""Words whose tokens are cached; open_clip itself caches every word it has met."""
+PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+"
+"""open_clip's pattern on lower-case printable ASCII."""
+TRIALS = (
+    *trial_captions(77),
+    "",
+    " ",
+    *string.printable[:94].replace("&", "").replace("<", ""),
+    "It's what they've said: we'll go, I'm sure you'd; she isn't, they're 'STILL' there''s 'll",
+    "  Two   spaces, 1234567890 digits, 12 3/4, 3d, no_space-at-all, e-mail@example.com/#path  ",
+    "aaaaaaaaaaaaaaa aaaa aaa hahahahaha banana mississippi !!!???...--- ((())) $$$ ~~~ `'`",
+    "Pneumonoultramicroscopicsilicovolcanoconiosis antidisestablishmentarianism xqzjkvwpfy",
+    "the quick brown fox jumps over the lazy dog; THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
+)
+"""Texts on which both tokenizers are compared before the Rust one is used."""
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """What the ids of a SimpleTokenizer with open_clip's own vocabulary depend on."""
+
+    context_length: int
+    cleaning: str
+    """One of CLEANINGS."""
 
 
 def tokeniser_of(tokenizer: Any) -> tuple[Tokenise, TokenizerRecipe | None]:
-    """How to tokenise as this open_clip tokenizer does, and how another process can do the same."""
+    """A function with the ids of an open_clip tokenizer, and a recipe to make it elsewhere.
+
+    The recipe is None for anything but open_clip's unchanged SimpleTokenizer.
+    """
     recipe = recipe_of(tokenizer)
     if recipe is not None:
-        return _simple(tokenizer, recipe)
+        return simple_tokeniser(tokenizer, recipe), recipe
     length = int(tokenizer(["a"]).shape[1])
 
-    def as_it_is(texts: Sequence[str]) -> np.ndarray:
+    def call(texts: Sequence[str]) -> np.ndarray:
         if not len(texts):
             return np.zeros((0, length), np.int64)
         return np.asarray(tokenizer(list(texts)))
 
-    return as_it_is, None
+    return call, None
+
+
+def recipe_of(tokenizer: Any) -> TokenizerRecipe | None:
+    """How to make a tokenizer with the ids of this one; None where it is of another kind.
+
+    Everything that a new SimpleTokenizer holds is compared: vocabulary, merges, pattern, special
+    tokens. One that drops words at random, has tokens of its own or was changed has no recipe.
+    """
+    module = sys.modules.get(MODULE)
+    if module is None or type(tokenizer) is not module.SimpleTokenizer:
+        return None
+    named = [name for name in CLEANINGS if module.get_clean_fn(name) is tokenizer.clean_fn]
+    if not named or not isinstance(tokenizer.context_length, int):
+        return None
+    new = _new(type(tokenizer), tokenizer.context_length, named[0])
+    return TokenizerRecipe(new.context_length, named[0]) if _equal(tokenizer, new) else None
+
+
+@lru_cache(maxsize=4)
+def _new(make: Any, context_length: int, clean: str) -> Any:
+    """A tokenizer to compare with, and for nothing else: it is made once."""
+    return make(context_length=context_length, clean=clean)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two tokenizers are equal, but for their caches."""
+    mine, theirs = ({**vars(each), "cache": None} for each in (one, other))
+    mine["pat"], theirs["pat"] = ((p.pattern, p.flags) for p in (mine["pat"], theirs["pat"]))
+    return mine == theirs
+
+
+def simple_tokeniser(tokenizer: Any, recipe: TokenizerRecipe) -> Tokenise:
+    """A function with the ids of a SimpleTokenizer that has this recipe; it may run in threads."""
+    rust = _rust_ids(type(tokenizer), fast_ids) if recipe.cleaning == "lower" else None
+    ends = (tokenizer.sot_token_id, tokenizer.eot_token_id)
+    lock = threading.Lock()  # the cache of words may be cleared between two lookups
+
+    def tokenise(texts: Sequence[str]) -> np.ndarray:
+        plain = [rust is not None and is_plain(text) for text in texts]
+        quick: list[list[int]] = []
+        if rust is not None:
+            quick = rust([text for text, yes in zip(texts, plain, strict=True) if yes])
+        with lock:
+            limit_cache(tokenizer)
+            following = iter(quick)
+            ids = [
+                next(following) if yes else tokenizer.encode(text)
+                for text, yes in zip(texts, plain, strict=True)
+            ]
+        return token_rows(ids, ends, recipe.context_length)
+
+    return tokenise
+
+
+@lru_cache(maxsize=4)
+def _rust_ids(make: Any, fast: Callable[[Any], FastIds | None]) -> FastIds | None:
+    """`fast` of a tokenizer with the default vocabulary, once: it takes a quarter of a second."""
+    return fast(make())
 
 
 def cut_by(
@@ -85,14 +161,14 @@ def cut_by(
 ) -> Callable[[Sequence[str]], np.ndarray] | None:
     """Which texts have more than `length` tokens; None for tokenizers that do not tell.
 
-    Each token is a byte at least: texts with fewer bytes than tokens fit, and are not tokenised,
-    but for those that cleaning may lengthen.
+    A token is at least one byte: texts with fewer bytes than tokens fit, and are not tokenised,
+    except for those that cleaning may lengthen.
     """
     if recipe is None:
         return None
 
     def is_cut(texts: Sequence[str]) -> np.ndarray:
-        forget_words(tokenizer)
+        limit_cache(tokenizer)
         return np.array(
             [
                 (len(text) > length - 2 or not text.isascii())
@@ -105,133 +181,15 @@ def cut_by(
     return is_cut
 
 
-def tokeniser_for(recipe: TokenizerRecipe) -> Tokenise:
-    """The tokeniser a recipe describes, made anew."""
-    return _simple(make_tokenizer(recipe), recipe, use_rust=recipe.fast)[0]
-
-
-@lru_cache(maxsize=4)
-def _rust_of(recipe: TokenizerRecipe, make: Callable[[Any], FastIds | None]) -> FastIds | None:
-    """`make` of a tokenizer of this recipe, once: it takes a quarter of a second."""
-    return make(make_tokenizer(recipe))
-
-
-def _simple(
-    tokenizer: Any, recipe: TokenizerRecipe, use_rust: bool = True
-) -> tuple[Tokenise, TokenizerRecipe]:
-    rust = None
-    if use_rust and recipe.cleaning == "lower" and find_spec("tokenizers") is not None:
-        rust = _rust_of(replace(recipe, context_length=1), fast_ids)
-    ends = (tokenizer.sot_token_id, tokenizer.eot_token_id)
-    one_at_a_time = threading.Lock()  # the words it remembers may be forgotten between two looks
-
-    def tokenise(texts: Sequence[str]) -> np.ndarray:
-        plain = [rust is not None and is_plain(text) for text in texts]
-        quick: list[list[int]] = []
-        if rust is not None:
-            quick = rust([text for text, yes in zip(texts, plain, strict=True) if yes])
-        with one_at_a_time:
-            forget_words(tokenizer)
-            following = iter(quick)
-            ids = [
-                next(following) if yes else tokenizer.encode(text)
-                for text, yes in zip(texts, plain, strict=True)
-            ]
-        return token_rows(ids, ends, recipe.context_length)
-
-    return tokenise, replace(recipe, fast=rust is not None)
-
-
-CLEANINGS = ("lower", "canonicalize", "whitespace")
-MODULE = "open_clip.tokenizer"
-CACHED_WORDS = 200_000
-"""Words whose tokens are remembered; open_clip itself remembers every word it ever met."""
-
-
-@dataclass(frozen=True)
-class TokenizerRecipe:
-    """What the ids of a SimpleTokenizer with open_clip's own vocabulary depend on."""
-
-    context_length: int
-    cleaning: str
-    """One of CLEANINGS."""
-    fast: bool = False
-    """Whether `tokenizers` reads the texts for which its ids are the same (see fast_tokens)."""
-
-
-def recipe_of(tokenizer: Any) -> TokenizerRecipe | None:
-    """How to make a tokenizer with the ids of this one; None where it is of another kind.
-
-    Everything that a fresh SimpleTokenizer holds is compared: vocabulary, merges, pattern, special
-    tokens. One that drops words at random, has tokens of its own or was changed has no recipe.
-    """
-    module = sys.modules.get(MODULE)
-    if module is None or type(tokenizer) is not module.SimpleTokenizer:
-        return None
-    named = [name for name in CLEANINGS if module.get_clean_fn(name) is tokenizer.clean_fn]
-    if not named or not isinstance(tokenizer.context_length, int):
-        return None
-    fresh = _fresh(module.SimpleTokenizer, tokenizer.context_length, named[0])  # type: ignore[arg-type]
-    return TokenizerRecipe(fresh.context_length, named[0]) if _same(tokenizer, fresh) else None
-
-
-@lru_cache(maxsize=4)
-def _fresh(make: Any, context_length: int, clean: str) -> Any:
-    """A tokenizer to compare with, and for nothing else: it is made once."""
-    return make(context_length=context_length, clean=clean)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two tokenizers hold the same, but for the words they remember."""
-    mine, theirs = ({**vars(each), "cache": None} for each in (one, other))
-    mine["pat"], theirs["pat"] = ((p.pattern, p.flags) for p in (mine["pat"], theirs["pat"]))
-    return mine == theirs
-
-
-def make_tokenizer(recipe: TokenizerRecipe) -> Any:
-    """A SimpleTokenizer of open_clip's, without importing torch where that is possible."""
-    module = sys.modules.get(MODULE) or _module_alone()
-    return module.SimpleTokenizer(context_length=recipe.context_length, clean=recipe.cleaning)
-
-
-def _module_alone() -> Any:
-    """`open_clip.tokenizer` from its file, or from its package where it has come to need torch."""
-    package = importlib.util.find_spec("open_clip")
-    assert package is not None and package.origin is not None
-    file = Path(package.origin).with_name("tokenizer.py")
-    spec = importlib.util.spec_from_file_location("open_clip_tokenizer_alone", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    absent = "torch" not in sys.modules
-    if absent:
-        sys.modules["torch"] = _empty_torch()
-    try:
-        spec.loader.exec_module(module)
-    except (AttributeError, ImportError):
-        sys.modules.pop("torch", None)
-        return importlib.import_module(MODULE)
-    finally:
-        if absent and getattr(sys.modules.get("torch"), "empty_stand_in", False):
-            del sys.modules["torch"]
-    return module
-
-
-def _empty_torch() -> ModuleType:
-    """Names that annotations in the file mention; nothing of it is ever called."""
-    stand_in = ModuleType("torch")
-    vars(stand_in).update(Tensor=object, LongTensor=object, empty_stand_in=True)
-    return stand_in
-
-
-def forget_words(tokenizer: Any) -> None:
-    """Keep the memory of a long build bounded: past CACHED_WORDS, start remembering again."""
+def limit_cache(tokenizer: Any) -> None:
+    """Clear the tokenizer's cache of words past CACHED_WORDS, so that memory stays bounded."""
     if len(tokenizer.cache) > CACHED_WORDS:
         specials = (tokenizer.decoder[number] for number in tokenizer.all_special_ids)
         tokenizer.cache = {token: token for token in specials}
 
 
 def token_rows(ids: Sequence[Sequence[int]], ends: tuple[int, int], length: int) -> np.ndarray:
-    """int64 [n, length]: start, the ids of each text cut to fit, end, then zeros.
+    """int64 [n, length]: start, the ids of each text truncated to fit, end, then zeros.
 
     `ends` are the ids of start-of-text and end-of-text.
     """
@@ -246,32 +204,13 @@ def token_rows(ids: Sequence[Sequence[int]], ends: tuple[int, int], length: int)
     return rows
 
 
-PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+"
-"""open_clip's pattern on lower-case printable ASCII."""
-
-FastIds = Callable[[Sequence[str]], list[list[int]]]
-"""Plain texts -> their ids, without start and end."""
-
-TRIALS = (
-    *trial_captions(77),
-    "",
-    " ",
-    *string.printable[:94].replace("&", "").replace("<", ""),
-    "It's what they've said: we'll go, I'm sure you'd; she isn't, they're 'STILL' there''s 'll",
-    "  Two   spaces, 1234567890 digits, 12 3/4, 3d, no_space-at-all, e-mail@example.com/#path  ",
-    "aaaaaaaaaaaaaaa aaaa aaa hahahahaha banana mississippi !!!???...--- ((())) $$$ ~~~ `'`",
-    "Pneumonoultramicroscopicsilicovolcanoconiosis antidisestablishmentarianism xqzjkvwpfy",
-    "the quick brown fox jumps over the lazy dog; THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
-)
-
-
 def is_plain(text: str) -> bool:
-    """Whether the text is of the class for which the ids are proven to be the same."""
+    """Whether the ids of the text are proven to be the same from both tokenizers."""
     return text.isascii() and text.isprintable() and "&" not in text and "<" not in text
 
 
 def merges_in_order(merges: Sequence[tuple[str, str]], vocabulary: Mapping[str, int]) -> bool:
-    """Whether every merge makes a token no other makes, after those that make its halves."""
+    """Whether each merge makes a token that no other makes, after those that make its halves."""
     made = {first + second: rank for rank, (first, second) in enumerate(merges)}
     single = {token for token in vocabulary if len(token.removesuffix("</w>")) == 1}
     if len(made) != len(merges) or not made.keys() <= vocabulary.keys() - single:
@@ -284,17 +223,14 @@ def merges_in_order(merges: Sequence[tuple[str, str]], vocabulary: Mapping[str, 
 
 
 def fast_ids(tokenizer: Any) -> FastIds | None:
-    """The ids of a SimpleTokenizer's plain texts from Rust, or None.
+    """The ids of a SimpleTokenizer's plain texts from Rust; None where they are not the same.
 
-    None where `tokenizers` is not installed, or where its ids are not the same: see the module.
-    The tokenizer has open_clip's pattern and the cleaning "lower"; the caller sees to that.
+    The tokenizer must have open_clip's pattern and the cleaning "lower".
     """
-    try:
-        from tokenizers import Regex, Tokenizer
-        from tokenizers.models import BPE
-        from tokenizers.pre_tokenizers import Split
-    except ImportError:
-        return None
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import Split
+
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     if not merges_in_order(merges, tokenizer.encoder):
         return None

@@ -1,14 +1,13 @@
-"""Finished folders that later commands may take over instead of making them again.
+"""The cache of image embeddings: of whole folders, and of single images by their content.
 
-`CACHE/image-embeddings/` holds a small file for every finished folder of image embeddings: where
-it is and what it was made of. What it says is never trusted: a folder that has gone, or whose
-manifest or checksums no longer fit, is passed over. Nothing large lies in the cache; files are
-hard links of those in the folder that is found, or copies where its disk is another one.
+`CACHE/image-embeddings/` holds an entry, a small JSON file, for every finished folder of
+embeddings: where it is and what it was made of. Entries are never trusted: a folder that is gone,
+or whose manifest or checksums no longer match, is skipped. The files of a folder that is reused are
+hard links, or copies where it is on another disk.
 
-Embeddings of an earlier state of a collection, found again by the content of each image.
-
-When images are added, removed or renamed, the finished parts are moved to `earlier/` and the
-collection is cut into parts anew; an image whose SHA-256 is known takes its vector from there.
+When images are added to a collection, removed or renamed, its finished parts are moved to the stash
+`earlier/` and the collection is cut into parts anew; an image whose SHA-256 is in the stash, or in
+a registered folder of the same collection, takes its vector from there.
 """
 
 from __future__ import annotations
@@ -41,113 +40,134 @@ from ..store.parts import (
     metadata_file,
     vector_file,
 )
-from ..vectors.layout import load_vectors, read_parquet
+from ..vectors.layout import read_parquet
+from ..vectors.rows import load_vectors
 from .embedded import KIND
 
 IMAGES = "image-embeddings"
+STASH = "earlier"
 IGNORED = "Make it again"
 
 
-def remember_images(cache: Path, folder: Path, spec: str) -> None:
-    """Note that `folder` holds the finished embeddings of the collection `spec`.
+@dataclass(frozen=True)
+class CachedVectors:
+    """The unit rows of m images that were embedded before, by content."""
 
-    A cache that cannot be written only means that they will be made again elsewhere.
+    hashes: np.ndarray
+    """S32 [m], SHA-256 of their files, sorted."""
+    places: np.ndarray
+    """int64 [m, 2], the number of a file of vectors and the row in it."""
+    vectors: tuple[np.ndarray, ...]
+    exif_rotated: tuple[np.ndarray, ...]
+    """For each file of vectors bool [rows], which images EXIF rotated."""
+
+    def __contains__(self, sha256: str) -> bool:
+        return self._position(sha256) is not None
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def get(self, sha256: str) -> tuple[np.ndarray, bool]:
+        """float32 [d], the vector of an image in the cache, and whether EXIF rotated it."""
+        file, row = self.places[self._position(sha256)]
+        return np.array(self.vectors[file][row]), bool(self.exif_rotated[file][row])
+
+    def _position(self, sha256: str) -> int | None:
+        wanted = np.array(bytes.fromhex(sha256), "S32")
+        at = int(np.searchsorted(self.hashes, wanted))
+        return at if at < len(self.hashes) and self.hashes[at] == wanted else None
+
+
+def register_images(cache: Path, folder: Path, spec: str) -> None:
+    """Add an entry for `folder`, the finished embeddings of the collection `spec`.
+
+    A cache that cannot be written is no error: the images are embedded again elsewhere.
     """
     with suppress(BlissError, OSError):
         request = read_manifest(folder, KIND, IGNORED)["request"]
-        remember(
-            cache / IMAGES / _settings(request),
-            folder,
-            {"request": request, "collection": collection_name(spec)},
-        )
+        facts = {"request": request, "collection": collection_name(spec)}
+        register(_entries(cache, request), folder, facts)
 
 
-def take_over_images(
-    cache: Path, folder: Path, request: Mapping[str, Any], spec: str
-) -> Path | None:
-    """Fill `folder` with embeddings that were made of `spec` elsewhere for this very `request`.
+def reuse_images(cache: Path, folder: Path, request: Mapping[str, Any], spec: str) -> Path | None:
+    """Fill `folder` with embeddings that were made of `spec` elsewhere for the same `request`.
 
-    Returns where they were, or None where there are none that are whole; `folder` is then as it
-    was, but for files that its next part will replace.
+    Returns where they were, or None where there are none that are intact; `folder` is then as it
+    was, except for files that its next part replaces.
     """
-    for found, facts in remembered(cache / IMAGES / _settings(request), folder):
+    for found, facts in registered(_entries(cache, request), exclude=folder):
         # Files of another collection may have the same names, sizes and times, and other content.
-        if (facts.get("request"), facts.get("collection")) != (
-            dict(request),
-            collection_name(spec),
-        ):
+        if facts.get("collection") != collection_name(spec) or facts.get("request") != request:
             continue
         with suppress(BlissError, OSError, KeyError, TypeError):
             manifest = read_manifest(found, KIND, IGNORED)
-            if manifest["request"] != dict(request):
+            if manifest["request"] != request:
                 continue
-            take_over(found, folder, image_files(manifest), manifest)
+            # The names in the manifest are not trusted.
+            numbers = [number for number, rows in enumerate(manifest["parts"]) if rows]
+            names = [name for number in numbers for name in files_of("img", number)]
+            reuse_files(found, folder, names, manifest)
             drop_records(folder)
             return found
     return None
 
 
-def earlier_folder(cache: Path, folder: Path, request: Mapping[str, Any], spec: str) -> Path | None:
-    """Where an earlier state of the collection `spec`, or what looks like a copy of it, was
-    embedded in the same way, if anywhere; only their content tells which images are the same."""
-    for found, facts in remembered(cache / IMAGES / _settings(request), folder):
-        same = facts.get("collection") == collection_name(spec)
-        if same or facts.get("request") == dict(request):
+def previous_folder(
+    cache: Path, folder: Path, request: Mapping[str, Any], spec: str
+) -> Path | None:
+    """Where another state of the collection `spec`, or an apparent copy of it, was embedded with
+    the same settings; None if nowhere. Which images are the same, only their content tells."""
+    for found, facts in registered(_entries(cache, request), exclude=folder):
+        if facts.get("collection") == collection_name(spec) or facts.get("request") == request:
             with suppress(BlissError, AttributeError):
-                # It may have been made again in another way since it was noted.
+                # It may have been made again with other settings since its entry was written.
                 if _settings(read_manifest(found, KIND, IGNORED)["request"]) == _settings(request):
                     return found
     return None
 
 
 def collection_name(spec: str) -> str:
-    """What a collection is known by: its path from the root where it is one."""
+    """The name of a collection in the cache: its absolute path where it is a path."""
     return os.path.abspath(spec) if os.path.exists(spec) else spec
 
 
-def image_files(manifest: Mapping[str, Any]) -> list[str]:
-    """The files of finished image embeddings; the names in their manifest are not trusted."""
-    numbers = [number for number, rows in enumerate(manifest["parts"]) if rows]
-    return [name for number in numbers for name in files_of("img", number)]
-
-
-def remember(where: Path, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Note below `where` that `folder` is there and what `facts` say of it."""
+def register(entries: Path, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write an entry for `folder` with `facts` to the folder `entries`."""
     real = os.path.realpath(folder)
-    write_json(where / f"{digest({'folder': real})}.json", {**facts, "folder": real})
+    write_json(entries / f"{digest({'folder': real})}.json", {**facts, "folder": real})
 
 
-def remembered(where: Path, itself: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Finished folders noted below `where`, the last noted first, with what was said of them.
+def registered(entries: Path, exclude: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Finished folders and their facts, the newest entry first, without the folder `exclude`.
 
-    Notes of folders without a manifest are dropped; `itself` is not among them.
+    Entries of folders without a manifest are deleted.
     """
-    notes = [(path.stat().st_mtime_ns, path) for path in where.glob("*.json")]
-    for _, path in sorted(notes, reverse=True):
+    files = [(path.stat().st_mtime_ns, path) for path in entries.glob("*.json")]
+    for _, path in sorted(files, reverse=True):
         with suppress(BlissError, OSError, KeyError, TypeError):
             facts = read_json(path)
             folder = Path(facts["folder"])
             if not (folder / MANIFEST).is_file():
                 path.unlink()
-            elif os.path.realpath(itself) != str(folder):
+            elif os.path.realpath(exclude) != str(folder):
                 yield folder, facts
 
 
-def take_over(
+def reuse_files(
     source: Path, folder: Path, names: Sequence[str], manifest: Mapping[str, Any]
 ) -> None:
     """Link or copy the files `names` of `source` into `folder`, check them, write `manifest`.
 
-    Raises BlissError where one of them is missing or not as the manifest says.
+    Raises BlissError where one of them is missing or does not match the manifest.
     """
     for name in names:
-        link_or_copy(source / name, folder / name)
+        _link_or_copy(source / name, folder / name)
         check_checksum(folder, name, manifest)
     write_json(folder / MANIFEST, manifest)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy where the system gives no link."""
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link of `source`, or a copy where the system refuses a link."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -161,49 +181,23 @@ def link_or_copy(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _entries(cache: Path, request: Mapping[str, Any]) -> Path:
+    return cache / IMAGES / _settings(request)
+
+
 def _settings(request: Mapping[str, Any]) -> str:
-    """All of a request but the state of its images."""
+    """A digest of a request without the state of its images."""
     return digest({name: value for name, value in request.items() if name != "images"})
 
 
-EARLIER = "earlier"
+def stash_parts(folder: Path, request: Mapping[str, Any]) -> None:
+    """Move the finished parts of `folder` to the stash if only its images have changed.
 
-
-@dataclass(frozen=True)
-class EarlierImages:
-    """The unit rows of m images that were embedded before."""
-
-    hashes: np.ndarray
-    """S32 [m], SHA-256 of their files, sorted."""
-    places: np.ndarray
-    """int64 [m, 2], the number of a file of vectors and the row in it."""
-    vectors: tuple[np.ndarray, ...]
-    exif_rotated: tuple[np.ndarray, ...]
-    """bool, for each file of vectors which images EXIF turned."""
-
-    def knows(self, sha256: str) -> bool:
-        """Whether the image with this content was embedded before."""
-        return self._position(sha256) >= 0
-
-    def find(self, sha256: str) -> tuple[np.ndarray, bool]:
-        """float32 [d], the vector of an image that is known, and whether EXIF turned it."""
-        file, row = self.places[self._position(sha256)]
-        return np.array(self.vectors[file][row]), bool(self.exif_rotated[file][row])
-
-    def _position(self, sha256: str) -> int:
-        wanted = np.array(bytes.fromhex(sha256), "S32")
-        at = int(np.searchsorted(self.hashes, wanted))
-        return at if at < len(self.hashes) and self.hashes[at] == wanted else -1
-
-
-def set_aside(folder: Path, request: Mapping[str, Any]) -> None:
-    """Move the finished parts of `folder` to earlier/ if only its images were others.
-
-    Nothing happens where it was begun for the same request, or for one that differs in more. It
-    may be interrupted at any moment and called again.
+    Does nothing where the folder was begun for the same request, or for one that differs in more.
+    It may be interrupted at any point and called again.
     """
     begun = next((n for n in (MANIFEST, BUILDING) if (folder / n).is_file()), None)
-    before = _request(folder / begun) if begun else {}
+    before = _stored_request(folder / begun) if begun else {}
     differing = {name for name in {*before, *request} if before.get(name) != request.get(name)}
     if differing != {"images"}:
         return
@@ -214,55 +208,59 @@ def set_aside(folder: Path, request: Mapping[str, Any]) -> None:
             metadata_file(number): f"{name}.parquet",
         }
         record = {"checksums": {new: checksums[old] for old, new in moved.items()}}
-        write_json(folder / EARLIER / f"{name}.json", record)
+        write_json(folder / STASH / f"{name}.json", record)
         for old, new in moved.items():
-            os.replace(folder / old, folder / EARLIER / new)
+            os.replace(folder / old, folder / STASH / new)
     for name in ("parts", "img_emb", "metadata"):
         shutil.rmtree(folder / name, ignore_errors=True)
     write_json(folder / BUILDING, {"request": dict(request)})
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
-def open_earlier(folder: Path, elsewhere: Path | None = None) -> EarlierImages:
-    """What earlier/ holds and is whole, and the finished parts of the folder `elsewhere`."""
-    found = [*_set_aside_parts(folder), *(_parts_of(elsewhere) if elsewhere else ())]
+def delete_stash(folder: Path) -> None:
+    """Delete the stash once everything is embedded."""
+    shutil.rmtree(folder / STASH, ignore_errors=True)
+
+
+def open_cached_vectors(folder: Path, previous: Path | None = None) -> CachedVectors:
+    """The intact parts in the stash of `folder` and those of the finished folder `previous`."""
     hashes: list[np.ndarray] = [np.zeros(0, "S32")]
     places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
     vectors: list[np.ndarray] = []
-    turned: list[np.ndarray] = []
-    for part, metadata in found:
+    rotated: list[np.ndarray] = []
+    for part, metadata in [*_stashed_parts(folder), *(_parts_of(previous) if previous else ())]:
         table = read_parquet(metadata, ["sha256", "exif_rotated"])
         known = table["sha256"].to_pylist()
-        turned.append(np.array(table["exif_rotated"].to_pylist(), bool))
+        rotated.append(np.array(table["exif_rotated"].to_pylist(), bool))
         hashes.append(np.array([bytes.fromhex(value) for value in known], "S32"))
         places.append(np.stack([np.full(len(known), len(vectors)), np.arange(len(known))], axis=1))
         vectors.append(load_vectors(part))
     joined = np.concatenate(hashes)
     order = np.argsort(joined, kind="stable")
-    return EarlierImages(
-        joined[order], np.concatenate(places)[order], tuple(vectors), tuple(turned)
+    return CachedVectors(
+        joined[order], np.concatenate(places)[order], tuple(vectors), tuple(rotated)
     )
 
 
-def _set_aside_parts(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """(vectors, metadata) of every whole part in earlier/."""
-    for record in sorted((folder / EARLIER).glob("*.json")):
+def _stashed_parts(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """(vectors, metadata) of every intact part in the stash."""
+    for record in sorted((folder / STASH).glob("*.json")):
         names = (f"{record.stem}.npy", f"{record.stem}.parquet")
         with suppress(BlissError):
-            if _are_whole(record.parent, names, read_json(record)):
+            if _are_intact(record.parent, names, read_json(record)):
                 yield record.with_suffix(".npy"), record.with_suffix(".parquet")
 
 
 def _parts_of(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """(vectors, metadata) of every whole part of another, finished folder."""
+    """(vectors, metadata) of every intact part of a finished folder."""
     for number, checksums in _finished_parts(folder):
         names = (vector_file("img", number), metadata_file(number))
-        if _are_whole(folder, names, {"checksums": checksums}):
+        if _are_intact(folder, names, {"checksums": checksums}):
             yield folder / names[0], folder / names[1]
 
 
-def _are_whole(folder: Path, names: Iterable[str], facts: Mapping[str, Any]) -> bool:
-    """Whether those files fit their checksums: images of others are embedded again."""
+def _are_intact(folder: Path, names: Iterable[str], facts: Mapping[str, Any]) -> bool:
+    """Whether the files match their checksums; images of others are embedded again."""
     try:
         for name in names:
             check_checksum(folder, name, facts)
@@ -271,12 +269,7 @@ def _are_whole(folder: Path, names: Iterable[str], facts: Mapping[str, Any]) -> 
     return True
 
 
-def forget_earlier(folder: Path) -> None:
-    """Delete earlier/ when everything is embedded."""
-    shutil.rmtree(folder / EARLIER, ignore_errors=True)
-
-
-def _request(path: Path) -> dict[str, Any]:
+def _stored_request(path: Path) -> dict[str, Any]:
     try:
         before = read_json(path).get("request")
     except BlissError:
@@ -285,7 +278,7 @@ def _request(path: Path) -> dict[str, Any]:
 
 
 def _finished_parts(folder: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """(number, checksums) of every finished part with vectors; what they are is checked later."""
+    """(number, checksums) of every finished part with vectors; its files are not checked."""
     if (folder / MANIFEST).is_file():
         manifest = read_json(folder / MANIFEST)
         for number, rows in enumerate(manifest.get("parts", ())):

@@ -1,23 +1,26 @@
-"""The process that decodes images, `python -m blissaudit.indexer.images.decode_worker`, and asking
-it.
+"""The process that decodes images, `python -m blissaudit.indexer.images.decode_worker`.
 
-Requests come on stdin (payload: the image itself, or the path of its file), responses go
-to stdout (payload: the pixels). The first response, sent unasked, says that the process is ready.
-It ends when stdin does.
+It reads requests from stdin (payload: an image, or the path of its file) and writes responses to
+stdout (payload: pixels); a first response says that it is ready. It ends when stdin does. Both are
+frames: two big-endian 32-bit lengths, a JSON header and raw bytes. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import signal
+import struct
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any
 
 from .decoding import (
+    OUT_OF_MEMORY,
     DecodingLimits,
     Preprocessing,
     UnreadableImage,
@@ -26,26 +29,54 @@ from .decoding import (
     read_file,
     thumbnail,
 )
-from .frames import frame_bytes, read_frame
 
+_LENGTHS = struct.Struct(">II")
 _ORPHAN_SECONDS = 10.0
 _SPARE_BYTES = 32 << 20
-"""What a worker may use beside `DecodingLimits.max_memory` and what it has when it starts."""
-QUALITY, EFFORT = 72, 2
-"""Of thumbnails. Effort 2 takes less than half the time of Pillow's default for 3 % more bytes."""
+"""Memory a worker may use beyond `DecodingLimits.max_memory` and what it has when it starts."""
+THUMBNAIL_QUALITY, THUMBNAIL_METHOD = 72, 2
+"""Of WebP. Method 2 takes less than half the time of Pillow's default for 3 % more bytes."""
+
+Frame = tuple[dict[str, Any], bytearray]
+"""A header and a payload."""
 
 
-def request_bytes(
+def frame_bytes(header: dict[str, Any], payload: bytes = b"") -> bytes:
+    """One frame, ready to be written."""
+    text = json.dumps(header).encode("ascii")
+    return _LENGTHS.pack(len(text), len(payload)) + text + payload
+
+
+def read_frame(stream: IO[bytes]) -> Frame | None:
+    """Read one frame; None where the stream ends, before or inside it.
+
+    Raises ValueError where the header is not JSON. The payload is writable.
+    """
+    lengths = stream.read(_LENGTHS.size)
+    if len(lengths) < _LENGTHS.size:
+        return None
+    header_size, payload_size = _LENGTHS.unpack(lengths)
+    text = stream.read(header_size)
+    payload = bytearray(payload_size)
+    view, filled = memoryview(payload), 0
+    while filled < payload_size:
+        count = stream.readinto(view[filled:])  # type: ignore[attr-defined]
+        if not count:
+            return None
+        filled += count
+    return (json.loads(text), payload) if len(text) == header_size else None
+
+
+def image_request(
     content: str | bytes,
     preprocessing: Preprocessing,
     limits: DecodingLimits,
     only_hash: bool = False,
 ) -> bytes:
-    """The frame that asks for one image, by the path of its file (str) or by its bytes.
+    """The request for one image, given by the path of its file (str) or by its bytes.
 
-    `only_hash` asks for its SHA-256 alone.
-
-    Raises UnicodeEncodeError for a path that the system cannot have.
+    `only_hash` asks for its SHA-256 alone. Raises UnicodeEncodeError for a path that the system
+    cannot have.
     """
     header = {
         "is_path": isinstance(content, str),
@@ -57,50 +88,51 @@ def request_bytes(
 
 
 def thumbnail_request(content: bytes, side: int, limits: DecodingLimits) -> bytes:
-    """The frame that asks for the thumbnail of an image, as WebP, by its bytes."""
+    """The request for the thumbnail of an image, as WebP, given by its bytes."""
     return frame_bytes({"thumbnail": side, "limits": asdict(limits)}, content)
 
 
 def answer(header: dict[str, Any], content: bytes) -> bytes:
-    """Decode the image a request names; the response frame, with a reason where it cannot be."""
-    if "thumbnail" in header:
-        return _thumbnail(header["thumbnail"], content, DecodingLimits(**header["limits"]))
-    wanted: dict[str, Any] = {
+    """The response to one request, with a reason where the image cannot be decoded."""
+    limits = DecodingLimits(**header["limits"])
+    make: Callable[..., bytes] = _thumbnail if "thumbnail" in header else _pixels
+    try:
+        return make(header, content, limits)
+    except UnreadableImage as error:
+        return frame_bytes({"reason": str(error)})
+    except MemoryError:
+        raise
+    except Exception as error:
+        return frame_bytes({"reason": f"decoding failed ({type(error).__name__})"})
+
+
+def _pixels(header: dict[str, Any], content: bytes, limits: DecodingLimits) -> bytes:
+    if header["only_hash"]:
+        data = read_file(os.fsdecode(content), limits) if header["is_path"] else content
+        return frame_bytes({"sha256": hashlib.sha256(data).hexdigest()})
+    settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in header["preprocessing"].items()
     }
-    limits, preprocessing = DecodingLimits(**header["limits"]), Preprocessing(**wanted)
-    try:
-        if header["only_hash"]:
-            data = read_file(os.fsdecode(content), limits) if header["is_path"] else content
-            return frame_bytes({"sha256": hashlib.sha256(data).hexdigest()})
-        if header["is_path"]:
-            pixels, sha256, rotated = decode_image(os.fsdecode(content), preprocessing, limits)
-        else:
-            pixels, sha256, rotated = decode_bytes(content, preprocessing, limits)
-    except UnreadableImage as error:
-        return frame_bytes({"reason": str(error)})
-    except Exception as error:
-        return frame_bytes({"reason": f"decoding failed ({type(error).__name__})"})
+    preprocessing = Preprocessing(**settings)
+    if header["is_path"]:
+        pixels, sha256, rotated = decode_image(os.fsdecode(content), preprocessing, limits)
+    else:
+        pixels, sha256, rotated = decode_bytes(content, preprocessing, limits)
     facts = {"shape": pixels.shape, "sha256": sha256, "exif_rotated": rotated}
     return frame_bytes(facts, pixels.tobytes())
 
 
-def _thumbnail(side: int, content: bytes, limits: DecodingLimits) -> bytes:
-    """The pixels are copied into a new image, so nothing else of the file comes along."""
-    try:
-        small = thumbnail(content, side, limits)
-    except UnreadableImage as error:
-        return frame_bytes({"reason": str(error)})
-    except Exception as error:
-        return frame_bytes({"reason": f"decoding failed ({type(error).__name__})"})
+def _thumbnail(header: dict[str, Any], content: bytes, limits: DecodingLimits) -> bytes:
+    """The pixels are copied into a new image, so that no metadata of the file is kept."""
+    small = thumbnail(content, header["thumbnail"], limits)
     file = io.BytesIO()
-    small.save(file, "WEBP", quality=QUALITY, method=EFFORT)
-    return frame_bytes({"thumbnail": side}, file.getvalue())
+    small.save(file, "WEBP", quality=THUMBNAIL_QUALITY, method=THUMBNAIL_METHOD)
+    return frame_bytes({"thumbnail": header["thumbnail"]}, file.getvalue())
 
 
 def data_bytes() -> int | None:
-    """The memory of its own that this process has, where the system tells."""
+    """The size of this process's data segment, where the system tells."""
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
@@ -109,10 +141,10 @@ def data_bytes() -> int | None:
 
 
 def limit_memory(at_start: int | None, more: int) -> None:
-    """Let this process take `more` bytes of memory beside what it had; Linux keeps to it.
+    """Limit the data segment of this process to `at_start` + `more` bytes; Linux enforces it.
 
-    The second line behind the check of headers: what a decoder takes that no header tells fails
-    with MemoryError.
+    A second line of defence behind the check of headers: a decoder that takes more than its header
+    tells fails with MemoryError.
     """
     if at_start is None:
         return
@@ -126,8 +158,8 @@ def limit_memory(at_start: int | None, more: int) -> None:
 def main() -> None:
     """Answer requests until stdin ends. Ctrl-C is left to the parent.
 
-    Whatever codecs print goes to stderr, so that it cannot get between the frames. A process whose
-    parent was killed while it hangs ends by itself some seconds after its time limit.
+    What codecs print goes to stderr, so that it cannot get between the frames. A process that hangs
+    after its parent was killed ends by itself some seconds after its time limit.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
@@ -140,20 +172,20 @@ def main() -> None:
     while (request := read_frame(requests)) is not None:
         header = request[0]
         limit_memory(at_start, header["limits"]["max_memory"] + _SPARE_BYTES)
-        _alarm(header["limits"]["seconds"] + _ORPHAN_SECONDS)
+        _set_alarm(header["limits"]["seconds"] + _ORPHAN_SECONDS)
         try:
             content, request = bytes(request[1]), None
             response = answer(header, content)
         except MemoryError:
-            response = frame_bytes({"reason": "there is not enough memory to decode the image"})
+            response = frame_bytes({"reason": OUT_OF_MEMORY})
         content = b""
         responses.write(response)
         responses.flush()
-        _alarm(0)
+        _set_alarm(0)
 
 
-def _alarm(seconds: float) -> None:
-    """End this process after `seconds` unless called again; 0 calls it off."""
+def _set_alarm(seconds: float) -> None:
+    """End this process after `seconds` unless called again; 0 cancels it."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, min(seconds, 1e6))
 

@@ -1,9 +1,9 @@
-"""One image file to the pixels that the image encoder sees, or a plain reason why not.
+"""Decode one image file to the pixels that the image encoder sees, or give the reason why not.
 
 Colour: everything becomes 8-bit RGB before it is resized. Transparency is composited onto white.
-16-bit grey keeps its high byte, as 16-bit colour does. Integer grey beyond 0..65535 is stretched
+16-bit grey keeps its high byte, as 16-bit colour does. Integer grey outside 0..65535 is stretched
 from its minimum and maximum to 0..255; floating-point grey is taken as 0..1 or 0..255 if it lies
-there and stretched otherwise, NaN counting as 0. Colour profiles are ignored, as open_clip does.
+in that range and stretched otherwise, with NaN as 0. Colour profiles are ignored, as in open_clip.
 
 For RGB files, resizing and cropping are bit for bit what `open_clip.transform.image_transform`
 does at inference, without importing torch.
@@ -11,22 +11,25 @@ does at inference, without importing torch.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
 import re
 import stat
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import AvifImagePlugin as _avif  # noqa: F401
 from PIL import Image
-from PIL import TiffImagePlugin as _tiff  # noqa: F401  # both register themselves, so that
-from PIL import WebPImagePlugin as _webp  # noqa: F401  # Pillow need not load every plugin
+from PIL import TiffImagePlugin as _tiff  # noqa: F401  # both register themselves, so
+from PIL import WebPImagePlugin as _webp  # noqa: F401  # Pillow loads no other plugin
 
-from ...corpora.images.source import MAX_FILE_BYTES
+from ...corpora.images.source import HEAD_BYTES, MAX_FILE_BYTES, image_format
 from ..encode.preprocessing import (
     Preprocessing,
     UnreadableImage,
@@ -36,7 +39,10 @@ from ..encode.preprocessing import (
 )
 from .memory import bytes_needed, stored_pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""What Pillow may decode; HEIF too where the package pillow-heif is installed."""
+_LONGEST_TEXT = 1 << 20
+"""Bytes of a text in a PNG, unpacked, that Pillow takes."""
 
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -47,7 +53,8 @@ SIGNATURES = {
     b"II*": "TIFF",
     b"MM\x00": "TIFF",
 }
-"""How the files of each format begin."""
+"""The first bytes of the files of each format."""
+OUT_OF_MEMORY = "there is not enough memory to decode the image"
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,23 +67,25 @@ _TRANSPOSE = {
 }
 _INVERSE = {6: 8, 8: 6}
 _BAND_PIXELS = 1 << 19
-"""Pixels that are converted, turned and narrowed at a time."""
+"""Pixels that are converted, rotated and narrowed at a time."""
 
 
 @dataclass(frozen=True)
 class DecodingLimits:
-    """When to give up on an image: pixels (as stored or resized), seconds, bytes of the file, and
-    bytes of memory that its file, its decoder and its pixels take together."""
+    """When an image is given up."""
 
     max_pixels: int = 250_000_000
+    """As stored or resized."""
     seconds: float = 30.0
     max_bytes: int = MAX_FILE_BYTES
+    """Of the file."""
     max_memory: int = 440 << 20
+    """Bytes that its file, its decoder and its pixels take together."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded image: `pixels` uint8 [H, W, 3], `sha256` of the file, whether EXIF turned it."""
+    """A decoded image: `pixels` uint8 [H, W, 3], `sha256` of the file, whether EXIF rotated it."""
 
     row: int
     pixels: np.ndarray
@@ -86,7 +95,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Undecodable:
-    """An image that was given up on, and why, as one short sentence."""
+    """An image that could not be decoded, and why, in one short sentence."""
 
     row: int
     reason: str
@@ -95,12 +104,12 @@ class Undecodable:
 def decode_image(
     path: str, preprocessing: Preprocessing, limits: DecodingLimits
 ) -> tuple[np.ndarray, str, bool]:
-    """Read, check, decode, turn upright, resize and crop one file.
+    """Read, check, decode, rotate, resize and crop one file.
 
     Returns pixels (uint8 [height, width, 3] of `preprocessing.size`), the hexadecimal SHA-256 of
     the file's bytes, and whether an EXIF orientation other than upright was applied. Raises
-    UnreadableImage(reason). `limits.seconds` is not kept here but by `decode_images`; Pillow's own
-    pixel limit is off meanwhile, for the whole process, so do not call this from several threads.
+    UnreadableImage(reason). `limits.seconds` is enforced by `decode_images`, not here. Pillow's own
+    pixel limit is off meanwhile for the whole process: do not call this from several threads.
     """
     return decode_bytes(read_file(path, limits), preprocessing, limits)
 
@@ -108,7 +117,7 @@ def decode_image(
 def decode_bytes(
     data: bytes, preprocessing: Preprocessing, limits: DecodingLimits
 ) -> tuple[np.ndarray, str, bool]:
-    """`decode_image` for the content of a file that was read elsewhere."""
+    """`decode_image` for the content of a file."""
     if len(data) > limits.max_bytes:
         raise UnreadableImage(_too_large(limits.max_bytes))
     if not data:
@@ -122,12 +131,12 @@ def decode_bytes(
             upright = _load(image, preprocessing.apply_exif)
             pixels = np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
     except MemoryError:
-        raise UnreadableImage(_NO_MEMORY) from None
-    return pixels, hashlib.sha256(data).hexdigest(), upright.turned
+        raise UnreadableImage(OUT_OF_MEMORY) from None
+    return pixels, hashlib.sha256(data).hexdigest(), upright.rotated
 
 
 def thumbnail(data: bytes, side: int, limits: DecodingLimits) -> Image.Image:
-    """An image file's bytes as RGB, turned upright, no larger than `side` x `side`.
+    """An image file's bytes as RGB, rotated upright, no larger than `side` x `side`.
 
     Raises UnreadableImage; see `decode_image` on threads.
     """
@@ -140,14 +149,14 @@ def thumbnail(data: bytes, side: int, limits: DecodingLimits) -> Image.Image:
             size = tuple(max(1, round(scale * n)) for n in (upright.width, upright.height))
             return upright.resize((size[0], size[1]), Image.Resampling.BICUBIC)
     except MemoryError:
-        raise UnreadableImage(_NO_MEMORY) from None
+        raise UnreadableImage(OUT_OF_MEMORY) from None
 
 
 @contextmanager
 def opened_image(data: bytes, limits: DecodingLimits) -> Iterator[Image.Image]:
-    """The image of a file's bytes, of which no more than the header is read yet.
+    """The image in a file's bytes, with only its header read.
 
-    Raises UnreadableImage where it is none or has too many pixels.
+    Raises UnreadableImage where it is not an image or has too many pixels.
     """
     with _pixel_limit(limits.max_pixels if data.startswith(b"GIF8") else None):
         size = stored_pixels(data)
@@ -162,9 +171,9 @@ def opened_image(data: bytes, limits: DecodingLimits) -> Iterator[Image.Image]:
 
 
 def check_memory(image: Image.Image, data: bytes, limits: DecodingLimits, more: int = 0) -> None:
-    """UnreadableImage where decoding an opened image needs more memory than allowed.
+    """Raise UnreadableImage where decoding an opened image needs more memory than allowed.
 
-    `more` is what the caller needs beside it.
+    `more` bytes are added for the caller.
     """
     needed = bytes_needed(image, data) + more
     if needed > limits.max_memory:
@@ -175,7 +184,7 @@ def check_memory(image: Image.Image, data: bytes, limits: DecodingLimits, more: 
 
 
 def read_file(path: str, limits: DecodingLimits) -> bytes:
-    """The bytes of a regular file; anything that could block is refused before it is opened.
+    """The bytes of a regular file; what could block, such as a pipe, is not opened.
 
     Raises UnreadableImage(reason).
     """
@@ -210,14 +219,11 @@ def _too_many_pixels(limits: DecodingLimits, shape: str) -> str:
     return f"the image has more pixels than the limit of {limits.max_pixels} ({shape})"
 
 
-_NO_MEMORY = "there is not enough memory to decode the image"
-
-
 @contextmanager
 def _pixel_limit(max_pixels: int | None) -> Iterator[None]:
-    """Pillow's own pixel limit, which gives an error above twice its value.
+    """Set Pillow's own pixel limit, which raises an error above twice its value.
 
-    It is off, since ours is exact and has a reason, but for GIF: Pillow asks for a frame's memory
+    It is off, since ours is exact and gives a reason, except for GIF: Pillow allocates a frame
     while it reads the header, before ours can be checked.
     """
     half = None if max_pixels is None else (max_pixels + 1) // 2
@@ -231,9 +237,9 @@ def _pixel_limit(max_pixels: int | None) -> Iterator[None]:
 
 
 def _open(data: bytes, limits: DecodingLimits) -> Image.Image:
-    """Read the header only; the format is known by content, never by the file's name."""
+    """Read the header only; the content decides the format, not the file's name."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(_without_long_text(data)), formats=_formats())
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
@@ -243,31 +249,83 @@ def _open(data: bytes, limits: DecodingLimits) -> Image.Image:
         names = [name for start, name in SIGNATURES.items() if data.startswith(start)]
     if names:
         raise UnreadableImage(f"the {names[0]} file is damaged or cut off")
-    raise UnreadableImage("the content is not a JPEG, PNG, WebP, BMP, GIF or TIFF image")
+    found = image_format(data[:HEAD_BYTES])
+    if found == "HEIF" and "HEIF" not in _formats():
+        raise UnreadableImage("HEIF images need the package pillow-heif, which is not installed")
+    if found is not None:
+        raise UnreadableImage(f"the {found} file is damaged or cut off")
+    raise UnreadableImage("the content is not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    try:
+        import pillow_heif  # type: ignore[import-not-found]
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def _without_long_text(data: bytes) -> bytes:
+    """A PNG without texts and colour profiles of more than a megabyte, any other file as it is.
+
+    Pillow refuses a whole file because of one of them.
+    """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    kept, start, place = [], 0, 8
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if _is_long_text(data[place + 4 : place + 8], data, place + 8, end - 4):
+            kept.append(data[start:place])
+            start = end
+        place = end
+    return b"".join([*kept, data[start:]]) if kept else data
+
+
+def _is_long_text(name: bytes, data: bytes, start: int, end: int) -> bool:
+    """Whether the PNG chunk of this name, whose content is data[start:end], is a long text."""
+    if name not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+        return False
+    if end - start > _LONGEST_TEXT:
+        return True
+    keyword = data.find(b"\0", start, end)
+    packed = keyword + 2
+    if name == b"iTXt" and data[keyword + 1 : keyword + 2] == b"\1":
+        language = data.find(b"\0", keyword + 3, end)
+        packed = data.find(b"\0", language + 1, end) + 1
+    elif name in (b"tEXt", b"iTXt"):
+        return False
+    try:
+        unpacked = zlib.decompressobj().decompress(data[packed:end], _LONGEST_TEXT + 1)
+    except zlib.error:
+        return False
+    return len(unpacked) > _LONGEST_TEXT
 
 
 @dataclass(frozen=True)
 class _Upright:
-    """A decoded image as RGB and upright, made band by band: the whole is never there twice."""
+    """A decoded image as upright RGB, converted band by band so that it is never held twice."""
 
     stored: Image.Image
-    step: int
-    """The EXIF orientation that is still to be undone."""
-    turned: bool
+    orientation: int
+    """The EXIF orientation that is still to be applied."""
+    rotated: bool
 
     @property
     def width(self) -> int:
-        return self.stored.height if self.step >= 5 else self.stored.width
+        return self.stored.height if self.orientation >= 5 else self.stored.width
 
     @property
     def height(self) -> int:
-        return self.stored.width if self.step >= 5 else self.stored.height
+        return self.stored.width if self.orientation >= 5 else self.stored.height
 
     def resize(self, size: tuple[int, int], interpolation: Image.Resampling) -> Image.Image:
-        """What `Image.resize` gives for the whole image, bit for bit.
+        """The result of `Image.resize` on the whole image, bit for bit.
 
-        Pillow narrows the rows first and then the columns, with 8 bits between, so that bands of
-        rows can be narrowed one after the other.
+        Pillow resizes horizontally first and then vertically, with 8 bits in between, so that
+        bands of rows can be narrowed one after the other.
         """
         rows = max(1, _BAND_PIXELS // self.width)
         if rows >= self.height:
@@ -283,47 +341,47 @@ class _Upright:
     def _band(self, top: int, bottom: int, extremes: tuple[float, float, bool]) -> Image.Image:
         """Rows of the upright image."""
         width, height = self.stored.size
-        if self.step in (3, 4):
+        if self.orientation in (3, 4):
             box = (0, height - bottom, width, height - top)
-        elif self.step in (5, 6):
+        elif self.orientation in (5, 6):
             box = (top, 0, bottom, height)
-        elif self.step in (7, 8):
+        elif self.orientation in (7, 8):
             box = (width - bottom, 0, width - top, height)
         else:
             box = (0, top, width, bottom)
         band = self.stored if box == (0, 0, width, height) else self.stored.crop(box)
         rgb = _to_rgb(band, self.stored.has_transparency_data, extremes)
-        return rgb.transpose(_TRANSPOSE[self.step]) if self.step != 1 else rgb
+        return rgb.transpose(_TRANSPOSE[self.orientation]) if self.orientation != 1 else rgb
 
 
 def _load(image: Image.Image, apply_exif: bool) -> _Upright:
-    """The first frame, with how it is to be turned."""
+    """The first frame, and how it must be rotated."""
     try:
-        # Pillow turns TIFF files itself while loading and then forgets their orientation; PNG
-        # files may hold theirs behind the pixels.
+        # Pillow rotates TIFF files itself while loading and then drops their orientation; PNG
+        # files may store theirs after the pixels.
         before = _orientation(image) if image.format == "TIFF" else 1
         image.load()
         pending = _orientation(image)
         done = before if pending == 1 else 1
         if image.mode not in _PLAIN_MODES:
-            image.crop((0, 0, 1, 1)).convert("RGB")  # what cannot be converted fails here
+            image.crop((0, 0, 1, 1)).convert("RGB")  # fails for modes that cannot be converted
     except MemoryError:
         raise
     except Exception as error:
         if "truncated" in str(error).lower():
             raise UnreadableImage("the image data ends early: the file is truncated") from None
         if "memory" in str(error).lower():
-            raise UnreadableImage(_NO_MEMORY) from None
+            raise UnreadableImage(OUT_OF_MEMORY) from None
         raise UnreadableImage(f"the image data is damaged ({_plain(error)})") from None
-    step = pending if apply_exif else _INVERSE.get(done, done)
-    return _Upright(image, step, apply_exif and (pending, done) != (1, 1))
+    orientation = pending if apply_exif else _INVERSE.get(done, done)
+    return _Upright(image, orientation, apply_exif and (pending, done) != (1, 1))
 
 
 _PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I", "F")
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where there is none or it makes no sense."""
+    """The EXIF orientation, 1 (upright) where it is missing or invalid."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block does not spoil the pixels
@@ -338,7 +396,7 @@ def _is_deep_grey(image: Image.Image) -> bool:
 def _to_rgb(
     image: Image.Image, transparent: bool, extremes: tuple[float, float, bool]
 ) -> Image.Image:
-    """8-bit RGB by the rules at the top of this file."""
+    """8-bit RGB, by the rules in the module docstring."""
     if _is_deep_grey(image):
         return Image.fromarray(_to_eight_bits(np.asarray(image), *extremes)).convert("RGB")
     if transparent:
@@ -348,7 +406,7 @@ def _to_rgb(
 
 
 def _extremes(image: Image.Image) -> tuple[float, float, bool]:
-    """The least and largest finite value of grey deeper than 8 bits, and whether NaN occurs."""
+    """Minimum and maximum of the finite values of grey over 8 bits, and whether NaN occurs."""
     low, high, has_nan = np.inf, -np.inf, False
     if _is_deep_grey(image):
         rows = max(1, _BAND_PIXELS // image.width)
@@ -380,6 +438,6 @@ def _to_eight_bits(values: np.ndarray, low: float, high: float, has_nan: bool) -
 
 
 def _plain(error: Exception) -> str:
-    """One short line of an error message, the same on every run: no memory addresses."""
+    """One short line of an error message without memory addresses, which differ between runs."""
     text = re.sub(r"<[^>]*>|0x[0-9a-fA-F]+", "", str(error)).strip() or type(error).__name__
     return " ".join(text.split())[:100]

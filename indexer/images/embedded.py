@@ -1,7 +1,4 @@
-"""Embedded images, and how they are read back or taken from elsewhere.
-
-What the metadata of somebody else's image embeddings calls each row.
-"""
+"""Embedded images, read from a folder that bliss or another program wrote."""
 
 from __future__ import annotations
 
@@ -22,16 +19,14 @@ from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
     EmbeddingFolder,
     column_names,
-    load_vectors,
     open_embedding_folder,
     read_parquet,
 )
 from ..vectors.rows import (
-    ChosenRows,
-    Rows,
-    StoredRows,
-    open_outside_rows,
-    open_stored_rows,
+    OutsideRows,
+    PartedRows,
+    SelectedRows,
+    load_vectors,
     resident_if_few,
 )
 from ..vectors.text_column import (
@@ -45,7 +40,7 @@ from ..vectors.text_column import (
     joined_contents,
     packed_texts,
 )
-from ..vectors.unit_rows import normalise_rows
+from ..vectors.unit_rows import Rows, normalise_rows
 
 KIND = "image-embeddings"
 EMBEDDED_ROWS_AT_ONCE = 16_384
@@ -75,16 +70,16 @@ class EmbeddedImages:
     failures: tuple[Failure, ...]
     model: Mapping[str, Any]
     source: str
-    """Where they come from, for messages."""
+    """Their folder or collection, for messages."""
     normalised: int = 0
-    """How many outside vectors were not of unit length."""
+    """How many vectors of another program were not of unit length."""
     exif_rotated: int = 0
     fingerprint: str = ""
-    """Changes where any vector, content or path does; "" where that is not known."""
+    """Changes if any vector, content or path does; "" where unknown."""
 
 
 def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
-    """The finished embeddings that `embed_images` wrote; BlissError where they are not whole."""
+    """The finished embeddings that `embed_images` wrote; BlissError where they are damaged."""
     manifest = read_manifest(folder, KIND, "Run the command that began it again to finish it")
     for name in manifest["checksums"]:
         check_checksum(folder, name, manifest)
@@ -97,7 +92,7 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
             "at least one readable image",
             "Check the files",
         )
-    stored = open_stored_rows([folder / vector_file("img", number) for number in numbers])
+    stored = PartedRows([folder / vector_file("img", number) for number in numbers])
     rows: list[np.ndarray] = []
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
@@ -123,18 +118,19 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
 
 
 def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
-    """Precomputed image embeddings in clip-retrieval's layout, normalised here.
+    """Existing image embeddings in clip-retrieval's layout, normalised here.
 
     Labels come from a metadata column `label`, paths from `image_path`, `path` or `url`. Zero and
-    non-finite vectors become failures. A folder that bliss wrote keeps its model's facts.
+    non-finite vectors become failures. A folder that bliss wrote keeps the facts of
+    its model.
     """
     folder = Path(folder)
     if (folder / MANIFEST).is_file() or (folder / BUILDING).is_file():
         return open_embedded_images(folder, str(folder))
     layout = open_embedding_folder(folder, "img")
     paths, labels = paths_and_labels(layout)
-    stored = open_outside_rows(layout.vectors)
-    bad, hashes, adjusted = _looked_through(stored)
+    stored = OutsideRows(layout.vectors)
+    bad, hashes, adjusted = _scan(stored)
     if len(bad) == len(stored):
         raise BlissError(
             f"all {len(stored):,} embeddings in {folder} are zero or not finite",
@@ -144,7 +140,7 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
     kept = np.setdiff1d(np.arange(len(stored)), bad)
     reason = "the embedding is zero or not finite"
     return EmbeddedImages(
-        vectors=resident_if_few(ChosenRows(stored, kept), layout.dimension),
+        vectors=resident_if_few(SelectedRows(stored, kept), layout.dimension),
         rows=kept,
         paths=paths.take(kept) if len(bad) else paths,
         labels=labels.take(kept) if len(bad) else labels,
@@ -158,16 +154,16 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
 
 
 def _fingerprint(hashes: TextColumn) -> str:
-    """SHA-256 of all contents, one after the other."""
+    """SHA-256 of all contents in order."""
     found = hashlib.sha256()
     for content in hashes:
         found.update(content.encode())
     return found.hexdigest()
 
 
-def _looked_through(stored: StoredRows) -> tuple[np.ndarray, TextColumn, int]:
-    """One pass: int64 [u], the unusable rows; what the others are known by; how many of them were
-    not of unit length."""
+def _scan(stored: PartedRows) -> tuple[np.ndarray, TextColumn, int]:
+    """One pass: int64 [u] unusable rows; contents of the others; how many of those were not of
+    unit length."""
     bad, hashes, adjusted = [], [], 0
     for path, first, stop in zip(stored.paths, stored.starts, stored.starts[1:], strict=False):
         for start in range(0, int(stop - first), EMBEDDED_ROWS_AT_ONCE):
@@ -181,10 +177,10 @@ def _looked_through(stored: StoredRows) -> tuple[np.ndarray, TextColumn, int]:
 
 
 def list_photographs(folder: str | Path, image_root: str | None = None) -> ImageList:
-    """The image files behind embeddings, row by row as `read_image_embeddings` counts them.
+    """The image files of embeddings, with the rows of `read_image_embeddings`.
 
-    Paths are relative to `image_root`, or to the embeddings' folder, and may not leave it; rows
-    whose metadata names no file are rows without one. Errors as `read_image_embeddings`.
+    Paths are relative to `image_root`, or to the folder of the embeddings, and may not leave it; a
+    row whose metadata names no file has none. Errors as `read_image_embeddings`.
     """
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
@@ -210,10 +206,10 @@ LABEL_COLUMN = "label"
 
 
 def paths_and_labels(layout: EmbeddingFolder) -> tuple[TextColumn, TextColumn]:
-    """What the metadata calls each row and how it labels it, no other column being read.
+    """The path and the label of each row, reading no other column.
 
-    A part without such a column, or a null, has no label, and "row 7" for a path. BlissError where
-    a name is not UTF-8.
+    Without such a column, or for a null, there is no label and "row 7" is the path. Raises
+    BlissError where a path or label is not UTF-8.
     """
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
@@ -230,7 +226,7 @@ def paths_and_labels(layout: EmbeddingFolder) -> tuple[TextColumn, TextColumn]:
 
 
 def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:
-    """large_binary arrays of a few of its texts at a time, nulls where there is no such column."""
+    """Its texts as large_binary arrays of ROWS_AT_ONCE; nulls without such a column."""
     try:
         arrays = arrow_texts(read_parquet(file, [name])[name]) if name else [_nothing(count)]
         for values in arrays:
@@ -249,7 +245,7 @@ def _nothing(count: int) -> pa.Array:
 
 
 def _numbered(values: pa.Array, first: int) -> pa.Array:
-    """The texts, rows without one by their number, `first` that of the first."""
+    """The texts, with "row n" for nulls; `first` is the number of the first row."""
     if not values.null_count:
         return values
     return pc.coalesce(values, as_bytes(f"row {first + i}" for i in range(len(values))))

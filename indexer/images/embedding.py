@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from ...corpora.images.source import ImageItem, ImageSource
-from ...distributed.cluster import RayEngine
-from ...distributed.images import ray_image_parts
+from ...corpora.sources import notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
+from ..build.engine import EmbeddingTask, Engine
 from ..build.shards import refuse_while_shards_run
 from ..encode.encoder import IDENTITY, Encoder
 from ..store.lock import only_run_in
@@ -25,19 +28,20 @@ from ..store.parts import (
     is_finished,
     write_part,
 )
+from ..vectors.unit_rows import normalise_rows
 from .cache import (
-    EarlierImages,
-    earlier_folder,
-    forget_earlier,
-    open_earlier,
-    set_aside,
-    take_over_images,
+    CachedVectors,
+    delete_stash,
+    open_cached_vectors,
+    previous_folder,
+    reuse_images,
+    stash_parts,
 )
-from .decoding import DecodingLimits
+from .decoding import Decoded, DecodingLimits, Undecodable
 from .embedded import KIND, EmbeddedImages, open_embedded_images
-from .parts import ImagePart, add_image, finish_part
-from .pieces import Gathered, ImageReading
-from .workers import Outcome, decode_images, nothing_known
+from .workers import Cached, Outcome, decode_images
+
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,14 @@ class EmbedOptions:
 
     limits: DecodingLimits = field(default_factory=DecodingLimits)
     workers: int | None = None
+    """Decoding processes of this machine; by default one for each core, at most 8."""
     apply_exif: bool = True
     part_rows: int = 2048
     overwrite: bool = False
     cache: Path | None = None
-    """Where finished folders are noted, to be taken over from; None: nothing is."""
-    engine: RayEngine | None = None
-    """Where to decode and encode, with Ray; None: on this machine."""
+    """The cache folder for finished embeddings; None: no cache."""
+    engine: Engine | None = None
+    """Where to decode and encode; None: on this machine."""
 
 
 NO_OPTIONS = EmbedOptions()
@@ -66,23 +71,25 @@ def embed_images(
     progress: Progress = no_progress,
     say: Callable[[str], object] = lambda line: None,
 ) -> EmbeddedImages:
-    """Decode and embed `images` into `folder`, or go on where an interrupted run stopped.
+    """Decode and embed `images` into `folder`, or continue where an interrupted run stopped.
 
     Where only the images have changed since, those with known content are not encoded again; with
-    `options.cache` that holds for folders that other commands finished too, and `say` is told. An
+    `options.cache` this includes folders that other commands finished, and `say` is told so. An
     unreadable image becomes a Failure. Raises UsageError where the folder belongs to another
     request, BlissError for a disk that cannot be written or a collection that went away (finished
-    parts stay) and for a collection without images.
+    parts are kept) and for a collection without images.
     """
     folder = Path(folder)
+    for line in notices_of(images):
+        say(line)
     request = embedding_request(images, encoder, options)
     with only_run_in(folder):
         refuse_while_shards_run(folder)
         if not options.overwrite:
-            set_aside(folder, request)
+            stash_parts(folder, request)
         begin_building(folder, request, options.overwrite)
         if not is_finished(folder) and options.cache:
-            _look_elsewhere(options.cache, folder, request, images.spec, say)
+            _use_cache(options.cache, folder, request, images.spec, say)
         if not is_finished(folder):
             finished = finished_parts(folder).__contains__
             listed = embed_parts(images, encoder, folder, options, finished, progress)
@@ -93,21 +100,21 @@ def embed_images(
                 "collection": images.facts()["kind"],
             }
             finish_building(folder, "img", part_count(listed, options), facts)
-        forget_earlier(folder)
+        delete_stash(folder)
     return open_embedded_images(folder, images.spec)
 
 
-def _look_elsewhere(
+def _use_cache(
     cache: Path, folder: Path, request: Mapping[str, Any], spec: str, say: Callable[[str], object]
 ) -> None:
-    """Take over what another command made of the same images, or say what is known of them."""
-    found = take_over_images(cache, folder, request, spec)
+    """Reuse the embeddings of another command, whole or for single images, and say so."""
+    found = reuse_images(cache, folder, request, spec)
     if found is not None:
-        say(f"image embeddings of {spec} taken over from {found}")
+        say(f"image embeddings of {spec} reused from {found}")
         return
-    earlier = earlier_folder(cache, folder, request, spec)
-    if earlier is not None:
-        say(f"images of {spec} that are in {earlier} are not embedded again")
+    previous = previous_folder(cache, folder, request, spec)
+    if previous is not None:
+        say(f"images of {spec} that are in {previous} are not embedded again")
 
 
 def embedding_request(
@@ -126,7 +133,7 @@ def embedding_request(
 
 
 def part_count(listed: int, options: EmbedOptions) -> int:
-    """How many parts a collection of `listed` rows is cut into."""
+    """The number of parts of a collection of `listed` rows."""
     return len(range(0, listed, options.part_rows))
 
 
@@ -138,118 +145,155 @@ def embed_parts(
     is_finished: Callable[[int], bool],
     progress: Progress,
 ) -> int:
-    """Embed and write every part whose number is not finished; how many rows the collection has.
+    """Embed and write every part that is not finished; the number of rows of the collection.
 
-    Raises as `embed_images`; the folder has been begun.
+    The folder has been begun. Raises as `embed_images`.
     """
-    embed = _embed_here if options.engine is None else _embed_on_ray
-    rows = embed(images, encoder, folder, options, is_finished, progress)
+    previous = None
+    if options.cache:
+        request = embedding_request(images, encoder, options)
+        previous = previous_folder(options.cache, folder, request, images.spec)
+
+    def write(number: int, part: Part) -> None:
+        if part.failures:  # those of a collection that went away are not counted
+            images.check()
+        write_part(folder, "img", number, part)
+
+    task = EmbeddingTask(
+        images,
+        replace(
+            encoder, preprocessing=replace(encoder.preprocessing, apply_exif=options.apply_exif)
+        ),
+        options.limits,
+        options.part_rows,
+        open_cached_vectors(folder, previous),
+        is_finished,
+        write,
+        progress,
+    )
+    if options.engine is None:
+        rows = _embed_locally(task, options.workers)
+    else:
+        rows = options.engine.embed_images(task)
     if not rows:
         raise BlissError(f"{images.spec} holds no images", "at least one", "Choose another one")
     progress("images embedded", rows, rows)
     return rows
 
 
-def _embed_here(
-    images: ImageSource,
-    encoder: Encoder,
-    folder: Path,
-    options: EmbedOptions,
-    is_finished: Callable[[int], bool],
-    progress: Progress,
-) -> int:
-    reading = _Reading(images, is_finished, options.part_rows)
-    earlier = known_images(images, encoder, folder, options)
-    outcomes = _decoded(reading.items(), encoder, options, earlier)
+def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
+    reader = _Reader(task)
+    outcomes = decode_images(
+        reader.items(),
+        task.encoder.preprocessing,
+        task.limits,
+        workers,
+        ahead=2 * task.encoder.batch_size,
+        is_cached=task.cached.__contains__ if len(task.cached) else None,
+    )
     with closing(outcomes):  # type: ignore[type-var]
-        part = ImagePart(encoder, earlier)
+        part = PartBuilder(task.encoder, task.cached)
         number = 0
         for outcome in outcomes:
-            number, done = outcome.row // options.part_rows, outcome.row + 1
-            if add_image(part, reading.waiting.popleft(), outcome):
-                progress("images embedded", done, images.count or reading.rows)
-            if done % options.part_rows == 0:
-                _write(finish_part(part), folder, number, images)
-                part = ImagePart(encoder, earlier)
+            number, done = outcome.row // task.part_rows, outcome.row + 1
+            if part.add(reader.waiting.popleft(), outcome):
+                task.progress("images embedded", done, task.images.count or reader.rows)
+            if done % task.part_rows == 0:
+                task.write(number, part.finish())
+                part = PartBuilder(task.encoder, task.cached)
         if part.items or part.failures:
-            _write(finish_part(part), folder, number, images)
-    return reading.rows
+            task.write(number, part.finish())
+    return reader.rows
 
 
-def _embed_on_ray(
-    images: ImageSource,
-    encoder: Encoder,
-    folder: Path,
-    options: EmbedOptions,
-    is_finished: Callable[[int], bool],
-    progress: Progress,
-) -> int:
-    batch, gathered = encoder.batch_size, Gathered()
-    reading = ImageReading(images, is_finished, options.part_rows, batch, options.limits)
+class _Reader:
+    """The rows of a collection, as the reading thread takes them."""
 
-    def told(rows: int) -> None:
-        progress("images embedded", rows, images.count or rows)
-
-    earlier = known_images(images, encoder, folder, options)
-    made = ray_image_parts(reading, encoder, options, earlier, told, gathered)
-    with closing(made) as parts:  # type: ignore[type-var]
-        for number, part in parts:
-            _write(part, folder, number, images)
-    return gathered.rows or 0
-
-
-def known_images(
-    images: ImageSource, encoder: Encoder, folder: Path, options: EmbedOptions
-) -> EarlierImages:
-    """Embeddings by content, of earlier states of the collection, here and elsewhere."""
-    elsewhere = None
-    if options.cache:
-        request = embedding_request(images, encoder, options)
-        elsewhere = earlier_folder(options.cache, folder, request, images.spec)
-    return open_earlier(folder, elsewhere)
-
-
-def _decoded(
-    items: Iterable[ImageItem], encoder: Encoder, options: EmbedOptions, earlier: EarlierImages
-) -> Iterator[Outcome]:
-    """An outcome for each item, in order, with two batches of the encoder decoded ahead."""
-    return decode_images(
-        items,
-        replace(encoder.preprocessing, apply_exif=options.apply_exif),
-        options.limits,
-        options.workers,
-        ahead=2 * encoder.batch_size,
-        known=earlier.knows if len(earlier.hashes) else nothing_known,
-    )
-
-
-@dataclass
-class _Reading:
-    """The rows of a collection as the reading thread takes them."""
-
-    images: ImageSource
-    finished: Callable[[int], bool]
-    """Whether the part of that number is not read."""
-    part_rows: int
-    rows: int = 0
-    waiting: deque[ImageItem] = field(default_factory=deque)
-    """What was read and has not come back decoded, in order, without its content."""
+    def __init__(self, task: EmbeddingTask) -> None:
+        self._task = task
+        self.rows = 0
+        self.waiting: deque[ImageItem] = deque()
+        """Items that were read and not decoded yet, in order, without their content."""
 
     def items(self) -> Generator[ImageItem, None, None]:
         """Every item of a part that is not finished."""
-        with closing(self.images.items(self._is_finished)) as items:  # type: ignore[type-var]
+
+        def skip(row: int) -> bool:
+            return self._task.is_finished(row // self._task.part_rows)
+
+        with closing(self._task.images.items(skip)) as items:  # type: ignore[type-var]
             for item in items:
                 self.rows = item.row + 1
-                if not self._is_finished(item.row):
+                if not skip(item.row):
                     self.waiting.append(item._replace(data=None))
                     yield item
 
-    def _is_finished(self, row: int) -> bool:
-        return self.finished(row // self.part_rows)
 
+class PartBuilder:
+    """One part of a collection while it is encoded; batches never span two parts."""
 
-def _write(part: Part, folder: Path, number: int, images: ImageSource) -> None:
-    """Write a whole part; what failed because the collection went away is not counted."""
-    if part.failures:
-        images.check()
-    write_part(folder, "img", number, part)
+    def __init__(self, encoder: Encoder, cached: CachedVectors) -> None:
+        self.encoder, self.cached = encoder, cached
+        self.items: list[ImageItem] = []
+        """In the order of the collection, without failures of decoding."""
+        self.decoded: list[Decoded] = []
+        """One for each item, without pixels."""
+        self.vectors: dict[int, np.ndarray] = {}
+        """By position in `items`."""
+        self.waiting: list[tuple[int, np.ndarray]] = []
+        """(position, pixels) of the next batch."""
+        self.failures: list[dict[str, Any]] = []
+
+    def add(self, item: ImageItem, outcome: Outcome) -> bool:
+        """Add the next row; True where it completed a batch, which was then encoded."""
+        if isinstance(outcome, Undecodable):
+            self._fail(item, outcome.reason)
+            return False
+        position = len(self.items)
+        self.items.append(item)
+        if isinstance(outcome, Cached):
+            self.vectors[position], rotated = self.cached.get(outcome.sha256)
+            self.decoded.append(Decoded(outcome.row, _NO_PIXELS, outcome.sha256, rotated))
+            return False
+        self.decoded.append(replace(outcome, pixels=_NO_PIXELS))
+        self.waiting.append((position, outcome.pixels))
+        if len(self.waiting) < self.encoder.batch_size:
+            return False
+        self._encode()
+        return True
+
+    def finish(self) -> Part:
+        """The part as it is stored; an image without a finite embedding has become a failure."""
+        if self.waiting:
+            self._encode()
+        kept = sorted(self.vectors)
+        items, decoded = [self.items[i] for i in kept], [self.decoded[i] for i in kept]
+        metadata = pa.table(
+            {
+                "image_path": pa.array([item.path for item in items], pa.string()),
+                "label": pa.array([item.label for item in items], pa.string()),
+                "row": pa.array([item.row for item in items], pa.int64()),
+                "sha256": pa.array([each.sha256 for each in decoded], pa.string()),
+                "exif_rotated": pa.array([each.exif_rotated for each in decoded], pa.bool_()),
+            }
+        )
+        unit = np.zeros((0, self.encoder.facts["dimension"]), np.float32)
+        if kept:
+            unit = np.stack([self.vectors[i] for i in kept])
+        failures = sorted(self.failures, key=lambda failure: failure["row"])
+        rotated = sum(each.exif_rotated for each in decoded)
+        return Part(unit, metadata, tuple(failures), {"exif_rotated": rotated})
+
+    def _encode(self) -> None:
+        pixels = np.stack([pixels for _, pixels in self.waiting])
+        made = normalise_rows(self.encoder.encode_images(pixels))
+        unusable = set(made.unusable.tolist())
+        for row, (position, _) in enumerate(self.waiting):
+            if row in unusable:
+                self._fail(self.items[position], "the model gave no finite embedding")
+            else:
+                self.vectors[position] = made.unit[row]
+        self.waiting.clear()
+
+    def _fail(self, item: ImageItem, reason: str) -> None:
+        self.failures.append({"row": item.row, "path": item.path, "reason": reason})

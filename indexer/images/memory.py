@@ -1,7 +1,7 @@
 """How much memory Pillow needs to decode an image, from its header alone.
 
-Counted are the bytes of the file, what the decoder of its format keeps beside the pixels, and the
-pixels as Pillow stores them. Later steps work on bands of rows and need little more.
+It counts the bytes of the file, the decoder's own buffers and the pixels as Pillow stores them.
+Later steps work on bands of rows and need little more.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ from PIL import Image
 
 _ONE_BYTE = ("1", "L", "P")
 _GIF_COPIES = 3
-"""The frame, what the next frame is to be drawn on, and a palette turned to colours."""
+"""The frame, the canvas of the next frame, and the frame with its palette applied."""
 _WEBP_BYTES = 20
-"""Two canvases of libwebp, its decoder's own pixels, the bytes it gives out, Pillow's pixels."""
+"""Two canvases of libwebp, its decoder's own pixels, the bytes it gives out, Pillow's pixels.
+
+libavif and libheif need less: planes of up to 16 bits, the bytes they give out, Pillow's pixels.
+"""
 _TILE_OFFSETS, _TILE_WIDTH, _TILE_LENGTH, _STRIP_ROWS = 324, 322, 323, 278
 _BITS, _SAMPLES = 258, 277
 
 
 def stored_pixels(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of a WebP's canvas, for which Pillow asks for memory while opening it."""
+    """(width, height) of a WebP's canvas, which Pillow allocates while it opens the file."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     if data[12:16] == b"VP8X":
@@ -34,7 +37,7 @@ def stored_pixels(data: bytes) -> tuple[int, int] | None:
 
 
 def bytes_needed(image: Image.Image, data: bytes) -> int:
-    """Bytes that decoding an opened image needs, its file of content `data` included."""
+    """Bytes that decoding an opened image needs, including its file with the content `data`."""
     pixels = image.width * image.height
     stored = pixels * pixel_bytes(image.mode)
     match image.format:
@@ -42,26 +45,26 @@ def bytes_needed(image: Image.Image, data: bytes) -> int:
             return len(data) + stored + _coefficient_bytes(data)
         case "TIFF":
             return 2 * len(data) + stored + _block_bytes(image)
-        case "WEBP":
+        case "WEBP" | "AVIF" | "HEIF":
             return len(data) + _WEBP_BYTES * pixels
         case "GIF":
             return len(data) + _GIF_COPIES * 4 * pixels
         case "BMP":
-            return len(data) + stored + 2 * pixels  # what a run-length decoder collects
+            return len(data) + stored + 2 * pixels  # buffers of the run-length decoder
     return len(data) + stored
 
 
 def pixel_bytes(mode: str) -> int:
-    """Bytes of a pixel of a Pillow mode in memory: three bands take the room of four."""
+    """Bytes per pixel of a Pillow mode in memory: three bands take the space of four."""
     if mode in _ONE_BYTE:
         return 1
     return 2 if mode.startswith("I;16") else 4
 
 
 def _coefficient_bytes(data: bytes) -> int:
-    """What libjpeg keeps until the last scan of a JPEG that has several, progressive or not.
+    """Bytes of coefficients that libjpeg keeps until the last scan of a multi-scan JPEG.
 
-    At the size of the file, whatever size the pixels are asked for.
+    They have the size of the stored image, whatever size is decoded.
     """
     position, parts, size, progressive = 2, [1], 0, False
     while position + 4 <= len(data):
@@ -87,7 +90,7 @@ def _coefficient_bytes(data: bytes) -> int:
 
 
 def _block_bytes(image: Image.Image) -> int:
-    """What libtiff and its codec keep of one strip or tile, twice: packed samples and pixels."""
+    """Bytes of one strip or tile in libtiff and its codec: packed samples and pixels."""
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
     width, rows = image.width, min(_number(tags, _STRIP_ROWS, image.height), image.height)
     if _TILE_OFFSETS in tags or _TILE_WIDTH in tags:

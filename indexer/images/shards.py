@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, that embed parts of one image collection."""
+"""Processes that each embed a shard of an image collection, on one or more machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..build.shards import Shard, no_part_text, refuse_while_shards_run, running
 from ..encode.encoder import Encoder
 from ..store.lock import wait_to_run_in
 from ..store.parts import BUILDING, begin_building, finished_parts, is_finished
-from .cache import set_aside
+from .cache import stash_parts
 from .embedding import EmbedOptions, embed_parts, embedding_request, part_count
 
 
@@ -24,11 +24,11 @@ def embed_shard(
     shard: Shard,
     progress: Progress,
 ) -> tuple[int, ...]:
-    """Embed the parts p of `images` with p mod N = i into `folder`; the parts now missing there.
+    """Embed the parts of one shard of `images` into `folder`; returns the parts still missing.
 
-    The folder is shared by all shards, each of which is one process at a time; `embed_images` ends
-    it. The caller holds no lock. Raises as `embed_images`, and FolderInUse where the same shard is
-    being made, or shards of another state of the collection are.
+    All shards share the folder, which `embed_images` finishes; each runs in one process at a time.
+    The caller holds no lock. Raises as `embed_images`, and FolderInUse where the same shard is
+    running, or shards of another state of the collection are.
     """
     request = embedding_request(images, encoder, options)
     with ExitStack() as held:
@@ -37,7 +37,7 @@ def embed_shard(
                 if read_json(folder / BUILDING).get("request") != request:
                     refuse_while_shards_run(folder)
             if not options.overwrite:
-                set_aside(folder, request)
+                stash_parts(folder, request)
             begin_building(folder, request, options.overwrite)
             if is_finished(folder):
                 return ()
@@ -59,7 +59,7 @@ def embed_shard(
 
 
 def missing_image_parts(folder: Path, parts: int) -> tuple[int, ...]:
-    """Which of the parts 0 to `parts` - 1 of an unfinished folder are missing or not whole."""
+    """Which of the parts 0 to `parts` - 1 of an unfinished folder are missing or damaged."""
     if is_finished(folder):
         return ()
     there = finished_parts(folder)

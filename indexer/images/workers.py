@@ -1,17 +1,13 @@
-"""Decoding many images at once in worker processes that may hang or crash without harm.
+"""Image decoding in worker processes, which may hang or crash without harm.
 
-One thread reads the collection; each of the others owns one process. Processes are commands, not
-multiprocessing: scripts need no `__main__` guard and nothing is forked from a process that has
-loaded torch.
-
-The decoding processes of one pool: started, asked with a deadline, killed and reaped.
+A worker is a command (`decode_worker`), not multiprocessing: scripts need no `__main__` guard and
+nothing is forked from a process that has loaded torch. A `Decoder` owns one worker; `decode_images`
+decodes many images at once, with one thread that reads the collection and one for each worker.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
-import functools
 import itertools
 import os
 import subprocess
@@ -20,18 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...corpora.images.source import ImageItem
 from ...errors import BlissError, UsageError
-from ..encode.preprocessing import Preprocessing
-from .decode_worker import request_bytes
+from ..encode.preprocessing import Preprocessing, UnreadableImage
+from .decode_worker import Frame, image_request, read_frame, thumbnail_request
 from .decoding import Decoded, DecodingLimits, Undecodable
-from .frames import END_SECONDS, Frame, cause_of_death, end, exchange, launch
 
 WORKER_COMMAND: tuple[str, ...] = (
     sys.executable,
@@ -41,184 +36,285 @@ WORKER_COMMAND: tuple[str, ...] = (
 )
 START_ATTEMPTS = 3
 START_SECONDS = 60.0
+END_SECONDS = 5.0
 WATCH_SECONDS = 0.05
-
-Task = TypeVar("Task")
-
-Known = Callable[[str], bool]
-"""Whether the image with this SHA-256 need not be decoded."""
+POLL_SECONDS = 0.25
+READ_AHEAD_BYTES = 32 << 20
+"""Encoded images from archives and tables that may wait for a worker, and one more."""
 
 
-def nothing_known(sha256: str) -> bool:
-    """The `Known` that knows no image."""
-    return False
-
-
-class Recognised(NamedTuple):
+class Cached(NamedTuple):
     """An image that was read and not decoded, since its content is known."""
 
     row: int
     sha256: str
 
 
-Outcome = Decoded | Undecodable | Recognised
-
-
-class Asked(NamedTuple):
-    """What is asked of every image alike."""
-
-    preprocessing: Preprocessing
-    limits: DecodingLimits
-    known: Known
-
-
-class Stopped(Exception):
-    """The pool is shutting down: no process may start any more."""
+Outcome = Decoded | Undecodable | Cached
 
 
 @dataclass(frozen=True)
-class Processes:
-    """What the threads of one pool share; `lock` guards the last two."""
+class DecodeSettings:
+    """How every image of a collection is decoded."""
 
-    stopping: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
-    deadlines: dict[subprocess.Popen[bytes], float] = field(default_factory=dict)
-
-
-def start_process(pool: Processes) -> subprocess.Popen[bytes]:
-    """A process that has said it is ready; BlissError when several in a row die before."""
-    for _ in range(START_ATTEMPTS):
-        with pool.lock:
-            if pool.stopping.is_set():
-                raise Stopped
-            process = launch(WORKER_COMMAND, subprocess.DEVNULL)
-            pool.running.add(process)
-        frame, expired = exchange_in_time(process, b"", START_SECONDS, pool)
-        if frame is not None and "ready" in frame[0] and not expired:
-            return process
-        cause = f"no answer in {START_SECONDS:g} s" if expired else cause_of_death(process)
-        end_process(process, pool)
-    if pool.stopping.is_set():
-        raise Stopped
-    raise BlissError(
-        f"the image decoder process ended {START_ATTEMPTS} times in a row before it was ready "
-        f"({cause}; {_last_words()})",
-        "a Python that can start 'python -m blissaudit.indexer.images.decode_worker'",
-        "Reinstall bliss-audit and Pillow, and check that memory and process limits leave room",
-    )
+    preprocessing: Preprocessing
+    limits: DecodingLimits
+    is_cached: Callable[[str], bool] | None = None
+    """Whether the image with this SHA-256 need not be decoded."""
 
 
-def end_process(process: subprocess.Popen[bytes], pool: Processes) -> None:
-    """Kill and reap one process."""
-    end(process)
-    with pool.lock:
-        pool.running.discard(process)
+def default_workers() -> int:
+    """The number of cores that this process may use, at least 1 and at most 8."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return max(1, min(8, len(affinity(0)) if affinity else os.cpu_count() or 1))
 
 
-def kill_all(pool: Processes) -> None:
-    """Let no process start any more and kill those that run; their threads reap them."""
-    pool.stopping.set()
-    with pool.lock:
-        for process in pool.running:
-            process.kill()
+def look_ahead(workers: int) -> int:
+    """How many images may be in progress or waiting at once: the bound on memory."""
+    return 4 * workers + 4
 
 
-def shut_down(
-    pool: Processes,
-    changed: threading.Condition,
-    tasks: SimpleQueue[Task | None],
-    threads: Sequence[threading.Thread],
-) -> None:
-    """End all processes and threads now; calling it again does nothing.
+def decode_images(
+    items: Iterable[ImageItem],
+    preprocessing: Preprocessing,
+    limits: DecodingLimits,
+    workers: int | None = None,
+    ahead: int = 0,
+    is_cached: Callable[[str], bool] | None = None,
+) -> Iterator[Outcome]:
+    """Decode `items`, yielding one outcome for each, in their order.
 
-    The threads wait for `changed` or for `tasks`, of which None is the last.
+    An image that is broken, takes longer than `limits.seconds` or crashes its worker becomes
+    Undecodable, and the next one gets a new worker; one whose SHA-256 `is_cached` becomes Cached
+    and is not decoded. A thread reads at most `look_ahead(workers)` items, or `ahead` if that is
+    more, and about READ_AHEAD_BYTES of content beyond what was yielded: a caller that takes images
+    in batches sets `ahead` to a batch, so that decoding continues while it works. Closing the
+    iterator ends all workers and threads.
+
+    Raises UsageError for `workers` below 1; the iterator raises BlissError where workers cannot be
+    started, and what `items` raises, after the outcomes before it.
     """
-    kill_all(pool)
-    with changed:
-        changed.notify_all()
-    while not tasks.empty():
-        with suppress(Empty):
-            tasks.get_nowait()
-    for _ in threads:
-        tasks.put(None)
-    for thread in threads:
-        if thread.is_alive():
-            thread.join(timeout=2 * END_SECONDS)
+    count = default_workers() if workers is None else workers
+    if count < 1:
+        raise UsageError(f"workers is {count}", "at least 1 decoding worker", "Request more")
+    settings = DecodeSettings(preprocessing, limits, is_cached)
+    return _Pool(settings, max(look_ahead(count), ahead)).outcomes(items, count)
 
 
-def watch(pool: Processes) -> None:
-    """Kill every process that is past its deadline, until the pool stops."""
-    while not pool.stopping.wait(WATCH_SECONDS):
-        now = time.monotonic()
-        with pool.lock:
-            for process in [each for each, end in pool.deadlines.items() if end < now]:
-                del pool.deadlines[process]
+class Decoder:
+    """One worker, started when it is first needed and replaced after it hangs or dies.
+
+    With `processes`, those of a pool, closing the decoder ends only its own worker.
+    """
+
+    def __init__(self, processes: WorkerProcesses | None = None) -> None:
+        self._own = processes is None
+        self._processes = processes or WorkerProcesses()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._own:
+            self._processes.stop()
+        self._end()
+
+    def decode(self, item: ImageItem, settings: DecodeSettings) -> Outcome:
+        """The outcome of one image; raises BlissError where no worker can be started."""
+        try:
+            data = item.data() if callable(item.data) else item.data
+            content = item.file if data is None else data
+            assert content is not None, "a skipped item cannot be decoded"
+            how = (settings.preprocessing, settings.limits)
+            if settings.is_cached is not None:
+                header, _ = self._ask(image_request(content, *how, True), settings.limits)
+                if settings.is_cached(header["sha256"]):
+                    return Cached(item.row, header["sha256"])
+            header, payload = self._ask(image_request(content, *how), settings.limits)
+        except UnreadableImage as error:
+            return Undecodable(item.row, str(error))
+        except (UnicodeEncodeError, FileNotFoundError, PermissionError) as error:
+            return Undecodable(item.row, read_failure(error))
+        pixels = np.frombuffer(payload, dtype=np.uint8).reshape(header["shape"])
+        return Decoded(item.row, pixels, header["sha256"], header["exif_rotated"])
+
+    def thumbnail(self, data: bytes, side: int, limits: DecodingLimits) -> bytes:
+        """A WebP no larger than `side` x `side` of an image file's bytes, turned upright.
+
+        It holds pixels only: no EXIF, GPS, colour profile or comment. Raises UnreadableImage;
+        BlissError where no worker can be started.
+        """
+        return bytes(self._ask(thumbnail_request(data, side, limits), limits)[1])
+
+    def _ask(self, request: bytes, limits: DecodingLimits) -> Frame:
+        """The worker's response; UnreadableImage where it gives a reason, hangs or dies."""
+        process = self._process = self._process or self._processes.start()
+        frame, expired = self._processes.exchange(process, request, limits.seconds)
+        reason = ""
+        if frame is not None:
+            reason = str(frame[0].get("reason", ""))
+        elif expired:
+            reason = f"decoding took longer than {limits.seconds:g} s"
+        else:
+            reason = f"the decoder process died ({cause_of_death(process)})"
+        if frame is None or expired:
+            self._end()
+        if frame is None or reason:
+            raise UnreadableImage(reason)
+        return frame
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._processes.end(self._process)
+            self._process = None
+
+
+def read_failure(error: UnicodeEncodeError | FileNotFoundError | PermissionError) -> str:
+    """Why the content of an image could not be read, in one short sentence."""
+    if isinstance(error, UnicodeEncodeError):
+        return "the file name is not valid on this system"
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist"
+    return "there is no permission to read the file"
+
+
+class PoolStopped(Exception):
+    """The pool is shutting down: no worker may start any more."""
+
+
+class WorkerProcesses:
+    """The running workers of one pool; a thread kills those that are past their deadlines."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._deadlines: dict[subprocess.Popen[bytes], float] = {}
+        self._watcher: threading.Thread | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """A worker that is ready; BlissError when several in a row die before they are."""
+        for _ in range(START_ATTEMPTS):
+            with self._lock:
+                if self.stopping.is_set():
+                    raise PoolStopped
+                if self._watcher is None:
+                    self._watcher = threading.Thread(target=self._watch, daemon=True)
+                    self._watcher.start()
+                process = launch(WORKER_COMMAND, subprocess.DEVNULL)
+                self._running.add(process)
+            frame, expired = self.exchange(process, b"", START_SECONDS)
+            if frame is not None and "ready" in frame[0] and not expired:
+                return process
+            cause = f"no answer in {START_SECONDS:g} s" if expired else cause_of_death(process)
+            self.end(process)
+        if self.stopping.is_set():
+            raise PoolStopped
+        raise BlissError(
+            f"the image decoder process ended {START_ATTEMPTS} times in a row before it was ready "
+            f"({cause}; {_last_error_line()})",
+            "a Python that can start 'python -m blissaudit.indexer.images.decode_worker'",
+            "Reinstall bliss-audit and Pillow, and check that memory and process limits leave room",
+        )
+
+    def exchange(
+        self, process: subprocess.Popen[bytes], request: bytes, seconds: float
+    ) -> tuple[Frame | None, bool]:
+        """The response to `request` (None if the worker died), and whether time ran out.
+
+        The worker is killed when time runs out, even if its response has arrived by then.
+        """
+        with self._lock:
+            self._deadlines[process] = time.monotonic() + seconds
+        frame = exchange(process, request)
+        with self._lock:
+            return frame, self._deadlines.pop(process, None) is None
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill and reap one worker."""
+        kill(process)
+        with self._lock:
+            self._running.discard(process)
+
+    def stop(self) -> None:
+        """Kill all workers and let none start any more; their owners reap them."""
+        self.stopping.set()
+        with self._lock:
+            for process in self._running:
                 process.kill()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self.stopping.wait(WATCH_SECONDS):
+            now = time.monotonic()
+            with self._lock:
+                for process in [each for each, end in self._deadlines.items() if end < now]:
+                    del self._deadlines[process]
+                    process.kill()
 
 
-def exchange_in_time(
-    process: subprocess.Popen[bytes], request: bytes, seconds: float, pool: Processes
-) -> tuple[Frame | None, bool]:
-    """The answer to `request` (None if the process died), and whether time ran out.
+def launch(command: Sequence[str], stderr: int) -> subprocess.Popen[bytes]:
+    """Start a worker with pipes, this process's import path and single-threaded libraries.
 
-    The process is killed when time runs out, even if its answer has arrived by then.
+    Raises BlissError where the system refuses.
     """
-    with pool.lock:
-        pool.deadlines[process] = time.monotonic() + seconds
-    frame = exchange(process, request)
-    with pool.lock:
-        return frame, pool.deadlines.pop(process, None) is None
-
-
-def decode_one(
-    process: subprocess.Popen[bytes], item: ImageItem, asked: Asked, pool: Processes
-) -> tuple[Outcome, bool]:
-    """The outcome of one image, and whether the process can be used for another."""
+    folders = [os.path.abspath(entry) for entry in sys.path if os.path.exists(entry or os.curdir)]
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     try:
-        data = item.data() if callable(item.data) else item.data
-        content = item.file if data is None else data
-        assert content is not None, "a skipped item was to be decoded"
-        settings = (asked.preprocessing, asked.limits)
-        if asked.known is not nothing_known:
-            found = _ask(process, item.row, request_bytes(content, *settings, True), asked, pool)
-            if not isinstance(found[0], Recognised) or asked.known(found[0].sha256):
-                return found
-        return _ask(process, item.row, request_bytes(content, *settings), asked, pool)
-    except UnicodeEncodeError:
-        return Undecodable(item.row, "the file name is not valid on this system"), True
-    except FileNotFoundError:
-        return Undecodable(item.row, "the file does not exist"), True
-    except PermissionError:
-        return Undecodable(item.row, "there is no permission to read the file"), True
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders), **single},
+        )
+    except OSError as error:
+        raise BlissError(
+            f"the image decoder process could not be started ({error.strerror or error})",
+            f"permission and memory to run {command[0] or 'Python'}",
+            "Use fewer workers, or raise the limit on processes",
+        ) from error
 
 
-def _ask(
-    process: subprocess.Popen[bytes], row: int, request: bytes, asked: Asked, pool: Processes
-) -> tuple[Outcome, bool]:
-    """The outcome of one request, and whether the process can be used for another."""
-    seconds = asked.limits.seconds
-    frame, expired = exchange_in_time(process, request, seconds, pool)
-    if frame is not None:
-        return _outcome(row, *frame), not expired
-    if expired:
-        return Undecodable(row, f"decoding took longer than {seconds:g} s"), False
-    return Undecodable(row, f"the decoder process died ({cause_of_death(process)})"), False
+def exchange(process: subprocess.Popen[bytes], request: bytes) -> Frame | None:
+    """Write `request` and read one frame; None if the worker died or sent something else."""
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(request)
+        process.stdin.flush()
+        return read_frame(process.stdout)
+    except (OSError, ValueError):
+        return None
 
 
-def _outcome(row: int, header: dict[str, object], payload: bytearray) -> Outcome:
-    if "reason" in header:
-        return Undecodable(row, str(header["reason"]))
-    if "shape" not in header:
-        return Recognised(row, str(header["sha256"]))
-    shape = header["shape"]
-    assert isinstance(shape, list)
-    pixels = np.frombuffer(payload, dtype=np.uint8).reshape(shape)
-    return Decoded(row, pixels, str(header["sha256"]), bool(header["exif_rotated"]))
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill and reap a worker and close its pipes."""
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, on a lost network drive
+        process.wait(timeout=END_SECONDS)
+    for stream in (process.stdin, process.stdout):
+        with suppress(OSError):  # bytes that can no longer be delivered
+            if stream is not None:
+                stream.close()
 
 
-def _last_words() -> str:
-    """The last line a starting process writes to stderr, for the error message."""
+def cause_of_death(process: subprocess.Popen[bytes]) -> str:
+    """How a worker that sent no response ended: its signal or its exit status."""
+    try:
+        code = process.wait(timeout=END_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "it sent an invalid response"
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _last_error_line() -> str:
+    """The last line that a starting worker writes to stderr."""
     process = launch(WORKER_COMMAND, subprocess.PIPE)
     try:
         _, stderr = process.communicate(timeout=END_SECONDS)
@@ -227,11 +323,6 @@ def _last_words() -> str:
         _, stderr = process.communicate()
     lines = stderr.decode("utf-8", "replace").strip().splitlines()
     return lines[-1][:200] if lines else "it wrote no error"
-
-
-READ_AHEAD_BYTES = 32 << 20
-"""Encoded images from archives and tables that may wait for a decoder, and one more."""
-WAIT_SECONDS = 0.25
 
 
 class _Task(NamedTuple):
@@ -243,154 +334,114 @@ class _Finished:
     """Stands behind the last outcome."""
 
 
-@dataclass
-class _Flow:
-    """How far the reading thread is ahead; `changed` guards the rest."""
-
-    window: int
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    taken: int = 0
-    """Outcomes that the caller has taken or waits for."""
-    waiting_bytes: int = 0
-
-
-@dataclass(frozen=True)
 class _Pool:
-    """What the threads of one `decode_images` call share."""
+    """The state that the threads of one `decode_images` call share."""
 
-    asked: Asked
-    flow: _Flow
-    tasks: SimpleQueue[_Task | None] = field(default_factory=SimpleQueue)
-    results: SimpleQueue[tuple[int, Outcome | BaseException | _Finished]] = field(
-        default_factory=SimpleQueue
-    )
-    processes: Processes = field(default_factory=Processes)
+    def __init__(self, settings: DecodeSettings, window: int) -> None:
+        self.settings, self.window = settings, window
+        self.tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self.results: SimpleQueue[tuple[int, Outcome | BaseException | _Finished]] = SimpleQueue()
+        self.processes = WorkerProcesses()
+        self.changed = threading.Condition()
+        """Guards the two counts below."""
+        self.taken = 0
+        """Outcomes that the caller has taken."""
+        self.waiting_bytes = 0
 
+    def outcomes(self, items: Iterable[ImageItem], workers: int) -> Iterator[Outcome]:
+        """An outcome for each item, in order."""
+        threads = [threading.Thread(target=self._read, args=(items,), daemon=True)]
+        threads += [threading.Thread(target=self._decode, daemon=True) for _ in range(workers)]
 
-def default_workers() -> int:
-    """As many worker processes as this process may use cores, at least 1 and at most 8."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return max(1, min(8, len(affinity(0)) if affinity else os.cpu_count() or 1))
+        def stop() -> None:
+            self._stop(threads)
 
+        atexit.register(stop)  # for an iterator that is neither exhausted nor closed
+        try:
+            for thread in threads:
+                thread.start()
+            arrived: dict[int, Any] = {}
+            for position in itertools.count():
+                while position not in arrived:
+                    with suppress(Empty):  # polls, so that Ctrl-C is always noticed
+                        number, outcome = self.results.get(timeout=POLL_SECONDS)
+                        arrived[number] = outcome
+                outcome = arrived.pop(position)
+                if isinstance(outcome, _Finished):
+                    return
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+                with self.changed:
+                    self.taken = position + 1
+                    self.changed.notify_all()
+        finally:
+            stop()
+            atexit.unregister(stop)
 
-def look_ahead(workers: int) -> int:
-    """How many images may be under way or waiting at once: the bound on memory."""
-    return 4 * workers + 4
-
-
-def decode_images(
-    items: Iterable[ImageItem],
-    preprocessing: Preprocessing,
-    limits: DecodingLimits,
-    workers: int | None = None,
-    ahead: int = 0,
-    known: Known = nothing_known,
-) -> Iterator[Outcome]:
-    """Decode `items`, yielding one outcome each, in the order given.
-
-    An image that is broken, takes longer than `limits.seconds` or kills its process becomes
-    Undecodable, and the next one gets a fresh process; one whose SHA-256 is `known` is Recognised
-    and not decoded. At most `look_ahead(workers)` items, or `ahead` if that is more, and about
-    READ_AHEAD_BYTES of content are read ahead of what was yielded, by a thread of their own: a
-    caller that takes images in batches sets `ahead` to a batch, so that decoding goes on while it
-    works. Closing the iterator ends every process and thread. Raises UsageError for workers below
-    1; the iterator raises BlissError where worker processes cannot be started, and what `items`
-    raises, after the outcomes before it.
-    """
-    count = default_workers() if workers is None else workers
-    if count < 1:
-        raise UsageError(f"workers is {count}", "at least 1 decoding worker", "Ask for more")
-    flow = _Flow(max(look_ahead(count), ahead))
-    return _decode_in_order(items, _Pool(Asked(preprocessing, limits, known), flow), count)
-
-
-def _decode_in_order(items: Iterable[ImageItem], pool: _Pool, workers: int) -> Iterator[Outcome]:
-    jobs = [functools.partial(watch, pool.processes), functools.partial(_feed, pool, items)]
-    jobs += [functools.partial(_serve, pool)] * workers
-    threads = [threading.Thread(target=job, daemon=True) for job in jobs]
-    stop = functools.partial(shut_down, pool.processes, pool.flow.changed, pool.tasks, threads)
-    atexit.register(stop)  # for an iterator that is neither used up nor closed
-    try:
+    def _stop(self, threads: Sequence[threading.Thread]) -> None:
+        """End all workers and threads now; calling it again does nothing."""
+        self.processes.stop()
+        with self.changed:
+            self.changed.notify_all()
+        with suppress(Empty):
+            while True:
+                self.tasks.get_nowait()
+        for _ in threads:
+            self.tasks.put(None)
         for thread in threads:
-            thread.start()
-        arrived: dict[int, Outcome | BaseException | _Finished] = {}
-        for position in itertools.count():
-            while position not in arrived:
-                with contextlib.suppress(Empty):  # not for long, so that Ctrl-C is always noticed
-                    number, outcome = pool.results.get(timeout=WAIT_SECONDS)
-                    arrived[number] = outcome
-            outcome = arrived.pop(position)
-            if isinstance(outcome, _Finished):
-                return
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
-            with pool.flow.changed:
-                pool.flow.taken = position + 1
-                pool.flow.changed.notify_all()
-    finally:
-        stop()
-        atexit.unregister(stop)
+            if thread.is_alive():
+                thread.join(timeout=2 * END_SECONDS)
 
+    def _read(self, items: Iterable[ImageItem]) -> None:
+        """Read items while there is room for them; the last result says how it ended."""
+        position = 0
+        source = iter(items)
+        try:
+            while self._wait_for_room(position) and (item := next(source, None)) is not None:
+                if item.problem:
+                    self.results.put((position, Undecodable(item.row, item.problem)))
+                else:
+                    with self.changed:
+                        self.waiting_bytes += _size(item)
+                    self.tasks.put(_Task(position, item))
+                position += 1
+            self.results.put((position, _Finished()))
+        except BaseException as error:
+            self.results.put((position, error))
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
 
-def _feed(pool: _Pool, items: Iterable[ImageItem]) -> None:
-    """Read items while there is room for them; the last result says how it ended."""
-    position = 0
-    source = iter(items)
-    try:
-        while _wait_for_room(pool, position) and (item := next(source, None)) is not None:
-            if item.problem:
-                pool.results.put((position, Undecodable(item.row, item.problem)))
-            else:
-                with pool.flow.changed:
-                    pool.flow.waiting_bytes += _size(item)
-                pool.tasks.put(_Task(position, item))
-            position += 1
-        pool.results.put((position, _Finished()))
-    except BaseException as error:
-        pool.results.put((position, error))
-    finally:
-        close = getattr(source, "close", None)
-        if close is not None:
-            close()
+    def _wait_for_room(self, position: int) -> bool:
+        """Wait until an item may be read; False where the pool stops."""
+        stopping = self.processes.stopping
 
+        def has_room() -> bool:
+            few = position - self.taken < self.window and self.waiting_bytes < READ_AHEAD_BYTES
+            return few or stopping.is_set()
 
-def _wait_for_room(pool: _Pool, position: int) -> bool:
-    """Wait until an item may be read; False where the pool stops."""
-    flow = pool.flow
-    with flow.changed:
-        flow.changed.wait_for(
-            lambda: (
-                pool.processes.stopping.is_set()
-                or (position - flow.taken < flow.window and flow.waiting_bytes < READ_AHEAD_BYTES)
-            )
-        )
-    return not pool.processes.stopping.is_set()
+        with self.changed:
+            self.changed.wait_for(has_room)
+        return not stopping.is_set()
+
+    def _decode(self) -> None:
+        """Decode tasks in one worker until there are none."""
+        task: _Task | None = None
+        with Decoder(self.processes) as decoder, suppress(PoolStopped):
+            try:
+                while (task := self.tasks.get()) is not None:
+                    outcome = decoder.decode(task.item, self.settings)
+                    with self.changed:
+                        self.waiting_bytes -= _size(task.item)
+                        self.changed.notify_all()
+                    self.results.put((task.position, outcome))
+            except PoolStopped:
+                raise
+            except BaseException as error:
+                self.results.put((task.position if task else -1, error))
 
 
 def _size(item: ImageItem) -> int:
     return len(item.data) if isinstance(item.data, bytes) else 0
-
-
-def _serve(pool: _Pool) -> None:
-    """Decode tasks in one process of our own until there are none."""
-    process: subprocess.Popen[bytes] | None = None
-    task: _Task | None = None
-    try:
-        while (task := pool.tasks.get()) is not None:
-            process = process or start_process(pool.processes)
-            outcome, usable = decode_one(process, task.item, pool.asked, pool.processes)
-            if not usable:
-                end_process(process, pool.processes)
-                process = None
-            with pool.flow.changed:
-                pool.flow.waiting_bytes -= _size(task.item)
-                pool.flow.changed.notify_all()
-            pool.results.put((task.position, outcome))
-    except Stopped:
-        pass
-    except BaseException as error:
-        pool.results.put((task.position if task else -1, error))
-    finally:
-        if process is not None:
-            end_process(process, pool.processes)

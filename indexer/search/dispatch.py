@@ -1,4 +1,4 @@
-"""From an index's manifest and a caller's choice to the function that searches it."""
+"""From an index's manifest and a caller's choice to the plan and the searcher."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ...artefacts import read_manifest
 from ...errors import UsageError
 from ..store.addresses import folder_of
 from ..store.folder import HOW_TO_BUILD, KIND
-from ..store.vectors import open_stored_vectors
-from ..vectors.nearest import Hits, Search, Vectors
-from ..vectors.rows import exact_search
-from .approximate import Exact, Structure, search_with
-from .gpu import exact_on, open_gpus, structure_on
+from ..store.vectors import IndexRows
+from ..vectors.rows import SelectedRows
+from ..vectors.unit_rows import Rows
+from .gpu import Gpus, GpuStructureSource, HoldingSearcher, StreamingSearcher, open_gpus
 from .install import MadeStructure
 from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers
 from .plan import Machine, Plan, Task, plan_search, this_machine
+from .searchers import ExactSearcher, Searcher, StructureSearcher
 from .structures import (
+    FaissStructure,
     how_to_make_again,
     library,
     open_structure,
     read_structure,
     stored_kind,
-    structure_of,
 )
 
 
@@ -85,34 +85,31 @@ def task_of(folder: Path, manifest: Mapping[str, Any], choice: SearchChoice) -> 
     )
 
 
-def search_of(
-    folder: Path, manifest: Mapping[str, Any], vectors: Vectors, choice: SearchChoice, plan: Plan
-) -> Search:
-    """The search of an index by plan; nothing is read before the first query."""
+def searcher_of(
+    folder: Path, manifest: Mapping[str, Any], rows: IndexRows, choice: SearchChoice, plan: Plan
+) -> Searcher:
+    """The searcher of an index by plan; nothing is read before the first query."""
     kind = None if choice.kind == EXACT else stored_kind(folder, manifest)
-    exact: Exact = exact_search
-    numbers, gpus = gpu_numbers(choice.device), None
-    if numbers is not None:
-        gpus = open_gpus(library(), numbers, plan)
-        exact = exact_on(gpus, held=kind is None and plan.placement in ("gpu", "gpu-shards"))
+    numbers = gpu_numbers(choice.device)
+    gpus = None if numbers is None else open_gpus(library(), numbers, plan)
     if kind is None:
-        return lambda queries, k, kept: exact(vectors, queries, k, kept)
-    load = open_structure(folder, manifest, choice.parameters)
-    newer = open_stored_vectors(folder, manifest, start=manifest["search"]["rows"])
-    placed: list[Structure] = []
-
-    def find(queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
-        if not placed:
-            placed.append(load() if gpus is None else structure_on(gpus, load()))
-        return search_with(placed[0], vectors, newer, queries, k, kept)
-
-    return find
+        if gpus is not None and plan.placement in ("gpu", "gpu-shards"):
+            return HoldingSearcher(gpus, rows)
+        return _exact(gpus, rows)
+    stored = open_structure(folder, manifest, kind, choice.parameters)
+    newer = IndexRows(folder, manifest, start=manifest["search"]["rows"])
+    source = stored if gpus is None else GpuStructureSource(gpus, stored)
+    return StructureSearcher(source, _exact(gpus, rows), _exact(gpus, newer))
 
 
-def search_through(vectors: Vectors, made: MadeStructure, parameters: Mapping[str, int]) -> Search:
-    """The search of all `vectors` through a structure that was made and not installed."""
+def _exact(gpus: Gpus | None, rows: Rows) -> Searcher:
+    return ExactSearcher(rows) if gpus is None else StreamingSearcher(gpus, rows)
+
+
+def made_searcher(rows: Rows, made: MadeStructure, parameters: Mapping[str, int]) -> Searcher:
+    """A searcher of all `rows` through a structure that was made and not installed."""
     chosen = check_parameters(made.kind, parameters)
-    read = read_structure(made.path, how_to_make_again(made.path, made.kind.name))
-    structure = structure_of(read, made.kind, chosen)
-    none = Vectors(0, lambda: iter(()), vectors.fetch)
-    return lambda queries, k, kept: search_with(structure, vectors, none, queries, k, kept)
+    index = read_structure(made.path, how_to_make_again(made.path, made.kind.name))
+    structure = FaissStructure(index, made.kind, chosen)
+    nothing = SelectedRows(rows, np.zeros(0, np.int64))
+    return StructureSearcher(structure, ExactSearcher(rows), ExactSearcher(nothing))

@@ -1,27 +1,29 @@
-"""Search on GPUs: exact over fp16 vectors that lie there or are streamed, or through a structure.
+"""Search on GPUs: exact over fp16 vectors that are held there or streamed, or by a structure.
 
-FAISS's module is given, so that tests can give another one. A GPU multiplies in fp16; it proposes
-more rows than are asked for, and their similarities are computed again on the CPU in float64. The
-proof that none is missing allows for the rounding; a query that cannot be proved from the most
-rows a GPU selects is finished by a scan on the CPU.
+FAISS's module is passed in, so that tests can replace it. A GPU multiplies in fp16: it proposes
+more rows than k, and their similarities are computed again on the CPU in float64. The bound on the
+error of its products allows for the rounding; a query that is uncertain even with the most rows a
+GPU selects is searched by a scan on the CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ..vectors.nearest import Hits, Reach, Vectors, certain_hits, check_k
-from ..vectors.rows import exact_search, select_vectors
-from .approximate import Exact, Structure
+from ..store.vectors import IndexRows
+from ..vectors.nearest import Hits, certain_hits, check_k
+from ..vectors.rows import SelectedRows, select_blocks
+from ..vectors.unit_rows import Blocks, Rows, blocks_of, slices
 from .plan import Plan
-from .structures import drop_unselected, reason
+from .searchers import ExactSearcher
+from .structures import FaissStructure, StoredStructure, drop_unselected, reason
 
 MOST_SELECTED = 2048
 """FAISS selects no more rows of a query on a GPU, and probes no more lists."""
@@ -68,87 +70,131 @@ def open_gpus(faiss: Any, numbers: tuple[int, ...], plan: Plan) -> Gpus:
     return Gpus(faiss, numbers or tuple(range(visible)), plan)
 
 
-def exact_on(gpus: Gpus, held: bool) -> Exact:
-    """Exact search on GPUs; `held`: what is searched is put there once, and not streamed."""
-    placed: list[tuple[Vectors, Any]] = []
+class StreamingSearcher:
+    """Exact search of `rows` on the first GPU, to which their blocks are sent for every search."""
 
-    def find(vectors: Vectors, queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
-        check_k(k, vectors.count if kept is None else len(kept))
-        if k > MOST_SELECTED:
-            raise UsageError(
-                f"k = {k:,} was asked of a search on a GPU",
-                f"{MOST_SELECTED:,} or less, the most FAISS selects there",
-                "Pass --search-device cpu",
-            )
+    def __init__(self, gpus: Gpus, rows: Rows) -> None:
+        self.gpus, self.rows = gpus, rows
+
+    def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
+        """See `Searcher`; UsageError for a k that FAISS cannot select on a GPU."""
+        _check_k(k, self.rows, live)
         queries = np.ascontiguousarray(queries, np.float32)
-        if not held:
-            return _streamed(gpus, vectors, queries, k, kept)
-        index = next((index for of, index in placed if of is vectors), None)
-        if index is None:
-            index = place_vectors(gpus, vectors)
-            placed.append((vectors, index))
-        shown = None if kept is None else _mask(vectors.count, kept)
+        texts = self.rows if live is None else SelectedRows(self.rows, live)
+        hits, uncertain = certain_hits(queries, texts, k, StreamScan(self.gpus, texts, k))
+        if uncertain.size:
+            _fill(hits, uncertain, ExactSearcher(texts).search(queries[uncertain], k))
+        return hits if live is None else Hits(hits.similarity, live[hits.rows])
 
-        def scan(some: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-            with gpu_errors():
-                rough, rows = index.search(some, wanted)
-            return rough, rows if shown is None else np.where(shown[rows], rows, -1)
 
-        hits, unsure = certain_hits(queries, vectors, k, scan, _reach(queries, vectors, k))
-        if unsure.size:
-            rest = _streamed(gpus, vectors, queries[unsure], k, kept)
-            hits.similarity[unsure], hits.rows[unsure] = rest.similarity, rest.rows
+class HoldingSearcher:
+    """Exact search of `rows`, which are put on the GPUs at the first search and stay there."""
+
+    def __init__(self, gpus: Gpus, rows: Rows) -> None:
+        self.gpus, self.rows = gpus, rows
+
+    @cached_property
+    def index(self) -> Any:
+        """FAISS's index of the rows on the GPUs."""
+        return place_vectors(self.gpus, self.rows)
+
+    def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
+        """See `Searcher`; UsageError for a k that FAISS cannot select on a GPU."""
+        _check_k(k, self.rows, live)
+        queries = np.ascontiguousarray(queries, np.float32)
+        scanner = HeldScan(self.index, len(self.rows), k, live)
+        hits, uncertain = certain_hits(queries, self.rows, k, scanner)
+        if uncertain.size:
+            rest = StreamingSearcher(self.gpus, self.rows).search(queries[uncertain], k, live)
+            _fill(hits, uncertain, rest)
         return hits
 
-    return find
+
+class GpuScan:
+    """What scans on a GPU have in common: how many rows they select, and their error."""
+
+    def __init__(self, count: int, k: int) -> None:
+        self.most = min(count, MOST_SELECTED)
+        self.first = min(max(FIRST_SELECTED, 2 * k), self.most)
+
+    def error(self, queries: np.ndarray) -> np.ndarray:
+        """float [n]: what rounding a query and the texts to fp16 can change a product by."""
+        halved = queries.astype(np.float16).astype(np.float32)
+        return np.linalg.norm(queries - halved, axis=1) + ROW_ERROR
 
 
-def _streamed(
-    gpus: Gpus, vectors: Vectors, queries: np.ndarray, k: int, kept: np.ndarray | None
-) -> Hits:
-    """Exact hits by sending every block through the first GPU."""
-    faiss, number = gpus.faiss, gpus.numbers[0]
-    chosen = vectors if kept is None else select_vectors(vectors, kept)
-    blocks = chosen.stored or chosen.blocks
-    limit = max(gpus.plan.gpu // 2, 64 << 20)
+class HeldScan(GpuScan):
+    """A search of the vectors that lie on the GPUs; rows that are not `live` are dropped."""
 
-    def scan(some: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        halves = some.astype(np.float16)
-        merged = faiss.ResultHeap(len(some), wanted, keep_max=True)
-        for first, block in blocks():
+    def __init__(self, index: Any, count: int, k: int, live: np.ndarray | None) -> None:
+        super().__init__(count, k)
+        self.index, self.shown = index, None
+        if live is not None:
+            self.shown = np.zeros(count + 1, bool)  # the last for row -1, none
+            self.shown[live] = True
+
+    def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scanner`."""
+        with gpu_errors():
+            rough, rows = self.index.search(queries, wanted)
+        return rough, rows if self.shown is None else np.where(self.shown[rows], rows, -1)
+
+
+class StreamScan(GpuScan):
+    """A search of each block of `texts` in turn, sent to the first GPU."""
+
+    def __init__(self, gpus: Gpus, texts: Rows, k: int) -> None:
+        super().__init__(len(texts), k)
+        self.gpus, self.texts = gpus, texts
+
+    def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scanner`."""
+        faiss, number = self.gpus.faiss, self.gpus.numbers[0]
+        halves = queries.astype(np.float16)
+        merged = faiss.ResultHeap(len(queries), wanted, keep_max=True)
+        for first, block in _stored_blocks(self.texts):
             with gpu_errors():
                 rough, rows = faiss.knn_gpu(
-                    gpus.resource(number),
+                    self.gpus.resource(number),
                     halves,
                     np.ascontiguousarray(block, np.float16),
                     min(wanted, len(block)),
                     metric=faiss.METRIC_INNER_PRODUCT,
                     device=number,
-                    vectorsMemoryLimit=limit,
+                    vectorsMemoryLimit=max(self.gpus.plan.gpu // 2, 64 << 20),
                     queriesMemoryLimit=QUERY_BYTES,
                 )
             merged.add_result(rough, rows + first)
         merged.finalize()
         return merged.D, merged.I
 
-    hits, unsure = certain_hits(queries, chosen, k, scan, _reach(queries, chosen, k))
-    if unsure.size:
-        rest = exact_search(chosen, queries[unsure], k, None)
-        hits.similarity[unsure], hits.rows[unsure] = rest.similarity, rest.rows
-    return hits if kept is None else Hits(hits.similarity, kept[hits.rows])
+
+def _stored_blocks(texts: Rows) -> Blocks:
+    """Blocks of texts as they are stored, where they are: they go to the GPU in fp16 anyway."""
+    if isinstance(texts, SelectedRows):
+        return select_blocks(_stored_blocks(texts.rows), texts.chosen)
+    return texts.stored_blocks() if isinstance(texts, IndexRows) else blocks_of(texts)
 
 
-def _reach(queries: np.ndarray, vectors: Vectors, k: int) -> Reach:
-    most = min(vectors.count, MOST_SELECTED)
-    halved = queries.astype(np.float16).astype(np.float32)
-    error = np.linalg.norm(queries - halved, axis=1) + ROW_ERROR
-    return Reach(min(max(FIRST_SELECTED, 2 * k), most), most, error)
+def _check_k(k: int, rows: Rows, live: np.ndarray | None) -> None:
+    check_k(k, len(rows) if live is None else len(live))
+    if k > MOST_SELECTED:
+        raise UsageError(
+            f"k = {k:,} was asked of a search on a GPU",
+            f"{MOST_SELECTED:,} or less, the most FAISS selects there",
+            "Pass --search-device cpu",
+        )
 
 
-def place_vectors(gpus: Gpus, vectors: Vectors) -> Any:
+def _fill(hits: Hits, queries: np.ndarray, rest: Hits) -> None:
+    """Put the hits of the queries int64 [u] in their place."""
+    hits.similarity[queries], hits.rows[queries] = rest.similarity, rest.rows
+
+
+def place_vectors(gpus: Gpus, vectors: Rows) -> Any:
     """A FAISS index of all vectors in fp16: on each GPU, or spread over them in row order."""
     faiss = gpus.faiss
-    dimension = vectors.fetch(np.zeros(1, np.int64)).shape[1]
+    dimension = vectors[np.zeros(1, np.int64)].shape[1]
     each = []
     with gpu_errors():
         for number in gpus.numbers:
@@ -156,12 +202,17 @@ def place_vectors(gpus: Gpus, vectors: Vectors) -> Any:
             config.useFloat16, config.device = True, number
             each.append(faiss.GpuIndexFlatIP(gpus.resource(number), dimension, config))
         spread = gpus.plan.placement == "gpu-shards"
-        share = -(-vectors.count // len(each)) if spread else vectors.count
-        for first, block in vectors.blocks():
-            for start in range(0, len(block), ADDED_AT_ONCE):
-                piece = block[start : start + ADDED_AT_ONCE]
-                for index, some in _destined(each, first + start, piece, share, spread):
-                    index.add(np.ascontiguousarray(some))
+        share = -(-len(vectors) // len(each)) if spread else len(vectors)
+        for first, block in blocks_of(vectors):
+            for some in slices(len(block), ADDED_AT_ONCE):
+                start, batch = first + some.start, block[some]
+                for number, index in enumerate(each):
+                    here = slice(0, len(batch))
+                    if spread:  # the rows of this GPU's share
+                        low, high = number * share - start, (number + 1) * share - start
+                        here = slice(max(0, low), max(0, high))
+                    if len(batch[here]):
+                        index.add(np.ascontiguousarray(batch[here]))
         if len(each) == 1:
             return each[0]
         if spread:
@@ -175,73 +226,66 @@ def place_vectors(gpus: Gpus, vectors: Vectors) -> Any:
         return joined
 
 
-def _destined(
-    each: list[Any], first: int, piece: np.ndarray, share: int, spread: bool
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """Which index takes which rows of a piece: all of them all, or each the rows of its share."""
-    for number, index in enumerate(each):
-        if not spread:
-            yield index, piece
-            continue
-        some = piece[max(0, number * share - first) : max(0, (number + 1) * share - first)]
-        if len(some):
-            yield index, some
+@dataclass(frozen=True)
+class GpuStructureSource:
+    """A structure that is loaded and then moved to the GPUs."""
+
+    gpus: Gpus
+    stored: StoredStructure
+
+    def load(self) -> GpuStructure:
+        """Errors as of `StoredStructure.load`; BlissError where the GPUs have no room for it."""
+        return GpuStructure(self.gpus, self.stored.load())
 
 
-def structure_on(gpus: Gpus, structure: Structure) -> Structure:
-    """A structure moved to the GPUs in fp16, whole on each or spread over them."""
+class GpuStructure:
+    """A structure on the GPUs in fp16, whole on each or spread over them (see `Structure`)."""
+
+    selects = False
+
+    def __init__(self, gpus: Gpus, structure: FaissStructure) -> None:
+        self.faiss = gpus.faiss
+        self.rows, self.parameters = structure.rows, structure.parameters
+        self.lists = min(structure.lists, MOST_SELECTED)
+        self.most = min(structure.most, MOST_SELECTED)
+        self.index = _moved(gpus, structure.index)
+
+    def propose(
+        self,
+        queries: np.ndarray,
+        wanted: int,
+        parameters: Mapping[str, int],
+        selected: np.ndarray | None,
+    ) -> np.ndarray:
+        """See `Structure`; a GPU takes no selection, so rows that are not selected are dropped."""
+        with gpu_errors():
+            if "nprobe" in parameters:
+                probes = min(parameters["nprobe"], MOST_SELECTED)
+                space = self.faiss.GpuParameterSpace()
+                space.set_index_parameter(self.index, "nprobe", probes)
+            _, rows = self.index.search(queries, wanted)
+        return rows if selected is None else drop_unselected(rows, selected)
+
+
+def _moved(gpus: Gpus, index: Any) -> Any:
+    """A FAISS index of the CPU on the GPUs."""
     faiss = gpus.faiss
     with gpu_errors():
         if len(gpus.numbers) == 1:
             options = faiss.GpuClonerOptions()
             options.useFloat16 = True
             number = gpus.numbers[0]
-            moved = faiss.index_cpu_to_gpu(gpus.resource(number), number, structure.held, options)
-        else:
-            options = faiss.GpuMultipleClonerOptions()
-            options.useFloat16 = True
-            options.shard = gpus.plan.placement == "gpu-shards"
-            resources = [gpus.resource(number) for number in gpus.numbers]
-            moved = faiss.index_cpu_to_gpu_multiple_py(
-                resources, structure.held, options, list(gpus.numbers)
-            )
-    return replace(
-        structure,
-        lists=min(structure.lists, MOST_SELECTED),
-        most=min(structure.most, MOST_SELECTED),
-        selects=False,
-        propose=partial(_propose, faiss, moved),
-        exact=exact_on(gpus, held=False),
-    )
-
-
-def _propose(
-    faiss: Any,
-    moved: Any,
-    queries: np.ndarray,
-    wanted: int,
-    parameters: Mapping[str, int],
-    selected: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `search_structure`; a GPU takes no selection, so what is not selected is dropped."""
-    with gpu_errors():
-        if "nprobe" in parameters:
-            probes = min(parameters["nprobe"], MOST_SELECTED)
-            faiss.GpuParameterSpace().set_index_parameter(moved, "nprobe", probes)
-        rough, rows = moved.search(queries, wanted)
-    return rough, rows if selected is None else drop_unselected(rows, selected)
-
-
-def _mask(count: int, kept: np.ndarray) -> np.ndarray:
-    """bool [count + 1]: the rows of `kept`; the last is for row -1, none."""
-    shown = np.zeros(count + 1, bool)
-    shown[kept] = True
-    return shown
+            return faiss.index_cpu_to_gpu(gpus.resource(number), number, index, options)
+        options = faiss.GpuMultipleClonerOptions()
+        options.useFloat16 = True
+        options.shard = gpus.plan.placement == "gpu-shards"
+        resources = [gpus.resource(number) for number in gpus.numbers]
+        return faiss.index_cpu_to_gpu_multiple_py(resources, index, options, list(gpus.numbers))
 
 
 @contextmanager
 def gpu_errors() -> Iterator[None]:
-    """What FAISS complains of on a GPU, as an error that says what else can be done."""
+    """Turn errors of FAISS on a GPU into a BlissError that says what to do instead."""
     try:
         yield
     except RuntimeError as error:

@@ -1,85 +1,267 @@
-"""A caption index that can be searched: M live captions with their vectors and where they are from.
+"""Caption indexes: M captions with their vectors and origins, numbered 0..M - 1 and searchable.
 
-An index is opened from one folder by `open_index`, or joined from several by `join_indexes`; some
-of its rows can be hidden by `without_rows`. Whoever uses one sees rows 0..M - 1 only.
-
-Several caption indexes searched as one: their rows follow one another, their hits are merged.
+`CaptionIndex` is what everybody else uses. `open_index` opens one folder (`FolderIndex`),
+`join_indexes` makes one of several (`JoinedIndex`); `index.without(rows)` hides some of the rows
+of either. Rows that were removed from a folder, or are hidden, have no number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ...artefacts import read_manifest
 from ...errors import BlissError, UsageError
-from ..encode.encoder import check_same_model
+from ..encode.encoder import Encoder, check_same_model
 from ..store.addresses import folder_of
 from ..store.folder import HOW_TO_BUILD, KIND
-from ..store.parts import open_captions, read_captions
+from ..store.parts import StoredCaptions
 from ..store.removed import live_rows
-from ..store.vectors import open_stored_vectors
-from ..vectors.nearest import Hits, Search, Vectors, check_k
-from ..vectors.rows import merge_hits, remaining, renumbered, select_vectors
-from .dispatch import plan_for, search_of, search_through
+from ..store.vectors import IndexRows
+from ..vectors.nearest import Hits, check_k, merge_hits
+from ..vectors.rows import JoinedRows, SelectedRows, by_part, part_starts, remaining
+from ..vectors.unit_rows import Rows, slices
+from .dispatch import made_searcher, plan_for, searcher_of
 from .install import MadeStructure
 from .kinds import OWN, SearchChoice
+from .searchers import Searcher
 
 CAPTIONS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where some rows of an index are from."""
+    """Where a caption is from."""
 
     index: str
-    """The folder."""
+    """The folder or address of its index."""
     source: str
     licence: str | None
 
 
-@dataclass(frozen=True)
-class CaptionIndex:
-    """M live captions among the stored ones; see the module."""
-
-    folder: Path
-    """Its folder; of several joined ones the first."""
-    manifest: Mapping[str, Any]
-    stored: Vectors
-    """All stored rows."""
-    live: np.ndarray | None
-    """int64 [M], ascending, the stored row of each live one; None: they are the same."""
-    captions: Callable[[np.ndarray], list[str]]
-    """Stored rows int64 [u] -> their captions."""
-    origins: Sequence[tuple[int, Origin]]
-    """(first stored row, origin) of each source, ascending; a source without rows is left out."""
-    find: Search
+class CaptionIndex(Protocol):
+    """M captions that can be searched."""
 
     @property
-    def vectors(self) -> Vectors:
-        """The live rows."""
-        return self.stored if self.live is None else select_vectors(self.stored, self.live)
+    def folder(self) -> Path:
+        """Its folder; of several joined ones the first."""
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What its folder says of it; of joined ones what all say together."""
+
+    @property
+    def vectors(self) -> Rows:
+        """M unit rows."""
+
+    @property
+    def live(self) -> np.ndarray | None:
+        """int64 [M], ascending, the stored row of each caption; None where all rows are live."""
+
+    @property
+    def stored_count(self) -> int:
+        """How many rows are stored, live or not."""
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        """The sources that have rows, in the order of their rows."""
+
+    def nearest(self, queries: np.ndarray, k: int) -> Hits:
+        """The hits of `search`, which checks what it is given before it calls this."""
+
+    def captions_of(self, rows: np.ndarray) -> list[str]:
+        """The captions of rows int64 [u]; BlissError where a file is missing or has changed."""
+
+    def origins_of(self, rows: np.ndarray) -> list[Origin]:
+        """Where each of rows int64 [u] is from."""
+
+    def without(self, hidden: np.ndarray) -> CaptionIndex:
+        """The same index without rows `hidden` int64 [u]; the others are renumbered."""
 
     @property
     def count(self) -> int:
         """M."""
-        return self.stored.count if self.live is None else len(self.live)
 
     @property
     def model(self) -> Mapping[str, Any]:
         """The facts of the model its vectors come from."""
-        return self.manifest["model"]
 
 
-def open_index(folder: str | Path, choice: SearchChoice = OWN) -> CaptionIndex:
-    """Open a finished index; vectors are memory-mapped and read at the first search.
+def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
+    """The k captions nearest to each unit row of `queries` [n, d].
+
+    Similarities are exact relative to the stored vectors, upcast to float32 and renormalised; so
+    are the rows, unless the index has an approximate kind of search. Raises UsageError when k is
+    not between 1 and M, BlissError for queries of another dimension.
+    """
+    if queries.shape[1] != index.model["dimension"]:
+        raise BlissError(
+            f"queries of {queries.shape[1]} dimensions were given",
+            f"{index.model['dimension']} dimensions, as {index.folder} has",
+            "Embed both with the same model",
+        )
+    check_k(k, index.count)
+    return index.nearest(queries, k)
+
+
+@dataclass(frozen=True)
+class FolderIndex:
+    """The index in one folder."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    stored: Rows
+    """All stored rows."""
+    live: np.ndarray | None
+    captions: StoredCaptions
+    origins: Sequence[Origin]
+    first_rows: np.ndarray
+    """int64 [origins], the first stored row of each origin."""
+    searcher: Searcher
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return len(self.stored) if self.live is None else len(self.live)
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The facts of its model."""
+        model: Mapping[str, Any] = self.manifest["model"]
+        return model
+
+    @property
+    def vectors(self) -> Rows:
+        """The live rows."""
+        return self.stored if self.live is None else SelectedRows(self.stored, self.live)
+
+    @property
+    def stored_count(self) -> int:
+        """How many rows are stored."""
+        return len(self.stored)
+
+    def nearest(self, queries: np.ndarray, k: int) -> Hits:
+        """Hits among the live rows."""
+        hits = self.searcher.search(queries, k, self.live)
+        if self.live is None:
+            return hits
+        return Hits(hits.similarity, np.searchsorted(self.live, hits.rows))
+
+    def captions_of(self, rows: np.ndarray) -> list[str]:
+        """See `CaptionIndex`."""
+        return self.captions[self.stored_rows(rows)]
+
+    def origins_of(self, rows: np.ndarray) -> list[Origin]:
+        """See `CaptionIndex`."""
+        number = np.searchsorted(self.first_rows, self.stored_rows(rows), side="right") - 1
+        return [self.origins[each] for each in number]
+
+    def without(self, hidden: np.ndarray) -> FolderIndex:
+        """See `CaptionIndex`."""
+        return replace(self, live=self.stored_rows(remaining(self.count, hidden)))
+
+    def stored_rows(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [u], the stored rows of rows int64 [u]."""
+        return np.asarray(rows) if self.live is None else self.live[rows]
+
+
+@dataclass(frozen=True)
+class JoinedIndex:
+    """Several indexes searched as one: their rows follow one another, their hits are merged."""
+
+    members: tuple[CaptionIndex, ...]
+    manifest: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the first."""
+        return self.members[0].folder
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return int(self.starts[-1])
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The facts of the first's model: the others have the same."""
+        return self.members[0].model
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """int64 [members + 1], the first row of each member, and M."""
+        return part_starts(member.count for member in self.members)
+
+    @cached_property
+    def vectors(self) -> Rows:
+        """The live rows of all."""
+        return JoinedRows([member.vectors for member in self.members])
+
+    @cached_property
+    def live(self) -> np.ndarray | None:
+        """int64 [M], counting the stored rows of all members one after another."""
+        if all(member.live is None for member in self.members):
+            return None
+        found, start = [], 0
+        for member in self.members:
+            rows = np.arange(member.stored_count) if member.live is None else member.live
+            found.append(rows + start)
+            start += member.stored_count
+        return np.concatenate(found)
+
+    @property
+    def stored_count(self) -> int:
+        """How many rows all members store."""
+        return sum(member.stored_count for member in self.members)
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        """Those of every member."""
+        return [origin for member in self.members for origin in member.origins]
+
+    def nearest(self, queries: np.ndarray, k: int) -> Hits:
+        """The best of every member's hits."""
+        found = []
+        for member, start in zip(self.members, self.starts.tolist(), strict=False):
+            if member.count:
+                hits = member.nearest(queries, min(k, member.count))
+                found.append(Hits(hits.similarity, hits.rows + start))
+        return merge_hits(found, k)
+
+    def captions_of(self, rows: np.ndarray) -> list[str]:
+        """See `CaptionIndex`."""
+        found = [""] * len(rows)
+        for number, places, here in by_part(self.starts, np.asarray(rows)):
+            captions = self.members[number].captions_of(here)
+            for place, caption in zip(places.tolist(), captions, strict=True):
+                found[place] = caption
+        return found
+
+    def origins_of(self, rows: np.ndarray) -> list[Origin]:
+        """See `CaptionIndex`."""
+        found: dict[int, Origin] = {}
+        for number, places, here in by_part(self.starts, np.asarray(rows)):
+            found |= zip(places.tolist(), self.members[number].origins_of(here), strict=True)
+        return [found[place] for place in range(len(rows))]
+
+    def without(self, hidden: np.ndarray) -> JoinedIndex:
+        """See `CaptionIndex`."""
+        members = list(self.members)
+        for number, _, here in by_part(self.starts, np.asarray(hidden)):
+            members[number] = members[number].without(here)
+        return JoinedIndex(tuple(members), self.manifest)
+
+
+def open_index(folder: str | Path, choice: SearchChoice = OWN) -> FolderIndex:
+    """Open a finished index; its vectors are memory-mapped and read at the first search.
 
     One at an address (s3://, gs://, …) is first copied into the cache, if it is not there. It is
-    searched as it says itself, unless `choice` says otherwise. Raises BlissError where the
+    searched as its manifest says, unless `choice` says otherwise. Raises BlissError where the
     folder is not a finished index or its files do not fit its manifest, UsageError where it
     cannot be searched as chosen, on this machine.
     """
@@ -92,109 +274,21 @@ def open_index(folder: str | Path, choice: SearchChoice = OWN) -> CaptionIndex:
             "Restore it from a backup or build the folder again",
         )
     plan = plan_for(folder, manifest, choice)
-    if choice.kind or choice.parameters:  # whatever is kept of its answers is kept apart
-        asked = {"kind": choice.kind, "parameters": dict(choice.parameters or {})}
-        manifest = {**manifest, "searched_as": asked}
-    vectors = open_stored_vectors(folder, manifest, resident=plan.resident)
-    store = open_captions(folder, manifest)
-    return CaptionIndex(
+    if choice.kind or choice.parameters:  # cached hits of another search are not those of this one
+        chosen = {"kind": choice.kind, "parameters": dict(choice.parameters or {})}
+        manifest = {**manifest, "searched_as": chosen}
+    rows = IndexRows(folder, manifest, resident=plan.resident)
+    origins, first_rows = _origins(given, manifest)
+    return FolderIndex(
         folder,
         manifest,
-        vectors,
-        live_rows(folder, manifest, vectors.count),
-        lambda rows: read_captions(store, rows),
-        _origins(given, manifest),
-        search_of(folder, manifest, vectors, choice, plan),
+        rows,
+        live_rows(folder, manifest, len(rows)),
+        StoredCaptions(folder, manifest),
+        origins,
+        first_rows,
+        searcher_of(folder, manifest, rows, choice, plan),
     )
-
-
-def with_structure(
-    index: CaptionIndex, made: MadeStructure, parameters: Mapping[str, int]
-) -> CaptionIndex:
-    """The same index searched through a structure made over its stored rows, not installed."""
-    return replace(index, find=search_through(index.stored, made, parameters))
-
-
-def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
-    """The k captions nearest to each unit row of `queries` [n, d], in live rows.
-
-    Similarities are exact relative to the stored vectors, upcast to float32 and renormalised;
-    unless the index has an approximate kind of search, so are the rows. Raises UsageError when k
-    is not between 1 and M, BlissError for queries of another dimension.
-    """
-    if queries.shape[1] != index.model["dimension"]:
-        raise BlissError(
-            f"queries of {queries.shape[1]} dimensions were given",
-            f"{index.model['dimension']} dimensions, as {index.folder} has",
-            "Embed both with the same model",
-        )
-    check_k(k, index.count)
-    hits = index.find(queries, k, index.live)
-    return hits if index.live is None else renumbered(hits, index.live)
-
-
-def without_rows(index: CaptionIndex, hidden: np.ndarray) -> CaptionIndex:
-    """The same index with live rows `hidden` int64 [u] gone; the others are renumbered."""
-    left = remaining(index.count, hidden)
-    return replace(index, live=left if index.live is None else index.live[left])
-
-
-def stored_rows_of(index: CaptionIndex, rows: np.ndarray) -> np.ndarray:
-    """int64 [u], the stored rows of live rows."""
-    return np.asarray(rows) if index.live is None else index.live[rows]
-
-
-def captions_of(index: CaptionIndex, rows: np.ndarray) -> list[str]:
-    """The captions of index rows int64 [u]."""
-    return index.captions(stored_rows_of(index, rows))
-
-
-def origins_of(index: CaptionIndex, rows: np.ndarray) -> list[Origin]:
-    """Where each of rows int64 [u] is from."""
-    starts = [first for first, _ in index.origins]
-    number = np.searchsorted(starts, stored_rows_of(index, rows), side="right") - 1
-    return [index.origins[i][1] for i in number]
-
-
-def find_captions(index: CaptionIndex, wanted: Mapping[str, str]) -> dict[str, int]:
-    """For each key of `wanted`, the first row whose caption equals its text, where there is one.
-
-    Compared after lower-casing and turning underscores and hyphens into spaces.
-    """
-    sought: dict[str, list[str]] = {}
-    for key, text in wanted.items():
-        sought.setdefault(plain(text), []).append(key)
-    found: dict[str, int] = {}
-    for start in range(0, index.count, CAPTIONS_AT_ONCE):
-        rows = np.arange(start, min(index.count, start + CAPTIONS_AT_ONCE))
-        for row, caption in zip(rows, captions_of(index, rows), strict=True):
-            for key in sought.get(plain(caption), ()):
-                found.setdefault(key, int(row))
-        if len(found) == len(wanted):
-            break
-    return found
-
-
-def plain(text: str) -> str:
-    """Lower case, with underscores and hyphens as spaces."""
-    return " ".join(text.lower().replace("_", " ").replace("-", " ").split())
-
-
-def _origins(folder: str, manifest: Mapping[str, Any]) -> list[tuple[int, Origin]]:
-    origins, first = [], 0
-    for source in manifest["sources"]:
-        if source["rows"]:
-            origin = Origin(folder, source["name"], source.get("licence"))
-            origins.append((first, origin))
-            first += source["rows"]
-    if first != sum(manifest["parts"]):
-        raise BlissError(
-            f"the manifest of {folder} names sources of {first:,} rows for "
-            f"{sum(manifest['parts']):,} stored ones",
-            "sources that account for every row",
-            "Restore it from a backup or build the index again",
-        )
-    return origins
 
 
 def open_indexes(folders: Sequence[str], choice: SearchChoice = OWN) -> CaptionIndex:
@@ -220,86 +314,85 @@ def join_indexes(indexes: Sequence[CaptionIndex]) -> CaptionIndex:
         )
     for other in indexes[1:]:
         check_same_model(first.model, str(first.folder), other.model, str(other.folder))
-    starts = np.cumsum([0, *(index.stored.count for index in indexes)])
-    live = None
-    if any(index.live is not None for index in indexes):
-        live = np.concatenate(
-            [_live_rows(i) + start for i, start in zip(indexes, starts, strict=False)]
-        )
+    return JoinedIndex(tuple(indexes), _joint_manifest(indexes))
 
-    def captions(rows: np.ndarray) -> list[str]:
-        found = [""] * len(rows)
-        member = np.searchsorted(starts, rows, side="right") - 1
-        for number in np.unique(member):
-            here = np.flatnonzero(member == number)
-            texts = indexes[number].captions(rows[here] - starts[number])
-            for place, text in zip(here, texts, strict=True):
-                found[place] = text
-        return found
 
-    def find(queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
-        every = []
-        for index, start in zip(indexes, starts, strict=False):
-            stop = start + index.stored.count
-            mine = None
-            if kept is not None:
-                mine = kept[slice(*np.searchsorted(kept, (start, stop)))] - start
-            there = index.stored.count if mine is None else len(mine)
-            if there:
-                hits = index.find(queries, min(k, there), mine)
-                every.append(Hits(hits.similarity, hits.rows + start))
-        return merge_hits(every, k)
+def with_structure(
+    index: FolderIndex, made: MadeStructure, parameters: Mapping[str, int]
+) -> FolderIndex:
+    """The same index searched through a structure made over its stored rows, not installed."""
+    return replace(index, searcher=made_searcher(index.stored, made, parameters))
 
-    return CaptionIndex(
-        first.folder,
-        _joint_manifest(indexes),
-        _joint_vectors(indexes, starts),
-        live,
-        captions,
-        [(int(s) + row, o) for i, s in zip(indexes, starts, strict=False) for row, o in i.origins],
-        find,
-    )
+
+def find_captions(index: CaptionIndex, wanted: Mapping[str, str]) -> dict[str, int]:
+    """For each key of `wanted`, the first row whose caption equals its text, where there is one.
+
+    Texts are compared in lower case, with underscores and hyphens as spaces.
+    """
+    keys: dict[str, list[str]] = {}
+    for key, text in wanted.items():
+        keys.setdefault(plain(text), []).append(key)
+    found: dict[str, int] = {}
+    for row, caption in enumerate(iter_captions(index)):
+        for key in keys.get(plain(caption), ()):
+            found.setdefault(key, row)
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def text_vector(text: str, index: CaptionIndex, encoder: Encoder | None) -> np.ndarray | None:
+    """float32 [d], the vector of a text: from the model, else from the index if it has the text."""
+    if encoder is not None:
+        return encoder.encode_texts([text])[0]
+    found = find_captions(index, {text: text})
+    return index.vectors[np.array([found[text]])][0] if found else None
+
+
+def iter_captions(index: CaptionIndex) -> Iterator[str]:
+    """Every caption in row order; CAPTIONS_AT_ONCE are read at a time."""
+    for some in slices(index.count, CAPTIONS_AT_ONCE):
+        yield from index.captions_of(np.arange(some.start, some.stop))
+
+
+def plain(text: str) -> str:
+    """Lower case, with underscores and hyphens as spaces."""
+    return " ".join(text.lower().replace("_", " ").replace("-", " ").split())
 
 
 def origin_names(index: CaptionIndex, rows: np.ndarray) -> list[str]:
-    """What to call the origin of each of rows int64 [u]: the source, where they are of several
-    indexes with its index's name before it, or the whole folder where two are named alike."""
-    folders = sorted({origin.index for _, origin in index.origins})
+    """A name for the origin of each of rows int64 [u].
+
+    The source; where there are several indexes with the name of the index before it, or the whole
+    folder where two have the same name.
+    """
+    folders = sorted({origin.index for origin in index.origins})
     names = [Path(folder).name for folder in folders]
     if len(set(names)) < len(names):
         names = folders
-    called = dict(zip(folders, names, strict=True))
-    alone = len(folders) == 1
-
-    def name(origin: Origin) -> str:
-        return origin.source if alone else f"{called[origin.index]}: {origin.source}"
-
-    return [name(origin) for origin in origins_of(index, rows)]
+    prefixes = dict(zip(folders, [f"{name}: " for name in names], strict=True))
+    if len(folders) == 1:
+        prefixes = {folders[0]: ""}
+    return [prefixes[origin.index] + origin.source for origin in index.origins_of(rows)]
 
 
-def _live_rows(index: CaptionIndex) -> np.ndarray:
-    return np.arange(index.stored.count) if index.live is None else index.live
-
-
-def _joint_vectors(indexes: Sequence[CaptionIndex], starts: np.ndarray) -> Vectors:
-    def blocks() -> Iterator[tuple[int, np.ndarray]]:
-        for index, start in zip(indexes, starts, strict=False):
-            for first, block in index.stored.blocks():
-                yield int(start) + first, block
-
-    def fetch(rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), indexes[0].model["dimension"]), np.float32)
-        member = np.searchsorted(starts, rows, side="right") - 1
-        for number in np.unique(member):
-            here = member == number
-            out[here] = indexes[number].stored.fetch(rows[here] - starts[number])
-        return out
-
-    return Vectors(int(starts[-1]), blocks, fetch)
+def _origins(folder: str, manifest: Mapping[str, Any]) -> tuple[list[Origin], np.ndarray]:
+    """The sources that have rows, and the first stored row of each."""
+    sources = [source for source in manifest["sources"] if source["rows"]]
+    starts = part_starts(source["rows"] for source in sources)
+    if starts[-1] != sum(manifest["parts"]):
+        raise BlissError(
+            f"the manifest of {folder} names sources of {starts[-1]:,} rows for "
+            f"{sum(manifest['parts']):,} stored ones",
+            "sources that account for every row",
+            "Restore it from a backup or build the index again",
+        )
+    origins = [Origin(folder, source["name"], source.get("licence")) for source in sources]
+    return origins, starts[:-1]
 
 
 def _joint_manifest(indexes: Sequence[CaptionIndex]) -> dict[str, Any]:
-    """What the manifests say together; `indexes` says of each what it brings."""
+    """What the manifests say together; "indexes" lists the facts of each."""
     manifests = [index.manifest for index in indexes]
     counts: dict[str, int] = {}
     for manifest in manifests:
@@ -322,8 +415,7 @@ def _joint_manifest(indexes: Sequence[CaptionIndex]) -> dict[str, Any]:
 
 
 def _member_facts(index: CaptionIndex) -> dict[str, Any]:
-    """One of several joined indexes: its folder, its live captions, and what they are."""
-    # What audits keep of a search depends on how each index is searched.
+    """One of several joined indexes; cached hits depend on how each of them is searched."""
     named = ("sources", "prompts", "search", "checksums")
     facts = {name: index.manifest.get(name) for name in named}
     return {"folder": str(index.folder), "count": index.count, **facts}

@@ -18,8 +18,8 @@ from ...artefacts import MANIFEST, read_manifest, sha256_of, write_atomically, w
 from ...errors import BlissError, UsageError
 from ..store.folder import HOW_TO_BUILD, KIND, local_folder
 from ..store.lock import only_run_in
-from ..store.vectors import open_stored_vectors
-from ..vectors.nearest import Vectors
+from ..store.vectors import IndexRows
+from ..vectors.unit_rows import Rows
 from .kinds import EXACT, Kind, check_asked, check_fit, check_parameters, read_kind, training_note
 from .plan import Machine, Task, auto_kind, this_machine
 from .structures import (
@@ -53,18 +53,18 @@ class MadeStructure:
 
 
 def make_structure(
-    vectors: Vectors, dimension: int, kind: str, path: Path, threads: int | None = None
+    vectors: Rows, dimension: int, kind: str, path: Path, threads: int | None = None
 ) -> MadeStructure:
     """Build a structure of `kind` over all of `vectors` into the file `path`, and install nothing.
 
     Raises UsageError where FAISS does not know the kind or it does not fit the vectors.
     """
     parts = read_kind(kind)
-    check_fit(parts, vectors.count, dimension)
+    check_fit(parts, len(vectors), dimension)
     structure = new_structure(parts, dimension)
     fill_structure(structure, parts, vectors, threads)
     write_atomically(path, lambda file: write_structure(structure, file))
-    return MadeStructure(parts, path, vectors.count, threads)
+    return MadeStructure(parts, path, len(vectors), threads)
 
 
 def chosen_kind(
@@ -121,7 +121,7 @@ def set_search_kind(
         if kind == EXACT:
             return _replace(folder, manifest, {"kind": EXACT}, None)
         if not _is_there(folder, manifest, kind, threads):
-            vectors = open_stored_vectors(folder, manifest)
+            vectors = IndexRows(folder, manifest)
             path = folder / FOLDER / "making.faiss"
             made = make_structure(vectors, manifest["model"]["dimension"], kind, path, threads)
             return _install(folder, manifest, made, _kept(manifest, kind, parameters))

@@ -1,18 +1,15 @@
-"""FAISS's structures for approximate search: made, written, read and searched.
+"""FAISS structures for approximate search: made, written, read and searched.
 
-The only file that imports faiss; indexer/search/gpu.py is given it from here.
-
-The search structure that an index's manifest names: what it must say of it, and reading it back.
-
-Its checksum is compared before FAISS sees the file.
+The only file that imports faiss; indexer/search/gpu.py gets it from here. The checksum of a
+structure that an index has is compared before FAISS reads the file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,8 +17,7 @@ import numpy as np
 
 from ...artefacts import check_checksum, write_atomically
 from ...errors import BlissError, UsageError
-from ..vectors.nearest import Vectors
-from .approximate import Structure
+from ..vectors.unit_rows import Rows, blocks_of
 from .kinds import EXACT, EXAMPLES, Kind, check_asked, check_parameters, read_kind, sample_size
 
 SEED = 0
@@ -53,7 +49,7 @@ def new_structure(kind: Kind, dimension: int) -> Any:
     return made
 
 
-def fill_structure(structure: Any, kind: Kind, vectors: Vectors, threads: int | None) -> None:
+def fill_structure(structure: Any, kind: Kind, vectors: Rows, threads: int | None) -> None:
     """Train on a seeded sample, then add every vector in row order, block by block.
 
     A graph is built by one thread unless `threads` says otherwise: with more, its links depend
@@ -64,18 +60,18 @@ def fill_structure(structure: Any, kind: Kind, vectors: Vectors, threads: int | 
     with faiss_threads(chosen):
         try:
             if not structure.is_trained:
-                size = sample_size(kind, vectors.count)
+                size = sample_size(kind, len(vectors))
                 rng = np.random.default_rng(SEED)
-                rows = np.sort(rng.choice(vectors.count, size, replace=False))
-                sample = np.ascontiguousarray(vectors.fetch(rows))
+                rows = np.sort(rng.choice(len(vectors), size, replace=False))
+                sample = np.ascontiguousarray(vectors[rows])
                 with _plain_training(structure):
                     structure.train(sample)
-            for _, block in vectors.blocks():
+            for _, block in blocks_of(vectors):
                 for start in range(0, len(block), ADDED_AT_ONCE):
                     structure.add(np.ascontiguousarray(block[start : start + ADDED_AT_ONCE]))
         except RuntimeError as error:
             raise UsageError(
-                f"FAISS cannot build {kind.name} over {vectors.count:,} vectors of {dimension} "
+                f"FAISS cannot build {kind.name} over {len(vectors):,} vectors of {dimension} "
                 f"dimensions: {reason(error)}",
                 "a kind that fits them",
                 "Ask for fewer lists or a smaller code, or for exact search",
@@ -150,12 +146,12 @@ def write_structure(structure: Any, file: IO[bytes]) -> None:
         raise failed[0] if failed else OSError(reason(error)) from error
 
 
-def write_flat_index(path: Path, texts: Vectors, dimension: int) -> None:
+def write_flat_index(path: Path, texts: Rows, dimension: int) -> None:
     """Write a FAISS IndexFlatIP file of all texts, for other programs; we never read it back."""
     faiss = library()
 
     index = faiss.IndexFlatIP(dimension)
-    for _, block in texts.blocks():
+    for _, block in blocks_of(texts):
         index.add(block)
     write_atomically(path, lambda file: file.write(faiss.serialize_index(index).tobytes()))
 
@@ -175,29 +171,33 @@ def read_structure(path: Path, remedy: str) -> Any:
     )
 
 
-def search_structure(
-    structure: Any,
-    queries: np.ndarray,
-    wanted: int,
-    parameters: Mapping[str, int],
-    selected: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The `wanted` best rows of each query among those that the bitmap `selected` names.
+class FaissStructure:
+    """A structure on the CPU (see `searchers.Structure`), which is its own source."""
 
-    Rough products float32 [n, wanted] and int64 rows; -1 where fewer were found. Where FAISS
-    takes no selection for this kind, what is not selected is dropped from what was found.
-    """
-    faiss = library()
+    def __init__(self, index: Any, kind: Kind, parameters: Mapping[str, int]) -> None:
+        self.index, self.parameters = index, parameters
+        self.rows = self.most = int(index.ntotal)
+        self.lists, self.selects = kind.lists, takes_selection(index)
 
-    selector = None
-    if selected is not None and takes_selection(structure):
-        selector = faiss.IDSelectorBitmap(selected)
-    similarity, rows = structure.search(
-        queries, wanted, params=_search_parameters(structure, parameters, wanted, selector)
-    )
-    if selected is not None and selector is None:
-        rows = drop_unselected(rows, selected)
-    return similarity, rows
+    def propose(
+        self,
+        queries: np.ndarray,
+        wanted: int,
+        parameters: Mapping[str, int],
+        selected: np.ndarray | None,
+    ) -> np.ndarray:
+        """See `Structure`. Where FAISS takes no selection for this kind, rows are dropped after."""
+        selector = None
+        if selected is not None and self.selects:
+            selector = library().IDSelectorBitmap(selected)
+        _, rows = self.index.search(
+            queries, wanted, params=_search_parameters(self.index, parameters, wanted, selector)
+        )
+        return rows if selected is None or selector else drop_unselected(rows, selected)
+
+    def load(self) -> FaissStructure:
+        """Itself."""
+        return self
 
 
 def drop_unselected(rows: np.ndarray, selected: np.ndarray) -> np.ndarray:
@@ -266,48 +266,40 @@ def version() -> str:
 FOLDER = "search"
 
 
+@dataclass(frozen=True)
+class StoredStructure:
+    """The structure that a manifest names; checked and read by `load`."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    kind: Kind
+    parameters: Mapping[str, int]
+
+    def load(self) -> FaissStructure:
+        """Raises BlissError, saying how to make it again, where its file is missing or changed."""
+        search, dimension = self.manifest["search"], self.manifest["model"]["dimension"]
+        check_structure(self.folder, self.manifest)
+        remedy = how_to_make_again(self.folder, self.kind.name)
+        index = read_structure(self.folder / search["file"], remedy)
+        if (index.ntotal, index.d) != (search["rows"], dimension):
+            raise BlissError(
+                f"{self.folder / search['file']} holds {index.ntotal:,} vectors of {index.d}",
+                f"{search['rows']:,} of {dimension}",
+                remedy,
+            )
+        return FaissStructure(index, self.kind, self.parameters)
+
+
 def open_structure(
-    folder: Path, manifest: Mapping[str, Any], parameters: Mapping[str, int] | None = None
-) -> Callable[[], Structure]:
-    """The structure that a manifest names, checked and read when first asked for.
-
-    Raises BlissError now where the manifest does not say what it must, and later where the file
-    is missing or has changed: both say how it is made again.
-    """
-    kind, search = stored_kind(folder, manifest), manifest["search"]
-    assert kind is not None
+    folder: Path,
+    manifest: Mapping[str, Any],
+    kind: Kind,
+    parameters: Mapping[str, int] | None = None,
+) -> StoredStructure:
+    """The structure of `kind` that a manifest names, with `parameters` in place of stored ones."""
     check_asked(kind, parameters or {})
-    chosen = check_parameters(kind, {**search["parameters"], **(parameters or {})})
-    loaded: list[Structure] = []
-
-    def load() -> Structure:
-        if not loaded:
-            check_structure(folder, manifest)
-            remedy = how_to_make_again(folder, kind.name)
-            read = read_structure(folder / search["file"], remedy)
-            if (read.ntotal, read.d) != (search["rows"], manifest["model"]["dimension"]):
-                raise BlissError(
-                    f"{folder / search['file']} holds {read.ntotal:,} vectors of {read.d}",
-                    f"{search['rows']:,} of {manifest['model']['dimension']}",
-                    remedy,
-                )
-            loaded.append(structure_of(read, kind, chosen))
-        return loaded[0]
-
-    return load
-
-
-def structure_of(read: Any, kind: Kind, parameters: Mapping[str, int]) -> Structure:
-    """A structure on the CPU, ready to propose."""
-    return Structure(
-        rows=read.ntotal,
-        parameters=parameters,
-        lists=kind.lists,
-        most=read.ntotal,
-        selects=takes_selection(read),
-        propose=partial(search_structure, read),
-        held=read,
-    )
+    chosen = check_parameters(kind, {**manifest["search"]["parameters"], **(parameters or {})})
+    return StoredStructure(folder, manifest, kind, chosen)
 
 
 def stored_kind(folder: Path, manifest: Mapping[str, Any]) -> Kind | None:

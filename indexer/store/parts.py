@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from ...artefacts import (
     write_json,
 )
 from ...errors import BlissError, UsageError
+from ..vectors.rows import by_part, part_starts
 from .lock import LOCK
 from .sources import in_current_terms
 
@@ -252,21 +253,6 @@ def _empty(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-Opened = tuple[np.ndarray, np.ndarray]
-"""uint8, all captions of a part one after the other; int64 [m + 1], where each begins."""
-
-
-@dataclass(frozen=True)
-class CaptionStore:
-    """The captions of the stored rows of one index folder."""
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    starts: np.ndarray
-    """int64 [parts + 1], first row of each part, and the count of all."""
-    opened: dict[int, Opened] = field(default_factory=dict, repr=False)
-
-
 def caption_files(number: int) -> tuple[str, str]:
     """Names of a part's two files."""
     return f"captions/captions_{number}.bin", f"captions/offsets_{number}.npy"
@@ -282,38 +268,38 @@ def write_captions(folder: Path, number: int, captions: Sequence[str]) -> None:
     write_array(folder / starts, offsets)
 
 
-def open_captions(folder: Path, manifest: Mapping[str, Any]) -> CaptionStore:
-    """The store of an index; nothing is read yet."""
-    return CaptionStore(folder, manifest, np.cumsum([0, *manifest["parts"]], dtype=np.int64))
+class StoredCaptions:
+    """The captions of the stored rows of an index folder; a part is opened when it is needed."""
 
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.starts = part_starts(manifest["parts"])
+        self._opened: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-def read_captions(store: CaptionStore, rows: np.ndarray) -> list[str]:
-    """The captions of stored rows int64 [u]; BlissError where a file is missing or has changed."""
-    part = np.searchsorted(store.starts, rows, side="right") - 1
-    found = [""] * len(rows)
-    for number in np.unique(part):
-        texts, offsets = _part(store, int(number))
-        here = np.flatnonzero(part == number)
-        within = np.asarray(rows)[here] - store.starts[number]
-        for place, start, stop in zip(here, offsets[within], offsets[within + 1], strict=True):
-            found[place] = bytes(texts[start:stop]).decode("utf-8", "replace")
-    return found
+    def __getitem__(self, rows: np.ndarray) -> list[str]:
+        """The captions of stored rows int64 [u]; BlissError where a file is missing or changed."""
+        found = [""] * len(rows)
+        for number, places, here in by_part(self.starts, np.asarray(rows)):
+            texts, offsets = self._part(number)
+            for place, start, stop in zip(places, offsets[here], offsets[here + 1], strict=True):
+                found[place] = bytes(texts[start:stop]).decode("utf-8", "replace")
+        return found
 
-
-def _part(store: CaptionStore, number: int) -> Opened:
-    if number not in store.opened:
-        texts, starts = caption_files(number)
-        for name in (texts, starts):
-            check_checksum(store.folder, name, store.manifest)
-        offsets = np.load(store.folder / starts, mmap_mode="r", allow_pickle=False)
-        rows = int(store.starts[number + 1] - store.starts[number])
-        if offsets.shape != (rows + 1,):
-            raise BlissError(
-                f"{store.folder / starts} holds {len(offsets) - 1:,} captions",
-                f"{rows:,}, one for every vector of its part",
-                "Restore the file or build the index again",
-            )
-        size = int(offsets[-1])
-        mapped = np.memmap(store.folder / texts, np.uint8, "r") if size else np.zeros(0, np.uint8)
-        store.opened[number] = mapped, offsets
-    return store.opened[number]
+    def _part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """uint8, all captions of a part one after another; int64 [m + 1], where each begins."""
+        if number not in self._opened:
+            texts, starts = caption_files(number)
+            for name in (texts, starts):
+                check_checksum(self.folder, name, self.manifest)
+            offsets = np.load(self.folder / starts, mmap_mode="r", allow_pickle=False)
+            rows = int(self.starts[number + 1] - self.starts[number])
+            if offsets.shape != (rows + 1,):
+                raise BlissError(
+                    f"{self.folder / starts} holds {len(offsets) - 1:,} captions",
+                    f"{rows:,}, one for every vector of its part",
+                    "Restore the file or build the index again",
+                )
+            path = self.folder / texts
+            mapped = np.memmap(path, np.uint8, "r") if offsets[-1] else np.zeros(0, np.uint8)
+            self._opened[number] = mapped, offsets
+        return self._opened[number]

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from ...artefacts import check_checksum
 from ...errors import UsageError
 from ...tables import open_table, read_batches
-from ..search.index import CaptionIndex
+from ..search.index import FolderIndex
 from ..store.parts import metadata_file
+from ..vectors.unit_rows import blocks_of
 
 CAPTIONS_AT_ONCE = 65_536
 
@@ -62,14 +63,14 @@ class Where:
 
 
 def rows_where(
-    index: CaptionIndex, where: Where, embed: Callable[[str], np.ndarray] | None = None
+    index: FolderIndex, where: Where, embed: Callable[[str], np.ndarray] | None = None
 ) -> np.ndarray:
     """int64 [u], ascending, the stored rows of the live captions that `where` names.
 
     `embed` makes a unit row [d] of a text; it is asked only for `like`. The index must be one
     folder's. Raises UsageError for a source the index does not have.
     """
-    chosen = np.ones(index.stored.count, bool)
+    chosen = np.ones(index.stored_count, bool)
     if index.live is not None:
         chosen[:] = False
         chosen[index.live] = True
@@ -82,28 +83,28 @@ def rows_where(
     if where.like is not None and where.above is not None:
         assert embed is not None
         query = embed(where.like)
-        for first, block in index.stored.blocks():
+        for first, block in blocks_of(index.stored):
             cosine = np.einsum("md,d->m", block, query, dtype=np.float64)
             chosen[first : first + len(block)] &= cosine > where.above
     return np.flatnonzero(chosen)
 
 
-def _of_source(index: CaptionIndex, name: str) -> np.ndarray:
+def _of_source(index: FolderIndex, name: str) -> np.ndarray:
     """bool [stored rows], those of one source."""
     names = [source["name"] for source in index.manifest["sources"]]
     if name not in names:
         raise UsageError(
             f"{index.folder} has no source '{name}'", f"one of {', '.join(names)}", "Name it so"
         )
-    found = np.zeros(index.stored.count, bool)
-    ends = [first for first, _ in index.origins[1:]] + [index.stored.count]
-    for (first, origin), end in zip(index.origins, ends, strict=True):
+    found = np.zeros(index.stored_count, bool)
+    ends = [*index.first_rows[1:], index.stored_count]
+    for origin, first, end in zip(index.origins, index.first_rows, ends, strict=True):
         if origin.source == name:
             found[first:end] = True
     return found
 
 
-def _captions(index: CaptionIndex) -> Iterator[tuple[int, pa.Array]]:
+def _captions(index: FolderIndex) -> Iterator[tuple[int, pa.Array]]:
     """(first stored row, captions) in row order, from the metadata, which needs no Python text."""
     first = 0
     manifest: Mapping[str, Any] = index.manifest

@@ -24,7 +24,7 @@ from ..store.folder import BESIDE, HOW_TO_BUILD, KIND, files_below, part_of
 from ..store.manifest import count_problems, name_problems, type_problems
 from ..store.parts import caption_files, metadata_file, vector_file
 from ..store.removed import list_name, read_rows, removed_rows
-from ..vectors.layout import load_vectors
+from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import STORED_TOLERANCE, row_lengths
 
 Progress = Callable[[str, int, int], None]

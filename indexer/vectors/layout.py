@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import BlissError, UsageError
 from ...tables import read_table
+from .rows import load_vectors
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,6 @@ def open_embedding_folder(folder: Path, kind: str) -> EmbeddingFolder:
         tuple(rows),
         dimensions.pop(),
     )
-
-
-def load_vectors(path: Path) -> np.ndarray:
-    """Memory-map a .npy file of vectors [m, d]; BlissError when it is none."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BlissError(
-            f"{path} could not be read ({error})", "a whole .npy file", "Embed the folder again"
-        ) from error
-    if array.ndim != 2 or array.dtype.kind != "f":
-        raise BlissError(
-            f"{path} holds an array of shape {array.shape} and type {array.dtype}",
-            "float vectors in an array of shape [rows, dimensions]",
-            "Save the embeddings as one 2-d float array",
-        )
-    return array
 
 
 def metadata_parts(source: EmbeddingFolder, columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -1,45 +1,57 @@
-"""Exact search by inner product, in blocks.
+"""Exact search: the k texts of largest inner product with each query.
 
-float32 products find the candidates; their similarities are then computed again, one pair at a
-time, in float64 and rounded to float32. So a similarity does not depend on how the texts were cut
-into blocks or the queries into batches, equal texts get equal similarities, and ties go to the
-lower row. A few more candidates than k are fetched; should the last of them still come within
-rounding of the k-th, more are fetched for those queries. The queries go in batches small enough for
-their candidates to fit in memory.
+    s(x, d) = x·d,  rows(x) = the k largest s(x, ·), of equal ones the lower row first
 
-The products are numpy's: its wheels carry a newer BLAS than FAISS's, with kernels for recent CPUs
-(`benchmarks/search_kernel.py`).
+1. Scan: float32 products (numpy's BLAS), a block of texts at a time, and for each query the
+   k + SPARE texts of largest product, its candidates.
+2. Order: the candidates' similarities again, one pair at a time in float64, rounded to float32.
+3. Check: where the last candidate's product comes within ROUNDING of the k-th similarity, a text
+   that was not fetched could belong to the k; such queries are scanned again for more candidates.
 
-The largest products of each query, kept while blocks of products go by.
+So a similarity does not depend on how texts or queries were cut into blocks, and equal texts have
+equal similarities. Queries go in batches whose candidates fit in memory. numpy multiplies because
+its wheels carry a newer BLAS than FAISS's (`benchmarks/search_kernel.py`).
 
-A search costs one comparison a product. `exact_hits` of nearest.py turns the candidates into hits.
+    >>> import numpy as np
+    >>> texts = np.array([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]], np.float32)
+    >>> hits = exact_search(np.array([[0.8, 0.6]], np.float32), texts, k=2)
+    >>> hits.rows.tolist(), hits.similarity.round(2).tolist()
+    ([[2, 1]], [[0.9599999785423279, 0.800000011920929]])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 
 from ...errors import UsageError
 from .blas import share_among_threads
+from .unit_rows import Rows, blocks_of, slices
 
 SPARE = 6
 """Candidates fetched beyond k."""
 
 ROUNDING = 2e-6
-"""More than float32 search and the float64 similarity can differ by, for unit rows."""
+"""Bound on the difference of a float32 product of unit rows from its float64 similarity."""
 
 TEXTS_AT_ONCE, PRODUCTS_AT_ONCE = 2048, 1 << 19
 """Of a scan, on each thread: 2 MiB of products, which stay in cache."""
 
 PAIRS_AT_ONCE = 16_384
+"""Pairs of a query and a candidate whose vectors are held at once."""
 
 CANDIDATE_BYTES = 512 << 20
 """Memory for the candidates of one batch of queries, 24 bytes each with what merges them."""
+
+DENSE = 1 / 8
+"""Where a larger share of a block's products enters the candidates, the whole block is merged."""
+
+UNSHARED = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -53,88 +65,78 @@ class Hits:
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """M unit rows to search: in blocks for scanning, by row for fetching."""
+class Candidates:
+    """The w texts of largest product with each of b queries in the blocks so far, unordered."""
 
-    count: int
-    blocks: Callable[[], Iterator[tuple[int, np.ndarray]]]
-    """Yields (first row, float32 [m, d]) in row order."""
-    fetch: Callable[[np.ndarray], np.ndarray]
-    """Rows int64 [u] -> float32 [u, d]."""
-    stored: Callable[[], Iterator[tuple[int, np.ndarray]]] | None = None
-    """Yields (first row, rows as they lie on disk, fp16 or fp32, not renormalised), if any do."""
+    values: np.ndarray
+    """float [b, w], -inf where fewer than w texts were seen."""
+    rows: np.ndarray
+    """int64 [b, w], -1 there."""
 
-
-Search = Callable[[np.ndarray, int, "np.ndarray | None"], Hits]
-"""Unit queries [n, d], k, and the stored rows that may be found, ascending (None: all) to the
-hits among stored rows. Similarities are exact; which rows are found may be approximate."""
+    @property
+    def lowest(self) -> np.ndarray:
+        """float [b]: no text outside the candidates has a larger product."""
+        return self.values.min(axis=1)
 
 
-def array_vectors(rows: np.ndarray) -> Vectors:
-    """The rows of one float32 array [M, d] in memory."""
-    return Vectors(len(rows), lambda: iter([(0, rows)]), lambda wanted: rows[wanted])
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How many candidates a scan gives, and how far its products may be off."""
+class Scanner(Protocol):
+    """A pass over all texts in low precision, which proposes candidates."""
 
     first: int
-    """Fetched at first."""
+    """Candidates of the first scan."""
     most: int
-    """Fetched at most."""
-    error: np.ndarray | float
-    """float [n] or one number: no product is off by more."""
+    """Most candidates of any scan."""
+
+    def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """The largest products of unit queries [n, d], float32 [n, wanted], and rows, unordered."""
+
+    def error(self, queries: np.ndarray) -> np.ndarray | float:
+        """float [n] or one number: how far a product may be off at most."""
 
 
-Scan = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""Unit queries [n, d] and w -> float32 [n, w], the largest products in any order; their rows."""
+def exact_search(queries: np.ndarray, texts: Rows, k: int) -> Hits:
+    """The k rows of `texts` (M unit rows) of largest inner product with each of `queries` [n, d].
 
-
-def nearest_texts(queries: np.ndarray, texts: Vectors, k: int) -> Hits:
-    """The k texts of largest inner product with each unit row of `queries` [n, d].
-
-    Raises UsageError saying both numbers when k is not between 1 and M.
+    Both are unit rows (see `normalise_rows`); `texts` is an array [M, d] or lies on disk. Raises
+    UsageError when k is not between 1 and M.
     """
-    check_k(k, texts.count)
-    reach = Reach(min(k + SPARE, texts.count), texts.count, ROUNDING)
-    return certain_hits(queries, texts, k, lambda some, wanted: _scan(some, texts, wanted), reach)[
-        0
-    ]
+    texts = np.asarray(texts, np.float32) if isinstance(texts, np.ndarray) else texts
+    check_k(k, len(texts))
+    return certain_hits(queries, texts, k, BlockScan(texts, k))[0]
 
 
 def certain_hits(
-    queries: np.ndarray, texts: Vectors, k: int, scan: Scan, reach: Reach
+    queries: np.ndarray, texts: Rows, k: int, scanner: Scanner
 ) -> tuple[Hits, np.ndarray]:
-    """Hits from a scan that may be off by `reach.error`, and the queries int64 [u] still unsure.
+    """Hits from the candidates of `scanner`, and the uncertain queries.
 
-    A query is unsure while a text that was not fetched could be among its k: then four times as
-    many are fetched, up to `reach.most`. Where that is all M none stays unsure.
+    A query is uncertain while a text that was not fetched could be among its k: it is scanned again
+    for four times as many candidates, up to `scanner.most`. The queries int64 [u] that are still
+    uncertain then are returned; there are none where `scanner.most` is M.
     """
     queries = np.ascontiguousarray(queries, np.float32)
     n = len(queries)
-    error = np.broadcast_to(np.asarray(reach.error, np.float64), (n,))
+    error = np.broadcast_to(np.asarray(scanner.error(queries), np.float64), (n,))
     hits = Hits(np.empty((n, k), np.float32), np.empty((n, k), np.int64))
-    asked, wanted = np.arange(n), reach.first
+    remaining, wanted = np.arange(n), scanner.first
     while True:
-        unsure = []
-        step = max(1, CANDIDATE_BYTES // (24 * wanted))
-        for start in range(0, len(asked), step):
-            batch = asked[start : start + step]
-            rough, rows = scan(queries[batch], wanted)
+        uncertain = [remaining[:0]]
+        for some in slices(len(remaining), CANDIDATE_BYTES // (24 * wanted)):
+            batch = remaining[some]
+            rough, rows = scanner.scan(queries[batch], wanted)
             similarity, rows = exact_order(queries[batch], texts, rows)
             hits.similarity[batch] = similarity[:, :k]
             hits.rows[batch] = rows[:, :k]
-            if wanted < texts.count:
-                unsure.append(batch[rough.min(axis=1) + error[batch] >= similarity[:, k - 1]])
-        asked = np.concatenate(unsure) if unsure else asked[:0]
-        if not asked.size or wanted >= reach.most:
-            return hits, asked
-        wanted = min(4 * wanted, reach.most)
+            if wanted < len(texts):
+                uncertain.append(batch[rough.min(axis=1) + error[batch] >= similarity[:, k - 1]])
+        remaining = np.concatenate(uncertain)
+        if not remaining.size or wanted >= scanner.most:
+            return hits, remaining
+        wanted = min(4 * wanted, scanner.most)
 
 
 def check_k(k: int, count: int) -> None:
-    """Raise UsageError saying both numbers when k is not between 1 and `count`."""
+    """Raise UsageError, naming both numbers, when k is not between 1 and `count`."""
     if not 1 <= k <= count:
         raise UsageError(
             f"k = {k} was asked of an index of M = {count:,} texts",
@@ -143,95 +145,91 @@ def check_k(k: int, count: int) -> None:
         )
 
 
-def exact_hits(queries: np.ndarray, texts: Vectors, k: int, found: Candidates) -> Hits:
-    """Hits of unit rows `queries` [n, d] from candidates, k or more of each, of a search elsewhere.
+def exact_hits(queries: np.ndarray, texts: Rows, k: int, found: Candidates) -> Hits:
+    """Hits of unit rows `queries` [n, d] from the candidates, k or more each, of another scan.
 
-    Their products must be right to ROUNDING; where the last candidate comes that near to the k-th
-    hit, the query is searched again.
+    Its products must be right to ROUNDING. Queries that are uncertain (step 3) are searched again.
     """
     queries = np.ascontiguousarray(queries, np.float32)
     similarity, rows = exact_order(queries, texts, found.rows)
     hits = Hits(similarity[:, :k].copy(), rows[:, :k].copy())
-    if found.rows.shape[1] < texts.count:
-        unsure = np.flatnonzero(found.lowest + ROUNDING >= similarity[:, k - 1])
-        if unsure.size:
-            again = nearest_texts(queries[unsure], texts, k)
-            hits.similarity[unsure], hits.rows[unsure] = again.similarity, again.rows
+    if found.rows.shape[1] < len(texts):
+        uncertain = np.flatnonzero(found.lowest + ROUNDING >= similarity[:, k - 1])
+        if uncertain.size:
+            again = exact_search(queries[uncertain], texts, k)
+            hits.similarity[uncertain], hits.rows[uncertain] = again.similarity, again.rows
     return hits
 
 
-def _scan(queries: np.ndarray, texts: Vectors, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `wanted` texts of largest product with each query, over all blocks."""
-    kept = no_candidates(len(queries), wanted, np.dtype(np.float32))
-    length = max(TEXTS_AT_ONCE, wanted)
-    width = max(1, PRODUCTS_AT_ONCE // length)
-    lock = Lock()
+class BlockScan:
+    """Step 1: float32 products of all texts, a block at a time, on as many threads as BLAS has."""
 
-    def work(pieces: Iterator[tuple[int, np.ndarray]]) -> None:
-        memory = np.empty(min(width, len(queries)) * length, np.float32)
-        for first, rows in pieces:
-            for start in range(0, len(queries), width):
-                batch = slice(start, start + width)
-                some = queries[batch]
-                products = memory[: len(some) * len(rows)].reshape(len(some), len(rows))
-                np.matmul(some, rows.T, out=products)
-                keep_largest(
-                    Candidates(kept.values[batch], kept.rows[batch]), products, first, lock
-                )
+    def __init__(self, texts: Rows, k: int) -> None:
+        self.texts = texts
+        self.first, self.most = min(k + SPARE, len(texts)), len(texts)
 
-    share_among_threads(work, _pieces(texts, length), -(-texts.count // length))
-    return kept.values, kept.rows
+    def error(self, queries: np.ndarray) -> float:
+        """ROUNDING."""
+        return ROUNDING
+
+    def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        """The `wanted` texts of largest product with each query."""
+        kept = no_candidates(len(queries), wanted, np.dtype(np.float32))
+        length = max(TEXTS_AT_ONCE, wanted)
+        width = max(1, PRODUCTS_AT_ONCE // length)
+        lock = Lock()
+
+        def work(blocks: Iterator[tuple[int, np.ndarray]]) -> None:
+            memory = np.empty(min(width, len(queries)) * length, np.float32)
+            for first, rows in blocks:
+                for batch in slices(len(queries), width):
+                    some = queries[batch]
+                    products = memory[: len(some) * len(rows)].reshape(len(some), len(rows))
+                    np.matmul(some, rows.T, out=products)
+                    here = Candidates(kept.values[batch], kept.rows[batch])
+                    keep_largest(here, products, first, lock)
+
+        share_among_threads(work, _text_blocks(self.texts, length), -(-len(self.texts) // length))
+        return kept.values, kept.rows
 
 
-def _pieces(texts: Vectors, length: int) -> Iterator[tuple[int, np.ndarray]]:
-    """All blocks of texts, cut into pieces of at most `length` rows."""
-    for first, block in texts.blocks():
-        for start in range(0, len(block), length):
-            rows = np.ascontiguousarray(block[start : start + length], np.float32)
-            yield first + start, rows
+def _text_blocks(texts: Rows, length: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The texts in blocks of at most `length` rows: (first row, float32 [m, d])."""
+    for first, block in blocks_of(texts):
+        for some in slices(len(block), length):
+            yield first + some.start, np.ascontiguousarray(block[some], np.float32)
 
 
 def exact_order(
-    queries: np.ndarray, texts: Vectors, rows: np.ndarray
+    queries: np.ndarray, texts: Rows, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates `rows` [n, m] with pairwise similarities, sorted by them and then by row.
+    """Candidates `rows` [n, m] with their similarities, most similar first, equal ones by row.
 
-    Rows of -1 stand for none: they come last, with a similarity of -inf.
+    A row of -1 is no candidate: it comes last, with a similarity of -inf.
     """
     similarity = np.empty(rows.shape, np.float32)
-    step = max(1, PAIRS_AT_ONCE // rows.shape[1])
-    for start in range(0, len(rows), step):
-        block = slice(start, start + step)
-        vectors = texts.fetch(np.maximum(rows[block], 0).ravel()).reshape(*rows[block].shape, -1)
+    for block in slices(len(rows), PAIRS_AT_ONCE // rows.shape[1]):
+        vectors = texts[np.maximum(rows[block], 0).ravel()].reshape(*rows[block].shape, -1)
         similarity[block] = np.einsum("nmd,nd->nm", vectors, queries[block], dtype=np.float64)
     similarity[rows < 0] = -np.inf
     order = np.lexsort((rows, -similarity), axis=1)
     return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-UNSHARED = nullcontext()
-
-DENSE = 1 / 8
-"""Where more of a block's products are larger than what was kept, the whole block is merged."""
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The w texts of largest product with each of b queries so far, in no order."""
-
-    values: np.ndarray
-    """float [b, w], -inf where there were not yet w texts."""
-    rows: np.ndarray
-    """int64 [b, w]."""
-
-    @property
-    def lowest(self) -> np.ndarray:
-        """float [b]: no text outside the candidates has a larger product."""
-        return self.values.min(axis=1)
+def merge_hits(found: Sequence[Hits], k: int) -> Hits:
+    """The k best of several hits of the same n queries, whose rows are disjoint."""
+    if len(found) == 1:
+        return found[0]
+    similarity = np.concatenate([hits.similarity for hits in found], axis=1)
+    rows = np.concatenate([hits.rows for hits in found], axis=1)
+    order = np.lexsort((rows, -similarity), axis=1)[:, :k]
+    return Hits(
+        np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    )
 
 
 def no_candidates(queries: int, wanted: int, dtype: np.dtype) -> Candidates:
-    """None yet of `wanted` for each query."""
+    """Room for `wanted` candidates of each query, all of it empty."""
     shape = queries, wanted
     return Candidates(np.full(shape, -np.inf, dtype), np.full(shape, -1, np.int64))
 
@@ -242,9 +240,9 @@ def keep_largest(
     first: int,
     lock: AbstractContextManager[object] = UNSHARED,
 ) -> None:
-    """Put what is larger among `products` [b, t], of texts `first` and on, into `kept`.
+    """Merge `products` [b, t] with the texts from row `first` on into `kept`, in place.
 
-    The products may lie in either memory order. Threads that share `kept` share a `lock`.
+    Products may be in either memory order. Threads that share `kept` share a `lock`.
     """
     with lock:
         lowest = kept.lowest
@@ -269,7 +267,7 @@ def keep_largest(
 def _keep_few(
     kept: Candidates, query: np.ndarray, found: np.ndarray, rows_found: np.ndarray
 ) -> None:
-    """Merge products `found` with the candidates of their queries, which ascend."""
+    """Merge single products `found` [p] of the queries `query` [p], which ascend."""
     width = kept.values.shape[1]
     touched, starts, counts = np.unique(query, return_index=True, return_counts=True)
     place = np.repeat(np.arange(len(touched)), counts)
@@ -284,7 +282,7 @@ def _keep_few(
 
 
 def _keep_dense(kept: Candidates, products: np.ndarray, first: int) -> None:
-    """Merge all products: quicker where many are larger, as in the first block."""
+    """Merge all products: faster where many are larger, as in the first block."""
     width = kept.values.shape[1]
     values = np.concatenate([kept.values, products], axis=1, dtype=kept.values.dtype)
     best = np.argpartition(values, -width, axis=1)[:, -width:]

@@ -1,53 +1,60 @@
-"""Unit rows that stay on disk: asked for a few rows at a time, as an array is.
+"""Sets of unit rows: in .npy files, joined, selected, and read in blocks.
 
-Some rows of a set of vectors shown as if they were all: what is left once rows are removed.
+`Rows` (unit_rows.py) is anything of M rows that has a length and gives float32 [m, d] for a slice
+or for int64 [m] row numbers. A NumPy array is one; so are
 
-The rows that remain are renumbered from 0; `live` int64 [M], ascending, says which row each was.
+    PartedRows      the rows of several .npy files, one file after another
+    JoinedRows      several sets of rows, one set after another
+    SelectedRows    some rows of another set, renumbered from 0
 
-A range of rows, cut into pieces that fit in memory.
+`blocks_of` reads any of them from the first row to the last.
+
+    >>> import numpy as np
+    >>> rows = JoinedRows([np.eye(2, dtype=np.float32), -np.eye(2, dtype=np.float32)])
+    >>> some = SelectedRows(rows, np.array([0, 3]))
+    >>> len(rows), len(some), some[np.array([1])].tolist()
+    (4, 2, [[-0.0, -1.0]])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from ...errors import BlissError
-from .layout import load_vectors
-from .nearest import Hits, Vectors, nearest_texts
-from .unit_rows import normalise_rows, stored_unit_rows
+from .unit_rows import Blocks, Rows, blocks_of, normalise_rows, slices, stored_unit_rows
 
 RESIDENT_BYTES = 256 << 20
 """Rows up to this size as float32 are held in memory; more of them stay on disk."""
+BLOCK_BYTES = 64 << 20
+"""Size as float32 of the blocks that rows on disk are read in."""
+COPIED_ROWS = 32_768
+"""Rows copied at a time where some rows of a block are left out."""
 
 
-class Rows(Protocol):
-    """n unit rows: an array [n, d], or what can be asked like one."""
+class PartedRows:
+    """The unit rows (fp16 or fp32) of several .npy files [m, d]; a file is open only while read.
 
-    def __len__(self) -> int:
-        """n."""
-
-    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
-        """float32 [m, d], the rows of a slice or of int64 [m] numbers."""
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """The rows of several .npy parts, one after the other; the files are open only while read.
-
-    So no page of them counts as memory of this process afterwards: a million images of 512
-    dimensions are 2 GB as float32, and no more of them is held than was asked for last.
+    So none of its pages counts as memory of this process afterwards: a million images of 512
+    dimensions are 2 GB as float32. Rows are checked when they are read (`stored_unit_rows`).
+    Raises BlissError naming a file that cannot be read or has another dimension than the first.
     """
 
-    paths: tuple[Path, ...]
-    starts: np.ndarray
-    """int64 [parts + 1], first row of each part, and n."""
-    as_unit_rows: Callable[[np.ndarray, str], np.ndarray] = stored_unit_rows
-    """From rows as they are stored, and where that is, to unit rows."""
+    def __init__(self, paths: Sequence[Path]) -> None:
+        shapes = [load_vectors(path).shape for path in paths]
+        for path, shape in zip(paths, shapes, strict=True):
+            if shape[1] != shapes[0][1]:
+                raise BlissError(
+                    f"{path} holds vectors of {shape[1]} dimensions",
+                    f"{shapes[0][1]}, as {paths[0]} has",
+                    "Embed every part with the same model",
+                )
+        self.paths = tuple(paths)
+        self.dimension = shapes[0][1]
+        self.starts = part_starts(count for count, _ in shapes)
+        """int64 [parts + 1], the first row of each part, and M."""
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -55,23 +62,65 @@ class StoredRows:
     def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
         if isinstance(wanted, slice):
             wanted = np.arange(*wanted.indices(len(self)))
-        part = np.searchsorted(self.starts, wanted, side="right") - 1
-        found = np.empty((len(wanted), load_vectors(self.paths[0]).shape[1]), np.float32)
-        for number in np.unique(part):
-            here = part == number
-            path = self.paths[number]
-            rows = _read(load_vectors(path), wanted[here] - self.starts[number])
-            found[here] = self.as_unit_rows(rows, str(path))
+        found = np.empty((len(wanted), self.dimension), np.float32)
+        for number, places, rows in by_part(self.starts, wanted):
+            found[places] = self.unit_rows(number, _read(self.part(number), rows))
         return found
 
+    def blocks(self) -> Blocks:
+        """Blocks of BLOCK_BYTES, none of which spans two parts."""
+        for number, start in enumerate(self.starts[:-1].tolist()):
+            part = self.part(number)
+            for some in slices(len(part), BLOCK_BYTES // (4 * self.dimension)):
+                yield start + some.start, self.unit_rows(number, part[some], some.start)
 
-@dataclass(frozen=True)
-class ChosenRows:
-    """Some rows of others, in a chosen order; nothing is read before it is asked for."""
+    def part(self, number: int) -> np.ndarray:
+        """The rows of a part as they are stored."""
+        return load_vectors(self.paths[number])
 
-    rows: Rows
-    chosen: np.ndarray
-    """int64 [n]."""
+    def unit_rows(self, number: int, stored: np.ndarray, first: int = 0) -> np.ndarray:
+        """Unit rows from stored ones of a part, the first of which is its row `first`."""
+        return stored_unit_rows(stored, str(self.paths[number]), first)
+
+
+class OutsideRows(PartedRows):
+    """Rows of .npy files that others wrote: normalised as they are read, unusable ones zero."""
+
+    def unit_rows(self, number: int, stored: np.ndarray, first: int = 0) -> np.ndarray:
+        """`normalise_rows` of some stored rows."""
+        return normalise_rows(stored).unit
+
+
+class JoinedRows:
+    """The rows of several sets of one dimension, one set after another."""
+
+    def __init__(self, members: Sequence[Rows]) -> None:
+        self.members = tuple(members)
+        self.starts = part_starts(map(len, members))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        if isinstance(wanted, slice):
+            wanted = np.arange(*wanted.indices(len(self)))
+        found = np.empty((len(wanted), self.members[0][:0].shape[1]), np.float32)
+        for number, places, rows in by_part(self.starts, wanted):
+            found[places] = self.members[number][rows]
+        return found
+
+    def blocks(self) -> Blocks:
+        """The blocks of every member."""
+        for start, member in zip(self.starts.tolist(), self.members, strict=False):
+            for first, block in blocks_of(member):
+                yield start + first, block
+
+
+class SelectedRows:
+    """The rows `chosen` int64 [M] of another set, in that order; read when they are indexed."""
+
+    def __init__(self, rows: Rows, chosen: np.ndarray) -> None:
+        self.rows, self.chosen = rows, chosen
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -79,110 +128,76 @@ class ChosenRows:
     def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
         return self.rows[self.chosen[wanted]]
 
+    def blocks(self) -> Blocks:
+        """What is left of the blocks of the whole set, or copies where `chosen` is not sorted."""
+        if (np.diff(self.chosen) > 0).all():
+            yield from select_blocks(blocks_of(self.rows), self.chosen)
+        else:
+            for some in slices(len(self), COPIED_ROWS):
+                yield some.start, self[some]
+
+
+def select_blocks(blocks: Blocks, chosen: np.ndarray) -> Blocks:
+    """Blocks of the rows `chosen` int64 [M], ascending, renumbered from 0."""
+    for first, block in blocks:
+        start, stop = np.searchsorted(chosen, (first, first + len(block))).tolist()
+        if stop - start == len(block):
+            yield start, block
+            continue
+        for some in slices(stop - start, COPIED_ROWS):
+            here = chosen[start + some.start : start + some.stop]
+            yield start + some.start, block[here - first]
+
 
 def whole_rows(rows: Rows) -> np.ndarray:
-    """float32 [n, d], all of them in memory, for what cannot do with less."""
+    """float32 [M, d], all rows in memory."""
     return rows if isinstance(rows, np.ndarray) else rows[:]
 
 
 def resident_if_few(rows: Rows, dimension: int) -> Rows:
-    """`rows` of d dimensions as an array where that takes RESIDENT_BYTES at most, else as given."""
+    """`rows` as an array where that takes RESIDENT_BYTES or less, else as given."""
     return whole_rows(rows) if len(rows) * dimension * 4 <= RESIDENT_BYTES else rows
 
 
-def open_outside_rows(paths: Sequence[Path]) -> StoredRows:
-    """The rows of .npy files that others wrote, normalised as they are read; unusable ones are
-    zero. Errors as `open_stored_rows`."""
-    stored = open_stored_rows(paths)
-    return StoredRows(stored.paths, stored.starts, lambda rows, where: normalise_rows(rows).unit)
+def remaining(count: int, removed: np.ndarray) -> np.ndarray:
+    """int64 [M], ascending, the rows 0..count - 1 that are not in `removed`."""
+    left = np.ones(count, bool)
+    left[removed] = False
+    return np.flatnonzero(left)
 
 
-def open_stored_rows(paths: Sequence[Path]) -> StoredRows:
-    """The unit rows (fp16 or fp32) of .npy files [m, d] of one dimension.
+def part_starts(counts: Iterable[int]) -> np.ndarray:
+    """int64 [parts + 1], the first row of each part, and the number of all rows."""
+    return np.cumsum([0, *counts], dtype=np.int64)
 
-    Raises BlissError naming a file that is none or has another dimension; rows are checked when
-    they are read.
-    """
-    shapes = [load_vectors(path).shape for path in paths]
-    for path, shape in zip(paths, shapes, strict=True):
-        if shape[1] != shapes[0][1]:
-            raise BlissError(
-                f"{path} holds vectors of {shape[1]} dimensions",
-                f"{shapes[0][1]}, as {paths[0]} has",
-                "Embed every part with the same model",
-            )
-    starts = np.cumsum([0, *(rows for rows, _ in shapes)], dtype=np.int64)
-    return StoredRows(tuple(paths), starts)
+
+def by_part(starts: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(part, places in `rows`, row numbers within the part) for each part that `rows` touch."""
+    part = np.searchsorted(starts, rows, side="right") - 1
+    for number in np.unique(part).tolist():
+        places = np.flatnonzero(part == number)
+        yield number, places, rows[places] - starts[number]
+
+
+def load_vectors(path: Path) -> np.ndarray:
+    """Memory-map a .npy file of float vectors [m, d]; BlissError where it is not one."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BlissError(
+            f"{path} could not be read ({error})", "a whole .npy file", "Embed the folder again"
+        ) from error
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise BlissError(
+            f"{path} holds an array of shape {array.shape} and type {array.dtype}",
+            "float vectors in an array of shape [rows, dimensions]",
+            "Save the embeddings as one 2-d float array",
+        )
+    return array
 
 
 def _read(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows of a mapped array; a run of them as one slice, which reads no page twice."""
+    """Rows of a mapped array; consecutive ones as one slice, which reads no page twice."""
     if len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all():
         return array[rows[0] : rows[-1] + 1]
     return array[rows]
-
-
-COPIED_AT_ONCE = 32_768
-"""Rows of a block that are copied at once where some of them are left out."""
-
-
-def select_vectors(vectors: Vectors, live: np.ndarray) -> Vectors:
-    """The rows `live` of `vectors`, renumbered."""
-    stored = vectors.stored
-    return Vectors(
-        len(live),
-        lambda: _chosen(vectors.blocks(), live),
-        lambda rows: vectors.fetch(live[rows]),
-        None if stored is None else lambda: _chosen(stored(), live),
-    )
-
-
-def _chosen(
-    blocks: Iterator[tuple[int, np.ndarray]], live: np.ndarray
-) -> Iterator[tuple[int, np.ndarray]]:
-    for first, block in blocks:
-        start, stop = np.searchsorted(live, (first, first + len(block)))
-        if stop - start == len(block):
-            yield int(start), block
-            continue
-        for at in range(start, stop, COPIED_AT_ONCE):
-            yield int(at), block[live[at : min(stop, at + COPIED_AT_ONCE)] - first]
-
-
-def renumbered(hits: Hits, live: np.ndarray) -> Hits:
-    """Hits in rows of the whole set as rows of the selection; all must be in it."""
-    return Hits(hits.similarity, np.searchsorted(live, hits.rows))
-
-
-def remaining(count: int, removed: np.ndarray) -> np.ndarray:
-    """int64 [M], rows 0..count - 1 without those of `removed`."""
-    kept = np.ones(count, bool)
-    kept[removed] = False
-    return np.flatnonzero(kept)
-
-
-def exact_search(vectors: Vectors, queries: np.ndarray, k: int, kept: np.ndarray | None) -> Hits:
-    """The k nearest of the rows `kept`, or of all, by scanning them; hits among all rows."""
-    if kept is None:
-        return nearest_texts(queries, vectors, k)
-    hits = nearest_texts(queries, select_vectors(vectors, kept), k)
-    return Hits(hits.similarity, kept[hits.rows])
-
-
-def merge_hits(found: Sequence[Hits], k: int) -> Hits:
-    """The k best of several hits of the same n queries, whose rows are disjoint."""
-    if len(found) == 1:
-        return found[0]
-    similarity = np.concatenate([hits.similarity for hits in found], axis=1)
-    rows = np.concatenate([hits.rows for hits in found], axis=1)
-    order = np.lexsort((rows, -similarity), axis=1)[:, :k]
-    return Hits(
-        np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
-    )
-
-
-def slices(count: int, size: int) -> Iterator[slice]:
-    """0..count in slices of `size`, or of 1 where that is less."""
-    size = max(1, size)
-    for start in range(0, count, size):
-        yield slice(start, min(count, start + size))

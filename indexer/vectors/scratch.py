@@ -1,4 +1,4 @@
-"""Arrays that are too large to hold: they lie in a temporary file that has no name any more.
+"""Arrays too large for memory: they lie in a temporary file that has been unlinked.
 
 An audit of a million images has some 400 bytes of hits and scores for each. As ordinary arrays
 they would all be memory of this process until the end; here they are pages of a file, which the
@@ -35,8 +35,8 @@ def scratch_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.frombuffer(mapped, dtype).reshape(shape)
 
 
-def let_go(*arrays: np.ndarray) -> None:
-    """Give back the memory that has been used of scratch arrays; their values stay."""
+def release_pages(*arrays: np.ndarray) -> None:
+    """Give the memory of scratch arrays back to the system; their values stay."""
     for array in arrays:
         base: Any = array
         while isinstance(base, np.ndarray):
@@ -44,3 +44,13 @@ def let_go(*arrays: np.ndarray) -> None:
         base = base.obj if isinstance(base, memoryview) else base
         if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             base.madvise(mmap.MADV_DONTNEED)
+
+
+class ScratchAllocator:
+    """`scratch_array` and `release_pages` for functions that take an `Allocator`."""
+
+    empty = staticmethod(scratch_array)
+    release = staticmethod(release_pages)
+
+
+SCRATCH = ScratchAllocator()

@@ -1,12 +1,23 @@
-"""The one boundary where vectors become unit rows.
+"""Unit rows: the one place where vectors from outside are checked and normalised.
 
-Everything behind it (search, moments, scores) takes float32 [n, d] rows of Euclidean length 1 and
-checks nothing again.
+    unit(v) = v/‖v‖, v/max|v| first, so that huge and tiny rows neither overflow nor vanish
+
+Everything behind it (search, moments, scores) takes float32 [n, d] rows of Euclidean length 1,
+whose inner products are cosines, and does not check again.
+
+    >>> import numpy as np
+    >>> found = normalise_rows(np.array([[3.0, 4.0], [0.0, 0.0], [0.0, 1.0]]))
+    >>> found.unit.tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0], [0.0, 1.0]]
+    >>> found.adjusted, found.unusable.tolist()
+    (1, [1])
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,9 +30,39 @@ ROUNDING = 1e-5
 """Rows this close to length 1 count as unit rows already."""
 
 
+class Rows(Protocol):
+    """n unit rows: an array [n, d], or anything on disk that is indexed like one."""
+
+    def __len__(self) -> int:
+        """n."""
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        """float32 [m, d], the rows of a slice or of int64 [m] row numbers."""
+
+
+Blocks = Iterator[tuple[int, np.ndarray]]
+"""(first row, float32 [m, d]), in row order."""
+
+
+@runtime_checkable
+class BlockRows(Rows, Protocol):
+    """Rows with an order of reading of their own."""
+
+    def blocks(self) -> Blocks:
+        """All rows in blocks."""
+
+
+def blocks_of(rows: Rows) -> Blocks:
+    """All rows in blocks: those of `rows.blocks()`, or everything at once for an array."""
+    if isinstance(rows, BlockRows):
+        yield from rows.blocks()
+    else:
+        yield 0, rows[:]
+
+
 @dataclass(frozen=True)
 class NormalisedRows:
-    """Unit rows made from outside vectors, and what had to be done to them."""
+    """Unit rows made from vectors, and how many vectors were not unit rows already."""
 
     unit: np.ndarray
     """float32 [n, d]; unusable rows are all zero."""
@@ -32,7 +73,11 @@ class NormalisedRows:
 
 
 def normalise_rows(vectors: np.ndarray) -> NormalisedRows:
-    """Divide each row of [n, d] by its length; name the rows where that is impossible."""
+    """Divide each row of `vectors` [n, d] by its length.
+
+    Rows that are zero or hold NaN or infinity become zero and are listed in `unusable`. Raises
+    BlissError for anything but a 2-d array of real numbers.
+    """
     if vectors.ndim != 2 or vectors.shape[1] == 0 or vectors.dtype.kind not in "fiu":
         raise BlissError(
             f"embeddings of shape {vectors.shape} and type {vectors.dtype} were given",
@@ -74,5 +119,16 @@ def stored_unit_rows(vectors: np.ndarray, where: str, first: int = 0) -> np.ndar
 
 
 def row_lengths(rows: np.ndarray) -> np.ndarray:
-    """Euclidean lengths, float64 [n], of [n, d] rows."""
+    """float64 [n], the Euclidean lengths of `rows` [n, d]."""
     return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """Slices of `size` (at least 1) that together cover range(count).
+
+    >>> list(slices(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    size = max(1, size)
+    for start in range(0, count, size):
+        yield slice(start, min(count, start + size))

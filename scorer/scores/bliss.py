@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...errors import UsageError
 from ..bliss import bliss_scores
 from ..moments import fit_moments
 from ..reference import Reference
 from ..statistics import check_counts
-from .contract import Fitted, Fitting, Query, Score
+from .contract import Fitted, Fitting, Query, Score, retrieved_texts
+from .needs import Need
 
 
 def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -26,13 +26,8 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     reference = Reference(moments, normals.prompts)
 
     def scores(query: Query) -> np.ndarray:
-        if query.retrieved is None:
-            raise UsageError(
-                "bliss was asked to score images without their retrieved texts",
-                "the nearest external texts of every image",
-                "Retrieve them from a caption index first",
-            )
-        return bliss_scores(query.images, query.retrieved, reference, parameters["weight"]).score
+        retrieved = retrieved_texts(query, "bliss")
+        return bliss_scores(query.images, retrieved, reference, parameters["weight"]).score
 
     return scores
 
@@ -45,6 +40,5 @@ BLISS = Score(
     "Similarity Scores for Anomaly Detection, BMVC 2024, arXiv 2407.17083",
     fit=_fit,
     defaults={"weight": 0.5},
-    needs_normals=True,
-    needs_index=True,
+    needs=frozenset({Need.MOMENTS, Need.RETRIEVED}),
 )

@@ -1,20 +1,20 @@
-"""What every score is: facts about it, a fit on embeddings, and a function of embeddings.
+"""The contract of all scores: facts about a score, a fit on embeddings, a function of embeddings.
 
-Higher = more anomalous, everywhere; a score published the other way round is turned. All vectors
-are unit rows. No model is inside: the same arrays serve every score.
-
-Parameters of a score, checked when it is fitted.
+Higher = more anomalous, for every score; a score that was published the other way round is negated.
+All vectors are unit rows. No model is involved: the same arrays serve every score.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ...errors import UsageError
 from ..bliss import Retrieved
+from .needs import NEEDS, Need
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,16 @@ class Fitting:
     normals: Normals
     texts: np.ndarray
     """float32 [M, d], external texts; M may be 0."""
-    names: np.ndarray | None = None
-    """str [M], the texts themselves, for scores that look at words."""
-    something: np.ndarray | None = None
-    """float32 [d], the unit vector of "a photo of something", for CLIP-AD."""
-    head: Mapping[str, np.ndarray] | None = None
-    """What `bliss train oecl` left, by name, for scores that are trained on outlier images."""
-    no_prompts: np.ndarray | None = None
-    """float32 [C, d], a unit "no" vector for each class, for CLIPN."""
+    extras: Mapping[Need, Any] = field(default_factory=dict)
+    """The values of further needs, as `needs.provide` returns them."""
+
+    def has(self, need: Need) -> bool:
+        """Whether a need is met; what belongs to a query is not decided here."""
+        if need in (Need.NORMALS, Need.MOMENTS):
+            return len(self.normals.images) > 0
+        if need is Need.TEXTS:
+            return len(self.texts) > 0
+        return need in (Need.RETRIEVED, Need.OTHER_IMAGES) or self.extras.get(need) is not None
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ class Query:
     images: np.ndarray
     """float32 [n, d]."""
     retrieved: Retrieved | None = None
-    """Their k nearest external texts, for scores that need an index."""
+    """Their k nearest external texts, for scores that need RETRIEVED."""
     terms: Mapping[object, np.ndarray] = field(default_factory=dict)
-    """Term over all external texts -> float64 [n], worked out beforehand for several scores
+    """Term over all external texts -> float64 [n], computed beforehand for several scores
     together; see `text_terms.with_terms`."""
     views: np.ndarray | None = None
     """float32 [n, V, d], views of each image, for scores that average over them."""
@@ -68,36 +70,40 @@ Fitted = Callable[[Query], np.ndarray]
 
 @dataclass(frozen=True)
 class Score:
-    """One score of the field, with what a reader wants to know of it."""
+    """One score of the field, with what a reader wants to know about it."""
 
     name: str
     formula: str
-    """One line, in the letters of docs/method.md."""
+    """One line, in the notation of docs/method.md."""
     source: str
     """Paper, venue and year, with its arXiv number where it has one."""
     fit: Callable[[Fitting, Mapping[str, float]], Fitted]
-    """From what it is fitted on and every default (overridden or not) to the fitted score."""
+    """From what it is fitted on and all its parameters to the fitted score."""
     defaults: Mapping[str, float] = field(default_factory=dict)
-    needs_normals: bool = False
-    """Whether it needs reference images (all need prompts)."""
-    needs_texts: bool = False
-    needs_index: bool = False
-    """Whether a query must bring its retrieved texts."""
-    needs_no_prompts: bool = False
-    """Whether it needs the labels' "no" vectors, of a trained CLIPN."""
-    needs_head: bool = False
-    """Whether it needs what `bliss train oecl` left."""
-    trained: bool = False
-    """Whether it needs something that was trained beforehand."""
-    stateful: bool = False
-    """Whether an image's score depends on the others in the query: p-values are void then."""
+    """Its parameters and their default values."""
+    needs: frozenset[Need] = frozenset()
+    """What it needs beside label prompts and images."""
+
+    @property
+    def uses_references(self) -> bool:
+        """Whether it depends on reference images, itself or through their moments."""
+        return bool(self.needs & {Need.NORMALS, Need.MOMENTS})
+
+    @property
+    def trained(self) -> bool:
+        """Whether it needs something that was trained beforehand."""
+        return bool(self.needs & {Need.HEAD, Need.NO_PROMPTS})
+
+    @property
+    def stateful(self) -> bool:
+        """Whether an image's score depends on the others in the query: then p-values are void."""
+        return Need.OTHER_IMAGES in self.needs
 
 
 def fit_score(score: Score, fitting: Fitting, **changed: float) -> Fitted:
-    """Fit one score with its defaults, some `changed`.
+    """Fit one score with its default parameters, some `changed`.
 
-    Raises UsageError for a parameter it does not have, and where it needs reference images, texts
-    or "no" vectors that are not there.
+    Raises UsageError for a parameter it does not have and for a need that `fitting` does not meet.
     """
     unknown = sorted(set(changed) - set(score.defaults))
     if unknown:
@@ -106,25 +112,23 @@ def fit_score(score: Score, fitting: Fitting, **changed: float) -> Fitted:
             f"only {', '.join(score.defaults) or 'no parameter'}",
             "Leave it out",
         )
-    if score.needs_normals and not len(fitting.normals.images):
-        raise UsageError(
-            f"{score.name} was asked for without reference images",
-            "reference images of every normal class",
-            "Add them, or choose a score that needs none",
-        )
-    if score.needs_texts and not len(fitting.texts):
-        raise UsageError(
-            f"{score.name} was asked for without external texts",
-            "a caption index",
-            "Add --index or --corpus",
-        )
-    if score.needs_no_prompts and fitting.no_prompts is None:
-        raise UsageError(
-            f'{score.name} was asked for without the labels\' "no" vectors',
-            "a trained CLIPN",
-            "Add --clipn DIR with what `bliss train clipn` made",
-        )
+    for need in Need:
+        if need in score.needs and not fitting.has(need):
+            raise missing(score.name, need)
     return score.fit(fitting, {**score.defaults, **changed})
+
+
+def retrieved_texts(query: Query, score: str) -> Retrieved:
+    """The retrieved texts of a query; UsageError naming the score where it has none."""
+    if query.retrieved is None:
+        raise missing(score, Need.RETRIEVED)
+    return query.retrieved
+
+
+def missing(score: str, need: Need) -> UsageError:
+    """The error for a need that is not met."""
+    provider = NEEDS[need]
+    return UsageError(f"{score} was used without {need.value}", provider.needed, provider.remedy)
 
 
 def positive(parameters: Mapping[str, float], name: str) -> float:

@@ -18,10 +18,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...errors import BlissError
-from ...indexer.vectors.nearest import array_vectors, nearest_texts
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.nearest import exact_search
+from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Normals, Query, Score, between, positive, whole
 from .covariance import Covariance, fit_covariance, squared_lengths, weighed
+from .needs import Need
 from .similarity import ENTRIES, in_chunks, second_moment, similarity
 
 
@@ -56,14 +57,14 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """
     references = fitting.normals.images
     k = min(whole(parameters, "k", 1), len(references))
-    rows = array_vectors(np.ascontiguousarray(references, np.float32))
+    rows = np.ascontiguousarray(references, np.float32)
 
     def scores(query: Query) -> np.ndarray:
         distance = np.empty(len(query.images))
         step = ENTRIES // max(query.images.shape[1], k)
         for chunk in slices(len(distance), step):
             images = query.images[chunk]
-            kth = nearest_texts(images, rows, k).rows[:, k - 1]
+            kth = exact_search(images, rows, k).rows[:, k - 1]
             # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
             apart = images.astype(np.float64) - references[kth]
             distance[chunk] = np.linalg.norm(apart, axis=1)
@@ -79,7 +80,7 @@ KNN = Score(
     "arXiv 2204.06507",
     fit=_fit,
     defaults={"k": 50},
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -130,7 +131,7 @@ MAHALANOBIS = Score(
     source="Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and "
     "Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888",
     fit=_fit_mahalanobis,
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -163,7 +164,7 @@ RELATIVE_MAHALANOBIS = Score(
     source="Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, "
     "2021, arXiv 2106.09022",
     fit=_fit_relative_mahalanobis,
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -203,7 +204,7 @@ GAUSSIAN_AD = Score(
     source="Rippel, Mertens and Merhof, Modeling the Distribution of Normal Data in Pre-Trained "
     "Deep Features for Anomaly Detection, ICPR 2020, arXiv 2005.14140",
     fit=_fit_gaussian_ad,
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -250,5 +251,5 @@ VIM = Score(
     "arXiv 2203.10807",
     fit=_fit_vim,
     defaults={"share": 0.5, "scale": 100.0},
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )

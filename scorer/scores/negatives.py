@@ -39,9 +39,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import BlissError
-from ...indexer.vectors.rows import slices
-from ...indexer.vectors.unit_rows import normalise_rows
+from ...indexer.vectors.unit_rows import normalise_rows, slices
 from .contract import Fitted, Fitting, Score, between, positive, whole
+from .needs import Need
 from .similarity import VECTORS_AT_ONCE, share_of, similarity
 from .text_terms import MAXIMUM, TextSum, TextTerm
 
@@ -150,7 +150,7 @@ NEGLABEL = Score(
     source=SOURCE,
     fit=fit_neglabel,
     defaults={"tau": 0.01, "groups": 100, "seed": 0, **MINING},
-    needs_texts=True,
+    needs=frozenset({Need.TEXTS}),
 )
 
 NEGLABEL_ONE_GROUP = Score(
@@ -160,7 +160,7 @@ NEGLABEL_ONE_GROUP = Score(
     source=SOURCE,
     fit=fit_neglabel,
     defaults={"tau": 0.01, "groups": 1, "seed": 0, **MINING, "keep": 0.9},
-    needs_texts=True,
+    needs=frozenset({Need.TEXTS}),
 )
 
 
@@ -176,7 +176,7 @@ CSP = Score(
     "arXiv 2410.08611",
     fit=fit_neglabel,
     defaults={"tau": 0.01, "groups": 100, "seed": 0, **MINING},
-    needs_texts=True,
+    needs=frozenset({Need.TEXTS}),
 )
 
 
@@ -203,7 +203,7 @@ EOE = Score(
     "arXiv 2406.00806",
     fit=fit_eoe,
     defaults={"tau": 1.0, "beta": 0.25},
-    needs_texts=True,
+    needs=frozenset({Need.TEXTS}),
 )
 
 
@@ -288,5 +288,5 @@ DEBIASED_NEGATIVES = Score(
         "floor": 0.001,
         "seed": 0,
     },
-    needs_texts=True,
+    needs=frozenset({Need.TEXTS}),
 )

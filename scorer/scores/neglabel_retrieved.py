@@ -19,10 +19,10 @@ from math import erfc, log, log1p, pi, sqrt
 
 import numpy as np
 
-from ...errors import UsageError
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import slices
 from ..bliss import Retrieved
-from .contract import Fitted, Fitting, Query, Score, positive
+from .contract import Fitted, Fitting, Query, Score, positive, retrieved_texts
+from .needs import Need
 from .negatives import MINING, SOURCE, Mining, is_negative, mine
 from .similarity import IMAGES_AT_ONCE, VECTORS_AT_ONCE, share_of, similarity
 
@@ -116,14 +116,9 @@ def fit_neglabel_retrieved(fitting: Fitting, parameters: Mapping[str, float]) ->
     negatives = fit_negatives(fitting, parameters)
 
     def score(query: Query) -> np.ndarray:
-        if query.retrieved is None:
-            raise UsageError(
-                "neglabel_retrieved was given images without their retrieved texts",
-                "the nearest external texts of every image",
-                "Search a caption index first",
-            )
-        known = is_negative(negatives.mining, query.retrieved.vectors, prompts)
-        sums = truncated_log_sums(query.images, query.retrieved, known, negatives, tau)
+        retrieved = retrieved_texts(query, "neglabel_retrieved")
+        known = is_negative(negatives.mining, retrieved.vectors, prompts)
+        sums = truncated_log_sums(query.images, retrieved, known, negatives, tau)
         return share_of(sums.estimate, similarity(query.images, prompts, tau).log_sum)
 
     return score
@@ -135,6 +130,5 @@ NEGLABEL_RETRIEVED = Score(
     source=SOURCE + "; the truncation is ours",
     fit=fit_neglabel_retrieved,
     defaults={"tau": 0.01, **MINING, "keep": 0.9},
-    needs_texts=True,
-    needs_index=True,
+    needs=frozenset({Need.TEXTS, Need.RETRIEVED}),
 )

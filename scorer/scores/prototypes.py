@@ -31,9 +31,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...indexer.vectors.nearest import ROUNDING
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Query, Score, between, positive
 from .distances import class_means
+from .needs import Need
 from .similarity import in_chunks
 
 
@@ -73,7 +74,7 @@ SMMP = Score(
     "Multi-modal Prototypes and Image Bias Estimation, 2025, arXiv 2502.00662",
     fit=_fit,
     defaults={"tau": 0.01},
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -103,7 +104,7 @@ COSTARR = Score(
     "Technique with Attenuation for Robust Recognition, ICCV 2025, arXiv 2508.01087",
     fit=_fit_costarr,
     defaults={"weight": 1.0},
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )
 
 
@@ -182,5 +183,5 @@ SPARSE_LOOKUP = Score(
     "Segmentation via Dictionary Lookup, ICCV 2025, arXiv 2508.13560, without its training",
     fit=_fit_sparse_lookup,
     defaults={"sharpness": 1.0},
-    needs_normals=True,
+    needs=frozenset({Need.NORMALS}),
 )

@@ -20,10 +20,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...errors import UsageError
-from ...indexer.encode.encoder import Encoder
-from ...indexer.search.index import CaptionIndex, find_captions
 from .contract import Fitted, Fitting, Query, Score, positive
+from .needs import Need
 from .similarity import share_of, similarity
 
 
@@ -96,27 +94,10 @@ MAXIMUM_COSINE = Score(
 )
 
 
-SOMETHING = "a photo of something"
-
-
-def something_vector(index: CaptionIndex, encoder: Encoder | None) -> np.ndarray | None:
-    """float32 [d], that text's vector, from the model or the index, where either has it."""
-    if encoder is not None:
-        return encoder.encode_texts([SOMETHING])[0]
-    found = find_captions(index, {SOMETHING: SOMETHING})
-    return index.vectors.fetch(np.array([found[SOMETHING]]))[0] if found else None
-
-
 def fit_clip_ad(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
-    """Share of `fitting.something` [d] in the softmax; UsageError where it is absent."""
-    if fitting.something is None:
-        raise UsageError(
-            "clip_ad was asked for without its additional text",
-            f'the vector of "{SOMETHING}"',
-            "Add --model, or that text to the captions of the index",
-        )
+    """Share of the additional text in the softmax over it and the labels."""
     prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
-    something = fitting.something[None, :]
+    something = fitting.extras[Need.SOMETHING][None, :]
 
     def score(query: Query) -> np.ndarray:
         labels = similarity(query.images, prompts, tau).log_sum
@@ -131,4 +112,5 @@ CLIP_AD = Score(
     source="Liznerski et al., Exposing Outlier Exposure, TMLR 2022, arXiv 2205.11474",
     fit=fit_clip_ad,
     defaults={"tau": 0.01},
+    needs=frozenset({Need.SOMETHING}),
 )

@@ -25,13 +25,12 @@ from ...indexer.vectors.blas import share_among_threads
 from ...indexer.vectors.nearest import (
     SPARE,
     Candidates,
-    array_vectors,
     check_k,
     exact_hits,
     keep_largest,
     no_candidates,
 )
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.unit_rows import slices
 from ..bliss import gather_texts
 from .contract import Fitted, Query
 
@@ -88,9 +87,8 @@ def search_with_terms(
     wanted = min(k + SPARE, len(texts))
     candidates = no_candidates(len(images), wanted, np.dtype(np.float64))
     values = _in_blocks(terms, texts, images, candidates)
-    vectors = array_vectors(texts)
-    hits = exact_hits(images, vectors, k, candidates)
-    return Query(images, gather_texts(hits, vectors.fetch), dict(zip(terms, values, strict=True)))
+    hits = exact_hits(images, texts, k, candidates)
+    return Query(images, gather_texts(hits, texts), dict(zip(terms, values, strict=True)))
 
 
 def terms_of(fitted: Fitted) -> tuple[TextTerm, ...]:

@@ -20,32 +20,28 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ...indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
-from ...indexer.vectors.rows import slices
+from ...indexer.vectors.nearest import exact_search
+from ...indexer.vectors.unit_rows import slices
 from .contract import Fitted, Fitting, Query, Score, positive
+from .needs import Need
 from .similarity import ENTRIES, IMAGES_AT_ONCE, in_chunks
 
 
 def trained_arrays(fitting: Fitting, score: str, *names: str) -> list[np.ndarray]:
-    """The named arrays of `fitting.head`.
+    """The named arrays of the trained head.
 
-    Raises UsageError where no head is there, BlissError where it lacks one of them or is for
-    another dimension than the label prompts; the last axis of the first array is d.
+    Raises BlissError where it lacks one of them or is for another dimension than the label
+    prompts; the last axis of the first array is d.
     """
-    if fitting.head is None:
-        raise UsageError(
-            f"{score} was asked for without a trained head",
-            "a folder `bliss train oecl` made",
-            "Add --head DIR",
-        )
-    missing = [name for name in names if name not in fitting.head]
+    head = fitting.extras[Need.HEAD]
+    missing = [name for name in names if name not in head]
     if missing:
         raise BlissError(
             f"the head has no {', '.join(missing)}, which {score} needs",
             "a whole head",
             "Train it again",
         )
-    found = [fitting.head[name] for name in names]
+    found = [head[name] for name in names]
     d, wanted = found[0].shape[-1], fitting.normals.prompts.shape[1]
     if d != wanted:
         raise BlissError(
@@ -102,14 +98,14 @@ def said_no(yes: np.ndarray, no: np.ndarray, tau: float) -> np.ndarray:
 
 def no_prompts(name: str, fitting: Fitting) -> np.ndarray:
     """float64 [C, d]; UsageError where there is not one for every label."""
-    assert fitting.no_prompts is not None
-    if fitting.no_prompts.shape != fitting.normals.prompts.shape:
+    found = fitting.extras[Need.NO_PROMPTS]
+    if found.shape != fitting.normals.prompts.shape:
         raise UsageError(
-            f'{name} was given "no" vectors of shape {fitting.no_prompts.shape}',
+            f'{name} was given "no" vectors of shape {found.shape}',
             f"{fitting.normals.prompts.shape}, one for every label",
             "Encode the prompts of these labels",
         )
-    return fitting.no_prompts.astype(np.float64)
+    return found.astype(np.float64)
 
 
 def _cosines(
@@ -127,8 +123,7 @@ CLIPN_CTW = Score(
     source=SOURCE,
     fit=fit_clipn_ctw,
     defaults={"tau": 0.01},
-    trained=True,
-    needs_no_prompts=True,
+    needs=frozenset({Need.NO_PROMPTS}),
 )
 
 CLIPN_ATD = Score(
@@ -137,8 +132,7 @@ CLIPN_ATD = Score(
     source=SOURCE,
     fit=fit_clipn_atd,
     defaults={"tau": 0.01},
-    trained=True,
-    needs_no_prompts=True,
+    needs=frozenset({Need.NO_PROMPTS}),
 )
 
 
@@ -175,28 +169,26 @@ OECL = Score(
     source="Le-Gia and Ahn, Understanding normalization in contrastive representation learning "
     "and out-of-distribution detection, arXiv 2312.15288; here on frozen embeddings",
     fit=_fit,
-    needs_head=True,
-    trained=True,
+    needs=frozenset({Need.HEAD}),
 )
 
 
 def _fit_outlier_knn_ratio(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """Against the images that the head was trained on; no parameter."""
     known = trained_arrays(fitting, "outlier_knn_ratio", "normals", "outliers")
-    sets = [(rows, array_vectors(np.ascontiguousarray(rows, np.float32))) for rows in known]
 
     def scores(query: Query) -> np.ndarray:
-        normal, outlier = (_nearest(query.images, rows, vectors) for rows, vectors in sets)
+        normal, outlier = (_nearest(query.images, rows) for rows in known)
         return normal / np.maximum(outlier, 1e-12)
 
     return scores
 
 
-def _nearest(images: np.ndarray, rows: np.ndarray, vectors: Vectors) -> np.ndarray:
+def _nearest(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """float64 [n], Euclidean distance of each image to the nearest of `rows`."""
     distance = np.empty(len(images))
     for chunk in slices(len(images), max(1, ENTRIES // max(1, images.shape[1]))):
-        found = nearest_texts(images[chunk], vectors, 1).rows[:, 0]
+        found = exact_search(images[chunk], rows, 1).rows[:, 0]
         # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
         distance[chunk] = np.linalg.norm(images[chunk].astype(np.float64) - rows[found], axis=1)
     return distance
@@ -207,8 +199,7 @@ OUTLIER_KNN_RATIO = Score(
     formula="‖x − nearest normal‖ / ‖x − nearest outlier‖",
     source="the nearest-neighbour rule on normals and known outliers, as a ratio",
     fit=_fit_outlier_knn_ratio,
-    needs_head=True,
-    trained=True,
+    needs=frozenset({Need.HEAD}),
 )
 
 
@@ -228,6 +219,5 @@ OUTLIER_LOGISTIC = Score(
     formula="w·x + b of a ridge logistic regression, outlier images against normal ones",
     source="the usual outlier-exposure baseline; Hendrycks et al., ICLR 2019, arXiv 1812.04606",
     fit=_fit_outlier_logistic,
-    needs_head=True,
-    trained=True,
+    needs=frozenset({Need.HEAD}),
 )

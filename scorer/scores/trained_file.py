@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save
 
 from ...artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ...errors import UsageError
-from .contract import Score
+from .contract import Score, missing
+from .needs import Need
 
 KIND = "oecl-head"
 ARRAYS, LOSSES = "head.safetensors", "losses.csv"
@@ -56,14 +57,10 @@ def open_head(folder: str | None, scores: Sequence[Score]) -> Head | None:
 
     Raises UsageError where all of the `scores` need one and it is missing, or none does.
     """
-    reading = [score.name for score in scores if score.needs_head]
+    reading = [score.name for score in scores if Need.HEAD in score.needs]
     if folder is None:
         if len(reading) == len(scores):
-            raise UsageError(
-                f"{reading[0]} was asked for without a trained head",
-                "a folder `bliss train oecl` made",
-                "Add --head DIR",
-            )
+            raise missing(reading[0], Need.HEAD)
         return None
     if not reading:
         raise UsageError(

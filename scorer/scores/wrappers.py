@@ -20,8 +20,9 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ...indexer.vectors.nearest import array_vectors, nearest_texts
+from ...indexer.vectors.nearest import exact_search
 from .contract import Fitted, Fitting, Normals, Query, Score
+from .needs import Need
 from .similarity import in_chunks
 from .text_terms import WithTerms, terms_of
 
@@ -36,8 +37,12 @@ def with_rscin(score: Score) -> Score:
     """`score`, re-scored from the images it is asked about together.
 
     The result is stateful: an image's score depends on the others in the query, so p-values from
-    a calibration set do not hold. Parameters and needs are those of `score`.
+    a calibration set do not hold. Parameters and further needs are those of `score`, but that
+    moments do not serve in place of reference images.
     """
+    needs = score.needs
+    if Need.MOMENTS in needs:
+        needs = needs - {Need.MOMENTS} | {Need.NORMALS}
 
     def fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
         plain = score.fit(fitting, parameters)
@@ -51,7 +56,7 @@ def with_rscin(score: Score) -> Score:
         source="Li et al., MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with "
         f"Mutual Scoring of the Unlabeled Images, ICLR 2024, arXiv 2401.16753, over {score.source}",
         fit=fit,
-        stateful=True,
+        needs=needs | {Need.OTHER_IMAGES},
     )
 
 
@@ -66,7 +71,7 @@ def smooth(scores: np.ndarray, query: Query) -> np.ndarray:
     most = min(max(NEIGHBOURHOODS), n)
     if most == 0:
         return scores
-    hits = nearest_texts(query.images, array_vectors(query.images), most)
+    hits = exact_search(query.images, query.images, most)
     weights = np.maximum(hits.similarity.astype(np.float64), 0)
     pulled = (weights * scores[hits.rows]).cumsum(axis=1) / weights.cumsum(axis=1)
     return np.mean([pulled[:, min(k, most) - 1] for k in NEIGHBOURHOODS], axis=0)

@@ -16,7 +16,7 @@ from blissaudit.audit.decisions import (
 )
 from blissaudit.audit.result import AuditResult
 from blissaudit.errors import TooManyFlagged, UsageError
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import bliss_matrices, gather_texts
 from blissaudit.scorer.calibration import (
     EmpiricalNull,
@@ -110,7 +110,7 @@ def small_world(seed: int = 0):
     reference = Reference(
         fit_moments(("a", "b", "c"), rows, labels), np.eye(6, dtype=np.float32)[:3]
     )
-    retrieved = gather_texts(nearest_texts(rows, array_vectors(rows), 5), lambda r: rows[r])
+    retrieved = gather_texts(exact_search(rows, rows, 5), rows)
     return rows, labels, reference, retrieved
 
 
@@ -129,7 +129,7 @@ def test_p_by_class_is_the_largest_of_the_classes_p_values():
         assert found[i] == pytest.approx(max(each))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blissaudit.scorer.bliss.TABLE_ENTRIES", len(retrieved.vectors))
-        patch.setattr("blissaudit.scorer.bliss.CHUNK_ENTRIES", 25)
+        patch.setattr("blissaudit.scorer.bliss.PULL_ENTRIES", 25)
         again = class_p_values(rows, retrieved, reference, 0.5, NOTHING_LEFT_OUT, calibration)
     assert np.array_equal(again, found)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -16,16 +17,23 @@ ARGUMENTS = (
 ).split()
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REQUIRED = os.environ.get("BLISS_BROWSER") == "required"
+
+
+def missing(what: str) -> NoReturn:
+    """Skip, or fail where the browser tests are required, because `what` is not installed."""
+    (pytest.fail if REQUIRED else pytest.skip)(f"the browser tests need: {what}")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Debian's Chromium, driven by Playwright; gone when the module ends, as later tests expect."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="the browser tests need: pip install playwright"
-    )
+    try:
+        import playwright.sync_api as playwright
+    except ImportError:
+        missing("pip install playwright")
     if CHROMIUM is None:
-        pytest.skip("the browser tests need: apt-get install chromium")
+        missing("apt-get install chromium")
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield chromium
@@ -96,9 +104,10 @@ def open_page(browser: Any) -> Iterator[Open]:
 @pytest.fixture(scope="session")
 def serious() -> Callable[[Any], list[str]]:
     """`serious(page)`: what axe-core calls a serious or critical violation on it."""
-    axe = pytest.importorskip(
-        "axe_playwright_python", reason="the axe test needs: pip install axe-playwright-python"
-    )
+    try:
+        import axe_playwright_python as axe
+    except ImportError:
+        missing("pip install axe-playwright-python")
     source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
     def violations(page: Any) -> list[str]:

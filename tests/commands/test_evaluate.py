@@ -243,7 +243,7 @@ def test_clip_ad_takes_its_text_from_the_index_where_there_is_no_model(world, ca
         anomalous = np.array([label not in draw["normal"] for label in tested.labels])
         assert values[0][0] == pytest.approx(auroc(scores, anomalous), abs=1e-3)
     assert run([*call(world)[: call(world).index("--score")], "--score", "clip_ad"]) == 2
-    assert "clip_ad was asked for without its additional text" in capsys.readouterr().err
+    assert "clip_ad was used without its additional text" in capsys.readouterr().err
 
 
 def test_image_folders_with_the_demo_model(tmp_path, capsys):

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.scorer.reference_file import load_reference
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 
 
@@ -49,7 +50,7 @@ def test_maximum_cosine_ranks_by_the_prompts_alone(bliss, plain, collection, ind
 
 
 UNTRAINED = {name for name, score in SCORES.items() if not score.trained}
-HEADED = {name for name, score in SCORES.items() if score.needs_head}
+HEADED = {name for name, score in SCORES.items() if Need.HEAD in score.needs}
 
 
 @pytest.mark.parametrize("name", sorted(HEADED))
@@ -59,7 +60,7 @@ def test_a_trained_score_asks_for_its_head(name, bliss, plain, index, tmp_path):
         *("-o", tmp_path / "run", "--score", name),
     )
     assert (done.code, done.out) == (2, "")
-    assert f"{name} was asked for without a trained head" in done.err
+    assert f"{name} was used without a trained head" in done.err
 
 
 @pytest.mark.parametrize(

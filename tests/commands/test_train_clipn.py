@@ -300,7 +300,11 @@ def test_a_fitted_reference_brings_its_prompts(bliss, collection, index, made, t
 
 def test_an_audit_that_cannot_be_done(bliss, collection, index, made, tmp_path):
     for more, code, message in (
-        (("--score", "clipn_atd"), 2, "clipn_atd was asked for without a CLIPN. Needed: a trained"),
+        (
+            ("--score", "clipn_atd"),
+            2,
+            'clipn_atd was used without the labels\' "no" vectors. Needed: a trained',
+        ),
         (("--clipn", made[0]), 2, "--clipn was given with the score bliss, which does not use it"),
         (("--score", "clipn_ctw", "--clipn", index), 1, "is a caption-index folder. Needed: a cl"),
         (("--score", "clipn_ctw", "--clipn", tmp_path), 1, "has no manifest.json"),

@@ -200,7 +200,7 @@ def test_evaluating_a_head_on_embeddings(bliss, sets, index, head):
     assert set(found) == set(names) and min(found[name] for name in names[:3]) > 0.95
     assert set(facts["head"]) == {"head.safetensors", "losses.csv"}
     outcome = bliss(*asked, "--score", "oecl")
-    assert outcome.code == 2 and "oecl was asked for without a trained head" in outcome.err
+    assert outcome.code == 2 and "oecl was used without a trained head" in outcome.err
     outcome = bliss(*asked, "--score", "knn", "--head", head)
     assert outcome.code == 2 and "--head was given with knn" in outcome.err
 
@@ -213,7 +213,7 @@ def test_a_head_of_another_model_is_refused(bliss, sets, index, tmp_path):
     head = tmp_path / "head"
     trained = bliss("train", "oecl", narrow[0], "--outliers", narrow[1], "-o", head, "--epochs", 2)
     assert trained.code == 0, trained.err
-    message = f"{head} was made with a model it does not name, 8 dimensions and"
+    message = f"{head} was made with an unnamed model, 8 dimensions and"
     audit = ("audit", "--embeddings", sets["test"], "--index", index, "-o", tmp_path / "out")
     outcome = bliss(*audit, "--score", "oecl", "--head", head)
     assert outcome.code == 1 and message in outcome.err

@@ -23,7 +23,7 @@ def test_failures_are_listed_with_reasons_and_counted(bliss, collection, index, 
     assert "3 images could not be read (failures.csv says why)" in outcome.out
     assert outcome.err.endswith(
         "\nbliss: 3 images could not be read (the first: boat/=cmd|x.png: the content is not a "
-        "JPEG, PNG, WebP, BMP, GIF or TIFF image). Needed: at most 2, as --max-failures says. "
+        "JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image). Needed: at most 2, as --max-failures says. "
         "Repair or remove them; the results for the readable images are complete.\n"
     )
     with open(tmp_path / "out" / "failures.csv", encoding="utf-8", newline="") as file:

@@ -7,10 +7,12 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blissaudit.corpora import datasets as data_sets
 from blissaudit.corpora.images.opening import open_images
 from blissaudit.corpora.images.source import ImageOptions
 from blissaudit.corpora.registry import CorpusOptions, open_corpus
@@ -193,3 +195,80 @@ def test_scripts_and_old_descriptions_of_a_folder_are_not_obeyed(
 def test_a_card_that_is_no_yaml_or_holds_itself_is_refused(folder: Path, head: str) -> None:
     (folder / ".huggingface.yaml").write_text(head)
     both(folder, r"\.huggingface\.yaml in .* (could not be read|names \.\./x)")
+
+
+OWN = "hf://datasets/stranger/set@0123456789abcdef"
+
+
+@pytest.fixture
+def repository(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A repository of the hub: its `card` and the files that `datasets` would list."""
+    import datasets
+
+    hub = SimpleNamespace(card="", standalone="", listed=[f"{OWN}/data/a.parquet"], loaded=0)
+
+    def read(address: str, most: int) -> bytes:
+        assert address.startswith("hf://datasets/stranger/set")
+        text = hub.card if address.endswith("/README.md") else hub.standalone
+        if not text:
+            raise FileNotFoundError(address)
+        return text.encode()[:most]
+
+    def load(address: str, **options: object) -> SimpleNamespace:
+        hub.loaded += 1
+        config = SimpleNamespace(name="default", data_files={"train": hub.listed})
+        return SimpleNamespace(name="parquet", config=config)
+
+    monkeypatch.setattr(data_sets, "read_file", read)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    return hub
+
+
+def opened(hub: SimpleNamespace) -> None:
+    wanted = CorpusOptions("caption")
+    address = "hf://datasets/stranger/set"
+    data_sets.open_builder("hf:stranger/set", address, wanted, ("parquet",), "tables of text")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://elsewhere/a.parquet",
+        "hf://datasets/other/set/a.parquet",
+        "hf://datasets/stranger/set-2/a.parquet",
+        "hf://datasets/stranger/set/../../other/set/a.parquet",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "../a.parquet",
+        "zip://a.csv::hf://datasets/stranger/set/a.zip",
+    ],
+)
+@pytest.mark.parametrize("card", ["card", "standalone"])
+def test_a_repository_whose_card_names_another_place_is_refused(
+    repository: SimpleNamespace, place: str, card: str
+) -> None:
+    head = f"configs:\n- config_name: c\n  data_files:\n  - split: train\n    path: '{place}'\n"
+    setattr(repository, card, f"---\n{head}---\n" if card == "card" else head)
+    with pytest.raises(BlissError, match=r"set names .*, which leaves the repository\. Need"):
+        opened(repository)
+    assert repository.loaded == 0  # the library has not looked at the place
+
+
+@pytest.mark.parametrize(
+    "file", ["/etc/passwd", "https://elsewhere/a", f"{OWN}x/../../a", f"zip://a::{OWN}/a.zip"]
+)
+def test_a_file_that_the_library_lists_elsewhere_is_refused(
+    repository: SimpleNamespace, file: str
+) -> None:
+    repository.listed.append(file)
+    with pytest.raises(BlissError, match=r"its card in hf://datasets/stranger/set names .*leaves"):
+        opened(repository)
+
+
+def test_a_repository_that_names_its_own_files_is_read(repository: SimpleNamespace) -> None:
+    places = ["data/*.parquet", "hf://datasets/stranger/set/data/a.parquet"]
+    repository.card = f"---\nconfigs:\n- config_name: c\n  data_files: {places}\n---\n"
+    opened(repository)
+    repository.card += " " * (16 << 20)
+    with pytest.raises(BlissError, match=r"README\.md of .* is larger than 16 MiB"):
+        opened(repository)

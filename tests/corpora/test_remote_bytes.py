@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.corpora import addresses as change_marks
+from blissaudit.corpora import datasets as data_sets
 from blissaudit.corpora.files import file_values, read_parquet
 from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.corpora.sources import notices_of
@@ -115,6 +116,7 @@ def test_a_converted_branch_says_that_configurations_are_one(
     monkeypatch.setattr(
         datasets, "load_dataset_builder", lambda address, name, revision: load(str(tmp_path))
     )
+    monkeypatch.setattr(data_sets, "_is_of_repository", lambda address, file: True)
     source = open_corpus("hf:owner/name@refs/convert/parquet")
     assert notices_of(source) == (
         "hf:owner/name: refs/convert/parquet has no card, so its configurations are read as one, "

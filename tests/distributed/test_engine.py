@@ -17,15 +17,14 @@ import psutil
 import pytest
 from blissaudit.corpora.images.folders import list_images
 from blissaudit.corpora.registry import open_corpus
-from blissaudit.distributed.cluster import RayEngine, cluster, import_ray
-from blissaudit.distributed.engine import count_actors
+from blissaudit.distributed.cluster import cluster, import_ray
+from blissaudit.distributed.encoders import for_workers, load_for_worker
+from blissaudit.distributed.engine import RayEngine, count_actors
 from blissaudit.errors import BlissError
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.build.rates import LOG
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder
-from blissaudit.indexer.encode.worker_encoders import for_workers, load_for_worker
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
 
 DEMO = ModelChoice("demo", batch_size=4)
@@ -42,7 +41,7 @@ def running(bliss: Callable) -> Iterator[None]:
     """One cluster for all tests that need one."""
     if find_spec("ray") is None:  # not imported: what it reads while it is must be set before
         pytest.skip("Ray is not installed: pip install 'bliss-audit[ray]'")
-    with cluster(import_ray(ENGINE), ENGINE):
+    with cluster(import_ray()):
         yield
 
 
@@ -52,8 +51,7 @@ def encoder(bliss: Callable) -> Encoder:
 
 
 def stored(folder: Path) -> dict[str, bytes]:
-    """Every file but the log of timings."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != LOG]
+    paths = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -147,7 +145,7 @@ def test_workers_must_load_the_same_weights(encoder):
     wanted = for_workers(encoder, DEMO)
     assert load_for_worker(wanted).facts == encoder.facts
     other = replace(wanted, facts={**wanted.facts, "weights_sha256": "0" * 64})
-    with pytest.raises(BlissError, match="other weights_sha256 than the machine that asked"):
+    with pytest.raises(BlissError, match="whose weights_sha256 differs from the driver's"):
         load_for_worker(other)
 
 
@@ -174,7 +172,7 @@ def test_ray_missing_is_told_with_the_name_of_the_extra(bliss, captions, tmp_pat
     [
         (("--ray-address", "auto"), "--ray-address was given without --engine ray"),
         (("--ray-actors", 2), "--ray-actors was given without --engine ray"),
-        (("--engine", "ray", "--ray-actors", 0), "0 Ray actors were asked for"),
+        (("--engine", "ray", "--ray-actors", 0), "0 Ray actors were requested"),
         (("--engine", "ray", "--ray-address", "ray://head:10001"), "Ray client address"),
         (("--engine", "dask"), "'dask' is not one of"),
     ],
@@ -195,9 +193,8 @@ def test_an_address_where_no_cluster_is_is_refused_at_once():
     fake: Any = SimpleNamespace(
         is_initialized=lambda: False, _private=SimpleNamespace(worker=SimpleNamespace())
     )
-    engine = RayEngine(DEMO, address="127.0.0.1:1")
     with pytest.raises(BlissError, match=r"no Ray cluster at 127\.0\.0\.1:1 \(.*refused"):
-        with cluster(fake, engine):
+        with cluster(fake, "127.0.0.1:1"):
             pass
 
 
@@ -219,7 +216,7 @@ def test_there_is_an_encoder_for_each_gpu(there, engine, expected):
     ("there", "message"),
     [
         ({"CPU": 2.0}, r"the Ray cluster has 2 CPUs\. Needed: 3 for"),
-        ({"CPU": 16.0, "GPU": 1.0}, r"2 Ray actors were asked for and the cluster has 1 GPU"),
+        ({"CPU": 16.0, "GPU": 1.0}, r"2 Ray actors were requested and the cluster has 1 GPU"),
     ],
 )
 def test_a_cluster_that_is_too_small_is_refused(there, message):

@@ -10,9 +10,9 @@ from blissaudit.evaluation.protocols import Protocol
 from blissaudit.evaluation.report import notes
 from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
 from blissaudit.evaluation.world import EmbeddedSet, make_world
-from blissaudit.indexer.vectors.nearest import array_vectors
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.scores.contract import Score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 from scipy.stats import false_discovery_control
 
@@ -34,7 +34,7 @@ def world_and_words(each=100, spread=0.4):
         for n in (each, 40)
     ]
     far = EmbeddedSet(unit(rng.standard_normal((90, 8))), (None,) * 90)
-    texts = array_vectors(unit(rng.standard_normal((50, 8))))
+    texts = unit(rng.standard_normal((50, 8)))
     words = Words(dict(zip(NAMES, unit(centres), strict=True)), texts, 3)
     return make_world(*sets, {"far": far}), words
 
@@ -72,7 +72,7 @@ def nearest_score(seen=None):
             seen.append(len(fitting.normals.images))
         return lambda query: nearest(fitting.normals.images, query.images)
 
-    return Score("nearest", "", "", fit, needs_normals=True)
+    return Score("nearest", "", "", fit, needs=frozenset({Need.NORMALS}))
 
 
 def test_a_score_with_reference_images_is_fitted_without_the_held_out_ones():
@@ -144,7 +144,10 @@ def test_a_score_that_cannot_be_fitted_on_the_rest_says_so():
         return lambda query: nearest(fitting.normals.images, query.images)
 
     result = evaluate(
-        world, draws, words, [Chosen("picky", Score("picky", "", "", fit, needs_normals=True))]
+        world,
+        draws,
+        words,
+        [Chosen("picky", Score("picky", "", "", fit, needs=frozenset({Need.NORMALS})))],
     )
     assert result.scores[0].flags is None
     assert result.scores[0].not_flagged.startswith("without the held-out images: 160 images were")
@@ -153,7 +156,10 @@ def test_a_score_that_cannot_be_fitted_on_the_rest_says_so():
 def test_a_trained_head_may_have_seen_the_held_out_images():
     world, words = world_and_words()
     draws = make_draws(world, PROTOCOL)
-    known = Score("known", "", "", lambda *_: lambda query: query.images[:, 0], needs_head=True)
+    known = Score(
+        "known", "", "", lambda *_: lambda query: query.images[:, 0], needs=frozenset({Need.HEAD})
+    )
+    words = replace(words, extras={Need.HEAD: {}})
     result = evaluate(world, draws, words, [Chosen("known", known)])
     assert result.scores[0].flags is None
     assert result.scores[0].not_flagged == "its head may have been trained on the held-out images"

@@ -26,7 +26,7 @@ from blissaudit.evaluation.tuning import TuningOptions, own_reference, tune
 from blissaudit.evaluation.tuning_text import tuning_lines
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedded import read_image_embeddings
-from blissaudit.indexer.search.index import open_index, search, without_rows
+from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.vectors.nearest import Hits
 from blissaudit.scorer.robust import rank_correlation
 from helpers import small_worlds as small
@@ -57,7 +57,7 @@ def world(tmp_path_factory):
 def partial(index, hidden, kind="half", parameters=None):
     """A candidate that never finds the rows `hidden`."""
     left = np.setdiff1d(np.arange(index.count), hidden)
-    shown = without_rows(index, np.asarray(hidden, np.int64))
+    shown = index.without(np.asarray(hidden, np.int64))
 
     def find(queries, k):
         hits = search(shown, queries, k)
@@ -164,7 +164,7 @@ def test_measured_recall_is_that_of_a_loop_over_all_pairs(world, hidden):
     options = TuningOptions(k=5, text_queries=12, least_recall=0.5)
     found = tune(index, images, [partial(index, sorted(hidden))], options)
     one = found.measured[1]
-    texts = index.vectors.fetch(np.arange(M)).astype(float)
+    texts = index.vectors[np.arange(M)].astype(float)
     left = [row for row in range(M) if row not in hidden]
 
     def recall(query, own=None):
@@ -189,7 +189,7 @@ def test_scores_are_those_of_an_audit_of_the_images_against_themselves(world):
     found = tune(index, images, [partial(index, hidden)], TuningOptions(k=5), prompts(index))
     exact, one = found.measured
     whole = audit_own(images, index, settings=AuditSettings(k=5)).scores.score
-    shown = without_rows(index, np.array([r for r in hidden if r > 3]))  # the prompts must stay
+    shown = index.without(np.array([r for r in hidden if r > 3]))  # the prompts must stay
     other = tune(
         index, images, [partial(index, [r for r in hidden if r > 3])], TuningOptions(k=5),
         prompts(index),
@@ -207,7 +207,7 @@ def test_scores_are_those_of_an_audit_of_the_images_against_themselves(world):
 
 
 def prompts(index):
-    return lambda classes: index.vectors.fetch(np.arange(4))[: len(classes)]
+    return lambda classes: index.vectors[np.arange(4)][: len(classes)]
 
 
 def test_without_labels_the_images_are_one_class_around_their_mean(world):

@@ -32,11 +32,12 @@ from blissaudit.evaluation.run import (
     evaluate,
 )
 from blissaudit.evaluation.world import EmbeddedSet, make_world
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import text_terms
 from blissaudit.scorer.scores.contract import Score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -54,7 +55,7 @@ def world_and_words(k=3):
         rows = np.repeat(centres, each, axis=0) + rng.standard_normal((4 * each, 8))
         sets.append(EmbeddedSet(unit(rows), tuple(np.repeat(NAMES, each).tolist())))
     texts = unit(rng.standard_normal((20, 8)))
-    words = Words(dict(zip(NAMES, unit(centres), strict=True)), array_vectors(texts), k)
+    words = Words(dict(zip(NAMES, unit(centres), strict=True)), texts, k)
     return make_world(*sets, {}), words, texts
 
 
@@ -75,7 +76,7 @@ def test_every_score_sees_the_same_draws_and_retrieval_of_the_test_images_alone(
     world, words, texts = world_and_words()
     draws = make_draws(world, Protocol("p", "random", size=2, draws=3))
     seen = []
-    cosine = cosine_score(seen, needs_texts=True)
+    cosine = cosine_score(seen, needs=frozenset({Need.TEXTS}))
     result = evaluate(world, draws, words, [Chosen("a", cosine), Chosen("b", cosine)])
     # Once a draw for each score; too few images to flag.
     assert len(seen) == 6 and [x[1].images is seen[0][1].images for x in seen[:4:3]] == [True] * 2
@@ -83,9 +84,7 @@ def test_every_score_sees_the_same_draws_and_retrieval_of_the_test_images_alone(
         assert fitting.normals.classes == draw.normal
         assert np.array_equal(fitting.normals.images, world.images[draw.reference])
         assert np.array_equal(fitting.texts, texts)
-        alone = gather_texts(
-            nearest_texts(world.images[draw.test], words.texts, 3), words.texts.fetch
-        )
+        alone = gather_texts(exact_search(world.images[draw.test], words.texts, 3), words.texts)
         for name in ("similarity", "rows", "position", "vectors"):
             assert np.array_equal(getattr(query.retrieved, name), getattr(alone, name)), name
     assert np.array_equal(result.scores[0].values, result.scores[1].values)
@@ -103,7 +102,7 @@ def test_scores_over_all_texts_share_one_pass_over_all_draws(monkeypatch):
             passes.append((len(terms), len(images))) or real(terms, texts, images, near)
         ),
     )
-    monkeypatch.setattr(shared, "nearest_texts", None)
+    monkeypatch.setattr(shared, "exact_search", None)
     chosen = choose_scores(["eoe", "neglabel:keep=0.5", "mcm", "csp"], SCORES)
     found = evaluate(world, draws, words, chosen)
     held = [draw.reference[held_out(world, draw)] for draw in draws]
@@ -212,7 +211,12 @@ def fixed_result():
         values[:, :, 1:] = [0.25, 0.5, 0.75, 0.625, 0.375, 0.375, 0.625]
     scores = [
         ScoreResult(
-            Chosen(name, cosine_score(stateful=why != "")), values, 0.0125, 3 << 20, flags, why
+            Chosen(name, cosine_score(needs=frozenset({Need.OTHER_IMAGES} if why else ()))),
+            values,
+            0.0125,
+            3 << 20,
+            flags,
+            why,
         )
         for name, values, flags, why in (
             ("=poor", poor, None, "it is poor"),
@@ -338,7 +342,7 @@ def test_the_known_answer_on_caltech_101():
         Chosen("cosine", MAXIMUM_COSINE),
         Chosen("nearest", KNN, {"k": 1}),
     ]
-    result = evaluate(world, draws, Words(prompts, array_vectors(texts[:1000])), chosen)
+    result = evaluate(world, draws, Words(prompts, texts[:1000]), chosen)
     means = [100 * found.metric("auroc").mean() for found in result.scores]
     assert means[0] == pytest.approx(99.04, abs=0.01)
     assert means[1:] == pytest.approx([98.3, 97.1], abs=0.06)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.bliss import Retrieved
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 from hypothesis import strategies as st
 
@@ -24,7 +25,8 @@ def fitting_of(prompts, texts=None, something=None):
     nothing = np.zeros((0, prompts.shape[1]), np.float32)
     names = tuple(f"class {i}" for i in range(len(prompts)))
     normals = Normals(names, prompts, nothing, np.zeros(0, np.int64))
-    return Fitting(normals, nothing if texts is None else texts, something=something)
+    extras = {} if something is None else {Need.SOMETHING: something}
+    return Fitting(normals, nothing if texts is None else texts, extras)
 
 
 def retrieve(images, texts, k):

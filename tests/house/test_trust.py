@@ -183,9 +183,8 @@ def test_ray_sends_no_usage_report_and_keeps_a_token_of_its_own(tmp_path):
         (tmp_path / "ray" / name).write_text("")
     code = (
         "import os\n"
-        "from blissaudit.indexer.encode.encoder import ModelChoice\n"
-        "from blissaudit.distributed.cluster import RayEngine, import_ray\n"
-        "import_ray(RayEngine(ModelChoice('demo')))\n"
+        "from blissaudit.distributed.cluster import import_ray\n"
+        "import_ray()\n"
         "print(os.environ['RAY_USAGE_STATS_ENABLED'], os.environ['RAY_AUTH_MODE'],\n"
         "      len(os.environ['RAY_AUTH_TOKEN']))\n"
     )

@@ -71,7 +71,7 @@ def close(found, expected, tolerance=1e-5):
 def check_world(world: World, hits, left_out: LeftOut, weight: float) -> None:
     """Every number of `bliss_matrices` and `bliss_scores` against the oracle's."""
     similarity, rows = hits
-    retrieved = gather_texts(Hits(similarity, rows), lambda wanted: world.texts[wanted])
+    retrieved = gather_texts(Hits(similarity, rows), world.texts)
     reference = world.reference
     classes = [
         oracle.class_rows(world.reference_images, world.labels, number)
@@ -125,7 +125,7 @@ def test_every_number_equals_the_oracle(world, k, weight, entries, leave_out):
     hits = oracle.brute_force(world.images, world.texts, k)
     with (
         patch.object(class_blocks, "TABLE_ENTRIES", entries[0]),
-        patch.object(class_blocks, "CHUNK_ENTRIES", entries[1]),
+        patch.object(class_blocks, "PULL_ENTRIES", entries[1]),
     ):
         check_world(world, hits, world.left_out if leave_out else NOTHING_LEFT_OUT, weight)
 
@@ -156,7 +156,7 @@ def test_real_embeddings_equal_the_oracle(leave_out):
 def test_equal_totals_go_to_the_lower_class(table_entries, chunk_entries, monkeypatch):
     # Axis rows keep every sum exact, so classes 1 and 4, and 0 and 3, tie bit for bit.
     monkeypatch.setattr(class_blocks, "TABLE_ENTRIES", table_entries)
-    monkeypatch.setattr(class_blocks, "CHUNK_ENTRIES", chunk_entries)
+    monkeypatch.setattr(class_blocks, "PULL_ENTRIES", chunk_entries)
     axes = np.eye(4, dtype=np.float32)
     kinds = {"x": axes[[0, 1]], "y": axes[[1, 2]]}
     order = ["x", "y", "x", "x", "y"]
@@ -165,7 +165,7 @@ def test_equal_totals_go_to_the_lower_class(table_entries, chunk_entries, monkey
         np.stack([kinds[name][0] for name in order]),
     )
     hits = Hits(np.array([[1.0], [1.0]], np.float32), np.array([[0], [1]]))
-    retrieved = gather_texts(hits, lambda rows: axes[[1, 0]][rows])
+    retrieved = gather_texts(hits, axes[[1, 0]])
     kept = bliss_scores(axes[[1, 0]], retrieved, reference, 0.5, np.array([4, -1]))
     # Image y = axis 1 with text axis 1. Class y: prompt mean 1/2, std 1/2, so ICS -1 and ETS +1;
     # class x: cosine 0, so ICS +1 and ETS +1. Image axis 0 with text axis 0. Class x: ICS -1 and
@@ -186,7 +186,7 @@ def test_all_parts_are_those_of_the_lower_of_two_equal_classes(table_entries, mo
     rows = np.concatenate([apart + [0, 1, 0], apart + [1, 0, 0]])
     reference = Reference(fit_moments("pq", rows, np.array([0, 0, 1, 1])), np.eye(3)[[2, 2]])
     hits = Hits(np.array([[0.5, 0.5]], np.float32), np.array([[0, 1]]))
-    retrieved = gather_texts(hits, lambda wanted: np.eye(3, dtype=np.float32)[wanted])
+    retrieved = gather_texts(hits, np.eye(3, dtype=np.float32))
     kept = bliss_scores(np.array([[0.5, 0.5, 0]], np.float32), retrieved, reference)
     assert kept.best_scores.tolist() == [[0, 0]]
     assert kept.best_classes.tolist() == [[0, 1]]
@@ -196,18 +196,14 @@ def test_all_parts_are_those_of_the_lower_of_two_equal_classes(table_entries, mo
 def test_no_images_give_no_scores():
     reference = Reference(fit_moments("a", np.eye(3)[:2], np.zeros(2, int)), np.eye(3)[:1])
     hits = Hits(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.int64))
-    kept = bliss_scores(
-        np.zeros((0, 3), np.float32), gather_texts(hits, lambda rows: np.eye(3)[rows]), reference
-    )
+    kept = bliss_scores(np.zeros((0, 3), np.float32), gather_texts(hits, np.eye(3)), reference)
     assert (kept.score.shape, kept.best_classes.shape, kept.pull.shape) == ((0,), (0, 1), (0, 4))
 
 
 def test_a_class_of_one_image_is_refused_by_name():
     rows = np.eye(3, dtype=np.float32)
     reference = Reference(fit_moments(["cup", "mug"], rows, np.array([0, 0, 1])), rows[:2])
-    retrieved = gather_texts(
-        Hits(np.ones((1, 1), np.float32), np.zeros((1, 1), int)), lambda wanted: rows[wanted]
-    )
+    retrieved = gather_texts(Hits(np.ones((1, 1), np.float32), np.zeros((1, 1), int)), rows)
     for score in (bliss_scores, bliss_matrices):
         with pytest.raises(BlissError, match=r"class 'mug' has 1 reference image\. Needed: at"):
             score(rows[:1], retrieved, reference)

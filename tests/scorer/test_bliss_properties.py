@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import (
     BlissScores,
     Retrieved,
@@ -37,8 +37,8 @@ class World:
 
     @property
     def retrieved(self) -> Retrieved:
-        texts = array_vectors(self.texts)
-        return gather_texts(nearest_texts(self.images, texts, self.k), texts.fetch)
+        texts = self.texts
+        return gather_texts(exact_search(self.images, texts, self.k), texts)
 
     def scores(self, weight: float = 0.5) -> BlissScores:
         return bliss_scores(self.images, self.retrieved, self.reference, weight)

@@ -12,14 +12,13 @@ from blissaudit.audit.report.page_data import facts_of
 from blissaudit.errors import UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of
-from blissaudit.indexer.vectors.nearest import Vectors, array_vectors
+from blissaudit.indexer.vectors.rows import JoinedRows, remaining
 from blissaudit.scorer import label_filter
 from blissaudit.scorer.label_filter import (
     HiddenText,
     LabelFilter,
+    label_texts,
     labels_near,
-    without_label_texts,
     word_forms,
 )
 from helpers import small_worlds as small
@@ -58,10 +57,11 @@ def index(tmp_path):
 def test_whole_words_next_to_each_other_whatever_case_and_number(index, monkeypatch, at_once):
     monkeypatch.setattr(label_filter, "CAPTIONS_AT_ONCE", at_once)
     prompts = small.unit(np.eye(3, 6))
-    left, hidden = without_label_texts(index, CLASSES, prompts, LabelFilter(words=True))
+    hidden = label_texts(index, index.vectors, CLASSES, prompts, LabelFilter(words=True))
+    left = index.without(remaining(index.count, hidden.kept))
     assert hidden.kept.tolist() == [i for i in range(12) if i not in WORDED]
     assert (hidden.count, hidden.near, hidden.worded) == (6, 0, 6)
-    assert captions_of(left, np.arange(6)) == [CAPTIONS[i] for i in hidden.kept]
+    assert left.captions_of(np.arange(6)) == [CAPTIONS[i] for i in hidden.kept]
     assert hidden.near_examples == ()
     assert hidden.worded_examples == (
         HiddenText("a photo of a CUP", "cup"),
@@ -107,21 +107,19 @@ def test_near_labels_are_those_of_a_float64_oracle_whatever_the_blocks(seed, cos
     if np.abs(products - cosine).min() < 1e-6:
         return
     expected = np.where(products.max(axis=1) >= cosine, products.argmax(axis=1), -1)
-    blocks = Vectors(
-        23, lambda: ((i, texts[i : i + size]) for i in range(0, 23, size)), lambda r: texts[r]
-    )
+    blocks = JoinedRows([texts[i : i + size] for i in range(0, 23, size)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_filter, "TEXTS_AT_ONCE", 4)
         assert labels_near(blocks, prompts, cosine).tolist() == expected.tolist()
-    assert labels_near(array_vectors(texts), prompts, cosine).tolist() == expected.tolist()
+    assert labels_near(texts, prompts, cosine).tolist() == expected.tolist()
 
 
 def test_a_text_exactly_at_the_cosine_is_hidden():
     texts = np.array([[0.6, 0.8], [0.8, 0.6]], np.float32)
     prompts = np.array([[1, 0]], np.float32)
     at = float(texts[1, 0])
-    assert labels_near(array_vectors(texts), prompts, at).tolist() == [-1, 0]
-    assert labels_near(array_vectors(texts), prompts, np.nextafter(at, 1)).tolist() == [-1, -1]
+    assert labels_near(texts, prompts, at).tolist() == [-1, 0]
+    assert labels_near(texts, prompts, np.nextafter(at, 1)).tolist() == [-1, -1]
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +219,7 @@ def test_a_prompt_that_is_hidden_still_names_its_class(bliss, world, tmp_path):
 def test_no_filter_that_hides_all_or_is_no_cosine(audit, bliss, world, tmp_path, index):
     every_way = small.unit(np.vstack([np.eye(6), -np.eye(6)]))
     with pytest.raises(UsageError, match=r"all 12 texts of .* are too like a normal label"):
-        without_label_texts(index, list("abcdefghijkl"), every_way, LabelFilter(0.1))
+        label_texts(index, index.vectors, list("abcdefghijkl"), every_way, LabelFilter(0.1))
     for wrong in ("0", "1.5", "nan"):
         done = bliss(
             *("audit", "--embeddings", world / "images", "--index", world / "index"),

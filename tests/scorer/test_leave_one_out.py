@@ -106,7 +106,7 @@ def small_world(seed: int, counts: list[int], stored: str | None = None):
     texts = oracle.unit_rows(rng.normal(size=(20, D)))
     hits = oracle.brute_force(rows, texts, K)
     reference = Reference(fit_moments("abcd"[: len(counts)], rows, labels), prompts)
-    retrieved = gather_texts(Hits(*hits), lambda wanted: texts[wanted])
+    retrieved = gather_texts(Hits(*hits), texts)
     return rows, labels, reference, retrieved
 
 

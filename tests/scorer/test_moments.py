@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.indexer.vectors.rows import ChosenRows
+from blissaudit.indexer.vectors.rows import SelectedRows
 from blissaudit.scorer.moments import (
     Moments,
     add_images,
@@ -197,7 +197,7 @@ def test_large_classes_on_disk_are_added_a_few_rows_at_a_time(monkeypatch):
     rng = np.random.default_rng(7)
     rows, labels = rng.standard_normal((23, 4)).astype(np.float32), np.arange(23) % 2
     order = rng.permutation(23)
-    stored = ChosenRows(rows, order)
+    stored = SelectedRows(rows, order)
     found = add_images(empty_moments(("ant", "bee"), 4), stored, labels)
     for number, part in enumerate(found.parts):
         members = rows[order][labels == number].astype(np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.audit.robust import rank_correlation
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import bliss_matrices, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.moments import fit_moments, remove_images
@@ -132,7 +132,7 @@ def test_removal_is_a_refit_and_a_removed_image_scores_as_one_left_out(seed, eac
     rows = rng.normal(size=(2 * each, 16))  # thirty rows of 16 dimensions keep a scatter
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     labels, prompts = np.repeat([0, 1], each), rows[[0, -1]]
-    retrieved = gather_texts(nearest_texts(rows, array_vectors(rows), 4), lambda r: rows[r])
+    retrieved = gather_texts(exact_search(rows, rows, 4), rows)
     out = np.zeros(2 * each, bool)
     out[rng.choice(2 * each, 3, replace=False)] = True
     whole = fit_moments(("a", "b"), rows, labels)

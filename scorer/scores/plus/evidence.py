@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....indexer.vectors.rows import slices
+from ....indexer.vectors.scratch import SCRATCH
+from ....indexer.vectors.unit_rows import slices
 from ...bliss import Retrieved, class_blocks
 from ...leave_one_out import LeftOut
 from ...reference import Reference, Sample
@@ -160,7 +161,9 @@ def _nearest(
     prior, pooled = normal.spread
     bliss, distance = np.full(n, np.inf), np.empty(n)
     apart, away = np.full(n, np.inf if gone is not None else 0.0), np.zeros(n)
-    for block in class_blocks(images, retrieved, normal.reference, pairs.left_out, prior):
+    for block in class_blocks(
+        images, retrieved, normal.reference, pairs.left_out, prior, allocator=SCRATCH
+    ):
         total = block.ics + normal.weight * block.ets
         bliss[block.images] = np.minimum(bliss[block.images], total.min(axis=1))
         if gone is not None:

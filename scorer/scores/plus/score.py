@@ -25,15 +25,24 @@ from functools import cache
 
 import numpy as np
 
-from ....errors import UsageError
-from ....indexer.vectors.nearest import array_vectors, nearest_texts
+from ....indexer.vectors.nearest import exact_search
 from ...bliss import Retrieved, gather_texts
 from ...leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from ...moments import fit_moments
 from ...reference import Reference, Sample
 from ...reference_file import images_to_keep, sample_of
 from ...statistics import check_counts, variance_prior
-from ..contract import Fitted, Fitting, Query, Score, between, positive, whole
+from ..contract import (
+    Fitted,
+    Fitting,
+    Query,
+    Score,
+    between,
+    positive,
+    retrieved_texts,
+    whole,
+)
+from ..needs import Need
 from ..text_terms import TextSum, TextTerm, WithTerms
 from .combination import Scale, beyond, learnt_weights, scale_of, standardised
 from .evidence import Evidence, Normal, Pairs, evidence, pairs_of, sample_evidence
@@ -79,12 +88,11 @@ def fit_bliss_plus(
 
 def _scorer(normal: Normal, texts: np.ndarray, parameters: Mapping[str, float]) -> Scorer:
     far = between(parameters, "far", 0, np.inf)
-    vectors = array_vectors(np.ascontiguousarray(texts))
 
     @cache
     def calibration(k: int) -> _Calibration:
         sample = normal.sample
-        retrieved = gather_texts(nearest_texts(sample.images, vectors, k), vectors.fetch)
+        retrieved = gather_texts(exact_search(sample.images, texts, k), texts)
         everyone = np.arange(len(sample.labels))
         pairs = Pairs(LeftOut(everyone, sample.labels), np.ones(len(everyone), bool))
         return _calibrate(normal, retrieved, pairs)
@@ -190,14 +198,9 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
         terms = (TextTerm(fitting.texts, (asked,), lambda images, found: found[0]),)
 
     def scores(query: Query) -> np.ndarray:
-        if query.retrieved is None:
-            raise UsageError(
-                "bliss+ was asked to score images without their retrieved texts",
-                "the nearest external texts of every image",
-                "Retrieve them from a caption index first",
-            )
+        retrieved = retrieved_texts(query, "bliss+")
         against = terms[0](query) if terms else None
-        return scorer(query.images, query.retrieved, NOTHING_LEFT_OUT, against)
+        return scorer(query.images, retrieved, NOTHING_LEFT_OUT, against)
 
     return WithTerms(scores, terms)
 
@@ -218,7 +221,5 @@ BLISS_PLUS = Score(
         "far": 2.0,
         "full": 200_000,
     },
-    needs_normals=True,
-    needs_texts=True,
-    needs_index=True,
+    needs=frozenset({Need.MOMENTS, Need.TEXTS, Need.RETRIEVED}),
 )

@@ -10,7 +10,7 @@ pytest.importorskip(
 )
 from blissaudit import bliss_scores, fit_moments
 from blissaudit.audit.adapters.sklearn_detector import BlissDetector
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.reference import Reference
@@ -37,9 +37,9 @@ def unit(rows):
 def ours(images, world, left_out):
     fitted, labels, prompts, texts = world
     rows = unit(images)
-    vectors = array_vectors(unit(texts))
+    vectors = unit(texts)
     reference = Reference(fit_moments(["0", "1", "2"], unit(fitted), labels), unit(prompts))
-    retrieved = gather_texts(nearest_texts(rows, vectors, 4), vectors.fetch)
+    retrieved = gather_texts(exact_search(rows, vectors, 4), vectors)
     return bliss_scores(rows, retrieved, reference, 0.7, left_out=left_out).score
 
 

@@ -13,15 +13,15 @@ from blissaudit.audit.report.thumbnails import PictureShelf
 from blissaudit.audit.review.photographs import Photographs, Wanted, read_photographs
 from blissaudit.indexer.encode.preprocessing import UnreadableImage
 from blissaudit.indexer.images.decoding import DecodingLimits
-from blissaudit.indexer.images.thumbnails import Thumbnailer
+from blissaudit.indexer.images.workers import Decoder
 from PIL import Image, PngImagePlugin
 
 SECRET = b"SECRET-PLACE"
 
 
 def thumbnail(data, side):
-    with Thumbnailer(DecodingLimits()) as maker:
-        return maker.thumbnail(data, side)
+    with Decoder() as maker:
+        return maker.thumbnail(data, side, DecodingLimits())
 
 
 def photo(width=800, height=600):

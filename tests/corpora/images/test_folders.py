@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 from blissaudit.corpora.images.folders import ImageList, display_path, list_image_files, list_images
-from blissaudit.corpora.images.source import LINK_OUT, read_everything
+from blissaudit.corpora.images.opening import open_images
+from blissaudit.corpora.images.source import LINK_OUT, ImageOptions, read_everything
+from blissaudit.corpora.sources import notices_of
 from blissaudit.errors import BlissError, UsageError
+from PIL import Image
 
 
 def make(root: Path, *names: str) -> Path:
@@ -176,15 +181,13 @@ def test_an_empty_folder_says_what_it_holds_and_what_counts(tmp_path: Path) -> N
     with pytest.raises(BlissError, match="holds no images") as caught:
         list_images(tmp_path)
     assert caught.value.given == f"{tmp_path} holds no images"
-    assert caught.value.needed == (
-        "files that end in .jpg, .jpeg, .jpe, .png, .webp, .bmp, .gif, .tif, .tiff, in any case"
-    )
+    assert caught.value.needed == "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF files"
     make(tmp_path, "a.txt", "sub/b.csv")
     (tmp_path / "away.png").symlink_to("/")
     with pytest.raises(BlissError, match="holds no images") as caught:
         list_images(tmp_path)
     assert caught.value.given == (
-        f"{tmp_path} holds no images, only 2 other files "
+        f"{tmp_path} holds no images, only 2 other files (.csv 1, .txt 1) "
         "(links that leave the folder, not followed: 1)"
     )
     assert caught.value.exit_code == 1
@@ -223,3 +226,158 @@ def test_named_files_must_be_files_and_exist(tmp_path: Path) -> None:
         list_image_files([tmp_path / "gone.png"])
     with pytest.raises(UsageError, match=f"{tmp_path.name} is a folder"):
         list_image_files([tmp_path])
+
+
+def encoded(form: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (200, 30, 40)).save(file, form)
+    return file.getvalue()
+
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["picture", "picture.dat", "0123.abc", "a.b.c"])
+def test_content_makes_an_image_whatever_its_name(tmp_path: Path, form: str, name: str) -> None:
+    make(tmp_path, "cat/a.png")
+    (tmp_path / "cat" / name).write_bytes(encoded(form))
+    assert set(list_images(tmp_path).paths) == {"cat/a.png", f"cat/{name}"}
+    assert open_images(tmp_path / "cat" / name).count == 1
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        archive.add(tmp_path / "cat" / name, name)
+    (item,) = open_images(tmp_path / "t.tar").items(read_everything)
+    assert item.data == encoded(form)
+
+
+def test_other_suffixes_of_images_count_without_a_look(tmp_path: Path) -> None:
+    kept = ["a.jfif", "b.pjpeg", "c.MPO", "d.avif", "e.HEIC", "f.heif", "g.apng", "h.dib"]
+    make(tmp_path, *kept)
+    assert list(list_images(tmp_path).paths) == kept
+
+
+def test_what_is_no_image_is_counted_by_suffix_and_said(tmp_path: Path) -> None:
+    make(tmp_path, "cat/a.png", "cat/a.txt", "dog/b.png", "dog/b.TXT", "dog/c.svg", "README")
+    (tmp_path / "cat" / "BMW.dat").write_bytes(b"BMW,1\n" * 20)
+    os.mkfifo(tmp_path / "cat" / "pipe")
+    found = list_images(tmp_path)
+    assert found.paths == ("cat/a.png", "dog/b.png")
+    assert found.notices == (
+        f"{tmp_path}: 6 other files are no images (.txt 2, without suffix 2, .dat 1, .svg 1)",
+    )
+    (tmp_path / "flat").mkdir()
+    make(tmp_path / "flat", "a.png")
+    (tmp_path / "flat" / "labels.csv").write_text("path,label\na.png,x\n")
+    assert notices_of(open_images(tmp_path / "flat")) == ()  # the label file is read
+    make(tmp_path / "flat", "notes.md")
+    assert notices_of(open_images(tmp_path / "flat")) == (
+        f"{tmp_path}/flat: 1 other file is no image (.md 1)",
+    )
+    make(tmp_path / "none", "a.txt", "b.txt", "c.pdf")
+    with pytest.raises(BlissError, match=r"holds no images, only 3 other files \(\.txt 2, \.pdf 1"):
+        list_images(tmp_path / "none")
+
+
+def pictures(root: Path, *names: str) -> Path:
+    """Images below `root`."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded("PNG"))
+    return root
+
+
+def labelled(source: object) -> dict[str, str | None]:
+    return dict(zip(source.paths, source.labels, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("labels.csv", ["path,label", "images/a.png,cat", "images/b.png,dog"]),
+        ("labels.csv", ["filename,Category", "a.png,cat", "b.png,dog"]),
+        ("metadata.csv", ["file_name,label", "images/a.png,cat", "images/b.png,dog"]),
+        ("metadata.jsonl", ['{"file_name": "images/a.png", "label": "cat"}',
+                            '{"file_name": "images/b.png", "label": "dog", "x": [1]}']),
+    ],
+)  # fmt: skip
+def test_a_label_file_beside_a_folder_of_images(
+    tmp_path: Path, name: str, lines: list[str]
+) -> None:
+    pictures(tmp_path, "images/a.png", "images/b.png")
+    (tmp_path / name).write_text("\n".join(lines))
+    found = open_images(tmp_path)
+    assert labelled(found) == {"images/a.png": "cat", "images/b.png": "dog"}
+    assert notices_of(found) == (f"{tmp_path}: labels are those of {name}, not the folders' names",)
+
+
+def test_a_label_file_that_meets_no_image_is_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, "cat/a.png", "dog/b.png")
+    (tmp_path / "labels.csv").write_text("path,label\nx.png,cat\n")
+    message = r"labels.csv names 1 images, x.png first, none of which is among the 2 of .*cat/a.png"
+    with pytest.raises(UsageError, match=message):
+        open_images(tmp_path)
+    (tmp_path / "labels.csv").rename(tmp_path / "metadata.csv")
+    (tmp_path / "metadata.csv").write_text("file_name,text\ncat/a.png,one\n")  # no labels: captions
+    assert labelled(open_images(tmp_path)) == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    (tmp_path / "labels.csv").write_text("path,label\ncat/a.png,lion\n")
+    with pytest.raises(UsageError, match=r"holds labels.csv and metadata.csv.*one file with labe"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("Train", "VAL", "test"), ("dev", "eval")])
+def test_splits_are_no_classes(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        pictures(tmp_path, f"{split}/cat/a.png", f"{split}/dog/b.png")
+    first = sorted(splits)[0]
+    with pytest.raises(UsageError, match=rf"has the splits .*--images-split {first}"):
+        open_images(tmp_path)
+    found = open_images(tmp_path, ImageOptions(split=splits[-1]))
+    assert found.root == f"{tmp_path}/{splits[-1]}"
+    assert labelled(found) == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    with pytest.raises(UsageError, match=r"has no split 'none', only "):
+        open_images(tmp_path, ImageOptions(split="none"))
+    pictures(tmp_path, "car/a.png")  # then they are classes
+    assert set(open_images(tmp_path).labels) == {*splits, "car"}
+
+
+def test_one_split_or_container_is_no_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "a", "train/cat/a.png", "train/dog/b.png")
+    found = open_images(tmp_path / "a")
+    assert labelled(found) == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    assert notices_of(found) == (f"{tmp_path}/a: the images are those of the split train",)
+    pictures(tmp_path / "b", "images/a.png")
+    assert open_images(tmp_path / "b").labels == (None,)
+    pictures(tmp_path / "c", "Images/cat/a.png", "Images/dog/b.png")
+    assert labelled(open_images(tmp_path / "c")) == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    pictures(tmp_path / "d", "train/a.png", "train/b.png")
+    (tmp_path / "d" / "train" / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "label": 3}\n\n{"file_name": "b.png", "label": "x"}\n'
+    )
+    assert labelled(open_images(tmp_path / "d")) == {"a.png": "3", "b.png": "x"}
+    pictures(tmp_path / "e", "cat/a.png", "cat/deep/b.png")
+    assert set(open_images(tmp_path / "e").labels) == {"cat"}
+
+
+def test_folders_of_img2dataset_are_no_classes(tmp_path: Path) -> None:
+    names = [f"0000{shard}/0000{shard}{n:04d}" for shard in (0, 1) for n in range(2)]
+    pictures(tmp_path, *(f"{name}.jpg" for name in names))
+    assert set(open_images(tmp_path).labels) == {"00000", "00001"}
+    make(tmp_path, *(f"{name}.{suffix}" for name in names for suffix in ("json", "txt")))
+    found = open_images(tmp_path)
+    assert set(found.labels) == {None}
+    assert any("shards of img2dataset, not classes" in line for line in notices_of(found))
+
+
+def test_names_that_nearly_meet_are_named(tmp_path: Path) -> None:
+    decomposed, composed = "cafe\u0301", "caf\xe9"
+    pictures(tmp_path, f"{decomposed}/a.png", "Cat/b.png", "cat/c.png", f"{composed}/d.png")
+    (line,) = notices_of(open_images(tmp_path))
+    assert line == (
+        "classes whose names differ in case, spaces or Unicode form alone: "
+        r"'Cat' and 'cat'; 'cafe\u0301' and 'caf\xe9'"
+    )
+    pictures(tmp_path / "flat", f"{decomposed}.png", "B.png")
+    (tmp_path / "flat" / "labels.csv").write_text(f"path,label\n{composed}.png,x\nb.PNG,y\n")
+    found = open_images(tmp_path / "flat")
+    assert labelled(found) == {"B.png": None, f"{decomposed}.png": "x", "b.PNG": "y"}
+    assert found.problems[2].endswith("not among the images; B.png differs in case alone")

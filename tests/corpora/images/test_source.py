@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blissaudit.corpora import datasets as data_sets
 from blissaudit.corpora.addresses import expand
 from blissaudit.corpora.images.opening import open_images
 from blissaudit.corpora.images.source import (
@@ -363,6 +364,7 @@ def test_a_folder_of_parquet_shards_and_a_repository(
     assert labels(open_images(folder)) == ["dog", "cat", "dog"]
     assert labels(open_images(folder, ImageOptions(split="test"))) == ["dog"]
     real = datasets.load_dataset_builder
+    monkeypatch.setattr(data_sets, "_is_of_repository", lambda address, file: True)
     asked = []
 
     def load(address: str, **options: object) -> object:
@@ -383,6 +385,7 @@ def test_repositories_of_archives_and_of_image_files(
     import datasets
 
     real = datasets.load_dataset_builder
+    monkeypatch.setattr(data_sets, "_is_of_repository", lambda address, file: True)
     (tmp_path / "t").mkdir()
     make_tar(tmp_path / "t" / "train-0.tar", [("0.png", png(1)), ("0.cls", b"3")])
     for name in ("cat/a.png", "dog/a.png"):
@@ -455,3 +458,85 @@ def test_a_source_whose_system_fails_in_the_middle_is_an_error(memory, monkeypat
     monkeypatch.setattr(opened, "read", read, raising=False)
     with pytest.raises(BlissError, match=r"t\.parquet could not be read \(connection lost\)"):
         list(items)
+
+
+@pytest.mark.parametrize("name", ["Label", " label", "CATEGORY", "class_name", "labels "])
+def test_label_columns_in_other_spellings(tmp_path: Path, name: str) -> None:
+    for value in (1, 2):
+        (tmp_path / f"{value}.png").write_bytes(png(value))
+    (tmp_path / "labels.csv").write_text(f" Path,{name}\n1.png,cat\n2.png,dog\n")
+    assert labels(open_images(tmp_path)) == ["cat", "dog"]
+    assert labels(open_images(tmp_path / "labels.csv")) == ["cat", "dog"]
+    assert labels(open_images(tmp_path, ImageOptions(labels=str(tmp_path / "labels.csv")))) == [
+        "cat",
+        "dog",
+    ]
+    make_table(tmp_path / "t.parquet", [1, 2], **{name: ["cat", "dog"]})
+    assert labels(open_images(tmp_path / "t.parquet")) == ["cat", "dog"]
+    record = json.dumps({name: "cat"}).encode()
+    make_tar(tmp_path / "t.tar", [("1.png", png(1)), ("1.json", record)])
+    assert labels(open_images(tmp_path / "t.tar")) == ["cat"]
+
+
+def test_a_label_column_is_found_or_its_lack_is_said(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    file = tmp_path / "kinds.csv"
+    file.write_text("path,kind\n1.png,cat\n")
+    given = ImageOptions(labels=str(file))
+    with pytest.raises(UsageError, match=r"kinds.csv has no column with labels.*--label-column"):
+        open_images(tmp_path, given)
+    found = open_images(tmp_path, ImageOptions(labels=str(file), label_column="Kind"))
+    assert labels(found) == ["cat"]
+    file.write_text("path,Kind,KIND\n1.png,cat,dog\n")
+    with pytest.raises(UsageError, match=r"has several columns like 'kind'.*one of Kind, KIND"):
+        open_images(tmp_path, ImageOptions(labels=str(file), label_column="kind"))
+    assert labels(open_images(file, ImageOptions(label_column="KIND"))) == ["dog"]
+
+
+def test_captions_beside_images_are_no_classes(tmp_path: Path) -> None:
+    record = json.dumps({"caption": "a dog", "url": "x", "status": "success"}).encode()
+    make_tar(
+        tmp_path / "0.tar",
+        [
+            ("1.png", png(1)), ("1.txt", b"a dog"), ("1.json", record),
+            ("2.png", png(2)), ("2.txt", b"two dogs that run along the beach"),
+            ("3.png", png(3)), ("3.txt", b"king charles spaniel"),
+            ("4.png", png(4)), ("4.txt", b"one\ntwo"),
+        ],
+    )  # fmt: skip
+    assert labels(open_images(tmp_path / "0.tar")) == [None, None, "king charles spaniel", None]
+    assert labels(open_images(tmp_path / "0.tar", ImageOptions(label_column="txt")))[0] == "a dog"
+
+
+@pytest.mark.parametrize("images_first", [True, False])
+def test_labels_apart_from_their_images_are_noticed(tmp_path: Path, images_first: bool) -> None:
+    images = [(f"{n}.png", png(n)) for n in range(3)]
+    names = [(f"{n}.cls", b"cat") for n in range(3)]
+    make_tar(tmp_path / "t.tar", images + names if images_first else names + images)
+    with pytest.raises(BlissError, match=r"the image and the label of 0 do not follow each other"):
+        everything(open_images(tmp_path / "t.tar"))
+    make_tar(tmp_path / "t.tar", [*images, ("9.cls", b"cat")])
+    assert labels(open_images(tmp_path / "t.tar")) == [None] * 3  # there is nothing to put right
+
+
+def sparse_tar(path: Path, data: bytes, stated: int) -> Path:
+    """A pax archive with a sparse member as GNU tar writes it: `data`, then a hole."""
+    fields = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "1.png",
+              "GNU.sparse.size": str(stated), "GNU.sparse.numblocks": "1",
+              "GNU.sparse.map": f"0,{len(data)}"}  # fmt: skip
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("GNUSparseFile.1/1.png")
+        member.size, member.pax_headers = len(data), fields
+        archive.addfile(member, io.BytesIO(data))
+        add(archive, "2.png", png(2))
+    return path
+
+
+def test_sparse_members_have_their_holes(tmp_path: Path) -> None:
+    path = sparse_tar(tmp_path / "t.tar", png(1), len(png(1)) + 5000)
+    first, second = everything(open_images(path))
+    assert (first.data, second.data) == (png(1) + bytes(5000), png(2))
+    path = sparse_tar(tmp_path / "t.tar", png(1), 100 << 20)
+    first, second = everything(open_images(path))
+    assert first.problem == "it is a sparse file larger than 16 MiB"
+    assert second.data == png(2)

@@ -14,7 +14,7 @@ from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.build.add import AddOptions, add_captions, add_embeddings
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of, open_index, origins_of, search
+from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 from blissaudit.indexer.upkeep.verify import verify_index
@@ -53,7 +53,7 @@ def new(tmp_path):
 
 def shown(folder):
     index = open_index(folder)
-    return captions_of(index, np.arange(index.count))
+    return index.captions_of(np.arange(index.count))
 
 
 def problems(folder, encoder):
@@ -78,7 +78,7 @@ def test_new_captions_follow_the_old_and_nothing_old_is_written_again(folder, ne
     assert manifest["counts"] == {**zero, "read": 18, "empty": 1, "duplicate": 4, "kept": 13}
     named = [(source["name"], source["licence"], source["rows"]) for source in manifest["sources"]]
     assert named == [("old.txt", "CC0", 6), ("new.txt", "CC BY 4.0", 3), ("old.txt#2", None, 4)]
-    origins = origins_of(open_index(folder), np.arange(4, 9))
+    origins = open_index(folder).origins_of(np.arange(4, 9))
     assert [origin.source for origin in origins] == ["old.txt", *["new.txt"] * 3, "old.txt#2"]
     hits = search(open_index(folder), small.vector_of("kea")[None], 1)
     assert hits.rows.tolist() == [[9]]
@@ -94,7 +94,7 @@ def test_the_same_command_again_changes_nothing_and_says_so(folder, new, small):
     again = add_captions(folder, new, small.small_encoder(seen))
     assert (first.before, again.before) == (False, True) and again.counts == first.counts
     assert seen.texts == [] and small.files_of(folder) == before
-    with pytest.raises(UsageError, match=r"every caption given is in .*index already, or was rem"):
+    with pytest.raises(UsageError, match=r"every caption given is already in .*index, or was rem"):
         add_captions(folder, new[:1], small.small_encoder())
     assert small.files_of(folder) == before
 
@@ -271,7 +271,7 @@ def test_embeddings_made_elsewhere_are_added_but_for_unusable_ones(
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"request": {}}, "'request' does not say how captions are cleaned"),
+        ({"request": {}}, "'request' lacks the caption rules"),
         ({"request": 1}, "'request' is not as bliss writes it"),
         ({"count": 5}, "'count' is 5 and the parts hold 6 rows"),
         ({"parts": [4, "2"]}, "'parts' is not as bliss writes it"),

@@ -10,7 +10,7 @@ from blissaudit.indexer.build import near_duplicates as module
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.near_duplicates import greedy_duplicates, near_duplicates
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of, search
+from blissaudit.indexer.search.index import search
 from blissaudit.indexer.vectors.unit_rows import stored_unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,12 +80,12 @@ def test_an_index_hides_its_near_duplicates_and_counts_them(made, tmp_path):
     plain = index_embeddings(made, tmp_path / "plain", options=IndexOptions(part_rows=7))
     options = IndexOptions(part_rows=7, near_duplicates=0.97)
     index = index_embeddings(made, tmp_path / "index", options=options)
-    stored = plain.vectors.fetch(np.arange(39))
+    stored = plain.vectors[np.arange(39)]
     gone = oracle(stored, 0.97)
     assert 5 < len(gone) < 39
     kept = [n for n in range(39) if n not in gone]
     texts = [f"text {n}" for n in range(40) if n != 11]
-    assert captions_of(index, np.arange(index.count)) == [texts[n] for n in kept]
+    assert index.captions_of(np.arange(index.count)) == [texts[n] for n in kept]
     np.testing.assert_array_equal(np.load(tmp_path / "index" / "removed.npy"), gone)
     manifest = index.manifest
     assert manifest["count"] == 39

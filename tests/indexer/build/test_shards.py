@@ -15,7 +15,7 @@ from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.build.build import build_index, build_shard
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.build.parts import captions_of_part, missing_parts
+from blissaudit.indexer.build.parts import missing_parts
 from blissaudit.indexer.build.shards import Shard, merge_index, parse_shard, running_shard
 from blissaudit.indexer.store.lock import only_run_in
 
@@ -116,7 +116,7 @@ def test_folders_that_do_not_belong_together(corpus, small, tmp_path):
         merge_index([one, other], quiet)
     (one / "plan" / "plan.json").unlink()
     with pytest.raises(
-        BlissError, match=r"one has no whole plan\. Needed: the plan that each --sh"
+        BlissError, match=r"one has no complete plan\. Needed: the plan that each --sh"
     ):
         merge_index([one], quiet)
     for text, given in (("3/3", "'3/3'"), ("x", "'x'"), ("-1/2", "'-1/2'"), ("1/0", "'1/0'")):
@@ -126,7 +126,7 @@ def test_folders_that_do_not_belong_together(corpus, small, tmp_path):
 
 
 def test_a_record_that_names_other_files_is_no_whole_part(corpus, small, tmp_path):
-    from blissaudit.indexer.build.plan import open_plan
+    from blissaudit.indexer.build.plan import open_plan, read_plan_part
 
     one = tmp_path / "one"
     assert build_shard(corpus, small.small_encoder(), one, SMALL, Shard(0, 1)) == ()
@@ -142,7 +142,7 @@ def test_a_record_that_names_other_files_is_no_whole_part(corpus, small, tmp_pat
         path.write_text(json.dumps({**record, **changed}))
         plan = open_plan(one / "plan")
         assert missing_parts(one, plan) == (2,)
-    assert captions_of_part(one, plan, 2) == [f"caption {n}" for n in (6, 7, 8)]
+    assert read_plan_part(plan, 2)["caption"].to_pylist() == [f"caption {n}" for n in (6, 7, 8)]
 
 
 def test_shards_wait_for_the_plan_and_are_not_run_over(corpus, small, whole, tmp_path):

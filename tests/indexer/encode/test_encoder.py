@@ -215,8 +215,8 @@ def test_torchscript_is_refused_as_code_and_loads_when_allowed(tmp_path):
         ({"model": "ViT-B-32"}, r"without weights\. Needed: --pretrained with one of openai, "),
         ({"model": "ViT-B-32", "pretrained": "no"}, r"weights 'no' are unknown for model 'ViT-B"),
         ({"model": "demo", "pretrained": "openai"}, r"such a model brings its own weights"),
-        ({"model": "demo", "device": "cuda:7"}, r"device 'cuda:7' was asked for .*Leave --device"),
-        ({"model": "demo", "device": "gpu"}, r"device 'gpu' was asked for"),
+        ({"model": "demo", "device": "cuda:7"}, r"device 'cuda:7' cannot be used .*Leave --device"),
+        ({"model": "demo", "device": "gpu"}, r"device 'gpu' cannot be used"),
         ({"precision": "fp8"}, r"precision 'fp8' was given\. Needed: one of fp32, bf16, fp16"),
         ({"batch_size": 0}, r"batch size 0 was given\. Needed: 1 or more"),
     ],
@@ -236,5 +236,5 @@ def test_models_that_differ_are_refused_and_both_named():
         BlissError, match=r"X was made with A \(t\), 4 dimensions, weights aaaa.* Y"
     ):
         check_same_model(one, "X", two, "Y")
-    with pytest.raises(BlissError, match=r"a model it does not name, 5 dimensions"):
+    with pytest.raises(BlissError, match=r"an unnamed model, 5 dimensions"):
         check_same_model(one, "X", {**outside, "dimension": 5}, "Y")

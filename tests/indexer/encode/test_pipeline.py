@@ -1,39 +1,29 @@
-"""Captions encoded in a pipeline are those of encode_prompts, whoever reads and tokenises them."""
+"""Captions encoded in a pipeline are those of encode_prompts; one thread feeds the encoder."""
 
-import re
+import gc
+import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.build.rates import StageRates
-from blissaudit.indexer.encode import tokenise_pool as tokenise_process
+from blissaudit.errors import UsageError
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice, encode_prompts
 from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.encode.pipeline import encode_captions
-from blissaudit.indexer.encode.tokenise_pool import (
-    PipelineOptions,
-    ask_until_answered,
-    start_tokeniser,
-)
-from blissaudit.indexer.images.workers import Processes, end_process
 
 PROMPTS = ["{}", "a drawing of {label}"]
-CHUNKS = [
+BATCHES = [
     ["a red apple", "two blue boats at sea", "caf\u00e9 &amp; cr\u00e8me"],
     ["!", "! ! !"],
     ["a very long caption about a boat " * 9, "<end_of_text> key", ""],
     [f"{count} small trees" for count in range(40)],
     ["the last one"],
 ]
-AT_ONCE = {"start_after": 0, "ahead": 2}
-
-
-@pytest.fixture(scope="module")
-def watch(load_test_file):
-    return load_test_file("pipeline_watching")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +33,15 @@ def demo():
 
 @pytest.fixture(scope="module")
 def expected(demo):
-    return [encode_prompts(demo, chunk, PROMPTS) for chunk in CHUNKS]
+    return [encode_prompts(demo, batch, PROMPTS) for batch in BATCHES]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind():
+    threads = set(threading.enumerate())
+    yield
+    gc.collect()
+    assert set(threading.enumerate()) <= threads
 
 
 def equal(found, expected):
@@ -52,8 +50,17 @@ def equal(found, expected):
         np.testing.assert_array_equal(one, other, strict=True)
 
 
+def unending(seen):
+    """The batches again and again without end; says in `seen` when it is closed."""
+    try:
+        while True:
+            yield from BATCHES
+    finally:
+        seen.append("closed")
+
+
 def test_halves_of_the_encoder_compose(demo):
-    flat = [text for chunk in CHUNKS for text in chunk]
+    flat = [text for batch in BATCHES for text in batch]
     ids = demo.tokenise(flat)
     assert ids.dtype == np.int64 and ids.shape == (len(flat), demo.facts["context_length"])
     np.testing.assert_array_equal(demo.encode_tokens(ids), demo.encode_texts(flat))
@@ -62,153 +69,86 @@ def test_halves_of_the_encoder_compose(demo):
     np.testing.assert_array_equal(fake.encode_tokens(fake.tokenise(["a", "bcd"])), [[1], [3]])
 
 
-@pytest.mark.parametrize("tokenisers", [0, 1, 2])
-def test_rows_are_those_of_encode_prompts_bit_for_bit(demo, expected, tokenisers, watch):
-    options = PipelineOptions(tokenisers, **AT_ONCE)
-    equal(list(encode_captions(CHUNKS, demo, PROMPTS, options)), expected)
-    assert watch.children() == []
+@pytest.mark.parametrize("ahead", [1, 2, 9])
+def test_rows_are_those_of_encode_prompts_bit_for_bit(demo, expected, ahead):
+    equal(list(encode_captions(BATCHES, demo, PROMPTS, ahead)), expected)
 
 
-def test_empty_chunks_and_no_chunks(demo):
+def test_empty_batches_and_no_batches(demo):
     empty = list(encode_captions([[], ["a key"], []], demo, ["{}"]))
     assert [len(rows) for rows in empty] == [0, 1, 0]
     assert empty[0].dtype == np.float32 and empty[0].shape == (0, 128)
     assert list(encode_captions([], demo, ["{}"])) == []
 
 
-def test_an_encoder_without_halves_or_recipe_is_served_here(demo):
+def test_an_encoder_without_a_tokeniser_is_given_the_texts(demo):
     plain = Encoder(demo.facts, demo.preprocessing, 64, demo.encode_texts, demo.encode_images)
-    rows = list(encode_captions(CHUNKS, plain, PROMPTS, PipelineOptions(2, **AT_ONCE)))
-    equal(rows, [encode_prompts(plain, chunk, PROMPTS) for chunk in CHUNKS])
+    rows = list(encode_captions(BATCHES, plain, PROMPTS))
+    equal(rows, [encode_prompts(plain, batch, PROMPTS) for batch in BATCHES])
 
 
-def test_processes_start_only_where_they_pay_and_rates_say_so(demo, watch):
-    few, many = StageRates(), StageRates()
-    rows = encode_captions(CHUNKS, demo, PROMPTS, PipelineOptions(1), few)
-    assert len(list(rows)) == len(CHUNKS)
-    rows = encode_captions(
-        watch.unending(CHUNKS), demo, PROMPTS, PipelineOptions(1, start_after=90), many
-    )
-    process = watch.one_that_tokenises(rows)
-    assert "blissaudit.indexer.encode.tokenise_worker" in process.cmdline()
-    rows.close()
-    texts = sum(map(len, CHUNKS))
-    assert {name: stage.items for name, stage in few.stages.items()} == {
-        "reading": texts,
-        "tokenising": texts,
-        "encoding": texts,
-        "writing": 0,
-    }
-    assert many.stages["reading"].items > 90
+def test_the_next_batches_are_tokenised_while_one_is_encoded(demo):
+    tokenised = threading.Semaphore(0)
 
-
-DYING = """
-import os, sys
-from blissaudit.indexer.encode import tokenise_worker, tokens as tokenising
-def make(recipe):
-    made = real(recipe)
     def tokenise(texts):
-        if "poison" in texts:
-            os._exit(7)
-        return made(texts)
-    return tokenise
-real, tokenising.tokeniser_for = tokenising.tokeniser_for, make
-tokenise_worker.main()
-"""
-WRONG = DYING.replace("return made(texts)", "return made(texts) * 2")
-REFUSING = DYING.replace("os._exit(7)", "raise KeyError")
+        tokenised.release()
+        return demo.tokenise(texts)
+
+    def encode(ids):
+        if not waited:  # while the first batch is encoded, three others are tokenised
+            waited.extend(tokenised.acquire(timeout=30) for _ in range(4))
+        return demo.encode_tokens(ids)
+
+    waited = []
+    encoder = replace(demo, tokenise=tokenise, encode_tokens=encode)
+    assert len(list(encode_captions(BATCHES, encoder, ["{}"], 3))) == len(BATCHES)
+    assert waited == [True] * 4
 
 
-@pytest.fixture
-def worker(tmp_path, monkeypatch):
-    def install(code):
-        (tmp_path / "worker.py").write_text(code)
-        command = (sys.executable, "-P", str(tmp_path / "worker.py"))
-        monkeypatch.setattr(tokenise_process, "WORKER_COMMAND", command)
-
-    return install
-
-
-def test_texts_that_kill_every_process_are_named(demo, worker, watch):
-    worker(DYING)
-    processes = Processes()
-    process = start_tokeniser(demo, processes)
-    ids, process = ask_until_answered(process, [["a key"], ["a boat"]], demo, processes)
-    equal(ids, [demo.tokenise(["a key"]), demo.tokenise(["a boat"])])
-    with pytest.raises(BlissError, match=r"died 3 times .*\(exit status 7\) over 2 texts.*'a key'"):
-        ask_until_answered(process, [["a boat"], ["a key", "poison"]], demo, processes)
-    assert watch.children() == [] and processes.running == set()
-
-
-@pytest.mark.parametrize(
-    ("code", "note"),
-    [
-        ("raise SystemExit(3)", r"ended before it was ready: exit status 3"),
-        (WRONG, r"its ids differ from"),
-    ],
-)
-def test_processes_that_cannot_be_used_are_noted_and_done_without(
-    demo, worker, monkeypatch, code, note, watch
-):
-    worker(code)
-    monkeypatch.setattr(tokenise_process, "ATTEMPTS", 1)
-    rates = StageRates()
-    rows = encode_captions(
-        watch.unending(CHUNKS), demo, PROMPTS, PipelineOptions(1, **AT_ONCE), rates
-    )
-    for _ in rows:
-        if rates.notes:
-            break
-    rows.close()
-    assert len(rates.notes) == 1 and rates.report()[-1] == rates.notes[0]
-    assert re.search(note, rates.notes[0])
-
-
-@pytest.mark.parametrize("tokenisers", [0, 1])
-def test_what_the_source_raises_surfaces_unchanged_after_the_rows_before(
-    demo, expected, tokenisers
-):
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_what_the_source_raises_surfaces_unchanged_after_the_rows_before(demo, expected, taken):
     class Broken(Exception):
         pass
 
     error = Broken("the network is gone")
 
     def source():
-        yield from CHUNKS[:2]
+        yield from BATCHES[:taken]
         raise error
 
     found = []
-    options = PipelineOptions(tokenisers, **AT_ONCE)
     with pytest.raises(Broken, match="the network is gone") as caught:
-        for rows in encode_captions(source(), demo, PROMPTS, options):
+        for rows in encode_captions(source(), demo, PROMPTS, 2):
             found.append(rows)
     assert caught.value is error
-    equal(found, expected[:2])
+    equal(found, expected[:taken])
 
 
-@pytest.mark.parametrize("tokenisers", [0, 1])
-def test_what_the_tokenizer_raises_surfaces_unchanged(demo, worker, tokenisers, watch):
+def test_what_the_tokenizer_raises_surfaces_unchanged_and_closes_the_source(demo):
     def tokenise(texts):
-        if "poison" in texts:
-            raise ValueError("no ids for poison")
+        if "the last one" in texts:
+            raise ValueError("no ids for the last one")
         return demo.tokenise(texts)
 
-    def source():
-        while not waited or (tokenisers and not watch.children()):
-            waited.append(time.sleep(0.01))
-            yield ["a key"]
-        yield ["poison"]
+    seen = []
+    with pytest.raises(ValueError, match="no ids for the last one"):
+        list(encode_captions(unending(seen), replace(demo, tokenise=tokenise), ["{}"]))
+    assert seen == ["closed"]
 
-    worker(REFUSING)
-    waited = []
-    options = PipelineOptions(tokenisers, **AT_ONCE)
-    with pytest.raises(ValueError, match="no ids for poison"):
-        list(encode_captions(source(), replace(demo, tokenise=tokenise), ["{}"], options))
-    processes = Processes()
-    process = start_tokeniser(demo, processes)
-    with pytest.raises(ValueError, match="no ids for poison"):
-        ask_until_answered(process, [["poison"]], replace(demo, tokenise=tokenise), processes)
-    end_process(process, processes)
+
+def test_a_source_that_cannot_be_iterated_is_an_error_and_no_hang(demo):
+    with pytest.raises(TypeError, match="not iterable"):
+        list(encode_captions(3, demo, ["{}"]))
+
+
+def test_what_the_encoder_raises_ends_the_thread(demo):
+    def fail(ids):
+        raise MemoryError("no memory for this batch")
+
+    seen = []
+    with pytest.raises(MemoryError, match="no memory"):
+        list(encode_captions(unending(seen), replace(demo, encode_tokens=fail), ["{}"]))
+    assert seen == ["closed"]
 
 
 def test_reading_is_bounded(demo):
@@ -219,26 +159,64 @@ def test_reading_is_bounded(demo):
             read.append(number)
             yield [f"text {number}"]
 
-    rows = encode_captions(source(), demo, ["{}"], PipelineOptions(0, ahead=3))
+    rows = encode_captions(source(), demo, ["{}"], 3)
     for taken in range(1, 6):
         next(rows)
         time.sleep(0.05)
-        assert len(read) <= taken + 3
+        assert len(read) <= taken + 3 + 1  # those in the queue and the one to be put there
     rows.close()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tokenisers": -1}, r"-1 tokenising processes were asked for\. Needed: 0, for none"),
-        ({"ahead": 0}, r"ahead is 0\. Needed: at least 1 chunk"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(UsageError, match=message):
-        PipelineOptions(**options)
+@pytest.mark.parametrize("ahead", [1, 4])
+@pytest.mark.parametrize("end", ["close", "forget"])
+def test_closing_early_ends_the_thread_and_the_source(demo, ahead, end):
+    seen = []
+    rows = encode_captions(unending(seen), demo, ["{}"], ahead)
+    next(rows)
+    if end == "close":
+        rows.close()
+    else:
+        del rows
+        gc.collect()
+    assert seen == ["closed"]
 
 
 def test_prompts_are_checked_before_anything_starts(demo):
     with pytest.raises(UsageError, match="does not say where the text goes"):
-        encode_captions(CHUNKS, replace(demo), ["no place"])
+        encode_captions(BATCHES, demo, ["no place"])
+
+
+SCRIPT = """
+import sys
+from blissaudit.indexer.encode.encoder import ModelChoice
+from blissaudit.indexer.encode.open_clip import load_encoder
+from blissaudit.indexer.encode.pipeline import encode_captions
+def source():
+    while True:
+        yield ["a key", "a boat"]
+rows = encode_captions(source(), load_encoder(ModelChoice("demo")), ["{}"])
+next(rows)
+print("running", flush=True)
+if sys.argv[1] == "forever":
+    for _ in rows:
+        pass
+"""
+
+
+@pytest.mark.parametrize("ending", ["leave", "forever"])
+def test_a_program_ends_at_once_whether_it_leaves_or_is_interrupted(ending):
+    program = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, ending],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert program.stdout.readline() == "running\n"
+    if ending == "forever":
+        os.killpg(program.pid, signal.SIGINT)
+    _, errors = program.communicate(timeout=60)
+    if ending == "forever":
+        assert errors.strip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1
+    else:
+        assert (program.returncode, errors) == (0, "")

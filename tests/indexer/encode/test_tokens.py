@@ -1,20 +1,16 @@
 """Rust's ids are the Python tokenizer's on plain texts, and it is used on nothing else."""
 
 import gzip
-import json
 import os
 import random
 import string
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
-from blissaudit.indexer.encode import tokens as fast_tokens
-from blissaudit.indexer.encode import tokens as simple_tokenizer
+from blissaudit.indexer.encode import tokens
+from blissaudit.indexer.encode.open_clip import recipe_tokeniser
 from blissaudit.indexer.encode.tokens import (
     CLEANINGS,
     TokenizerRecipe,
@@ -23,7 +19,6 @@ from blissaudit.indexer.encode.tokens import (
     merges_in_order,
     recipe_of,
     token_rows,
-    tokeniser_for,
     tokeniser_of,
 )
 from hypothesis import given, settings
@@ -97,7 +92,7 @@ def test_other_texts_are_left_to_python(python, monkeypatch, text):
     tokenise, recipe = tokeniser_of(open_clip.SimpleTokenizer())
     texts = ["a key", text, f"{text} and more", "THE END"]
     np.testing.assert_array_equal(tokenise(texts), python(texts).numpy())
-    assert asked == ["a key", "THE END"] and recipe.fast
+    assert asked == ["a key", "THE END"] and recipe == TokenizerRecipe(77, "lower")
 
 
 @pytest.mark.parametrize("length", [3, 8, 32, 77, 120])
@@ -106,11 +101,10 @@ def test_every_length_and_cleaning_has_open_clips_rows(length, cleaning):
     texts = ["", "A Red_Apple, it's here!", "word " * 90, "caf\u00e9 &amp; <b>", "<END_OF_TEXT> x"]
     tokenizer = open_clip.SimpleTokenizer(context_length=length, clean=cleaning)
     tokenise, recipe = tokeniser_of(tokenizer)
-    assert recipe == TokenizerRecipe(length, cleaning, fast=cleaning == "lower")
+    assert recipe == TokenizerRecipe(length, cleaning)
     expected = tokenizer(texts).numpy()
     np.testing.assert_array_equal(tokenise(texts), expected, strict=True)
-    np.testing.assert_array_equal(tokeniser_for(recipe)(texts), expected)
-    np.testing.assert_array_equal(tokeniser_for(replace(recipe, fast=False))(texts), expected)
+    np.testing.assert_array_equal(recipe_tokeniser(recipe)(texts), expected)
 
 
 def test_a_tokenizer_that_is_not_exactly_open_clips_is_called_as_it_is(tmp_path):
@@ -139,14 +133,13 @@ def test_a_tokenizer_that_is_not_exactly_open_clips_is_called_as_it_is(tmp_path)
         assert tokenise([]).shape == (0, rows.shape[1])
 
 
-def test_rust_is_not_used_where_it_differs_or_is_missing(python, monkeypatch):
+def test_rust_is_not_used_where_it_differs(python, monkeypatch):
     assert fast_ids(python) is not None
-    monkeypatch.setattr(fast_tokens, "PIECES", "[a-z]+")
+    monkeypatch.setattr(tokens, "PIECES", "[a-z]+")
     assert fast_ids(python) is None
-    monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    assert fast_ids(python) is None
-    assert tokeniser_of(python)[1] == TokenizerRecipe(77, "lower", fast=False)
+    texts = ["a key, 2 boats", "caf\u00e9"]
+    monkeypatch.setattr(tokens, "fast_ids", lambda tokenizer: None)
+    np.testing.assert_array_equal(tokeniser_of(python)[0](texts), python(texts).numpy())
 
 
 def test_merges_must_come_after_their_halves_and_make_each_token_once():
@@ -171,40 +164,11 @@ def test_rows_are_cut_and_ended():
 
 
 def test_remembered_words_are_bounded_and_change_nothing(monkeypatch):
-    monkeypatch.setattr(simple_tokenizer, "CACHED_WORDS", 5)
+    monkeypatch.setattr(tokens, "CACHED_WORDS", 5)
     tokenizer = open_clip.SimpleTokenizer()
-    tokenise = tokeniser_for(TokenizerRecipe(77, "lower"))
+    tokenise = recipe_tokeniser(TokenizerRecipe(77, "lower"))
     texts = [f"café {one}{two}ing <end_of_text>" for one in string.ascii_lowercase for two in "ay"]
     for _ in range(3):
         np.testing.assert_array_equal(tokenise(texts), tokenizer(texts).numpy())
-    simple_tokenizer.forget_words(tokenizer)
+    tokens.limit_cache(tokenizer)
     assert tokenizer.cache == {t: t for t in ("<start_of_text>", "<end_of_text>")}
-
-
-MAKING = """
-import json, sys
-from blissaudit.indexer.encode.tokens import TokenizerRecipe, make_tokenizer
-ids = make_tokenizer(TokenizerRecipe(77, "lower")).encode("a caf\u00e9 &amp; a key")
-print(json.dumps([ids, "torch" in sys.modules]))
-"""
-
-
-@pytest.mark.parametrize("needs_torch", [False, True])
-def test_another_process_makes_it_without_torch_unless_it_comes_to_need_it(
-    python, tmp_path, needs_torch
-):
-    if needs_torch:
-        package, real = tmp_path / "open_clip", Path(open_clip.__file__).parent
-        package.mkdir()
-        (package / "__init__.py").touch()
-        (package / "bpe_simple_vocab_16e6.txt.gz").symlink_to(real / "bpe_simple_vocab_16e6.txt.gz")
-        text = (real / "tokenizer.py").read_text(encoding="utf-8")
-        (package / "tokenizer.py").write_text(text + "\n_ = torch.nn.Module\n", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", MAKING],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    assert json.loads(done.stdout) == [python.encode("a caf\u00e9 &amp; a key"), needs_torch]

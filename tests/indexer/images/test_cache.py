@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit.reference import ReferenceStore, fit_reference
 from blissaudit.indexer.encode.encoder import Encoder
-from blissaudit.indexer.images import parts as image_parts
+from blissaudit.indexer.images import embedding
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.scorer.reference_file import load_reference
 
@@ -24,13 +24,13 @@ def encoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """A cache of this test's own, and how many images each call of an encoder was given."""
     monkeypatch.setenv("BLISS_CACHE", str(tmp_path / "cache"))
     sizes: list[int] = []
-    encode = image_parts.normalise_rows
+    encode = embedding.normalise_rows
 
     def counted(vectors: np.ndarray) -> object:
         sizes.append(len(vectors))
         return encode(vectors)
 
-    monkeypatch.setattr(image_parts, "normalise_rows", counted)
+    monkeypatch.setattr(embedding, "normalise_rows", counted)
     return sizes
 
 
@@ -61,7 +61,7 @@ def test_another_output_with_another_index_embeds_and_fits_nothing(
     assert sum(encoded) == 26
     again = bliss(*AUDIT, collection, "--index", other_index, "-o", second)
     assert again.code == 0 and sum(encoded) == 26
-    assert f"image embeddings of {collection} taken over from {first}/images\n" in again.err
+    assert f"image embeddings of {collection} reused from {first}/images\n" in again.err
     assert f"fitted reference reused from {first}/reference\n" in again.err
     assert "images embedded" not in again.err
     for name in ("images/img_emb/img_emb_0.npy", "reference/reference.safetensors"):
@@ -104,7 +104,7 @@ def test_score_and_reference_fit_take_over_what_an_audit_embedded(
     score = bliss("score", collection, "--reference", tmp_path / "reference", "--index", index)
     assert score.code == 0 and sum(encoded) == 26
     for outcome in (fit, score):
-        assert f"taken over from {tmp_path}/run/images" in outcome.err
+        assert f"reused from {tmp_path}/run/images" in outcome.err
 
 
 def test_a_grown_collection_in_another_output_embeds_only_what_is_new(
@@ -172,7 +172,7 @@ def test_a_folder_that_changed_or_went_is_ignored(
             note.write_text('{"folder": 3, "request')
     again = bliss(*AUDIT, collection, "--index", index, "-o", second)
     assert again.code == 0 and sum(encoded) == 52
-    assert "taken over" not in again.err.replace("fitted reference reused", "")
+    assert "image embeddings of" not in again.err
 
 
 def test_another_model_way_of_reading_or_prompt_takes_nothing_over(

@@ -8,9 +8,11 @@ import os
 import re
 import socket
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from blissaudit.indexer.images.decoding import (
     DecodingLimits,
     Preprocessing,
     UnreadableImage,
+    _formats,
+    decode_bytes,
     decode_image,
 )
 from PIL import Image
@@ -342,7 +346,7 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
     """File name: its bytes, and the exact reason."""
     jpeg, png = encoded("JPEG"), encoded("PNG")
     ends_early = "the image data ends early: the file is truncated"
-    foreign = "the content is not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+    foreign = "the content is not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
     damaged = "the {} file is damaged or cut off"
     bad_checksum = bytearray(png)
     bad_checksum[29] ^= 1
@@ -477,3 +481,54 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     Image.new("RGB", (3, 3), (1, 2, 3)).save(tmp_path / "really_png.jpg", "PNG")
     pixels, rotated = decode_as_stored(tmp_path / "really_png.jpg")
     assert pixels.reshape(-1, 3).tolist() == [[1, 2, 3]] * 9 and rotated is False
+
+
+def with_chunk(name: bytes, body: bytes, after_pixels: bool) -> bytes:
+    """A small PNG with one more chunk."""
+    image = Image.new("RGB", (9, 7), (200, 30, 40))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    data = file.getvalue()
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    place = len(data) - 12 if after_pixels else 33
+    return data[:place] + chunk + data[place:]
+
+
+@pytest.mark.parametrize("after_pixels", [False, True])
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        (b"zTXt", b"parameters\0\0" + zlib.compress(b"x" * (2 << 20))),
+        (b"iTXt", b"workflow\0\1\0en\0k\0" + zlib.compress(b"x" * (2 << 20))),
+        (b"iTXt", b"workflow\0\0\0\0\0" + b"x" * (2 << 20)),
+        (b"tEXt", b"parameters\0" + b"x" * (70 << 20)),
+        (b"iCCP", b"profile\0\0" + zlib.compress(b"x" * (2 << 20))),
+    ],
+    ids=["zTXt", "packed iTXt", "iTXt", "tEXt", "iCCP"],
+)
+def test_a_png_with_a_long_text_or_profile_is_read(
+    name: bytes, body: bytes, after_pixels: bool
+) -> None:
+    found, *_ = decode_bytes(with_chunk(name, body, after_pixels), prepare(8, 8), LIMITS)
+    plain, *_ = decode_bytes(with_chunk(b"tEXt", b"a\0b", False), prepare(8, 8), LIMITS)
+    assert np.array_equal(found, plain)
+
+
+def test_avif_is_read_and_heif_needs_its_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 30, 40)).save(file, "AVIF")
+    pixels, *_ = decode_bytes(file.getvalue(), prepare(8, 8), LIMITS)
+    assert np.abs(pixels.astype(int) - (200, 30, 40)).max() < 12
+    with pytest.raises(UnreadableImage, match="the AVIF file is damaged"):
+        decode_bytes(file.getvalue()[:60], prepare(8, 8), LIMITS)
+    heif = b"\0\0\0\x18ftypheic" + bytes(40)
+    with pytest.raises(UnreadableImage, match="HEIF images need the package pillow-heif"):
+        decode_bytes(heif, prepare(8, 8), LIMITS)
+    asked = []
+    plugin = SimpleNamespace(register_heif_opener=lambda: asked.append("registered"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    _formats.cache_clear()
+    with pytest.raises(UnreadableImage, match="the HEIF file is damaged"):
+        decode_bytes(heif, prepare(8, 8), LIMITS)
+    _formats.cache_clear()
+    assert asked == ["registered"]

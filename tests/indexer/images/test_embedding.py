@@ -22,7 +22,7 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.encode.preprocessing import Preprocessing
 from blissaudit.indexer.images import workers as decode_process
-from blissaudit.indexer.images.decode_worker import request_bytes
+from blissaudit.indexer.images.decode_worker import image_request
 from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
 from blissaudit.indexer.store.lock import only_run_in
@@ -87,10 +87,10 @@ def test_a_grown_set_decodes_and_encodes_only_what_is_new(
     def watched(content: str, *rest: object) -> bytes:
         if rest[2:] != (True,):
             decoded.append(Path(content).name)
-        return request_bytes(content, *rest)  # type: ignore[arg-type]
+        return image_request(content, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(decode_process, "request_bytes", watched)
+        patch.setattr(decode_process, "image_request", watched)
         second, encoded = embedded(root, folder)
     assert sorted(encoded) == [100, 101, 102]
     assert sorted(decoded) == ["a.png", "i045.png", "z.png"]

@@ -17,10 +17,8 @@ import psutil
 import pytest
 from blissaudit.corpora.images.source import ImageItem
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.images import frames as worker_frames
-from blissaudit.indexer.images import workers as decode_pool
-from blissaudit.indexer.images import workers as decode_process
-from blissaudit.indexer.images.decode_worker import request_bytes
+from blissaudit.indexer.images import workers
+from blissaudit.indexer.images.decode_worker import frame_bytes, image_request, read_frame
 from blissaudit.indexer.images.decoding import (
     Decoded,
     DecodingLimits,
@@ -28,7 +26,6 @@ from blissaudit.indexer.images.decoding import (
     Undecodable,
     decode_image,
 )
-from blissaudit.indexer.images.frames import frame_bytes, read_frame
 from blissaudit.indexer.images.workers import decode_images, look_ahead
 from PIL import Image
 
@@ -83,7 +80,7 @@ def trapped_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make the pool run TRAPPED_WORKER; returns the file that counts started processes."""
     script = tmp_path / "trapped.py"
     script.write_text(TRAPPED_WORKER)
-    monkeypatch.setattr(decode_process, "WORKER_COMMAND", (sys.executable, "-P", str(script)))
+    monkeypatch.setattr(workers, "WORKER_COMMAND", (sys.executable, "-P", str(script)))
     return tmp_path / "started"
 
 
@@ -112,8 +109,8 @@ def greys(outcomes: Sequence[Decoded | Undecodable]) -> list[int | str]:
     return found
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_outcomes_come_in_order_and_equal_decode_image(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_outcomes_come_in_order_and_equal_decode_image(tmp_path: Path, count: int) -> None:
     rng = np.random.default_rng(5)
     paths = []
     for number in range(40):
@@ -126,7 +123,7 @@ def test_outcomes_come_in_order_and_equal_decode_image(tmp_path: Path, workers: 
         paths.append(str(path))
     (tmp_path / "20.png").write_bytes(b"")
     rows = [1000 - number for number in range(40)]
-    outcomes = list(decode_images(files(paths, rows), EIGHT, LIMITS, workers))
+    outcomes = list(decode_images(files(paths, rows), EIGHT, LIMITS, count))
     assert [outcome.row for outcome in outcomes] == rows
     assert outcomes[20] == Undecodable(980, "the file is empty")
     for number, outcome in enumerate(outcomes):
@@ -221,7 +218,7 @@ def test_bytes_read_ahead_are_bounded(
 ) -> None:
     (slow,) = make_images(tmp_path, ["hang"])
     content = Path(slow).read_bytes()
-    monkeypatch.setattr(decode_pool, "READ_AHEAD_BYTES", 3 * len(content))
+    monkeypatch.setattr(workers, "READ_AHEAD_BYTES", 3 * len(content))
     read: list[int] = []
     items = [*files([slow]), *(ImageItem(row, "", data=content) for row in range(1, 40))]
     limits = DecodingLimits(seconds=1.5)
@@ -302,7 +299,7 @@ def test_a_worker_that_cannot_start_is_an_error_not_a_reason(
 ) -> None:
     script = tmp_path / "broken.py"
     script.write_text("import sys; print('no codec here', file=sys.stderr); sys.exit(7)")
-    monkeypatch.setattr(decode_process, "WORKER_COMMAND", (sys.executable, str(script)))
+    monkeypatch.setattr(workers, "WORKER_COMMAND", (sys.executable, str(script)))
     outcomes = decode_images(files(make_images(tmp_path, ["a"])), EIGHT, LIMITS, 2)
     with pytest.raises(BlissError, match="ended 3 times in a row") as caught:
         next(outcomes)
@@ -310,7 +307,7 @@ def test_a_worker_that_cannot_start_is_an_error_not_a_reason(
         "the image decoder process ended 3 times in a row before it was ready "
         "(exit status 7; no codec here)"
     )
-    monkeypatch.setattr(decode_process, "WORKER_COMMAND", (str(tmp_path / "absent"),))
+    monkeypatch.setattr(workers, "WORKER_COMMAND", (str(tmp_path / "absent"),))
     with pytest.raises(BlissError, match=r"could not be started \(No such file"):
         next(decode_images(files(make_images(tmp_path, ["a"])), EIGHT, LIMITS, 1))
 
@@ -319,9 +316,9 @@ def test_a_worker_that_never_says_it_is_ready_is_given_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = (sys.executable, "-c", "import time; time.sleep(600)")
-    monkeypatch.setattr(decode_process, "WORKER_COMMAND", command)
-    monkeypatch.setattr(decode_process, "START_SECONDS", 0.2)
-    monkeypatch.setattr(decode_process, "END_SECONDS", 0.2)
+    monkeypatch.setattr(workers, "WORKER_COMMAND", command)
+    monkeypatch.setattr(workers, "START_SECONDS", 0.2)
+    monkeypatch.setattr(workers, "END_SECONDS", 0.2)
     with pytest.raises(BlissError, match=r"\(no answer in 0\.2 s; it wrote no error\)"):
         next(decode_images(files(make_images(tmp_path, ["a"])), EIGHT, LIMITS, 1))
 
@@ -337,7 +334,7 @@ def test_default_workers_are_between_one_and_eight(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(
             os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False
         )
-        assert decode_pool.default_workers() == expected
+        assert workers.default_workers() == expected
 
 
 def run_script(source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -416,12 +413,12 @@ def test_a_hanging_worker_without_a_parent_ends_by_itself(
 ) -> None:
     trap = tmp_path / "trapped.py"
     trap.write_text(TRAPPED_WORKER.replace("real =", "decode_worker._ORPHAN_SECONDS = 0.2\nreal ="))
-    process = worker_frames.launch(decode_process.WORKER_COMMAND, subprocess.DEVNULL)
+    process = workers.launch(workers.WORKER_COMMAND, subprocess.DEVNULL)
     limits = DecodingLimits(seconds=0.2)
-    assert worker_frames.exchange(process, b"") == ({"ready": True}, bytearray())
-    assert worker_frames.exchange(process, request_bytes("hang", EIGHT, limits)) is None
-    assert worker_frames.cause_of_death(process) == f"signal {int(signal.SIGALRM)}"
-    worker_frames.end(process)
+    assert workers.exchange(process, b"") == ({"ready": True}, bytearray())
+    assert workers.exchange(process, image_request("hang", EIGHT, limits)) is None
+    assert workers.cause_of_death(process) == f"signal {int(signal.SIGALRM)}"
+    workers.kill(process)
 
 
 def test_no_time_limit_is_possible(tmp_path: Path) -> None:

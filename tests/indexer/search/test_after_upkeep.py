@@ -5,7 +5,7 @@ from blissaudit.corpora.registry import open_corpus
 from blissaudit.indexer.build.add import add_captions
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of, open_index, search
+from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 from blissaudit.indexer.upkeep.row_choice import Where, rows_where
@@ -32,7 +32,7 @@ def test_added_captions_are_found_and_removed_ones_are_not(small, tmp_path):
         hits = search(index, queries, 4)
         order = np.argsort(-(queries @ rows.T), axis=1)[:, :4]
         expected = [[texts[i] for i in line] for line in order]
-        assert [captions_of(index, line) for line in hits.rows] == expected
+        assert [index.captions_of(line) for line in hits.rows] == expected
 
     check(old + new)
     rows = rows_where(open_index(folder), Where(caption="[13579]$"))

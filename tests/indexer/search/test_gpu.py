@@ -15,7 +15,7 @@ from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search import dispatch as search_dispatch
 from blissaudit.indexer.search import index as caption_index
 from blissaudit.indexer.search import plan as search_plan
-from blissaudit.indexer.search.index import open_index, search, without_rows
+from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.search.kinds import SearchChoice
 from blissaudit.indexer.search.plan import Machine
@@ -37,7 +37,7 @@ def world(tmp_path, write_embeddings):
     options = IndexOptions(part_rows=500, dtype="float16")
     folder = index_embeddings(tmp_path / "source", tmp_path / "index", options=options).folder
     queries = oracle.unit_rows(np.concatenate([rows[:2], rng.standard_normal((6, D))]))
-    stored = open_index(folder).vectors.fetch(np.arange(M))
+    stored = open_index(folder).vectors[np.arange(M)]
     return folder, stored, queries
 
 
@@ -105,7 +105,7 @@ def test_more_than_a_gpu_holds_is_streamed_from_the_stored_parts(world, machine,
 def test_hidden_rows_are_not_found_on_a_gpu_either(world, machine, hidden):
     folder, rows, queries = world
     machine(1)
-    index = without_rows(open_index(folder, SearchChoice(device="cuda")), hidden)
+    index = open_index(folder, SearchChoice(device="cuda")).without(hidden)
     k = min(K, index.count)
     left = np.setdiff1d(np.arange(M), hidden)
     assert np.array_equal(
@@ -144,19 +144,19 @@ def test_inverted_files_are_moved_and_their_hits_ranked_again(
     hits = search(index, queries, K)
     assert np.array_equal(hits.rows, oracle.brute_force(queries, rows, K)[1])
     assert log == [moved, ("probe", 8, 400)]
-    few = without_rows(index, np.setdiff1d(np.arange(M), np.arange(600, 1190)))
+    few = index.without(np.setdiff1d(np.arange(M), np.arange(600, 1190)))
     assert search(few, queries, K).rows.min() >= 0
     # Too few of the proposed rows are shown: more are asked for.
     choice = SearchChoice(parameters={"candidates": 1}, device=device, shards=shards)
     half = np.arange(0, M, 2)
-    some = without_rows(open_index(folder, choice), half)
+    some = open_index(folder, choice).without(half)
     hits = search(some, queries, 200)
     assert ("probe", 8, 206) in log and ("probe", 8, 824) in log
     left = np.setdiff1d(np.arange(M), half)
     same = hits.rows == oracle.brute_force(queries, rows[left], 200)[1]
     assert same.mean() > 0.9
     # And where few are shown at all, those are scanned, on the GPU.
-    search(without_rows(index, np.arange(100, M)), queries, K)
+    search(index.without(np.arange(100, M)), queries, K)
     assert log[-1][:2] == ("knn_gpu", int(device == "cuda:1"))
 
 

@@ -10,10 +10,10 @@ from blissaudit.corpora.captions import CaptionRules
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of, find_captions, open_index, search
-from blissaudit.indexer.store import vectors as stored_vectors
-from blissaudit.indexer.store.vectors import open_stored_vectors
-from blissaudit.indexer.vectors.rows import exact_search
+from blissaudit.indexer.search.index import find_captions, open_index, search
+from blissaudit.indexer.store.vectors import IndexRows
+from blissaudit.indexer.vectors import rows as row_sets
+from blissaudit.indexer.vectors.nearest import exact_search
 
 D = 8
 REASON = "the embedding is zero or not finite"
@@ -43,8 +43,8 @@ def source(tmp_path, vectors):
 
 def test_vectors_captions_and_provenance_survive(source, tmp_path, vectors):
     index = index_embeddings(source, tmp_path / "index")
-    assert captions_of(index, np.arange(7)) == ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
-    np.testing.assert_allclose(index.vectors.fetch(np.arange(7)), vectors, atol=1e-7)
+    assert index.captions_of(np.arange(7)) == ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
+    np.testing.assert_allclose(index.vectors[np.arange(7)], vectors, atol=1e-7)
     hits = search(index, vectors[[4, 0]], 2)
     expected = np.sort(vectors[[4, 0]] @ vectors.T, axis=1)[:, ::-1][:, :2]
     np.testing.assert_allclose(hits.similarity, expected, atol=1e-6)
@@ -62,10 +62,10 @@ def test_streamed_search_equals_resident_search(source, tmp_path, vectors, monke
     options = IndexOptions(part_rows=3, dtype="float16")
     index = index_embeddings(source, tmp_path / "index", options=options)
     resident = search(index, vectors, 3)
-    monkeypatch.setattr(stored_vectors, "STREAMED_BYTES", 2 * 4 * D)  # two rows of a part at once
-    rows = open_stored_vectors(index.folder, index.manifest, resident=False)
+    monkeypatch.setattr(row_sets, "BLOCK_BYTES", 2 * 4 * D)  # two rows of a part at once
+    rows = IndexRows(index.folder, index.manifest, resident=False)
     assert [len(block) for _, block in rows.blocks()] == [2, 1, 2, 1, 1]
-    streamed = exact_search(rows, vectors, 3, None)
+    streamed = exact_search(vectors, rows, 3)
     np.testing.assert_array_equal(streamed.rows, resident.rows)
     np.testing.assert_array_equal(streamed.similarity, resident.similarity)
     stored = [np.load(p) for p in sorted((tmp_path / "index" / "text_emb").glob("*.npy"))]
@@ -78,13 +78,13 @@ def test_unusable_vectors_are_left_out_and_named(tmp_path, vectors):
     names = [["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]]
     folder = write_layout(tmp_path / "source", [broken], names)
     index = index_embeddings(folder, tmp_path / "index")
-    assert captions_of(index, np.arange(5)) == ["ant", "cat", "dog", "eel", "gnu"]
+    assert index.captions_of(np.arange(5)) == ["ant", "cat", "dog", "eel", "gnu"]
     assert index.manifest["failures"] == [
         {"source": "source", "source_row": row, "caption": caption, "reason": REASON}
         for row, caption in ((1, "bee"), (5, "fox"))
     ]
     assert index.manifest["counts"]["unusable"] == 2
-    np.testing.assert_allclose(index.vectors.fetch(np.array([4])), vectors[6:], atol=1e-7)
+    np.testing.assert_allclose(index.vectors[np.array([4])], vectors[6:], atol=1e-7)
 
 
 def test_rules_drop_captions_and_their_vectors_together(tmp_path, vectors):
@@ -92,8 +92,8 @@ def test_rules_drop_captions_and_their_vectors_together(tmp_path, vectors):
     folder = write_layout(tmp_path / "source", [vectors], names)
     options = IndexOptions(rules=CaptionRules(max_characters=4))
     index = index_embeddings(folder, tmp_path / "index", options=options)
-    assert captions_of(index, np.arange(3)) == ["ant", "dog", "eel"]
-    np.testing.assert_allclose(index.vectors.fetch(np.arange(3)), vectors[[0, 3, 4]], atol=1e-7)
+    assert index.captions_of(np.arange(3)) == ["ant", "dog", "eel"]
+    np.testing.assert_allclose(index.vectors[np.arange(3)], vectors[[0, 3, 4]], atol=1e-7)
     counts = index.manifest["counts"]
     assert counts == {
         "read": 7,
@@ -153,7 +153,7 @@ def test_an_index_that_is_none_or_is_damaged_is_refused(source, tmp_path):
     with_manifest()
     (folder / "captions" / "captions_0.bin").write_bytes(b"x")
     with pytest.raises(BlissError, match=r"captions_0\.bin does not match the checksum"):
-        captions_of(open_index(folder), np.arange(2))
+        open_index(folder).captions_of(np.arange(2))
     path = folder / "text_emb" / "text_emb_0.npy"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(BlissError, match=r"text_emb_0\.npy could not be read"):

@@ -8,14 +8,12 @@ from blissaudit.errors import UsageError
 from blissaudit.indexer.build.add import AddOptions, add_embeddings
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search import approximate as approximate_search
+from blissaudit.indexer.search import searchers
 from blissaudit.indexer.search.index import (
-    captions_of,
     join_indexes,
     open_index,
     search,
     with_structure,
-    without_rows,
 )
 from blissaudit.indexer.search.install import install_structure, make_structure, set_search_kind
 from blissaudit.indexer.search.kinds import OWN, SearchChoice, candidate_settings
@@ -66,7 +64,7 @@ def test_exhaustive_settings_equal_brute_force(world, tmp_path, kind):
     assert hits.similarity == pytest.approx(similarity, rel=2e-7, abs=1e-8)
     hidden = np.arange(0, M, 3)
     left = np.setdiff1d(np.arange(M), hidden)
-    shown = search(without_rows(found, hidden), queries, K)
+    shown = search(found.without(hidden), queries, K)
     assert np.array_equal(shown.rows, oracle.brute_force(queries, rows[left], K)[1])
 
 
@@ -93,7 +91,7 @@ def test_defaults_come_close_with_exact_similarities(world, tmp_path, kind, leas
 def test_hidden_rows_are_never_found_and_k_rows_always_are(installed, seed, shown, k):
     index, _, queries = installed
     left = np.sort(np.random.default_rng(seed).choice(M, shown, replace=False))
-    few = without_rows(index, np.setdiff1d(np.arange(M), left))
+    few = index.without(np.setdiff1d(np.arange(M), left))
     hits = search(few, queries[:7], min(k, shown))
     assert hits.rows.min() >= 0 and hits.rows.max() < shown
     assert all(len(set(line)) == min(k, shown) for line in hits.rows.tolist())
@@ -101,9 +99,9 @@ def test_hidden_rows_are_never_found_and_k_rows_always_are(installed, seed, show
 
 def test_what_is_found_does_not_depend_on_the_batch(installed, monkeypatch):
     index, _, queries = installed
-    few = without_rows(index, np.arange(M)[np.arange(M) % 20 > 0])
+    few = index.without(np.arange(M)[np.arange(M) % 20 > 0])
     whole = search(few, queries, K)
-    monkeypatch.setattr(approximate_search, "CANDIDATE_BYTES", 24 * 70)
+    monkeypatch.setattr(searchers, "CANDIDATE_BYTES", 24 * 70)
     again = search(few, queries, K)
     assert np.array_equal(again.rows, whole.rows)
     assert np.array_equal(again.similarity, whole.similarity)
@@ -143,7 +141,7 @@ def test_rows_added_later_are_scanned_and_merged(own, tmp_path, write_embeddings
     assert (expected >= 1000).any()
     hidden = np.arange(900, 1200)
     left = np.setdiff1d(np.arange(M), hidden)
-    shown = search(without_rows(index, hidden), queries, K)
+    shown = search(index.without(hidden), queries, K)
     assert np.array_equal(shown.rows, oracle.brute_force(queries, rows[left], K)[1])
     # Made again it covers them too, with the parameters it had.
     stored = set_search_kind(folder, "IVF8,SQ8")
@@ -217,7 +215,7 @@ def test_what_was_made_apart_can_be_installed(own, tmp_path):
         install_structure(folder, made, parameters)
         hits = search(open_index(folder), queries, K)
         assert np.array_equal(hits.rows, expected.rows)
-    assert captions_of(open_index(folder), np.array([999])) == ["caption 999"]
+    assert open_index(folder).captions_of(np.array([999])) == ["caption 999"]
 
 
 def test_every_candidate_setting_can_be_built(own, tmp_path):
@@ -237,8 +235,8 @@ def test_additive_codes_leave_hidden_rows_out(kind, world, tmp_path):
     found = with_structure(index, made, {"candidates": 5})
     hidden = np.unique(search(found, queries, 3).rows)
     left = np.setdiff1d(np.arange(M), hidden)
-    shown = search(without_rows(found, hidden), queries, K)
-    rows = index.vectors.fetch(left)
+    shown = search(found.without(hidden), queries, K)
+    rows = index.vectors[left]
     exact = np.einsum("nkd,nd->nk", rows[shown.rows], queries, dtype=np.float64)
     np.testing.assert_allclose(shown.similarity, exact, atol=1e-6)
 

@@ -11,7 +11,7 @@ from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of, open_index, origins_of, search
+from blissaudit.indexer.search.index import open_index, search
 from blissaudit.indexer.store import addresses as index_addresses
 from blissaudit.indexer.store.addresses import build_to, check_output
 
@@ -69,9 +69,9 @@ def test_it_is_the_index_a_folder_would_hold_and_is_opened_from_anywhere(
     shutil.rmtree(cache)
     for folder in (address, address + "/"):
         index = open_index(folder)
-        assert captions_of(index, np.arange(9)) == TEXTS
+        assert index.captions_of(np.arange(9)) == TEXTS
         assert search(index, small.vector_of(TEXTS[5])[None], 1).rows.tolist() == [[5]]
-        assert origins_of(index, np.array([0]))[0].index == folder
+        assert index.origins_of(np.array([0]))[0].index == folder
     assert index.folder == made.folder and small.files_of(index.folder) == expected
 
 
@@ -84,7 +84,7 @@ def test_the_same_command_builds_nothing_and_another_one_is_refused(source, smal
         build(source, small, address, dtype="float32")
     assert remote(address) == before
     build(source, small, address, dtype="float32", overwrite=True)
-    assert open_index(address).stored.fetch(np.arange(9)).shape == (9, 16)
+    assert open_index(address).stored[np.arange(9)].shape == (9, 16)
     assert json.loads(remote(address)["manifest.json"])["dtype"] == "float32"
 
 
@@ -96,7 +96,7 @@ def test_what_another_index_left_there_goes_once_the_new_one_is_whole(
     build(open_corpus(str(tmp_path / "d.txt")), small, address, overwrite=True)
     assert "text_emb/text_emb_2.npy" not in remote(address)
     index = open_index(address)
-    assert captions_of(index, np.arange(index.count)) == ["one", "two"]
+    assert index.captions_of(np.arange(index.count)) == ["one", "two"]
 
 
 def test_a_line_that_goes_dead_keeps_the_work_and_the_same_command_goes_on(
@@ -125,7 +125,7 @@ def test_a_line_that_goes_dead_keeps_the_work_and_the_same_command_goes_on(
     seen = small.Seen()
     index = build(source, small, address, seen)
     assert seen.texts == [] and not set(sent) & set(calls[:4])
-    assert captions_of(index, np.arange(9)) == TEXTS
+    assert index.captions_of(np.arange(9)) == TEXTS
     assert sent[-1] == f"{address}/manifest.json"
 
 

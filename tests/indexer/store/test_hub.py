@@ -13,7 +13,7 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.add import add_captions
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of, open_index
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store import hub as hub_index
 from blissaudit.indexer.store.hub import index_card, pull_index, push_index
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
@@ -47,7 +47,7 @@ def hub(load_test_file, tmp_path, monkeypatch):
 
 def shown(folder):
     index = open_index(folder)
-    return captions_of(index, np.arange(index.count))
+    return index.captions_of(np.arange(index.count))
 
 
 def bytes_of(folder, small):

@@ -10,7 +10,7 @@ import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import captions_of, open_index
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 from blissaudit.indexer.upkeep.row_choice import Where, rows_where
@@ -39,7 +39,7 @@ def tree(folder):
 
 def shown(folder):
     index = open_index(folder)
-    return captions_of(index, np.arange(index.count))
+    return index.captions_of(np.arange(index.count))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_which_captions_a_request_names(whole, where, rows):
 
 def test_likeness_is_the_cosine_with_what_is_stored(folder):
     index = open_index(folder)
-    stored = index.stored.fetch(np.arange(7)).astype(np.float64)
+    stored = index.stored[np.arange(7)].astype(np.float64)
     query = np.array([0.5, -0.5, 0.5, 0.5], np.float32)
     cosines = stored @ query
     for above in (-1.0, 0.0, float(np.sort(cosines)[3]), 0.99):

@@ -9,13 +9,10 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.index import (
-    captions_of,
     find_captions,
     join_indexes,
     open_index,
-    origins_of,
     search,
-    without_rows,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,8 +59,8 @@ def expected(queries, rows, texts, k):
 def test_hidden_rows_are_as_if_they_had_never_been(made, hidden, again):
     index, rows, texts = made[0]
     left = sorted(set(range(11)) - hidden)
-    shown = without_rows(index, np.array(sorted(hidden), np.int64))
-    shown = without_rows(shown, np.array(sorted(again), np.int64))
+    shown = index.without(np.array(sorted(hidden), np.int64))
+    shown = shown.without(np.array(sorted(again), np.int64))
     left = [row for position, row in enumerate(left) if position not in again]
     queries = made[1][1]
     assert shown.count == len(left)
@@ -71,18 +68,18 @@ def test_hidden_rows_are_as_if_they_had_never_been(made, hidden, again):
         return
     hits = search(shown, queries, min(3, len(left)))
     wanted, cosines = expected(queries, rows[left], [texts[i] for i in left], min(3, len(left)))
-    assert [captions_of(shown, line) for line in hits.rows] == wanted
+    assert [shown.captions_of(line) for line in hits.rows] == wanted
     np.testing.assert_allclose(hits.similarity, cosines, atol=1e-6)
     blocks = list(shown.vectors.blocks())
     np.testing.assert_allclose(np.concatenate([b for _, b in blocks]), rows[left], atol=1e-6)
     every = np.arange(len(left))
-    np.testing.assert_allclose(shown.vectors.fetch(every), rows[left], atol=1e-6)
+    np.testing.assert_allclose(shown.vectors[every], rows[left], atol=1e-6)
     assert find_captions(shown, {"last": texts[left[-1]]}) == {"last": len(left) - 1}
 
 
 def test_joined_indexes_answer_as_one(made):
     (one, rows, texts), (two, more, others) = made
-    joined = join_indexes([without_rows(one, np.array([0, 4])), two])
+    joined = join_indexes([one.without(np.array([0, 4])), two])
     left = [i for i in range(11) if i not in (0, 4)]
     all_rows = np.concatenate([rows[left], more])
     all_texts = [texts[i] for i in left] + others
@@ -91,10 +88,10 @@ def test_joined_indexes_answer_as_one(made):
     for k in (1, 7, 15):  # 7 and 15 are more than the second holds
         hits = search(joined, queries, k)
         wanted, cosines = expected(queries, all_rows, all_texts, k)
-        assert [captions_of(joined, line) for line in hits.rows] == wanted
+        assert [joined.captions_of(line) for line in hits.rows] == wanted
         np.testing.assert_allclose(hits.similarity, cosines, atol=1e-6)
-    np.testing.assert_allclose(joined.vectors.fetch(np.arange(15)), all_rows, atol=1e-6)
-    origins = origins_of(joined, np.array([0, 8, 9, 14]))
+    np.testing.assert_allclose(joined.vectors[np.arange(15)], all_rows, atol=1e-6)
+    origins = joined.origins_of(np.array([0, 8, 9, 14]))
     assert [origin.index for origin in origins] == [str(one.folder)] * 2 + [str(two.folder)] * 2
     assert {origin.source for origin in origins} == {"one-source", "two-source"}
     assert joined.manifest["counts"]["kept"] == 17
@@ -122,7 +119,7 @@ def test_tombstones_hide_rows_and_damaged_ones_are_refused(tmp_path, write_embed
     ).folder
     remove(folder, [1, 3])
     index = open_index(folder)
-    assert captions_of(index, np.arange(3)) == ["a", "c", "e"] and index.count == 3
+    assert index.captions_of(np.arange(3)) == ["a", "c", "e"] and index.count == 3
     assert search(index, rows[[4]], 1).rows.tolist() == [[2]]
     remove(folder, [1, 1])
     with pytest.raises(BlissError, match=r"removed\.npy does not list rows of the index"):

@@ -9,7 +9,8 @@ import threading
 import numpy as np
 import pytest
 from blissaudit.indexer.vectors.blas import share_among_threads
-from blissaudit.indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
+from blissaudit.indexer.vectors.rows import JoinedRows
 from threadpoolctl import threadpool_info, threadpool_limits
 
 
@@ -99,15 +100,11 @@ def test_hits_do_not_depend_on_the_number_of_threads(threads):
     texts = texts[np.argsort(texts @ texts[0])]  # every block beats those before it
     queries = texts[::300]
     with threadpool_limits(1, user_api="blas"):
-        expected = nearest_texts(queries, array_vectors(texts), 40)
-    pieces = Vectors(
-        len(texts),
-        lambda: ((at, texts[at : at + 1000]) for at in range(0, len(texts), 1000)),
-        lambda rows: texts[rows],
-    )
+        expected = exact_search(queries, texts, 40)
+    blocks = JoinedRows([texts[at : at + 1000] for at in range(0, len(texts), 1000)])
     with threadpool_limits(threads, user_api="blas"):
-        for vectors in (array_vectors(texts), pieces):
-            found = nearest_texts(queries, vectors, 40)
+        for vectors in (texts, blocks):
+            found = exact_search(queries, vectors, 40)
             assert found.similarity.tobytes() == expected.similarity.tobytes()
             assert np.array_equal(found.rows, expected.rows)
 
@@ -128,8 +125,8 @@ print("torch" in sys.modules)
 def test_exact_search_loads_no_faiss():
     code = """
 import sys, numpy
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
-nearest_texts(numpy.eye(4, dtype="f4"), array_vectors(numpy.eye(4, dtype="f4")), 2)
+from blissaudit.indexer.vectors.nearest import exact_search
+exact_search(numpy.eye(4, dtype="f4"), numpy.eye(4, dtype="f4"), 2)
 print("faiss" in sys.modules)
 """
     assert several_threads(code) == ["False"]

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from blissaudit.errors import UsageError
 from blissaudit.indexer.search.structures import write_flat_index
-from blissaudit.indexer.vectors.nearest import Vectors, array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
+from blissaudit.indexer.vectors.rows import JoinedRows
 from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def in_blocks(rows: np.ndarray, cuts: list[int]) -> Vectors:
+def in_blocks(rows: np.ndarray, cuts: list[int]) -> JoinedRows:
     """The rows of an array, cut before each of `cuts`."""
     bounds = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
-    blocks = [(a, rows[a:b]) for a, b in pairwise(bounds)]
-    return Vectors(len(rows), lambda: iter(blocks), lambda wanted: rows[wanted])
+    return JoinedRows([rows[a:b] for a, b in pairwise(bounds)])
 
 
 @settings(max_examples=60, deadline=None)
@@ -36,7 +36,7 @@ def test_equals_brute_force_with_many_copies(seed, distinct, m, cuts, k):
     texts = oracle.unit_rows(rng.normal(size=(distinct, d)))[rng.integers(0, distinct, m)]
     queries = np.concatenate([oracle.unit_rows(rng.normal(size=(4, d))), texts[:3]])
     k = min(k, m)
-    found = nearest_texts(queries, in_blocks(texts, cuts), k)
+    found = exact_search(queries, in_blocks(texts, cuts), k)
     similarity, rows = oracle.brute_force(queries, texts, k)
     assert np.array_equal(found.rows, rows)
     # Both are float64 sums rounded to float32; their order may differ in the last digit.
@@ -50,7 +50,7 @@ def test_more_copies_than_spare_candidates_give_the_lowest_rows(copies):
     texts = oracle.unit_rows(rng.normal(size=(1000, 16)))
     places = np.sort(rng.choice(1000, copies, replace=False))
     texts[places] = query
-    found = nearest_texts(query, in_blocks(texts, [333, 666]), 5)
+    found = exact_search(query, in_blocks(texts, [333, 666]), 5)
     assert found.rows.tolist() == [places[:5].tolist()]
     assert found.similarity == pytest.approx(np.ones((1, 5)))
 
@@ -61,7 +61,7 @@ def test_nearly_equal_texts_are_ordered_by_float64():
     d, k = 512, 20
     query = oracle.unit_rows(rng.normal(size=(1, d)))
     texts = oracle.unit_rows(query + 1e-4 * rng.normal(size=(400, d)))
-    found = nearest_texts(query, array_vectors(texts), k)
+    found = exact_search(query, texts, k)
     assert np.array_equal(found.rows, oracle.brute_force(query, texts, k)[1])
     rough = faiss.knn(query, texts, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
     assert not np.array_equal(found.rows, rough)
@@ -79,11 +79,11 @@ def test_similarities_do_not_depend_on_blocks_or_batches(seed, cuts, batch, d):
     texts = oracle.unit_rows(rng.normal(size=(120, d)))
     texts[60:80] = texts[:20]
     queries = oracle.unit_rows(rng.normal(size=(30, d)))
-    whole = nearest_texts(queries, array_vectors(texts), 9)
+    whole = exact_search(queries, texts, 9)
     texts_in_blocks = in_blocks(texts, cuts)
     for first in range(0, len(queries), batch):
         part = slice(first, first + batch)
-        found = nearest_texts(queries[part], texts_in_blocks, 9)
+        found = exact_search(queries[part], texts_in_blocks, 9)
         assert found.similarity.tobytes() == whole.similarity[part].tobytes()
         assert np.array_equal(found.rows, whole.rows[part])
 
@@ -92,34 +92,34 @@ def test_equal_texts_have_equal_similarities():
     rng = np.random.default_rng(1)
     text = oracle.unit_rows(rng.normal(size=(1, 640)))
     texts = np.concatenate([text, oracle.unit_rows(rng.normal(size=(50, 640)))] * 3)
-    found = nearest_texts(text, in_blocks(texts, [10, 70]), 3)
+    found = exact_search(text, in_blocks(texts, [10, 70]), 3)
     assert found.rows.tolist() == [[0, 51, 102]]
     assert len(set(found.similarity[0].tolist())) == 1
 
 
 def test_k_may_be_all_texts_and_no_more():
-    texts = array_vectors(np.eye(4, dtype=np.float32))
+    texts = np.eye(4, dtype=np.float32)
     query = np.array([[0.2, 0.8, 0.4, 0.4]], np.float32)
-    found = nearest_texts(query, texts, 4)
+    found = exact_search(query, texts, 4)
     assert found.rows.tolist() == [[1, 2, 3, 0]]
     assert found.similarity.tolist() == [np.float32([0.8, 0.4, 0.4, 0.2]).tolist()]
     for k in (5, 0, -1):
         with pytest.raises(UsageError, match=rf"k = {k} was asked of an index of M = 4 texts"):
-            nearest_texts(query, texts, k)
+            exact_search(query, texts, k)
 
 
 def test_k_changes_how_many_are_found_and_not_which():
     rng = np.random.default_rng(2)
-    texts = array_vectors(oracle.unit_rows(rng.normal(size=(50, 8))))
+    texts = oracle.unit_rows(rng.normal(size=(50, 8)))
     queries = oracle.unit_rows(rng.normal(size=(6, 8)))
-    few, many = nearest_texts(queries, texts, 3), nearest_texts(queries, texts, 11)
+    few, many = exact_search(queries, texts, 3), exact_search(queries, texts, 11)
     assert np.array_equal(many.rows[:, :3], few.rows)
     assert np.array_equal(many.similarity[:, :3], few.similarity)
     assert len(np.unique(many.rows[0])) == 11
 
 
 def test_no_queries_find_nothing():
-    found = nearest_texts(np.zeros((0, 4), np.float32), array_vectors(np.eye(4, dtype="f4")), 2)
+    found = exact_search(np.zeros((0, 4), np.float32), np.eye(4, dtype="f4"), 2)
     assert (found.similarity.shape, found.rows.shape) == ((0, 2), (0, 2))
 
 
@@ -130,7 +130,7 @@ def test_real_embeddings_equal_faiss_and_float64(tmp_path):
     texts = texts[np.sort(first)]  # no ties
     queries, _ = oracle.caltech(real, "test")
     queries = queries[::5]
-    found = nearest_texts(queries, in_blocks(texts, [500, 501, 1600]), 10)
+    found = exact_search(queries, in_blocks(texts, [500, 501, 1600]), 10)
     similarity = queries.astype(np.float64) @ texts.T.astype(np.float64)
     rows = np.argsort(-similarity, axis=1)[:, :10]
     assert np.array_equal(found.rows, rows)

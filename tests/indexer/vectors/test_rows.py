@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
-from blissaudit.indexer.vectors.rows import open_stored_rows
-from blissaudit.scorer.bliss import CHUNK_ENTRIES, bliss_scores, gather_texts
+from blissaudit.indexer.vectors.nearest import exact_search
+from blissaudit.indexer.vectors.rows import PartedRows
+from blissaudit.scorer.bliss import PULL_ENTRIES, bliss_scores, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
@@ -28,7 +28,7 @@ def stored(tmp_path_factory):
     for number, part in enumerate(np.split(rows, np.cumsum(SIZES)[:-1])):
         paths.append(folder / f"{number}.npy")
         np.save(paths[-1], part)
-    return open_stored_rows(paths), rows
+    return PartedRows(paths), rows
 
 
 @settings(deadline=None)
@@ -46,7 +46,7 @@ def test_any_rows_are_those_of_the_array(stored, data):
 def test_half_precision_rows_come_back_as_unit_rows(tmp_path):
     rows = unit(np.random.default_rng(1).standard_normal((5, D)))
     np.save(tmp_path / "a.npy", rows.astype(np.float16))
-    found = open_stored_rows([tmp_path / "a.npy"])[1:4]
+    found = PartedRows([tmp_path / "a.npy"])[1:4]
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(found, rows[1:4], atol=1e-3)
@@ -59,11 +59,11 @@ def test_scores_of_rows_on_disk_are_those_of_rows_in_memory(stored, monkeypatch)
     texts = unit(rng.standard_normal((15, D)))
     labels = np.arange(n) % 2
     reference = Reference(fit_moments(("ant", "bee"), rows, labels), texts[:2])
-    retrieved = gather_texts(nearest_texts(rows, array_vectors(texts), 4), lambda r: texts[r])
+    retrieved = gather_texts(exact_search(rows, texts, 4), texts)
     left_out = LeftOut(np.arange(n), labels)
     in_memory = bliss_scores(rows, retrieved, reference, given=labels, left_out=left_out)
-    monkeypatch.setattr("blissaudit.scorer.bliss.CHUNK_ENTRIES", 40)
-    assert CHUNK_ENTRIES > 40
+    monkeypatch.setattr("blissaudit.scorer.bliss.PULL_ENTRIES", 40)
+    assert PULL_ENTRIES > 40
     on_disk = bliss_scores(disk, retrieved, reference, given=labels, left_out=left_out)
     for name in ("score", "ics", "ets", "best_scores", "given_ics", "given_ets", "pull"):
         np.testing.assert_allclose(getattr(on_disk, name), getattr(in_memory, name), rtol=1e-4)
@@ -76,8 +76,8 @@ def test_parts_of_two_models_and_rows_that_are_no_unit_rows_are_named(tmp_path):
     np.save(tmp_path / "c.npy", np.full((2, 3), 2, np.float32))
     paths = [tmp_path / name for name in ("a.npy", "b.npy", "c.npy")]
     with pytest.raises(BlissError, match=r"b\.npy holds vectors of 4 dimensions"):
-        open_stored_rows(paths[:2])
-    rows = open_stored_rows([paths[0], paths[2]])
+        PartedRows(paths[:2])
+    rows = PartedRows([paths[0], paths[2]])
     assert rows[:2].shape == (2, 3)
     with pytest.raises(BlissError, match=r"row 0 of .*c\.npy has length 3\.4641"):
         rows[1:3]

@@ -13,7 +13,7 @@ from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.vectors import scratch
-from blissaudit.indexer.vectors.scratch import let_go, scratch_array
+from blissaudit.indexer.vectors.scratch import release_pages, scratch_array
 
 
 def lies_in_a_file(array):
@@ -35,10 +35,10 @@ def test_values_stay_when_their_memory_is_given_back(monkeypatch):
     made = scratch_array((3, 1000), np.float64)
     expected = np.arange(3000.0).reshape(3, 1000)
     made[:] = expected
-    let_go(made, made[1:], np.ones(3))
+    release_pages(made, made[1:], np.ones(3))
     assert np.array_equal(made, expected)
     made[2, 5] = -1
-    let_go(made)
+    release_pages(made)
     assert made[2, 5] == -1 and made[2, 4] == 2004
 
 

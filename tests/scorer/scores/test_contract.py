@@ -16,7 +16,9 @@ from blissaudit.errors import UsageError
 from blissaudit.scorer import scores
 from blissaudit.scorer.bliss import Retrieved
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
+from blissaudit.scorer.scores.needs import NEEDS, Need, for_classes
 from blissaudit.scorer.scores.registry import MODULES, SCORES
+from blissaudit.scorer.scores.wrappers import with_rscin
 
 C, K, D, M = 3, 5, 24, 200
 PER_CLASS, NORMAL, ODD = 80, 24, 6
@@ -56,7 +58,6 @@ def world():
     members = np.concatenate([near(image + c, 0.5, PER_CLASS, rng) for c in classes])
     shown = [near(image + c, 0.5, NORMAL // C, rng) for c in classes]
     normals = Normals(("ant", "bee", "cat"), unit(text + classes), unit(members), labels)
-    names = np.array([f"thing {row}" for row in range(M)])
     images = unit(np.concatenate([*shown, near(image + odd, 0.5, ODD, rng)]))
     head = {
         "first": classes, "first_bias": np.zeros(C), "second": np.ones((1, C)),
@@ -64,8 +65,12 @@ def world():
         "logistic_bias": np.zeros(1), "normals": normals.images,
         "outliers": unit(near(image + odd, 0.5, PER_CLASS, rng)),
     }  # fmt: skip
-    no_prompts = unit(2 * text - classes)
-    return Fitting(normals, unit(texts), names, unit(text), head, no_prompts), images
+    extras = {
+        Need.HEAD: head,
+        Need.NO_PROMPTS: unit(2 * text - classes),
+        Need.SOMETHING: unit(text),
+    }
+    return Fitting(normals, unit(texts), extras), images
 
 
 def retrieve(images, texts):
@@ -96,6 +101,10 @@ def scored(name):
 def close(found, expected, share):
     """Equal to a share of how far the scores of the toy world lie apart."""
     np.testing.assert_allclose(found, expected, rtol=share, atol=share * np.ptp(expected) + 1e-12)
+
+
+def lacking(fitting, need):
+    return replace(fitting, extras={**fitting.extras, need: None})
 
 
 def without_images(fitting):
@@ -180,13 +189,13 @@ def test_only_angles_matter(score):
     normals = fitting.normals
     normals = replace(normals, prompts=turned(normals.prompts), images=turned(normals.images))
     texts = turned(fitting.texts)
-    something = turned(fitting.something)
     head = {
         name: array.astype(float) @ turn if array.shape[-1] == D else array
-        for name, array in fitting.head.items()
+        for name, array in fitting.extras[Need.HEAD].items()
     }
-    fitting = replace(fitting, normals=normals, texts=texts, something=something, head=head)
-    fitting = replace(fitting, no_prompts=turned(fitting.no_prompts))
+    others = {need: turned(fitting.extras[need]) for need in (Need.SOMETHING, Need.NO_PROMPTS)}
+    extras = {Need.HEAD: head, **others}
+    fitting = replace(fitting, normals=normals, texts=texts, extras=extras)
     found = fit_score(score, fitting)(query_of(turned(images), texts))
     if score.name in OF_COORDINATES:
         assert np.abs(found - scored(score.name)).max() > 1e-3
@@ -229,7 +238,9 @@ def test_one_class_is_enough(score):
     normals = Normals(
         ("ant",), fitting.normals.prompts[:1], fitting.normals.images[own], 0 * own[own]
     )
-    fitting = replace(fitting, normals=normals, no_prompts=fitting.no_prompts[:1])
+    extras = for_classes(fitting.extras, np.array([0]))
+    assert extras[Need.NO_PROMPTS].shape == (1, D)
+    fitting = replace(fitting, normals=normals, extras=extras)
     found = fit_score(score, fitting)(query_of(images, fitting.texts))
     assert found.shape == (len(images),)
     assert np.isfinite(found).all()
@@ -252,70 +263,90 @@ def test_an_unknown_parameter_is_named(score):
         fit_score(score, world()[0], no_such_parameter=1)
 
 
-@those(lambda score: score.needs_normals)
+@those(lambda score: score.uses_references)
 def test_missing_reference_images_are_named(score):
-    message = rf"{re.escape(score.name)} was asked for without reference images"
+    message = rf"{re.escape(score.name)} was used without reference images"
     with pytest.raises(UsageError, match=message):
         fit_score(score, without_images(world()[0]))
 
 
-@those(lambda score: not score.needs_normals)
+@those(lambda score: not score.uses_references)
 def test_reference_images_are_not_needed_where_that_is_said(score):
     fitting, images = world()
     found = fit_score(score, without_images(fitting))(query_of(images, fitting.texts))
     close(found, scored(score.name), 1e-9)
 
 
-@those(lambda score: score.needs_texts)
+@those(lambda score: Need.TEXTS in score.needs)
 def test_missing_texts_are_named(score):
     fitting = replace(world()[0], texts=np.zeros((0, D), np.float32))
-    message = rf"{re.escape(score.name)} was asked for without external texts"
+    message = rf"{re.escape(score.name)} was used without external texts"
     with pytest.raises(UsageError, match=message):
         fit_score(score, fitting)
 
 
-@those(lambda score: not score.needs_texts)
+@those(lambda score: Need.TEXTS not in score.needs)
 def test_texts_are_not_needed_where_that_is_said(score):
     fitting, images = world()
-    bare = replace(fitting, texts=np.zeros((0, D), np.float32), names=None)
+    bare = replace(fitting, texts=np.zeros((0, D), np.float32))
     found = fit_score(score, bare)(query_of(images, fitting.texts))
     close(found, scored(score.name), 1e-9)
 
 
-@those(lambda score: score.needs_no_prompts)
+@those(lambda score: Need.NO_PROMPTS in score.needs)
 def test_missing_no_vectors_are_named(score):
-    message = rf"{re.escape(score.name)} was asked for without the labels' \"no\" vectors"
+    message = rf"{re.escape(score.name)} was used without the labels' \"no\" vectors"
     with pytest.raises(UsageError, match=message):
-        fit_score(score, replace(world()[0], no_prompts=None))
+        fit_score(score, lacking(world()[0], Need.NO_PROMPTS))
 
 
-@those(lambda score: not score.needs_no_prompts)
+@those(lambda score: Need.NO_PROMPTS not in score.needs)
 def test_no_vectors_are_not_needed_where_that_is_said(score):
     fitting, images = world()
-    found = fit_score(score, replace(fitting, no_prompts=None))(query_of(images, fitting.texts))
+    found = fit_score(score, lacking(fitting, Need.NO_PROMPTS))(query_of(images, fitting.texts))
     close(found, scored(score.name), 1e-9)
 
 
-@those(lambda score: score.needs_index)
+@those(lambda score: Need.RETRIEVED in score.needs)
 def test_missing_retrieved_texts_are_named(score):
-    message = rf"{re.escape(score.name)} .*without their retrieved texts"
+    message = rf"{re.escape(score.name)} was used without the retrieved texts of each image"
     with pytest.raises(UsageError, match=message):
         fitted(score.name)(Query(world()[1]))
 
 
-@those(lambda score: score.needs_head)
+@those(lambda score: Need.HEAD in score.needs)
 def test_a_missing_head_is_named(score):
-    with pytest.raises(UsageError, match=f"{score.name} was asked for without a trained head"):
-        fit_score(score, replace(world()[0], head=None))
+    with pytest.raises(UsageError, match=f"{score.name} was used without a trained head"):
+        fit_score(score, lacking(world()[0], Need.HEAD))
 
 
-@those(lambda score: not score.needs_head)
+@those(lambda score: Need.HEAD not in score.needs)
 def test_a_head_is_not_needed_where_that_is_said(score):
     fitting, images = world()
-    found = fit_score(score, replace(fitting, head=None))(query_of(images, fitting.texts))
+    found = fit_score(score, lacking(fitting, Need.HEAD))(query_of(images, fitting.texts))
     np.testing.assert_array_equal(found, scored(score.name))
 
 
-@those(lambda score: not score.needs_index)
+@those(lambda score: Need.SOMETHING in score.needs)
+def test_a_missing_additional_text_is_named(score):
+    message = f"{score.name} was used without its additional text.*a photo of something"
+    with pytest.raises(UsageError, match=message):
+        fit_score(score, lacking(world()[0], Need.SOMETHING))
+
+
+@those(lambda score: Need.SOMETHING not in score.needs)
+def test_an_additional_text_is_not_needed_where_that_is_said(score):
+    fitting, images = world()
+    found = fit_score(score, lacking(fitting, Need.SOMETHING))(query_of(images, fitting.texts))
+    np.testing.assert_array_equal(found, scored(score.name))
+
+
+def test_every_need_has_a_provider_and_a_score():
+    assert set(NEEDS) == set(Need)
+    used = {need for score in SCORES.values() for need in with_rscin(score).needs | score.needs}
+    assert used == set(Need)
+
+
+@those(lambda score: Need.RETRIEVED not in score.needs)
 def test_retrieved_texts_are_not_needed_where_that_is_said(score):
     close(fitted(score.name)(Query(world()[1])), scored(score.name), 1e-9)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from blissaudit.evaluation.draws import make_draws
 from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
-from blissaudit.indexer.vectors.nearest import array_vectors
 from blissaudit.scorer.scores.contract import Score, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.neglabel_retrieved import fit_negatives
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.similarity import similarity
@@ -36,7 +36,11 @@ def fit_sum(fitting, parameters):
 
 
 SUM = Score(
-    "sum", "", "", fit_sum, needs_normals=True, needs_texts=True, needs_index=True, stateful=True
+    "sum",
+    "",
+    "",
+    fit_sum,
+    needs=frozenset({Need.NORMALS, Need.TEXTS, Need.RETRIEVED, Need.OTHER_IMAGES}),
 )
 
 
@@ -59,7 +63,7 @@ def test_thirty_caltech_classes_and_a_thousand_texts(load_benchmark):
     chosen = [*choose_scores(names, SCORES), Chosen("sum", SUM)]
     protocol = replace(setting.protocol, draws=10)
     draws = make_draws(setting.world, protocol)
-    result = evaluate(setting.world, draws, Words(prompts, array_vectors(texts[:1000])), chosen)
+    result = evaluate(setting.world, draws, Words(prompts, texts[:1000]), chosen)
     found = [100 * float(np.mean(score.metric("auroc"))) for score in result.scores]
     # As published with the data: 96.45, 97.3, 97.4, 90.4, 93.5 and 97.6.
     assert found == pytest.approx([96.45, 97.26, 97.37, 90.43, 93.53, 97.6], abs=0.05)

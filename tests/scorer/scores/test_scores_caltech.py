@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
@@ -44,8 +44,8 @@ def caltech() -> list[Draw]:
     classes = json.loads((real / "caltech101/classes.json").read_text())
     usable = [name.replace("_", " ") for name in classes if plain(name) in row_of]
     assert len(usable) == 44
-    found = nearest_texts(test, array_vectors(texts[:1000]), 10)
-    query = Query(test, gather_texts(found, lambda rows: texts[rows]))
+    found = exact_search(test, texts[:1000], 10)
+    query = Query(test, gather_texts(found, texts))
     state, draws = np.random.RandomState(0), []
     for _ in range(10):
         chosen = state.choice(usable, 30, replace=False).tolist()

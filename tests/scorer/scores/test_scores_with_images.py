@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import distances as knn
 from blissaudit.scorer.scores import prototypes as sparse_lookup
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 WITH_IMAGES = sorted(
-    name for name, score in SCORES.items() if score.needs_normals and name != "bliss+"
+    name for name, score in SCORES.items() if score.uses_references and name != "bliss+"
 )
 """bliss+ has its own oracle, in tests/scorer/scores/plus/test_score.py."""
 
@@ -38,8 +38,8 @@ def world(seed: int, counts: list[int], d: int, n: int) -> tuple[Fitting, Query]
 
 
 def ask(images: np.ndarray, texts: np.ndarray, k: int = 3) -> Query:
-    found = nearest_texts(images, array_vectors(texts), k)
-    return Query(images, gather_texts(found, lambda rows: texts[rows]))
+    found = exact_search(images, texts, k)
+    return Query(images, gather_texts(found, texts))
 
 
 # Oracles: one image at a time, as the formula is written.
@@ -203,5 +203,5 @@ def test_chunks_do_not_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_reference_images(name: str) -> None:
     fitting, _ = world(0, [2], 3, 1)
     nothing = Normals(("a",), fitting.normals.prompts, fitting.texts[:0], np.zeros(0, np.int64))
-    with pytest.raises(UsageError, match=f"{name} was asked for without reference images"):
+    with pytest.raises(UsageError, match=f"{name} was used without reference images"):
         fit_score(SCORES[name], Fitting(nothing, fitting.texts))

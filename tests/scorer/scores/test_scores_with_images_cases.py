@@ -7,11 +7,14 @@ import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.covariance import fit_covariance
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.prototypes import sparsemax
 from blissaudit.scorer.scores.registry import SCORES
 
 WITH_IMAGES = sorted(
-    name for name, score in SCORES.items() if score.needs_normals and not score.needs_texts
+    name
+    for name, score in SCORES.items()
+    if score.uses_references and Need.TEXTS not in score.needs
 )
 
 E1, E2 = np.eye(2, dtype=np.float32)
@@ -107,7 +110,7 @@ def test_equal_images_have_no_covariance(name: str) -> None:
 def test_bliss_needs_two_images_and_the_retrieved_texts() -> None:
     with pytest.raises(BlissError, match="class 'b' has 1 reference image"):
         by_hand("bliss", [E1, E2, E2], [0, 0, 1])
-    with pytest.raises(UsageError, match="bliss was asked to score images without their retrieved"):
+    with pytest.raises(UsageError, match="bliss was used without the retrieved texts of"):
         by_hand("bliss", [E1, E2], [0, 0])
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.negatives import draw
 from blissaudit.scorer.scores.registry import SCORES
 from helpers import small_worlds as small
@@ -51,7 +52,7 @@ def energy_oracle(x, fitting, tau):
 
 
 def clip_ad_oracle(x, fitting, tau):
-    last = math.exp(cosine(x, fitting.something) / tau)
+    last = math.exp(cosine(x, fitting.extras[Need.SOMETHING]) / tau)
     return last / (sum(exps(cosines(x, fitting.normals.prompts), tau)) + last)
 
 

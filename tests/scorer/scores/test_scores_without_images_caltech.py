@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.scorer.scores.contract import Query, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.neglabel_retrieved import (
     fit_negatives,
     is_negative,
@@ -84,7 +85,7 @@ def auroc(scores, anomalous):
 def test_known_points(caltech, name, changed, published, measured):
     draws, images = caltech
     retrieved = None
-    if SCORES[name].needs_index:
+    if Need.RETRIEVED in SCORES[name].needs:
         retrieved = retrieve(images, draws[0][0].texts, 10)
     query = Query(images, retrieved)
     found = np.mean([auroc(fit_score(SCORES[name], f, **changed)(query), a) for f, a in draws])

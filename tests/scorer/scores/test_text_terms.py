@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from blissaudit.errors import UsageError
 from blissaudit.indexer.vectors.nearest import (
-    array_vectors,
+    exact_search,
     keep_largest,
-    nearest_texts,
     no_candidates,
 )
 from blissaudit.scorer.scores import text_terms as module
@@ -203,7 +202,7 @@ def test_the_search_of_the_pass_is_the_search_alone(seed, k, count, twice):
     term = raw(texts, TextSum(np.arange(3)[None], 0.1))
     for asking in ([], [term]):
         query = search_with_terms(images, texts, k, asking)
-        alone = nearest_texts(images, array_vectors(texts), k)
+        alone = exact_search(images, texts, k)
         assert np.array_equal(query.retrieved.rows, alone.rows)
         assert np.array_equal(query.retrieved.similarity, alone.similarity)
         assert np.array_equal(query.retrieved.vectors[query.retrieved.position], texts[alone.rows])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from blissaudit.errors import UsageError
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 
 NAMES = ("clipn_ctw", "clipn_atd")
@@ -26,7 +27,7 @@ def fitting(prompts, no):
         np.zeros((0, d), np.float32),
         np.zeros(0, np.int64),
     )
-    return Fitting(normals, np.zeros((0, d), np.float32), no_prompts=no)
+    return Fitting(normals, np.zeros((0, d), np.float32), {Need.NO_PROMPTS: no})
 
 
 def scored(name, prompts, no, images, **changed):
@@ -114,11 +115,11 @@ def test_a_no_for_every_label_is_needed(name):
     prompts = unit(np.eye(3))
     with pytest.raises(UsageError, match=rf"{name} was given \"no\" vectors of shape \(2, 3\)"):
         scored(name, prompts, prompts[:2], prompts)
-    bare = replace(fitting(prompts, prompts), no_prompts=None)
+    bare = replace(fitting(prompts, prompts), extras={})
     with pytest.raises(UsageError, match=r'without the labels\' "no" vectors.*--clipn'):
         fit_score(SCORES[name], bare)
 
 
 @both
 def test_they_say_that_they_are_trained(name):
-    assert SCORES[name].trained and SCORES[name].needs_no_prompts
+    assert SCORES[name].trained and Need.NO_PROMPTS in SCORES[name].needs

@@ -9,6 +9,7 @@ from blissaudit.scorer.scores import similarity as image_chunks
 from blissaudit.scorer.scores import trained as oecl
 from blissaudit.scorer.scores import trained as outlier_knn_ratio
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.trained_file import load_head, open_head, save_head
 from blissaudit.training.oecl import outlier_logistic
@@ -36,7 +37,7 @@ def head():
 
 def fitting(head, dimension=D):
     nothing = np.zeros((0, dimension), np.float32)
-    return Fitting(Normals((), nothing, nothing, np.zeros(0, np.int64)), nothing, head=head)
+    return Fitting(Normals((), nothing, nothing, np.zeros(0, np.int64)), nothing, {Need.HEAD: head})
 
 
 def images(n=9, views=4):
@@ -102,7 +103,7 @@ def test_views_in_another_order_and_twice_over_change_nothing(head):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_head_that_is_missing_incomplete_or_of_another_model(head, name):
-    with pytest.raises(UsageError, match=f"{name} was asked for without a trained head"):
+    with pytest.raises(UsageError, match=f"{name} was used without a trained head"):
         fit_score(SCORES[name], fitting(None))
     with pytest.raises(BlissError, match=f"the head has no .*, which {name} needs"):
         fit_score(SCORES[name], fitting({}))

@@ -7,6 +7,7 @@ import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.distances import KNN
+from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.wrappers import bootstrap_normals, bootstrap_rows, smooth, with_rscin
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,7 +57,7 @@ def test_rscin_of_few_images() -> None:
 
 def test_with_rscin_keeps_what_the_score_needs_and_is_stateful() -> None:
     score = with_rscin(KNN)
-    assert score.stateful and score.needs_normals and score.name == "knn+rscin"
+    assert score.stateful and Need.NORMALS in score.needs and score.name == "knn+rscin"
     assert score.defaults == KNN.defaults and KNN.source in score.source
     rng = np.random.default_rng(3)
     images, prompts = unit(rng.normal(size=(6, 4))), unit(rng.normal(size=(1, 4)))

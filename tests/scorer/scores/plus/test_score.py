@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.calibration import conformal_p_values
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
@@ -40,8 +40,8 @@ def world(sizes=(9, 7, 5), seed=0):
 
 
 def query(images, texts, k=K):
-    vectors = array_vectors(texts)
-    return Query(images, gather_texts(nearest_texts(images, vectors, k), vectors.fetch))
+    vectors = texts
+    return Query(images, gather_texts(exact_search(images, vectors, k), vectors))
 
 
 class Oracle:
@@ -331,7 +331,7 @@ def test_k_is_the_querys_and_changes_the_score():
     found = {k: fitted(query(images, fitting.texts, k)) for k in (2, K)}
     assert np.abs(found[2] - found[K]).max() > 1e-6
     np.testing.assert_allclose(found[2], oracle(fitting, images, 2), rtol=5e-5, atol=5e-5)
-    with pytest.raises(UsageError, match=r"without their retrieved texts"):
+    with pytest.raises(UsageError, match=r"bliss\+ was used without the retrieved texts of"):
         fitted(Query(images))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.indexer.vectors.nearest import array_vectors, nearest_texts
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
@@ -26,8 +26,8 @@ def unit(rows):
 
 
 def retrieve(images, texts, k):
-    vectors = array_vectors(texts)
-    return gather_texts(nearest_texts(images, vectors, k), vectors.fetch)
+    vectors = texts
+    return gather_texts(exact_search(images, vectors, k), vectors)
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Collections in pieces, decoded and encoded step by step: the parts of one process."""
+"""Collections in batches, decoded and encoded stage by stage: the parts of one process."""
 
 from __future__ import annotations
 
@@ -14,27 +14,24 @@ import pytest
 from blissaudit.corpora.images.folders import list_images
 from blissaudit.corpora.images.source import ImageItem
 from blissaudit.distributed import images as ray_images
-from blissaudit.distributed.cluster import RayEngine
-from blissaudit.distributed.engine import Stages
+from blissaudit.distributed.batches import (
+    READ_ERROR,
+    Batch,
+    Stages,
+    Step,
+    apply_step,
+    error_batch,
+)
+from blissaudit.distributed.encoders import WorkerEncoder
+from blissaudit.distributed.engine import RayEngine
+from blissaudit.distributed.images import BatchReader
 from blissaudit.errors import BlissError
 from blissaudit.indexer.build.shards import Shard
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder
-from blissaudit.indexer.encode.worker_encoders import WorkerEncoder
-from blissaudit.indexer.images import pieces as image_pieces
-from blissaudit.indexer.images import pieces as image_steps
 from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decoding import DecodingLimits
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
-from blissaudit.indexer.images.pieces import (
-    BROKE_OFF,
-    ImageReading,
-    Piece,
-    Step,
-    apply_step,
-    error_piece,
-    read_images,
-)
 from blissaudit.indexer.images.shards import embed_shard
 from blissaudit.progress import no_progress
 
@@ -75,17 +72,17 @@ class Rows:
         raise FileNotFoundError
 
 
-def cut(rows: Rows, finished: Callable[[int], bool], part: int, piece: int) -> list[Piece]:
-    reading = ImageReading(rows, finished, part, piece, LIMITS)  # type: ignore[arg-type]
-    return list(read_images(reading))
+def cut(rows: Rows, finished: Callable[[int], bool], part: int, batch: int) -> list[Batch]:
+    reader = BatchReader(rows, finished, part, batch, LIMITS)  # type: ignore[arg-type]
+    return list(reader.batches())
 
 
-def places(pieces: list[Piece]) -> list[tuple[int, int, bool, list[int]]]:
-    return [(p.part, p.number, p.last, p.table["row"].to_pylist()) for p in pieces]
+def places(batches: list[Batch]) -> list[tuple[int, int, bool, list[int]]]:
+    return [(p.part, p.number, p.last, p.table["row"].to_pylist()) for p in batches]
 
 
 def test_a_collection_is_cut_by_parts_and_rows():
-    *work, end = cut(Rows(12), lambda part: False, part=5, piece=3)
+    *work, end = cut(Rows(12), lambda part: False, part=5, batch=3)
     assert places(work) == [
         (0, 0, False, [0, 1, 2]), (0, 1, True, [3, 4]),
         (1, 0, False, [5, 6, 7]), (1, 1, True, [8, 9]), (2, 0, True, [10, 11]),
@@ -98,18 +95,18 @@ def test_a_collection_is_cut_by_parts_and_rows():
 
 
 def test_finished_parts_are_counted_and_not_read():
-    everything = cut(Rows(12), lambda part: False, part=5, piece=3)
-    some = cut(Rows(12), lambda part: part != 1, part=5, piece=3)
-    assert some == [piece for piece in everything if piece.part in (1, -1)]
-    assert cut(Rows(12), lambda part: True, part=5, piece=3)[-1].number == 12
+    everything = cut(Rows(12), lambda part: False, part=5, batch=3)
+    some = cut(Rows(12), lambda part: part != 1, part=5, batch=3)
+    assert some == [batch for batch in everything if batch.part in (1, -1)]
+    assert cut(Rows(12), lambda part: True, part=5, batch=3)[-1].number == 12
 
 
-def test_a_piece_of_large_images_has_fewer_rows(monkeypatch):
-    monkeypatch.setattr(image_pieces, "PIECE_BYTES", 25)
-    *work, _ = cut(Rows(8), lambda part: part == 0, part=5, piece=5)
+def test_a_batch_of_large_images_has_fewer_rows(monkeypatch):
+    monkeypatch.setattr(ray_images, "BATCH_BYTES", 25)
+    *work, _ = cut(Rows(8), lambda part: part == 0, part=5, batch=5)
     assert places(work) == [(1, 0, True, [5, 6, 7])]
-    monkeypatch.setattr(image_pieces, "PIECE_BYTES", 20)
-    *work, _ = cut(Rows(8), lambda part: part == 0, part=5, piece=5)
+    monkeypatch.setattr(ray_images, "BATCH_BYTES", 20)
+    *work, _ = cut(Rows(8), lambda part: part == 0, part=5, batch=5)
     assert places(work) == [(1, 0, False, [5, 6]), (1, 1, True, [7])]
 
 
@@ -119,7 +116,7 @@ def test_a_file_that_is_too_large_is_told_like_by_the_decoder(tmp_path):
     items = [ImageItem(0, "a", file=str(tmp_path / "a.png")),
              ImageItem(1, "b", file=str(tmp_path / "folder.png")),
              ImageItem(2, "c", file=str(tmp_path / "\udcff\0.png"))]  # fmt: skip
-    problems = [image_pieces.with_content(item, LIMITS).problem for item in items]
+    problems = [ray_images.read_content(item, LIMITS).problem for item in items]
     assert problems == [
         "the file is larger than the limit of 1000 bytes",
         "it is a folder, not a file",
@@ -127,22 +124,25 @@ def test_a_file_that_is_too_large_is_told_like_by_the_decoder(tmp_path):
     ]
 
 
-def in_this_process(tickets: list[int], stages: Stages, engine: RayEngine) -> Iterator[Piece]:
-    """`run_pieces` one piece after the other, the last one first."""
+def in_this_process(engine: RayEngine, tickets: list[int], stages: Stages) -> Iterator[Batch]:
+    """`RayEngine.run` one batch after the other, the last one first."""
     encode = stages.encoder()
-    read: list[Piece] = []
+    read: list[Batch] = []
     try:
         for ticket in tickets:
             read.extend(stages.read(ticket))
     except BlissError as error:
-        read.append(error_piece(error, BROKE_OFF))
-    for piece in reversed(read):
-        yield apply_step(encode, apply_step(stages.prepare, piece))
+        read.append(error_batch(error, READ_ERROR))
+    for batch in reversed(read):
+        yield apply_step(encode, apply_step(stages.prepare, batch))
 
 
 @pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_images, "run_pieces", in_this_process)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(RayEngine, "run", in_this_process)
+    yield
+    ray_images.own_decoder().close()
+    ray_images.own_decoder.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -196,13 +196,10 @@ decode_worker.main()
 
 
 @pytest.fixture
-def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "trapped.py"
     script.write_text(TRAPPED_WORKER)
     monkeypatch.setattr(decode_process, "WORKER_COMMAND", (sys.executable, "-P", str(script)))
-    image_steps.own_decoder.cache_clear()
-    yield
-    image_steps.own_decoder.cache_clear()
 
 
 def test_images_that_hang_or_crash_the_decoder_fail_and_no_other_does(
@@ -229,9 +226,10 @@ def test_known_content_is_not_encoded_again(
     whole = embed_images(images, encoder, tmp_path / "there", THERE)
     rest = replace(images, paths=images.paths[1:], labels=images.labels[1:])
     encoded: list[int] = []
+    real = ray_images.image_encoder
 
     def counting(wanted: WorkerEncoder) -> Step:
-        step = image_steps.image_encoder(wanted)
+        step = real(wanted)
 
         def encode(table: pa.Table) -> pa.Table:
             encoded.append(len(table) - table["pixels"].null_count)
