@@ -40,12 +40,24 @@ class Rows(Protocol):
         """float32 [m, d], the rows of a slice or of int64 [m] row numbers."""
 
 
+Blocks = Iterator[tuple[int, np.ndarray]]
+"""(first row, float32 [m, d]), in row order."""
+
+
 @runtime_checkable
 class BlockRows(Rows, Protocol):
     """Rows with an order of reading of their own."""
 
     def blocks(self) -> Blocks:
         """All rows in blocks."""
+
+
+def blocks_of(rows: Rows) -> Blocks:
+    """All rows in blocks: those of `rows.blocks()`, or everything at once for an array."""
+    if isinstance(rows, BlockRows):
+        yield from rows.blocks()
+    else:
+        yield 0, rows[:]
 
 
 @dataclass(frozen=True)
