@@ -57,8 +57,8 @@ def test_functions_named_beside_equations_are_defined_there():
         assert set(re.findall(r"\w+", names)) <= defined, file
 
 
-OF_OTHER_PROGRAMS = {"--check", "--constraint", "--index-url", "--no-deps", "--record"}
-"""Options of pip and of benchmarks."""
+OF_OTHER_PROGRAMS = {"--check", "--constraint", "--index-url", "--no-deps", "--record", "--sort"}
+"""Options of pip, tar and benchmarks."""
 
 
 def known_options(command: click.Command) -> set[str]:
