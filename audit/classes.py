@@ -11,7 +11,7 @@ from ..corpora.prompts import PAPER_PROMPT, check_prompts, fill_prompt
 from ..errors import BlissError, UsageError
 from ..indexer.encode.encoder import Encoder
 from ..indexer.search.index import CaptionIndex, find_captions
-from ..indexer.vectors.text_column import Texts, categories, distinct_texts, numbers_of
+from ..indexer.vectors.string_columns import Texts, categories, distinct_texts, numbers_of
 from ..indexer.vectors.unit_rows import Rows, row_lengths
 
 IMAGES_AT_ONCE = 16_384

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import TooManyFlagged, UsageError
 from ..indexer.encode.encoder import check_same_model
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.vectors.text_column import Texts, numbers_of
+from ..indexer.vectors.string_columns import Texts, numbers_of
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer.calibration import (

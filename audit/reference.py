@@ -24,15 +24,15 @@ from ..indexer.images.cache import register, registered, reuse_files
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import SelectedRows
-from ..indexer.vectors.text_column import Texts, ranks, text_column
+from ..indexer.vectors.string_columns import Texts, ranks, text_column
 from ..scorer.calibration import hold_out
 from ..scorer.members import make_members
 from ..scorer.moments import add_images, empty_moments
 from ..scorer.reference import Calibration, Reference
 from ..scorer.reference_file import (
     ARRAYS,
-    KIND,
     MEMBERS,
+    REFERENCE_KIND,
     images_to_keep,
     load_reference,
     save_reference,
@@ -160,14 +160,14 @@ def _digest_of_labels(labels: Texts[str | None]) -> str:
 def _load(store: ReferenceStore, key: str) -> Reference | None:
     """The reference saved under `key`, in the store's folder or another one; None without one."""
     with suppress(BlissError):
-        if read_manifest(store.folder, KIND, REMEDY).get("key") == key:
+        if read_manifest(store.folder, REFERENCE_KIND, REMEDY).get("key") == key:
             return load_reference(store.folder)
     if store.cache is None:
         return None
     entry = store.cache / REFERENCES / key
     for folder, _ in registered(entry, store.folder):
         with suppress(BlissError, OSError):
-            manifest = read_manifest(folder, KIND, REMEDY)
+            manifest = read_manifest(folder, REFERENCE_KIND, REMEDY)
             if manifest.get("key") == key:
                 (store.folder / MANIFEST).unlink(missing_ok=True)
                 reuse_files(folder, store.folder, (ARRAYS, MEMBERS), manifest)

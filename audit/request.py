@@ -31,15 +31,14 @@ from ..indexer.images.cache import register_images
 from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
-from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search
+from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search_index
 from ..indexer.search.kinds import DEFAULT_SEARCH, SearchChoice
 from ..indexer.vectors.layout import is_embedding_folder
-from ..indexer.vectors.text_column import Texts
+from ..indexer.vectors.string_columns import Texts
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer.reference import Reference
-from ..scorer.reference_file import KIND as REFERENCE_KIND
-from ..scorer.reference_file import load_reference
+from ..scorer.reference_file import REFERENCE_KIND, load_reference
 from ..scorer.scores.contract import Score
 from ..scorer.scores.needs import Need
 from ..scorer.scores.trained_file import Head, open_head
@@ -291,7 +290,7 @@ def _check_models(inputs: AuditInputs) -> None:
 
 def _check_search(index: CaptionIndex, k: int) -> None:
     """Raise what a search for k captions would."""
-    search(index, np.zeros((0, index.model["dimension"]), np.float32), k)
+    search_index(index, np.zeros((0, index.model["dimension"]), np.float32), k)
 
 
 @dataclass(frozen=True)

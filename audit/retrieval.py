@@ -18,7 +18,7 @@ import numpy as np
 
 from ..artefacts import check_checksum, digest, read_json, sha256_of, write_array, write_json
 from ..errors import BlissError
-from ..indexer.search.index import CaptionIndex, search
+from ..indexer.search.index import CaptionIndex, search_index
 from ..indexer.vectors.nearest import Hits
 from ..indexer.vectors.scratch import SCRATCH, release_pages, scratch_array
 from ..indexer.vectors.unit_rows import Rows
@@ -66,7 +66,7 @@ def retrieve(
         batch = slice(start, min(n, start + size))
         queries = np.ascontiguousarray(images[batch], np.float32)
         if cache is None:
-            hits = search(index, queries, k)
+            hits = search_index(index, queries, k)
         else:
             hits = _cached_search(cache, searched, index, queries, k)
         found.similarity[batch], found.rows[batch] = hits.similarity, hits.rows
@@ -99,7 +99,7 @@ def _cached_search(
     cache.used.add(name)
     stored = _read(cache.folder, name, facts)
     if stored is None:
-        hits = search(index, queries, k)
+        hits = search_index(index, queries, k)
         stored = np.empty(len(queries), [("similarity", "<f4", (k,)), ("rows", "<i8", (k,))])
         stored["similarity"], stored["rows"] = hits.similarity, hits.rows
         path = cache.folder / f"{name}.npy"

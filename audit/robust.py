@@ -10,7 +10,7 @@ import numpy as np
 
 from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.vectors.scratch import SCRATCH
-from ..indexer.vectors.text_column import text_column
+from ..indexer.vectors.string_columns import text_column
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer.bliss import BlissScores, bliss_scores

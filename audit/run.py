@@ -15,7 +15,7 @@ from ..indexer.images.embedded import EmbeddedImages
 from ..indexer.search.index import CaptionIndex
 from ..indexer.vectors.rows import remaining
 from ..indexer.vectors.scratch import SCRATCH
-from ..indexer.vectors.text_column import numbers_of
+from ..indexer.vectors.string_columns import numbers_of
 from ..progress import Progress, no_progress
 from ..scorer.bliss import bliss_scores
 from ..scorer.calibration import class_p_values, conformal_p_values

@@ -265,8 +265,7 @@ def search(
     from ..audit.fitting import embed_query
     from ..audit.models import encoder_for
     from ..audit.report.terminal import hits_text
-    from ..indexer.search.index import origin_names
-    from ..indexer.search.index import search as search_index
+    from ..indexer.search.index import origin_names, search_index
     from ..indexer.search.kinds import DEFAULT_SEARCH
 
     only_one("what to search for", 'Add --text "…" or --image FILE', text=text, image=image)

@@ -363,8 +363,8 @@ def sort_trained(folders: Sequence[str]) -> Trained:
     Raises UsageError for two of a kind, BlissError for a folder that `bliss train` did not make.
     """
     from ..artefacts import MANIFEST, read_json
-    from ..scorer.scores.trained_file import KIND as HEAD
-    from ..training.clipn_folder import KIND as CLIPN
+    from ..scorer.scores.trained_file import HEAD_KIND as HEAD
+    from ..training.clipn_folder import CLIPN_KIND as CLIPN
 
     found: dict[str, str] = {}
     for folder in folders:

@@ -20,10 +20,11 @@ import pyarrow as pa
 
 from ..corpora.captions import closed_after
 from ..errors import BlissError, UsageError
+from ..indexer.build.engine import EmbeddingTask
 from ..indexer.build.parts import PROGRESS
 from ..indexer.build.plan import RowPlan
 from ..indexer.encode.encoder import Encoder, ModelChoice
-from ..indexer.images.embedding import EmbeddingTask, PartBuilder
+from ..indexer.images.embedding import PartBuilder
 from ..indexer.store.sources import Described
 from ..progress import Progress
 from .batches import (

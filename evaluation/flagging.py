@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.vectors.text_column import ranks
+from ..indexer.vectors.string_columns import ranks
 from ..scorer.calibration import benjamini_hochberg, conformal_p_values, hold_out
 from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
 from ..scorer.scores.needs import Need

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.encode.encoder import check_same_model
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, FolderIndex, search, with_structure
+from ..indexer.search.index import CaptionIndex, FolderIndex, search_index, with_structure
 from ..indexer.search.install import MadeStructure, make_structure
 from ..indexer.search.kinds import candidate_settings, default_parameters, read_kind
 from ..indexer.vectors.nearest import Hits, check_k
@@ -137,7 +137,7 @@ def tune(
     rescore = rescorer(own, index.vectors, options.weight)
 
     def exact(vectors: np.ndarray, k: int) -> Any:
-        return search(index, vectors, k)
+        return search_index(index, vectors, k)
 
     truth = exact_truth(exact, queries, rescore)
     itself = measure(Candidate(EXACT, {}, exact, 0, 0.0), queries, truth, rescore)
@@ -255,7 +255,7 @@ def _candidate(
         # Read at the first search, so that its memory is counted with it.
         if not opened:
             opened.append(with_structure(index, made, parameters))
-        return search(opened[0], queries, k)
+        return search_index(opened[0], queries, k)
 
     return Candidate(kind, parameters, find, made.bytes, keep.seconds[kind])
 

@@ -18,14 +18,14 @@ from safetensors.numpy import load_file, save
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
-from ..indexer.vectors.text_column import arrow_texts, joined_contents, packed_texts
+from ..indexer.vectors.string_columns import arrow_texts, joined_contents, packed_texts
 from ..indexer.vectors.unit_rows import Rows
 from ..tables import read_table
 from .members import Members, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
 
-KIND = "reference"
+REFERENCE_KIND = "reference"
 ARRAYS, MEMBERS = "reference.safetensors", "members.parquet"
 ROWS_AT_ONCE = 65_536
 """Contents written at once."""
@@ -61,7 +61,7 @@ def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> No
     write_atomically(folder / MEMBERS, lambda file: _write_members(reference.members, file))
     write_manifest(
         folder,
-        KIND,
+        REFERENCE_KIND,
         [ARRAYS, MEMBERS],
         classes=list(reference.classes),
         prompts=list(reference.prompts),
@@ -75,7 +75,9 @@ def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> No
 def load_reference(folder: str | Path) -> Reference:
     """Read a finished reference; BlissError where it is missing, changed or inconsistent."""
     folder = Path(folder)
-    manifest = read_manifest(folder, KIND, "Make one with `bliss reference fit IMAGES -o REF`")
+    manifest = read_manifest(
+        folder, REFERENCE_KIND, "Make one with `bliss reference fit IMAGES -o REF`"
+    )
     for name in (ARRAYS, MEMBERS):
         check_checksum(folder, name, manifest)
     arrays = load_file(folder / ARRAYS)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..indexer.vectors.nearest import exact_search
-from ..indexer.vectors.text_column import Texts, ranks
+from ..indexer.vectors.string_columns import Texts, ranks
 
 NEIGHBOURS = 10
 AGREEING = 1

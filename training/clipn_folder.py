@@ -17,7 +17,7 @@ from ..artefacts import check_checksum, read_manifest, write_atomically, write_m
 from ..csv_cells import csv_text
 from ..errors import UsageError
 
-KIND = "clipn"
+CLIPN_KIND = "clipn"
 CURVE, PLOT = "curve.csv", "curve.svg"
 IMAGES = "images"
 """The training images' embeddings, kept for another training."""
@@ -44,7 +44,7 @@ class Clipn:
 def open_clipn(folder: str | Path) -> Clipn:
     """The CLIPN in a folder; BlissError where it is none or a file of it was changed."""
     folder = Path(folder)
-    manifest = read_manifest(folder, KIND, "Make one with `bliss train clipn`")
+    manifest = read_manifest(folder, CLIPN_KIND, "Make one with `bliss train clipn`")
     for name in (manifest["weights"], *manifest["checksums"]):
         check_checksum(folder, name, manifest)
     return Clipn(folder, manifest)
@@ -81,7 +81,7 @@ def write_clipn(
         files[PLOT] = curve_svg(curve, "CLIPN: mean losses").encode()
     for file, content in files.items():
         write_atomically(folder / file, partial(_put, content))
-    write_manifest(folder, KIND, files, model=dict(model), weights=name, **facts)
+    write_manifest(folder, CLIPN_KIND, files, model=dict(model), weights=name, **facts)
     for old in before - {folder / name}:
         old.unlink()
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...csv_cells import GUARD_PATTERN, GUARDED_PATTERN, text_cell
 from ...indexer.encode.encoder import describe_model
-from ...indexer.vectors.text_column import (
+from ...indexer.vectors.string_columns import (
     Texts,
     arrow_texts,
     categories,

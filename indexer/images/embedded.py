@@ -29,7 +29,7 @@ from ..vectors.rows import (
     load_vectors,
     resident_if_few,
 )
-from ..vectors.text_column import (
+from ..vectors.string_columns import (
     ROWS_AT_ONCE,
     TextColumn,
     Texts,

@@ -91,7 +91,7 @@ class CaptionIndex(Protocol):
         """The facts of the model its vectors come from."""
 
 
-def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
+def search_index(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
     """The k captions nearest to each unit row of `queries` [n, d].
 
     Similarities are exact relative to the stored vectors, upcast to float32 and renormalised; so
@@ -106,6 +106,10 @@ def search(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
         )
     check_k(k, index.count)
     return index.nearest(queries, k)
+
+
+search = search_index
+"""The public name, `blissaudit.search`; the package `indexer.search` has taken it inside."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ...errors import UsageError
 from .contract import Score, missing
 from .needs import Need
 
-KIND = "oecl-head"
+HEAD_KIND = "oecl-head"
 ARRAYS, LOSSES = "head.safetensors", "losses.csv"
 
 
@@ -41,13 +41,13 @@ def save_head(
         for epoch, row in enumerate(losses, start=1)
     ]
     write_atomically(folder / LOSSES, lambda file: file.write(("\n".join(lines) + "\n").encode()))
-    write_manifest(folder, KIND, [ARRAYS, LOSSES], **facts)
+    write_manifest(folder, HEAD_KIND, [ARRAYS, LOSSES], **facts)
 
 
 def load_head(folder: str | Path) -> Head:
     """Read a finished head; BlissError where it is missing, unfinished or changed."""
     folder = Path(folder)
-    manifest = read_manifest(folder, KIND, "Make one with `bliss train oecl NORMALS -o DIR`")
+    manifest = read_manifest(folder, HEAD_KIND, "Make one with `bliss train oecl NORMALS -o DIR`")
     check_checksum(folder, ARRAYS, manifest)
     return Head(load_file(folder / ARRAYS), manifest["model"], str(folder), manifest["checksums"])
 

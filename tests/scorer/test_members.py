@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from blissaudit.indexer.vectors.text_column import as_bytes, packed_texts, text_column
+from blissaudit.indexer.vectors.string_columns import as_bytes, packed_texts, text_column
 from blissaudit.scorer import members as module
 from blissaudit.scorer.members import as_members, make_members
 from blissaudit.scorer.moments import empty_moments
@@ -29,7 +29,7 @@ def small_blocks():
     """Blocks of three rows, so that a few members are several blocks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROWS_AT_ONCE", 3)
-        patch.setattr("blissaudit.indexer.vectors.text_column.ROWS_AT_ONCE", 3)
+        patch.setattr("blissaudit.indexer.vectors.string_columns.ROWS_AT_ONCE", 3)
         yield
 
 

@@ -10,7 +10,7 @@ from blissaudit.audit import folder as label_issues
 from blissaudit.errors import BlissError
 from blissaudit.indexer.images import embedded as outside_metadata
 from blissaudit.indexer.images.embedded import read_image_embeddings
-from blissaudit.indexer.vectors.text_column import text_column
+from blissaudit.indexer.vectors.string_columns import text_column
 from blissaudit.scorer.mislabel import LabelMargins
 
 
@@ -29,7 +29,7 @@ def write(folder, tables):
 @pytest.mark.parametrize("at_once", [2, 65_536])
 def test_each_part_names_its_rows_in_its_own_way(tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(outside_metadata, "ROWS_AT_ONCE", at_once)
-    monkeypatch.setattr("blissaudit.indexer.vectors.text_column.ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr("blissaudit.indexer.vectors.string_columns.ROWS_AT_ONCE", at_once)
     tables = [
         pa.table({"url": ["u0", "u1"], "path": ["p0", None], "label": ["cat", None]}),
         pa.table({"caption": ["c2", "c3", "c4"]}),

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from blissaudit.indexer.vectors import text_column as module
-from blissaudit.indexer.vectors.text_column import (
+from blissaudit.indexer.vectors import string_columns as module
+from blissaudit.indexer.vectors.string_columns import (
     arrow_texts,
     as_bytes,
     categories,
