@@ -85,7 +85,7 @@ def _remember_addresses(arguments: list[str]) -> None:
     """Note the addresses that the user typed: artefacts may name these."""
     if not any("hf:" in word or "://" in word for word in arguments):
         return
-    from .corpora.trust import addresses_in, remember_addresses
+    from .corpora import addresses_in, remember_addresses
 
     try:
         remember_addresses(addresses_in(arguments))

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..corpora.prompts import PAPER_PROMPT, check_prompts, fill_prompt
+from ..corpora import PAPER_PROMPT, check_prompts, fill_prompt
 from ..errors import BlissError, UsageError
-from ..indexer.encode.encoder import Encoder
-from ..indexer.search.index import CaptionIndex, find_captions
-from ..indexer.vectors.string_columns import Texts, categories, distinct_texts, numbers_of
-from ..indexer.vectors.unit_rows import Rows, row_lengths
+from ..indexer import (
+    CaptionIndex,
+    Encoder,
+    Rows,
+    Texts,
+    categories,
+    distinct_texts,
+    find_captions,
+    numbers_of,
+    row_lengths,
+)
 
 IMAGES_AT_ONCE = 16_384
 

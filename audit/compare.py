@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..corpora.images.labels import read_label_file
-from ..corpora.images.source import ImageOptions
+from ..corpora import ImageOptions, read_label_file
 from ..errors import BlissError, UsageError
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex
+from ..indexer import CaptionIndex, EmbeddedImages
 from ..progress import Progress, no_progress
-from ..scorer.label_filter import has_label, word_forms, words_of
-from ..scorer.reference import Reference
+from ..scorer import Reference, has_label, word_forms, words_of
 from .result import AuditResult
 from .run import AuditSettings, audit_against
 

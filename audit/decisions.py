@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import TooManyFlagged, UsageError
-from ..indexer.encode.encoder import check_same_model
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.vectors.string_columns import Texts, numbers_of
+from ..indexer import EmbeddedImages, Texts, check_same_model, numbers_of
 from ..progress import Progress, no_progress
 from ..safe_text import counted
-from ..scorer.calibration import (
+from ..scorer import (
+    Calibration,
+    LabelMargins,
+    Reference,
+    as_members,
     benjamini_hochberg,
     calibration_needed,
     fit_empirical_null,
+    label_margins,
     least_flagged,
     null_p_values,
 )
-from ..scorer.members import as_members
-from ..scorer.mislabel import LabelMargins, label_margins
-from ..scorer.reference import Calibration, Reference
 from .result import AuditResult, Decision
 from .robust import refitted
 from .run import AuditSettings, calibrated, given_classes

@@ -11,19 +11,25 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import MANIFEST, write_atomically
-from ..corpora.images.opening import open_images
-from ..corpora.images.source import NO_IMAGE_OPTIONS, ImageItem, ImageOptions, display_path
+from ..corpora import NO_IMAGE_OPTIONS, ImageItem, ImageOptions, display_path, open_images
 from ..errors import BlissError, UsageError
-from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
-from ..indexer.images.decoding import Decoded, DecodingLimits, Undecodable
-from ..indexer.images.embedded import EmbeddedImages, read_image_embeddings
-from ..indexer.images.embedding import EmbedOptions, embed_images
-from ..indexer.images.workers import decode_images
-from ..indexer.search.index import open_indexes
-from ..indexer.store.lock import LOCK
+from ..indexer import (
+    LOCK,
+    Decoded,
+    DecodingLimits,
+    EmbeddedImages,
+    EmbedOptions,
+    Encoder,
+    ModelChoice,
+    Undecodable,
+    check_same_model,
+    decode_images,
+    embed_images,
+    open_indexes,
+    read_image_embeddings,
+)
 from ..progress import Progress, no_progress
-from ..scorer.reference import Reference
-from ..scorer.reference_file import ARRAYS, MEMBERS, save_reference
+from ..scorer import ARRAYS, MEMBERS, Reference, save_reference
 from .classes import ClassWords
 from .folder import FAILURES, failures_csv
 from .models import Say, encoder_for

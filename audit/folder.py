@@ -31,10 +31,8 @@ from ..artefacts import (
 )
 from ..csv_cells import cell_text, csv_text
 from ..errors import BlissError, UsageError
-from ..indexer.images.embedded import Failure
-from ..indexer.vectors.layout import read_parquet
-from ..indexer.vectors.string_columns import ranks
-from ..scorer.label_filter import HiddenTexts
+from ..indexer import Failure, ranks, read_parquet
+from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
 from .decisions import decision_facts
 from .result import AuditedImage, AuditResult, Refit

@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import BlissError, UsageError
-from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
-from ..indexer.encode.trust import model_named_by
-from ..indexer.search.index import CaptionIndex
-from ..scorer.reference import Reference
+from ..indexer import CaptionIndex, Encoder, ModelChoice, check_same_model, model_named_by
+from ..scorer import Reference
 
 Say = Callable[[str], None]
 """Called with a line on what was chosen where a request left a choice."""
@@ -52,7 +50,7 @@ def _encoder_like(
                 "Add --model, and --pretrained with it",
             )
         choice = model_named_by(choice, named[1], named[0])
-    from ..indexer.encode.open_clip import load_encoder
+    from ..indexer import load_encoder
 
     pixels = seen.get("preprocessing")
     if choice.statistics is None and pixels:

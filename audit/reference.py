@@ -19,25 +19,34 @@ import numpy as np
 
 from ..artefacts import MANIFEST, digest, read_manifest
 from ..errors import BlissError, UsageError
-from ..indexer.encode.encoder import Encoder, check_same_model
-from ..indexer.images.cache import register, registered, reuse_files
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.rows import SelectedRows
-from ..indexer.vectors.string_columns import Texts, ranks, text_column
-from ..scorer.calibration import hold_out
-from ..scorer.members import make_members
-from ..scorer.moments import add_images, empty_moments
-from ..scorer.reference import Calibration, Reference
-from ..scorer.reference_file import (
+from ..indexer import (
+    CaptionIndex,
+    EmbeddedImages,
+    Encoder,
+    SelectedRows,
+    Texts,
+    check_same_model,
+    ranks,
+    register,
+    registered,
+    reuse_files,
+    text_column,
+)
+from ..scorer import (
     ARRAYS,
     MEMBERS,
     REFERENCE_KIND,
+    Calibration,
+    Reference,
+    add_images,
+    check_counts,
+    empty_moments,
+    hold_out,
     images_to_keep,
     load_reference,
+    make_members,
     save_reference,
 )
-from ..scorer.statistics import check_counts
 from .classes import (
     ClassWords,
     assign_classes,

@@ -12,36 +12,46 @@ from typing import Protocol
 import numpy as np
 
 from ..artefacts import MANIFEST, read_json
-from ..corpora.captions import CaptionRules
-from ..corpora.images.opening import open_images
-from ..corpora.images.source import NO_IMAGE_OPTIONS, ImageOptions, ImageSource
-from ..corpora.registry import open_corpus
-from ..corpora.sources import CorpusOptions, TextSource, notices_of
+from ..corpora import (
+    NO_IMAGE_OPTIONS,
+    CaptionRules,
+    CorpusOptions,
+    ImageOptions,
+    ImageSource,
+    TextSource,
+    notices_of,
+    open_corpus,
+    open_images,
+)
 from ..errors import BlissError, TooManyFailures, UsageError
-from ..indexer.build.build import build_index
-from ..indexer.build.options import IndexOptions
-from ..indexer.build.shards import Shard, describe_missing
-from ..indexer.encode.encoder import (
+from ..indexer import (
+    DEFAULT_SEARCH,
+    CaptionIndex,
+    EmbeddedImages,
+    EmbedOptions,
     Encoder,
+    Failure,
+    IndexOptions,
     ModelChoice,
+    SearchChoice,
+    Shard,
+    Texts,
+    build_index,
     check_same_model,
     check_same_preprocessing,
+    describe_missing,
+    embed_images,
+    embed_shard,
+    is_embedding_folder,
+    open_index,
+    open_indexes,
+    read_image_embeddings,
+    register_images,
+    search_index,
 )
-from ..indexer.images.cache import register_images
-from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embeddings
-from ..indexer.images.embedding import EmbedOptions, embed_images
-from ..indexer.images.shards import embed_shard
-from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search_index
-from ..indexer.search.kinds import DEFAULT_SEARCH, SearchChoice
-from ..indexer.vectors.layout import is_embedding_folder
-from ..indexer.vectors.string_columns import Texts
 from ..progress import Progress, no_progress
 from ..safe_text import counted
-from ..scorer.reference import Reference
-from ..scorer.reference_file import REFERENCE_KIND, load_reference
-from ..scorer.scores.contract import Score
-from ..scorer.scores.needs import Need
-from ..scorer.scores.trained_file import Head, open_head
+from ..scorer import REFERENCE_KIND, Head, Need, Reference, Score, load_reference, open_head
 from .classes import ClassWords, choose_classes, named_classes
 from .decisions import AuditQuestion, decide, with_calibration
 from .models import Say, encoder_for

@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, origin_names
-from ..indexer.vectors.scratch import release_pages
-from ..scorer.bliss import BlissScores, Retrieved
-from ..scorer.label_filter import HiddenTexts
-from ..scorer.leave_one_out import LeftOut
-from ..scorer.mislabel import LabelMargins
-from ..scorer.reference import Reference
+from ..indexer import CaptionIndex, EmbeddedImages, origin_names, release_pages
+from ..scorer import BlissScores, HiddenTexts, LabelMargins, LeftOut, Reference, Retrieved
 from .retrieval import HitsCache
 
 ROWS_AT_ONCE = 16_384

@@ -18,12 +18,9 @@ import numpy as np
 
 from ..artefacts import check_checksum, digest, read_json, sha256_of, write_array, write_json
 from ..errors import BlissError
-from ..indexer.search.index import CaptionIndex, search_index
-from ..indexer.vectors.nearest import Hits
-from ..indexer.vectors.scratch import SCRATCH, release_pages, scratch_array
-from ..indexer.vectors.unit_rows import Rows
+from ..indexer import SCRATCH, CaptionIndex, Hits, Rows, release_pages, scratch_array, search_index
 from ..progress import Progress, no_progress
-from ..scorer.bliss import Retrieved, gather_texts
+from ..scorer import Retrieved, gather_texts
 
 HITS = "hits"
 PAIRS_A_BATCH = 1 << 31

@@ -8,23 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.vectors.scratch import SCRATCH
-from ..indexer.vectors.string_columns import text_column
+from ..indexer import SCRATCH, EmbeddedImages, text_column
 from ..progress import Progress, no_progress
 from ..safe_text import counted
-from ..scorer.bliss import BlissScores, bliss_scores
-from ..scorer.leave_one_out import LeftOut
-from ..scorer.members import as_members
-from ..scorer.mislabel import label_margins
-from ..scorer.moments import remove_images
-from ..scorer.reference import Reference
-from ..scorer.robust import (
+from ..scorer import (
     LEAST,
     SHARE,
+    BlissScores,
     FiledImages,
+    LeftOut,
+    Reference,
+    as_members,
+    bliss_scores,
     explained_images,
+    label_margins,
     rank_correlation,
+    remove_images,
     top_in_common,
 )
 from .result import AuditResult, Refit

@@ -10,19 +10,28 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.rows import remaining
-from ..indexer.vectors.scratch import SCRATCH
-from ..indexer.vectors.string_columns import numbers_of
+from ..indexer import (
+    SCRATCH,
+    CaptionIndex,
+    EmbeddedImages,
+    Encoder,
+    check_same_model,
+    check_same_preprocessing,
+    numbers_of,
+    remaining,
+)
 from ..progress import Progress, no_progress
-from ..scorer.bliss import bliss_scores
-from ..scorer.calibration import class_p_values, conformal_p_values
-from ..scorer.label_filter import NO_FILTER, LabelFilter, label_texts
-from ..scorer.leave_one_out import LeftOut
-from ..scorer.members import as_members
-from ..scorer.reference import Reference
+from ..scorer import (
+    NO_FILTER,
+    LabelFilter,
+    LeftOut,
+    Reference,
+    as_members,
+    bliss_scores,
+    class_p_values,
+    conformal_p_values,
+    label_texts,
+)
 from .classes import ClassWords
 from .reference import fit_reference
 from .result import AuditResult

@@ -10,20 +10,26 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.encode.encoder import Encoder, check_same_model
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.rows import whole_rows
-from ..indexer.vectors.unit_rows import blocks_of
-from ..scorer.calibration import conformal_p_values
-from ..scorer.leave_one_out import NOTHING_LEFT_OUT
-from ..scorer.reference import Reference
-from ..scorer.scores.contract import Fitting, Normals, Query, Score, fit_score, missing
-from ..scorer.scores.needs import Need, Resources, provide
-from ..scorer.scores.plus.score import fit_bliss_plus
-from ..scorer.scores.registry import SCORES
-from ..scorer.scores.trained_file import Head
-from ..scorer.scores.wrappers import RSCIN, with_rscin
+from ..indexer import CaptionIndex, EmbeddedImages, Encoder, blocks_of, check_same_model, whole_rows
+from ..scorer import (
+    NOTHING_LEFT_OUT,
+    RSCIN,
+    SCORES,
+    Fitting,
+    Head,
+    Need,
+    Normals,
+    Query,
+    Reference,
+    Resources,
+    Score,
+    conformal_p_values,
+    fit_bliss_plus,
+    fit_score,
+    missing,
+    provide,
+    with_rscin,
+)
 from .classes import ClassWords, class_prompts
 from .result import AuditResult
 from .retrieval import retrieve

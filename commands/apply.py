@@ -33,9 +33,15 @@ def apply(
     Without --list or --copy it only says what would be done. Originals are never changed, moved or
     deleted; undecided images stay.
     """
-    from ..audit.folder import open_run
-    from ..audit.review.apply import clean, copy_cleaned, read_decisions, summary, write_list
-    from ..audit.review.photographs import run_photographs
+    from ..audit import (
+        clean,
+        copy_cleaned,
+        open_run,
+        read_decisions,
+        run_photographs,
+        summary,
+        write_list,
+    )
     from ..safe_text import terminal_text
 
     run = open_run(run_folder)

@@ -15,7 +15,7 @@ from .option_types import REPORT_SIZE, EngineName
 from .presets import ENCODER, PRESET, with_preset
 
 if TYPE_CHECKING:
-    from ..indexer.search.kinds import SearchChoice
+    from ..indexer import SearchChoice
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,20 @@ def audit(
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of any of
     these.
     """
-    from ..audit.decisions import AuditQuestion, check_flagged
-    from ..audit.folder import check_output, json_summary, save_audit
-    from ..audit.report.page import save_report
-    from ..audit.report.terminal import result_text
-    from ..audit.request import AuditRequest, check_failures, run_audit, run_shard
-    from ..indexer.build.shards import parse_shard
-    from ..indexer.search.kinds import DEFAULT_SEARCH
-    from ..indexer.store.lock import only_run_in
+    from ..audit import (
+        AuditQuestion,
+        AuditRequest,
+        check_failures,
+        check_flagged,
+        check_output,
+        json_summary,
+        result_text,
+        run_audit,
+        run_shard,
+        save_audit,
+        save_report,
+    )
+    from ..indexer import DEFAULT_SEARCH, only_run_in, parse_shard
     from ..safe_text import terminal_text
 
     if inputs.image_root is not None and inputs.embeddings is None:

@@ -120,7 +120,7 @@ def say(line: str) -> None:
 
 def progress_lines() -> Progress:
     """Progress on stderr; none with --quiet."""
-    from ..audit.report.terminal import progress_lines as lines
+    from ..audit import progress_lines as lines
 
     return lines() if LOG.isEnabledFor(20) else no_progress
 

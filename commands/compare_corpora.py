@@ -12,7 +12,7 @@ from . import options as opt
 from .base import OUTPUT, Command, Output, option, progress_lines, say, section
 
 if TYPE_CHECKING:
-    from ..indexer.encode.encoder import Encoder
+    from ..indexer import Encoder
 
 
 @click.command(cls=Command)
@@ -49,19 +49,27 @@ def compare(
     reference is fitted once. AUROC is measured against --truth, or where labels tell: with --normal
     or --reference, images labelled with another class are strays.
     """
-    from ..audit.compare import audit_each, read_truth, truth_of_labels, without_calibration
-    from ..audit.models import encoder_for
-    from ..audit.reference import fit_reference
-    from ..audit.request import check_failures, is_reference_folder, read_or_embed, refuse_words
-    from ..evaluation.corpus_comparison import (
+    from ..audit import (
+        audit_each,
+        check_failures,
+        encoder_for,
+        fit_reference,
+        is_reference_folder,
+        read_or_embed,
+        read_truth,
+        refuse_words,
+        truth_of_labels,
+        without_calibration,
+    )
+    from ..evaluation import (
         CorpusAnswer,
         compare_corpora,
         comparison_facts,
         comparison_lines,
     )
-    from ..indexer.search.index import join_indexes, open_index
+    from ..indexer import join_indexes, open_index
     from ..safe_text import terminal_text
-    from ..scorer.reference_file import load_reference
+    from ..scorer import load_reference
 
     if len(index) < 2:
         raise UsageError("one index was given", "two or more to compare", "Add --index DIR")

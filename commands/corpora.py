@@ -21,7 +21,7 @@ def corpora() -> None:
 @OUTPUT
 def list_presets(*, output: Output) -> None:
     """List the corpora that have a name, which can be given wherever CORPUS is needed."""
-    from ..corpora.registry import presets
+    from ..corpora import presets
     from .text import presets_text
 
     found = list(presets().values())
@@ -33,7 +33,7 @@ def list_presets(*, output: Output) -> None:
 @OUTPUT
 def show(*, name: str, output: Output) -> None:
     """Show where the corpus NAME is, how it is read, and its licence."""
-    from ..corpora.registry import find_preset
+    from ..corpora import find_preset
     from .text import preset_text
 
     found = find_preset(name)
@@ -47,8 +47,8 @@ def show(*, name: str, output: Output) -> None:
 @OUTPUT
 def peek(*, corpus: str, reading: CorpusReading, rows: int, output: Output) -> None:
     """Look at the first rows of CORPUS, a name or anything that can be indexed."""
-    from ..corpora.peeking import LENGTH_EDGES
-    from ..corpora.peeking import peek as first_look
+    from ..corpora import LENGTH_EDGES
+    from ..corpora import peek as first_look
     from .text import peek_text
 
     source = reading.open(corpus)
@@ -65,7 +65,7 @@ def peek(*, corpus: str, reading: CorpusReading, rows: int, output: Output) -> N
 @OUTPUT
 def add(*, file: str, output: Output) -> None:
     """Add the presets of a JSON FILE to your own, so that their names can be used."""
-    from ..corpora.registry import add_presets, user_file
+    from ..corpora import add_presets, user_file
     from ..safe_text import terminal_text
 
     names = add_presets(file)

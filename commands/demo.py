@@ -21,7 +21,7 @@ from .base import OUTPUT, Output, command, option, progress_lines, say, section
 @OUTPUT
 def demo(*, folder: str, seed: int, output: Output) -> None:
     """Render a small collection with planted strays, audit it, and show what was found."""
-    from ..demo.run import run_demo
+    from ..demo import run_demo
 
     text = run_demo(Path(folder), seed, progress_lines(), say, _program())
     audit = Path(folder) / "audit"

@@ -27,9 +27,15 @@ def diff(*, run_a: str, run_b: str, file: str | None, top: int, output: Output) 
     by their rank among the images of both, from 0 (least anomalous) to 1.
     """
     from ..artefacts import write_atomically
-    from ..audit.folder import ROWS_AT_ONCE, open_run, write_scores_csv
-    from ..audit.report.terminal import differences_text
-    from ..audit.review.differences import compare_runs, differences_summary, differences_table
+    from ..audit import (
+        ROWS_AT_ONCE,
+        compare_runs,
+        differences_summary,
+        differences_table,
+        differences_text,
+        open_run,
+        write_scores_csv,
+    )
 
     first, second = open_run(run_a), open_run(run_b)
     found = compare_runs(first, second)

@@ -16,8 +16,8 @@ from .config_file import SOURCE
 from .presets import ENCODER, PRESET, was_given, with_preset
 
 if TYPE_CHECKING:
-    from ..evaluation.protocols import Protocol
-    from ..indexer.search.kinds import SearchChoice
+    from ..evaluation import Protocol
+    from ..indexer import SearchChoice
 
 EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")
 """Options that say how an evaluation is done, not what it measures."""
@@ -27,8 +27,8 @@ def _repeat(context: click.Context, parameter: click.Parameter, path: str | None
     """Take every option that is not given from the evaluation recorded at `path`."""
     if path is None:
         return None
-    from ..audit.folder import current_names
-    from ..evaluation.report import read_evaluation
+    from ..audit import current_names
+    from ..evaluation import read_evaluation
 
     recorded = read_evaluation(path)
     options = current_names(recorded["asked"])
@@ -62,14 +62,13 @@ class Measurement:
 
     def outliers(self) -> dict[str, str]:
         """Name -> folder of each outlier set."""
-        from ..evaluation.request import parse_outliers
+        from ..evaluation import parse_outliers
 
         return parse_outliers(self.ood)
 
     def settled_protocol(self, normal: tuple[str, ...]) -> Protocol:
         """The protocol, or the one recorded, with what other options change of it."""
-        from ..evaluation.protocols import find_protocol, protocol_from
-        from ..evaluation.request import parse_shots
+        from ..evaluation import find_protocol, parse_shots, protocol_from
 
         protocol = None
         if self.repeats is not None and self.protocol == self.repeats["asked"].get("protocol"):
@@ -149,14 +148,20 @@ def evaluate(
 ) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
     from ..artefacts import MANIFEST, read_json
-    from ..audit.classes import class_prompts, prompt_vectors
-    from ..audit.models import encoder_for
-    from ..audit.request import check_failures
-    from ..evaluation.report import SUMMARY, heading, markdown_table, notes
-    from ..evaluation.request import EvalRequest, LabelVectors, holds_images, run_eval
-    from ..indexer.store.lock import only_run_in
+    from ..audit import check_failures, class_prompts, encoder_for, prompt_vectors
+    from ..evaluation import (
+        SUMMARY,
+        EvalRequest,
+        LabelVectors,
+        heading,
+        holds_images,
+        markdown_table,
+        notes,
+        run_eval,
+    )
+    from ..indexer import only_run_in
     from ..safe_text import terminal_text
-    from ..scorer.scores.registry import SCORES
+    from ..scorer import SCORES
 
     given = click.get_current_context().params
     asked = {name: v for name, v in given.items() if name not in EFFORT and was_given(name)}
@@ -211,7 +216,7 @@ def evaluate(
 
 def _check_addresses() -> None:
     """AddressNotNamed where only a file of options names an address to read from."""
-    from ..corpora.trust import addresses_in, is_named, not_named
+    from ..corpora import addresses_in, is_named, not_named
 
     context, unnamed, again = click.get_current_context(), [], []
     for parameter in context.command.params:
@@ -230,7 +235,7 @@ def _check_addresses() -> None:
 
 
 def _say_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    from ..evaluation.report import differences
+    from ..evaluation import differences
 
     for line in differences(recorded, now):
         say(line)

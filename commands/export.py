@@ -29,8 +29,7 @@ def export(
     RUN is the output folder of `bliss audit`. Pictures are copied as they are, with their EXIF
     data.
     """
-    from ..audit.adapters.hub_dataset import push_dataset, save_dataset
-    from ..audit.folder import open_run
+    from ..audit import open_run, push_dataset, save_dataset
     from ..safe_text import terminal_text
 
     only_one(

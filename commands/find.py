@@ -11,7 +11,7 @@ from .base import OUTPUT, Output, command, only_one, say, section
 from .options import MODEL, TOP, ModelOptions, option
 
 if TYPE_CHECKING:
-    from ..indexer.encode.encoder import Encoder
+    from ..indexer import Encoder
 
 
 @command()
@@ -31,10 +31,7 @@ def find(
 
     RUN is the output folder of `bliss audit`.
     """
-    from ..audit.folder import open_run
-    from ..audit.models import encoder_of_run
-    from ..audit.report.terminal import found_text
-    from ..audit.review.find import find_by_text, find_like
+    from ..audit import encoder_of_run, find_by_text, find_like, found_text, open_run
 
     only_one("what to look for", 'Add --text "…" or --image IMAGE', text=text, image=image)
     opened = open_run(run)

@@ -20,9 +20,8 @@ from .presets import PRESET, with_preset
 from .tune_index import tune
 
 if TYPE_CHECKING:
-    from ..distributed.engine import RayEngine
-    from ..indexer.build.options import IndexOptions
-    from ..indexer.search.kinds import SearchChoice
+    from ..distributed import RayEngine
+    from ..indexer import IndexOptions, SearchChoice
 
 
 @cloup.group()
@@ -60,8 +59,8 @@ class BuildOptions:
 
     def options(self, engine: RayEngine | None) -> IndexOptions:
         """The options as `build_index` takes them."""
-        from ..corpora.captions import CaptionRules
-        from ..indexer.build.options import IndexOptions
+        from ..corpora import CaptionRules
+        from ..indexer import IndexOptions
 
         form = self.unicode_form
         rules = CaptionRules(
@@ -147,10 +146,16 @@ def build(
     output: Output,
 ) -> None:
     """Embed the captions of every CORPUS, or index embeddings made elsewhere."""
-    from ..audit.models import encoder_for
-    from ..indexer.build.build import build_index, build_shard, index_embeddings
-    from ..indexer.build.shards import describe_missing, parse_shard
-    from ..indexer.store.addresses import build_to, check_output
+    from ..audit import encoder_for
+    from ..indexer import (
+        build_index,
+        build_shard,
+        build_to,
+        check_output,
+        describe_missing,
+        index_embeddings,
+        parse_shard,
+    )
     from .text import built_text
 
     uses = ("corpus", "keep_duplicates", "prompt", "model", "pretrained")
@@ -217,8 +222,8 @@ def build(
 @OUTPUT
 def merge(*, folder: tuple[str, ...], output: Output) -> None:
     """Finish the index that shards built in FOLDER, or in several, in the first of them."""
-    from ..audit.report.terminal import index_text
-    from ..indexer.build.shards import merge_index
+    from ..audit import index_text
+    from ..indexer import merge_index
 
     made = merge_index([Path(each) for each in folder], progress_lines())
     output.show(made.manifest, lambda: index_text(made))
@@ -229,7 +234,7 @@ def merge(*, folder: tuple[str, ...], output: Output) -> None:
 @OUTPUT
 def info(*, folder: str, output: Output) -> None:
     """Describe an index; `bliss index verify` checks that its files are as written."""
-    from ..indexer.search.index import open_index
+    from ..indexer import open_index
     from .text import info_text
 
     opened = open_index(folder)
@@ -262,11 +267,8 @@ def search(
     output: Output,
 ) -> None:
     """Show the captions nearest to a text or an image; of several indexes, the nearest of all."""
-    from ..audit.fitting import embed_query
-    from ..audit.models import encoder_for
-    from ..audit.report.terminal import hits_text
-    from ..indexer.search.index import origin_names, search_index
-    from ..indexer.search.kinds import DEFAULT_SEARCH
+    from ..audit import embed_query, encoder_for, hits_text
+    from ..indexer import DEFAULT_SEARCH, origin_names, search_index
 
     only_one("what to search for", 'Add --text "…" or --image FILE', text=text, image=image)
     if search is None:  # otherwise open_searched says it

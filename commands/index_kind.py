@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .base import OUTPUT, Command, Output, option, say, section
 
 if TYPE_CHECKING:
-    from ..indexer.search.index import CaptionIndex
+    from ..indexer import CaptionIndex
 
 
 @click.command(cls=Command)
@@ -35,9 +35,7 @@ def kind(
     IVF1024,RaBitQ4 … Its structure is built from the stored vectors; until it is complete the
     index stays as it is.
     """
-    from ..indexer.search.dispatch import describe_search
-    from ..indexer.search.index import open_index
-    from ..indexer.search.install import set_search_kind
+    from ..indexer import describe_search, open_index, set_search_kind
 
     found = _chosen_kind(folder, kind)
     set_search_kind(folder, found, _named_numbers(pairs) or None, threads)
@@ -50,8 +48,7 @@ def kind(
 
 def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
     """A finished index with `kind` as its search; unchanged for None, or the kind it has."""
-    from ..indexer.search.index import open_index
-    from ..indexer.search.install import set_search_kind
+    from ..indexer import open_index, set_search_kind
 
     if kind is None:
         return index
@@ -61,7 +58,7 @@ def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
 
 def _chosen_kind(folder: str | Path, kind: str) -> str:
     """The kind to set, after saying why that one, and whether the index is small for it."""
-    from ..indexer.search.install import chosen_kind, size_note
+    from ..indexer import chosen_kind, size_note
 
     found, why = chosen_kind(folder, kind)
     if why:

@@ -26,9 +26,7 @@ def push(
 
     The index is verified first. Log in with `hf auth login`.
     """
-    from ..indexer.search.index import open_index
-    from ..indexer.store.folder import local_folder
-    from ..indexer.store.hub import push_index
+    from ..indexer import local_folder, open_index, push_index
     from .text import pushed_text
 
     path = local_folder(folder)
@@ -50,9 +48,8 @@ def pull(*, repository: str, folder: str, revision: str | None, output: Output) 
 
     The same command again continues where it stopped.
     """
-    from ..audit.report.terminal import index_text
-    from ..indexer.store.folder import local_folder
-    from ..indexer.store.hub import pull_index
+    from ..audit import index_text
+    from ..indexer import local_folder, pull_index
 
     target = Path(local_folder(folder))
     index = pull_index(repository, target, revision, progress_lines())

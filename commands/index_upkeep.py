@@ -46,10 +46,8 @@ def add(
     What is there stays as it is and can be searched meanwhile; captions that were removed stay
     removed. The same command again continues where it stopped.
     """
-    from ..audit.models import encoder_for
-    from ..indexer.build.add import AddOptions, add_captions, add_embeddings
-    from ..indexer.search.index import open_index
-    from ..indexer.store.folder import local_folder
+    from ..audit import encoder_for
+    from ..indexer import AddOptions, add_captions, add_embeddings, local_folder, open_index
     from .text import added_text, check_one_given
 
     check_one_given(corpus, embeddings, prompt)
@@ -115,11 +113,15 @@ def remove(
 
     A caption is removed when it meets every condition given.
     """
-    from ..audit.models import encoder_for
-    from ..indexer.search.index import open_index
-    from ..indexer.store.folder import local_folder
-    from ..indexer.store.removed import remove_rows, restore_rows
-    from ..indexer.upkeep.row_choice import CaptionFilter, matching_rows
+    from ..audit import encoder_for
+    from ..indexer import (
+        CaptionFilter,
+        local_folder,
+        matching_rows,
+        open_index,
+        remove_rows,
+        restore_rows,
+    )
     from ..safe_text import counted
     from .text import choice_text, embedder, refuse_where, removals_text
 
@@ -159,10 +161,8 @@ def verify(*, folder: str, embed: int, model: opt.ModelOptions, output: Output) 
 
     Checksums, counts, vectors, captions and removals; exit code 1 where anything is wrong.
     """
-    from ..audit.models import encoder_for
-    from ..indexer.search.index import open_index
-    from ..indexer.store.folder import local_folder
-    from ..indexer.upkeep.verify import verify_index
+    from ..audit import encoder_for
+    from ..indexer import local_folder, open_index, verify_index
     from .text import check_text, verdict
 
     path, checks = local_folder(folder), []

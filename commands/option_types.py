@@ -10,7 +10,7 @@ import click
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..indexer.search.kinds import SearchChoice
+    from ..indexer import SearchChoice
 
 
 class SearchWords(click.ParamType):
@@ -19,7 +19,7 @@ class SearchWords(click.ParamType):
     name = "[KIND][,NAME=NUMBER][,device=DEVICE][,shards]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> SearchChoice:
-        from ..indexer.search.kinds import SearchChoice
+        from ..indexer import SearchChoice
 
         if isinstance(value, SearchChoice):
             return value

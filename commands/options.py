@@ -18,17 +18,10 @@ from .config_file import SOURCE
 from .option_types import ENGINE_NAME, EXCLUSION, FLAG_RULE, SEARCH_WORDS, EngineName, FlagRule
 
 if TYPE_CHECKING:
-    from ..audit.classes import ClassWords
-    from ..audit.decisions import DecisionRule
-    from ..audit.run import AuditSettings
-    from ..audit.scores import NoPrompts
-    from ..corpora.images.source import ImageOptions
-    from ..corpora.sources import CorpusOptions, TextSource
-    from ..distributed.engine import RayEngine
-    from ..indexer.encode.encoder import ModelChoice
-    from ..indexer.images.embedding import EmbedOptions
-    from ..indexer.search.index import CaptionIndex
-    from ..indexer.search.kinds import SearchChoice
+    from ..audit import AuditSettings, ClassWords, DecisionRule, NoPrompts
+    from ..corpora import CorpusOptions, ImageOptions, TextSource
+    from ..distributed import RayEngine
+    from ..indexer import CaptionIndex, EmbedOptions, ModelChoice, SearchChoice
 
 
 @dataclass(frozen=True)
@@ -49,9 +42,7 @@ class ModelOptions:
 
         Raises ModelNotNamed for a foreign model that only a file of options names.
         """
-        from ..indexer.encode.encoder import DEFAULT_MODEL, ModelChoice
-        from ..indexer.encode.named_models import remember_model
-        from ..indexer.encode.trust import model_named_by
+        from ..indexer import DEFAULT_MODEL, ModelChoice, model_named_by, remember_model
 
         choice = ModelChoice(**dataclasses.asdict(self))
         context = click.get_current_context()
@@ -93,7 +84,7 @@ NEW_MODEL = _model("ViT-B-16")
 def _check_address(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> None:
-    from ..corpora.trust import is_address
+    from ..corpora import is_address
 
     for value in values:
         if not is_address(value):
@@ -127,7 +118,7 @@ class CorpusReading:
 
     def options(self) -> CorpusOptions:
         """The options as `open_corpus` takes them."""
-        from ..corpora.sources import SEPARATORS, CorpusOptions
+        from ..corpora import SEPARATORS, CorpusOptions
 
         signs = {name: sign for sign, name in SEPARATORS.items()}
         return CorpusOptions(
@@ -139,8 +130,7 @@ class CorpusReading:
 
     def open(self, corpus: str) -> TextSource:
         """The corpus, after saying what was decided about how to read it."""
-        from ..corpora.registry import open_corpus
-        from ..corpora.sources import notices_of
+        from ..corpora import notices_of, open_corpus
 
         source = open_corpus(corpus, self.options())
         for line in notices_of(source):
@@ -174,7 +164,7 @@ class CollectionOptions:
 
     def options(self) -> ImageOptions:
         """The options as `open_images` takes them."""
-        from ..corpora.images.source import ImageOptions
+        from ..corpora import ImageOptions
 
         given = dataclasses.asdict(self)
         return ImageOptions(**{**given, "follow_links": self.follow_links or None})
@@ -204,9 +194,7 @@ class DecodingOptions:
 
     def embedding(self, overwrite: bool = False, engine: RayEngine | None = None) -> EmbedOptions:
         """How images are decoded and embedded."""
-        from ..indexer.encode.text_lengths import cache_folder
-        from ..indexer.images.decoding import DecodingLimits
-        from ..indexer.images.embedding import EmbedOptions
+        from ..indexer import DecodingLimits, EmbedOptions, cache_folder
 
         return EmbedOptions(
             limits=DecodingLimits(seconds=self.time_limit),
@@ -239,8 +227,8 @@ class ClassOptions:
 
     def words(self) -> ClassWords:
         """The options as an audit takes them; UsageError for a --class-prompt without a name."""
-        from ..audit.classes import ClassWords
-        from ..corpora.prompts import PAPER_PROMPT
+        from ..audit import ClassWords
+        from ..corpora import PAPER_PROMPT
 
         prompts = {}
         for pair in self.class_prompt:
@@ -276,9 +264,8 @@ class ScoringOptions:
 
     def settings(self, words: ClassWords | None = None) -> AuditSettings:
         """The options as an audit takes them."""
-        from ..audit.classes import ClassWords
-        from ..audit.run import AuditSettings
-        from ..scorer.label_filter import LabelFilter
+        from ..audit import AuditSettings, ClassWords
+        from ..scorer import LabelFilter
 
         rules = dict(self.exclude)
         exclude = LabelFilter(rules.get("near-labels"), "label-words" in rules)
@@ -308,7 +295,7 @@ class FlaggingOptions:
 
     def rule(self) -> DecisionRule:
         """The options as an audit takes them."""
-        from ..audit.decisions import DecisionRule
+        from ..audit import DecisionRule
 
         return DecisionRule(**self.flag.fields(), per_class=self.per_class, fail_on=self.fail_on)
 
@@ -351,8 +338,7 @@ class Trained:
         """From prompt texts and a model's facts to the "no" vectors of a CLIPN, if one is given."""
         if self.clipn is None:
             return None
-        from ..training.clipn_folder import open_clipn
-        from ..training.clipn_tower import NoPromptEncoder
+        from ..training import NoPromptEncoder, open_clipn
 
         return NoPromptEncoder(open_clipn(self.clipn), model.choice())
 
@@ -363,8 +349,8 @@ def sort_trained(folders: Sequence[str]) -> Trained:
     Raises UsageError for two of a kind, BlissError for a folder that `bliss train` did not make.
     """
     from ..artefacts import MANIFEST, read_json
-    from ..scorer.scores.trained_file import HEAD_KIND as HEAD
-    from ..training.clipn_folder import CLIPN_KIND as CLIPN
+    from ..scorer import HEAD_KIND as HEAD
+    from ..training import CLIPN_KIND as CLIPN
 
     found: dict[str, str] = {}
     for folder in folders:
@@ -390,7 +376,7 @@ def ray_engine(engine: EngineName, model: ModelOptions) -> RayEngine | None:
     """The Ray engine that --engine names; None for this process."""
     if engine.name == "local":
         return None
-    from ..distributed.engine import RayEngine
+    from ..distributed import RayEngine
 
     return RayEngine(model.choice(), engine.address, engine.actors)
 
@@ -400,8 +386,7 @@ def open_searched(folders: Sequence[str], search: SearchChoice | None) -> Captio
 
     With --search, says what the search of each takes.
     """
-    from ..indexer.search.index import open_indexes
-    from ..indexer.search.kinds import DEFAULT_SEARCH
+    from ..indexer import DEFAULT_SEARCH, open_indexes
 
     if search is not None:
         say_plans(folders, search)
@@ -410,7 +395,7 @@ def open_searched(folders: Sequence[str], search: SearchChoice | None) -> Captio
 
 def say_plans(folders: Sequence[str], choice: SearchChoice) -> None:
     """Where the vectors of each index will lie when it is searched, and what that takes."""
-    from ..indexer.search.dispatch import describe_plan
+    from ..indexer import describe_plan
 
     for folder in folders:
         say(describe_plan(folder, choice))
@@ -434,6 +419,6 @@ def recorded(*groups: object, **values: object) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    from ..indexer.search.kinds import SearchChoice
+    from ..indexer import SearchChoice
 
     return SEARCH_WORDS.text(value) if isinstance(value, SearchChoice) else str(value)

@@ -9,7 +9,7 @@ from typing import Any, TypeVarTuple
 import click
 from click.core import ParameterSource
 
-from ..corpora.prompts import PAPER_PROMPT
+from ..corpora import PAPER_PROMPT
 from .base import say
 
 Groups = TypeVarTuple("Groups")
@@ -89,7 +89,7 @@ def _with(group: Any, made: Mapping[str, Any]) -> Any:
 
 def _compare_corpus(folders: Sequence[str], published: str) -> None:
     """Say so where the given index holds a corpus other than the preset's."""
-    from ..indexer.search.index import open_indexes
+    from ..indexer import open_indexes
 
     names = [source["name"] for source in open_indexes(folders).manifest["sources"]]
     held = ", ".join(names)

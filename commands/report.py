@@ -25,7 +25,7 @@ def report(*, run: str, file: str | None, top: int, plots: str | None, output: O
     RUN is the output folder of a finished `bliss audit`. Run this in the folder in which the audit
     ran, so that its pictures are found.
     """
-    from ..audit.report.page import save_report
+    from ..audit import save_report
     from ..safe_text import terminal_text
 
     if plots is None:
@@ -36,7 +36,7 @@ def report(*, run: str, file: str | None, top: int, plots: str | None, output: O
             f"Report: {terminal_text(str(path))} ({size / 1e6:.1f} MB; open it in a browser)",
         )
         return
-    from ..audit.report.plots import save_plots
+    from ..audit import save_plots
 
     made = [str(path) for path in save_plots(run, plots)]
     output.show({"plots": made}, "\n".join(f"Plot: {terminal_text(path)}" for path in made))

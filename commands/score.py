@@ -11,7 +11,7 @@ from . import options as opt
 from .base import OUTPUT, Output, command, option, progress_lines, say, section
 
 if TYPE_CHECKING:
-    from ..indexer.search.kinds import SearchChoice
+    from ..indexer import SearchChoice
 
 
 @command()
@@ -51,16 +51,21 @@ def score(
     output: Output,
 ) -> None:
     """Score new images against a fitted reference, and flag them where it held images out."""
-    from ..audit.decisions import AuditQuestion, check_flagged, decide
-    from ..audit.folder import json_summary
-    from ..audit.models import encoder_for
-    from ..audit.report.terminal import result_text
-    from ..audit.request import check_failures
-    from ..audit.run import audit_against
-    from ..audit.scores import choose_score, rescored
-    from ..corpora.images.opening import open_named
-    from ..indexer.images.embedding import embed_images
-    from ..scorer.reference_file import load_reference
+    from ..audit import (
+        AuditQuestion,
+        audit_against,
+        check_failures,
+        check_flagged,
+        choose_score,
+        decide,
+        encoder_for,
+        json_summary,
+        rescored,
+        result_text,
+    )
+    from ..corpora import open_named
+    from ..indexer import embed_images
+    from ..scorer import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)
     question = AuditQuestion(rule=flagging.rule())

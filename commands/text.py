@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ..audit.report.terminal import altered_text, index_text
-from ..corpora.addresses import is_remote
-from ..corpora.peeking import LENGTH_EDGES, Peek
-from ..corpora.registry import Preset
+from ..audit import altered_text, index_text
+from ..corpora import LENGTH_EDGES, Peek, Preset, is_remote
 from ..errors import BlissError, UsageError
-from ..indexer.build.add import Added
-from ..indexer.encode.encoder import Encoder
-from ..indexer.search.dispatch import describe_search
-from ..indexer.search.index import CaptionIndex, FolderIndex
-from ..indexer.store.hub import unknown_licences
-from ..indexer.upkeep.verify import Check
+from ..indexer import (
+    Added,
+    CaptionIndex,
+    Check,
+    Encoder,
+    FolderIndex,
+    describe_search,
+    unknown_licences,
+)
 from ..safe_text import terminal_text
 from .base import only_one
 

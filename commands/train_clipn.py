@@ -87,8 +87,7 @@ def clipn(
 ) -> None:
     """Train CLIPN's "no" text tower on image-caption pairs."""
     from ..safe_text import terminal_text
-    from ..training.clipn import ClipnRequest, run_clipn
-    from ..training.clipn_training import TrainingSettings
+    from ..training import ClipnRequest, TrainingSettings, run_clipn
 
     request = ClipnRequest(
         **asdict(table),
@@ -132,7 +131,7 @@ def clipn_import(
 ) -> None:
     """Convert the "no" tower of a published CLIPN checkpoint for use here."""
     from ..safe_text import terminal_text
-    from ..training.clipn import run_import
+    from ..training import run_import
 
     run_import(checkpoint, folder, model.choice(), overwrite, say)
     output.show({"clipn": folder}, f"CLIPN: {terminal_text(folder)}")

@@ -73,11 +73,9 @@ def oecl(
 
     Two baselines are fitted beside it, and all are measured on images held out of training.
     """
-    from ..audit.models import encoder_for
-    from ..audit.request import check_failures
+    from ..audit import check_failures, encoder_for
     from ..safe_text import terminal_text
-    from ..training.oecl import OeclRequest, needs_encoder, result_lines, run_oecl
-    from ..training.oecl_training import OeclSettings
+    from ..training import OeclRequest, OeclSettings, needs_encoder, result_lines, run_oecl
 
     only_one(
         "what to train against",

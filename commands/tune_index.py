@@ -15,7 +15,7 @@ from .base import OUTPUT, Command, Output, option, progress_lines, say, section
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..indexer.encode.encoder import Encoder
+    from ..indexer import Encoder
 
 
 @click.command(cls=Command)
@@ -66,16 +66,18 @@ def tune(
     Settings are chosen on half of the images; the fastest whose recall on the other half is shown
     to be --min-recall or more becomes the index's own. If none is, that is exact search.
     """
-    from ..audit.classes import prompt_vectors
-    from ..audit.models import encoder_for
-    from ..audit.request import check_failures, read_or_embed
+    from ..audit import check_failures, encoder_for, prompt_vectors, read_or_embed
     from ..errors import BlissError
-    from ..evaluation.tuning import Candidates, MadeStructures, TuningOptions, settings_of
-    from ..evaluation.tuning import tune as tune_index
-    from ..evaluation.tuning_text import tuning_lines
-    from ..indexer.search.index import open_index
-    from ..indexer.search.install import install_structure, set_search_kind
-    from ..indexer.search.kinds import SearchChoice, read_kind, training_note
+    from ..evaluation import Candidates, MadeStructures, TuningOptions, settings_of, tuning_lines
+    from ..evaluation import tune as tune_index
+    from ..indexer import (
+        SearchChoice,
+        install_structure,
+        open_index,
+        read_kind,
+        set_search_kind,
+        training_note,
+    )
     from ..safe_text import terminal_text
 
     options = TuningOptions(

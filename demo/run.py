@@ -12,14 +12,16 @@ import numpy as np
 from PIL import Image
 
 from ..artefacts import write_atomically
-from ..audit.folder import save_audit
-from ..audit.report.page import save_report
-from ..audit.report.terminal import table_text
-from ..audit.request import AuditRequest, run_audit
-from ..audit.result import AuditResult
-from ..audit.run import AuditSettings
-from ..indexer.encode.encoder import ModelChoice
-from ..indexer.vectors.rows import whole_rows
+from ..audit import (
+    AuditRequest,
+    AuditResult,
+    AuditSettings,
+    run_audit,
+    save_audit,
+    save_report,
+    table_text,
+)
+from ..indexer import ModelChoice, whole_rows
 from ..progress import Progress
 from .captions import sample_captions
 from .scenes import KINDS, render_scene, sample_scene

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BlissError
-from ..indexer.encode.encoder import IDENTITY, Encoder, ModelChoice, describe_model
+from ..indexer import IDENTITY, Encoder, ModelChoice, describe_model
 
 CHECKED_FACTS = (*IDENTITY, "precision", "preprocessing")
 """Facts that must be the same in the worker."""
@@ -26,7 +26,7 @@ class WorkerEncoder:
 
 def for_workers(encoder: Encoder, choice: ModelChoice) -> WorkerEncoder:
     """How workers load `encoder`, which was loaded for `choice`; a worker sees only one GPU."""
-    from ..indexer.encode.open_clip import threads_used
+    from ..indexer import threads_used
 
     facts, preprocessing = encoder.facts, encoder.preprocessing
     resolved = replace(
@@ -43,7 +43,7 @@ def for_workers(encoder: Encoder, choice: ModelChoice) -> WorkerEncoder:
 
 def load_for_worker(wanted: WorkerEncoder) -> Encoder:
     """The encoder in this process; errors as `load_encoder`, and BlissError for another model."""
-    from ..indexer.encode.open_clip import load_encoder, use_threads
+    from ..indexer import load_encoder, use_threads
 
     use_threads(min(wanted.threads, os.cpu_count() or 1))
     encoder = load_encoder(wanted.choice)

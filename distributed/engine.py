@@ -18,14 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..corpora.captions import closed_after
+from ..corpora import closed_after
 from ..errors import BlissError, UsageError
-from ..indexer.build.engine import EmbeddingTask
-from ..indexer.build.parts import PROGRESS
-from ..indexer.build.plan import RowPlan
-from ..indexer.encode.encoder import Encoder, ModelChoice
-from ..indexer.images.embedding import PartBuilder
-from ..indexer.store.sources import Described
+from ..indexer import PROGRESS, Described, EmbeddingTask, Encoder, ModelChoice, PartBuilder, RowPlan
 from ..progress import Progress
 from .batches import (
     READ_ERROR,

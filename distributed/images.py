@@ -11,13 +11,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from ..corpora.images.source import ImageItem, ImageSource
+from ..corpora import ImageItem, ImageSource
 from ..errors import BlissError
-from ..indexer.build.engine import EmbeddingTask
-from ..indexer.encode.encoder import ModelChoice
-from ..indexer.encode.preprocessing import UnreadableImage
-from ..indexer.images.decoding import Decoded, DecodingLimits, Undecodable, read_file
-from ..indexer.images.workers import Cached, Decoder, DecodeSettings, Outcome, read_failure
+from ..indexer import (
+    Cached,
+    Decoded,
+    Decoder,
+    DecodeSettings,
+    DecodingLimits,
+    EmbeddingTask,
+    ModelChoice,
+    Outcome,
+    Undecodable,
+    UnreadableImage,
+    read_failure,
+    read_file,
+)
 from .batches import END, Batch, Stages, Step
 from .encoders import WorkerEncoder, for_workers, load_for_worker
 

@@ -7,12 +7,20 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from ..corpora.prompts import fill_prompt
-from ..indexer.build.parts import CAPTIONS_AT_ONCE, part_texts
-from ..indexer.build.plan import RowPlan
-from ..indexer.encode.encoder import Encoder, ModelChoice, average_prompts, encode_prompts
-from ..indexer.encode.tokens import Tokenise, TokenizerRecipe
-from ..indexer.store.sources import Described, encoding_prompts
+from ..corpora import fill_prompt
+from ..indexer import (
+    CAPTIONS_AT_ONCE,
+    Described,
+    Encoder,
+    ModelChoice,
+    RowPlan,
+    Tokenise,
+    TokenizerRecipe,
+    average_prompts,
+    encode_prompts,
+    encoding_prompts,
+    part_texts,
+)
 from .batches import Batch, Stages, Step, array_to_arrow, arrow_to_array
 from .encoders import WorkerEncoder, for_workers, load_for_worker
 
@@ -58,7 +66,7 @@ def tokenise_texts(
 @functools.lru_cache(maxsize=2)
 def _tokeniser(recipe: TokenizerRecipe) -> Tokenise:
     """Made once in each process."""
-    from ..indexer.encode.open_clip import recipe_tokeniser
+    from ..indexer import recipe_tokeniser
 
     return recipe_tokeniser(recipe)
 

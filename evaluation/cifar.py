@@ -20,7 +20,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ..artefacts import write_atomically
-from ..corpora.parquet_pages import parquet_batches
+from ..corpora import parquet_batches
 from ..errors import BlissError, UsageError
 from ..tables import open_table
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..safe_text import counted
-from ..scorer.robust import rank_correlation, top_in_common
+from ..scorer import rank_correlation, top_in_common
 from .metrics import auroc
 
 TOP = 20

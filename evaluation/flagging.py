@@ -14,10 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.vectors.string_columns import ranks
-from ..scorer.calibration import benjamini_hochberg, conformal_p_values, hold_out
-from ..scorer.scores.contract import Fitted, Fitting, Query, Score, fit_score
-from ..scorer.scores.needs import Need
+from ..indexer import ranks
+from ..scorer import (
+    Fitted,
+    Fitting,
+    Need,
+    Query,
+    Score,
+    benjamini_hochberg,
+    conformal_p_values,
+    fit_score,
+    hold_out,
+)
 from .draws import Draw
 from .metrics import realised_fdp
 from .world import World

@@ -34,8 +34,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..indexer.vectors.nearest import Hits
-from ..scorer.robust import rank_correlation, top_in_common
+from ..indexer import Hits
+from ..scorer import rank_correlation, top_in_common
 
 Find = Callable[[np.ndarray, int], Hits]
 """Unit queries [n, d] and k to the hits, in rows of the index; their similarities are exact."""

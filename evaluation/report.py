@@ -19,7 +19,7 @@ import numpy as np
 from ..artefacts import FORMAT_VERSION, read_json, write_atomically, write_json
 from ..csv_cells import csv_text
 from ..errors import BlissError, UsageError
-from ..scorer.scores.needs import Need
+from ..scorer import Need
 from .draws import Draw
 from .flagging import CALIBRATION_SHARE, LEVEL
 from .metrics import METRICS, Interval, mean_interval, paired_interval

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import MANIFEST
-from ..corpora.images.opening import open_images
-from ..corpora.images.source import NO_IMAGE_OPTIONS, ImageOptions
+from ..corpora import NO_IMAGE_OPTIONS, ImageOptions, open_images
 from ..errors import UsageError
-from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
-from ..indexer.images.embedded import EmbeddedImages, read_image_embeddings
-from ..indexer.images.embedding import EmbedOptions, embed_images
-from ..indexer.search.index import CaptionIndex
-from ..indexer.vectors.layout import is_embedding_folder
+from ..indexer import (
+    CaptionIndex,
+    EmbeddedImages,
+    EmbedOptions,
+    Encoder,
+    check_same_model,
+    check_same_preprocessing,
+    embed_images,
+    is_embedding_folder,
+    read_image_embeddings,
+)
 from ..progress import Progress, no_progress
-from ..scorer.scores.contract import Score
-from ..scorer.scores.needs import Resources, provide
-from ..scorer.scores.trained_file import open_head
+from ..scorer import Resources, Score, open_head, provide
 from .draws import make_draws
 from .protocols import Protocol
 from .report import save_report

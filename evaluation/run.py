@@ -17,14 +17,24 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.vectors.nearest import exact_search
-from ..indexer.vectors.unit_rows import Rows, blocks_of
+from ..indexer import Rows, blocks_of, exact_search
 from ..progress import Progress, no_progress
-from ..scorer.bliss import Retrieved, gather_texts
-from ..scorer.scores.contract import Fitted, Fitting, Normals, Query, Score, fit_score
-from ..scorer.scores.needs import Need, for_classes
-from ..scorer.scores.text_terms import search_with_terms, terms_of
-from ..scorer.scores.wrappers import RSCIN, with_rscin
+from ..scorer import (
+    RSCIN,
+    Fitted,
+    Fitting,
+    Need,
+    Normals,
+    Query,
+    Retrieved,
+    Score,
+    fit_score,
+    for_classes,
+    gather_texts,
+    search_with_terms,
+    terms_of,
+    with_rscin,
+)
 from .draws import Draw
 from .flagging import (
     Calibration,

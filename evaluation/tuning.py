@@ -16,19 +16,26 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.encode.encoder import check_same_model
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, FolderIndex, search_index, with_structure
-from ..indexer.search.install import MadeStructure, make_structure
-from ..indexer.search.kinds import candidate_settings, default_parameters, read_kind
-from ..indexer.vectors.nearest import Hits, check_k
-from ..indexer.vectors.unit_rows import Rows, row_lengths
+from ..indexer import (
+    CaptionIndex,
+    EmbeddedImages,
+    FolderIndex,
+    Hits,
+    MadeStructure,
+    Rows,
+    candidate_settings,
+    check_k,
+    check_same_model,
+    default_parameters,
+    make_structure,
+    read_kind,
+    row_lengths,
+    search_index,
+    with_structure,
+)
 from ..progress import Progress, no_progress
 from ..safe_text import counted
-from ..scorer.bliss import bliss_scores, gather_texts
-from ..scorer.leave_one_out import LeftOut
-from ..scorer.moments import fit_moments
-from ..scorer.reference import Reference
+from ..scorer import LeftOut, Reference, bliss_scores, fit_moments, gather_texts
 from .index_tuning import (
     CONFIDENCE,
     EXACT,

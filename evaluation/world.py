@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.vectors.rows import whole_rows
+from ..indexer import EmbeddedImages, whole_rows
 
 REFERENCE, TEST = 0, 1
 """Numbers of the first two parts; outlier sets follow."""

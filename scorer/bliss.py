@@ -34,8 +34,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..indexer.vectors.nearest import Hits
-from ..indexer.vectors.unit_rows import Rows, slices
+from ..indexer.vectors import Hits, Rows, slices
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut, class_texts, left_out_statistics
 from .moments import Moments
 from .reference import Reference

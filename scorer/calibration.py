@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.vectors.unit_rows import Rows
+from ..indexer.vectors import Rows
 from .bliss import IN_MEMORY, Allocator, Retrieved, class_blocks
 from .leave_one_out import LeftOut
 from .reference import Reference

@@ -17,8 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import UsageError
-from ..indexer.vectors.nearest import ROUNDING
-from ..indexer.vectors.unit_rows import Rows, blocks_of, slices
+from ..indexer.vectors import ROUNDING, Rows, blocks_of, slices
 
 CAPTIONS_AT_ONCE, TEXTS_AT_ONCE = 65_536, 8192
 EXAMPLES = 5

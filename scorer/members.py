@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..indexer.vectors.string_columns import ROWS_AT_ONCE, TextColumn, Texts, text_column
+from ..indexer.vectors import ROWS_AT_ONCE, TextColumn, Texts, text_column
 
 TAIL = 16
 SPREAD = np.uint64(0x9E3779B97F4A7C15)

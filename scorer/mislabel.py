@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..indexer.vectors.unit_rows import Rows
+from ..indexer.vectors import Rows
 from .leave_one_out import LeftOut
 from .reference import Reference
 from .statistics import check_counts

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.vectors.unit_rows import Rows, slices
+from ..indexer.vectors import Rows, slices
 
 ROWS_AT_ONCE = 16_384
 """Images of one class that are read and added together."""

@@ -18,8 +18,7 @@ from safetensors.numpy import load_file, save
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
-from ..indexer.vectors.string_columns import arrow_texts, joined_contents, packed_texts
-from ..indexer.vectors.unit_rows import Rows
+from ..indexer.vectors import Rows, arrow_texts, joined_contents, packed_texts
 from ..tables import read_table
 from .members import Members, as_members, make_members
 from .moments import ClassMoments, Moments

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..indexer.vectors.nearest import exact_search
-from ..indexer.vectors.string_columns import Texts, ranks
+from ..indexer.vectors import Texts, exact_search, ranks
 
 NEIGHBOURS = 10
 AGREEING = 1

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BlissError
-from ..indexer.vectors.unit_rows import slices
+from ..indexer.vectors import slices
 from .moments import ClassMoments, Moments
 
 TEXTS_AT_ONCE = 1024

@@ -20,11 +20,17 @@ from torch import nn
 
 from ..artefacts import sha256_of
 from ..errors import BlissError, UsageError
-from ..indexer.encode.encoder import Encoder, ModelChoice
-from ..indexer.encode.open_clip import LoadedModel, encoder_of_model, load_model
-from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.images.embedding import EmbedOptions, embed_images
-from ..indexer.vectors.rows import whole_rows
+from ..indexer import (
+    EmbeddedImages,
+    EmbedOptions,
+    Encoder,
+    LoadedModel,
+    ModelChoice,
+    embed_images,
+    encoder_of_model,
+    load_model,
+    whole_rows,
+)
 from ..progress import Progress, no_progress
 from .clipn_folder import IMAGES, Clipn, check_output, open_clipn, write_clipn
 from .clipn_pairs import demo_count, demo_pairs, listed_images, make_pairs, read_table

@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..corpora.files import COLUMN_SUFFIXES, open_text_file
-from ..corpora.images.folders import ImageList
-from ..demo.captions import caption
-from ..demo.scenes import KINDS, Scene, sample_scene
+from ..corpora import COLUMN_SUFFIXES, ImageList, open_text_file
+from ..demo import KINDS, Scene, caption, sample_scene
 from ..errors import BlissError, UsageError
-from ..indexer.encode.encoder import Encoder
-from ..indexer.encode.preprocessing import Preprocessing, resize_and_crop
-from ..indexer.encode.text_lengths import caption_lengths
+from ..indexer import Encoder, Preprocessing, caption_lengths, resize_and_crop
 from .clipn_training import Pairs
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file_name", "filename", "filepath", "file")

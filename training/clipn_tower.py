@@ -21,10 +21,7 @@ from torch.nn import functional
 
 from ..artefacts import MANIFEST, digest, sha256_of, write_array
 from ..errors import BlissError
-from ..indexer.encode.encoder import ModelChoice, check_same_model
-from ..indexer.encode.text_lengths import cache_folder
-from ..indexer.encode.trust import model_named_by
-from ..indexer.vectors.unit_rows import row_lengths
+from ..indexer import ModelChoice, cache_folder, check_same_model, model_named_by, row_lengths
 from .clipn_folder import Clipn
 
 PROMPTS = 16
@@ -202,7 +199,7 @@ def no_vectors(
 
 
 def _encoded(clipn: Clipn, texts: Sequence[str], choice: ModelChoice) -> np.ndarray:
-    from ..indexer.encode.open_clip import load_model, weights_sha256
+    from ..indexer import load_model, weights_sha256
 
     if choice.model is None and choice.pretrained is None:
         choice = model_named_by(choice, clipn.model, str(clipn.folder))

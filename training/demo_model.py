@@ -24,9 +24,7 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from ..demo.backgrounds import BACKGROUNDS
-from ..demo.captions import describe
-from ..demo.scenes import COLOURS, COUNTS, KINDS, Scene
+from ..demo import BACKGROUNDS, COLOURS, COUNTS, KINDS, Scene, describe
 from .rendered_batches import (
     IMAGE_SIZE,
     MEAN,

@@ -14,8 +14,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from ..indexer.encode.encoder import Encoder
-from ..indexer.encode.preprocessing import INTERPOLATIONS
+from ..indexer import INTERPOLATIONS, Encoder
 
 AREA = (0.3, 1.0)
 """Share of the picture that a crop keeps."""

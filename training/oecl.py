@@ -15,19 +15,21 @@ import numpy as np
 import torch
 
 from ..artefacts import MANIFEST, read_json
-from ..corpora.images.folders import list_images
+from ..corpora import list_images
 from ..errors import BlissError, UsageError
-from ..evaluation.metrics import auroc
-from ..indexer.encode.encoder import Encoder, check_same_model
-from ..indexer.images.embedded import Failure, read_image_embeddings
-from ..indexer.images.embedding import EmbedOptions, embed_images
-from ..indexer.vectors.layout import is_embedding_folder
-from ..indexer.vectors.rows import whole_rows
+from ..evaluation import auroc
+from ..indexer import (
+    EmbedOptions,
+    Encoder,
+    Failure,
+    check_same_model,
+    embed_images,
+    is_embedding_folder,
+    read_image_embeddings,
+    whole_rows,
+)
 from ..progress import Progress, no_progress
-from ..scorer.scores.contract import Fitting, Normals, Query, fit_score
-from ..scorer.scores.needs import Need
-from ..scorer.scores.registry import SCORES
-from ..scorer.scores.trained_file import LOSSES, save_head
+from ..scorer import LOSSES, SCORES, Fitting, Need, Normals, Query, fit_score, save_head
 from .image_views import views_encoder, views_of
 from .oecl_training import FEWEST, OeclSettings, TrainedHead, train_head
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..demo.scenes import Scene, render_scene, sample_scene
+from ..demo import Scene, render_scene, sample_scene
 
 IMAGE_SIZE = 64
 FILE_SIZE = 128

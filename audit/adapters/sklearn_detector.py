@@ -13,12 +13,8 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from ...errors import BlissError
-from ...indexer.vectors.nearest import exact_search
-from ...indexer.vectors.unit_rows import normalise_rows
-from ...scorer.bliss import Retrieved, bliss_scores, gather_texts
-from ...scorer.leave_one_out import LeftOut
-from ...scorer.moments import fit_moments
-from ...scorer.reference import Reference
+from ...indexer import exact_search, normalise_rows
+from ...scorer import LeftOut, Reference, Retrieved, bliss_scores, fit_moments, gather_texts
 
 LEAST = 3
 """Images a class needs, so that two remain when one is left out."""

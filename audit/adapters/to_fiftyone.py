@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import BlissError
-from ...indexer.encode.preprocessing import UnreadableImage
+from ...indexer import UnreadableImage
 from ..folder import RunFolder
 from ..review.photographs import photograph_file, run_photographs
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...artefacts import FORMAT_VERSION, write_json
-from ...scorer.groups import MOST_IMAGES, group_images
+from ...scorer import MOST_IMAGES, group_images
 from ..folder import SCORES, RunFolder
 from ..review.photographs import audited_embeddings
 

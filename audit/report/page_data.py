@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ...csv_cells import GUARD_PATTERN, GUARDED_PATTERN, text_cell
-from ...indexer.encode.encoder import describe_model
-from ...indexer.vectors.string_columns import (
+from ...indexer import (
     Texts,
     arrow_texts,
     categories,
+    describe_model,
     distinct_texts,
     joined,
     numbers_of,

@@ -7,11 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from ...indexer.encode.encoder import describe_model
-from ...indexer.search.index import CaptionIndex
+from ...indexer import CaptionIndex, describe_model
 from ...progress import Progress
 from ...safe_text import counted, terminal_text
-from ...scorer.label_filter import HiddenTexts
+from ...scorer import HiddenTexts
 from ..folder import count_facts
 from ..result import AuditedImage, AuditResult
 from ..review.find import Found

@@ -7,8 +7,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ...indexer.encode.preprocessing import UnreadableImage
-from ...indexer.images.workers import Decoder
+from ...indexer import Decoder, UnreadableImage
 from ..review.photographs import LIMITS, Photograph, Photographs, Wanted, read_photographs
 
 LARGE, SMALL = 320, 128

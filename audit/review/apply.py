@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...artefacts import write_atomically
-from ...corpora.images.labels import ESCAPED_COLUMNS
+from ...corpora import ESCAPED_COLUMNS
 from ...csv_cells import cell_text, csv_text, is_plain, text_cell
 from ...errors import BlissError, UsageError, unwritable
-from ...indexer.encode.preprocessing import UnreadableImage
+from ...indexer import UnreadableImage
 from ...progress import Progress, no_progress
 from ...safe_text import counted, terminal_text
 from ..folder import RunFolder

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ...indexer.encode.encoder import Encoder
-from ...indexer.vectors.nearest import exact_search
-from ...indexer.vectors.rows import SelectedRows
+from ...indexer import Encoder, SelectedRows, exact_search
 from ..fitting import embed_query
 from ..folder import RunFolder
 from .photographs import StoredImages, audited_embeddings

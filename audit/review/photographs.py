@@ -15,23 +15,30 @@ import numpy as np
 import pyarrow as pa
 
 from ...artefacts import MANIFEST, read_json
-from ...corpora.images.opening import open_images
-from ...corpora.images.source import ImageOptions, ImageSource, read_image_bytes, why_outside
-from ...corpora.trust import check_named
+from ...corpora import (
+    ImageOptions,
+    ImageSource,
+    check_named,
+    open_images,
+    read_image_bytes,
+    why_outside,
+)
 from ...errors import BlissError
-from ...indexer.encode.preprocessing import UnreadableImage
-from ...indexer.images.decoding import SIGNATURES, DecodingLimits, read_file
-from ...indexer.images.embedded import list_photographs
-from ...indexer.vectors.layout import (
+from ...indexer import (
+    SIGNATURES,
+    DecodingLimits,
     EmbeddingFolder,
+    OutsideRows,
+    UnreadableImage,
     column_names,
     is_embedding_folder,
+    list_photographs,
     metadata_parts,
     open_embedding_folder,
+    read_file,
     read_parquet,
+    slices,
 )
-from ...indexer.vectors.rows import OutsideRows
-from ...indexer.vectors.unit_rows import slices
 from ..folder import RunFolder
 
 LIMITS = DecodingLimits()

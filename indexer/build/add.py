@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefacts import check_checksum, digest, read_json
-from ...corpora.captions import CaptionRules
-from ...corpora.sources import TextSource
+from ...corpora import CaptionRules, TextSource
 from ...errors import BlissError, UsageError
 from ...progress import Progress
 from ..encode.encoder import IDENTITY, Encoder, check_same_model

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...artefacts import MANIFEST
-from ...corpora.sources import TextSource
+from ...corpora import TextSource
 from ...errors import UsageError
 from ...progress import Progress, no_progress
 from ..encode.encoder import IDENTITY, Encoder

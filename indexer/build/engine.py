@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...corpora.images.source import ImageSource
+from ...corpora import ImageSource
 from ...progress import Progress
 from ..encode.encoder import Encoder
 from ..images.cache import CachedVectors

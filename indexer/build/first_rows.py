@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...artefacts import write_atomically
-from ...corpora.captions import closed_after
+from ...corpora import closed_after
 from ...errors import BlissError
 from ...tables import open_table, read_batches
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...corpora.captions import CaptionRules
+from ...corpora import CaptionRules
 from ...errors import UsageError
 from .engine import Engine
 

@@ -21,10 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...artefacts import digest, read_json, sha256_of
-from ...corpora.captions import closed_after
-from ...corpora.files import read_parquet, readable
-from ...corpora.prompts import fill_prompt
-from ...corpora.sources import JSON, TextBatch, choose_arrow_column, make_batch
+from ...corpora import (
+    JSON,
+    TextBatch,
+    choose_arrow_column,
+    closed_after,
+    fill_prompt,
+    make_batch,
+    read_parquet,
+    readable,
+)
 from ...progress import Progress
 from ..encode.encoder import Encoder
 from ..encode.pipeline import encode_captions

@@ -23,15 +23,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...artefacts import check_checksum, read_json, sha256_of, write_atomically, write_json
-from ...corpora.captions import (
+from ...corpora import (
     COUNTS,
+    JSON,
     CaptionRules,
+    TextBatch,
+    TextSource,
     clean_texts,
     closed_after,
     no_usable_text,
     rules_for,
 )
-from ...corpora.sources import JSON, TextBatch, TextSource
 from ...errors import BlissError
 from ...tables import open_table, read_batches
 from .first_rows import ROWS, write_first_rows

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...corpora.prompts import fill_prompt
+from ...corpora import fill_prompt
 from ...errors import BlissError, UsageError
 from ..vectors.unit_rows import row_lengths
 from .preprocessing import Preprocessing

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from ...artefacts import write_atomically
-from ...corpora.registry import settings_folder
+from ...corpora import settings_folder
 from ...errors import BlissError
 from .encoder import DEFAULT_MODEL, DEMO_MODEL, demo_model
 

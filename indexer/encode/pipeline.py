@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...corpora.prompts import check_prompts, fill_prompt
+from ...corpora import check_prompts, fill_prompt
 from .encoder import Encoder, average_prompts
 
 BATCHES_AHEAD = 4

@@ -29,7 +29,7 @@ from PIL import Image
 from PIL import TiffImagePlugin as _tiff  # noqa: F401  # both register themselves, so
 from PIL import WebPImagePlugin as _webp  # noqa: F401  # Pillow loads no other plugin
 
-from ...corpora.images.source import HEAD_BYTES, MAX_FILE_BYTES, image_format
+from ...corpora import HEAD_BYTES, MAX_FILE_BYTES, image_format
 from ..encode.preprocessing import (
     Preprocessing,
     UnreadableImage,

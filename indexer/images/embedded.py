@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
-from ...corpora.images.folders import ImageList, list_paths
+from ...corpora import ImageList, list_paths
 from ...errors import BlissError
 from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (

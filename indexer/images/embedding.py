@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...corpora.images.source import ImageItem, ImageSource
-from ...corpora.sources import notices_of
+from ...corpora import ImageItem, ImageSource, notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
 from ..build.engine import EmbeddingTask, Engine

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ...artefacts import read_json
-from ...corpora.images.source import ImageSource
+from ...corpora import ImageSource
 from ...progress import Progress
 from ..build.shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 from ..encode.encoder import Encoder

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...corpora.images.source import ImageItem
+from ...corpora import ImageItem
 from ...errors import BlissError, UsageError
 from ..encode.preprocessing import Preprocessing, UnreadableImage
 from .decode_worker import Frame, image_request, read_frame, thumbnail_request

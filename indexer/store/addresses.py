@@ -25,7 +25,7 @@ from ...artefacts import (
     write_atomically,
     write_json,
 )
-from ...corpora.addresses import (
+from ...corpora import (
     copy_here,
     delete_file,
     find_below,

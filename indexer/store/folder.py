@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefacts import MANIFEST
-from ...corpora.addresses import is_remote
+from ...corpora import is_remote
 from ...errors import BlissError, UsageError
 from .lock import LOCK
 

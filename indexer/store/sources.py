@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...corpora.prompts import CAPTION_PROMPT, PAPER_PROMPT, check_prompts
-from ...corpora.registry import preset_named
-from ...corpora.sources import TextSource
+from ...corpora import CAPTION_PROMPT, PAPER_PROMPT, TextSource, check_prompts, preset_named
 from ...errors import UsageError
 
 Described = Mapping[str, Any]

@@ -18,8 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...errors import BlissError
-from ...indexer.vectors.nearest import exact_search
-from ...indexer.vectors.unit_rows import slices
+from ...indexer.vectors import exact_search, slices
 from .contract import Fitted, Fitting, Normals, Query, Score, between, positive, whole
 from .covariance import Covariance, fit_covariance, squared_lengths, weighed
 from .needs import Need

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import BlissError
-from ...indexer.vectors.unit_rows import normalise_rows, slices
+from ...indexer.vectors import normalise_rows, slices
 from .contract import Fitted, Fitting, Score, between, positive, whole
 from .needs import Need
 from .similarity import VECTORS_AT_ONCE, share_of, similarity

@@ -19,7 +19,7 @@ from math import erfc, log, log1p, pi, sqrt
 
 import numpy as np
 
-from ...indexer.vectors.unit_rows import slices
+from ...indexer.vectors import slices
 from ..bliss import Retrieved
 from .contract import Fitted, Fitting, Query, Score, positive, retrieved_texts
 from .needs import Need

@@ -30,8 +30,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...indexer.vectors.nearest import ROUNDING
-from ...indexer.vectors.unit_rows import slices
+from ...indexer.vectors import ROUNDING, slices
 from .contract import Fitted, Fitting, Query, Score, between, positive
 from .distances import class_means
 from .needs import Need

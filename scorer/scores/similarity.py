@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...indexer.vectors.unit_rows import slices
+from ...indexer.vectors import slices
 
 IMAGES_AT_ONCE = 1024
 VECTORS_AT_ONCE = 4096

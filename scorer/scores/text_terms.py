@@ -21,16 +21,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...indexer.vectors.blas import share_among_threads
-from ...indexer.vectors.nearest import (
+from ...indexer.vectors import (
     SPARE,
     Candidates,
     check_k,
     exact_hits,
     keep_largest,
     no_candidates,
+    share_among_threads,
+    slices,
 )
-from ...indexer.vectors.unit_rows import slices
 from ..bliss import gather_texts
 from .contract import Fitted, Query
 

@@ -20,8 +20,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ...indexer.vectors.nearest import exact_search
-from ...indexer.vectors.unit_rows import slices
+from ...indexer.vectors import exact_search, slices
 from .contract import Fitted, Fitting, Query, Score, positive
 from .needs import Need
 from .similarity import ENTRIES, IMAGES_AT_ONCE, in_chunks

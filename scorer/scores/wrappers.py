@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ...indexer.vectors.nearest import exact_search
+from ...indexer.vectors import exact_search
 from .contract import Fitted, Fitting, Normals, Query, Score
 from .needs import Need
 from .similarity import in_chunks

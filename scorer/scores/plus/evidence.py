@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....indexer.vectors.scratch import SCRATCH
-from ....indexer.vectors.unit_rows import slices
+from ....indexer.vectors import SCRATCH, slices
 from ...bliss import Retrieved, class_blocks
 from ...leave_one_out import LeftOut
 from ...reference import Reference, Sample

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....indexer.vectors.unit_rows import slices
+from ....indexer.vectors import slices
 from ...leave_one_out import LeftOut
 from ...moments import Moments
 from ...reference import Sample

@@ -25,7 +25,7 @@ from functools import cache
 
 import numpy as np
 
-from ....indexer.vectors.nearest import exact_search
+from ....indexer.vectors import exact_search
 from ...bliss import Retrieved, gather_texts
 from ...leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from ...moments import fit_moments

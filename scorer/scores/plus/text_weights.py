@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....errors import BlissError
-from ....indexer.vectors.unit_rows import slices
+from ....indexer.vectors import slices
 from ...bliss import Retrieved
 from ..negatives import label_nearness
 from ..neglabel_retrieved import LogSums, log_mean_below
