@@ -49,6 +49,8 @@ CORES = (
 NOT_CORE = ("errors",)
 """Modules that the core imports and that are not counted as its own."""
 STARTS = {"audit/run.py": "audit/run", "the audit command": "commands/audit"}
+ROOM_OF = {"cli": "commands"}
+"""A module of the root that belongs to a room."""
 APART = ("commands",)
 """Folders with one module a command: the target for the fullest folder leaves them aside."""
 TARGETS = {
@@ -211,6 +213,7 @@ class House:
         found = []
         for one in self.imports:
             room, own = one.said.split("/")[0], one.importer.split("/")[0]
+            own = ROOM_OF.get(own, own)
             if not one.name:
                 room = one.target.split("/")[0]
             is_room = room in self.modules and self.modules[room].is_face and room
