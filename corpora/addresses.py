@@ -1,7 +1,4 @@
-"""Files by path or address: brace ranges, wildcards, opening through fsspec.
-
-Marks of change: what tells that a file, local or remote, became another.
-"""
+"""Files by path or address: brace ranges, wildcards, opening through fsspec, change detection."""
 
 from __future__ import annotations
 
@@ -259,7 +256,7 @@ def stamp(address: str) -> str:
 
 
 def marks_of(addresses: Sequence[str]) -> tuple[str, ...]:
-    """The stamp of each file, asked for anew.
+    """The stamp of each file, read anew.
 
     BlissError where a file is not there, or a remote tells neither a version nor a time of
     change: a size alone would not show that the content became another.

@@ -1,9 +1,7 @@
 """Dataset repositories and local dataset folders, streamed through the `datasets` library.
 
-What a data set's card says of its licence.
-
-A data set is read by itself: the card of a folder or repository, and the links of a folder, name
-nothing outside it.
+A data set is self-contained: neither the card of a folder or repository nor the links of a folder
+may lead outside it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _OPTIONS = {
     **dict.fromkeys((".txt", ".csv", ".tsv"), (*_CELLS, "delimiter", "header")),
     **dict.fromkeys((".jsonl", ".parquet"), _CELLS),
 }
-"""What can be said of files, by suffix."""
+"""The options that apply to files, by suffix."""
 
 REMOVED = {"keyed-captions": "--column 2", "keyed-words": "--column 2 --split-cells ,"}
 """Schemes of earlier versions, and the options that replace them."""
@@ -84,15 +84,15 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
 
 def _with_part(spec: str, named: re.Match[str], options: CorpusOptions) -> CorpusOptions:
     """The options with what `spec` says of revision, config and split; UsageError where both do."""
-    said = {name: value for name, value in named.groupdict().items() if name != "name" and value}
-    for name, value in said.items():
+    parts = {name: value for name, value in named.groupdict().items() if name != "name" and value}
+    for name, value in parts.items():
         if getattr(options, name) not in (None, value):
             raise UsageError(
                 f"{spec!r} says {name} {value!r}, and {getattr(options, name)!r} was given too",
                 f"one {name}",
                 "Leave one of them out",
             )
-    return replace(options, **said)
+    return replace(options, **parts)
 
 
 def refuse_options(spec: str, options: CorpusOptions, accepted: Sequence[str]) -> None:

@@ -1,9 +1,7 @@
 """Named corpora: the presets shipped with the package, and those that users add in the same form.
 
 A preset says where a corpus is and how it is read; all of them are data, in `presets.json` and in
-the user's `corpora.json`.
-
-Text corpora: `open_corpus`, and the types that it takes and returns.
+the user's `corpora.json`. `open_corpus` opens any text corpus, named or not.
 """
 
 from __future__ import annotations
@@ -227,7 +225,7 @@ __all__ = ["JSON", "CorpusOptions", "TextBatch", "TextSource", "batch_values", "
 
 
 def open_corpus(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
-    """Open the corpus that `spec` names; `text_opening.ACCEPTED_SPECS` are its forms.
+    """Open the corpus that `spec` names; `opening.ACCEPTED_SPECS` lists the accepted forms.
 
     A preset's name comes before a file of that name, which can be given as ./NAME; what `options`
     leave out is then as the preset says. UsageError where nothing fits `spec`, the column, config

@@ -1,8 +1,6 @@
-"""What a source of texts offers, which part of it is read, and how its values become batches.
+"""The interface of text corpora: sources, options, batches, and the choice of a caption column.
 
-Everything that reads texts builds on this module; it imports none of them.
-
-Which column of a table holds the captions, and its values as Python objects.
+Every reader of texts builds on this module, which imports none of them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """Lists of image files: class-folder trees, flat folders, named files, paths from a table.
 
-Walking a folder tree for images.
-
-Folder symlinks that stay inside the root are followed once; links that leave it are not followed,
-and neither are links found below a followed link nor links to a folder that holds the link, so a
-loop ends. Hidden files and folders (leading dot) do not count.
-
-Image files at addresses that fsspec opens, each fetched when its turn comes.
+Image files at addresses are fetched through fsspec when their turn comes. Folder symlinks that stay
+inside the root are followed once; links that leave it are followed only where the user says so;
+links found below a followed link, and links to a folder that holds the link, are not, so a loop
+ends. Hidden files and folders (leading dot) do not count.
 """
 
 from __future__ import annotations
@@ -160,7 +157,7 @@ def list_paths(
     labels: Sequence[str | None],
     follow_links: bool = False,
 ) -> ImageList:
-    """List paths that somebody else wrote down, relative to `root`, each one a row.
+    """List paths relative to `root`, as a table names them, one row each.
 
     A path, or a link that is not to be followed, that leads out of `root` is a row with a problem.
     An absolute path counts as inside where it is.
@@ -332,7 +329,7 @@ class RemoteImages:
                 yield item._replace(data=functools.partial(read_file, address, MAX_IMAGE_BYTES + 1))
 
     def check(self) -> None:
-        """BlissError where the first file cannot be asked for any more."""
+        """BlissError where the first file can no longer be reached."""
         stamp(self.addresses[0])
 
 

@@ -1,6 +1,6 @@
 """Files that say which image has which label: csv, tsv, jsonl and parquet with a path column.
 
-Which column of a table holds labels, and what its values say.
+Also: which column of a table holds the labels, and how its values become class names.
 """
 
 from __future__ import annotations

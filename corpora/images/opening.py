@@ -189,7 +189,7 @@ def _descend(
 
 def _choose_split(folder: str, given: str | None, splits: Sequence[str]) -> str:
     """The split given, or the only one; UsageError otherwise."""
-    if given in splits:
+    if given is not None and given in splits:
         return given
     if given is None and len(splits) == 1:
         return splits[0]

@@ -1,6 +1,6 @@
-"""Image collections: what a source of images offers, and how to get the bytes of some rows.
+"""The interface of image collections, and what counts as an image file.
 
-Names of image files: which suffixes count, how they are shown, what stays in a folder.
+Also: the encoded images of selected rows, and checks that a path stays inside its folder.
 """
 
 from __future__ import annotations
@@ -112,10 +112,10 @@ def read_everything(row: int) -> bool:
 
 
 def read_image_bytes(source: ImageSource, rows: Collection[int]) -> Iterator[tuple[int, bytes]]:
-    """(row, encoded image) of the `rows` asked for that can be read, in source order.
+    """(row, encoded image) of each of `rows` that can be read, in source order.
 
-    One pass over the source, whatever it is, that ends at the last row asked for. Rows with a
-    problem, and files that have gone, are left out.
+    Makes one pass over the source, which ends at the last of `rows`. Rows with a problem and files
+    that no longer exist are left out.
     """
     wanted = frozenset(rows)
     if not wanted:

@@ -1,6 +1,6 @@
-"""Images inside tables: parquet and Arrow files with a column of encoded images.
+"""Images in tables: parquet and Arrow files with a column of encoded images.
 
-Parquet and Arrow files, batch by batch, with what is damaged in them named and passed over.
+Files are read batch by batch; damaged groups of rows are reported and skipped.
 """
 
 from __future__ import annotations
@@ -222,13 +222,13 @@ ROWS_AT_ONCE = 32
 
 
 class Skipped(NamedTuple):
-    """That many rows which nobody asked for."""
+    """A number of rows that were skipped."""
 
     rows: int
 
 
 class Damaged(NamedTuple):
-    """That many rows, or more where the file does not tell, that cannot be read."""
+    """At least so many rows that cannot be read."""
 
     rows: int
     reason: str

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ...artefacts import digest
 from ...errors import BlissError
@@ -277,7 +277,8 @@ def _read_member(member: tarfile.TarInfo, file: IO[bytes]) -> bytes:
     if member.sparse is None:
         return file.read(member.size)
     content = bytearray(member.size)
-    for offset, size in member.sparse:
+    filled: Any = member.sparse  # pairs, which the standard library's types do not say
+    for offset, size in filled:
         if not 0 <= offset <= offset + size <= member.size:
             raise tarfile.ReadError("its map of holes is damaged")
         part = file.read(size)

@@ -260,7 +260,7 @@ def _open(data: bytes, limits: DecodingLimits) -> Image.Image:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     try:
-        import pillow_heif  # type: ignore[import-not-found]
+        import pillow_heif
     except ImportError:
         return FORMATS
     pillow_heif.register_heif_opener()

@@ -11,7 +11,6 @@ from blissaudit.corpora.images.opening import ACCEPTED_COLLECTIONS
 from blissaudit.demo.scenes import render_scene, sample_scene
 
 MODEL_LINE = "model demo, device cpu (chosen), precision fp32 (chosen), batch 64 (chosen)\n"
-IMAGE_SUFFIXES = ".jpg, .jpeg, .jpe, .png, .webp, .bmp, .gif, .tif, .tiff"
 
 
 def pictures(root: Path, counts: dict[str, int]) -> Path:
@@ -114,8 +113,8 @@ def test_an_empty_folder(bliss, index, tmp_path):
     assert outcome == (
         1,
         "",
-        f"\nbliss: {tmp_path}/empty holds no images. Needed: files that end in {IMAGE_SUFFIXES}, "
-        "in any case. Choose the folder that holds the images.\n",
+        f"\nbliss: {tmp_path}/empty holds no images. Needed: JPEG, PNG, "
+        "WebP, GIF, BMP, TIFF, AVIF or HEIF files. Choose the folder that holds the images.\n",
     )
 
 
