@@ -1,10 +1,10 @@
 """Hide the external texts that say what a normal label says.
 
-A text as near to an image of a class as the label itself tells nothing about strays. BLISS mostly
-takes it in its stride, because it compares with how near the class's own images are to that text;
-a softmax over labels and external texts does not (benchmarks/label_filter.py measures both).
+A text as near to an image of a class as the label itself says nothing about strays. BLISS hardly
+suffers, because it compares with how near the class's own images are to that text; a softmax over
+labels and external texts does (benchmarks/label_filter.py measures both).
 
-Texts are gone through a block at a time; held are one number a text and the rows that stay.
+Texts are read a block at a time; one number a text and the rows that stay are kept.
 """
 
 from __future__ import annotations

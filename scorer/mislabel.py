@@ -6,7 +6,7 @@ scaled to length 1; without x where x is one of them):
     closeness_c(x) = x·t_c + ½·x·m̂_c
     margin(x)      = (largest closeness of another class) - (closeness of its own)
 
-so the margin is positive where another class suits better. Of the evidence that was compared
+so the margin is positive where another class suits better. Of the evidence compared
 (ICS, ETS, BLISS's sum, either cosine, standardised sums) this sum found planted swaps best:
 docs/mislabel.md. The ½ was chosen on some draws and confirmed on others; 0.2 to 0.5 differ little.
 """
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..indexer.vectors import Rows
 from .leave_one_out import LeftOut
+from .moments import Moments
 from .reference import Reference
 from .statistics import check_counts
 
@@ -68,7 +69,7 @@ def label_margins(
     n, moments = len(images), reference.moments
     for number in np.unique(left_out.classes):
         part, name = moments.parts[number], moments.classes[number]
-        check_counts(type(moments)((name,), (part,)), needed=2)
+        check_counts(Moments((name,), (part,)), needed=2)
     means = np.stack([part.mean for part in moments.parts])
     lengths = np.linalg.norm(means, axis=1)
     prompts = reference.prompt_vectors.astype(np.float64)

@@ -1,9 +1,8 @@
-"""Save a Reference as a folder, and load it without the images it came from.
+"""A reference as a folder: saved, and loaded without the images it was fitted on.
 
-Reference images to calibrate a score on, found again in a reference that kept no folder.
-
-The moments of a class of at most d images hold its centred rows, which are its images less their
-mean. Of larger classes some images are kept beside the moments when the reference is fitted.
+`sample_of` finds reference images again, to calibrate a score on. The moments of a class of at most
+d images hold its centred rows, which are its images minus their mean; of larger classes some images
+are kept beside the moments when the reference is fitted (`images_to_keep`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .reference import Calibration, Reference, Sample
 REFERENCE_KIND = "reference"
 ARRAYS, MEMBERS = "reference.safetensors", "members.parquet"
 ROWS_AT_ONCE = 65_536
-"""Contents written at once."""
+"""Contents that are written at once."""
 
 
 def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> None:
@@ -141,10 +140,10 @@ SAMPLE_IMAGES = 2000
 
 
 def spaced_rows(labels: np.ndarray, most: int = SAMPLE_IMAGES) -> np.ndarray:
-    """int64 [s], ascending rows of `labels` [m]: the same share of every class, about `most`.
+    """int64 [s], ascending rows of `labels` [m]: as many of every class, about `most` in all.
 
-    A class gives all its images or as many as the others, evenly spaced, and never fewer than two
-    of those it has.
+    A class with fewer images gives all of them; every class gives at least two of those it has,
+    evenly spaced.
     """
     numbers, counts = np.unique(labels, return_counts=True)
     quota = max(2, _quota(counts, most))
@@ -157,9 +156,9 @@ def spaced_rows(labels: np.ndarray, most: int = SAMPLE_IMAGES) -> np.ndarray:
 
 
 def images_to_keep(moments: Moments, images: Rows, labels: np.ndarray) -> Sample | None:
-    """What must be kept of reference images [m, d] so that `sample_of` finds some of each class.
+    """The images, of reference images [m, d], to keep so that `sample_of` finds some of each class.
 
-    None where the moments hold every row, which is so while no class has more than d images.
+    None where the moments hold every row, that is while no class has more than d images.
     """
     gone = np.array([part.centred is None for part in moments.parts], bool)
     rows = spaced_rows(labels)

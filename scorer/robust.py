@@ -1,18 +1,16 @@
-"""Which reference images to refit without: those that another class, and no neighbour, explains.
+"""Which reference images to leave out of a refit, and how far two rankings agree.
 
-A collection that is its own reference holds strays and wrong labels, and they widen the classes
-they sit in. Trimming the most anomalous share fails: it eats the edges of clean classes. An image
-is taken out only where its presence in its class is explained away twice over:
+A collection that is its own reference holds strays and wrong labels, which widen the classes they
+are in. Removing the most anomalous share fails: it eats the edges of clean classes. An image is
+removed only where two things explain it away:
 
 1. another class suits it better than its own, by BLISS (own-class score with leave-one-out) or by
    plain prompt cosine, and
-2. at most one of its ten nearest reference images is filed with it.
+2. at most one of its ten nearest reference images is filed under its class.
 
-The second condition keeps the hard but right images of classes that overlap. Both were chosen on
+The second condition keeps the hard but right images of overlapping classes. Both were chosen on
 some draws and confirmed on others (benchmarks/planted_truth.py). There is one refit, and no class
 goes below half of its images or below five.
-
-How far two scores of the same n images agree about their order; higher = more anomalous.
 """
 
 from __future__ import annotations
@@ -25,14 +23,14 @@ from ..indexer.vectors import Texts, exact_search, ranks
 
 NEIGHBOURS = 10
 AGREEING = 1
-"""Of the ten nearest, how many may be filed with an image that is taken out all the same."""
+"""How many of the ten nearest may share the class of an image that is removed all the same."""
 LEAST, SHARE = 5, 0.5
 """A class keeps at least five images, and at least half of them."""
 
 
 @dataclass(frozen=True)
 class FiledImages:
-    """Reference images and what is known of each; all arrays have n entries."""
+    """n reference images and what is known about each."""
 
     vectors: np.ndarray
     """float32 [n, d], unit rows."""
@@ -49,7 +47,7 @@ class FiledImages:
 
 
 def explained_images(filed: FiledImages) -> np.ndarray:
-    """bool [n], which images to refit without."""
+    """bool [n], which images to leave out of the refit."""
     doubtful = np.flatnonzero((filed.margin > 0) | (filed.cosine_margin > 0))
     out = np.zeros(len(filed.labels), bool)
     if len(doubtful):
@@ -58,17 +56,17 @@ def explained_images(filed: FiledImages) -> np.ndarray:
     return _copies_together(_enough_left(out, filed), filed)
 
 
-def agreeing_neighbours(vectors: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """int64 [a], how many of the ten rows nearest to each row `asked` [a] have its label.
+def agreeing_neighbours(vectors: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """int64 [a], how many of the ten images nearest to each of the `rows` [a] have its label.
 
     Nearest by cosine among all other `vectors` [n, d]; all of them where there are fewer.
     """
     k = min(NEIGHBOURS + 1, len(vectors))
-    found = exact_search(vectors[asked], vectors, k).rows
-    # Of k rows the image itself is one, first or among its copies; else the farthest is too many.
-    others = found != asked[:, None]
+    found = exact_search(vectors[rows], vectors, k).rows
+    # The image itself is one of the k, first or among its copies; if not, drop the farthest.
+    others = found != rows[:, None]
     others[others.all(axis=1), -1] = False
-    agree = labels[found] == labels[asked][:, None]
+    agree = labels[found] == labels[rows][:, None]
     return (agree & others).sum(axis=1)
 
 

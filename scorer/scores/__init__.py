@@ -1,1 +1,1 @@
-"""Every score of the field on the same embeddings: one small file each, one contract."""
+"""Every score of the field on the same embeddings, under one contract."""

@@ -1,14 +1,9 @@
-"""Means of the reference images of each class.
+"""Scores from distances to the reference images, without any text.
 
-Distance to the k-th nearest reference image.
-
-Mahalanobis distance to the nearest class, one covariance for all classes.
-
-Mahalanobis distance to the nearest class, less that to all reference images together.
-
-One Gaussian a class, each with a covariance of its own.
-
-Virtual-logit matching: what lies outside the principal space, against the logits.
+`knn` is the distance to the k-th nearest reference image. The others fit Gaussians or subspaces:
+Mahalanobis distance to the nearest class mean with one covariance for all classes, the same less
+the distance to all reference images together, one Gaussian a class, and ViM, which adds what lies
+outside the principal subspace to the energy of the logits.
 """
 
 from __future__ import annotations
@@ -48,11 +43,11 @@ def class_means(normals: Normals) -> np.ndarray:
     )
 
 
-def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+def _fit_knn(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """Euclidean distance to the k-th nearest of m unit rows; k is m where there are fewer.
 
-    k = 50 is OpenOOD's choice for m in the tens of thousands. With few reference images it reaches
-    into other classes: k = 1 is the plain nearest reference image. Labels are not used.
+    k = 50 is OpenOOD's choice for m in the tens of thousands; with few reference images it reaches
+    into other classes, and k = 1 is the nearest reference image. Labels are not used.
     """
     references = fitting.normals.images
     k = min(whole(parameters, "k", 1), len(references))
@@ -77,7 +72,7 @@ KNN = Score(
     formula="‖x − x_(k)‖, x_(k) the k-th nearest of all m reference images, k at most m",
     source="Sun et al., Out-of-distribution Detection with Deep Nearest Neighbors, ICML 2022, "
     "arXiv 2204.06507",
-    fit=_fit,
+    fit=_fit_knn,
     defaults={"k": 50},
     needs=frozenset({Need.NORMALS}),
 )
@@ -95,7 +90,8 @@ def pooled_covariance(normals: Normals, means: np.ndarray) -> Covariance:
 def nearest_squared(covariance: Covariance, means: np.ndarray, images: np.ndarray) -> np.ndarray:
     """float64 [n], least squared Mahalanobis distance of `images` [n, d] to any of `means` [C, d].
 
-    All is about the mean of the means, so that yᵀΣ*⁻¹y + mᵀΣ*⁻¹m − 2yᵀΣ*⁻¹m keeps its digits.
+    Everything is relative to the mean of the means, so that yᵀΣ*⁻¹y + mᵀΣ*⁻¹m − 2yᵀΣ*⁻¹m keeps its
+    digits.
     """
     centre = means.mean(axis=0)
     apart = means - centre

@@ -1,34 +1,24 @@
-"""NegLabel's mining: which external texts serve as negative labels, and their random groups.
+"""Softmax scores of labels against external texts that serve as negative labels.
 
-NegLabel: the labels' share of a softmax over labels and mined negative labels.
+- NegLabel mines the texts that are far from all labels, in 100 random groups with a softmax each
+  as published; `neglabel_one_group` takes all at once and keeps the most distant 90 %, which suits
+  corpora of a thousand texts.
+- CSP is NegLabel on better texts: prompts are means over 8 templates (`average_templates`), and
+  adjectives are completed with a superclass noun before they are embedded ("white item"), which
+  cannot be done on vectors. Given other vectors, it is NegLabel.
+- EOE takes the external texts as they are for envisioned outlier labels, which a language model
+  writes in the publication. The published code takes the softmax of raw cosines (T = 1); τ = 0.01
+  is CLIP's scale of 100.
+- Debiased negatives correct NegLabel's expectation for the share π of normal texts among the
+  external ones,
 
-Published with 100 random groups, each with a softmax of its own; `neglabel_one_group` takes all
-negatives at once and keeps the most distant 90 %, which suits corpora of a thousand texts.
+      Ê = (E_Q[e^h] - π·E_{P⁺}[e^h])/(1 - π),   score = mean over groups of s·Ê/(P + s·Ê)
 
-CSP: NegLabel's score on better texts, so only its inputs differ here.
-
-Prompts must be means over 8 templates (`average_templates`), and adjectives must have been
-completed with a superclass noun before they were embedded ("white item"): that is work on words,
-which cannot be done on vectors. Given vectors made otherwise, this is NegLabel.
-
-EOE: labels against envisioned outlier labels, which are the external texts here.
-
-The texts are taken as they are given; the published lists come from a language model. The
-published code takes the softmax of raw cosines (T = 1); τ = 0.01 is CLIP's scale of 100.
-
-Debiased negatives: NegLabel's softmax with the normal share taken out of the wild texts.
-
-Positive-unlabelled correction of the expectation over true negatives,
-
-    Ê = (E_Q[e^h] - π·E_{P⁺}[e^h])/(1 - π),   score = mean over groups of s·Ê/(P + s·Ê)
-
-with h = cosine/τ, P = Σ_i e^{s_i/τ}, and s the texts in a group. The wild set Q is all external
-texts: none is mined or dropped, the correction stands in for that; images never enter it, so no
-score depends on the other images. P⁺ is normalise(t_i + noise·g/√d) with g standard normal: how
-such a vector lies to x depends on s_i alone, so three numbers a draw simulate it exactly and
-rotating the space changes nothing. π = 0.5 and the groups are those of the authors' code, whose
-P⁺ has no noise and whose Ê may turn negative; here Ê is at least `floor` times what it would be
-without correction. The noise and floor are ours.
+  with h = cosine/τ, P = Σ_i e^{s_i/τ}, s the texts in a group, and Q all external texts, none of
+  them mined or dropped. P⁺ is normalise(t_i + noise·g/√d) with g standard normal: how such a vector
+  lies to x depends on s_i alone, so three numbers a draw simulate it exactly. π = 0.5 and the
+  groups are those of the authors' code, whose P⁺ has no noise and whose Ê can be negative; here Ê
+  is at least `floor` times its value without correction. The noise and the floor are ours.
 """
 
 from __future__ import annotations
@@ -46,10 +36,10 @@ from .similarity import VECTORS_AT_ONCE, share_of, similarity
 from .text_terms import MAXIMUM, TextSum, TextTerm
 
 MINING: Mapping[str, float] = {"quantile": 0.95, "keep": 0.15, "drop": 0.95}
-"""Published: q_j = 0.95-quantile, the 15 % of lowest q_j; from CSP: never above cosine 0.95."""
+"""Published: q_j the 0.95-quantile, the 15 % of lowest q_j; of CSP: no cosine above 0.95."""
 
 TIE = 1e-9
-"""q_j this close are equal: the same text must get the same q_j whatever block it was in."""
+"""q_j this close are equal, so that the same text has the same q_j in any block."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ def mine(fitting: Fitting, parameters: Mapping[str, float]) -> Mining:
             "texts of other things",
             "Use another corpus",
         )
-    # 0.29·100 is 28.999…: what is a whole number on paper must not lose one.
+    # 0.29·100 is 28.999… in floating point, and must count as 29.
     count = max(1, int(keep * len(usable) + 1e-9))
     kept = usable[np.argsort(np.round(q[usable], 9), kind="stable")[:count]]
     highest = float(q[kept].max())
@@ -253,7 +243,7 @@ def log_mean_positive(
 
 
 def fit_debiased_negatives(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
-    """Group the wild texts and score with the corrected expectation."""
+    """Group the external texts and score with the corrected expectation."""
     prompts, texts = fitting.normals.prompts, fitting.texts
     tau, pi = positive(parameters, "tau"), between(parameters, "pi", 0, 0.999)
     floor, seed = between(parameters, "floor", 1e-9, 1), whole(parameters, "seed", 0)

@@ -1,9 +1,9 @@
 """NegLabel in one group from the k retrieved texts alone, for corpora too large to sum over.
 
 Of N = Σ_j e^{r_j/τ} over the mined negatives, the retrieved ones are summed exactly. Every other
-one has r_j <= r_k, the k-th similarity: the rest lies between 0 and its count times e^{r_k/τ}.
-Its estimate takes the cosines of x to the negatives as normal, with the negatives' mean m and
-covariance Σ (one pass when fitted): μ = x·m, σ² = xᵀΣx, and below r_k
+one has r_j <= r_k, the k-th similarity, so the rest lies between 0 and its count times e^{r_k/τ}.
+The estimate of the rest takes the cosines of x to the negatives as normal, with the mean m and
+covariance Σ of the negatives (one pass when fitted): μ = x·m, σ² = xᵀΣx, and below r_k
 
     E[e^{r/τ} | r <= r_k] = e^{μ/τ + σ²/2τ²}·Φ((r_k - μ)/σ - σ/τ)/Φ((r_k - μ)/σ)
 

@@ -1,14 +1,15 @@
-"""Maximum concept matching over two kinds of prototypes: label prompts and class means.
+"""Scores from class prototypes made of prompts and reference images.
 
-An image and its attenuated copy, compared with both of each class: our adaptation of COSTARR.
+`smmp` is maximum concept matching over two kinds of prototypes, label prompts and class means.
+`sparse_lookup` composes the image of reference images: what they cannot compose is anomalous.
 
-COSTARR (Rabinowitz, Cruz, Scheirer and Boult, ICCV 2025, arXiv 2508.01087) argues that a trained
-classifier's small weights discard what would tell the unknown from the known, and so compares
-features before and after they meet the weights (their Hadamard product) with class means of the
-same. We have no trained classifier. OUR ADAPTATION, which is not in the paper:
+`costarr` is our adaptation of COSTARR (Rabinowitz, Cruz, Scheirer and Boult, ICCV 2025, arXiv
+2508.01087), which argues that a trained classifier's small weights discard what would tell the
+unknown from the known, and so compares features before and after their Hadamard product with the
+weights with class means of the same. Without a trained classifier, and NOT as in the paper,
 
-- the label prompt t_c stands for the classifier's weights of class c, times √d so that the mean
-  square of its entries is 1, and times `weight`, by which the attenuated half counts;
+- the label prompt t_c stands for the weights of class c, times √d so that the mean square of its
+  entries is 1, and times `weight`, by which the attenuated half counts;
 - v_c(x) = [x, weight·√d·(t_c ∘ x)] and v̄_c = mean of v_c over the reference images of c;
 - score = 1 − max over all classes c of cos(v_c(x), v̄_c). No logit is multiplied in.
 
@@ -16,12 +17,9 @@ The Hadamard product is linear in x, so with g = 1 + weight²·d·t_c² and m_c 
 
     cos(v_c(x), v̄_c) = Σ g x m_c / √(Σ g x² · Σ g m_c²)
 
-a cosine in a metric of the label's: two matrix products instead of n·C vectors of 2d numbers.
-
-Like the paper's it looks at single coordinates: turning all vectors together changes it, alone
-among the scores with reference images.
-
-Look an image up among the references: what they cannot compose is anomalous.
+a cosine in a metric of the label's: two matrix products instead of n·C vectors of 2d numbers. Like
+the paper's it depends on single coordinates: rotating all vectors changes it, unlike every other
+score with reference images.
 """
 
 from __future__ import annotations
@@ -37,11 +35,11 @@ from .needs import Need
 from .similarity import in_chunks
 
 
-def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+def _fit_smmp(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """S_MMP without its tuning. With one class every softmax is 1 and so every score is 0.
 
-    1 − the paper's score, added up from the small end, so that an image that is nearly certain is
-    still told from one that is more so.
+    1 − the paper's score, summed over the other classes, so that nearly certain images still have
+    different scores.
     """
     tau = positive(parameters, "tau")
     texts = fitting.normals.prompts.astype(np.float64)
@@ -71,7 +69,7 @@ SMMP = Score(
     formula="1 − ½(max_c softmax(x·t_c/τ) + max_c softmax(x·p_c/τ)), p_c = m_c/‖m_c‖",
     source="Wang et al., Mitigating the Modality Gap: Few-Shot Out-of-Distribution Detection with "
     "Multi-modal Prototypes and Image Bias Estimation, 2025, arXiv 2502.00662",
-    fit=_fit,
+    fit=_fit_smmp,
     defaults={"tau": 0.01},
     needs=frozenset({Need.NORMALS}),
 )
@@ -108,7 +106,7 @@ COSTARR = Score(
 
 
 IMAGES_AT_ONCE = 128
-"""Few enough that their candidates are a small part of the references."""
+"""Few enough that their candidates are a small part of the reference images."""
 
 PAIRS_AT_ONCE = 4096
 

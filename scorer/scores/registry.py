@@ -36,12 +36,8 @@ MODULES = tuple(
     )
 )
 
-BUILT_IN: Mapping[str, Score] = {
-    value.name: value
-    for module in MODULES
-    for value in vars(module).values()
-    if isinstance(value, Score)
-}
+_FOUND = [each for module in MODULES for each in vars(module).values() if isinstance(each, Score)]
+BUILT_IN: Mapping[str, Score] = {each.name: each for each in sorted(_FOUND, key=lambda s: s.name)}
 
 
 class Scores(Mapping[str, Score]):

@@ -1,10 +1,8 @@
-"""What most scores need of n images against many vectors, in memory that n and M do not move.
+"""Cosines of n images to many vectors and work in blocks of images, in bounded memory.
 
-Cosines are made in float64, a block of images against a block of vectors at a time, and only two
-numbers an image are kept: its largest cosine and the logarithm of Σ e^{cosine/τ}, which cannot
-overflow. Softmax scores are differences of these.
-
-Run over images in chunks, so that no score's memory grows with their number.
+Cosines are float64, a block of images against a block of vectors at a time, and only two numbers
+an image are kept: its largest cosine and the logarithm of Σ e^{cosine/τ}, which cannot overflow.
+Softmax scores are differences of these.
 """
 
 from __future__ import annotations
@@ -15,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...indexer.vectors import slices
+
+ENTRIES = 4_000_000
+"""Float64 entries of the largest array of one block of images: 32 MB."""
 
 IMAGES_AT_ONCE = 1024
 VECTORS_AT_ONCE = 4096
@@ -58,16 +59,12 @@ def share_of(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, rest - part))
 
 
-ENTRIES = 4_000_000
-"""Float64 entries of one chunk's largest array: 32 MB."""
-
-
 def in_chunks(
     images: np.ndarray, width: int, score: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """float64 [n], `score` of one chunk of `images` [n, d] after another.
+    """float64 [n], `score` of `images` [n, d], a block at a time.
 
-    `score` gets float64 [b, d] and gives [b]; `width` is how many numbers it holds for an image.
+    `score` maps float64 [b, d] to [b]; `width` is how many numbers it holds for an image.
     """
     step = ENTRIES // max(1, width)
     scores = np.empty(len(images))

@@ -1,17 +1,9 @@
-"""MCM: how flat the softmax over the labels is, at temperature 1 on raw cosines.
+"""Scores from the cosines s_i to the labels alone, mostly by their softmax.
 
-With one label it is constant.
-
-MSP: the softmax over the labels at CLIP's own scale of 100. With one label it is constant.
-
-Energy of the labels' logits.
-
-Published at T = 1 on logits; CLIP's logits are 100·s, so T = 1 is τ = 0.01 on cosines (and the
-score a hundredth of it, which moves no rank).
-
-Maximum cosine: how far the image is from the nearest label.
-
-CLIP-AD: the labels against one more text, "a photo of something".
+MCM and MSP measure how flat the softmax is, at temperature 1 and at CLIP's scale of 100; with one
+label they are constant. The energy is the log-sum of the same logits: published at T = 1 on logits
+of 100·s, so τ = 0.01 on cosines, and a hundredth of it, which changes no order. The maximum cosine
+needs no softmax. CLIP-AD adds one more text, "a photo of something".
 """
 
 from __future__ import annotations
@@ -26,7 +18,7 @@ from .similarity import share_of, similarity
 
 
 def fit_mcm(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
-    """1 - max_i softmax(s/τ)_i; serves MSP too, at its own temperature."""
+    """1 - max_i softmax(s/τ)_i, of MCM and MSP."""
     prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
 
     def score(query: Query) -> np.ndarray:
@@ -44,7 +36,6 @@ MCM = Score(
     fit=fit_mcm,
     defaults={"tau": 1.0},
 )
-
 
 MSP = Score(
     name="msp",

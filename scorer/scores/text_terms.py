@@ -1,17 +1,16 @@
-"""Terms over all external texts, for every score that asks for them in one pass.
+"""Sums over all external texts, in one pass for every score that needs some.
 
-What costs is the product of n images with M texts. A fitted score therefore says which sums of
-e^{cosine/τ} it needs (`TextSum`) and what it makes of them (`TextTerm`); `with_terms` makes the
-product once for the terms of several scores, a block at a time, and a score alone makes its own.
+The expensive part is the product of n images with M texts. A fitted score therefore declares which
+sums of e^{cosine/τ} over which groups of texts it needs (`TextSum`) and what it makes of them
+(`TextTerm`); `with_terms` makes the product once for the terms of several scores, a block at a
+time, and a score on its own makes its own.
 
-Log-sums of e^{cosine/τ} over groups of texts, a block of cosines at a time.
-
-With many texts the product and the exponentials are float32, the sums over blocks float64. What
-the texts have in common (their mean) is taken off before and added to the logarithm after, so that
-a cosine is off by about 5e-8, and the sum of e^{cosine/τ} by 5e-8/τ of itself or less. Where that
-would show (at a low τ), or costs nothing (few texts), all is float64. Exponents are taken from each
-image's largest cosine; where a group lies so far below it that its sum nears the end of the number
-range, it is made again on its own.
+With many texts the product and the exponentials are float32, the sums over blocks float64. The
+mean of the texts is subtracted before and added to the logarithm after, so that a cosine is off by
+about 5e-8, and the sum of e^{cosine/τ} by 5e-8/τ of itself or less. At a low τ, where that would
+show, and with few texts, where it costs nothing, everything is float64. Exponents are relative to
+each image's largest cosine; where a group lies so far below it that its sum nears underflow, it is
+computed again on its own.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from .contract import Fitted, Query
 
 @dataclass(frozen=True, eq=False)
 class TextTerm:
-    """One number an image, made of sums over texts. A score may be one: it can be called."""
+    """One number an image, made of sums over texts; callable, so that a fitted score may be one."""
 
     texts: np.ndarray
     """float32 [M, d]."""
@@ -46,14 +45,14 @@ class TextTerm:
     """From images [b, d] and each sum [g, b] to [b], float64."""
 
     def __call__(self, query: Query) -> np.ndarray:
-        """float64 [n], looked up where `with_terms` has been there, otherwise worked out."""
+        """float64 [n], looked up if `with_terms` has computed it, else computed."""
         found = query.terms.get(self)
         return text_terms([self], query.images)[0] if found is None else found
 
 
 @dataclass(frozen=True, eq=False)
 class WithTerms:
-    """A fitted score that needs terms among other things; it calls them itself."""
+    """A fitted score that calls terms among other things."""
 
     score: Fitted
     terms: tuple[TextTerm, ...]

@@ -1,16 +1,15 @@
-"""The arrays that a trained score reads from a head folder.
+"""Scores that need something trained beforehand: "no" vectors of a CLIPN, or a head of OECL.
 
-CLIPN: each label's own "yes" against its "no", both from trained text towers.
+CLIPN asks the "yes" of each label against its "no", both from trained text towers,
 
-p_yes,i = e^{s_i/τ}/(e^{s_i/τ} + e^{n_i/τ}) with s_i the cosine to label i's prompt and n_i the one
-to its "no" vector, which `fitting.no_prompts` holds. Competing-to-win asks the best label alone,
-agreeing-to-differ all of them, by their softmax.
+    p_yes,i = e^{s_i/τ}/(e^{s_i/τ} + e^{n_i/τ})
 
-OECL: the length of contrastive features, trained to be short on known outliers.
+with s_i the cosine to the prompt of label i and n_i the one to its "no" vector. Competing-to-win
+takes the best label alone, agreeing-to-differ all of them, by their softmax.
 
-Distance to the nearest normal over distance to the nearest outlier: a baseline of OECL.
-
-Logistic regression of outliers against normals: the plain baseline of OECL.
+`bliss train oecl` trains on normal images and known outliers. OECL is the length of contrastive
+features, trained to be short on outliers; its baselines on the same images are the distance to the
+nearest normal over that to the nearest outlier, and a logistic regression.
 """
 
 from __future__ import annotations
@@ -150,7 +149,7 @@ def feature_lengths(head: Mapping[str, np.ndarray], views: np.ndarray) -> np.nda
     return in_chunks(views, views.shape[1] * max(weights.shape), of_chunk)
 
 
-def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+def _fit_oecl(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """No parameter; the published score averages 32 views, without views the image is its only."""
     names = ("first", "first_bias", "second", "second_bias")
     head = dict(zip(names, trained_arrays(fitting, "oecl", *names), strict=True))
@@ -167,7 +166,7 @@ OECL = Score(
     formula="-‖mean over views of f(x)‖₂, f a trained projection head before normalisation",
     source="Le-Gia and Ahn, Understanding normalization in contrastive representation learning "
     "and out-of-distribution detection, arXiv 2312.15288; here on frozen embeddings",
-    fit=_fit,
+    fit=_fit_oecl,
     needs=frozenset({Need.HEAD}),
 )
 

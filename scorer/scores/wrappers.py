@@ -1,15 +1,12 @@
-"""Smooth any score over each image's nearest neighbours in the query (MuSc's RsCIN).
+"""What wraps a score: smoothing over neighbours, and reference images from unlabelled collections.
 
-Reference images for labels that have none, taken from an unlabelled collection.
-
-The idea of Lbl2Vec (Schopf, Braun and Matthes, WEBIST 2021, arXiv 2210.06023), carried over from
-documents to images: the images nearest to a label's prompt, without the outliers among them, stand
-for the label. Ours are these choices: an image can only stand for the label whose prompt is nearest
-to it, and outliers are told by their mean cosine to the other candidates (Lbl2Vec: local outlier
-factor).
-
-What it takes are images of the collection. They must not be scored against themselves: leave them
-out of the query, which is what `bootstrap_rows` is for.
+`with_rscin` smooths any score over the nearest neighbours of each image in the query (RsCIN of
+MuSc). `bootstrap_normals` takes reference images for labels that have none from an unlabelled
+collection: the images nearest to a label's prompt, without the outliers among them, after Lbl2Vec
+(Schopf, Braun and Matthes, WEBIST 2021, arXiv 2210.06023), which does so for documents. Ours are
+two choices: an image can only stand for the label whose prompt is nearest to it, and outliers are
+told by their mean cosine to the other candidates (Lbl2Vec: local outlier factor). The images it
+takes must not be scored against themselves: leave the `bootstrap_rows` out of the query.
 """
 
 from __future__ import annotations
@@ -27,14 +24,14 @@ from .similarity import in_chunks
 from .text_terms import WithTerms, terms_of
 
 RSCIN = "+rscin"
-"""Ends the name of a score that is smoothed over the images it is asked about."""
+"""Ends the name of a smoothed score."""
 
 NEIGHBOURHOODS = (1, 2, 3)
-"""The k of MuSc; k counts the image itself, so k = 1 is the score as it was."""
+"""The k of MuSc; k counts the image itself, so k = 1 is the score itself."""
 
 
 def with_rscin(score: Score) -> Score:
-    """`score`, re-scored from the images it is asked about together.
+    """`score`, smoothed over the images of the query.
 
     The result is stateful: an image's score depends on the others in the query, so p-values from
     a calibration set do not hold. Parameters and further needs are those of `score`, but that

@@ -1,4 +1,4 @@
-"""The four pieces of evidence of bliss+ for images, as they are or with their own class gone."""
+"""The four kinds of evidence of bliss+ for images, as they are and without their own class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS_AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class Normal:
-    """What normal images leave behind for bliss+."""
+    """What bliss+ keeps of the normal images."""
 
     reference: Reference
     sample: Sample
@@ -28,7 +28,7 @@ class Normal:
     tail: Tail | None
     """For texts too many to be summed over; None: all of them are."""
     spread: tuple[VariancePrior, Pooled] | None
-    """None where no class's images differ, so that only labels and texts can speak."""
+    """None where no class's images differ, so that only labels and texts count."""
     weight: float
     """λ of BLISS."""
 
@@ -91,11 +91,11 @@ def evidence(
 def sample_evidence(
     normal: Normal, retrieved: Retrieved, pairs: Pairs
 ) -> tuple[Evidence, Evidence, Evidence]:
-    """The sample's evidence as it is, and twice with the class of each image gone.
+    """The sample's evidence as it is, and twice without the class of each image.
 
     Without their class its images are anomalies of the nearest kind: once the label is nowhere, and
     once it is among the external texts, as the names of real anomalies often are. Their margins are
-    not made.
+    zeros.
     """
     images, labels = normal.sample.images, normal.sample.labels
     texts = _against_texts(normal, images, retrieved, pairs)

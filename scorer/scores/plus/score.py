@@ -1,4 +1,4 @@
-"""bliss+: four pieces of evidence that make different mistakes, as one score.
+"""bliss+: four kinds of evidence that make different mistakes, as one score.
 
 - b, BLISS with moderated variances: how far x lies from its nearest class, in that class's terms;
 - n, the log-odds of the external texts against the labels, each text weighted by how seldom it
@@ -11,9 +11,9 @@ Each is standardised on reference images left out of their own class. With z of 
     score = w_b·b + w_n·n + w_m·m + far·max(0, z(g + m) − 1)
 
 The first three tell near anomalies; the weights w are learnt by leaving out whole reference classes
-(`combination.learnt_weights`). What is far off is unlike every class and every label at once: the
-last term speaks for it, and hardly for a normal image. docs/bliss-plus.md tells how it was chosen
-and what failed.
+(`combination.learnt_weights`). An image that is far off is unlike every class and every label at
+once: the last term is for it, and is 0 for nearly every normal image. docs/bliss-plus.md tells how
+it was chosen and what failed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PRIOR_TEXTS = 1000
 """Texts, evenly spaced in the corpus, that a class's mean variance is taken over."""
 
 FAR_START = 1.0
-"""Deviations beyond which the far evidence speaks."""
+"""Deviations beyond which the far evidence counts."""
 
 Scorer = Callable[..., np.ndarray]
 """Images [n, d], their retrieved texts and who is left out of which class, to float64 [n]; where
@@ -62,7 +62,7 @@ nobody is left out the log-sums over texts [n] may be given, if they are known a
 
 @dataclass(frozen=True)
 class _Calibration:
-    """What the sample says of the pieces, for one k."""
+    """The scales and weights of the evidence, from the sample, for one k."""
 
     near: tuple[Scale, Scale, Scale]
     """Of b, n and m."""

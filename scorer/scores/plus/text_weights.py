@@ -1,16 +1,16 @@
-"""External texts that take part in the softmax by how seldom they beat the label of a normal image.
+"""External texts weighted in the softmax by how seldom they beat the label of a normal image.
 
-Text j gets the weight
+Text j has the weight
 
     w_j = 1/(1 + λ · mean over reference images x of min(30, e^{(r_j(x) − s(x))/τ}))
 
-with s(x) the cosine of x to its own class's label: what the text's odds against the right label
-are where the label is known to be right. A synonym or a hyponym of a label fades out, and so does a
-text that every photograph is near to; a rival that is never chosen counts in full. The bound of 30
-keeps one stray among the reference images from silencing the text that names it. Texts within
+with s(x) the cosine of x to the label of its own class: the mean is the odds of the text against
+the right label where that label is known to be right. A synonym or a hyponym of a label fades out,
+and so does a text near to every photograph; a rival that is never chosen counts in full. The bound
+of 30 keeps one stray among the reference images from silencing the text that names it. Texts within
 cosine `drop` of a label are left out whatever the images say.
 
-For a reference image that is itself scored its own part is taken out of the mean.
+For a reference image that is itself scored, its own part is taken out of the mean.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DROP = 0.95
 """Texts nearer than this to a label are the label in other words (CSP's rule)."""
 
 MOST_ODDS = 30.0
-"""One image's odds count no more than this."""
+"""The largest odds of one image."""
 
 IMAGES_AT_ONCE = 1024
 VECTORS_AT_ONCE = 4096
