@@ -51,7 +51,7 @@ _HOMES = {
     "save_plots": "audit.report.plots",
     "save_reference": "scorer.reference_file",
     "save_report": "audit.report.page",
-    "search": "indexer.search.index",
+    "search": "indexer.search.captions",
     "text_statistics": "scorer.statistics",
 }
 

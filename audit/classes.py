@@ -10,7 +10,7 @@ import numpy as np
 from ..corpora.prompts import PAPER_PROMPT, check_prompts, fill_prompt
 from ..errors import BlissError, UsageError
 from ..indexer.encode.encoder import Encoder
-from ..indexer.search.index import CaptionIndex, find_captions
+from ..indexer.search.captions import CaptionIndex, find_captions
 from ..indexer.vectors.text_column import Texts, categories, distinct_texts, numbers_of
 from ..indexer.vectors.unit_rows import Rows, row_lengths
 

@@ -12,7 +12,7 @@ from ..corpora.images.labels import read_label_file
 from ..corpora.images.source import ImageOptions
 from ..errors import BlissError, UsageError
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex
+from ..indexer.search.captions import CaptionIndex
 from ..progress import Progress, no_progress
 from ..scorer.label_filter import has_label, word_forms, words_of
 from ..scorer.reference import Reference

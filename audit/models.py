@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BlissError, UsageError
 from ..indexer.encode.encoder import Encoder, ModelChoice, check_same_model
 from ..indexer.encode.trust import model_named_by
-from ..indexer.search.index import CaptionIndex
+from ..indexer.search.captions import CaptionIndex
 from ..scorer.reference import Reference
 
 Say = Callable[[str], None]

@@ -22,7 +22,7 @@ from ..errors import BlissError, UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model
 from ..indexer.images.cache import register, registered, reuse_files
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex
+from ..indexer.search.captions import CaptionIndex
 from ..indexer.vectors.rows import SelectedRows
 from ..indexer.vectors.text_column import Texts, ranks, text_column
 from ..scorer.calibration import hold_out

@@ -31,7 +31,8 @@ from ..indexer.images.cache import register_images
 from ..indexer.images.embedded import EmbeddedImages, Failure, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
 from ..indexer.images.shards import embed_shard
-from ..indexer.search.index import CaptionIndex, open_index, open_indexes, search
+from ..indexer.search.captions import CaptionIndex, search
+from ..indexer.search.index import open_index, open_indexes
 from ..indexer.search.kinds import OWN, SearchChoice
 from ..indexer.vectors.layout import is_embedding_folder
 from ..indexer.vectors.text_column import Texts

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, origin_names
+from ..indexer.search.captions import CaptionIndex, origin_names
 from ..indexer.vectors.scratch import release_pages
 from ..scorer.bliss import BlissScores, Retrieved
 from ..scorer.label_filter import HiddenTexts

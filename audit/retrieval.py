@@ -18,7 +18,7 @@ import numpy as np
 
 from ..artefacts import check_checksum, digest, read_json, sha256_of, write_array, write_json
 from ..errors import BlissError
-from ..indexer.search.index import CaptionIndex, search
+from ..indexer.search.captions import CaptionIndex, search
 from ..indexer.vectors.nearest import Hits
 from ..indexer.vectors.scratch import SCRATCH, release_pages, scratch_array
 from ..indexer.vectors.unit_rows import Rows

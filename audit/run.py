@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex
+from ..indexer.search.captions import CaptionIndex
 from ..indexer.vectors.rows import remaining
 from ..indexer.vectors.scratch import SCRATCH
 from ..indexer.vectors.text_column import numbers_of

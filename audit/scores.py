@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex
+from ..indexer.search.captions import CaptionIndex
 from ..indexer.vectors.rows import whole_rows
 from ..indexer.vectors.unit_rows import blocks_of
 from ..scorer.calibration import conformal_p_values

@@ -27,8 +27,7 @@ def find(run: str, text: str | None, like: str | None, k: int, as_json: bool, **
     """
     from ..audit.folder import open_run
     from ..audit.models import encoder_of_run
-    from ..audit.report.terminal import found_text
-    from ..audit.review.find import find_by_text, find_like
+    from ..audit.review.find import find_by_text, find_like, found_text
 
     if (text is None) == (like is None):
         raise UsageError(

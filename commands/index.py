@@ -197,8 +197,8 @@ def search(text: str | None, image: str | None, k: int, as_json: bool, **given: 
     from ..audit.fitting import embed_query
     from ..audit.models import encoder_for
     from ..audit.report.terminal import hits_text
-    from ..indexer.search.index import origin_names
-    from ..indexer.search.index import search as search_index
+    from ..indexer.search.captions import origin_names
+    from ..indexer.search.captions import search as search_index
     from ..indexer.search.kinds import OWN
 
     if (text is None) == (image is None):

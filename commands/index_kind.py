@@ -11,7 +11,7 @@ from .option_values import named_numbers
 from .options import say
 
 if TYPE_CHECKING:
-    from ..indexer.search.index import CaptionIndex
+    from ..indexer.search.captions import CaptionIndex
 
 
 @click.command()

@@ -17,8 +17,9 @@ from ..corpora.registry import Preset
 from ..errors import BlissError, UsageError
 from ..indexer.build.add import Added
 from ..indexer.encode.encoder import Encoder
+from ..indexer.search.captions import CaptionIndex
 from ..indexer.search.dispatch import describe_search
-from ..indexer.search.index import CaptionIndex, FolderIndex
+from ..indexer.search.index import FolderIndex
 from ..indexer.store.hub import unknown_licences
 from ..indexer.upkeep.verify import Check
 from ..safe_text import terminal_text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer.search.index import plain
+from ..indexer.search.captions import plain
 from .protocols import Protocol
 from .world import OTHER_CLASSES, REFERENCE, TEST, World
 

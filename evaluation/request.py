@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..indexer.encode.encoder import Encoder, check_same_model, check_same_preprocessing
 from ..indexer.images.embedded import EmbeddedImages, read_image_embeddings
 from ..indexer.images.embedding import EmbedOptions, embed_images
-from ..indexer.search.index import CaptionIndex
+from ..indexer.search.captions import CaptionIndex
 from ..indexer.vectors.layout import is_embedding_folder
 from ..progress import Progress, no_progress
 from ..scorer.scores.contract import Score

@@ -18,7 +18,8 @@ import numpy as np
 from ..errors import UsageError
 from ..indexer.encode.encoder import check_same_model
 from ..indexer.images.embedded import EmbeddedImages
-from ..indexer.search.index import CaptionIndex, FolderIndex, search, with_structure
+from ..indexer.search.captions import CaptionIndex, search
+from ..indexer.search.index import FolderIndex, with_structure
 from ..indexer.search.install import MadeStructure, make_structure
 from ..indexer.search.kinds import candidate_settings, default_parameters, read_kind
 from ..indexer.vectors.nearest import Hits, check_k

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...indexer.encode.encoder import Encoder
-from ...indexer.search.index import CaptionIndex, text_vector
+from ...indexer.search.captions import CaptionIndex, text_vector
 
 SOMETHING = "a photo of something"
 """The additional text of CLIP-AD."""
