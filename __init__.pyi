@@ -27,8 +27,8 @@ from .indexer.images.embedded import EmbeddedImages as EmbeddedImages
 from .indexer.images.embedded import read_image_embeddings as read_image_embeddings
 from .indexer.images.embedding import EmbedOptions as EmbedOptions
 from .indexer.images.embedding import embed_images as embed_images
+from .indexer.search.captions import search as search
 from .indexer.search.index import open_index as open_index
-from .indexer.search.index import search as search
 from .indexer.vectors.blas import kernels_in_use as kernels_in_use
 from .indexer.vectors.nearest import Hits as Hits
 from .indexer.vectors.nearest import exact_search as exact_search

@@ -28,7 +28,6 @@ from .report.page import save_report as save_report
 from .report.plots import save_plots as save_plots
 from .report.terminal import altered_text as altered_text
 from .report.terminal import differences_text as differences_text
-from .report.terminal import found_text as found_text
 from .report.terminal import hits_text as hits_text
 from .report.terminal import index_text as index_text
 from .report.terminal import progress_lines as progress_lines
@@ -52,6 +51,7 @@ from .review.differences import differences_summary as differences_summary
 from .review.differences import differences_table as differences_table
 from .review.find import find_by_text as find_by_text
 from .review.find import find_like as find_like
+from .review.find import found_text as found_text
 from .review.photographs import run_photographs as run_photographs
 from .run import AuditSettings as AuditSettings
 from .run import audit_against as audit_against

@@ -26,7 +26,7 @@ from blissaudit.audit.classes import ClassWords
 from blissaudit.audit.decisions import DecisionRule, decided
 from blissaudit.audit.run import AuditSettings, calibrated
 from blissaudit.indexer.images.embedded import EmbeddedImages
-from blissaudit.indexer.search.index import CaptionIndex
+from blissaudit.indexer.search.captions import CaptionIndex
 from planted_strays import PROMPT, Collection, class_prompts, embeddings, usable_classes
 from planted_truth import index_of
 from scipy.stats import kstest

@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.search.index import CaptionIndex, join_indexes, search
+from blissaudit.indexer.search.captions import CaptionIndex, search
+from blissaudit.indexer.search.index import join_indexes
 from blissaudit.indexer.vectors.rows import remaining
 from blissaudit.indexer.vectors.unit_rows import blocks_of
 from blissaudit.scorer.bliss import gather_texts

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.search.index import CaptionIndex, search
+from blissaudit.indexer.search.captions import CaptionIndex, search
 from blissaudit.indexer.vectors.nearest import SPARE, exact_search
 from measuring import Report, alternate, begin, verdict
 from synthetic import FEW_DISTINCT, K, around, cluster_texts

@@ -28,7 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.captions import search
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.search.kinds import lists_for, read_kind, sample_size
 from blissaudit.indexer.vectors.nearest import exact_search

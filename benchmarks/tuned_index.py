@@ -28,7 +28,8 @@ from blissaudit.evaluation.tuning_text import tuning_lines
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.images.embedded import EmbeddedImages, read_image_embeddings
-from blissaudit.indexer.search.index import CaptionIndex, search, with_structure
+from blissaudit.indexer.search.captions import CaptionIndex, search
+from blissaudit.indexer.search.index import with_structure
 from measuring import Report, begin, test_data, unit, verdict
 
 CLAIM = "the chosen setting meets its recall target on image queries held out from choosing"

@@ -13,7 +13,6 @@ from ...safe_text import counted, terminal_text
 from ...scorer import HiddenTexts
 from ..folder import count_facts
 from ..result import AuditedImage, AuditResult
-from ..review.find import Found
 from ..robust import refit_facts, refit_text
 
 CAPTIONS_SHOWN = 2
@@ -191,17 +190,6 @@ def hits_text(hits: Mapping[str, Sequence[Any]]) -> str:
             hits["similarity"], hits["row"], hits["caption"], origins, strict=True
         )
     )
-
-
-def found_text(found: Sequence[Found]) -> str:
-    """One audited image a line: similarity, anomaly rank and score, path."""
-    lines = [f"{'similarity':>10}  {'rank':>7}  {'score':>8}  path"]
-    for each in found:
-        lines.append(
-            f"{each.similarity:10.4f}  {each.rank:7,}  {each.score:8.2f}  "
-            f"{terminal_text(each.path)}"
-        )
-    return "\n".join(lines)
 
 
 def differences_text(summary: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import BlissError, UsageError
 from ...indexer import Encoder, SelectedRows, exact_search
+from ...safe_text import terminal_text
 from ..fitting import embed_query
 from ..folder import RunFolder
 from .photographs import StoredImages, audited_embeddings
@@ -95,3 +96,14 @@ def _nearest(run: RunFolder, query: np.ndarray, k: int, itself: int | None) -> l
         if row != itself
     ]
     return found[:k]
+
+
+def found_text(found: Sequence[Found]) -> str:
+    """One audited image a line: similarity, anomaly rank and score, path."""
+    lines = [f"{'similarity':>10}  {'rank':>7}  {'score':>8}  path"]
+    for each in found:
+        lines.append(
+            f"{each.similarity:10.4f}  {each.rank:7,}  {each.score:8.2f}  "
+            f"{terminal_text(each.path)}"
+        )
+    return "\n".join(lines)

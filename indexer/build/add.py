@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from ...artefacts import check_checksum, digest, read_json
-from ...corpora import CaptionRules, TextSource
+from ...corpora import CAPTION_PROMPT, PAPER_PROMPT, CaptionRules, TextSource, preset_named
 from ...errors import BlissError, UsageError
 from ...progress import Progress
 from ..encode.encoder import IDENTITY, Encoder, check_same_model
-from ..search.index import CaptionIndex, open_index
+from ..search.captions import CaptionIndex
+from ..search.index import open_index
 from ..store.folder import checked_names, files_of_part
 from ..store.manifest import IndexFolder, count_problems, type_problems
 from ..store.parts import BUILDING, begin_building, differing_fields, metadata_file
 from ..store.sources import (
+    Described,
     describe_sources,
     in_current_terms,
     request_of,
-    shared_prompts,
     without_names,
 )
 from .finish import ADDING, finish_addition
@@ -255,3 +256,16 @@ def _metadata(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     for name in names:
         check_checksum(folder, name, manifest)
     return [folder / name for name in names]
+
+
+def shared_prompts(sources: Sequence[Described]) -> list[str] | None:
+    """The prompts an index was asked to have; None where each source has its corpus's own.
+
+    Those of a corpus are either of two, or its preset's: any others were asked for.
+    """
+    prompts: list[str] = sources[0]["prompts"]
+    if not prompts or any(each["prompts"] != prompts for each in sources):
+        return None
+    presets = [preset_named(each["name"].partition("#")[0]) for each in sources]
+    own = [CAPTION_PROMPT, PAPER_PROMPT, *(preset.prompt for preset in presets if preset)]
+    return None if len(prompts) == 1 and prompts[0] in own else prompts

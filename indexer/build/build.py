@@ -19,7 +19,8 @@ from ...corpora import TextSource
 from ...errors import UsageError
 from ...progress import Progress, no_progress
 from ..encode.encoder import IDENTITY, Encoder
-from ..search.index import CaptionIndex, open_index
+from ..search.captions import CaptionIndex
+from ..search.index import open_index
 from ..search.structures import write_flat_index
 from ..store.lock import only_run_in, wait_to_run_in
 from ..store.parts import begin_building, drop_records, is_finished

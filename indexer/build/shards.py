@@ -11,7 +11,8 @@ from typing import Any
 
 from ...artefacts import link_file, read_json
 from ...errors import BlissError, UsageError
-from ..search.index import CaptionIndex, open_index
+from ..search.captions import CaptionIndex
+from ..search.index import open_index
 from ..store.lock import only_run_in
 from ..store.parts import BUILDING, differing_fields, drop_records, files_of, is_finished
 from .finish import finish_index

@@ -20,7 +20,8 @@ from ...artefacts import MANIFEST, read_manifest, sha256_of
 from ...errors import BlissError, UsageError
 from ...progress import Progress
 from ..encode.encoder import describe_model
-from ..search.index import CaptionIndex, open_index
+from ..search.captions import CaptionIndex
+from ..search.index import open_index
 from ..upkeep.verify import check_whole
 from .folder import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
 from .lock import only_run_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...corpora import CAPTION_PROMPT, PAPER_PROMPT, TextSource, check_prompts, preset_named
+from ...corpora import CAPTION_PROMPT, TextSource, check_prompts
 from ...errors import UsageError
 
 Described = Mapping[str, Any]
@@ -83,19 +83,6 @@ def encoding_prompts(
     if len(set(prompts)) == 1:
         return prompts[0], None
     return (CAPTION_PROMPT,), tuple(template for (template,) in prompts)
-
-
-def shared_prompts(sources: Sequence[Described]) -> list[str] | None:
-    """The prompts an index was built with; None where each source has its corpus's default.
-
-    A corpus's default is one of two, or its preset's; any others were chosen by the user.
-    """
-    prompts: list[str] = sources[0]["prompts"]
-    if not prompts or any(each["prompts"] != prompts for each in sources):
-        return None
-    presets = [preset_named(each["name"].partition("#")[0]) for each in sources]
-    own = [CAPTION_PROMPT, PAPER_PROMPT, *(preset.prompt for preset in presets if preset)]
-    return None if len(prompts) == 1 and prompts[0] in own else prompts
 
 
 def without_names(described: Sequence[Described], taken: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ import pytest
 from blissaudit.evaluation import index_tuning
 from blissaudit.evaluation.tuning import settings_of
 from blissaudit.indexer.images.embedded import read_image_embeddings
-from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.captions import search
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.search.kinds import SearchChoice, candidate_settings
 from helpers import small_worlds as small
 

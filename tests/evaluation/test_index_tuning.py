@@ -26,7 +26,8 @@ from blissaudit.evaluation.tuning import TuningOptions, own_reference, tune
 from blissaudit.evaluation.tuning_text import tuning_lines
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedded import read_image_embeddings
-from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.captions import search
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.vectors.nearest import Hits
 from blissaudit.scorer.robust import rank_correlation
 from helpers import small_worlds as small

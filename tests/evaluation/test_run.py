@@ -310,7 +310,7 @@ DATA = os.environ.get("BLISS_TEST_DATA")
 @pytest.mark.skipif(DATA is None, reason="real embeddings are not here: BLISS_TEST_DATA not set")
 def test_the_known_answer_on_caltech_101():
     import pyarrow.parquet as pq
-    from blissaudit.indexer.search.index import plain
+    from blissaudit.indexer.search.captions import plain
     from blissaudit.scorer.scores.bliss import BLISS
     from blissaudit.scorer.scores.distances import KNN
     from blissaudit.scorer.scores.softmax import MAXIMUM_COSINE

@@ -14,7 +14,8 @@ from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.build.add import AddOptions, add_captions, add_embeddings
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.captions import search
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 from blissaudit.indexer.upkeep.verify import verify_index

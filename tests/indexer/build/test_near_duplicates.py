@@ -10,7 +10,7 @@ from blissaudit.indexer.build import near_duplicates as module
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.near_duplicates import greedy_duplicates, near_duplicates
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import search
+from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.vectors.unit_rows import stored_unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st

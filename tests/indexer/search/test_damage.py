@@ -13,7 +13,8 @@ from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search import install as search_setting
 from blissaudit.indexer.search import structures as structure_reading
-from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.captions import search
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.search.kinds import SearchChoice
 from blissaudit.indexer.store import manifest as index_manifest

@@ -15,7 +15,8 @@ from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search import dispatch as search_dispatch
 from blissaudit.indexer.search import index as caption_index
 from blissaudit.indexer.search import plan as search_plan
-from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.captions import search
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.search.kinds import SearchChoice
 from blissaudit.indexer.search.plan import Machine

@@ -10,7 +10,8 @@ from blissaudit.corpora.captions import CaptionRules
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import find_captions, open_index, search
+from blissaudit.indexer.search.captions import find_captions, search
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.vectors import IndexRows
 from blissaudit.indexer.vectors import rows as row_sets
 from blissaudit.indexer.vectors.nearest import exact_search

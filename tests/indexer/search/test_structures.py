@@ -9,12 +9,8 @@ from blissaudit.indexer.build.add import AddOptions, add_embeddings
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search import searchers
-from blissaudit.indexer.search.index import (
-    join_indexes,
-    open_index,
-    search,
-    with_structure,
-)
+from blissaudit.indexer.search.captions import search
+from blissaudit.indexer.search.index import join_indexes, open_index, with_structure
 from blissaudit.indexer.search.install import install_structure, make_structure, set_search_kind
 from blissaudit.indexer.search.kinds import DEFAULT_SEARCH, SearchChoice, candidate_settings
 from helpers import bliss_oracle as oracle

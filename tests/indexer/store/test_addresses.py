@@ -11,7 +11,8 @@ from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import open_index, search
+from blissaudit.indexer.search.captions import search
+from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store import addresses as index_addresses
 from blissaudit.indexer.store.addresses import build_to, check_output
 

@@ -8,12 +8,8 @@ from blissaudit.artefacts import write_array, write_json
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search.index import (
-    find_captions,
-    join_indexes,
-    open_index,
-    search,
-)
+from blissaudit.indexer.search.captions import find_captions, search
+from blissaudit.indexer.search.index import join_indexes, open_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
