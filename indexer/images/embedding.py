@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...corpora import ImageItem, ImageSource, notices_of
+from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
 from ..build.engine import EmbeddingTask, Engine
@@ -40,6 +40,9 @@ from .decoding import Decoded, DecodingLimits, Undecodable
 from .embedded import KIND, EmbeddedImages, open_embedded_images
 from .workers import Cached, Outcome, decode_images
 
+FIRST_MAX_BYTES = 1 << 30
+"""What requests say for the default limit on a file: its first value, so that embeddings made under
+that are used again. Which of two defaults refused a file is in its failure."""
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
@@ -120,13 +123,14 @@ def embedding_request(
     images: ImageSource, encoder: Encoder, options: EmbedOptions
 ) -> dict[str, Any]:
     """All that the embeddings of `images` depend on: equal requests give equal bytes."""
+    limit = options.limits.max_bytes
     return {
         "images": images.facts()["fingerprint"],
         "apply_exif": options.apply_exif,
         "part_rows": options.part_rows,
         "time_limit": options.limits.seconds,
         "max_pixels": options.limits.max_pixels,
-        "max_bytes": options.limits.max_bytes,
+        "max_bytes": FIRST_MAX_BYTES if limit == MAX_FILE_BYTES else limit,
         **{name: encoder.facts[name] for name in (*IDENTITY, "precision", "preprocessing")},
     }
 
