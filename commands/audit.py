@@ -71,7 +71,6 @@ INPUTS = grouped(
 @click.argument("images", required=False)
 @INPUTS
 @opt.COLLECTION
-@opt.CORPUS_COLUMN
 @opt.CLASSES
 @opt.SCORING
 @section("Scoring", PRESET)
@@ -100,7 +99,6 @@ def audit(
     images: str | None,
     inputs: Inputs,
     collection: opt.CollectionOptions,
-    reading: opt.CorpusReading,
     classes: opt.ClassOptions,
     scoring: opt.ScoringOptions,
     preset: str | None,
@@ -159,7 +157,6 @@ def audit(
         indexes=inputs.index,
         corpus=inputs.corpus,
         image_options=collection.options(),
-        corpus_options=reading.options(),
         search=search or DEFAULT_SEARCH,
         output=folder,
         model=model.choice(),
@@ -173,7 +170,7 @@ def audit(
     asked = {
         "command": "audit",
         **opt.recorded(
-            inputs, collection, reading, classes, scoring, flagging, model, decoding,
+            inputs, collection, classes, scoring, flagging, model, decoding,
             images=images, preset=preset, search=search, engine=engine, output=folder,
             overwrite=overwrite, top=top,
         ),

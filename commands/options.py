@@ -138,12 +138,10 @@ class CorpusReading:
         return source
 
 
-COLUMN = option("--column", help="The corpus's caption column, or several: a,b. By number where "
-                "lines have no header.")  # fmt: skip
-CORPUS_COLUMN = grouped("reading", CorpusReading, section("Captions", COLUMN))
 CORPUS = grouped("reading", CorpusReading, section(
     "Corpus",
-    COLUMN,
+    option("--column", help="The corpus's caption column, or several: a,b. By number where lines "
+           "have no header."),
     option("--split-cells", metavar="TEXT", help="Split each text at TEXT, such as a comma: "
            "lists of names."),
     option("--delimiter", metavar="SIGN", help="What separates columns: comma, semicolon, tab or "

@@ -27,6 +27,7 @@ REMOVED: dict[str, Removed] = {
     "--label": Removed("--class-prompt NAME=PROMPT"),
     "--head": Removed("--trained DIR"),
     "--clipn": Removed("--trained DIR"),
+    "--column": Removed("an index of `bliss index build --column NAME`, with --index", None),
     "--like": Removed("--image IMAGE"),
     "--search-kind": Removed("--search KIND,NAME=NUMBER,device=DEVICE,shards"),
     "--search-set": Removed("--search KIND,NAME=NUMBER,device=DEVICE,shards"),

@@ -32,13 +32,13 @@ def test_retrieval_reads_whole_parts_and_searches_for_the_rest(
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     monkeypatch.setattr("blissaudit.audit.retrieval.batch_rows", lambda captions: 4)
     searched: list[int] = []
-    search = retrieval.search
+    search = retrieval.search_index
 
     def counted(index, queries, k):
         searched.append(len(queries))
         return search(index, queries, k)
 
-    monkeypatch.setattr(retrieval, "search", counted)
+    monkeypatch.setattr(retrieval, "search_index", counted)
     plain = retrieve(opened, images, 5)
     assert searched == [4, 4, 2]
     kept = HitsCache(tmp_path / "hits")

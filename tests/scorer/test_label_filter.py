@@ -232,7 +232,7 @@ def test_no_filter_that_hides_all_or_is_no_cosine(audit, bliss, world, tmp_path,
     for wrong in ("0", "1.5", "nan"):
         done = bliss(
             *("audit", "--embeddings", world / "images", "--index", world / "index"),
-            *("--exclude", "near-labels=wrong", "-o", tmp_path / "wrong"),
+            *("--exclude", f"near-labels={wrong}", "-o", tmp_path / "wrong"),
         )
         assert done.code == 2
         assert done.err == (

@@ -92,8 +92,8 @@ def test_broken_bytes_have_a_reason():
 def shelf_of(folder, names, most):
     shelf = PictureShelf(most_bytes=most)
     for row, name in enumerate(names):
-        shelf.ask("mine", Wanted(row, name), 320)
-        shelf.ask("mine", Wanted(row, "asked again.png"), 10)
+        shelf.request("mine", Wanted(row, name), 320)
+        shelf.request("mine", Wanted(row, "asked again.png"), 10)
     shelf.fill({"mine": Photographs(str(folder), {})})
     return shelf
 
@@ -128,7 +128,7 @@ def test_the_shelf_keeps_what_was_asked_for_first_whatever_comes_first(tmp_path)
     for most in range(1, sum(map(len, small)) + 2, 40):
         shelf = PictureShelf(most_bytes=most)
         for row in order:
-            shelf.ask("mine", Wanted(row, ""), 320)
+            shelf.request("mine", Wanted(row, ""), 320)
         shelf.fill({"mine": Photographs(None, {"images": str(tmp_path / "a.tar")})})
         before = np.cumsum([0, *(len(small[row]) for row in order)])
         expected = [row for row, size in zip(order, before, strict=False) if size < most]

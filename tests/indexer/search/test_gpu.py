@@ -13,7 +13,7 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search import dispatch as search_dispatch
-from blissaudit.indexer.search import index as caption_index
+from blissaudit.indexer.search import captions as caption_index
 from blissaudit.indexer.search import plan as search_plan
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
@@ -197,7 +197,7 @@ def test_a_failure_on_the_gpu_says_what_else_to_do(world, machine, monkeypatch):
     folder, _, queries = world
     monkeypatch.setattr(search_plan, "GPU_SCRATCH", int(0.9 * GIB) - 40_000)
     machine(1, GIB, fails="out of memory")
-    with pytest.raises(BlissError, match=r"on the GPU failed: out of memory.*search-device cpu"):
+    with pytest.raises(BlissError, match=r"on the GPU failed: out of memory.*search device=cpu"):
         search(open_index(folder, SearchChoice(device="cuda")), queries, K)
     with pytest.raises(UsageError, match=r"k = 2,049 was asked of a search on a GPU"):
         index = open_index(folder, SearchChoice(device="cuda"))

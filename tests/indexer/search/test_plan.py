@@ -140,7 +140,7 @@ def test_exact_search_on_gpus(count, gpus, shards, placement, each):
             Machine(GIB, (H100, H100)),
             r"Leave --search shards out: the vectors are then streamed",
         ),
-        ({"gpus": ()}, Machine(GIB, (GIB,)), r"room for 0.0 MiB on each of 1.*search-device cpu"),
+        ({"gpus": ()}, Machine(GIB, (GIB,)), r"room for 0.0 MiB on each of 1.*search device=cpu"),
         (
             {"gpus": (), "kind": "IVF4096,SQ8", "count": 200_000_000},
             Machine(GIB, (H100,)),
