@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ...errors import UsageError
 from ..addresses import expand, is_remote, is_remote_folder
@@ -98,7 +99,10 @@ def open_images(
 
 def _with_part(options: ImageOptions, named: re.Match[str]) -> ImageOptions:
     """The options with the revision, config and split that a name says."""
-    parts = {name: value for name, value in named.groupdict().items() if name != "name" and value}
+    groups = named.groupdict()
+    parts: dict[str, Any] = {
+        name: groups[name] for name in groups if name != "name" and groups[name]
+    }
     return replace(options, **parts)
 
 
