@@ -34,10 +34,8 @@ def test_failures_are_listed_with_reasons_and_counted(bliss, collection, index, 
     found = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
     assert not {int(row[0]) for row in rows} & set(found["row"])
     assert len(found["row"]) + len(rows) == 29
-    assert (
-        bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--max-failures", 3)[0]
-        == 0
-    )
+    outcome = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--max-failures", 3)
+    assert outcome.code == 0, outcome.err
 
 
 def test_names_that_are_no_utf8_or_hostile_do_no_harm(collection, captions, tmp_path):
