@@ -42,7 +42,8 @@ from .run import AuditSettings
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
 SCORES_CSV, ISSUES, DROPPED = "scores.csv", "issues.csv", "dropped.csv"
 HOW = (
-    "batch_size", "device", "engine", "output", "overwrite", "ray_actors", "ray_address", "workers",
+    "batch_size", "device", "engine", "max_failures", "output", "overwrite", "ray_actors",
+    "ray_address", "workers",
 )  # fmt: skip
 """Options that change how an audit runs, not its result."""
 DECIDING = (

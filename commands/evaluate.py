@@ -77,10 +77,11 @@ class Measurement:
             "draws": self.draws,
             "seed": self.seed,
             "contamination": self.contamination,
-            "shots": None if self.shots is None else parse_shots(self.shots),
             "among": normal or None,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
+        if self.shots is not None:
+            changes["shots"] = parse_shots(self.shots)  # None: all, whatever the protocol has
         return replace(protocol or find_protocol(self.protocol), **changes)
 
 

@@ -54,7 +54,7 @@ def test_no_command_contacts_an_address_that_only_a_run_names(
         ("export", run, "--save-to-disk", saved),
         ("apply", tmp_path / "decisions.json", "--run", run, "--copy", saved),
     ]
-    served = [("find", run, "--like", "boat/1.png"), ("diff", run, made / "run")]
+    served = [("find", run, "--image", "boat/1.png"), ("diff", run, made / "run")]
     before = list(hub.requests)
     answers = commands([*refused, *served], AWS_ENDPOINT_URL=hub.url)
     for command, answer in zip(refused, answers, strict=False):
@@ -132,5 +132,5 @@ def test_a_list_that_cannot_be_written_ends_no_run(unknown, bliss, made, tmp_pat
     assert bliss("report", run).code == 2
     answer = bliss("report", run, "--allow-address", "nowhere://x/a.tar")
     assert answer.code == 0, answer.err
-    assert "the address named is not remembered: " in answer.err
+    assert "could not remember that you named this address: " in answer.err
     assert os.path.isfile(run / "report.html")

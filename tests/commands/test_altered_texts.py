@@ -36,7 +36,7 @@ def test_captions_beyond_the_token_limit_are_counted(bliss, tmp_path):
         folder = tmp_path / str(words)
         made = bliss("index", "build", tmp_path / "a.txt", "--model", "demo", "-o", folder)
         assert source_of(folder)["truncated"] == cut
-        said = f"1 caption longer than the model's {limit} tokens: cut there"
+        said = f"1 caption longer than the model's {limit} tokens: truncated"
         assert (said in made.out) == bool(cut)
     in_prompts = bliss(
         "index", "build", tmp_path / "a.txt", "--model", "demo", "-o", tmp_path / "p",

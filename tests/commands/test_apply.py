@@ -88,7 +88,7 @@ def test_without_an_output_it_says_what_would_be_done(bliss, made, decided):
     outcome = bliss("apply", decided(*DECISIONS), "--run", made[0])
     assert outcome == (
         0,
-        SUMMARY + "Nothing was written: add --list OUT.csv or --copy TARGET\n",
+        SUMMARY + "Nothing was written: add --list OUT.csv or --copy DIR\n",
         "",
     )
 

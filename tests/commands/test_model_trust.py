@@ -169,7 +169,10 @@ def test_a_home_that_cannot_be_written_breaks_no_run(bliss, made, monkeypatch, t
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME and no account
     answer = bliss(*search)
     assert answer.code == 0
-    assert "this system says of no folder that it is your home" in answer.err
+    assert (
+        "could not remember that you named this model: this system names no home folder. "
+        in answer.err
+    )
     assert not (Path.cwd() / "~").exists()
 
 

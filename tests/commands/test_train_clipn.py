@@ -313,9 +313,13 @@ def test_an_audit_that_cannot_be_done(bliss, collection, index, made, tmp_path):
         (
             ("--score", "clipn_ctw", "--trained", index),
             1,
-            "is a caption-index folder. Needed: a cl",
+            f"--trained {index} was given, and nothing that `bliss train` made is there",
         ),
-        (("--score", "clipn_ctw", "--trained", tmp_path), 1, "has no manifest.json"),
+        (
+            ("--score", "clipn_ctw", "--trained", tmp_path),
+            1,
+            f"--trained {tmp_path} was given, and nothing that `bliss train` made is there",
+        ),
     ):
         outcome = audit(bliss, collection, index, tmp_path / "out", *more)
         assert outcome.code == code and message in outcome.err, outcome.err

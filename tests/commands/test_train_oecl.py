@@ -173,7 +173,7 @@ def test_turned_copies_as_outliers_and_an_audit_with_the_head(bliss, collection,
     lengths = np.linalg.norm(hidden @ head["second"].T + head["second_bias"], axis=1)
     np.testing.assert_allclose(table["score"], -lengths, rtol=1e-5)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["request"]["head"] == str(folder) and run["settings"]["score"] == "oecl"
+    assert run["request"]["trained"] == [str(folder)] and run["settings"]["score"] == "oecl"
 
 
 EVAL_OUT = """\

@@ -192,13 +192,13 @@ def test_bad_requests_leave_the_index_alone(bliss, world):
 def test_what_was_measured_is_shown_even_where_it_cannot_be_stored(
     bliss, world, clock, monkeypatch
 ):
+    from blissaudit import indexer
     from blissaudit.errors import BlissError
-    from blissaudit.indexer.search import install as search_setting
 
     def full(*given):
         raise BlissError("the disk is full", "room", "Make some")
 
-    monkeypatch.setattr(search_setting, "install_structure", full)
+    monkeypatch.setattr(indexer, "install_structure", full)
     done = tune(bliss, world)
     assert done.code == 1 and "the disk is full" in done.err
     assert done.out.splitlines()[-1].startswith(f"chosen: {KIND}")

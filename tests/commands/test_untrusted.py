@@ -34,10 +34,20 @@ def test_failures_are_listed_with_reasons_and_counted(bliss, collection, index, 
     found = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
     assert not {int(row[0]) for row in rows} & set(found["row"])
     assert len(found["row"]) + len(rows) == 29
-    assert (
-        bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--max-failures", 3)[0]
-        == 0
-    )
+    outcome = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--max-failures", 3)
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_hostile_class_name_is_escaped_in_the_refusal(bliss, collection, index, tmp_path):
+    images = shutil.copytree(collection, tmp_path / "images")
+    small = images / "\x1b[2J=HYPERLINK(1)"
+    small.mkdir()
+    for name in ("1.png", "2.png"):
+        (small / name).write_bytes(b"x")
+    outcome = bliss("audit", images, "--index", index, "-o", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "class '\\x1b[2J=HYPERLINK(1)' has 2 reference images. Needed: at least 3" in outcome.err
+    assert "\x1b" not in outcome.err
 
 
 def test_names_that_are_no_utf8_or_hostile_do_no_harm(collection, captions, tmp_path):
@@ -48,7 +58,7 @@ def test_names_that_are_no_utf8_or_hostile_do_no_harm(collection, captions, tmp_
     (images / "boat" / os.fsdecode(b"caf\xe9.png")).write_bytes(stray)
     broken = images / "\x1b[2J=HYPERLINK(1)"
     broken.mkdir()
-    for name in ("=1+1.png", os.fsdecode(b"\xff.png")):
+    for name in ("=1+1.png", "=2+2.png", os.fsdecode(b"\xff.png")):
         (broken / name).write_bytes(b"x")
     flat = tmp_path / os.fsdecode(b"out\xff")
     corpus = tmp_path / "corpus.jsonl"
@@ -68,6 +78,7 @@ def test_names_that_are_no_utf8_or_hostile_do_no_harm(collection, captions, tmp_
     rows = list(csv.reader((flat / "failures.csv").read_text("utf-8").splitlines()))
     assert [row[1] for row in rows[1:]] == [
         "\\x1b[2J=HYPERLINK(1)/=1+1.png",
+        "\\x1b[2J=HYPERLINK(1)/=2+2.png",
         "\\x1b[2J=HYPERLINK(1)/\\\\xff.png",
     ]
     with open(flat / "scores.parquet", "rb") as file:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blissaudit import indexer
 from blissaudit.errors import BlissError
 from blissaudit.evaluation.corpus_comparison import CorpusAnswer, compare_corpora
-from blissaudit.indexer.encode import open_clip as open_clip_encoder
 from blissaudit.scorer.robust import rank_correlation, top_in_common
 from helpers import small_worlds as small
 from hypothesis import given, settings
@@ -179,7 +179,7 @@ def test_images_are_embedded_once_and_the_reference_is_fitted_once(
         assert bliss(*build, "-o", tmp_path / name).code == 0
         indexes += ["--index", tmp_path / name]
     counted = {"images": 0, "texts": 0, "fits": 0}
-    load = open_clip_encoder.load_encoder
+    load = indexer.load_encoder
 
     def counting(choice):
         encoder = load(choice)
@@ -202,7 +202,7 @@ def test_images_are_embedded_once_and_the_reference_is_fitted_once(
         counted["fits"] += 1
         return fit(*given)
 
-    monkeypatch.setattr(open_clip_encoder, "load_encoder", counting)
+    monkeypatch.setattr(indexer, "load_encoder", counting)
     monkeypatch.setattr(reference_fit, "add_images", fitting)
     done = bliss("corpora", "compare", collection, *indexes, "--json")
     assert done.code == 0, done.err
