@@ -12,8 +12,8 @@ import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.search import dispatch as search_dispatch
 from blissaudit.indexer.search import captions as caption_index
+from blissaudit.indexer.search import dispatch as search_dispatch
 from blissaudit.indexer.search import plan as search_plan
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
