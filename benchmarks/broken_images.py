@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from blissaudit.csv_cells import cell_text
 from blissaudit.demo.captions import all_captions
 from broken_files import REASONS, make_archives, make_collection, make_table
 
@@ -79,7 +80,9 @@ def obey_permissions() -> None:
 def results(output: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """(path, reason) of every failure and the path of every image that was scored."""
     with open(output / "failures.csv", encoding="utf-8", newline="") as file:
-        failures = [(row["path"], row["reason"]) for row in csv.DictReader(file)]
+        failures = [
+            (cell_text(row["path"]), cell_text(row["reason"])) for row in csv.DictReader(file)
+        ]
     scored = pq.read_table(output / "scores.parquet", columns=["path", "score"])
     assert np.isfinite(scored["score"].to_numpy()).all()
     return failures, scored["path"].to_pylist()
