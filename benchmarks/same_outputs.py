@@ -51,6 +51,14 @@ INTENDED: tuple[tuple[str, str], ...] = (
     ("*: *: *sources(?]/truncated: only in the new", "counted in manifests now"),
     ("*: */run.json: request/fdr: only in the old", "--fdr became --flag"),
     ("*: */run.json: request/flag: only in the new", "--fdr became --flag"),
+    (
+        "index build shard: */plan/plan.json: counts(0]/undecodable: only in the new",
+        "counted in manifests now",
+    ),
+    ("audit *: s-*/run.json: request/trained: head became (*", "it may be given several times"),
+    ("old *: */run.json: : written by the new alone", "settings were renamed"),
+    ("old *: */report.html: : written by the new alone", "the program in the page changed"),
+    ("old run reported: page2.html: data/facts*: 'p and q are empty: *", "stored by the old one"),
     ("audit contamination: */run.json: request/contamination: only in the old", "it became --flag"),
     ("audit null: */run.json: request/empirical_null: only in the old", "it became --flag"),
     ("audit flag: flagged/run.json: request/top: 3 became 20, *", "--top only shows"),
@@ -88,18 +96,33 @@ INTENDED: tuple[tuple[str, str], ...] = (
         )
     ),
     (
-        "*keyed: stderr: *became 'keyed.txt: columns separated by tab, no header, column 2'",
+        "*keyed*: stderr: *became 'keyed.txt: columns separated by tab, no header, column 2'",
         "what separates columns is said",
     ),
     (
         "index build keyed: idx3/manifest.json: *sources(0]*kind: 'keyed-lines' became 'text-file'",
         "keyed-captions: became --column 2",
     ),
-    ("index build keyed: idx3/manifest.json: *sources(0]*: *'keyed.txt'", "the same"),
-    ("index build keyed: idx3/manifest.json: *sources(0]*column: None became 2", "the same"),
-    ("index build keyed: idx3/manifest.json: *sources(0]*delimiter: only in the new", "the same"),
-    ("index build keyed: idx3/manifest.json: *sources(0]*header: only in the new", "the same"),
-    ("index build keyed: idx3/metadata/metadata_0.parquet: source: 70 of 70 *", "the same"),
+    (
+        "index build keyed: idx3/manifest.json: *sources(0]*: *'keyed.txt'",
+        "keyed-captions: became --column 2",
+    ),
+    (
+        "index build keyed: idx3/manifest.json: *sources(0]*column: None became 2",
+        "keyed-captions: became --column 2",
+    ),
+    (
+        "index build keyed: idx3/manifest.json: *sources(0]*delimiter: only in the new",
+        "keyed-captions: became --column 2",
+    ),
+    (
+        "index build keyed: idx3/manifest.json: *sources(0]*header: only in the new",
+        "keyed-captions: became --column 2",
+    ),
+    (
+        "index build keyed: idx3/metadata/metadata_0.parquet: source: 70 of 70 *",
+        "keyed-captions: became --column 2",
+    ),
     (
         "index build keyed: idx3/manifest.json: checksums/metadata/metadata_0.parquet: *",
         "of a file that is compared itself",
@@ -112,7 +135,6 @@ INTENDED: tuple[tuple[str, str], ...] = (
 with ( for every [."""
 REWORDED: tuple[tuple[str, str], ...] = (
     (r"\b(embeddings of .*|fitted reference) taken over from", r"\1 reused from"),
-    ("BMP, GIF or TIFF image", "BMP, GIF, TIFF or AVIF image"),
     (r"(?m)^1 could not be read", "1 image could not be read"),
     (
         r"give --calibration DIR with other clean images, or --top N, --contamination SHARE or "
@@ -122,8 +144,6 @@ REWORDED: tuple[tuple[str, str], ...] = (
     ),
     (r"--robust left (.* images?) out of (.* class)", r"--robust dropped \1, from \2"),
     ("1 image flagged: another class suits them", "1 image flagged: another class suits it"),
-    ("corpus keyed-captions:keyed.txt:", "corpus keyed.txt, column '2':"),
-    ("keyed-captions:keyed.txt", "keyed.txt"),
     ("a null guessed from the scores", "a null estimated from the scores"),
     ("as many as --top says", "as many as --flag says"),
     (
@@ -131,11 +151,15 @@ REWORDED: tuple[tuple[str, str], ...] = (
         "1 unreadable file is left out (failures.csv says why)",
     ),
     ("the results are whole", "the results are complete"),
-    (r"\b(clip_ad|oecl) was asked for without", r"\1 was used without"),
+    (r"\b(\w+) was asked for without", r"\1 was used without"),
+    ("`bliss index merge` ends the index", "`bliss index merge` finishes the index"),
+    ("--score oecl --head head", "--score oecl --trained head"),
+    ("Add --(head|clipn) DIR", "Add --trained DIR"),
+    (r"(skipped clipn_ctw: .*\n)(skipped clipn_atd: .*\n)", r"\2\1"),
     ("a model it does not name", "an unnamed model"),
 )
 """(pattern, replacement) that makes the old checkout's messages the new one's."""
-RENAMED = {"weight": "lambda", "label": "class_prompt"}
+RENAMED = {"head": "trained", "weight": "lambda", "label": "class_prompt"}
 """Keys of `request` in run.json: the old name, and the new one."""
 
 SCORES = (
@@ -153,6 +177,9 @@ NOISE_KEYS = re.compile(
 NOISE = (
     (re.compile(r"(?m)^.*(the encoder waited|\bread\w+ [\d,]+/s, .* limits?$).*\n?"), ""),
     (re.compile(r"(?m)^.*captions per second$\n?"), ""),
+    (re.compile(r"(?m)^[\w ]+: [\d,]+ of [\d,]+, .* left$\n?"), ""),
+    (re.compile(r"GIF or TIFF image|GIF, TIFF or AVIF image"), "or other image"),
+    (re.compile(r"keyed-captions:keyed\.txt|keyed\.txt, column '2'"), "keyed.txt"),
     (re.compile(r"(?m)^.*examples/s\].*\n?"), ""),
     (re.compile(r"(?m)\| \d+\.\d{3} \| \d+\.\d \|$"), "| <seconds> | <MiB> |"),
     (re.compile(r"\d[\d.,]* [KMG]iB free"), "<memory> free"),
@@ -324,7 +351,7 @@ COMMANDS = (
     *(Command(f"score {name}", f"audit {E} --score {name} @report=none -o s-{name}",
               2 if name == "clip_ad" else 0, real=True) for name in SCORES),
     Command("eval every score", "eval --reference clean --test photos --index idx --protocol "
-            f"random-2 --draws 2 -o eval --json {P}"),
+            f"random-2 --draws 1 -o eval --json {P}"),
     Command("eval embeddings", "eval --reference emb/val --test emb/test --index eidx --prompt "
             "a_photo_of_a_{label} --protocol random-3 --draws 2 --score bliss --score mcm --score "
             "knn:k=3 --baseline mcm -o e-eval", real=True),
