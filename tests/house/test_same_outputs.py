@@ -98,3 +98,64 @@ def test_a_renamed_option_is_spelt_as_the_checkout_knows_it(script, token, known
 def test_there_are_thirty_commands_or_more_and_names_are_not_given_twice(script):
     names = [command.name for command in (*script.COMMANDS, *script.LATER)]
     assert len(script.COMMANDS) >= 30 and len(names) == len(set(names))
+
+
+def test_intended_differences_name_commands_that_are_run(script):
+    names = [command.name for command in (*script.COMMANDS, *script.LATER)]
+    for pattern, reason in script.INTENDED:
+        command = pattern.partition(":")[0]
+        assert reason and any(script.fnmatch(name, command) for name in names), pattern
+
+
+def test_a_pattern_excuses_nothing_beside_its_key(script):
+    def intended(file, key, what="only in the new"):
+        return script.Difference("audit", file, key, what).intended
+
+    assert intended("first/run.json", "index/sources[0]/truncated")
+    assert not intended("first/run.json", "index/sources[0]/rows")
+    assert not intended("first/scores.parquet", "score", "3 of 9 differ, at most by 1e-08")
+
+
+def test_reports_are_compared_by_their_data_and_not_by_their_program(script):
+    def page(flagged, program, text="Collection"):
+        data = json.dumps({"flagged": flagged})
+        return (
+            f"<meta content=\"script-src 'sha256-{program}'\">\n<p>{text}</p>\n"
+            f'<script type="application/json" id="data">{data}</script>\n'
+            f"<script>{program}</script>\n"
+        )
+
+    def found(*pages):
+        return list(script.compare_pages(*pages, (str, str)))
+
+    assert found(page(3, "a"), page(3, "b")) == []
+    ((key, what),) = found(page(3, "a"), page(4, "a"))
+    assert key == "data/flagged" and "a difference of 1" in what
+    ((key, _),) = found(page(3, "a"), page(3, "a", "Picture"))
+    assert key == "line 2"
+
+
+def test_lists_of_unequal_length_are_compared_by_name(script):
+    old = [{"name": "coco", "texts": 3}, {"name": "cc3m", "texts": 5}]
+    new = [{"name": "new", "texts": 1}, {"name": "coco", "texts": 4}, {"name": "cc3m", "texts": 5}]
+    found = dict(script.compare_json("", old, new, (str, str)))
+    assert found == {"coco/texts": "3 became 4, a difference of 1", "new": "only in the new"}
+
+
+def test_renamed_settings_are_compared_by_value(script):
+    def found(old, new):
+        return list(script.compare_json("request", old, new, (str, str)))
+
+    assert found({"weight": 0.5}, {"lambda": 0.5}) == []
+    assert [key for key, _ in found({"weight": 0.5}, {"lambda": 0.3})] == ["request/lambda"]
+
+
+def test_saved_hits_are_compared_by_their_vectors(script, tmp_path):
+    hits = tmp_path / "run" / "hits"
+    hits.mkdir(parents=True)
+    about = {"vectors": "0123456789abcdef", "k": 5, "captions": 9}
+    (hits / "name.json").write_text(json.dumps(about))
+    np.save(hits / "name.npy", np.zeros(3))
+    files = {"run/hits/name.json": "x", "run/hits/name.npy": "x", "run/hits/gone.npy": ""}
+    names = script.written(script.Ran(0, files, tmp_path))
+    assert sorted(names) == [f"run/hits/<0123456789ab-5-9>.{kind}" for kind in ("json", "npy")]
