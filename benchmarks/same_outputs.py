@@ -55,7 +55,7 @@ INTENDED: tuple[tuple[str, str], ...] = (
         "index build shard: */plan/plan.json: counts(0]/undecodable: only in the new",
         "counted in manifests now",
     ),
-    ("audit *: s-*/run.json: request/trained: head became (*", "it may be given several times"),
+    ("*: s-*/run.json: request/trained: head became (*", "it may be given several times"),
     ("old *: */run.json: : written by the new alone", "settings were renamed"),
     ("old *: */report.html: : written by the new alone", "the program in the page changed"),
     ("old run reported: page2.html: data/facts*: 'p and q are empty: *", "stored by the old one"),
