@@ -53,11 +53,15 @@ from .images.decoding import Undecodable as Undecodable
 from .images.decoding import read_file as read_file
 from .images.embedded import EmbeddedImages as EmbeddedImages
 from .images.embedded import Failure as Failure
+from .images.embedded import Sketches as Sketches
 from .images.embedded import list_photographs as list_photographs
 from .images.embedded import read_image_embeddings as read_image_embeddings
 from .images.embedding import EmbedOptions as EmbedOptions
 from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
+from .images.measures import MEASURES as MEASURES
+from .images.measures import SKETCH as SKETCH
+from .images.measures import Measures as Measures
 from .images.shards import embed_shard as embed_shard
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder
