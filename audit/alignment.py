@@ -24,8 +24,11 @@ import numpy as np
 from ..indexer import SKETCH, slices
 
 PAIRS_AT_ONCE = 64
-COVERED = 0.07
-"""The share of the area that a box may cover: 5 %, and the blocks at its edge."""
+COVERED = 0.06
+"""The share of the area that a box may cover, without half of the blocks at its edge."""
+HELPS = 0.3
+"""A box counts where at most this share of the disagreement (1 - correlation) is outside it: all of
+a watermark's is inside, while other photographs disagree everywhere."""
 GRID, BLOCK = 64, 4
 """Points a side, and points a side of a block, where pictures are compared."""
 FINE = 0.03
@@ -33,7 +36,9 @@ FINE = 0.03
 LEVELS = ((0.22, 10, 4), (0.11, 16, 3), (0.045, 36, 3))
 """Standard deviation, points a side, steps."""
 UNLIKE = 0.6
-"""Pairs with a lower correlation after the second level are not aligned further."""
+"""Pairs with a lower correlation at half the resolution are not aligned further."""
+DOUBTFUL, SURE = 0.85, 0.975
+"""Pairs with a correlation between them are aligned once more, without the box that was found."""
 SCALES = (1.0, 0.86, 1.16)
 NOISE = 0.5
 """Standard deviation, of 255 levels, that pictures without structure are assumed to have."""
@@ -63,38 +68,54 @@ def align_pairs(first: np.ndarray, second: np.ndarray) -> Aligned:
 
 def _align(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of one batch, float32 [p, S, S]."""
-    p = len(first)
-    both = np.stack([second, second[:, :, ::-1]])
+    p, pairs = len(first), np.arange(len(first))
+    sides = [(one, np.stack([other, other[:, :, ::-1]])) for one, other in _shrunk(first, second)]
     starts = np.array([[scale, 0, scale, 0] for scale in SCALES], np.float32)
+    one, both = sides[0]
     found, at = _refine(
-        np.tile(first, (2 * len(SCALES), 1, 1)),
-        np.concatenate([both.reshape(2 * p, *second.shape[1:])] * len(SCALES)),
+        np.tile(one, (2 * len(SCALES), 1, 1)),
+        np.tile(both.reshape(2 * p, *one.shape[1:]), (len(SCALES), 1, 1)),
         np.repeat(starts, 2 * p, axis=0),
         LEVELS[0],
     )
     best = found.reshape(len(SCALES), 2 * p).argmax(axis=0)
     at = at.reshape(len(SCALES), 2 * p, 4)[best, np.arange(2 * p)]
-    found, at = _refine(np.concatenate([first, first]), np.concatenate(both), at, LEVELS[1])
-    found, at = found.reshape(2, p), at.reshape(2, p, 4)
-    mirrored, pairs = found.argmax(axis=0), np.arange(p)
-    correlation = found[mirrored, pairs]
+    one, both = sides[1]
+    found, at = _refine(np.concatenate([one, one]), np.concatenate(both), at, LEVELS[1])
+    mirrored = found.reshape(2, p).argmax(axis=0)
+    at = at.reshape(2, p, 4)[mirrored, pairs]
     # A box with much contrast can spoil the alignment: pictures that fit where they are stay there.
     still = np.tile(_IDENTITY, (p, 1))
-    there = np.stack([_compare(first, each, still, half=True)[0] for each in both])
-    chosen = at[mirrored, pairs]
-    here = _compare(first, both[mirrored, pairs], chosen, half=True)[0]
-    stay = there.max(axis=0) > here
-    mirrored = np.where(stay, there.argmax(axis=0), mirrored)
-    chosen[stay] = _IDENTITY
-    like = np.flatnonzero((correlation >= UNLIKE) | (np.maximum(here, there.max(axis=0)) >= UNLIKE))
-    if like.size:
-        one, other = first[like], both[mirrored[like], like]
-        _, box = _compare(one, other, chosen[like], half=True)
-        _, at = _refine(one, other, chosen[like], LEVELS[2], box)
-        correlation[like] = _compare(one, other, at)[0]
-    unlike = np.setdiff1d(pairs, like)
-    correlation[unlike] = np.minimum(correlation[unlike], UNLIKE)
+    tried = [_compare(one, both[mirrored, pairs], at, GRID // 2)]
+    tried += [_compare(one, each, still, GRID // 2) for each in both]
+    rough = np.stack([correlation for correlation, _ in tried])
+    best = rough.argmax(axis=0)
+    at = np.where(best[:, None] > 0, _IDENTITY, at)
+    mirrored = np.where(best > 0, best - 1, mirrored)
+    box = np.stack([box for _, box in tried])[best, pairs]
+    correlation = rough[best, pairs]
+    like = np.flatnonzero(correlation >= UNLIKE)
+    first, second, at, box = first[like], second[like], at[like], box[like]
+    second = np.where(mirrored[like][:, None, None] > 0, second[:, :, ::-1], second)
+    _, at = _refine(first, second, at, LEVELS[2], box)
+    correlation[like], box = _compare(first, second, at, GRID)
+    again = np.flatnonzero((correlation[like] < SURE) & (correlation[like] >= DOUBTFUL))
+    if again.size:
+        first, second, at, box = first[again], second[again], at[again], box[again]
+        _, at = _refine(first, second, at, LEVELS[2], box)
+        better, _ = _compare(first, second, at, GRID)
+        correlation[like[again]] = np.maximum(correlation[like[again]], better)
     return correlation, mirrored.astype(bool)
+
+
+def _shrunk(*pictures: np.ndarray) -> list[list[np.ndarray]]:
+    """The pictures at a quarter and a half of their size: averages."""
+    sides = []
+    for factor in (4, 2):
+        pixels = pictures[0].shape[1] // factor
+        shape = -1, pixels, factor, pixels, factor
+        sides.append([each.reshape(shape).mean(axis=(2, 4)) for each in pictures])
+    return sides
 
 
 def _refine(
@@ -148,12 +169,11 @@ def _step(
 
 
 def _compare(
-    first: np.ndarray, second: np.ndarray, at: np.ndarray, half: bool = False
+    first: np.ndarray, second: np.ndarray, at: np.ndarray, points: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The correlation of blocks without their means, float32 [p], leaving out the best box, and
-    that box [p, 4]; with `half`, at half the resolution."""
-    points, width = (GRID // 2, 2 * FINE) if half else (GRID, FINE)
-    p, blocks = len(first), points // BLOCK
+    that box [p, 4]; `points` is the resolution, and FINE the width of the Gaussian at GRID."""
+    p, blocks, width = len(first), points // BLOCK, FINE * GRID / points
     across, _, inside_x = _sampling(at[:, 0], at[:, 1], second.shape[2], width, points)
     down, _, inside_y = _sampling(at[:, 2], at[:, 3], second.shape[1], width, points)
     moved = down @ second @ across.transpose(0, 2, 1)
@@ -164,7 +184,7 @@ def _compare(
     sums = np.stack([(one * one).sum(3), (other * other).sum(3), (one * other).sum(3)]) * whole
     noise = NOISE**2 * BLOCK**2 * whole.sum(axis=(1, 2))
     totals = sums.sum(axis=(2, 3))
-    best = _ratio(totals, noise)
+    plain = best = _ratio(totals, noise)
     box = np.zeros((p, 4), np.float32)
     edge = np.zeros((3, p, blocks + 1, blocks + 1))
     edge[:, :, 1:, 1:] = sums.cumsum(axis=2).cumsum(axis=3)
@@ -180,7 +200,8 @@ def _compare(
         best = np.where(better, ratio, best)
         here = np.stack([top, top + rows, left, left + columns], axis=1) / blocks
         box = np.where(better[:, None], here, box)
-    return best.astype(np.float32), box.astype(np.float32)
+    helped = 1 - best <= HELPS * (1 - plain)
+    return np.where(helped, best, plain).astype(np.float32), box.astype(np.float32)
 
 
 def _ratio(sums: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -197,10 +218,11 @@ def _without_means(pictures: np.ndarray, blocks: int) -> np.ndarray:
 
 @functools.cache
 def _boxes(blocks: int) -> tuple[tuple[int, int], ...]:
-    """(rows, columns) of the largest boxes of at most COVERED of all blocks."""
+    """(rows, columns) of the largest boxes whose area without half a block at each edge is at
+    most COVERED of the whole."""
     area = COVERED * blocks**2
-    widest = {rows: min(blocks, int(area // rows)) for rows in range(1, blocks + 1)}
-    return tuple((h, w) for h, w in widest.items() if w and widest.get(h + 1, 0) < w)
+    widest = {rows: min(blocks, 1 + int(area // max(1, rows - 1))) for rows in range(2, blocks + 1)}
+    return tuple((h, w) for h, w in widest.items() if w > 1 and widest.get(h + 1, 0) < w)
 
 
 def _outside(box: np.ndarray, points: int) -> np.ndarray:

@@ -62,6 +62,7 @@ from .images.embedding import embed_images as embed_images
 from .images.measures import MEASURES as MEASURES
 from .images.measures import SKETCH as SKETCH
 from .images.measures import Measures as Measures
+from .images.measures import sketch_of as sketch_of
 from .images.shards import embed_shard as embed_shard
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder

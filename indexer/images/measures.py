@@ -78,13 +78,23 @@ def measure(image: Upright) -> Measures:
         (max(1, int(image.width // scale)), max(1, int(image.height // scale))),
         Image.Resampling.BICUBIC,
     )
-    sketch = middle.convert("L").resize((SKETCH, SKETCH), Image.Resampling.BILINEAR)
     found = image.width, image.height, *_of_sample(sample), *_of_small(small)
     return Measures(
         tuple(float(value) for value in found),
         digest.digest()[:DIGEST_BYTES].hex(),
-        sketch.tobytes(),
+        _squeezed(middle).tobytes(),
     )
+
+
+def sketch_of(picture: np.ndarray | Image.Image) -> np.ndarray:
+    """uint8 [SKETCH, SKETCH], the sketch of a Pillow image or an array [h, w] or [h, w, 3]."""
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    factor = -(-max(image.size) // SIDE)
+    return np.asarray(_squeezed(image.convert("RGB").reduce(factor)))
+
+
+def _squeezed(picture: Image.Image) -> Image.Image:
+    return picture.convert("L").resize((SKETCH, SKETCH), Image.Resampling.BILINEAR)
 
 
 def _of_sample(sample: Image.Image) -> tuple[float, ...]:
