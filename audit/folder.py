@@ -33,7 +33,7 @@ from ..csv_cells import cell_text, csv_text
 from ..errors import BlissError, UsageError
 from ..indexer import Failure, ranks, read_parquet
 from ..scorer import HiddenTexts
-from ..tables import open_table, read_batches
+from ..tables import open_table, read_batches, read_schema
 from .decisions import decision_facts
 from .result import AuditedImage, AuditResult, Refit
 from .robust import refit_facts
@@ -358,7 +358,7 @@ class RunFolder:
     def names(self) -> frozenset[str]:
         """The columns that `scores.parquet` has."""
         with open(self.folder / SCORES, "rb") as file:
-            return frozenset(pq.read_schema(file).names)
+            return frozenset(read_schema(file).names)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """The named columns that exist, for all n images."""

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...artefacts import digest, read_json, sha256_of
 from ...corpora import (
@@ -36,7 +35,7 @@ from ..encode.encoder import Encoder
 from ..encode.pipeline import encode_captions
 from ..store.parts import BUILDING, Part, files_of, finished_part, write_part
 from ..store.sources import Described, encoding_prompts
-from ..vectors.layout import EmbeddingFolder, open_embedding_folder
+from ..vectors.layout import EmbeddingFolder, open_embedding_folder, parquet_schema
 from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import normalise_rows
 from .plan import RowPlan, plan_batches, read_plan_part
@@ -254,7 +253,7 @@ class EmbeddedTexts:
 def open_text_embeddings(folder: Path, column: str | None) -> EmbeddedTexts:
     """An embedding folder as a source of captions; UsageError when no column can be chosen."""
     layout = open_embedding_folder(folder, "text")
-    schema = pq.read_schema(layout.metadata[0])
+    schema = parquet_schema(layout.metadata[0])
     return EmbeddedTexts(layout, choose_arrow_column(str(folder), column, schema))
 
 
