@@ -58,6 +58,7 @@ from .images.embedded import read_image_embeddings as read_image_embeddings
 from .images.embedding import EmbedOptions as EmbedOptions
 from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
+from .images.embedding import embedding_request as embedding_request
 from .images.shards import embed_shard as embed_shard
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder

@@ -139,8 +139,8 @@ def finish_addition(
         "additions": [*manifest.get("additions", ()), addition],
         "checksums": checksums,
     }
-    write_json(folder / MANIFEST, changed)
     (folder / EXPORT).unlink(missing_ok=True)
+    write_json(folder / MANIFEST, changed)
     shutil.rmtree(adding, ignore_errors=True)
     return counts
 

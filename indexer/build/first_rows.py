@@ -7,7 +7,6 @@ captions.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...artefacts import write_atomically
+from ...artefacts import temporary_folder, write_atomically
 from ...corpora import closed_after
 from ...errors import BlissError
 from ...tables import open_table, read_batches
@@ -67,11 +66,11 @@ def _first_rows(staged: Path, folder: Path, memory: int) -> Iterator[pa.RecordBa
     # Arrow and DuckDB open no path that is not UTF-8: Arrow reads an open file instead, and DuckDB
     # spills to the system's temporary folder.
     is_utf8 = not any("\ud800" <= character <= "\udfff" for character in str(folder))
-    spill = str(folder) if is_utf8 else None
+    spill = folder if is_utf8 else None
     try:
         with (
-            tempfile.TemporaryDirectory(prefix=".spill-", suffix=".tmp", dir=spill) as scratch,
-            duckdb.connect(config={**settings, "temp_directory": scratch}) as connection,
+            temporary_folder(spill) as scratch,
+            duckdb.connect(config={**settings, "temp_directory": f"{scratch}/spill"}) as connection,
             open(staged, "rb") as opened,
             open_table(opened) as file,
         ):

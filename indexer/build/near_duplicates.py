@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...artefacts import write_array
+from ...artefacts import read_array, write_array
+from ...errors import BlissError
 from ..store.parts import vector_file
 from ..vectors.nearest import ROUNDING
 from ..vectors.rows import load_vectors
@@ -110,8 +111,8 @@ def _unit_rows(folder: Path, number: int) -> np.ndarray:
 def _stored_result(folder: Path, number: int, rows: int) -> np.ndarray | None:
     """The dropped rows of a part that an earlier run wrote, or None."""
     try:
-        gone = np.load(_file(folder, number), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        gone = read_array(_file(folder, number))
+    except BlissError:
         return None
     fits = (
         gone.ndim == 1

@@ -33,6 +33,7 @@ from ...corpora import (
 from ...progress import Progress
 from ..encode.encoder import Encoder
 from ..encode.pipeline import encode_captions
+from ..store.journal import Journal, delete_files
 from ..store.parts import BUILDING, Part, files_of, finished_part, write_part
 from ..store.sources import Described, encoding_prompts
 from ..vectors.layout import EmbeddingFolder, open_embedding_folder, parquet_schema
@@ -174,13 +175,21 @@ def encoded_parts(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(number, float32 [m, d]) of each of the parts `numbers`, in that order.
 
-    All captions go through the encoder as one stream, which does not drain between parts.
+    All captions go through the encoder as one stream, which does not drain between parts. What is
+    encoded of a part is in a journal beside the plan until the part is stored.
     """
+    journal, done_with = Journal(plan.folder.parent), list[Path]()
+
+    def through(ids: np.ndarray, encode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        values = repr(ids.tolist()).encode() if ids.dtype == object else ids.tobytes()
+        content = f"{ids.dtype} {ids.shape} ".encode() + values
+        return journal.vectors(content, lambda: encode(ids))
+
     prompts, templates = encoding_prompts(described)
     batches = (texts for number in numbers for texts in part_texts(plan, number, templates))
     done = plan.count - sum(plan.parts[number] for number in numbers)
     progress(PROGRESS, done, plan.count)
-    with closed_after(encode_captions(batches, encoder, prompts)) as encoded:
+    with closed_after(encode_captions(batches, encoder, prompts, through=through)) as encoded:
         for number in numbers:
             rows = plan.parts[number]
             raw = np.empty((rows, encoder.facts["dimension"]), np.float32)
@@ -191,7 +200,10 @@ def encoded_parts(
                 at += len(vectors)
                 progress(PROGRESS, done + at, plan.count)
             done += rows
+            ended = journal.end_part()
             yield number, raw
+            delete_files(done_with)  # of the part before, which was stored when this one was taken
+            done_with = ended
 
 
 def truncated_captions(

@@ -6,13 +6,14 @@ import atexit
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
 
 from ...corpora import check_prompts, fill_prompt
-from .encoder import Encoder, average_prompts
+from .encoder import Encoder, Through, average_prompts
 
 BATCHES_AHEAD = 4
 """Tokenised batches that may wait for the encoder."""
@@ -25,6 +26,7 @@ def encode_captions(
     encoder: Encoder,
     prompts: Sequence[str],
     ahead: int = BATCHES_AHEAD,
+    through: Through | None = None,
 ) -> Iterator[np.ndarray]:
     """float32 [m, d] unit rows for each batch of m texts in turn, bit for bit `encode_prompts`.
 
@@ -34,15 +36,22 @@ def encode_captions(
     Raises UsageError for malformed prompts; the iterator raises what reading or tokenising raises,
     unchanged and after the rows before it.
     """
-    return _encode(batches, encoder, check_prompts(prompts), ahead)
+    return _encode(batches, encoder, check_prompts(prompts), ahead, through)
 
 
 def _encode(
-    batches: Iterable[Sequence[str]], encoder: Encoder, prompts: Sequence[str], ahead: int
+    batches: Iterable[Sequence[str]],
+    encoder: Encoder,
+    prompts: Sequence[str],
+    ahead: int,
+    through: Through | None,
 ) -> Iterator[np.ndarray]:
+    encode = encoder.encode_tokens
+    if through is not None:
+        encode = partial(encode, through=through)
     with closing(_tokenised(batches, encoder, prompts, ahead)) as tokenised:
         for ids in tokenised:
-            yield average_prompts(encoder.encode_tokens(each) for each in ids)
+            yield average_prompts(encode(each) for each in ids)
 
 
 def _tokenised(
