@@ -156,11 +156,10 @@ def stage_of(output: Path) -> str:
 
 
 def checksums(output: Path) -> dict[str, str]:
-    """SHA-256 of every file but the log."""
+    """SHA-256 of every file but the log, and every folder."""
     return {
-        str(path.relative_to(output)): sha256_of(path)
+        str(path.relative_to(output)): sha256_of(path) if path.is_file() else ""
         for path in sorted(output.rglob("*"))
-        if path.is_file()
     }
 
 
