@@ -23,14 +23,18 @@ import pyarrow.parquet as pq
 
 from ..artefacts import (
     FORMAT_VERSION,
+    MODEL,
     check_checksum,
+    check_fields,
+    is_count,
+    is_size,
     read_json,
     sha256_of,
     write_atomically,
     write_json,
 )
 from ..errors import BlissError, UsageError
-from ..indexer import Failure, ranks, read_parquet
+from ..indexer import Failure, column_names, ranks, read_parquet
 from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
@@ -65,6 +69,21 @@ ISSUE_COLUMNS = (
 ROWS_AT_ONCE, ROWS_READ = 1000, 4096
 """Rows of a csv file written, and of `scores.parquet` read, at once."""
 LIBRARIES = ("bliss-audit", "numpy", "pyarrow", "pillow", "torch", "open_clip_torch")
+
+
+RUN_FIELDS: Mapping[str, Any] = {
+    "request?": dict,
+    "settings": {"k": is_size, "weight": (int, float)},
+    "images": {"source": str, "listed": is_count, "scored": is_count, "failed": is_count},
+    "model": MODEL,
+    "index": {"count": is_count, "sources": [{"name": str}], "checksums": {"*": str}},
+    "reference": {"images": [is_count], "calibration_images": is_count},
+    "libraries": {"bliss-audit": str},
+    "decision?": (dict, type(None)),
+    "robust?": (dict, type(None)),
+    "checksums": {"*": str},
+}
+"""What readers of `run.json` use, as `artefacts.misfit` checks it."""
 
 
 def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
@@ -357,8 +376,7 @@ class RunFolder:
     @cached_property
     def names(self) -> frozenset[str]:
         """The columns that `scores.parquet` has."""
-        with open(self.folder / SCORES, "rb") as file:
-            return frozenset(pq.read_schema(file).names)
+        return frozenset(column_names(self.folder / SCORES))
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """The named columns that exist, for all n images."""
@@ -381,11 +399,16 @@ class RunFolder:
 
     def failures(self) -> list[Failure]:
         """What `failures.csv` lists."""
-        with open(self.folder / FAILURES, encoding="utf-8", newline="") as file:
-            return [
-                Failure(int(line["row"]), cell_text(line["path"]), cell_text(line["reason"]))
-                for line in csv.DictReader(file)
-            ]
+        return read_failures(self.folder)
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """What `failures.csv` in a folder lists."""
+    with open(folder / FAILURES, encoding="utf-8", newline="") as file:
+        return [
+            Failure(int(line["row"]), cell_text(line["path"]), cell_text(line["reason"]))
+            for line in csv.DictReader(file)
+        ]
 
 
 def open_run(folder: str | Path) -> RunFolder:
@@ -406,6 +429,7 @@ def open_run(folder: str | Path) -> RunFolder:
             f"an audit of version {FORMAT_VERSION}",
             "Run the audit again with this version of bliss-audit",
         )
+    check_fields(facts, RUN_FIELDS, folder / RUN)
     for name in (SCORES, FAILURES):
         check_checksum(folder, name, facts)
     return RunFolder(folder, facts)

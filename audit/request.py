@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..artefacts import MANIFEST, read_json
+from ..artefacts import MANIFEST, read_json, temporary_folder
 from ..corpora import (
     NO_IMAGE_OPTIONS,
     CaptionRules,
@@ -438,7 +437,8 @@ def read_or_embed(
     if are_embedded(spec):
         return read_image_embeddings(spec)
     listed = open_images(spec, options)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as scratch:
+        folder = scratch / "images"
         return embed_images(listed, encoder(), folder, embed or EmbedOptions(), progress)
 
 

@@ -79,7 +79,10 @@ def fit(
         embed=decoding.embedding(overwrite),
     )
     with only_run_in(Path(folder)):
-        fitted, found = run_fit(request, progress_lines(), say)
+        found = run_fit(request, progress_lines(), say)
+    if found.before:
+        say(f"{folder} was fitted by the same command before: nothing changed")
+    fitted = found.reference
     images_used, names = int(fitted.moments.counts.sum()), list(fitted.classes)
     facts = {
         "images": images_used,

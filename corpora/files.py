@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError
-from ..tables import open_table
+from ..tables import open_table, read_schema
 from .addresses import (
     base_name,
     check_unchanged,
@@ -301,7 +300,7 @@ def _read_jsonl(file: IO[bytes], name: str, column: str) -> Values:
 
 def _parquet_column(file: IO[bytes], name: str, given: str | None) -> str:
     try:
-        schema = pq.read_schema(file)
+        schema = read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(name, error) from error
     return choose_arrow_column(name, given, schema)

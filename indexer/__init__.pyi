@@ -59,6 +59,7 @@ from .images.embedding import EmbedOptions as EmbedOptions
 from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
 from .images.embedding import embed_shard as embed_shard
+from .images.embedding import embedding_request as embedding_request
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder
 from .images.workers import DecodeSettings as DecodeSettings

@@ -10,14 +10,13 @@ import csv
 import hashlib
 import io
 import os
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...artefacts import write_atomically
+from ...artefacts import temporary_folder, write_atomically
 from ...corpora import ESCAPED_COLUMNS
 from ...errors import BlissError, UsageError, unwritable
 from ...indexer import UnreadableImage
@@ -140,20 +139,20 @@ def copy_cleaned(
     else:
         places, renamed = _places(cleaned, source)
     wanted = [Wanted(image.row, image.path, image.content) for image in cleaned.images]
-    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        work.mkdir(parents=True)
-        for number, found in enumerate(read_photographs(source, wanted)):
-            place = work.joinpath(*places[found.place])
-            _write(cleaned.images[found.place], found, place, source.folder is None)
-            progress("images copied", number + 1, len(places))
-        if target.is_dir():
-            target.rmdir()
-        os.replace(work, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(target.parent) as temporary:
+            work = temporary / "copy"
+            work.mkdir()
+            for number, found in enumerate(read_photographs(source, wanted)):
+                place = work.joinpath(*places[found.place])
+                _write(cleaned.images[found.place], found, place, source.folder is None)
+                progress("images copied", number + 1, len(places))
+            if target.is_dir():
+                target.rmdir()
+            os.replace(work, target)
     except OSError as error:
         raise unwritable(target, error, "nothing was left behind") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return renamed
 
 

@@ -393,7 +393,7 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = features["info"]["features"][column]["names"]
         return tuple(str(name) for name in names)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -404,7 +404,7 @@ def image_features(schema: pa.Schema) -> list[str]:
             (schema.metadata or {}).get(b"huggingface", b"{}")
         )["info"]["features"]
         return [name for name in schema.names if features[name].get("_type") == "Image"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 

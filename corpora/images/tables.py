@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ...artefacts import digest
 from ...errors import BlissError, UsageError
 from ...tables import open_table
+from ...tables import read_schema as parquet_schema
 from ..addresses import base_name, is_remote, open_file, reachable, stamp, unreachable
 from ..parquet_pages import (
     PageTooLarge,
@@ -246,7 +247,7 @@ def read_schema(address: str) -> pa.Schema:
     """The schema of a parquet or Arrow file; BlissError where it cannot be read."""
     with reachable(address), open_file(address) as file:
         if is_parquet(address):
-            return pq.read_schema(file)
+            return parquet_schema(file)
         with open_arrow_stream(file) as reader:
             return reader.schema
 

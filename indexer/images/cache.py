@@ -41,7 +41,7 @@ from ..store.parts import (
     vector_file,
 )
 from ..vectors.layout import read_parquet
-from ..vectors.rows import load_vectors
+from ..vectors.rows import MappedVectors
 from .embedded import KIND
 
 IMAGES = "image-embeddings"
@@ -57,7 +57,7 @@ class CachedVectors:
     """S32 [m], SHA-256 of their files, sorted."""
     places: np.ndarray
     """int64 [m, 2], the number of a file of vectors and the row in it."""
-    vectors: tuple[np.ndarray, ...]
+    vectors: Sequence[np.ndarray]
     exif_rotated: tuple[np.ndarray, ...]
     """For each file of vectors bool [rows], which images EXIF rotated."""
 
@@ -211,7 +211,7 @@ def open_cached_vectors(folder: Path, previous: Path | None = None) -> CachedVec
     """The intact parts in the stash of `folder` and those of the finished folder `previous`."""
     hashes: list[np.ndarray] = [np.zeros(0, "S32")]
     places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
-    vectors: list[np.ndarray] = []
+    vectors: list[Path] = []
     rotated: list[np.ndarray] = []
     for part, metadata in [*_stashed_parts(folder), *(_parts_of(previous) if previous else ())]:
         table = read_parquet(metadata, ["sha256", "exif_rotated"])
@@ -219,11 +219,11 @@ def open_cached_vectors(folder: Path, previous: Path | None = None) -> CachedVec
         rotated.append(np.array(table["exif_rotated"].to_pylist(), bool))
         hashes.append(np.array([bytes.fromhex(value) for value in known], "S32"))
         places.append(np.stack([np.full(len(known), len(vectors)), np.arange(len(known))], axis=1))
-        vectors.append(load_vectors(part))
+        vectors.append(part)
     joined = np.concatenate(hashes)
     order = np.argsort(joined, kind="stable")
     return CachedVectors(
-        joined[order], np.concatenate(places)[order], tuple(vectors), tuple(rotated)
+        joined[order], np.concatenate(places)[order], MappedVectors(vectors), tuple(rotated)
     )
 
 

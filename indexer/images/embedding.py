@@ -19,6 +19,7 @@ from ...progress import Progress, no_progress
 from ..build.options import EmbeddingTask, Engine
 from ..build.shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 from ..encode.encoder import IDENTITY, Encoder
+from ..store.journal import Journal, delete_files
 from ..store.lock import only_run_in, wait_to_run_in
 from ..store.parts import (
     BUILDING,
@@ -177,7 +178,7 @@ def embed_parts(
         progress,
     )
     if options.engine is None:
-        rows = _embed_locally(task, options.workers)
+        rows = _embed_locally(task, options.workers, Journal(folder))
     else:
         rows = options.engine.embed_images(task)
     if not rows:
@@ -186,7 +187,7 @@ def embed_parts(
     return rows
 
 
-def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
+def _embed_locally(task: EmbeddingTask, workers: int | None, journal: Journal) -> int:
     reader = _Reader(task)
     outcomes = decode_images(
         reader.items(),
@@ -197,7 +198,7 @@ def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
         is_cached=task.cached.__contains__ if len(task.cached) else None,
     )
     with closing(outcomes):  # type: ignore[type-var]
-        part = PartBuilder(task.encoder, task.cached)
+        part = PartBuilder(task.encoder, task.cached, journal)
         number = 0
         for outcome in outcomes:
             number, done = outcome.row // task.part_rows, outcome.row + 1
@@ -205,7 +206,8 @@ def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
                 task.progress("images embedded", done, task.images.count or reader.rows)
             if done % task.part_rows == 0:
                 task.write(number, part.finish())
-                part = PartBuilder(task.encoder, task.cached)
+                delete_files(journal.end_part())
+                part = PartBuilder(task.encoder, task.cached, journal)
         if part.items or part.failures:
             task.write(number, part.finish())
     return reader.rows
@@ -237,8 +239,10 @@ class _Reader:
 class PartBuilder:
     """One part of a collection while it is encoded; batches never span two parts."""
 
-    def __init__(self, encoder: Encoder, cached: CachedVectors) -> None:
-        self.encoder, self.cached = encoder, cached
+    def __init__(
+        self, encoder: Encoder, cached: CachedVectors, journal: Journal | None = None
+    ) -> None:
+        self.encoder, self.cached, self.journal = encoder, cached, journal
         self.items: list[ImageItem] = []
         """In the order of the collection, without failures of decoding."""
         self.decoded: list[Decoded] = []
@@ -290,8 +294,12 @@ class PartBuilder:
         return Part(unit, metadata, tuple(failures), {"exif_rotated": rotated})
 
     def _encode(self) -> None:
-        pixels = np.stack([pixels for _, pixels in self.waiting])
-        made = normalise_rows(self.encoder.encode_images(pixels))
+        def encode() -> np.ndarray:
+            return self.encoder.encode_images(np.stack([pixels for _, pixels in self.waiting]))
+
+        content = "".join(self.decoded[position].sha256 for position, _ in self.waiting).encode()
+        raw = encode() if self.journal is None else self.journal.vectors(content, encode)
+        made = normalise_rows(raw)
         unusable = set(made.unusable.tolist())
         for row, (position, _) in enumerate(self.waiting):
             if row in unusable:
