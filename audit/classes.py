@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -20,8 +21,11 @@ from ..indexer import (
     numbers_of,
     row_lengths,
 )
+from ..safe_text import counted, terminal_text
 
 IMAGES_AT_ONCE = 16_384
+NAMED = 5
+"""Classes that a message names."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,45 @@ def assign_classes(images: Rows, prompts: np.ndarray, words: ClassWords) -> Norm
         few = slice(start, start + IMAGES_AT_ONCE)
         labels[few] = (images[few] @ prompts.T).argmax(axis=1)
     return NormalClasses(words.normal, labels, assigned=True)
+
+
+def without_small(
+    normal: NormalClasses, least: int, strict: bool
+) -> tuple[NormalClasses, dict[str, int]]:
+    """The classes that have `least` images or more, and how many images each of the others has.
+
+    Images of the others are filed under no class. Raises BlissError where no class is left, and,
+    if `strict`, where any is too small.
+    """
+    filed = normal.labels[normal.labels >= 0]
+    counts = np.bincount(filed, minlength=len(normal.classes))
+    few = counts < least
+    names = np.array(normal.classes, object)
+    aside = dict(zip(names[few].tolist(), counts[few].tolist(), strict=True))
+    if aside and (strict or few.all()):
+        first = next(iter(aside))
+        rest = f", and {counted(len(aside) - 1, 'other class', 'other classes')} too few"
+        raise BlissError(
+            f"class '{first}' has {counted(aside[first], 'reference image')}"
+            + rest * (len(aside) > 1),
+            f"at least {least} in {'every class' if strict else 'one class'}",
+            "Add reference images of that class or leave the class out"
+            + ", or leave --strict out to set it aside" * (strict and not few.all()),
+        )
+    numbers = np.where(few, -1, np.cumsum(~few) - 1)
+    labels = np.where(normal.labels >= 0, numbers[normal.labels], -1)
+    return NormalClasses(tuple(names[~few].tolist()), labels, normal.assigned), aside
+
+
+def set_aside_text(aside: Mapping[str, int], least: int) -> str:
+    """What to say of classes that are set aside, each with its number of images."""
+    named = islice(aside.items(), NAMED)
+    shown = ", ".join(f"{terminal_text(name)} ({count:,})" for name, count in named)
+    more = f" and {len(aside) - NAMED:,} more" if len(aside) > NAMED else ""
+    return (
+        f"{counted(len(aside), 'class', 'classes')} with fewer than {least} images set aside: "
+        f"{shown}{more}; their images are compared with the other classes (--strict refuses)"
+    )
 
 
 def named_classes(words: ClassWords, source: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from ..artefacts import (
 )
 from ..csv_cells import cell_text, csv_text
 from ..errors import BlissError, UsageError
-from ..indexer import Failure, ranks, read_parquet
+from ..indexer import Failure, numbers_of, ranks, read_parquet
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
 from .decisions import decision_facts
@@ -43,7 +43,7 @@ SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
 SCORES_CSV, ISSUES, DROPPED = "scores.csv", "issues.csv", "dropped.csv"
 HOW = (
     "batch_size", "device", "engine", "max_failures", "output", "overwrite", "ray_actors",
-    "ray_address", "workers",
+    "ray_address", "strict", "workers",
 )  # fmt: skip
 """Options that change how an audit runs, not its result."""
 DECIDING = (
@@ -238,6 +238,7 @@ def run_facts(
             "prompts": list(reference.prompts),
             "images": reference.moments.counts.tolist(),
             "calibration_images": reference.calibration_count,
+            **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         },
         **answer_facts(result, int(request.get("top", TOP))),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -269,11 +270,13 @@ def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
 def count_facts(result: AuditResult) -> dict[str, int]:
     """How many images were listed, scored and unreadable, and what else is counted of them."""
     images = result.images
+    aside = dict.fromkeys(result.reference.set_aside, 0)
     return {
         "listed": len(images.rows) + len(images.failures),
         "scored": len(images.rows),
         "failed": len(images.failures),
         "left_out": len(np.unique(result.left_out.images)),
+        "set_aside": int((numbers_of(images.labels, aside) >= 0).sum()),
         "copies": len(images.hashes) - 1 - int(ranks(images.hashes).max(initial=-1)),
         "exif_rotated": images.exif_rotated,
         "normalised": images.normalised,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save
 
-from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
+from ..artefacts import MANIFEST, check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
 from ..indexer.vectors import Rows, arrow_texts, joined_contents, packed_texts
 from ..tables import read_table
@@ -66,6 +66,7 @@ def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> No
         model=dict(reference.model),
         images=int(reference.moments.counts.sum()),
         calibration_images=reference.calibration_count,
+        **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         **facts,
     )
 
@@ -86,6 +87,13 @@ def load_reference(folder: str | Path) -> Reference:
             "moments and a prompt for every class",
             "Fit the reference again",
         )
+    aside = manifest.get("set_aside", {})
+    if not (isinstance(aside, dict) and all(type(count) is int for count in aside.values())):
+        raise BlissError(
+            f"{folder / MANIFEST} has no usable 'set_aside'",
+            "the manifest as bliss wrote it",
+            "Fit the reference again",
+        )
     calibration = None
     if "calibration_images" in arrays:
         calibration = Calibration(arrays["calibration_images"], arrays["calibration_labels"])
@@ -100,6 +108,7 @@ def load_reference(folder: str | Path) -> Reference:
         _read_members(read_table(folder / MEMBERS)),
         calibration,
         sample,
+        aside,
     )
 
 

@@ -38,6 +38,10 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
             "class"
         )
     lines = [table_text(result.worst(top)), "", line]
+    if counts["set_aside"]:
+        classes = counted(len(result.reference.set_aside), "class", "classes")
+        images = counted(counts["set_aside"], "image")
+        lines.append(f"{images} of {classes} with too few images compared with the other classes")
     if result.hidden is not None:
         lines.append(_hidden_text(result.hidden))
     if result.p_values is not None:

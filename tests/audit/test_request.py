@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,14 +45,86 @@ def test_a_class_with_too_few_images_is_refused_first(
     few = shutil.copytree(collection, tmp_path / "few")
     for path in sorted((few / "house").iterdir())[2:]:
         path.unlink()
-    refused = bliss("audit", few, "--index", index, "-o", tmp_path / "own")
+    refused = bliss("audit", few, "--index", index, "-o", tmp_path / "own", "--strict")
     assert refused.code == 1
     assert "class 'house' has 2 reference images. Needed: at least 3 in every class" in refused.err
     (sorted((few / "house").iterdir())[0]).unlink()
     against = ("--reference", few, "--index", index, "-o", tmp_path / "separate")
-    refused = bliss("audit", collection, *against)
+    refused = bliss("audit", collection, *against, "--strict")
     assert refused.code == 1
     assert "class 'house' has 1 reference image. Needed: at least 2 in every class" in refused.err
+    nothing = ("--reference", few, "--normal", "house", "--index", index, "-o", tmp_path / "none")
+    refused = bliss("audit", collection, *nothing)
+    assert refused.code == 1 and "Needed: at least 2 in one class" in refused.err
+
+
+def test_small_classes_are_set_aside_and_their_images_compared(bliss, collection, index, tmp_path):
+    """Labels known before embedding (folders) and only after it (a tar), an unreadable image."""
+    few, packed = tmp_path / "few", tmp_path / "few.tar"
+    shutil.copytree(collection, few)
+    for path in sorted((few / "house").iterdir())[3:]:
+        path.unlink()
+    next((few / "house").iterdir()).write_bytes(b"no image")  # three listed, two usable
+    with tarfile.open(packed, "w") as archive:
+        for path in sorted(few.glob("*/*.png")):
+            name = f"{path.parent.name}-{path.stem}"
+            archive.add(path, f"{name}.png")
+            label = tarfile.TarInfo(f"{name}.cls")
+            label.size = len(path.parent.name)
+            archive.addfile(label, io.BytesIO(path.parent.name.encode()))
+    tables = {}
+    for given in (few, packed):
+        out = tmp_path / f"{given.name}-out"
+        done = bliss("audit", given, "--index", index, "-o", out, "--question", "mislabel")
+        assert done.code == 0, done.err
+        notice = "1 class with fewer than 3 images set aside: house (2)"
+        assert done.err.count(notice) == 1
+        assert "2 images of 1 class with too few images compared with the other" in done.out
+        assert "not questioned because the reference lacks the class house" in done.out
+        facts = json.loads((out / "run.json").read_text())
+        assert facts["reference"]["classes"] == ["apple", "boat"]
+        assert facts["reference"]["set_aside"] == {"house": 2}
+        assert facts["images"]["set_aside"] == 2 and facts["images"]["failed"] == 1
+        tables[given] = pq.read_table(out / "scores.parquet").sort_by("content")
+        assert bliss("audit", given, "--index", index, "-o", out, "--question", "mislabel",
+                     "--strict").code == 1  # fmt: skip
+    one, other = tables.values()
+    assert one["score"] == other["score"] and one["left_out"].to_pylist().count(False) == 2
+    named = ("audit", few, "--index", index, "--question", "mislabel")
+    (few / "house").rename(tmp_path / "house")
+    assert bliss(*named, "-o", tmp_path / "without").code == 0
+    without = pq.read_table(tmp_path / "without" / "scores.parquet").sort_by("content")
+    rows = [row for row in range(len(one)) if one["label"][row].as_py() != "house"]
+    np.testing.assert_allclose(one.take(rows)["score"], without["score"], atol=1e-4)
+
+
+def test_a_small_class_of_a_reference_is_set_aside(bliss, collection, index, tmp_path):
+    """`reference fit`, a run against it and one against its images, and unlabelled images."""
+    clean = tmp_path / "clean"
+    shutil.copytree(collection, clean)
+    for path in sorted((clean / "boat").iterdir())[1:]:
+        path.unlink()
+    fit = ("reference", "fit", clean, "--model", "demo", "--hold-out", 0)
+    assert bliss(*fit, "-o", tmp_path / "no", "--strict").code == 1
+    fitted = bliss(*fit, "-o", tmp_path / "fitted")
+    assert fitted.code == 0 and "1 class with fewer than 2 images set aside: boat (1)" in fitted.err
+    for reference in (clean, tmp_path / "fitted"):
+        out = tmp_path / f"{reference.name}-out"
+        done = bliss("audit", collection, "--reference", reference, "--index", index, "-o", out)
+        assert done.code == 0, done.err
+        assert json.loads((out / "run.json").read_text())["images"]["set_aside"] == 9
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in collection.glob("*/*.png"):
+        shutil.copy(path, flat / f"{path.parent.name}-{path.name}")
+    normal = [each for name in ("apple", "boat", "zebra") for each in ("--normal", name)]
+    unlabelled = ("audit", flat, *normal, "--index", index, "-o", tmp_path / "flat-out")
+    for _ in range(2):  # fitted, then read back
+        done = bliss(*unlabelled)
+        assert done.code == 0, done.err
+        facts = json.loads((tmp_path / "flat-out" / "run.json").read_text())["reference"]
+        assert set(facts["classes"]) | set(facts["set_aside"]) == {"apple", "boat", "zebra"}
+        assert facts["set_aside"], facts
 
 
 def test_questions_about_one_class_and_missing_calibration_classes_are_refused_first(
