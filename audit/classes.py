@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 
@@ -112,12 +112,10 @@ def without_small(
 
 def set_aside_text(aside: Mapping[str, int], least: int) -> str:
     """What to say of classes that are set aside, each with its number of images."""
-    named = islice(aside.items(), NAMED)
-    shown = ", ".join(f"{terminal_text(name)} ({count:,})" for name, count in named)
-    more = f" and {len(aside) - NAMED:,} more" if len(aside) > NAMED else ""
+    shown = _first([f"{terminal_text(name)} ({count:,})" for name, count in aside.items()])
     return (
         f"{counted(len(aside), 'class', 'classes')} with fewer than {least} images set aside: "
-        f"{shown}{more}; their images are compared with the other classes (--strict refuses)"
+        f"{shown}; their images are compared with the other classes (--strict refuses)"
     )
 
 
@@ -196,13 +194,57 @@ def _averaged(vectors: np.ndarray, prompts: Sequence[Sequence[str]]) -> np.ndarr
     return (total / row_lengths(total)[:, None]).astype(np.float32)
 
 
+def unmet_labels(
+    labels: Texts[str | None], classes: Sequence[str], aside: Mapping[str, int], source: str
+) -> list[str]:
+    """What to say of labels that are no class of a separate reference, one line a kind."""
+    classes = [*classes, *aside]
+    unmet = sorted(set(distinct_texts(categories(labels))) - set(classes))
+    alike = _alike(unmet, classes)
+    lines = []
+    if alike:
+        pairs = [f"{name!a} for {meant!a}" for name, meant in alike.items()]
+        differ = "differs" if len(pairs) == 1 else "differ"
+        lines.append(
+            f"{counted(len(pairs), 'label')} of {source} {differ} from a class of the reference in "
+            f"case, spaces or Unicode form alone: {_first(pairs)}"
+        )
+    others = [terminal_text(name) for name in unmet if name not in alike]
+    if others:
+        is_none = "is no class" if len(others) == 1 else "are no classes"
+        lines.append(
+            f"{counted(len(others), 'label')} of {source} {is_none} of the reference: "
+            f"{_first(others)}"
+        )
+    return lines
+
+
+def _alike(names: Iterable[str], among: Sequence[str]) -> dict[str, str]:
+    """For each of `names` that one of `among` equals but for case, spaces and Unicode form, that
+    one."""
+    plain = {_plain(name): name for name in reversed(among)}
+    return {name: plain[_plain(name)] for name in names if _plain(name) in plain}
+
+
+def _plain(name: str) -> str:
+    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return " ".join(composed.replace("_", " ").split())
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def _check_names(names: Iterable[str], there: Sequence[str], option: str, source: str) -> None:
     unknown = [name for name in names if name not in there]
     if unknown:
         listed = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if there[12:] else "")
+        meant = _alike(unknown, there)
         raise UsageError(
             f"{option} names {', '.join(repr(name) for name in unknown)}, "
             f"which is no class of {source}",
             f"one of {listed}",
-            f"Correct {option}",
+            f"Correct {option}"
+            + (f": {', '.join(map(ascii, meant.values()))} is there" if meant else ""),
         )

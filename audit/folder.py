@@ -11,7 +11,7 @@ import csv
 import itertools
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -221,7 +221,11 @@ def run_facts(
             "exclude_near_labels": settings.exclude.cosine,
             "exclude_label_words": settings.exclude.words,
         },
-        "images": {**count_facts(result), "source": result.images.source},
+        "images": {
+            **count_facts(result),
+            "source": result.images.source,
+            "fingerprint": result.images.fingerprint,
+        },
         "model": dict(result.images.model),
         "index": {
             "folder": str(result.index.folder),
@@ -238,6 +242,7 @@ def run_facts(
             "prompts": list(reference.prompts),
             "images": reference.moments.counts.tolist(),
             "calibration_images": reference.calibration_count,
+            **({"fingerprint": result.clean} if result.clean else {}),
             **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         },
         **answer_facts(result, int(request.get("top", TOP))),
@@ -351,6 +356,8 @@ class RunFolder:
     folder: Path
     facts: Mapping[str, Any]
     """What `run.json` says."""
+    opened: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was read for this run and compared with it, by name."""
 
     @property
     def source(self) -> str:

@@ -45,6 +45,7 @@ from ..scorer import (
     load_reference,
     make_members,
     save_reference,
+    sketch_rows,
 )
 from .classes import (
     ClassWords,
@@ -60,8 +61,8 @@ from .classes import (
 REFERENCE, REFERENCES = "reference", "references"
 """Its folder in an output folder, and the folder in the cache that registers all of them."""
 REMEDY = "Fit it again"
-FORMAT = 1
-"""Incremented whenever fitting starts to give other numbers."""
+FORMAT = 2
+"""Incremented whenever fitting starts to give other numbers, or more."""
 MOST_BYTES = 256 << 20
 
 
@@ -156,7 +157,7 @@ def _with_images(
     contents = text_column(images.hashes)
     if len(used) < len(contents):  # otherwise the members share the images' own column
         contents = contents.take(used)
-    members = make_members(contents, labels[used])
+    members = make_members(contents, labels[used], sketch_rows(vectors))
     calibration = None
     if held.any():
         calibration = Calibration(images.vectors[np.flatnonzero(held)], labels[held])

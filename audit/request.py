@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +56,7 @@ from .classes import (
     choose_classes,
     named_classes,
     set_aside_text,
+    unmet_labels,
     without_small,
 )
 from .decisions import AuditQuestion, decide, with_calibration
@@ -134,6 +135,11 @@ def run_audit(
     inputs = open_inputs(request, say, no_prompts)
     embedded = embed_inputs(inputs, request, progress, say)
     reference = fit_or_load_reference(inputs, embedded, request, say)
+    classes, aside = reference.classes, reference.set_aside
+    for given in (None if inputs.own else embedded.images, embedded.calibration):
+        if given is not None:
+            for line in unmet_labels(given.labels, classes, aside, given.source):
+                say(line)
     result = score_images(inputs, embedded, reference, request, progress)
     return decide(result, request.question, request.settings, inputs.own, embedded.clean, progress)
 
@@ -402,6 +408,8 @@ def score_images(
     images, index, settings = embedded.images, embedded.index, request.settings
     hits = HitsCache(Path(request.output) / HITS)
     result = audit_against(images, index, reference, settings, progress, hits=hits)
+    if embedded.clean is not None:
+        result = replace(result, clean=embedded.clean.fingerprint)
     words = None if isinstance(inputs.reference, Reference) else settings.words
     used = ScoreInputs(embedded.clean, inputs.head, inputs.no_prompts, words, index, inputs.encoder)
     return rescored(result, inputs.score, settings.weight, used)

@@ -98,6 +98,7 @@ from .store.hub import push_index as push_index
 from .store.hub import unknown_licences as unknown_licences
 from .store.lock import LOCK as LOCK
 from .store.lock import only_run_in as only_run_in
+from .store.parts import BUILDING as BUILDING
 from .store.removed import remove_rows as remove_rows
 from .store.removed import restore_rows as restore_rows
 from .store.sources import Described as Described

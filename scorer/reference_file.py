@@ -22,6 +22,7 @@ from ..tables import read_table
 from .members import Members, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
+from .same_rows import SUMS
 
 REFERENCE_KIND = "reference"
 ARRAYS, MEMBERS = "reference.safetensors", "members.parquet"
@@ -115,19 +116,29 @@ def load_reference(folder: str | Path) -> Reference:
 def _write_members(members: object, file: IO[bytes]) -> None:
     """A row for every class that a content is filed under."""
     compact = as_members(members)
-    schema = pa.schema({"sha256": pa.string(), "class": pa.int64()})
+    fields: dict[str, pa.DataType] = {"sha256": pa.string(), "class": pa.int64()}
+    if compact.sketches is not None:
+        fields["sketch"] = pa.list_(pa.int16(), SUMS)
+    schema = pa.schema(fields)
     with pq.ParquetWriter(file, schema) as writer:
         for first in range(0, max(1, len(compact)), ROWS_AT_ONCE):
             numbers = np.arange(first, min(len(compact), first + ROWS_AT_ONCE))
             counts, filed = compact.filing(numbers)
             contents = compact.contents.take(np.repeat(numbers, counts))
             columns = [pa.array(contents, pa.string()), pa.array(filed)]
+            if compact.sketches is not None:
+                sums = compact.sketches[np.repeat(numbers, counts)].ravel()
+                flat = pa.array(sums, pa.int16())
+                columns.append(pa.FixedSizeListArray.from_arrays(flat, SUMS))
             writer.write_table(pa.table(columns, schema=schema))
 
 
 def _read_members(table: pa.Table) -> Members:
     contents = joined_contents(map(packed_texts, arrow_texts(table["sha256"])))
-    return make_members(contents, table["class"].to_numpy().astype(np.int64))
+    sketches = None
+    if "sketch" in table.column_names:
+        sketches = table["sketch"].combine_chunks().flatten().to_numpy().reshape(-1, SUMS)
+    return make_members(contents, table["class"].to_numpy().astype(np.int64), sketches)
 
 
 def _class_moments(arrays: dict[str, np.ndarray]) -> tuple[ClassMoments, ...]:

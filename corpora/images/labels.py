@@ -10,7 +10,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ from ...tables import open_table
 from ..addresses import is_remote
 from ..parquet_pages import check_rows, parquet_batches
 from .folders import ImageList, list_paths
-from .source import ImageOptions, display_path, is_inside
+from .source import PATH_TOO_LONG, ImageOptions, display_path, is_inside, valid_text
 
 LABEL_FILE_NAMES = (
     *("labels.csv", "labels.tsv", "labels.jsonl", "labels.parquet"),
@@ -49,6 +49,8 @@ class LabelFile:
     labels: tuple[str | None, ...]
     has_labels: bool = True
     """Whether it has a column of labels."""
+    problems: Mapping[int, str] = field(default_factory=dict)
+    """Records whose label cannot be one, and why; they have none."""
 
 
 Columns = tuple[list[str], list[str | None], bool]
@@ -70,8 +72,12 @@ def read_label_file(file: str, options: ImageOptions) -> LabelFile:
             "a path in every record",
             "Correct or remove that record",
         )
+    problems = {}
+    for row, label in enumerate(labels):
+        if label is not None and len(label.encode("utf-8")) > LONGEST_LABEL:
+            labels[row], problems[row] = None, LABEL_TOO_LONG
     name = display_path(os.path.basename(file))
-    return LabelFile(name, tuple(paths), tuple(labels), has_labels)
+    return LabelFile(name, tuple(paths), tuple(labels), has_labels, problems)
 
 
 def list_labelled(file: str, options: ImageOptions) -> ImageList:
@@ -89,7 +95,9 @@ def list_labelled(file: str, options: ImageOptions) -> ImageList:
     listed = list_paths(root, paths, read.labels, bool(options.follow_links))
     if len(listed.problems) == len(paths):
         remedy = "Put the file into the folder that holds the images"
-        if is_remote(paths[0]):
+        if PATH_TOO_LONG in listed.problems.values():
+            remedy = "Name the column of paths with --image-column, or save the images as files"
+        elif is_remote(paths[0]):
             remedy = "Download the images, for example with img2dataset, and give what it makes"
         raise UsageError(
             f"{display_path(file)} names no file in its folder, {display_path(root)} (the first: "
@@ -97,7 +105,7 @@ def list_labelled(file: str, options: ImageOptions) -> ImageList:
             "paths relative to the folder of the file, or absolute ones inside it",
             remedy,
         )
-    return listed
+    return replace(listed, problems={**read.problems, **listed.problems})
 
 
 def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList:
@@ -144,7 +152,9 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
     there = tuple(labels.pop(path, None) for path in listed.paths)
     follow = bool(options.follow_links)
     extra = list_paths(root, list(labels), list(labels.values()), follow)
-    problems = {**listed.problems}
+    doubtful = {places[row]: problem for row, problem in read.problems.items()}
+    found = {row: doubtful[path] for row, path in enumerate(listed.paths) if path in doubtful}
+    problems = {**found, **listed.problems}
     other_case = {path.casefold(): path for path in listed.paths}
     for row, path in enumerate(extra.paths):
         missing = f"{read.name} names it, but it is not among the images"
@@ -384,7 +394,7 @@ def label_text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return display_path(text.strip()) or None
+    return valid_text(text.strip()) or None
 
 
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from ..build.shards import Shard, no_part_text, refuse_while_shards_run, running
 from ..encode.encoder import Encoder
 from ..store.lock import wait_to_run_in
 from ..store.parts import BUILDING, begin_building, finished_parts, is_finished
-from .cache import stash_parts
+from .cache import begun_request, stash_parts
 from .embedding import EmbedOptions, embed_parts, embedding_request, part_count
 
 
@@ -30,14 +30,13 @@ def embed_shard(
     The caller holds no lock. Raises as `embed_images`, and FolderInUse where the same shard is
     running, or shards of another state of the collection are.
     """
-    request = embedding_request(images, encoder, options)
     with ExitStack() as held:
         with wait_to_run_in(folder, lambda line: None):
+            request = begun_request(folder, embedding_request(images, encoder, options))
             if (folder / BUILDING).is_file():
                 if read_json(folder / BUILDING).get("request") != request:
                     refuse_while_shards_run(folder)
-            if not options.overwrite:
-                stash_parts(folder, request)
+            stash_parts(folder, request)
             begin_building(folder, request, options.overwrite)
             if is_finished(folder):
                 return ()

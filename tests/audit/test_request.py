@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit import request as request_module
+from blissaudit.audit.classes import unmet_labels
 
 
 @pytest.fixture
@@ -27,12 +28,18 @@ def nothing_embedded(monkeypatch):
         monkeypatch.setattr(request_module, name, refuse)
 
 
-def image_embeddings(folder: Path, labels: list[str]) -> Path:
-    """A folder of random image embeddings of 64 dimensions, half as many as the demo model's."""
-    vectors = np.random.default_rng(5).standard_normal((len(labels), 64)).astype(np.float32)
-    for name in ("img_emb", "metadata"):
+def write_embeddings(folder: Path, kind: str, vectors: np.ndarray) -> Path:
+    for name in (f"{kind}_emb", "metadata"):
         (folder / name).mkdir(parents=True)
-    np.save(folder / "img_emb" / "img_emb_0.npy", vectors)
+    np.save(folder / f"{kind}_emb" / f"{kind}_emb_0.npy", vectors)
+    return folder
+
+
+def image_embeddings(folder: Path, labels: list[str], vectors: np.ndarray | None = None) -> Path:
+    """A folder of image embeddings: random ones of 64 dimensions, half those of the demo model."""
+    if vectors is None:
+        vectors = np.random.default_rng(5).standard_normal((len(labels), 64)).astype(np.float32)
+    write_embeddings(folder, "img", vectors)
     paths = [f"{label}/{row}.png" for row, label in enumerate(labels)]
     table = pa.table({"image_path": paths, "label": labels})
     pq.write_table(table, folder / "metadata" / "metadata_0.parquet")
@@ -172,3 +179,67 @@ def test_a_clipn_of_another_model_is_refused_first(collection, index, tmp_path, 
     )
     with pytest.raises(request_module.BlissError, match="both from the same model and weights"):
         request_module.run_audit(request, no_prompts=other)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_rounded_embeddings_are_recognised_in_the_reference(bliss, tmp_path, fitted):
+    """float16 and scaled rows of the reference's images score as the float32 rows do."""
+    rng = np.random.default_rng(7)
+    rows = rng.standard_normal((24, 64)).astype(np.float32) + rng.standard_normal(64)
+    texts = write_embeddings(tmp_path / "texts", "text", rng.standard_normal((9, 64)))
+    pq.write_table(
+        pa.table({"caption": ["This is a photo of a a", "This is a photo of a b", *"cdefghi"]}),
+        texts / "metadata" / "metadata_0.parquet",
+    )
+    assert bliss("index", "build", texts, "-o", tmp_path / "index").code == 0
+    labels = list("ab") * 12
+    full = image_embeddings(tmp_path / "full", labels, rows)
+    clean = full
+    if fitted:
+        clean = tmp_path / "fitted"
+        fit = ("reference", "fit", "--embeddings", full, "--index", tmp_path / "index")
+        assert bliss(*fit, "--hold-out", 0, "-o", clean).code == 0
+    scores = {}
+    for name, made in (
+        ("full", rows),
+        ("half", rows.astype(np.float16)),
+        ("scaled", rows * np.float32(100)),
+    ):
+        given = image_embeddings(tmp_path / f"{name}-given", labels, made)
+        out = tmp_path / f"{name}-out"
+        done = bliss("audit", "--embeddings", given, "--reference", clean, "--index",
+                     tmp_path / "index", "--k", 3, "--report", "none", "-o", out)  # fmt: skip
+        assert done.code == 0, done.err
+        table = pq.read_table(out / "scores.parquet")
+        assert table["left_out"].to_pylist() == [True] * 24
+        scores[name] = table["score"].to_numpy()
+    np.testing.assert_allclose(scores["half"], scores["full"], atol=0.02)
+    np.testing.assert_allclose(scores["scaled"], scores["full"], atol=1e-4)
+
+
+def test_labels_that_no_class_of_the_reference_meets_are_named():
+    """NFC and NFD, case, spaces; others; and nothing where all meet."""
+    classes = ("caf\u00e9", "Stra\u00dfe", "tea_pot", "cup")
+    labels = ["cafe\u0301", "STRASSE", "Tea pot", "cup", None, "zebra", "small"]
+    alike, others = unmet_labels(labels, classes, {"small": 1}, "photos")
+    assert alike == (
+        "3 labels of photos differ from a class of the reference in case, spaces or Unicode form "
+        "alone: 'STRASSE' for 'Stra\\xdfe', 'Tea pot' for 'tea_pot', 'cafe\\u0301' for 'caf\\xe9'"
+    )
+    assert others == "1 label of photos is no class of the reference: zebra"
+    assert unmet_labels(["cup", None], classes, {}, "photos") == []
+    (many,) = unmet_labels([f"c{n}" for n in range(9)], classes, {}, "x")
+    assert many == "9 labels of x are no classes of the reference: c0, c1, c2, c3, c4 and 4 more"
+
+
+def test_labels_are_compared_with_a_separate_reference(bliss, collection, index, tmp_path):
+    clean = tmp_path / "clean"
+    shutil.copytree(collection / "apple", clean / "Apple")
+    shutil.copytree(collection / "boat", clean / "boat")
+    audit = ("audit", collection, "--reference", clean, "--index", index, "--report", "none")
+    done = bliss(*audit, "-o", tmp_path / "out")
+    assert f"1 label of {collection} differs from a class of the reference" in done.err
+    assert "'apple' for 'Apple'" in done.err
+    assert f"1 label of {collection} is no class of the reference: house" in done.err
+    refused = bliss(*audit, "--normal", "APPLE", "-o", tmp_path / "out")
+    assert refused.code == 2 and "Correct --normal: 'Apple' is there" in refused.err
