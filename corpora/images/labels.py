@@ -21,6 +21,7 @@ from ...errors import BlissError, UsageError
 from ...tables import open_table
 from ..addresses import is_remote
 from ..parquet_pages import check_rows, parquet_batches
+from ..sources import SEPARATORS
 from .folders import ImageList, list_paths
 from .source import PATH_TOO_LONG, ImageOptions, display_path, is_inside, valid_text
 
@@ -216,10 +217,12 @@ def _below(root: str, path: str) -> str:
 
 
 def _csv_columns(file: str, options: ImageOptions) -> Columns:
-    delimiter = "\t" if file.lower().endswith(".tsv") else ","
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
-        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        encoding = _encoding(file)
+        with open(file, encoding=encoding, errors="surrogateescape", newline="") as lines:
+            delimiter = _delimiter(file, lines.readline(), options)
+            lines.seek(0)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
             path_at, label_at = _columns(file, header, options)
@@ -248,6 +251,23 @@ def _csv_columns(file: str, options: ImageOptions) -> Columns:
     finally:
         csv.field_size_limit(before)
     return paths, labels, label_at is not None
+
+
+def _encoding(file: str) -> str:
+    """UTF-8, or UTF-16 where the file begins with its mark."""
+    with open(file, "rb") as start:
+        return "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _delimiter(file: str, header: str, options: ImageOptions) -> str:
+    """The one separator that cuts a column of paths out of the header; else its suffix's."""
+    usual = "\t" if file.lower().endswith(".tsv") else ","
+    wanted = {options.image_column or "", *PATH_COLUMNS, ESCAPED_COLUMNS[0]} - {""}
+    for sign in (usual, *SEPARATORS):
+        fields = [each.strip().strip('"').strip().lower() for each in header.split(sign)]
+        if len(fields) > 1 and {name.lower() for name in wanted} & {*fields}:
+            return sign
+    return usual
 
 
 def _jsonl_columns(file: str, options: ImageOptions) -> Columns:
