@@ -33,7 +33,7 @@ from ..indexer import (
 )
 from ..progress import Progress, no_progress
 from ..scorer import ARRAYS, MEMBERS, REFERENCE_KIND, Reference, load_reference, save_reference
-from .classes import ClassWords
+from .classes import ClassWords, choose_classes, set_aside_text, without_small
 from .folder import FAILURES, failures_csv, read_failures
 from .models import Say, encoder_for
 from .reference import fit_reference
@@ -56,6 +56,8 @@ class FitRequest:
     words: ClassWords = field(default_factory=ClassWords)
     calibration_share: float = 0.2
     embed: EmbedOptions = field(default_factory=EmbedOptions)
+    strict: bool = False
+    """Whether a class with fewer than two images is refused, where it is set aside otherwise."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.embeddings is None):
@@ -82,8 +84,8 @@ def run_fit(
 ) -> Fitted:
     """Fit and save the reference a request asks for, unless its folder holds that already.
 
-    Raises UsageError where the output folder holds something else, BlissError naming a class
-    with fewer than two images.
+    Raises UsageError where the output folder holds something else, BlissError where no class, or
+    if strict not every class, has two images.
     """
     output = Path(request.output)
     before = _check_output(output, request.embed.overwrite)
@@ -94,6 +96,10 @@ def run_fit(
     if request.images:
         assert encoder is not None
         listed = open_images(request.images, request.image_options)
+        if listed.labels is not None:
+            normal = choose_classes(listed.labels, request.words, request.images)
+            if normal is not None:
+                without_small(normal, 2, request.strict)
         content = embedding_request(listed, encoder, request.embed)
     else:
         assert request.embeddings is not None
@@ -109,7 +115,10 @@ def run_fit(
         assert encoder is not None
         folder = output / EMBEDDING
         images = embed_images(listed, encoder, folder, request.embed, progress, say)
-    reference = fit_reference(images, index, encoder, request.words, request.calibration_share)
+    share, strict = request.calibration_share, request.strict
+    reference = fit_reference(images, index, encoder, request.words, share, strict=strict)
+    if reference.set_aside:
+        say(set_aside_text(reference.set_aside, 2))
     write_atomically(output / FAILURES, lambda file: file.write(failures_csv(images.failures)))
     save_reference(
         reference,
@@ -137,6 +146,7 @@ def _digest(
             "model": None if encoder is None else [encoder.facts[name] for name in IDENTITY],
             "words": asdict(request.words),
             "share": request.calibration_share,
+            "strict": request.strict,
         }
     )
 

@@ -11,7 +11,7 @@ import csv
 import itertools
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from ..artefacts import (
     write_json,
 )
 from ..errors import BlissError, UsageError
-from ..indexer import Failure, column_names, ranks, read_parquet
+from ..indexer import Failure, column_names, numbers_of, ranks, read_parquet
 from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
@@ -47,7 +47,7 @@ SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
 SCORES_CSV, ISSUES, DROPPED = "scores.csv", "issues.csv", "dropped.csv"
 HOW = (
     "batch_size", "device", "engine", "max_failures", "output", "overwrite", "ray_actors",
-    "ray_address", "workers",
+    "ray_address", "strict", "workers",
 )  # fmt: skip
 """Options that change how an audit runs, not its result."""
 DECIDING = (
@@ -240,7 +240,11 @@ def run_facts(
             "exclude_near_labels": settings.exclude.cosine,
             "exclude_label_words": settings.exclude.words,
         },
-        "images": {**count_facts(result), "source": result.images.source},
+        "images": {
+            **count_facts(result),
+            "source": result.images.source,
+            "fingerprint": result.images.fingerprint,
+        },
         "model": dict(result.images.model),
         "index": {
             "folder": str(result.index.folder),
@@ -257,6 +261,8 @@ def run_facts(
             "prompts": list(reference.prompts),
             "images": reference.moments.counts.tolist(),
             "calibration_images": reference.calibration_count,
+            **({"fingerprint": result.clean} if result.clean else {}),
+            **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         },
         **answer_facts(result, int(request.get("top", TOP))),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -288,11 +294,13 @@ def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
 def count_facts(result: AuditResult) -> dict[str, int]:
     """How many images were listed, scored and unreadable, and what else is counted of them."""
     images = result.images
+    aside = dict.fromkeys(result.reference.set_aside, 0)
     return {
         "listed": len(images.rows) + len(images.failures),
         "scored": len(images.rows),
         "failed": len(images.failures),
         "left_out": len(np.unique(result.left_out.images)),
+        "set_aside": int((numbers_of(images.labels, aside) >= 0).sum()),
         "copies": len(images.hashes) - 1 - int(ranks(images.hashes).max(initial=-1)),
         "exif_rotated": images.exif_rotated,
         "normalised": images.normalised,
@@ -367,6 +375,8 @@ class RunFolder:
     folder: Path
     facts: Mapping[str, Any]
     """What `run.json` says."""
+    opened: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was read for this run and compared with it, by name."""
 
     @property
     def source(self) -> str:

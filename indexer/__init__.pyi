@@ -99,6 +99,7 @@ from .store.hub import unknown_licences as unknown_licences
 from .store.lock import LOCK as LOCK
 from .store.lock import only_run_in as only_run_in
 from .store.manifest import local_folder as local_folder
+from .store.parts import BUILDING as BUILDING
 from .store.parts import Described as Described
 from .store.parts import encoding_prompts as encoding_prompts
 from .store.removed import remove_rows as remove_rows

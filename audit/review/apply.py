@@ -7,7 +7,6 @@ only read.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import unicodedata
@@ -24,7 +23,6 @@ from ...progress import Progress, no_progress
 from ...safe_text import cell_text, counted, csv_text, is_plain, terminal_text, text_cell
 from ..folder import RunFolder
 from .photographs import (
-    CHANGED,
     Photograph,
     Photographs,
     Wanted,
@@ -225,8 +223,6 @@ def _folded(place: Sequence[str]) -> str:
 def _write(image: CleanedImage, found: Photograph, place: Path, add_suffix: bool) -> None:
     if found.data is None:
         raise _not_copied(image, found.problem)
-    if image.content is not None and hashlib.sha256(found.data).hexdigest() != image.content:
-        raise _not_copied(image, CHANGED)
     if add_suffix:
         place = place.with_name(place.name + image_suffix(found.data))
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ class ImageTables:
     count: int | None = None
 
     def facts(self) -> dict[str, JSON]:
-        """The fingerprint is over every file's name, size and time of change."""
+        """The fingerprint is over name, size and time of change of every file, and options."""
         content = {f"{n} {base_name(a)}": stamp(a) for n, a in enumerate(self.addresses)}
         return {
             "kind": "image-tables",
@@ -69,7 +69,9 @@ class ImageTables:
             **self.options.facts(),
             "image_column": self.image_column,
             "label_column": self.label_column,
-            "fingerprint": digest({**content, "names": list(self.names or ())}),
+            "fingerprint": digest(
+                {**content, "names": list(self.names or ()), **self.options.given()}
+            ),
         }
 
     def items(self, skip: Skip) -> Iterator[ImageItem]:

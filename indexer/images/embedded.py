@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
-from ...corpora import ImageList, list_paths
+from ...corpora import LONGEST_PATH, ImageList, display_path, list_paths
 from ...errors import BlissError
 from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
@@ -253,13 +253,24 @@ def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:
         arrays = arrow_texts(read_parquet(file, [name])[name]) if name else [_nothing(count)]
         for values in arrays:
             for start in range(0, len(values), ROWS_AT_ONCE):
-                yield values.slice(start, ROWS_AT_ONCE)
+                yield _cut(values.slice(start, ROWS_AT_ONCE))
     except pa.ArrowInvalid as error:
         raise BlissError(
             f"column '{name}' of {file} could not be read ({error})",
             "text in UTF-8",
             "Write the metadata again",
         ) from error
+
+
+def _cut(values: pa.Array) -> pa.Array:
+    """The texts, those cut that are too long for a path or label, such as images in base64."""
+    long = pc.greater(pc.binary_length(values), LONGEST_PATH)
+    if not pc.any(long).as_py():
+        return values
+    texts = values.to_pylist()
+    for row in np.flatnonzero(long.fill_null(False).to_numpy(zero_copy_only=False)):
+        texts[row] = display_path(texts[row].decode("utf-8", "replace")).encode()
+    return pa.array(texts, values.type)
 
 
 def _nothing(count: int) -> pa.Array:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...artefacts import read_json
+from ...artefacts import digest, read_json
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
@@ -33,6 +33,8 @@ from ..store.parts import (
 from ..vectors.unit_rows import normalise_rows
 from .cache import (
     CachedVectors,
+    begun_request,
+    collection_name,
     delete_stash,
     open_cached_vectors,
     previous_folder,
@@ -78,20 +80,19 @@ def embed_images(
 ) -> EmbeddedImages:
     """Decode and embed `images` into `folder`, or continue where an interrupted run stopped.
 
-    Where only the images have changed since, those with known content are not encoded again; with
-    `options.cache` this includes folders that other commands finished, and `say` is told so. An
-    unreadable image becomes a Failure. Raises UsageError where the folder belongs to another
-    request, BlissError for a disk that cannot be written or a collection that went away (finished
-    parts are kept) and for a collection without images.
+    Where only the images have changed since, or where their labels are, those with known content
+    are not encoded again; with `options.cache` this includes folders that other commands finished,
+    and `say` is told so. An unreadable image becomes a Failure. Raises UsageError where the folder
+    belongs to another request, BlissError for a disk that cannot be written or a collection that
+    went away (finished parts are kept) and for a collection without images.
     """
     folder = Path(folder)
     for line in notices_of(images):
         say(line)
-    request = embedding_request(images, encoder, options)
     with only_run_in(folder):
         refuse_while_shards_run(folder)
-        if not options.overwrite:
-            stash_parts(folder, request)
+        request = begun_request(folder, embedding_request(images, encoder, options))
+        stash_parts(folder, request)
         begin_building(folder, request, options.overwrite)
         if not is_finished(folder) and options.cache:
             _use_cache(options.cache, folder, request, images.spec, say)
@@ -129,6 +130,7 @@ def embedding_request(
     limit = options.limits.max_bytes
     return {
         "images": images.facts()["fingerprint"],
+        "collection": digest({"name": collection_name(images.spec)}),
         "apply_exif": options.apply_exif,
         "part_rows": options.part_rows,
         "time_limit": options.limits.seconds,
@@ -326,14 +328,13 @@ def embed_shard(
     The caller holds no lock. Raises as `embed_images`, and FolderInUse where the same shard is
     running, or shards of another state of the collection are.
     """
-    request = embedding_request(images, encoder, options)
     with ExitStack() as held:
         with wait_to_run_in(folder, lambda line: None):
+            request = begun_request(folder, embedding_request(images, encoder, options))
             if (folder / BUILDING).is_file():
                 if read_json(folder / BUILDING).get("request") != request:
                     refuse_while_shards_run(folder)
-            if not options.overwrite:
-                stash_parts(folder, request)
+            stash_parts(folder, request)
             begin_building(folder, request, options.overwrite)
             if is_finished(folder):
                 return ()
