@@ -15,19 +15,29 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
 from ...errors import BlissError, UsageError
 from .choosing import (
+    FOLDER,
+    HUB,
     check_config,
     is_torchscript,
+    named_repository,
     needed_packages,
     not_installed,
     package_of,
     resolve_model,
     weight_files,
 )
-from .encoder import Encoder, ModelChoice
-from .named_models import FOLDER, HUB, named_repository
-from .preprocessing import Preprocessing
-from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
-from .tokens import Tokenise, TokenizerRecipe, cut_by, simple_tokeniser, tokeniser_of
+from .encoder import Encoder, ModelChoice, Preprocessing, Through
+from .tokens import (
+    Tokenise,
+    TokenizerRecipe,
+    cut_by,
+    encode_by_length,
+    recall_truncation,
+    remember_truncation,
+    simple_tokeniser,
+    tokeniser_of,
+    trial_captions,
+)
 
 TRUNCATION_TOLERANCE = 1e-5
 """Largest |Δ| of a unit vector's entries for which shorter input counts as exact."""
@@ -87,10 +97,11 @@ def encoder_of(
         short = truncation_is_exact(model, tokenise(trial_captions(context_length)), pad)
         remember_truncation(weights, short)
 
-    def encode_tokens(tokens: np.ndarray) -> np.ndarray:
+    def encode_tokens(tokens: np.ndarray, through: Through | None = None) -> np.ndarray:
         if not len(tokens):
             return np.zeros((0, dimension), np.float32)
-        return encode_by_length(tokens, pad if short else None, encode_batch, batch_size)
+        encode = encode_batch if through is None else lambda ids: through(ids, encode_batch)
+        return encode_by_length(tokens, pad if short else None, encode, batch_size)
 
     dimension = encode_by_length(tokenise(["a"]), pad if short else None, encode_batch, 1).shape[1]
     complete = {

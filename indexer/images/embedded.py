@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
-from ...corpora import ImageList, list_paths
+from ...corpora import LONGEST_PATH, ImageList, display_path, list_paths
 from ...errors import BlissError
 from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
@@ -74,8 +74,7 @@ class Sketches:
         found = np.zeros((len(rows), SKETCH, SKETCH), np.uint8)
         for number, places, here in by_part(self.starts, np.asarray(rows)):
             column = read_parquet(self.files[number], [DRAWN])[DRAWN].take(pa.array(here))
-            joined = b"".join(column.to_pylist())
-            found[places] = np.frombuffer(joined, np.uint8).reshape(-1, SKETCH, SKETCH)
+            found[places] = _drawn(self.files[number], column)
         return found
 
 
@@ -122,26 +121,65 @@ def measures_columns(measured: Sequence[Measures | None]) -> dict[str, pa.Array]
 
 def stored_measures(path: Path) -> Sequence[Measures | None]:
     """The measures in a metadata file, None for images that were not measured."""
-    if DRAWN not in column_names(path):
+    table = _measured(path, [*MEASURES, DIGEST, DRAWN])
+    if table is None:
         return [None] * len(read_parquet(path, ["sha256"]))
-    rows = read_parquet(path, [*MEASURES, DIGEST, DRAWN]).to_pylist()
+    _drawn(path, table[DRAWN].drop_null())
     return [
         Measures(tuple(row[name] for name in MEASURES), row[DIGEST], row[DRAWN])
         if row[DRAWN]
         else None
-        for row in rows
+        for row in table.to_pylist()
     ]
 
 
 def stored_quality(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """float32 [m, q], the quality measures in a metadata file, NaN where there are none; the
     digests, S32 [m]."""
-    if DRAWN not in column_names(path):
+    table = _measured(path, [*MEASURES, DIGEST])
+    if table is None:
         count = len(read_parquet(path, ["sha256"]))
         return np.full((count, len(MEASURES)), np.nan, np.float32), np.zeros(count, "S32")
-    table = read_parquet(path, [*MEASURES, DIGEST])
     values = [table[name].to_numpy().astype(np.float32) for name in MEASURES]
     return np.stack(values, axis=1), np.array(table[DIGEST].fill_null("").to_pylist(), "S32")
+
+
+def _measured(path: Path, columns: list[str]) -> pa.Table | None:
+    """What was measured, None in files without it; BlissError where bliss did not write it so."""
+    if DRAWN not in (there := column_names(path)):
+        return None
+    table = read_parquet(path, columns if set(columns) <= set(there) else None)
+    types = {field.name: field.type for field in table.schema}
+    fits = all(types.get(name) == pa.float32() for name in MEASURES) and types.get(DIGEST) in (
+        pa.string(),
+        pa.large_string(),
+    )
+    if fits:
+        digests = table[DIGEST].drop_null()
+        whole = pc.all(pc.match_substring_regex(digests, "^[0-9a-f]{32}$"), min_count=0)
+        fits = whole.as_py() and len({table[name].null_count for name in columns}) == 1
+    if not fits:
+        _refuse(path)
+    return table
+
+
+def _drawn(path: Path, sketches: pa.ChunkedArray) -> np.ndarray:
+    """uint8 [m, SKETCH, SKETCH]; BlissError where they are no sketches."""
+    kinds = pa.binary(), pa.large_binary()
+    if sketches.type not in kinds or sketches.null_count:
+        _refuse(path)
+    if not pc.all(pc.equal(pc.binary_length(sketches), SKETCH**2), min_count=0).as_py():
+        _refuse(path)
+    joined = b"".join(sketches.to_pylist())
+    return np.frombuffer(joined, np.uint8).reshape(-1, SKETCH, SKETCH)
+
+
+def _refuse(path: Path) -> NoReturn:
+    raise BlissError(
+        f"what was measured of the images in {path} is not as bliss writes it",
+        "numbers, digests and sketches of every measured image",
+        "Embed the folder again",
+    )
 
 
 def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
@@ -163,13 +201,13 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
     hashes: list[TextColumn] = []
-    files = tuple(folder / metadata_file(number) for number in numbers)
-    for file in files:
-        table = read_parquet(file, ["row", "image_path", "label", "sha256"])
+    for number in numbers:
+        table = read_metadata(folder, number, manifest["parts"][number])
         rows.append(table["row"].to_numpy())
         paths += arrow_texts(table["image_path"])
         labels += [names.dictionary_encode() for names in arrow_texts(table["label"])]
         hashes += map(packed_texts, arrow_texts(table["sha256"]))
+    files = tuple(folder / metadata_file(number) for number in numbers)
     quality, digests = map(np.concatenate, zip(*map(stored_quality, files), strict=True))
     starts = np.cumsum([0, *map(len, rows)])
     measured = bool(digests.any())
@@ -187,6 +225,29 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
         quality=quality if measured else None,
         sketches=Sketches(files, starts, digests) if measured else None,
     )
+
+
+_COLUMNS = {"image_path": "string", "label": "string", "row": "int64", "sha256": "string"}
+
+
+def read_metadata(folder: Path, number: int, rows: int) -> pa.Table:
+    """The metadata of a part that bliss wrote; BlissError where it is not as bliss writes it."""
+    path = folder / metadata_file(number)
+    names = column_names(path)
+    fits = set(_COLUMNS) <= set(names) and len(names) == len(set(names))
+    table = read_parquet(path, list(_COLUMNS) if fits else None)
+    there = {field.name: str(field.type).removeprefix("large_") for field in table.schema}
+    if fits and (fits := _COLUMNS.items() <= there.items()):
+        known = [table[name].null_count == 0 for name in ("image_path", "row", "sha256")]
+        hexadecimal = pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")
+        fits = len(table) == rows and all(known) and pc.all(hexadecimal, min_count=0).as_py()
+    if not fits:
+        raise BlissError(
+            f"{path} has {len(table):,} rows of the columns {there}, or values that are none",
+            f"{rows:,} rows with {', '.join(_COLUMNS)} as bliss wrote them",
+            "Embed the folder again",
+        )
+    return table
 
 
 def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
@@ -261,8 +322,7 @@ def list_photographs(folder: str | Path, image_root: str | None = None) -> Image
         labelled: dict[int, str | None] = {}
         for number, rows in enumerate(manifest["parts"]):
             if rows:
-                names = ["row", "image_path", "label"]
-                columns = read_parquet(folder / metadata_file(number), names).to_pydict()
+                columns = read_metadata(folder, number, rows).to_pydict()
                 named |= zip(columns["row"], columns["image_path"], strict=True)
                 labelled |= zip(columns["row"], columns["label"], strict=True)
         count = max(named, default=-1) + 1
@@ -304,13 +364,24 @@ def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:
         arrays = arrow_texts(read_parquet(file, [name])[name]) if name else [_nothing(count)]
         for values in arrays:
             for start in range(0, len(values), ROWS_AT_ONCE):
-                yield values.slice(start, ROWS_AT_ONCE)
+                yield _cut(values.slice(start, ROWS_AT_ONCE))
     except pa.ArrowInvalid as error:
         raise BlissError(
             f"column '{name}' of {file} could not be read ({error})",
             "text in UTF-8",
             "Write the metadata again",
         ) from error
+
+
+def _cut(values: pa.Array) -> pa.Array:
+    """The texts, those cut that are too long for a path or label, such as images in base64."""
+    long = pc.greater(pc.binary_length(values), LONGEST_PATH)
+    if not pc.any(long).as_py():
+        return values
+    texts = values.to_pylist()
+    for row in np.flatnonzero(long.fill_null(False).to_numpy(zero_copy_only=False)):
+        texts[row] = display_path(texts[row].decode("utf-8", "replace")).encode()
+    return pa.array(texts, values.type)
 
 
 def _nothing(count: int) -> pa.Array:
