@@ -37,7 +37,7 @@ LEVELS = ((0.22, 10, 4), (0.11, 16, 3), (0.045, 36, 3))
 """Standard deviation, points a side, steps."""
 UNLIKE = 0.6
 """Pairs with a lower correlation at half the resolution are not aligned further."""
-DOUBTFUL, SURE = 0.85, 0.975
+DOUBTFUL, SURE = 0.85, 0.99
 """Pairs with a correlation between them are aligned once more, without the box that was found."""
 SCALES = (1.0, 0.86, 1.16)
 NOISE = 0.5
@@ -95,6 +95,8 @@ def _align(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
     box = np.stack([box for _, box in tried])[best, pairs]
     correlation = rough[best, pairs]
     like = np.flatnonzero(correlation >= UNLIKE)
+    if not like.size:
+        return correlation, mirrored.astype(bool)
     first, second, at, box = first[like], second[like], at[like], box[like]
     second = np.where(mirrored[like][:, None, None] > 0, second[:, :, ::-1], second)
     _, at = _refine(first, second, at, LEVELS[2], box)
