@@ -1,5 +1,8 @@
 from .adapters.hub_dataset import push_dataset as push_dataset
 from .adapters.hub_dataset import save_dataset as save_dataset
+from .arrays import Scorer as Scorer
+from .arrays import audit_arrays as audit_arrays
+from .arrays import open_scorer as open_scorer
 from .classes import ClassWords as ClassWords
 from .classes import class_prompts as class_prompts
 from .classes import prompt_vectors as prompt_vectors
@@ -21,6 +24,7 @@ from .folder import json_summary as json_summary
 from .folder import open_run as open_run
 from .folder import save_audit as save_audit
 from .folder import write_scores_csv as write_scores_csv
+from .issues import issues_table as issues_table
 from .models import encoder_for as encoder_for
 from .models import encoder_of_run as encoder_of_run
 from .reference import fit_reference as fit_reference

@@ -17,6 +17,7 @@ from ..indexer import (
     categories,
     distinct_texts,
     find_captions,
+    normalise_rows,
     numbers_of,
     row_lengths,
 )
@@ -34,6 +35,10 @@ class ClassWords:
     """Templates for label prompts, averaged."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Class name -> its whole prompt, used instead of the templates."""
+    means: bool = False
+    """Whether the mean of a class's images stands in for its prompt."""
+    vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Class name -> its prompt's vector, where it was embedded already."""
 
     def __post_init__(self) -> None:
         check_prompts(self.prompts)
@@ -134,6 +139,46 @@ def look_up_class_prompts(
             "--class-prompt NAME=PROMPT, or leave it out with --normal",
         )
     return _averaged(index.vectors[np.array([found[key] for key in flat])], prompts)
+
+
+def class_means(images: Rows, labels: np.ndarray, classes: int) -> np.ndarray:
+    """float32 [C, d], unit rows: the direction of the mean of each class's images.
+
+    `images` are unit rows [n, d] of the classes `labels` int [n], -1 for none.
+    """
+    total = np.zeros((classes, images[:1].shape[1]))
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        here = labels[start : start + IMAGES_AT_ONCE]
+        rows = images[start : start + IMAGES_AT_ONCE]
+        np.add.at(total, here[here >= 0], rows[here >= 0].astype(np.float64))
+    return (total / np.maximum(row_lengths(total), 1e-300)[:, None]).astype(np.float32)
+
+
+def given_vectors(
+    classes: Sequence[str], vectors: Mapping[str, Sequence[float]], dimension: int
+) -> np.ndarray:
+    """float32 [C, d], unit rows: the vectors that were given for the classes.
+
+    Raises UsageError where a class has none, or one of another dimension or length 0.
+    """
+    missing = [name for name in classes if name not in vectors]
+    wrong = [name for name in classes if name in vectors and len(vectors[name]) != dimension]
+    if missing or wrong:
+        name = (missing or wrong)[0]
+        has = "no vector" if missing else f"a vector of {len(vectors[name])} dimensions"
+        raise UsageError(
+            f"class '{name}' has {has} among the prompts given",
+            f"a vector of {dimension} dimensions for every class",
+            "Add it, of the model that embedded the images",
+        )
+    made = normalise_rows(np.array([vectors[name] for name in classes], np.float32))
+    if len(made.unusable):
+        raise UsageError(
+            f"the vector of class '{classes[made.unusable[0]]}' is zero or not finite",
+            "a finite vector of some length",
+            "Embed its prompt again",
+        )
+    return made.unit
 
 
 def prompt_vectors(

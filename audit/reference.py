@@ -51,8 +51,10 @@ from .classes import (
     ClassWords,
     assign_classes,
     choose_classes,
+    class_means,
     class_prompts,
     encode_class_prompts,
+    given_vectors,
     look_up_class_prompts,
     named_classes,
 )
@@ -95,7 +97,13 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     classes = normal.classes if normal else named_classes(words, images.source)
     prompts = class_prompts(classes, words)
     vectors = None
-    if encoder is not None:
+    if words.vectors:
+        dimension = images.model["dimension"]
+        vectors, encoder = given_vectors(classes, words.vectors, dimension), None
+    elif words.means and normal is not None:
+        vectors = class_means(images.vectors, normal.labels, len(classes))
+        prompts, encoder = [["the mean of its images"] for _ in classes], None
+    elif encoder is not None:
         check_same_model(images.model, images.source, encoder.facts, "the model given")
     elif index is not None:
         check_same_model(images.model, images.source, index.model, str(index.folder))

@@ -381,7 +381,7 @@ def _share_held_out(question: AuditQuestion, images: int) -> float:
     is too few for any to be at most the false discovery rate.
     """
     enough = math.ceil(1 / question.rule.fdr - 1e-9) - 1
-    if question.kind != "stray" or question.calibration or int(HELD_OUT * images) < enough:
+    if question.ranks_labels or question.calibration or int(HELD_OUT * images) < enough:
         return 0.0
     return HELD_OUT
 

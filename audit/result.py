@@ -10,7 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from ..indexer import CaptionIndex, EmbeddedImages, origin_names, release_pages
-from ..scorer import BlissScores, HiddenTexts, LabelMargins, LeftOut, Reference, Retrieved
+from ..scorer import (
+    BlissScores,
+    HiddenTexts,
+    LabelMargins,
+    LeftOut,
+    Reference,
+    Retrieved,
+)
 from .retrieval import HitsCache
 
 ROWS_AT_ONCE = 16_384
@@ -61,19 +68,32 @@ class AuditResult:
     score_name: str = "bliss"
     """Which score of the field ranks the images."""
     labels: LabelMargins | None = None
-    """How well each image suits its label, with --question mislabel; it then ranks the images."""
+    """How well each image suits its label; None without labels among two classes or more."""
     decision: Decision | None = None
     refit: Refit | None = None
     hits: HitsCache | None = None
     """The cache of what was retrieved, for steps that retrieve again."""
     hidden: HiddenTexts | None = None
     """The captions hidden as too similar to a label; `index` holds the others."""
+    weight: float = 0.5
+    """λ, the weight of the captions in BLISS."""
+    ranked_by_labels: bool = False
+    """Whether the margins of the labels rank the images, as with --question mislabel."""
+    merged: np.ndarray | None = None
+    """float64 [n], strays and wrong labels in one order, higher = to be read earlier (see
+    `merged_order`); None where no label was questioned."""
+    copies: pa.Table | None = None
+    """Groups of copies, as `find_copies` lists them; None where none were looked for."""
+    quality: pa.Table | None = None
+    """Bad pictures, as `quality_issues` lists them; None where none were looked for."""
+    issues: pa.Table | None = None
+    """Every issue of every image, as `issues_table` lists them; None before it was decided."""
 
     @property
     def ranking(self) -> np.ndarray:
         """float64 [n], what ranks the images, most anomalous highest: their score, or where labels
-        were questioned their margin (-inf for images without a label)."""
-        if self.labels is None:
+        rank them their margin (-inf for images without a label)."""
+        if self.labels is None or not self.ranked_by_labels:
             return self.scores.score
         return np.nan_to_num(self.labels.margin, nan=-np.inf)
 
@@ -81,6 +101,11 @@ class AuditResult:
     def order(self) -> np.ndarray:
         """int64 [n], positions from the most to the least anomalous; equal ones in order."""
         return np.argsort(-self.ranking, kind="stable")
+
+    @property
+    def first_order(self) -> np.ndarray:
+        """int64 [n], positions in the order in which the images are to be read."""
+        return self.order if self.merged is None else np.argsort(-self.merged, kind="stable")
 
     def worst(self, count: int) -> list[AuditedImage]:
         """The `count` most anomalous images, worst first."""
@@ -141,13 +166,18 @@ class AuditResult:
         left_out[self.left_out.images] = True
         rank = np.empty(n, np.int64)
         rank[self.order] = np.arange(1, n + 1)
+        first = np.empty(n, np.int64)
+        first[self.first_order] = np.arange(1, n + 1)
         for start in range(0, n, ROWS_AT_ONCE):
-            yield self._block(slice(start, min(n, start + ROWS_AT_ONCE)), rank, left_out)
+            here = slice(start, min(n, start + ROWS_AT_ONCE))
+            yield self._block(here, rank, first, left_out)
             scores, retrieved = self.scores, self.retrieved
             release_pages(retrieved.rows, retrieved.similarity, scores.pull)
             release_pages(scores.best_classes, scores.best_scores)
 
-    def _block(self, here: slice, rank: np.ndarray, left_out: np.ndarray) -> pa.Table:
+    def _block(
+        self, here: slice, rank: np.ndarray, first: np.ndarray, left_out: np.ndarray
+    ) -> pa.Table:
         scores, images = self.scores, self.images
         rows = self.retrieved.rows[here]
         n = len(rows)
@@ -169,6 +199,7 @@ class AuditResult:
             "content": pa.array(images.hashes[here], pa.string()),
             "score": pa.array(scores.score[here]),
             "rank": pa.array(rank[here]),
+            "read_first": pa.array(first[here]),
             "nearest_class": names.take(pa.array(scores.nearest[here])),
             "ics": pa.array(scores.ics[here]),
             "ets": pa.array(scores.ets[here]),

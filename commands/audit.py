@@ -11,7 +11,7 @@ import click
 from ..errors import UsageError
 from . import options as opt
 from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
-from .option_types import REPORT_SIZE, EngineName
+from .option_types import REPORT_SIZE, EngineName, split_names
 from .presets import ENCODER, PRESET, with_preset
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Inputs:
     index: tuple[str, ...]
     corpus: str | None
     score: str
-    question: str
+    question: tuple[str, ...]
     robust: bool
     trained: tuple[str, ...]
     keep_duplicates: bool = False
@@ -58,8 +58,9 @@ INPUTS = grouped(
     section(
         "Scoring",
         option("--score", default="bliss", show_default=True, help="Score that ranks the images."),
-        option("--question", default="stray", show_default=True, help="stray: does an image "
-               "belong to any class? mislabel: to its own?"),
+        option("--question", multiple=True, metavar="NAME", callback=split_names, help="stray: "
+               "does an image belong to any class? mislabel: to its own? copy: is it there twice? "
+               "quality: is it a bad picture? Repeatable, or separated by commas [default: all]"),
         option("--robust", is_flag=True, help="Fit again without the images that another class "
                "explains better."),
         opt.TRAINED,

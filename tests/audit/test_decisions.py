@@ -178,7 +178,9 @@ def result_of(scores, p=None, clean=0, margins=None, name="bliss") -> AuditResul
     )
     p = None if p is None else np.array(p, float)
     scores = SimpleNamespace(score=np.array(scores, float))
-    return AuditResult(None, None, reference, None, scores, None, p, name, labels)  # type: ignore[arg-type]
+    return AuditResult(
+        None, None, reference, None, scores, None, p, name, labels, ranked_by_labels=True
+    )  # type: ignore[arg-type]
 
 
 RANKED = [5.0, 1, 4, 2, 3]

@@ -30,7 +30,7 @@ def test_every_column_is_documented_with_its_type(question, bliss, collection, i
     more = documented("More columns with `--question mislabel`")
     if question == "mislabel":
         columns = columns | more
-        with open(tmp_path / "issues.csv", encoding="utf-8") as file:
+        with open(tmp_path / "label_issues.csv", encoding="utf-8") as file:
             assert set(next(csv.reader(file))) <= set(columns)
     assert set(schema.names) == set(columns)
     kinds = {"double": "float64", "bool": "bool", "string": "string", "int64": "int64"}
