@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ..corpora import PAPER_PROMPT, check_prompts, fill_prompt
+from ..csv_cells import cell_text
 from ..errors import BlissError, UsageError
 from ..indexer import (
     CaptionIndex,
@@ -17,10 +21,10 @@ from ..indexer import (
     categories,
     distinct_texts,
     find_captions,
-    normalise_rows,
     numbers_of,
     row_lengths,
 )
+from ..tables import read_table
 
 IMAGES_AT_ONCE = 16_384
 
@@ -80,11 +84,13 @@ def assign_classes(images: Rows, prompts: np.ndarray, words: ClassWords) -> Norm
     for start in range(0, len(images), IMAGES_AT_ONCE):
         few = slice(start, start + IMAGES_AT_ONCE)
         labels[few] = (images[few] @ prompts.T).argmax(axis=1)
-    return NormalClasses(words.normal, labels, assigned=True)
+    return NormalClasses(words.normal or tuple(sorted(words.vectors)), labels, assigned=True)
 
 
 def named_classes(words: ClassWords, source: str) -> tuple[str, ...]:
     """The classes of an unlabelled collection; UsageError where --normal names none."""
+    if not words.normal and words.vectors:
+        return tuple(sorted(words.vectors))
     if not words.normal:
         raise UsageError(
             f"the images in {source} have no class folders, and no reference or labels were given",
@@ -115,28 +121,86 @@ def encode_class_prompts(prompts: Sequence[Sequence[str]], encoder: Encoder) -> 
     return _averaged(encoder.encode_texts(flat), prompts)
 
 
+class MissingPrompts(BlissError):
+    """Prompts that are not among the captions, and no model to embed them."""
+
+    def __init__(
+        self, given: str, needed: str, remedy: str, missing: Sequence[tuple[str, str]]
+    ) -> None:
+        super().__init__(given, needed, remedy)
+        self.missing = missing
+        """(class, prompt) of each."""
+
+
+def read_prompts(file: str | Path) -> tuple[dict[str, str], dict[str, tuple[float, ...]]]:
+    """The prompt and the vector of each class in a table: csv, tsv or parquet.
+
+    It has a column `class` and one or both of `prompt` and, in parquet alone, `vector`, a list of
+    numbers. Cells of csv files are as `bliss audit` writes them. Raises UsageError for a file
+    without these columns, for a class that is named twice and for one without a prompt or vector.
+    """
+    path = Path(file)
+    try:
+        if path.suffix.lower() == ".parquet":
+            columns = read_table(path).to_pydict()
+        else:
+            with open(path, encoding="utf-8-sig", newline="") as lines:
+                sign = "\t" if path.suffix.lower() == ".tsv" else ","
+                rows = list(csv.DictReader(lines, delimiter=sign))
+            names = rows[0] if rows else ()
+            columns = {name: [cell_text(row[name] or "") for row in rows] for name in names}
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise UsageError(
+            f"{file} could not be read ({error})", "a csv, tsv or parquet file", "Correct --prompts"
+        ) from error
+    classes, worded = columns.get("class"), columns.get("prompt")
+    vectors = columns.get("vector") if path.suffix.lower() == ".parquet" else None
+    if not classes or (worded is None and vectors is None):
+        raise UsageError(
+            f"{file} has the columns {', '.join(map(str, columns)) or 'of no row'}",
+            "class, and prompt or (in parquet files) vector",
+            "Name its columns so, as missing_prompts.csv of an audit has them",
+        )
+    if len(set(classes)) < len(classes):
+        repeated = next(name for name in classes if classes.count(name) > 1)
+        raise UsageError(f"{file} names class '{repeated}' twice", "each class once", "Correct it")
+    if vectors is not None:
+        made = {name: vector for name, vector in zip(classes, vectors, strict=True) if vector}
+        if len(made) < len(classes):
+            empty = next(name for name in classes if name not in made)
+            raise UsageError(
+                f"{file} has no vector for class '{empty}'", "one for every class", "Add it"
+            )
+        return {}, {name: tuple(map(float, vector)) for name, vector in made.items()}
+    prompts = {name: text for name, text in zip(classes, worded or (), strict=True) if text}
+    if len(prompts) < len(classes):
+        empty = next(name for name in classes if name not in prompts)
+        raise UsageError(f"{file} has no prompt for class '{empty}'", "one each", "Add it")
+    return prompts, {}
+
+
 def look_up_class_prompts(
     classes: Sequence[str], prompts: Sequence[Sequence[str]], index: CaptionIndex
 ) -> np.ndarray:
     """float32 [C, d], unit rows, from captions of an index that equal the prompts.
 
     This is what makes an audit of precomputed embeddings possible without a model. Raises
-    BlissError naming the classes whose prompt is not among the captions.
+    MissingPrompts naming the classes whose prompt is not among the captions.
     """
     flat = {f"{c} {p}": text for c, texts in enumerate(prompts) for p, text in enumerate(texts)}
     found = find_captions(index, flat)
     missing = [
-        f"'{text}' for class '{classes[int(key.split()[0])]}'"
-        for key, text in flat.items()
-        if key not in found
+        (classes[int(key.split()[0])], text) for key, text in flat.items() if key not in found
     ]
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
-        raise BlissError(
+        lines = [f"'{text}' for class '{name}'" for name, text in missing]
+        shown = ", ".join(lines[:5]) + (f" and {len(lines) - 5} more" if lines[5:] else "")
+        raise MissingPrompts(
             f"no caption of {index.folder} equals the prompt {shown}",
             "a vector for every class's prompt, from a model or from the index",
             "Give the --model the embeddings were made with, change --prompt, word the class with "
-            "--class-prompt NAME=PROMPT, or leave it out with --normal",
+            "--class-prompt NAME=PROMPT or --prompts FILE, or leave it out with --normal",
+            missing,
         )
     return _averaged(index.vectors[np.array([found[key] for key in flat])], prompts)
 
@@ -171,14 +235,16 @@ def given_vectors(
             f"a vector of {dimension} dimensions for every class",
             "Add it, of the model that embedded the images",
         )
-    made = normalise_rows(np.array([vectors[name] for name in classes], np.float32))
-    if len(made.unusable):
+    rows = np.array([vectors[name] for name in classes], np.float64)
+    lengths = row_lengths(rows)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        name = classes[int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])]
         raise UsageError(
-            f"the vector of class '{classes[made.unusable[0]]}' is zero or not finite",
+            f"the vector of class '{name}' is zero or not finite",
             "a finite vector of some length",
             "Embed its prompt again",
         )
-    return made.unit
+    return _averaged(rows, [[name] for name in classes])
 
 
 def prompt_vectors(
@@ -186,6 +252,8 @@ def prompt_vectors(
 ) -> np.ndarray:
     """float32 [C, d], unit rows: from the model where there is one, else from the index."""
     prompts = class_prompts(classes, words)
+    if words.vectors:
+        return given_vectors(classes, words.vectors, index.model["dimension"])
     if encoder is not None:
         return encode_class_prompts(prompts, encoder)
     return look_up_class_prompts(classes, prompts, index)

@@ -400,7 +400,9 @@ def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
         reason += (
             f": with {counted(m, 'calibration image')}{' in a class' * rule.per_class} "
             f"{fewest} would have to look stranger than every one of those; to flag one, "
-            f"{facts['calibration_needed_for_one']:,} are needed"
+            f"{facts['calibration_needed_for_one']:,} are needed. Add clean images with "
+            "--calibration DIR, or read the most unusual images first and flag some with --flag N "
+            "or --flag N%"
         )
     return Decision("fdr", level, flagged, q, reason, facts)
 

@@ -33,7 +33,7 @@ from ..scorer import ARRAYS, MEMBERS, Reference, save_reference
 from .classes import ClassWords
 from .folder import FAILURES, failures_csv
 from .models import Say, encoder_for
-from .reference import fit_reference
+from .reference import MISSING, fit_with_means
 
 EMBEDDING = "embedding"
 """Folder inside an unfinished reference that holds its images' embeddings so far."""
@@ -86,7 +86,10 @@ def run_fit(
     else:
         assert request.embeddings is not None
         images = read_image_embeddings(request.embeddings)
-    reference = fit_reference(images, index, encoder, request.words, request.calibration_share)
+    reference = fit_with_means(
+        output, say, images, index=index, encoder=encoder, words=request.words,
+        calibration_share=request.calibration_share,
+    )  # fmt: skip
     write_atomically(output / FAILURES, lambda file: file.write(failures_csv(images.failures)))
     save_reference(
         reference,
@@ -126,7 +129,7 @@ def embed_query(
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.is_dir() and not overwrite:
         there = {path.name for path in output.iterdir()}
-        others = there - {EMBEDDING, ARRAYS, MEMBERS, FAILURES, LOCK}
+        others = there - {EMBEDDING, ARRAYS, MEMBERS, FAILURES, LOCK, MISSING}
         if others or MANIFEST in there:
             raise UsageError(
                 f"{output} already holds {', '.join(sorted(others)[:3])}",

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -78,13 +80,42 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
     before = read_json(path).get("request")
     before, now = current_names(before if isinstance(before, dict) else {}), current_names(request)
     names = {*before, *now} - {*HOW, *DECIDING}
-    differing = sorted(name for name in names if before.get(name) != now.get(name))
+    differing = sorted(
+        name for name in names if not _same(before.get(name), now.get(name), Path(folder))
+    )
     if differing:
         raise UsageError(
             f"{folder} holds an audit made with other settings ({', '.join(differing)} differ)",
             "the same settings, or another folder",
             "Choose another --output, or pass --overwrite to replace it",
         )
+
+
+def _same(before: object, now: object, folder: Path) -> bool:
+    """Whether two values of an option are equal, or name the same existing files or folders."""
+    if before == now:
+        return True
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return all(_same(one, other, folder) for one, other in zip(before, now, strict=True))
+    if not (isinstance(before, str) and isinstance(now, str)):
+        return False
+    with suppress(OSError, ValueError):
+        return os.path.samefile(located(before, folder), located(now, folder))
+    return False
+
+
+def located(path: str, folder: Path) -> str:
+    """A path that a run in `folder` was given, where it exists now.
+
+    A relative one that is not in the current folder is looked for in the folders around the run.
+    """
+    try:
+        if os.path.isabs(path) or os.path.lexists(path):
+            return path
+        around = folder.resolve().parents
+        return next((str(each / path) for each in around if (each / path).exists()), path)
+    except (OSError, ValueError):
+        return path
 
 
 def current_names(request: Mapping[str, Any]) -> dict[str, Any]:

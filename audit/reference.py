@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import MANIFEST, digest, read_manifest
+from ..artefacts import MANIFEST, digest, read_manifest, write_atomically
+from ..csv_cells import csv_text
 from ..errors import BlissError, UsageError
 from ..indexer import (
     CaptionIndex,
@@ -32,6 +33,7 @@ from ..indexer import (
     reuse_files,
     text_column,
 )
+from ..safe_text import counted
 from ..scorer import (
     ARRAYS,
     MEMBERS,
@@ -49,6 +51,7 @@ from ..scorer import (
 )
 from .classes import (
     ClassWords,
+    MissingPrompts,
     assign_classes,
     choose_classes,
     class_means,
@@ -61,6 +64,7 @@ from .classes import (
 
 REFERENCE, REFERENCES = "reference", "references"
 """Its folder in an output folder, and the folder in the cache that registers all of them."""
+MISSING = "missing_prompts.csv"
 REMEDY = "Fit it again"
 FORMAT = 1
 """Incremented whenever fitting starts to give other numbers."""
@@ -134,6 +138,35 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
             _save(store, key, reference, images)
     check_counts(reference.moments, least)
     return reference
+
+
+def fit_with_means(
+    output: Path, say: Callable[[str], object], images: EmbeddedImages, **given: Any
+) -> Reference:
+    """`fit_reference`, with class means where no model is at hand and prompts are not captions.
+
+    Those prompts are listed in MISSING in the `output` folder, which --prompts reads back. Means
+    stand in where the prompts were not chosen and the images have classes; otherwise the error of
+    `fit_reference` names the list.
+    """
+    words: ClassWords = given["words"]
+    (output / MISSING).unlink(missing_ok=True)
+    try:
+        return fit_reference(images, **given)
+    except MissingPrompts as error:
+        lines = csv_text([("class", "prompt"), *error.missing]).encode("utf-8")
+        write_atomically(output / MISSING, lambda file: file.write(lines))
+        chosen = words.prompts != ClassWords().prompts or words.labels
+        if chosen or choose_classes(images.labels, words, images.source) is None:
+            remedy = f"{error.remedy}. {output / MISSING} lists all of them, for --prompts"
+            raise MissingPrompts(error.given, error.needed, remedy, error.missing) from error
+        missed = counted(len(error.missing), "class prompt is no caption", "class prompts are no "
+                         "captions")  # fmt: skip
+        say(
+            f"no model is at hand and {missed} ({output / MISSING} lists them, for --prompts): the "
+            "mean of a class's images stands in for its prompt"
+        )
+        return fit_reference(images, **{**given, "words": replace(words, means=True)})
 
 
 def _with_images(

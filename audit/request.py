@@ -55,7 +55,7 @@ from ..scorer import REFERENCE_KIND, Head, Need, Reference, Score, load_referenc
 from .classes import ClassWords, choose_classes, named_classes
 from .decisions import AuditQuestion, decide, with_calibration
 from .models import Say, encoder_for
-from .reference import REFERENCE, ReferenceStore, fit_reference
+from .reference import REFERENCE, ReferenceStore, fit_with_means
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
 from .run import LEAST_IMAGES, AuditSettings, audit_against
@@ -366,9 +366,10 @@ def fit_or_load_reference(
             share = _share_held_out(question, len(images.rows))
         store = ReferenceStore(Path(request.output) / REFERENCE, request.embed.cache, say)
         words, least = request.settings.words, LEAST_IMAGES if own else 2
-        reference = fit_reference(
-            images, embedded.index, inputs.encoder, words, share, store, least=least
-        )
+        reference = fit_with_means(
+            Path(request.output), say, images, index=embedded.index, encoder=inputs.encoder,
+            words=words, calibration_share=share, store=store, least=least,
+        )  # fmt: skip
     if embedded.calibration is None:
         return reference
     return with_calibration(reference, embedded.calibration, question)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +12,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..indexer import CaptionIndex, EmbeddedImages, origin_names, release_pages
+from ..corpora import why_outside
+from ..errors import UsageError
+from ..indexer import (
+    CaptionIndex,
+    Decoder,
+    DecodingLimits,
+    EmbeddedImages,
+    UnreadableImage,
+    origin_names,
+    read_file,
+    release_pages,
+)
+from ..safe_text import counted, terminal_text
 from ..scorer import (
     BlissScores,
     HiddenTexts,
@@ -21,6 +36,8 @@ from ..scorer import (
 from .retrieval import HitsCache
 
 ROWS_AT_ONCE = 16_384
+SHOWN, SIDE, CAPTIONS_SHOWN = 10, 96, 2
+"""Images in a notebook, the longer side of their thumbnails in pixels, and captions of each."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class Refit:
     """float64 [n], the scores before the refit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AuditResult:
     """Scores of n images, higher = more anomalous, in the collection's order."""
 
@@ -158,6 +175,41 @@ class AuditResult:
     def table(self) -> pa.Table:
         """One row an image, in the collection's order; the columns of `scores.parquet`."""
         return pa.concat_tables(self.tables())
+
+    def to_pandas(self) -> Any:
+        """`table` as a pandas DataFrame; UsageError where pandas is not installed."""
+        try:
+            import pandas  # noqa: F401
+        except ImportError as error:
+            raise UsageError(
+                "to_pandas was called and pandas is not installed",
+                "pandas",
+                "Install it with pip install pandas, or use table()",
+            ) from error
+        return self.table().to_pandas()
+
+    def __repr__(self) -> str:
+        """One line: how many images, classes and captions, and how many are flagged."""
+        flagged = "not decided"
+        if self.decision is not None:
+            flagged = f"{int(self.decision.flagged.sum()):,} flagged"
+        issues = "" if self.issues is None else f", {counted(len(self.issues), 'issue')}"
+        classes = counted(len(self.reference.classes), "class", "classes")
+        return (
+            f"<AuditResult: {counted(len(self.scores.score), 'image')}, {classes}, "
+            f"{counted(self.index.count, 'caption')}, {flagged}{issues}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The images to read first, for a notebook, with thumbnails where there are files."""
+        images = [self.image(i) for i in self.first_order[:SHOWN].tolist()]
+        rows = "".join(map(_html_row, _thumbnails(self.images.source, images), images))
+        heads = ("", "image", "filed under", "nearest class", "score", "resembles")
+        return (
+            f"<p>{html.escape(repr(self)[1:-1])}</p><table><thead><tr>"
+            + "".join(f"<th>{head}</th>" for head in heads)
+            + f"</tr></thead><tbody>{rows}</tbody></table>"
+        )
 
     def tables(self) -> Iterator[pa.Table]:
         """`table` in blocks of ROWS_AT_ONCE rows, so that no more text is held at once."""
@@ -288,3 +340,36 @@ class AuditedImage:
     margin: float | None = None
     """By how much, in cosines; positive where that is another class than its own."""
     label_quality: float | None = None
+
+
+def _html_row(picture: str, image: AuditedImage) -> str:
+    captions = "; ".join(each.text for each in image.captions[:CAPTIONS_SHOWN] if each.pull > 0)
+    texts = [image.path, image.label or "", image.nearest, f"{image.score:.2f}", captions]
+    cells = "".join(f"<td>{html.escape(terminal_text(text))}</td>" for text in texts)
+    return f"<tr><td>{picture}</td>{cells}</tr>"
+
+
+def _thumbnails(source: str, images: Sequence[AuditedImage]) -> list[str]:
+    """An image element for each image with a file, "" for the others.
+
+    Paths are relative to `source`, or to the current folder where that is no folder.
+    """
+    root = source if os.path.isdir(source) else "."
+    made, limits = [""] * len(images), DecodingLimits()
+    files = [
+        (place, os.path.join(root, image.path))
+        for place, image in enumerate(images)
+        if not why_outside(root, image.path, False)
+    ]
+    files = [(place, file) for place, file in files if os.path.isfile(file)]
+    if not files:
+        return made
+    with Decoder() as maker:
+        for place, file in files:
+            try:
+                webp = maker.thumbnail(read_file(file, limits), SIDE, limits)
+            except UnreadableImage:
+                continue
+            data = base64.b64encode(webp).decode("ascii")
+            made[place] = f'<img src="data:image/webp;base64,{data}" alt="">'
+    return made

@@ -43,8 +43,8 @@ INPUTS = grouped(
         "Images",
         option("--embeddings", metavar="DIR", help="Precomputed image embeddings instead of "
                "IMAGES."),
-        option("--image-root", metavar="DIR", help="The folder that the paths of --embeddings "
-               "are relative to [default: theirs]"),
+        option("--image-root", metavar="DIR", help="The folder that the paths of --embeddings, and "
+               "of an embedded --reference, are relative to [default: theirs]"),
         option("--reference", metavar="DIR", help="Clean images, their embeddings, or a fitted "
                "reference [default: IMAGES themselves]"),
         option("--calibration", metavar="DIR", help="Further clean images, or their embeddings, "
@@ -125,6 +125,7 @@ def audit(
     from ..audit import (
         AuditQuestion,
         AuditRequest,
+        are_embedded,
         check_failures,
         check_flagged,
         check_output,
@@ -138,7 +139,9 @@ def audit(
     from ..indexer import DEFAULT_SEARCH, only_run_in, parse_shard
     from ..safe_text import terminal_text
 
-    if inputs.image_root is not None and inputs.embeddings is None:
+    if inputs.image_root is not None and not (
+        inputs.embeddings or (inputs.reference and are_embedded(inputs.reference))
+    ):
         raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")
     index_set = () if inputs.index else ("corpus", "keep_duplicates")
     model_set = () if inputs.index and not images else ENCODER

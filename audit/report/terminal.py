@@ -226,6 +226,10 @@ def differences_text(summary: Mapping[str, Any]) -> str:
             f"{_end_of(each['path_b'], PATH_WIDTH):<{PATH_WIDTH}}  {terminal_text(nearest)}"
         )
     correlation = summary["rank_correlation"]
+    methods = [summary["ranked_by_a"], summary["ranked_by_b"]]
+    ranked = f"both ranked by {methods[0]}"
+    if methods[0] != methods[1]:
+        ranked = f"the first ranked by {methods[0]}, the second by {methods[1]}"
     agreement = "none, one score is constant" if correlation is None else f"{correlation:.3f}"
     lines += [
         "",
@@ -233,6 +237,7 @@ def differences_text(summary: Mapping[str, Any]) -> str:
         f"{summary['only_in_a']:,} only in the first, {summary['only_in_b']:,} only in the second",
         f"rank correlation {agreement}; of the {summary['worst']:,} most anomalous "
         f"{summary['worst_in_both']:,} are the same",
+        f"{ranked}; images are compared by rank, from 0 (least anomalous) to 1, not by score",
     ]
     return "\n".join(lines)
 

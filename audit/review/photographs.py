@@ -39,7 +39,7 @@ from ...indexer import (
     read_parquet,
     slices,
 )
-from ..folder import RunFolder
+from ..folder import RunFolder, located
 
 LIMITS = DecodingLimits()
 CHANGED = "its content has changed since the audit"
@@ -119,8 +119,12 @@ def run_photographs(run: RunFolder) -> Photographs:
     request = run.facts.get("request", {})
     check_named([request.get("images")], str(run.folder))
     if request.get("embeddings"):
-        return Photographs(str(request.get("image_root") or request["embeddings"]), {})
-    return _by_kind(run.folder / "images", run.source, request)
+        root = str(request.get("image_root") or request["embeddings"])
+        return Photographs(located(root, run.folder), {})
+    images = request.get("images")
+    if isinstance(images, str):
+        request = {**request, "images": located(images, run.folder)}
+    return _by_kind(run.folder / "images", located(run.source, run.folder), request)
 
 
 def reference_photographs(run: RunFolder) -> Photographs:
@@ -128,10 +132,11 @@ def reference_photographs(run: RunFolder) -> Photographs:
 
     AddressNotNamed for an address that the user has not named.
     """
-    given = str(run.facts["request"]["reference"])
+    given = located(str(run.facts["request"]["reference"]), run.folder)
     check_named([given], str(run.folder))
     if is_embedding_folder(Path(given), "img"):
-        return Photographs(given, {})
+        root = run.facts["request"].get("image_root")
+        return Photographs(located(str(root), run.folder) if root else given, {})
     folder = given if os.path.isdir(given) else os.path.dirname(os.path.abspath(given))
     return _by_kind(run.folder / "reference-images", folder, {"images": given})
 
@@ -286,7 +291,10 @@ def stored_images(folder: Path) -> StoredImages | None:
 def audited_embeddings(run: RunFolder) -> StoredImages | None:
     """The embeddings a run was made from: its own, or those it was given."""
     given = run.facts.get("request", {}).get("embeddings")
-    return stored_images(run.folder / "images") or (stored_images(Path(given)) if given else None)
+    stored = stored_images(run.folder / "images")
+    if stored is None and given:
+        stored = stored_images(Path(located(given, run.folder)))
+    return stored
 
 
 def wanted_images(run: RunFolder) -> list[Wanted]:

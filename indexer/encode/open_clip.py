@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 import open_clip
@@ -232,8 +236,9 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     name, pretrained = resolve_model(
         choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
     )
-    tokenizer = _tokenizer(name, pretrained)
-    model = _load(name, pretrained, choice.allow_torchscript)
+    with _cache_alone_if_offline(name, pretrained):
+        tokenizer = _tokenizer(name, pretrained)
+        model = _load(name, pretrained, choice.allow_torchscript)
     facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
     picked = {"device": choice.device, "precision": choice.precision, "batch": choice.batch_size}
     values = {"device": str(device), "precision": precision, "batch": str(batch_size)}
@@ -342,6 +347,56 @@ def _refuse_remote_code() -> None:
     except ImportError:
         return
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+@contextmanager
+def _cache_alone_if_offline(name: str, pretrained: str | None) -> Iterator[None]:
+    """Have the Hub's client read its cache alone where the Hub has no address here.
+
+    Otherwise it tries again for a minute. Raises BlissError at once for weights of open_clip's own
+    list that are not in the cache.
+    """
+    from huggingface_hub import constants
+
+    local = name.startswith(FOLDER) or (pretrained is not None and os.path.isfile(pretrained))
+    before = constants.HF_HUB_OFFLINE
+    if local or not (before or _has_no_address(constants.ENDPOINT)):
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        if pretrained is not None and lists_weights(name, pretrained):
+            _check_cached(name, pretrained, constants.ENDPOINT)
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _has_no_address(address: str) -> bool:
+    """Whether the host of an address cannot be found, and no proxy could find it."""
+    host = urlsplit(address).hostname
+    if host is None or getproxies():
+        return False
+    try:
+        socket.getaddrinfo(host, 443)
+    except socket.gaierror:
+        return True
+    return False
+
+
+def _check_cached(name: str, pretrained: str, hub: str) -> None:
+    """Raise BlissError where listed weights are not in the cache of the Hub or of open_clip."""
+    try:
+        open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
+    except Exception as error:
+        raise BlissError(
+            f"the weights {pretrained} of model {name} are not in the cache, and "
+            f"{urlsplit(hub).hostname} cannot be reached",
+            "a network, the weights in the cache, or a model on this machine",
+            "Load them once where there is a network (HF_HUB_OFFLINE=1 then uses the cache alone), "
+            "or give --model local-dir:FOLDER; --model demo works offline, for trying the program "
+            "out only",
+        ) from error
 
 
 @contextmanager

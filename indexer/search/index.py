@@ -1,8 +1,8 @@
 """Caption indexes: M captions with their vectors and origins, numbered 0..M - 1 and searchable.
 
 `CaptionIndex` is what everybody else uses. `open_index` opens one folder (`FolderIndex`),
-`join_indexes` makes one of several (`JoinedIndex`), `ArrayIndex` is in memory. `index.without(rows)`
-hides some of the rows of any. Rows that were removed from a folder, or are hidden, have no number.
+`join_indexes` makes one of several (`JoinedIndex`), `ArrayIndex` is in memory; the rows that
+`index.without(rows)` hides, or that were removed from a folder, have no number.
 """
 
 from __future__ import annotations

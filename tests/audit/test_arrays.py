@@ -115,8 +115,8 @@ def test_another_reference_and_images_without_labels(world):
     assert named.reference.classes == ("a", "b") and named.images.labels[0] is None
 
 
-def bad(images, labels, texts, **changed):
-    return {"images": images, "labels": labels, "text_vectors": texts, "settings": K, **changed}
+def bad(images, labels, vectors, **changed):
+    return {"images": images, "labels": labels, "text_vectors": vectors, "settings": K, **changed}
 
 
 def spoilt(rows, row, value):
@@ -161,7 +161,7 @@ def test_bad_arrays_each_give_one_clear_error(what, world):
 
 def test_pictures_in_memory_are_scored_as_their_files(collection, index, bliss, tmp_path):
     encoder = load_encoder(ModelChoice("demo"))
-    from blissaudit import embed_images, open_index, open_images
+    from blissaudit import embed_images, open_images, open_index
 
     embedded = embed_images(open_images(str(collection)), encoder, tmp_path / "images")
     reference = fit_reference(embedded, None, encoder)
@@ -198,3 +198,21 @@ def bliss_scores_of(embedded, index, reference, count):
         hashes=[f"{i}" for i in range(count)],
     )
     return audit_against(some, index, reference).scores.score
+
+
+def test_a_result_shows_itself(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, labels, texts = world
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "a.png")
+    paths = ["a.png"] * 24
+    paths[:2] = "<b>.png", "/etc/hostname"
+    result = audit_arrays(images, labels, text_vectors=texts, paths=paths, settings=K)
+    line = repr(result)
+    assert line.startswith("<AuditResult: 24 images, 3 classes, 30 captions, 0 flagged, ")
+    assert "\n" not in line and line.endswith(" issues>")
+    page = result._repr_html_()
+    assert page.count("<tr>") == 11 and "<b>" not in page
+    assert page.count('src="data:image/webp;base64,') == page.count("<td>a.png</td>") >= 8
+    frame = result.to_pandas()
+    assert list(frame["score"]) == result.scores.score.tolist()
+    assert list(frame.columns) == result.table().column_names

@@ -27,7 +27,7 @@ def test_every_column_is_documented_with_its_type(question, bliss, collection, i
     assert bliss(*command, "--robust").code == 0
     schema = pq.read_schema(tmp_path / "scores.parquet")
     columns = documented("Columns of `scores.parquet`")
-    more = documented("More columns with `--question mislabel`")
+    more = documented("More columns if labels were questioned")
     if question == "mislabel":
         columns = columns | more
         with open(tmp_path / "label_issues.csv", encoding="utf-8") as file:
