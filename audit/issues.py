@@ -33,6 +33,15 @@ SCHEMA = pa.schema(
     ]
 )
 
+LOOK_ALIKE = "look-alike"
+"""Pairs of this kind are listed with the copies and are no issue."""
+HOW = {
+    "exact": "the same file",
+    "same-pixels": "the same pixels",
+    "near": "the same picture",
+}
+"""How an image equals another, by the kind of copy."""
+
 FAR = 3.0
 """Robust standard deviations above the median score from which an image fits no class well."""
 
@@ -52,7 +61,7 @@ class Issue(NamedTuple):
 
 def issues_table(result: AuditResult) -> pa.Table:
     """Every issue of an audit, one row each, with the columns of SCHEMA."""
-    found = [*_strays(result), *_labels(result)]
+    found = [*_strays(result), *_labels(result), *_copies(result), *_bad_pictures(result)]
     place = np.empty(len(result.ranking), np.int64)
     place[result.first_order] = np.arange(1, len(place) + 1)
     found.sort(key=lambda issue: (place[issue.at], KINDS.index(issue.kind)))
@@ -116,6 +125,83 @@ def _labels(result: AuditResult) -> Iterator[Issue]:
             else f"file under {better}",
             better,
         )
+
+
+def _copies(result: AuditResult) -> Iterator[Issue]:
+    """The copies that are not kept, those of another collection, and copies filed apart."""
+    if result.copies is None:
+        return
+    n, place = len(result.images.rows), _places(result.images.rows)
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for row in result.copies.to_pylist():
+        if row["kind"] != LOOK_ALIKE:
+            groups.setdefault(row["group"], []).append(row)
+    closeness = np.full(n, -np.inf)
+    found: list[tuple[int, str, str, str, str | None]] = []
+    for members in groups.values():
+        ours = [row for row in members if not row["other"]]
+        kept = next((row for row in members if row["keep"]), None)
+        labels = sorted({row["label"] for row in ours if row["label"] is not None})
+        for row in ours:
+            i = place[row["row"]]
+            alike = _alikeness(row)
+            if row["leak"]:
+                name = "of the other collection" if kept is None else kept["image"]
+                evidence = f"{HOW[row['kind']]} as an image {name}"
+                if kept is not None:
+                    evidence = f"{HOW[row['kind']]} as {name} of the other collection"
+                suggestion = "take it out of one of the two"
+                found.append((i, "leak", evidence, suggestion, kept and kept["image"]))
+                closeness[i] = max(closeness[i], alike)
+            elif kept is not None and row is not kept:
+                kind = "near-copy" if row["kind"] == "near" else "copy"
+                evidence = f"{HOW[row['kind']]} as {kept['image']}"
+                suggestion = f"keep {kept['image']}, the larger, and leave this out"
+                found.append((i, kind, evidence, suggestion, kept["image"]))
+                closeness[i] = max(closeness[i], alike)
+        if len(labels) > 1 and not ours[0]["leak"] and result.asks_labels:
+            for row in ours:
+                others = [name for name in labels if name != row["label"]]
+                evidence = f"filed under {row['label']}, copies of it under {', '.join(others)}"
+                i = place[row["row"]]
+                found.append((i, "label", evidence, "file all under one class", others[0]))
+                closeness[i] = max(closeness[i], _alikeness(row))
+    severity = percentiles(closeness)
+    for i, kind, evidence, suggestion, other in found:
+        yield Issue(i, kind, evidence, severity[i], suggestion, other)
+
+
+def _alikeness(row: dict[str, Any]) -> float:
+    """How certain a copy is: equal files, then equal pixels, then by correlation or cosine."""
+    near = row["similarity"] if row["correlation"] is None else row["correlation"]
+    return {"exact": 3.0, "same-pixels": 2.0}.get(row["kind"], near or 0.0)
+
+
+def _bad_pictures(result: AuditResult) -> Iterator[Issue]:
+    """What `quality_issues` lists; the images that it does not list are better."""
+    if result.quality is None:
+        return
+    n, place = len(result.images.rows), _places(result.images.rows)
+    rows = result.quality.to_pylist()
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["issue"], []).append(row["value"])
+    ordered = {issue: np.sort(found) for issue, found in values.items()}
+    for row in rows:
+        worse = int(np.searchsorted(ordered[row["issue"]], row["value"]))
+        yield Issue(
+            place[row["row"]],
+            "quality",
+            f"{row['issue'].replace('_', ' ')}: {row['value']:.3g}, below {row['threshold']:.3g}",
+            100 * (n - worse) / n,
+            "see whether it is of use",
+            None,
+        )
+
+
+def _places(rows: np.ndarray) -> dict[int, int]:
+    """The position of each source row."""
+    return {row: i for i, row in enumerate(rows.tolist())}
 
 
 def percentiles(values: np.ndarray) -> np.ndarray:
