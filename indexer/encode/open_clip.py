@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import numpy as np
 import open_clip
@@ -18,6 +15,7 @@ import torch
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
 from ...errors import BlissError, UsageError
+from ..store.hub import cache_alone_if_offline
 from .choosing import (
     check_config,
     is_torchscript,
@@ -236,7 +234,7 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     name, pretrained = resolve_model(
         choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
     )
-    with _cache_alone_if_offline(name, pretrained):
+    with _cached_if_offline(name, pretrained):
         tokenizer = _tokenizer(name, pretrained)
         model = _load(name, pretrained, choice.allow_torchscript)
     facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
@@ -350,53 +348,28 @@ def _refuse_remote_code() -> None:
 
 
 @contextmanager
-def _cache_alone_if_offline(name: str, pretrained: str | None) -> Iterator[None]:
-    """Have the Hub's client read its cache alone where the Hub has no address here.
+def _cached_if_offline(name: str, pretrained: str | None) -> Iterator[None]:
+    """Read the caches alone where the Hub cannot be reached.
 
-    Otherwise it tries again for a minute. Raises BlissError at once for weights of open_clip's own
-    list that are not in the cache.
+    Raises BlissError at once for weights of open_clip's own list that are not in a cache.
     """
-    from huggingface_hub import constants
-
-    local = name.startswith(FOLDER) or (pretrained is not None and os.path.isfile(pretrained))
-    before = constants.HF_HUB_OFFLINE
-    if local or not (before or _has_no_address(constants.ENDPOINT)):
+    if name.startswith(FOLDER) or (pretrained is not None and os.path.isfile(pretrained)):
         yield
         return
-    constants.HF_HUB_OFFLINE = True
-    try:
-        if pretrained is not None and lists_weights(name, pretrained):
-            _check_cached(name, pretrained, constants.ENDPOINT)
+    with cache_alone_if_offline() as host:
+        if host is not None and pretrained is not None and lists_weights(name, pretrained):
+            try:
+                open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
+            except Exception as error:
+                raise BlissError(
+                    f"the weights {pretrained} of model {name} are not in the cache, and {host} "
+                    "cannot be reached",
+                    "a network, the weights in the cache, or a model on this machine",
+                    "Load them once where there is a network (HF_HUB_OFFLINE=1 then uses the cache "
+                    "alone), or give --model local-dir:FOLDER; --model demo works offline, for "
+                    "trying the program out only",
+                ) from error
         yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _has_no_address(address: str) -> bool:
-    """Whether the host of an address cannot be found, and no proxy could find it."""
-    host = urlsplit(address).hostname
-    if host is None or getproxies():
-        return False
-    try:
-        socket.getaddrinfo(host, 443)
-    except socket.gaierror:
-        return True
-    return False
-
-
-def _check_cached(name: str, pretrained: str, hub: str) -> None:
-    """Raise BlissError where listed weights are not in the cache of the Hub or of open_clip."""
-    try:
-        open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
-    except Exception as error:
-        raise BlissError(
-            f"the weights {pretrained} of model {name} are not in the cache, and "
-            f"{urlsplit(hub).hostname} cannot be reached",
-            "a network, the weights in the cache, or a model on this machine",
-            "Load them once where there is a network (HF_HUB_OFFLINE=1 then uses the cache alone), "
-            "or give --model local-dir:FOLDER; --model demo works offline, for trying the program "
-            "out only",
-        ) from error
 
 
 @contextmanager
