@@ -42,7 +42,7 @@ HOW = {
 }
 """How an image equals another, by the kind of copy."""
 
-FAR = 3.0
+FAR = 2.5
 """Robust standard deviations above the median score from which an image fits no class well."""
 
 
