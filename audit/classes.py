@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from ..corpora import PAPER_PROMPT, check_prompts, fill_prompt
-from ..csv_cells import cell_text
 from ..errors import BlissError, UsageError
 from ..indexer import (
     CaptionIndex,
@@ -24,6 +23,7 @@ from ..indexer import (
     numbers_of,
     row_lengths,
 )
+from ..safe_text import cell_text
 from ..tables import read_table
 
 IMAGES_AT_ONCE = 16_384

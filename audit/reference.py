@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import MANIFEST, digest, read_manifest, write_atomically
-from ..csv_cells import csv_text
 from ..errors import BlissError, UsageError
 from ..indexer import (
     CaptionIndex,
@@ -33,7 +32,7 @@ from ..indexer import (
     reuse_files,
     text_column,
 )
-from ..safe_text import counted
+from ..safe_text import counted, csv_text
 from ..scorer import (
     ARRAYS,
     MEMBERS,
