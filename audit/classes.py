@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +24,12 @@ from ..indexer import (
     numbers_of,
     row_lengths,
 )
-from ..safe_text import cell_text
+from ..safe_text import cell_text, counted, terminal_text
 from ..tables import read_table
 
 IMAGES_AT_ONCE = 16_384
+NAMED = 5
+"""Classes that a message names."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,43 @@ def assign_classes(images: Rows, prompts: np.ndarray, words: ClassWords) -> Norm
         few = slice(start, start + IMAGES_AT_ONCE)
         labels[few] = (images[few] @ prompts.T).argmax(axis=1)
     return NormalClasses(words.normal or tuple(sorted(words.vectors)), labels, assigned=True)
+
+
+def without_small(
+    normal: NormalClasses, least: int, strict: bool
+) -> tuple[NormalClasses, dict[str, int]]:
+    """The classes that have `least` images or more, and how many images each of the others has.
+
+    Images of the others are filed under no class. Raises BlissError where no class is left, and,
+    if `strict`, where any is too small.
+    """
+    filed = normal.labels[normal.labels >= 0]
+    counts = np.bincount(filed, minlength=len(normal.classes))
+    few = counts < least
+    names = np.array(normal.classes, object)
+    aside = dict(zip(names[few].tolist(), counts[few].tolist(), strict=True))
+    if aside and (strict or few.all()):
+        first = next(iter(aside))
+        rest = f", and {counted(len(aside) - 1, 'other class', 'other classes')} too few"
+        raise BlissError(
+            f"class '{first}' has {counted(aside[first], 'reference image')}"
+            + rest * (len(aside) > 1),
+            f"at least {least} in {'every class' if strict else 'one class'}",
+            "Add reference images of that class or leave the class out"
+            + ", or leave --strict out to set it aside" * (strict and not few.all()),
+        )
+    numbers = np.where(few, -1, np.cumsum(~few) - 1)
+    labels = np.where(normal.labels >= 0, numbers[normal.labels], -1)
+    return NormalClasses(tuple(names[~few].tolist()), labels, normal.assigned), aside
+
+
+def set_aside_text(aside: Mapping[str, int], least: int) -> str:
+    """What to say of classes that are set aside, each with its number of images."""
+    shown = _first([f"{terminal_text(name)} ({count:,})" for name, count in aside.items()])
+    return (
+        f"{counted(len(aside), 'class', 'classes')} with fewer than {least} images set aside: "
+        f"{shown}; their images are compared with the other classes (--strict refuses)"
+    )
 
 
 def named_classes(words: ClassWords, source: str) -> tuple[str, ...]:
@@ -266,13 +306,57 @@ def _averaged(vectors: np.ndarray, prompts: Sequence[Sequence[str]]) -> np.ndarr
     return (total / row_lengths(total)[:, None]).astype(np.float32)
 
 
+def unmet_labels(
+    labels: Texts[str | None], classes: Sequence[str], aside: Mapping[str, int], source: str
+) -> list[str]:
+    """What to say of labels that are no class of a separate reference, one line a kind."""
+    classes = [*classes, *aside]
+    unmet = sorted(set(distinct_texts(categories(labels))) - set(classes))
+    alike = _alike(unmet, classes)
+    lines = []
+    if alike:
+        pairs = [f"{name!a} for {meant!a}" for name, meant in alike.items()]
+        differ = "differs" if len(pairs) == 1 else "differ"
+        lines.append(
+            f"{counted(len(pairs), 'label')} of {source} {differ} from a class of the reference in "
+            f"case, spaces or Unicode form alone: {_first(pairs)}"
+        )
+    others = [terminal_text(name) for name in unmet if name not in alike]
+    if others:
+        is_none = "is no class" if len(others) == 1 else "are no classes"
+        lines.append(
+            f"{counted(len(others), 'label')} of {source} {is_none} of the reference: "
+            f"{_first(others)}"
+        )
+    return lines
+
+
+def _alike(names: Iterable[str], among: Sequence[str]) -> dict[str, str]:
+    """For each of `names` that one of `among` equals but for case, spaces and Unicode form, that
+    one."""
+    plain = {_plain(name): name for name in reversed(among)}
+    return {name: plain[_plain(name)] for name in names if _plain(name) in plain}
+
+
+def _plain(name: str) -> str:
+    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return " ".join(composed.replace("_", " ").split())
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def _check_names(names: Iterable[str], there: Sequence[str], option: str, source: str) -> None:
     unknown = [name for name in names if name not in there]
     if unknown:
         listed = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if there[12:] else "")
+        meant = _alike(unknown, there)
         raise UsageError(
             f"{option} names {', '.join(repr(name) for name in unknown)}, "
             f"which is no class of {source}",
             f"one of {listed}",
-            f"Correct {option}",
+            f"Correct {option}"
+            + (f": {', '.join(map(ascii, meant.values()))} is there" if meant else ""),
         )

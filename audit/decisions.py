@@ -206,7 +206,9 @@ def with_calibration(
     UsageError where none is left, or with --per-class where a class has none.
     """
     check_same_model(clean.model, clean.source, reference.model, "the reference")
-    usable = np.flatnonzero(as_members(reference.members).find(clean.hashes) < 0)
+    members = as_members(reference.members)
+    known, _ = members.recognise(clean.hashes, clean.vectors)
+    usable = np.setdiff1d(np.arange(len(clean.rows)), known)
     labels = given_classes(clean, reference)[usable]
     if question.rule.per_class:
         usable, labels = usable[labels >= 0], labels[labels >= 0]

@@ -14,7 +14,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -26,14 +26,18 @@ import pyarrow.parquet as pq
 
 from ..artefacts import (
     FORMAT_VERSION,
+    MODEL,
     check_checksum,
+    check_fields,
+    is_count,
+    is_size,
     read_json,
     sha256_of,
     write_atomically,
     write_json,
 )
 from ..errors import BlissError, UsageError
-from ..indexer import Failure, ranks, read_parquet
+from ..indexer import Failure, column_names, numbers_of, ranks, read_parquet
 from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
@@ -48,7 +52,7 @@ SCORES_CSV, ISSUES, ISSUES_CSV = "scores.csv", "issues.parquet", "issues.csv"
 LABELS_CSV, DROPPED = "label_issues.csv", "dropped.csv"
 HOW = (
     "batch_size", "device", "engine", "max_failures", "output", "overwrite", "ray_actors",
-    "ray_address", "workers",
+    "ray_address", "strict", "workers",
 )  # fmt: skip
 """Options that change how an audit runs, not its result."""
 DECIDING = (
@@ -70,6 +74,21 @@ LABEL_COLUMNS = (
 ROWS_AT_ONCE, ROWS_READ = 1000, 4096
 """Rows of a csv file written, and of `scores.parquet` read, at once."""
 LIBRARIES = ("bliss-audit", "numpy", "pyarrow", "pillow", "torch", "open_clip_torch")
+
+
+RUN_FIELDS: Mapping[str, Any] = {
+    "request?": dict,
+    "settings": {"k": is_size, "weight": (int, float)},
+    "images": {"source": str, "listed": is_count, "scored": is_count, "failed": is_count},
+    "model": MODEL,
+    "index": {"count": is_count, "sources": [{"name": str}], "checksums": {"*": str}},
+    "reference": {"images": [is_count], "calibration_images": is_count},
+    "libraries": {"bliss-audit": str},
+    "decision?": (dict, type(None)),
+    "robust?": (dict, type(None)),
+    "checksums": {"*": str},
+}
+"""What readers of `run.json` use, as `artefacts.misfit` checks it."""
 
 
 def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
@@ -268,7 +287,11 @@ def run_facts(
             "exclude_near_labels": settings.exclude.cosine,
             "exclude_label_words": settings.exclude.words,
         },
-        "images": {**count_facts(result), "source": result.images.source},
+        "images": {
+            **count_facts(result),
+            "source": result.images.source,
+            "fingerprint": result.images.fingerprint,
+        },
         "model": dict(result.images.model),
         "index": {
             "folder": str(result.index.folder),
@@ -285,6 +308,8 @@ def run_facts(
             "prompts": list(reference.prompts),
             "images": reference.moments.counts.tolist(),
             "calibration_images": reference.calibration_count,
+            **({"fingerprint": result.clean} if result.clean else {}),
+            **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         },
         **answer_facts(result, int(request.get("top", TOP))),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -317,11 +342,13 @@ def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
 def count_facts(result: AuditResult) -> dict[str, int]:
     """How many images were listed, scored and unreadable, and what else is counted of them."""
     images = result.images
+    aside = dict.fromkeys(result.reference.set_aside, 0)
     return {
         "listed": len(images.rows) + len(images.failures),
         "scored": len(images.rows),
         "failed": len(images.failures),
         "left_out": len(np.unique(result.left_out.images)),
+        "set_aside": int((numbers_of(images.labels, aside) >= 0).sum()),
         "copies": len(images.hashes) - 1 - int(ranks(images.hashes).max(initial=-1)),
         "exif_rotated": images.exif_rotated,
         "normalised": images.normalised,
@@ -398,6 +425,8 @@ class RunFolder:
     folder: Path
     facts: Mapping[str, Any]
     """What `run.json` says."""
+    opened: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was read for this run and compared with it, by name."""
 
     @property
     def source(self) -> str:
@@ -407,8 +436,7 @@ class RunFolder:
     @cached_property
     def names(self) -> frozenset[str]:
         """The columns that `scores.parquet` has."""
-        with open(self.folder / SCORES, "rb") as file:
-            return frozenset(pq.read_schema(file).names)
+        return frozenset(column_names(self.folder / SCORES))
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """The named columns that exist, for all n images."""
@@ -431,11 +459,16 @@ class RunFolder:
 
     def failures(self) -> list[Failure]:
         """What `failures.csv` lists."""
-        with open(self.folder / FAILURES, encoding="utf-8", newline="") as file:
-            return [
-                Failure(int(line["row"]), cell_text(line["path"]), cell_text(line["reason"]))
-                for line in csv.DictReader(file)
-            ]
+        return read_failures(self.folder)
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """What `failures.csv` in a folder lists."""
+    with open(folder / FAILURES, encoding="utf-8", newline="") as file:
+        return [
+            Failure(int(line["row"]), cell_text(line["path"]), cell_text(line["reason"]))
+            for line in csv.DictReader(file)
+        ]
 
 
 def open_run(folder: str | Path) -> RunFolder:
@@ -456,6 +489,7 @@ def open_run(folder: str | Path) -> RunFolder:
             f"an audit of version {FORMAT_VERSION}",
             "Run the audit again with this version of bliss-audit",
         )
+    check_fields(facts, RUN_FIELDS, folder / RUN)
     for name in (SCORES, FAILURES):
         check_checksum(folder, name, facts)
     return RunFolder(folder, facts)

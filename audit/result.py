@@ -90,6 +90,8 @@ class AuditResult:
     refit: Refit | None = None
     hits: HitsCache | None = None
     """The cache of what was retrieved, for steps that retrieve again."""
+    clean: str = ""
+    """The fingerprint of the images of a separate reference; "" where they are not at hand."""
     hidden: HiddenTexts | None = None
     """The captions hidden as too similar to a label; `index` holds the others."""
     weight: float = 0.5

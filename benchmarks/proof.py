@@ -40,6 +40,8 @@ PRINTING = (
     "demo_accuracy",
     "broken_images",
     "killed_audits",
+    "exit_codes",
+    "fuzz",
     "ray_equal",
     "killed_index",
     "index_scale",

@@ -73,6 +73,7 @@ INPUTS = grouped(
 @INPUTS
 @opt.COLLECTION
 @opt.CLASSES
+@opt.STRICT
 @opt.SCORING
 @section("Scoring", PRESET)
 @opt.SEARCH
@@ -101,6 +102,7 @@ def audit(
     inputs: Inputs,
     collection: opt.CollectionOptions,
     classes: opt.ClassOptions,
+    strict: bool,
     scoring: opt.ScoringOptions,
     preset: str | None,
     search: SearchChoice | None,
@@ -170,13 +172,14 @@ def audit(
         keep_duplicates=inputs.keep_duplicates,
         head=trained.head,
         question=AuditQuestion(inputs.question, inputs.robust, inputs.calibration, rule),
+        strict=strict,
     )
     asked = {
         "command": "audit",
         **opt.recorded(
             inputs, collection, classes, scoring, flagging, model, decoding,
             images=images, preset=preset, search=search, engine=engine, output=folder,
-            overwrite=overwrite, top=top,
+            overwrite=overwrite, top=top, strict=strict,
         ),
     }  # fmt: skip
     if shard is not None:

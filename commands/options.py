@@ -102,6 +102,11 @@ ADDRESSES = option("--allow-address", multiple=True, metavar="ADDRESS", expose_v
 INDEX_HELP = "A caption index. Repeatable: several are searched as one."
 INDEX = option("--index", multiple=True, help=INDEX_HELP)
 INDEX_NEEDED = option("--index", multiple=True, required=True, help=INDEX_HELP)
+STRICT = section(
+    "Classes",
+    option("--strict", is_flag=True, help="Refuse classes with too few images, which are set aside "
+           "otherwise."),
+)  # fmt: skip
 OVERWRITE = option("--overwrite", is_flag=True, help="Replace the results of a different "
                    "request.")  # fmt: skip
 TOP = option("--top", type=click.IntRange(0), default=20, show_default=True, help="Images to show.")

@@ -61,6 +61,7 @@ from .images.embedding import EmbedOptions as EmbedOptions
 from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
 from .images.embedding import embed_shard as embed_shard
+from .images.embedding import embedding_request as embedding_request
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder
 from .images.workers import DecodeSettings as DecodeSettings
@@ -101,6 +102,7 @@ from .store.hub import unknown_licences as unknown_licences
 from .store.lock import LOCK as LOCK
 from .store.lock import only_run_in as only_run_in
 from .store.manifest import local_folder as local_folder
+from .store.parts import BUILDING as BUILDING
 from .store.parts import Described as Described
 from .store.parts import encoding_prompts as encoding_prompts
 from .store.removed import remove_rows as remove_rows

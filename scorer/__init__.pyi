@@ -23,6 +23,7 @@ from .label_filter import word_forms as word_forms
 from .label_filter import words_of as words_of
 from .leave_one_out import NOTHING_LEFT_OUT as NOTHING_LEFT_OUT
 from .leave_one_out import LeftOut as LeftOut
+from .members import NO_FILE as NO_FILE
 from .members import as_members as as_members
 from .members import make_members as make_members
 from .mislabel import LabelMargins as LabelMargins
@@ -48,6 +49,8 @@ from .robust import FiledImages as FiledImages
 from .robust import explained_images as explained_images
 from .robust import rank_correlation as rank_correlation
 from .robust import top_in_common as top_in_common
+from .same_rows import same_rows as same_rows
+from .same_rows import sketch_rows as sketch_rows
 from .scores.contract import Fitted as Fitted
 from .scores.contract import Fitting as Fitting
 from .scores.contract import Need as Need

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ..folder import RunFolder, located
-from ..review.photographs import StoredImages, Wanted, audited_embeddings, stored_images
+from ..folder import RunFolder
+from ..review.photographs import (
+    AUDITED,
+    REFERENCE,
+    StoredImages,
+    Wanted,
+    audited_embeddings,
+    reference_embeddings,
+)
 
 SHOWN = 3
 CANDIDATES = 8
 """Taken before copies of the image itself are dropped."""
 ROWS_AT_ONCE = 4096
-AUDITED, REFERENCE = "audited", "reference"
 PATH_COLUMNS = ("image_path", "path", "url")
 
 
@@ -44,10 +49,7 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     places = audited.places(table["row"].to_numpy())
     given = run.facts.get("request", {}).get("reference")
     if given:
-        stored = stored_images(run.folder / "reference-images") or stored_images(
-            Path(located(given, run.folder))
-        )
-        collection, members = REFERENCE, None
+        stored, collection, members = reference_embeddings(run), REFERENCE, None
     else:
         stored, collection = audited, AUDITED
         members = places[table["left_out"].to_numpy(zero_copy_only=False).astype(bool)]

@@ -54,7 +54,8 @@ def save_report(
     run = open_run(run_folder)
     check_addresses(run)
     grouping = group_run(run)
-    save_groups(grouping, run)
+    if output is None:  # with another place for the page, the run may be read-only
+        save_groups(grouping, run)
     shelf = PictureShelf()
     data = page_data(run, grouping, images, shelf)
     page = page_html(data, shelf.encoded).encode("utf-8")

@@ -19,7 +19,7 @@ from ..robust import refit_facts, refit_text
 CAPTIONS_SHOWN = 2
 READ_FIRST = 5
 KIND_WIDTH, EVIDENCE_WIDTH = 9, 120
-PATH_WIDTH, CLASS_WIDTH, CAPTION_WIDTH = 44, 18, 60
+PATH_WIDTH, CLASS_WIDTH, CAPTION_WIDTH, HIT_WIDTH = 44, 18, 60, 300
 
 
 def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says why") -> str:
@@ -43,6 +43,10 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
     worst = result.worst(top)
     table = _label_table(worst) if result.ranked_by_labels else table_text(worst)
     lines = [table, "", line]
+    if counts["set_aside"]:
+        classes = counted(len(result.reference.set_aside), "class", "classes")
+        images = counted(counts["set_aside"], "image")
+        lines.append(f"{images} of {classes} with too few images compared with the other classes")
     if result.hidden is not None:
         lines.append(_hidden_text(result.hidden))
     if result.p_values is not None:
@@ -207,7 +211,7 @@ def hits_text(hits: Mapping[str, Sequence[Any]]) -> str:
     """One caption a line: similarity, row, caption and, where it is known, origin."""
     origins = hits.get("origin") or [None] * len(hits["row"])
     return "\n".join(
-        f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption)}"
+        f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption, HIT_WIDTH)}"
         + (f"  ({terminal_text(origin)})" if origin else "")
         for similarity, row, caption, origin in zip(
             hits["similarity"], hits["row"], hits["caption"], origins, strict=True

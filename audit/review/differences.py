@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import BlissError
+from ...scorer import NO_FILE
 from ..folder import RunFolder
 
 
@@ -62,16 +63,33 @@ class Differences:
 def compare_runs(first: RunFolder, second: RunFolder) -> Differences:
     """Match the images of two audits by content, and equal contents in order; then compare.
 
-    Raises BlissError where they have no image in common.
+    Images that are known by their vectors alone, which another model or precision changes, are
+    matched by path too. Raises BlissError where the audits have no image in common.
     """
     places: dict[str, list[int]] = defaultdict(list)
-    columns_a, columns_b = (run.columns(["content"]) for run in (first, second))
-    for i, content in enumerate(columns_b["content"].to_pylist()):
+    columns_a, columns_b = (run.columns(["content", "path"]) for run in (first, second))
+    contents_a, contents_b = (each["content"].to_pylist() for each in (columns_a, columns_b))
+    for i, content in enumerate(contents_b):
         places[content].append(i)
-    pairs = []
-    for i, content in enumerate(columns_a["content"].to_pylist()):
+    pairs, left = [], []
+    for i, content in enumerate(contents_a):
         if places[content]:
             pairs.append((i, places[content].pop(0)))
+        else:
+            left.append(i)
+    left_b = sorted(i for each in places.values() for i in each)
+    paths_a, paths_b = columns_a["path"].to_pylist(), columns_b["path"].to_pylist()
+    named: dict[str, list[int]] = defaultdict(list)
+    for i in left_b:
+        named[paths_b[i]].append(i)
+    for i in left:
+        there = named[paths_a[i]]
+        if there and NO_FILE in (
+            contents_a[i][: len(NO_FILE)],
+            contents_b[there[0]][: len(NO_FILE)],
+        ):
+            pairs.append((i, there.pop(0)))
+    pairs.sort()
     if not pairs:
         raise BlissError(
             f"{first.folder} and {second.folder} have no image in common",

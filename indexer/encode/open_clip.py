@@ -28,7 +28,7 @@ from .choosing import (
     resolve_model,
     weight_files,
 )
-from .encoder import Encoder, ModelChoice, Preprocessing
+from .encoder import Encoder, ModelChoice, Preprocessing, Through
 from .tokens import (
     Tokenise,
     TokenizerRecipe,
@@ -99,10 +99,11 @@ def encoder_of(
         short = truncation_is_exact(model, tokenise(trial_captions(context_length)), pad)
         remember_truncation(weights, short)
 
-    def encode_tokens(tokens: np.ndarray) -> np.ndarray:
+    def encode_tokens(tokens: np.ndarray, through: Through | None = None) -> np.ndarray:
         if not len(tokens):
             return np.zeros((0, dimension), np.float32)
-        return encode_by_length(tokens, pad if short else None, encode_batch, batch_size)
+        encode = encode_batch if through is None else lambda ids: through(ids, encode_batch)
+        return encode_by_length(tokens, pad if short else None, encode, batch_size)
 
     dimension = encode_by_length(tokenise(["a"]), pad if short else None, encode_batch, 1).shape[1]
     complete = {

@@ -156,12 +156,14 @@ def limit_memory(at_start: int | None, more: int) -> None:
 
 
 def main() -> None:
-    """Answer requests until stdin ends. Ctrl-C is left to the parent.
+    """Answer requests until stdin ends. Ctrl-C and its like are left to the parent.
 
     What codecs print goes to stderr, so that it cannot get between the frames. A process that hangs
     after its parent was killed ends by itself some seconds after its time limit.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     warnings.simplefilter("ignore")
     requests = sys.stdin.buffer
     responses = os.fdopen(os.dup(1), "wb")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
-from ...corpora import ImageList, list_paths
+from ...corpora import LONGEST_PATH, ImageList, display_path, list_paths
 from ...errors import BlissError, UsageError
 from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
@@ -100,7 +100,7 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     labels: list[pa.Array] = []
     hashes: list[TextColumn] = []
     for number in numbers:
-        table = read_parquet(folder / metadata_file(number))
+        table = read_metadata(folder, number, manifest["parts"][number])
         rows.append(table["row"].to_numpy())
         paths += arrow_texts(table["image_path"])
         labels += [names.dictionary_encode() for names in arrow_texts(table["label"])]
@@ -117,6 +117,28 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
         exif_rotated=manifest.get("exif_rotated", 0),
         fingerprint=digest(manifest["checksums"]),
     )
+
+
+_COLUMNS = {"image_path": "string", "label": "string", "row": "int64", "sha256": "string"}
+
+
+def read_metadata(folder: Path, number: int, rows: int) -> pa.Table:
+    """The metadata of a part that bliss wrote; BlissError where it is not as bliss writes it."""
+    path = folder / metadata_file(number)
+    table = read_parquet(path)
+    there = {field.name: str(field.type).removeprefix("large_") for field in table.schema}
+    fits = _COLUMNS.items() <= there.items() and len(table.schema.names) == len(there)
+    if fits:
+        known = [table[name].null_count == 0 for name in ("image_path", "row", "sha256")]
+        hexadecimal = pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")
+        fits = len(table) == rows and all(known) and pc.all(hexadecimal, min_count=0).as_py()
+    if not fits:
+        raise BlissError(
+            f"{path} has {len(table):,} rows of the columns {there}, or values that are none",
+            f"{rows:,} rows with {', '.join(_COLUMNS)} as bliss wrote them",
+            "Embed the folder again",
+        )
+    return table
 
 
 def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
@@ -234,7 +256,7 @@ def list_photographs(folder: str | Path, image_root: str | None = None) -> Image
         labelled: dict[int, str | None] = {}
         for number, rows in enumerate(manifest["parts"]):
             if rows:
-                columns = read_parquet(folder / metadata_file(number)).to_pydict()
+                columns = read_metadata(folder, number, rows).to_pydict()
                 named |= zip(columns["row"], columns["image_path"], strict=True)
                 labelled |= zip(columns["row"], columns["label"], strict=True)
         count = max(named, default=-1) + 1
@@ -276,13 +298,24 @@ def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:
         arrays = arrow_texts(read_parquet(file, [name])[name]) if name else [_nothing(count)]
         for values in arrays:
             for start in range(0, len(values), ROWS_AT_ONCE):
-                yield values.slice(start, ROWS_AT_ONCE)
+                yield _cut(values.slice(start, ROWS_AT_ONCE))
     except pa.ArrowInvalid as error:
         raise BlissError(
             f"column '{name}' of {file} could not be read ({error})",
             "text in UTF-8",
             "Write the metadata again",
         ) from error
+
+
+def _cut(values: pa.Array) -> pa.Array:
+    """The texts, those cut that are too long for a path or label, such as images in base64."""
+    long = pc.greater(pc.binary_length(values), LONGEST_PATH)
+    if not pc.any(long).as_py():
+        return values
+    texts = values.to_pylist()
+    for row in np.flatnonzero(long.fill_null(False).to_numpy(zero_copy_only=False)):
+        texts[row] = display_path(texts[row].decode("utf-8", "replace")).encode()
+    return pa.array(texts, values.type)
 
 
 def _nothing(count: int) -> pa.Array:
