@@ -2,6 +2,7 @@ from .bliss import BlissScores as BlissScores
 from .bliss import Retrieved as Retrieved
 from .bliss import bliss_matrices as bliss_matrices
 from .bliss import bliss_scores as bliss_scores
+from .bliss import filed_terms as filed_terms
 from .bliss import gather_texts as gather_texts
 from .calibration import benjamini_hochberg as benjamini_hochberg
 from .calibration import calibration_needed as calibration_needed
@@ -27,6 +28,7 @@ from .members import as_members as as_members
 from .members import make_members as make_members
 from .mislabel import LabelMargins as LabelMargins
 from .mislabel import label_margins as label_margins
+from .mislabel import merged_order as merged_order
 from .moments import Moments as Moments
 from .moments import add_images as add_images
 from .moments import empty_moments as empty_moments
