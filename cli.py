@@ -21,6 +21,7 @@ from .commands.export import export
 from .commands.find import find
 from .commands.index import index
 from .commands.logs import LOG, logs_on_terminal
+from .commands.pairs import pairs
 from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
@@ -105,6 +106,7 @@ def _say_error(message: str, code: int) -> int:
     sections=[
         cloup.Section("Audit a collection", [audit, report, apply, find, diff, export]),
         cloup.Section("Score new images", [reference, score]),
+        cloup.Section("Compare images with captions and with each other", [pairs]),
         cloup.Section("Captions", [index, corpora]),
         cloup.Section("Measure and train", [evaluate, train]),
         cloup.Section("Try it", [demo]),

@@ -23,6 +23,13 @@ from .folder import save_audit as save_audit
 from .folder import write_scores_csv as write_scores_csv
 from .models import encoder_for as encoder_for
 from .models import encoder_of_run as encoder_of_run
+from .pairs import PairAudit as PairAudit
+from .pairs import PairRequest as PairRequest
+from .pairs import audit_pairs as audit_pairs
+from .pairs import pairs_summary as pairs_summary
+from .pairs import pairs_text as pairs_text
+from .pairs import run_pairs as run_pairs
+from .pairs import save_pairs as save_pairs
 from .reference import fit_reference as fit_reference
 from .report.page import save_report as save_report
 from .report.plots import save_plots as save_plots

@@ -32,6 +32,11 @@ from .moments import empty_moments as empty_moments
 from .moments import fit_moments as fit_moments
 from .moments import merge as merge
 from .moments import remove_images as remove_images
+from .pairs import Pairs as Pairs
+from .pairs import PairScores as PairScores
+from .pairs import PairSettings as PairSettings
+from .pairs import Search as Search
+from .pairs import score_pairs as score_pairs
 from .reference import Calibration as Calibration
 from .reference import Reference as Reference
 from .reference_file import ARRAYS as ARRAYS

@@ -117,6 +117,8 @@ class PairScores:
     """float64 [P], the cosines."""
     score: np.ndarray
     """float64 [P], higher = the caption fits worse."""
+    text_bias: np.ndarray
+    """float64 [P], τ/2 times the log sum of the caption."""
     p: np.ndarray
     """float64 [P], small = it fits better than random captions do."""
     q: np.ndarray
@@ -130,6 +132,7 @@ class PairScores:
     better_image: np.ndarray
     """int64 [P], an image that the text would fit better, or -1."""
     better_image_gain: np.ndarray
+    """float64 [P]."""
 
     @property
     def order(self) -> np.ndarray:
@@ -196,7 +199,7 @@ def score_pairs(
         found[doubtful[better]] = best[place[better]]
         gains[doubtful[better]] = gain[better]
         sides.append((found, gains))
-    return PairScores(similarity, score, p, q, kept, *sides[0], *sides[1])
+    return PairScores(similarity, score, half * sums[1], p, q, kept, *sides[0], *sides[1])
 
 
 def random_share(p: np.ndarray) -> float:
@@ -206,10 +209,11 @@ def random_share(p: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class OwnRows:
-    """The rows of the other side that each row is paired with: `rows[starts[i] : starts[i + 1]]`."""
+    """The rows of the other side that each row is paired with."""
 
     starts: np.ndarray
     rows: np.ndarray
+    """Those of row i are `rows[starts[i] : starts[i + 1]]`."""
 
     def counts(self, of: np.ndarray) -> np.ndarray:
         """int64 [b], how many each of rows int64 [b] has."""
@@ -312,7 +316,7 @@ def top_sums(
     return found
 
 
-def rivals(  # noqa: PLR0913 - six positional
+def rivals(
     queries: np.ndarray, of: np.ndarray, own: OwnRows, search: Search, count: int, k: int
 ) -> Hits:
     """The k nearest rows that are not paired with the queries [b, d], -inf where there are fewer.
@@ -330,15 +334,13 @@ def rivals(  # noqa: PLR0913 - six positional
 
 
 def whole_sums(rest: np.ndarray, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """float64 [n], the sums of rivals with the terms `own` float64 [P] of each row's pairs added."""
+    """float64 [n], the sums of rivals `rest` with the terms `own` float64 [P] of pairs added."""
     whole = rest.copy()
     np.logaddexp.at(whole, rows, own)
     return whole
 
 
-def mismatch_scores(
-    pairs: Pairs, sums: tuple[np.ndarray, np.ndarray], half: float
-) -> np.ndarray:
+def mismatch_scores(pairs: Pairs, sums: tuple[np.ndarray, np.ndarray], half: float) -> np.ndarray:
     """float64 [m], scores of mismatched pairs: all, or NULL_PAIRS drawn with a fixed seed."""
     count = len(pairs.image)
     own = own_rows(pairs.image, pairs.text)
@@ -361,7 +363,7 @@ def mismatch_scores(
     return scores[mismatched]
 
 
-def best_rows(  # noqa: PLR0913 - six positional
+def best_rows(
     rows: Rows,
     asked: np.ndarray,
     others: Rows,
