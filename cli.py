@@ -13,6 +13,7 @@ import cloup
 from . import __version__
 from .commands.apply import apply
 from .commands.audit import audit
+from .commands.base import LOG, logs_on_terminal
 from .commands.corpora import corpora
 from .commands.demo import demo
 from .commands.diff import diff
@@ -20,7 +21,6 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.find import find
 from .commands.index import index
-from .commands.logs import LOG, logs_on_terminal
 from .commands.pairs import pairs
 from .commands.reference import reference
 from .commands.report import report

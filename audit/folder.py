@@ -29,9 +29,9 @@ from ..artefacts import (
     write_atomically,
     write_json,
 )
-from ..csv_cells import cell_text, csv_text
 from ..errors import BlissError, UsageError
 from ..indexer import Failure, ranks, read_parquet
+from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
 from .decisions import decision_facts

@@ -23,4 +23,4 @@ from .tuning import MadeStructures as MadeStructures
 from .tuning import TuningOptions as TuningOptions
 from .tuning import settings_of as settings_of
 from .tuning import tune as tune
-from .tuning_text import tuning_lines as tuning_lines
+from .tuning import tuning_lines as tuning_lines

@@ -19,11 +19,10 @@ from pathlib import Path
 
 from ...artefacts import write_atomically
 from ...corpora import ESCAPED_COLUMNS
-from ...csv_cells import cell_text, csv_text, is_plain, text_cell
 from ...errors import BlissError, UsageError, unwritable
 from ...indexer import UnreadableImage
 from ...progress import Progress, no_progress
-from ...safe_text import counted, terminal_text
+from ...safe_text import cell_text, counted, csv_text, is_plain, terminal_text, text_cell
 from ..folder import RunFolder
 from .photographs import (
     CHANGED,

@@ -16,8 +16,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...csv_cells import cell_text
 from ...errors import BlissError, UsageError
+from ...safe_text import cell_text
 from ...tables import open_table
 from ..addresses import is_remote
 from ..parquet_pages import check_rows, parquet_batches

@@ -18,8 +18,13 @@ from ...artefacts import digest
 from ...errors import BlissError, UsageError
 from ...tables import open_table
 from ..addresses import base_name, is_remote, open_file, reachable, stamp, unreachable
-from ..arrow_messages import arrow_batches, open_arrow_stream
-from ..parquet_pages import PageTooLarge, check_rows, parquet_batches
+from ..parquet_pages import (
+    PageTooLarge,
+    arrow_batches,
+    check_rows,
+    open_arrow_stream,
+    parquet_batches,
+)
 from ..sources import JSON
 from .labels import (
     LABEL_TOO_LONG,

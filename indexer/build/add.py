@@ -20,13 +20,21 @@ from ...progress import Progress
 from ..encode.encoder import IDENTITY, Encoder, check_same_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
-from ..store.folder import checked_names, files_of_part
-from ..store.manifest import IndexFolder, count_problems, type_problems
-from ..store.parts import BUILDING, begin_building, differing_fields, metadata_file
-from ..store.sources import (
+from ..store.manifest import (
+    IndexFolder,
+    checked_names,
+    count_problems,
+    files_of_part,
+    type_problems,
+)
+from ..store.parts import (
+    BUILDING,
     Described,
+    begin_building,
     describe_sources,
+    differing_fields,
     in_current_terms,
+    metadata_file,
     request_of,
     without_names,
 )

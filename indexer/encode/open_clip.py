@@ -15,19 +15,29 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
 from ...errors import BlissError, UsageError
 from .choosing import (
+    FOLDER,
+    HUB,
     check_config,
     is_torchscript,
+    named_repository,
     needed_packages,
     not_installed,
     package_of,
     resolve_model,
     weight_files,
 )
-from .encoder import Encoder, ModelChoice
-from .named_models import FOLDER, HUB, named_repository
-from .preprocessing import Preprocessing
-from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
-from .tokens import Tokenise, TokenizerRecipe, cut_by, simple_tokeniser, tokeniser_of
+from .encoder import Encoder, ModelChoice, Preprocessing
+from .tokens import (
+    Tokenise,
+    TokenizerRecipe,
+    cut_by,
+    encode_by_length,
+    recall_truncation,
+    remember_truncation,
+    simple_tokeniser,
+    tokeniser_of,
+    trial_captions,
+)
 
 TRUNCATION_TOLERANCE = 1e-5
 """Largest |Δ| of a unit vector's entries for which shorter input counts as exact."""

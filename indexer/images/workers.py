@@ -24,7 +24,7 @@ import numpy as np
 
 from ...corpora import ImageItem
 from ...errors import BlissError, UsageError
-from ..encode.preprocessing import Preprocessing, UnreadableImage
+from ..encode.encoder import Preprocessing, UnreadableImage
 from .decode_worker import Frame, image_request, read_frame, thumbnail_request
 from .decoding import Decoded, DecodingLimits, Undecodable
 

@@ -23,8 +23,8 @@ from ..encode.encoder import describe_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..upkeep.verify import check_whole
-from .folder import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
 from .lock import only_run_in
+from .manifest import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
 
 CARD = "README.md"
 DATASET = "dataset"

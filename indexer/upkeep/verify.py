@@ -18,22 +18,20 @@ from ...errors import BlissError
 from ...tables import read_table
 from ..encode.encoder import Encoder, encode_prompts
 from ..search.structures import how_to_make_again
-from ..store.folder import (
+from ..store.manifest import (
     HOW_TO_BUILD,
     KIND,
     UNLISTED,
-    caption_files,
-    files_below,
-    metadata_file,
-    part_of,
-    vector_file,
-)
-from ..store.manifest import (
     IndexFolder,
     IndexManifest,
+    caption_files,
     count_problems,
+    files_below,
+    metadata_file,
     name_problems,
+    part_of,
     type_problems,
+    vector_file,
 )
 from ..store.removed import list_name, read_rows, removed_rows
 from ..vectors.rows import load_vectors

@@ -1,4 +1,4 @@
-"""Sets of unit rows: in .npy files, joined, selected, and read in blocks.
+"""Sets of unit rows: in .npy files, joined, selected, and read in blocks; scratch arrays.
 
 `Rows` (unit_rows.py) is anything of M rows that has a length and gives float32 [m, d] for a slice
 or for int64 [m] row numbers. A NumPy array is one; so are
@@ -14,12 +14,21 @@ or for int64 [m] row numbers. A NumPy array is one; so are
     >>> some = SelectedRows(rows, np.array([0, 3]))
     >>> len(rows), len(some), some[np.array([1])].tolist()
     (4, 2, [[-0.0, -1.0]])
+
+Scratch arrays are large temporary arrays in an unlinked file, so that the system can page them out.
+An audit of a million images has some 400 bytes of hits and scores for each. The file is in the
+temporary folder (`TMPDIR`) and ends with the process.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -201,3 +210,43 @@ def _read(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     if len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all():
         return array[rows[0] : rows[-1] + 1]
     return array[rows]
+
+
+SCRATCH_BYTES = 16 << 20
+"""Arrays up to this size are held in memory."""
+
+
+def scratch_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised array: in a file where it is large and the disk has room, else in memory."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= SCRATCH_BYTES:
+        return np.empty(shape, dtype)
+    try:
+        with tempfile.TemporaryFile() as file:
+            # Allocate it all now: a page without room on the disk would kill the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+            mapped = mmap.mmap(file.fileno(), size)
+    except (OSError, AttributeError):  # no room there, or no such call on this system
+        return np.empty(shape, dtype)
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def release_pages(*arrays: np.ndarray) -> None:
+    """Give the memory of scratch arrays back to the system; their values stay."""
+    for array in arrays:
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        base = base.obj if isinstance(base, memoryview) else base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
+
+
+class ScratchAllocator:
+    """`scratch_array` and `release_pages` for functions that take an `Allocator`."""
+
+    empty = staticmethod(scratch_array)
+    release = staticmethod(release_pages)
+
+
+SCRATCH = ScratchAllocator()

@@ -12,7 +12,7 @@ import pytest
 from blissaudit.artefacts import read_json, sha256_of, write_json
 from blissaudit.audit.review.apply import COLUMNS, label_problem
 from blissaudit.corpora.images.opening import open_images
-from blissaudit.csv_cells import text_cell
+from blissaudit.safe_text import text_cell
 
 
 @pytest.fixture(scope="module")

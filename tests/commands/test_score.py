@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.scorer.reference_file import load_reference
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Need
 from blissaudit.scorer.scores.registry import SCORES
 
 

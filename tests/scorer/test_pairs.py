@@ -1,4 +1,4 @@
-"""Scores of image-caption pairs: against loops, the known answers, and the null of the keep list."""
+"""Scores of image-caption pairs: against loops, and the known answers on real pairs."""
 
 import math
 

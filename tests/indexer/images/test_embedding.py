@@ -19,8 +19,7 @@ import pytest
 from blissaudit.corpora.images.folders import ImageList, list_images
 from blissaudit.corpora.images.source import ImageItem, Skip
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.encode.encoder import Encoder
-from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.encode.encoder import Encoder, Preprocessing
 from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decode_worker import image_request
 from blissaudit.indexer.images.embedded import EmbeddedImages
