@@ -1,6 +1,9 @@
 __version__: str
 
 from .audit.classes import ClassWords as ClassWords
+from .audit.drift import DriftResult as DriftResult
+from .audit.drift import DriftSettings as DriftSettings
+from .audit.drift import compare_collections as compare_collections
 from .audit.folder import save_audit as save_audit
 from .audit.pairs import audit_pairs as audit_pairs
 from .audit.reference import fit_reference as fit_reference

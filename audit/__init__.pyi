@@ -11,6 +11,14 @@ from .decisions import AuditQuestion as AuditQuestion
 from .decisions import DecisionRule as DecisionRule
 from .decisions import check_flagged as check_flagged
 from .decisions import decide as decide
+from .drift import DriftRequest as DriftRequest
+from .drift import DriftResult as DriftResult
+from .drift import DriftSettings as DriftSettings
+from .drift import compare_collections as compare_collections
+from .drift import drift_summary as drift_summary
+from .drift import drift_text as drift_text
+from .drift import run_drift as run_drift
+from .drift import save_drift as save_drift
 from .fitting import FitRequest as FitRequest
 from .fitting import embed_query as embed_query
 from .fitting import run_fit as run_fit

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...artefacts import write_atomically
-from ...csv_cells import visible_text
+from ...safe_text import visible_text
 from .page import source_hash
 from .thumbnails import PictureShelf
 
