@@ -243,6 +243,17 @@ def decode_bytes(data: bytes, preprocessing: Preprocessing, limits: DecodingLimi
     return DecodedFile(pixels, hashlib.sha256(data).hexdigest(), upright.rotated, measures)
 
 
+def picture_pixels(
+    image: Image.Image, preprocessing: Preprocessing, limits: DecodingLimits
+) -> np.ndarray:
+    """uint8 [height, width, 3] of an opened image, as `decode_image` makes them of its file.
+
+    Raises UnreadableImage(reason).
+    """
+    upright = _load(image, preprocessing.apply_exif)
+    return np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
+
+
 def thumbnail(data: bytes, side: int, limits: DecodingLimits) -> Image.Image:
     """An image file's bytes as RGB, rotated upright, no larger than `side` x `side`.
 

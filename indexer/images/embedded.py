@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
 from ...corpora import LONGEST_PATH, ImageList, display_path, list_paths
-from ...errors import BlissError
+from ...errors import BlissError, UsageError
 from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
     EmbeddingFolder,
@@ -23,6 +23,7 @@ from ..vectors.layout import (
     read_parquet,
 )
 from ..vectors.rows import (
+    ArrayRows,
     OutsideRows,
     PartedRows,
     SelectedRows,
@@ -40,8 +41,9 @@ from ..vectors.string_columns import (
     joined,
     joined_contents,
     packed_texts,
+    text_column,
 )
-from ..vectors.unit_rows import Rows, normalise_rows
+from ..vectors.unit_rows import Rows, normalise_rows, slices
 from .measures import MEASURES, SKETCH, Measures
 
 KIND = "image-embeddings"
@@ -286,6 +288,42 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
     )
 
 
+def embedded_arrays(
+    vectors: np.ndarray,
+    labels: Sequence[str | None],
+    paths: Sequence[str] | None = None,
+    model: Mapping[str, Any] | None = None,
+    source: str = "the arrays given",
+) -> EmbeddedImages:
+    """Embeddings [n, d] that are in memory, or mapped, as `read_image_embeddings` reads files.
+
+    They are normalised, those over 256 MiB whenever they are read. `labels` and `paths` have one
+    entry for each. Raises UsageError naming the first row that is zero or not finite.
+    """
+    bad, hashes, adjusted = _scan_array(vectors)
+    if len(bad):
+        raise UsageError(
+            f"row {bad[0]} of the images is zero or not finite"
+            + (f", and {len(bad) - 1:,} more" if bad[1:].size else ""),
+            "finite vectors of some length",
+            "Leave those images out, or embed them again",
+        )
+    n, dimension = vectors.shape
+    named = [f"row {i}" for i in range(n)] if paths is None else paths
+    return EmbeddedImages(
+        vectors=resident_if_few(ArrayRows(vectors), dimension),
+        rows=np.arange(n),
+        paths=text_column(named),
+        labels=categories(labels),
+        hashes=hashes,
+        failures=(),
+        model=model or {"model": None, "weights_sha256": None, "dimension": dimension},
+        source=source,
+        normalised=adjusted,
+        fingerprint=_fingerprint(hashes),
+    )
+
+
 def _fingerprint(hashes: TextColumn) -> str:
     """SHA-256 of all contents in order."""
     found = hashlib.sha256()
@@ -297,15 +335,22 @@ def _fingerprint(hashes: TextColumn) -> str:
 def _scan(stored: PartedRows) -> tuple[np.ndarray, TextColumn, int]:
     """One pass: int64 [u] unusable rows; contents of the others; how many of those were not of
     unit length."""
-    bad, hashes, adjusted = [], [], 0
-    for path, first, stop in zip(stored.paths, stored.starts, stored.starts[1:], strict=False):
-        for start in range(0, int(stop - first), EMBEDDED_ROWS_AT_ONCE):
-            made = normalise_rows(load_vectors(path)[start : start + EMBEDDED_ROWS_AT_ONCE])
-            bad.append(made.unusable + start + first)
-            adjusted += made.adjusted
-            usable = np.delete(made.unit, made.unusable, axis=0)
-            named = as_bytes("vector:" + hashlib.sha256(row).hexdigest() for row in usable)
-            hashes.append(packed_texts(named))
+    found = [_scan_array(load_vectors(path)) for path in stored.paths]
+    bad = [rows + first for (rows, _, _), first in zip(found, stored.starts, strict=False)]
+    contents = joined_contents(hashes for _, hashes, _ in found)
+    return np.concatenate(bad), contents, sum(adjusted for _, _, adjusted in found)
+
+
+def _scan_array(vectors: np.ndarray) -> tuple[np.ndarray, TextColumn, int]:
+    """The same of one array."""
+    bad, hashes, adjusted = [np.zeros(0, np.int64)], [], 0
+    for some in slices(len(vectors), EMBEDDED_ROWS_AT_ONCE):
+        made = normalise_rows(vectors[some])
+        bad.append(made.unusable + some.start)
+        adjusted += made.adjusted
+        usable = np.delete(made.unit, made.unusable, axis=0)
+        named = as_bytes("vector:" + hashlib.sha256(row).hexdigest() for row in usable)
+        hashes.append(packed_texts(named))
     return np.concatenate(bad), joined_contents(hashes), adjusted
 
 
