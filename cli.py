@@ -17,6 +17,7 @@ from .commands.corpora import corpora
 from .commands.demo import demo
 from .commands.diff import diff
 from .commands.evaluate import evaluate
+from .commands.explain import explain
 from .commands.export import export
 from .commands.find import find
 from .commands.index import index
@@ -103,7 +104,7 @@ def _say_error(message: str, code: int) -> int:
 @cloup.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     sections=[
-        cloup.Section("Audit a collection", [audit, report, apply, find, diff, export]),
+        cloup.Section("Audit a collection", [audit, report, apply, find, explain, diff, export]),
         cloup.Section("Score new images", [reference, score]),
         cloup.Section("Captions", [index, corpora]),
         cloup.Section("Measure and train", [evaluate, train]),

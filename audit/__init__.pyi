@@ -11,6 +11,10 @@ from .decisions import AuditQuestion as AuditQuestion
 from .decisions import DecisionRule as DecisionRule
 from .decisions import check_flagged as check_flagged
 from .decisions import decide as decide
+from .explain import Explanation as Explanation
+from .explain import explain as explain
+from .explain import explanation_text as explanation_text
+from .explain import save_map as save_map
 from .fitting import FitRequest as FitRequest
 from .fitting import embed_query as embed_query
 from .fitting import run_fit as run_fit

@@ -17,6 +17,7 @@ from .build.shards import merge_index as merge_index
 from .build.shards import parse_shard as parse_shard
 from .encode.encoder import DEFAULT_MODEL as DEFAULT_MODEL
 from .encode.encoder import IDENTITY as IDENTITY
+from .encode.encoder import CellMap as CellMap
 from .encode.encoder import Encoder as Encoder
 from .encode.encoder import ModelChoice as ModelChoice
 from .encode.encoder import average_prompts as average_prompts
@@ -37,6 +38,7 @@ from .encode.preprocessing import INTERPOLATIONS as INTERPOLATIONS
 from .encode.preprocessing import Preprocessing as Preprocessing
 from .encode.preprocessing import UnreadableImage as UnreadableImage
 from .encode.preprocessing import resize_and_crop as resize_and_crop
+from .encode.preprocessing import visible_box as visible_box
 from .encode.text_lengths import cache_folder as cache_folder
 from .encode.text_lengths import caption_lengths as caption_lengths
 from .encode.tokens import Tokenise as Tokenise

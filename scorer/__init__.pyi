@@ -11,6 +11,8 @@ from .calibration import fit_empirical_null as fit_empirical_null
 from .calibration import hold_out as hold_out
 from .calibration import least_flagged as least_flagged
 from .calibration import null_p_values as null_p_values
+from .explain import ClassTerms as ClassTerms
+from .explain import class_terms as class_terms
 from .groups import MOST_IMAGES as MOST_IMAGES
 from .groups import group_images as group_images
 from .label_filter import NO_FILTER as NO_FILTER

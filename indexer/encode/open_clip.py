@@ -23,7 +23,7 @@ from .choosing import (
     resolve_model,
     weight_files,
 )
-from .encoder import Encoder, ModelChoice
+from .encoder import CellMap, Encoder, ModelChoice
 from .named_models import FOLDER, HUB, named_repository
 from .preprocessing import Preprocessing
 from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
@@ -75,12 +75,20 @@ def encoder_of(
         with torch.inference_mode(), autocast():
             return _unit(_text_features(model, torch.from_numpy(tokens).to(device)))
 
-    def encode_images(pixels: np.ndarray) -> np.ndarray:
+    def standardised(pixels: np.ndarray) -> torch.Tensor:
         images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(preprocessing.mean, device=device)[:, None, None]
         std = torch.tensor(preprocessing.std, device=device)[:, None, None]
+        return (images - mean) / std
+
+    def encode_images(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast():
-            return _unit(model.encode_image((images - mean) / std))  # type: ignore[operator]
+            return _unit(model.encode_image(standardised(pixels)))  # type: ignore[operator]
+
+    def map_cells(pixels: np.ndarray, directions: np.ndarray) -> CellMap:
+        from .cells import cell_map
+
+        return cell_map(model, standardised(pixels), directions)
 
     short = recall_truncation(weights)
     if short is None:
@@ -115,6 +123,7 @@ def encoder_of(
         encode_tokens=encode_tokens,
         is_cut=cut_by(tokenizer, recipe, context_length),
         recipe=recipe,
+        map_cells=map_cells,
     )
 
 

@@ -100,6 +100,22 @@ def resized_shape(height: int, width: int, preprocessing: Preprocessing) -> tupl
     return round(height / ratio), round(width / ratio)
 
 
+def visible_box(
+    height: int, width: int, preprocessing: Preprocessing
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what the model sees, in widths and heights of the image.
+
+    Below 0 or above 1 where the model sees a border that is not in the image.
+    """
+    sides = zip((width, height), preprocessing.size[::-1], strict=True)
+    resized = resized_shape(height, width, preprocessing)[::-1]
+    spans = [
+        ((new - seen) / 2 / new, (new + seen) / 2 / new)
+        for (_, seen), new in zip(sides, resized, strict=True)
+    ]
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+
 def shape_of(image: Resizable) -> str:
     """Width and height, for messages."""
     return f"{image.width} x {image.height} pixels"
