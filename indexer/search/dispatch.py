@@ -16,8 +16,8 @@ from ..vectors.rows import SelectedRows
 from ..vectors.unit_rows import Rows
 from .gpu import Gpus, GpuStructureSource, HoldingSearcher, StreamingSearcher, open_gpus
 from .install import MadeStructure, make_structure
-from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers, read_kind
-from .plan import Machine, Plan, Task, lists_for, plan_search, this_machine
+from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers, lists_for, read_kind
+from .plan import Machine, Plan, Task, plan_search, this_machine
 from .searchers import ExactSearcher, Searcher, StructureSearcher
 from .structures import (
     FaissStructure,
