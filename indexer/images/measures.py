@@ -3,7 +3,7 @@
 The quality measures are those of cleanvision, from at most SIDE x SIDE of its pixels:
 
     brightness  sqrt(0.241 r² + 0.691 g² + 0.068 b²) / 255 of a pixel: mean, 5th, 99th percentile
-    entropy     of the histograms of the three channels together, in bits
+    entropy     of the histograms of the three channels together, of one for grey pictures, in bits
     blurriness  standard deviation of Pillow's FIND_EDGES on grey of at most 64 x 64 pixels, and the
                 standard deviation of that picture's histogram
 
@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 MEASURES = (
-    "width", "height", "brightness", "brightness_perc_5", "brightness_perc_99", "entropy",
-    "blurriness", "blurriness_grayscale_std", "colour", "range",
+    "width", "height", "brightness", "brightness_perc_5", "brightness_perc_99", "entropy", "colour",
+    "blurriness", "blurriness_grayscale_std", "range",
 )  # fmt: skip
 """The quality measures, in the order of their columns."""
 SKETCH = 64
@@ -110,7 +110,8 @@ def _of_sample(sample: Image.Image) -> tuple[float, ...]:
     lightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
     counts = np.cumsum(ImageChops.difference(lightest, darkest).histogram())
-    return mean, low, high, sample.entropy(), np.searchsorted(counts, 0.99 * counts[-1]) / 255
+    entropy = (red if counts[0] == counts[-1] else sample).entropy()
+    return mean, low, high, entropy, np.searchsorted(counts, 0.99 * counts[-1]) / 255
 
 
 def _of_small(small: Image.Image) -> tuple[float, ...]:

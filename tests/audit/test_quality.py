@@ -33,7 +33,7 @@ def texture(size: tuple[int, int] = (150, 100)) -> Image.Image:
 
 BAD = {
     "dark": lambda: texture().point(lambda value: value // 5),
-    "light": lambda: texture().point(lambda value: 254 if value < 250 else 255),
+    "light": lambda: texture().point(lambda value: 245 + value // 26),
     "blurry": lambda: texture().filter(ImageFilter.GaussianBlur(12)),
     "low_information": lambda: texture().quantize(2).convert("RGB"),
     "odd_size": lambda: texture((450, 400)),
