@@ -4,7 +4,8 @@ One picture may be the other resized, cropped a little, mirrored, re-encoded or 
 
 1. Align: x' = a x + b and y' = c y + d, without rotation. Both pictures are smoothed by a Gaussian,
    wide at first and then narrower; at each width Gauss-Newton steps fit a, b, c, d and a gain to
-   the least squared difference. Starts: three scales, each as it is and mirrored.
+   the least squared difference. Starts: the whole of both, or of one in a part of the other; each
+   as it is and mirrored.
 2. Compare: in blocks of 4 x 4 pixels, without the mean of each block, the correlation of all blocks
    together. Means and slow changes are left out since other photographs of the same scene share
    them. A box of at most COVERED of the area may be left out, the one that helps most: a watermark.
@@ -33,13 +34,14 @@ GRID, BLOCK = 64, 4
 """Points a side, and points a side of a block, where pictures are compared."""
 FINE = 0.03
 """The Gaussian's standard deviation there. Pictures reach from -1 to 1."""
-LEVELS = ((0.22, 10, 4), (0.11, 16, 3), (0.045, 36, 3))
+LEVELS = ((0.14, 16, 5), (0.11, 16, 3), (0.03, 64, 4))
 """Standard deviation, points a side, steps."""
 UNLIKE = 0.6
 """Pairs with a lower correlation at half the resolution are not aligned further."""
 DOUBTFUL, SURE = 0.85, 0.99
 """Pairs with a correlation between them are aligned once more, without the box that was found."""
-SCALES = (1.0, 0.86, 1.16)
+SCALE = 0.8
+"""Of the starts from a part of one picture."""
 NOISE = 0.5
 """Standard deviation, of 255 levels, that pictures without structure are assumed to have."""
 _LOW = np.array([0.7, -0.35, 0.7, -0.35], np.float32)
@@ -70,24 +72,22 @@ def _align(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Of one batch, float32 [p, S, S]."""
     p, pairs = len(first), np.arange(len(first))
     sides = [(one, np.stack([other, other[:, :, ::-1]])) for one, other in _shrunk(first, second)]
-    starts = np.array([[scale, 0, scale, 0] for scale in SCALES], np.float32)
     one, both = sides[0]
-    found, at = _refine(
-        np.tile(one, (2 * len(SCALES), 1, 1)),
-        np.tile(both.reshape(2 * p, *one.shape[1:]), (len(SCALES), 1, 1)),
-        np.repeat(starts, 2 * p, axis=0),
-        LEVELS[0],
-    )
-    best = found.reshape(len(SCALES), 2 * p).argmax(axis=0)
-    at = at.reshape(len(SCALES), 2 * p, 4)[best, np.arange(2 * p)]
+    here, there = np.concatenate([one, one]), np.concatenate(both)
+    still = np.tile(_IDENTITY, (2 * p, 1))
+    tries = [_refine(here, there, scale * still, LEVELS[0]) for scale in (1, SCALE)]
+    # A part of the first is found as the whole of the second: more of the pictures is compared.
+    found, at = _refine(there, here, SCALE * still, LEVELS[0])
+    tries.append((found, _inverse(at)))
+    best = np.argmax([found for found, _ in tries], axis=0)
+    at = np.stack([at for _, at in tries])[best, np.arange(2 * p)]
     one, both = sides[1]
     found, at = _refine(np.concatenate([one, one]), np.concatenate(both), at, LEVELS[1])
     mirrored = found.reshape(2, p).argmax(axis=0)
     at = at.reshape(2, p, 4)[mirrored, pairs]
     # A box with much contrast can spoil the alignment: pictures that fit where they are stay there.
-    still = np.tile(_IDENTITY, (p, 1))
     tried = [_compare(one, both[mirrored, pairs], at, GRID // 2)]
-    tried += [_compare(one, each, still, GRID // 2) for each in both]
+    tried += [_compare(one, each, still[:p], GRID // 2) for each in both]
     rough = np.stack([correlation for correlation, _ in tried])
     best = rough.argmax(axis=0)
     at = np.where(best[:, None] > 0, _IDENTITY, at)
@@ -108,6 +108,13 @@ def _align(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
         better, _ = _compare(first, second, at, GRID)
         correlation[like[again]] = np.maximum(correlation[like[again]], better)
     return correlation, mirrored.astype(bool)
+
+
+def _inverse(at: np.ndarray) -> np.ndarray:
+    """From x' = a x + b, and the same for y, to x = x' / a - b / a, [p, 4]."""
+    scale, shift = 1 / at[:, ::2], -at[:, 1::2] / at[:, ::2]
+    turned = np.stack([scale[:, 0], shift[:, 0], scale[:, 1], shift[:, 1]], axis=1)
+    return np.clip(turned, _LOW, _HIGH).astype(np.float32)
 
 
 def _shrunk(*pictures: np.ndarray) -> list[list[np.ndarray]]:

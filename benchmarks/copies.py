@@ -38,9 +38,9 @@ from PIL import Image, ImageDraw
 from scipy.fft import dctn
 
 PAIRS = 1500
-CHANGES = ("resize", "encode", "crop", "mirror", "watermark")
+RECALL = {"resize": 0.99, "encode": 0.99, "crop": 0.99, "mirror": 0.99, "watermark": 0.9}
+"""What is wanted of each change of a planted copy; a precision of 0.95 is wanted too."""
 LISTED = Path(__file__).resolve().parent.parent / "tests" / "audit" / "caltech_copies.csv"
-PRECISION = 0.95
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def accuracy(real: Path, planted: int, report: Report) -> None:
     original = np.stack([sketches[i] for i in chosen.tolist()])
     found: dict[str, np.ndarray] = {}
     far: dict[str, np.ndarray] = {}
-    for change in CHANGES:
+    for change in RECALL:
         made, distance = [], []
         for i in chosen.tolist():
             with Image.open(real / files[i]) as image:
@@ -104,7 +104,7 @@ def accuracy(real: Path, planted: int, report: Report) -> None:
         far[change] = np.array(distance)
     report.say(f"  a comparison takes {spent:.2f} ms of one core (the slowest kind of pair)")
     half = np.arange(len(first)) % 2 == 0, np.arange(planted) % 2 == 0
-    tuning = threshold_for(pairs, kind, found, half)
+    tuning = threshold_for(found, half[1])
     report.say(
         f"  threshold chosen on one half: {tuning:.4f}; default {CopySettings().correlation}"
     )
@@ -134,25 +134,13 @@ def accuracy(real: Path, planted: int, report: Report) -> None:
         scored(report, cosine >= threshold, kind, everything, {})
 
 
-def threshold_for(
-    pairs: np.ndarray, kind: np.ndarray, found: dict[str, np.ndarray], half: tuple[np.ndarray, ...]
-) -> float:
-    """The lowest threshold whose precision over real copies, planted copies of one kind and
-    look-alikes is PRECISION for every kind, on the first half."""
-    alike = pairs[half[0] & (kind == "look-alike")]
-    copies = pairs[half[0] & (kind == "copy")]
-
-    def precise(threshold: float) -> bool:
-        wrong = (alike >= threshold).sum()
-        right = (copies >= threshold).sum()
-        return all(
-            (right + (score[half[1]] >= threshold).sum())
-            >= PRECISION * (right + (score[half[1]] >= threshold).sum() + wrong)
-            for score in found.values()
-        )
-
-    candidates = np.sort(np.concatenate([pairs, *found.values()]))
-    return float(next((value for value in candidates if value > 0.9 and precise(value)), 1.0))
+def threshold_for(found: dict[str, np.ndarray], half: np.ndarray) -> float:
+    """The highest threshold with the wanted recall of every change, on one half."""
+    highest = 1.0
+    for change, score in found.items():
+        missed = int((1 - RECALL[change]) * half.sum())
+        highest = min(highest, float(np.sort(score[half])[missed]))
+    return highest
 
 
 def scored(

@@ -31,10 +31,17 @@ def texture(size: tuple[int, int] = (150, 100)) -> Image.Image:
     return small.resize(size, Image.Resampling.BICUBIC)
 
 
+def gradient(size: tuple[int, int]) -> Image.Image:
+    """Of many colours, without an edge."""
+    down = Image.linear_gradient("L").resize(size)
+    across = Image.linear_gradient("L").rotate(90).resize(size)
+    return Image.merge("RGB", (across, down, across)).point(lambda value: 60 + value // 2)
+
+
 BAD = {
     "dark": lambda: texture().point(lambda value: value // 5),
     "light": lambda: texture().point(lambda value: 245 + value // 26),
-    "blurry": lambda: texture().filter(ImageFilter.GaussianBlur(12)),
+    "blurry": lambda: gradient((150, 100)),
     "low_information": lambda: texture().quantize(2).convert("RGB"),
     "odd_size": lambda: texture((450, 400)),
     "odd_aspect_ratio": lambda: texture((260, 60)),
