@@ -34,11 +34,11 @@ GRID, BLOCK = 64, 4
 """Points a side, and points a side of a block, where pictures are compared."""
 FINE = 0.03
 """The Gaussian's standard deviation there. Pictures reach from -1 to 1."""
-LEVELS = ((0.14, 16, 5), (0.11, 16, 3), (0.03, 64, 4))
+LEVELS = ((0.14, 16, 5), (0.11, 16, 3), (0.03, 64, 3))
 """Standard deviation, points a side, steps."""
 UNLIKE = 0.6
 """Pairs with a lower correlation at half the resolution are not aligned further."""
-DOUBTFUL, SURE = 0.85, 0.99
+DOUBTFUL, SURE = 0.85, 0.98
 """Pairs with a correlation between them are aligned once more, without the box that was found."""
 SCALE = 0.8
 """Of the starts from a part of one picture."""

@@ -35,7 +35,7 @@ def gradient(size: tuple[int, int]) -> Image.Image:
     """Of many colours, without an edge."""
     down = Image.linear_gradient("L").resize(size)
     across = Image.linear_gradient("L").rotate(90).resize(size)
-    return Image.merge("RGB", (across, down, across)).point(lambda value: 60 + value // 2)
+    return Image.merge("RGB", (across, down, across)).point(lambda value: value // 2)
 
 
 BAD = {
