@@ -104,8 +104,8 @@ def accuracy(real: Path, planted: int, report: Report) -> None:
         longest = max(longest, (time.process_time() - began) / planted * 1000)
         far[change] = np.array(distance)
     report.say(
-        f"  a comparison takes {spent:.2f} ms of one core for these pairs, {longest:.2f} ms for the "
-        "slowest kind of planted copies"
+        f"  a comparison takes {spent:.2f} ms of one core for these pairs, {longest:.2f} ms for "
+        "the slowest kind of planted copies"
     )
     half = np.arange(len(first)) % 2 == 0, np.arange(planted) % 2 == 0
     tuning = threshold_for(found, half[1])
