@@ -36,13 +36,12 @@ from ..indexer import (
     slices,
 )
 from ..progress import Progress, no_progress
-from ..scorer import Reference, as_members
+from ..scorer import NO_FILE, Reference, as_members
 from .alignment import align_pairs
 
 KINDS = ("exact", "same-pixels", "near", "look-alike")
 SAME_FILE, SAME_PIXELS, NEAR, LOOK_ALIKE = range(4)
 QUERIES_AT_ONCE, PAIRS_AT_ONCE = 16_384, 4096
-NO_FILE = "vector:"
 SCHEMA = pa.schema(
     [
         ("group", pa.int32()),

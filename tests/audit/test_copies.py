@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from blissaudit.audit.alignment import align_pairs
 from blissaudit.audit.copies import SCHEMA, CopySettings, find_copies
+from blissaudit.audit.review.photographs import Photographs, opened_pictures
 from blissaudit.errors import UsageError
 from blissaudit.indexer import MEASURES, EmbeddedImages, sketch_of, text_column
 from blissaudit.indexer.search import dispatch
@@ -254,3 +256,20 @@ def test_a_blurred_copy_still_is_one() -> None:
     soft = [picture(seed).filter(ImageFilter.GaussianBlur(1)) for seed in range(3)]
     found = align_pairs(sketches([picture(seed) for seed in range(3)]), sketches(soft))
     assert found.correlation.min() > 0.9
+
+
+def test_pictures_are_opened_from_files(tmp_path: Path) -> None:
+    """Upright, as in an audit of given embeddings; what is no image or lies outside is None."""
+    picture(0).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(0).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.jpg", exif=exif.tobytes())
+    (tmp_path / "c.png").write_text("no image")
+    names = text_column(["a.png", "b.jpg", "c.png", "../a.png"])
+    with opened_pictures(Photographs(str(tmp_path), {}), names) as opened:
+        found = [opened(i) for i in range(4)]
+    assert found[2] is None and found[3] is None
+    assert found[0] is not None and found[1] is not None
+    assert align_pairs(sketches(found[:1]), sketches(found[1:2])).correlation[0] > 0.99  # type: ignore[arg-type]
+    with opened_pictures(Photographs(None, {}), names) as opened:
+        assert opened(0) is None
