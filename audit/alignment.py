@@ -201,7 +201,8 @@ def _compare(
         boxed = edge[:, :, rows:, columns:] - edge[:, :, :-rows, columns:]
         boxed = boxed - edge[:, :, rows:, :-columns] + edge[:, :, :-rows, :-columns]
         without = totals[:, :, None, None] - boxed
-        ratio = _ratio(np.maximum(without, [[[[0]]], [[[0]]], [[[-np.inf]]]]), noise[:, None, None])
+        without[:2] = np.maximum(without[:2], 0)
+        ratio = _ratio(without, noise[:, None, None])
         most = ratio.reshape(p, -1).argmax(axis=1)
         top, left = np.divmod(most, ratio.shape[2])
         ratio = ratio.reshape(p, -1)[np.arange(p), most]

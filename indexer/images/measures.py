@@ -111,7 +111,8 @@ def _of_sample(sample: Image.Image) -> tuple[float, ...]:
     darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
     counts = np.cumsum(ImageChops.difference(lightest, darkest).histogram())
     entropy = (red if counts[0] == counts[-1] else sample).entropy()
-    return mean, low, high, entropy, np.searchsorted(counts, 0.99 * counts[-1]) / 255
+    colour = np.searchsorted(counts, 0.99 * counts[-1]) / 255
+    return float(mean), float(low), float(high), entropy, float(colour)
 
 
 def _of_small(small: Image.Image) -> tuple[float, ...]:
@@ -119,7 +120,7 @@ def _of_small(small: Image.Image) -> tuple[float, ...]:
     grey = small.convert("L")
     edges = ImageStat.Stat(grey.filter(ImageFilter.FIND_EDGES)).var[0]
     spread = max(ceiling - floor for floor, ceiling in np.reshape(small.getextrema(), (3, 2)))
-    return np.sqrt(edges), np.std(grey.histogram()), spread / 255
+    return float(np.sqrt(edges)), float(np.std(grey.histogram())), float(spread / 255)
 
 
 _LUMA = np.array([0.241, 0.691, 0.068], np.float32)
