@@ -68,6 +68,7 @@ from .images.embedding import embedding_request as embedding_request
 from .images.measures import MEASURES as MEASURES
 from .images.measures import SKETCH as SKETCH
 from .images.measures import Measures as Measures
+from .images.measures import sketch_of as sketch_of
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder
 from .images.workers import DecodeSettings as DecodeSettings
