@@ -11,6 +11,8 @@ from .compare import audit_each as audit_each
 from .compare import read_truth as read_truth
 from .compare import truth_of_labels as truth_of_labels
 from .compare import without_calibration as without_calibration
+from .copies import Copies as Copies
+from .copies import find_copies as find_copies
 from .decisions import AuditQuestion as AuditQuestion
 from .decisions import DecisionRule as DecisionRule
 from .decisions import check_flagged as check_flagged
@@ -28,6 +30,9 @@ from .folder import write_scores_csv as write_scores_csv
 from .issues import issues_table as issues_table
 from .models import encoder_for as encoder_for
 from .models import encoder_of_run as encoder_of_run
+from .quality import not_measured as not_measured
+from .quality import quality_issues as quality_issues
+from .quality import quality_scores as quality_scores
 from .reference import fit_reference as fit_reference
 from .report.page import save_report as save_report
 from .report.plots import save_plots as save_plots

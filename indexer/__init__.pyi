@@ -54,6 +54,7 @@ from .images.decoding import picture_pixels as picture_pixels
 from .images.decoding import read_file as read_file
 from .images.embedded import EmbeddedImages as EmbeddedImages
 from .images.embedded import Failure as Failure
+from .images.embedded import Sketches as Sketches
 from .images.embedded import embedded_arrays as embedded_arrays
 from .images.embedded import list_photographs as list_photographs
 from .images.embedded import read_image_embeddings as read_image_embeddings
@@ -62,6 +63,10 @@ from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
 from .images.embedding import embed_shard as embed_shard
 from .images.embedding import embedding_request as embedding_request
+from .images.measures import MEASURES as MEASURES
+from .images.measures import SKETCH as SKETCH
+from .images.measures import Measures as Measures
+from .images.measures import sketch_of as sketch_of
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder
 from .images.workers import DecodeSettings as DecodeSettings
@@ -76,6 +81,7 @@ from .search.captions import search_index as search_index
 from .search.captions import text_vector as text_vector
 from .search.dispatch import describe_plan as describe_plan
 from .search.dispatch import describe_search as describe_search
+from .search.dispatch import nearest_searcher as nearest_searcher
 from .search.index import ArrayIndex as ArrayIndex
 from .search.index import FolderIndex as FolderIndex
 from .search.index import join_indexes as join_indexes

@@ -27,6 +27,7 @@ from ..vectors.rows import (
     OutsideRows,
     PartedRows,
     SelectedRows,
+    by_part,
     load_vectors,
     resident_if_few,
 )
@@ -43,9 +44,12 @@ from ..vectors.string_columns import (
     text_column,
 )
 from ..vectors.unit_rows import Rows, normalise_rows, slices
+from .measures import MEASURES, SKETCH, Measures
 
 KIND = "image-embeddings"
 EMBEDDED_ROWS_AT_ONCE = 16_384
+DIGEST, DRAWN = "pixels_sha256", "sketch"
+"""Columns of what was measured beside MEASURES."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,26 @@ class Failure:
     row: int
     path: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Sketches:
+    """The sketches of n images, in the metadata files of their parts."""
+
+    files: tuple[Path, ...]
+    starts: np.ndarray
+    """int64 [p + 1], the first image of each part."""
+    digests: np.ndarray
+    """S32 [n], of all pixels; b"" where an image was not measured."""
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [m, SKETCH, SKETCH] of the images `rows` int64 [m], which were all measured."""
+        found = np.zeros((len(rows), SKETCH, SKETCH), np.uint8)
+        for number, places, here in by_part(self.starts, np.asarray(rows)):
+            column = read_parquet(self.files[number], [DRAWN])[DRAWN].take(pa.array(here))
+            joined = b"".join(column.to_pylist())
+            found[places] = np.frombuffer(joined, np.uint8).reshape(-1, SKETCH, SKETCH)
+        return found
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,48 @@ class EmbeddedImages:
     exif_rotated: int = 0
     fingerprint: str = ""
     """Changes if any vector, content or path does; "" where unknown."""
+    quality: np.ndarray | None = None
+    """float32 [n, q], the columns of MEASURES, NaN for images that were not measured; None where
+    none was, as by earlier versions and other programs."""
+    sketches: Sketches | None = None
+    """None where no image was measured."""
+
+
+def measures_columns(measured: Sequence[Measures | None]) -> dict[str, pa.Array]:
+    """The columns of a metadata table for these images; none where nothing was measured."""
+    if not any(measured):
+        return {}
+    columns = {
+        name: pa.array([each and each.quality[place] for each in measured], pa.float32())
+        for place, name in enumerate(MEASURES)
+    }
+    columns[DIGEST] = pa.array([each and each.digest for each in measured], pa.string())
+    columns[DRAWN] = pa.array([each and each.sketch for each in measured], pa.large_binary())
+    return columns
+
+
+def stored_measures(path: Path) -> Sequence[Measures | None]:
+    """The measures in a metadata file, None for images that were not measured."""
+    if DRAWN not in column_names(path):
+        return [None] * len(read_parquet(path, ["sha256"]))
+    rows = read_parquet(path, [*MEASURES, DIGEST, DRAWN]).to_pylist()
+    return [
+        Measures(tuple(row[name] for name in MEASURES), row[DIGEST], row[DRAWN])
+        if row[DRAWN]
+        else None
+        for row in rows
+    ]
+
+
+def stored_quality(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [m, q], the quality measures in a metadata file, NaN where there are none; the
+    digests, S32 [m]."""
+    if DRAWN not in column_names(path):
+        count = len(read_parquet(path, ["sha256"]))
+        return np.full((count, len(MEASURES)), np.nan, np.float32), np.zeros(count, "S32")
+    table = read_parquet(path, [*MEASURES, DIGEST])
+    values = [table[name].to_numpy().astype(np.float32) for name in MEASURES]
+    return np.stack(values, axis=1), np.array(table[DIGEST].fill_null("").to_pylist(), "S32")
 
 
 def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
@@ -99,12 +165,16 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
     hashes: list[TextColumn] = []
+    files = tuple(folder / metadata_file(number) for number in numbers)
     for number in numbers:
         table = read_metadata(folder, number, manifest["parts"][number])
         rows.append(table["row"].to_numpy())
         paths += arrow_texts(table["image_path"])
         labels += [names.dictionary_encode() for names in arrow_texts(table["label"])]
         hashes += map(packed_texts, arrow_texts(table["sha256"]))
+    quality, digests = map(np.concatenate, zip(*map(stored_quality, files), strict=True))
+    starts = np.cumsum([0, *map(len, rows)])
+    measured = bool(digests.any())
     return EmbeddedImages(
         vectors=resident_if_few(stored, manifest["model"]["dimension"]),
         rows=np.concatenate(rows),
@@ -116,6 +186,8 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
         source=source,
         exif_rotated=manifest.get("exif_rotated", 0),
         fingerprint=digest(manifest["checksums"]),
+        quality=quality if measured else None,
+        sketches=Sketches(files, starts, digests) if measured else None,
     )
 
 
@@ -125,7 +197,9 @@ _COLUMNS = {"image_path": "string", "label": "string", "row": "int64", "sha256":
 def read_metadata(folder: Path, number: int, rows: int) -> pa.Table:
     """The metadata of a part that bliss wrote; BlissError where it is not as bliss writes it."""
     path = folder / metadata_file(number)
-    table = read_parquet(path)
+    named = column_names(path)
+    whole = {*_COLUMNS} <= {*named} and len({*named}) == len(named)
+    table = read_parquet(path, list(_COLUMNS) if whole else None)  # not the sketches
     there = {field.name: str(field.type).removeprefix("large_") for field in table.schema}
     fits = _COLUMNS.items() <= there.items() and len(table.schema.names) == len(there)
     if fits:
