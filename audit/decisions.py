@@ -26,7 +26,7 @@ from ..scorer import (
 )
 from .copies import find_copies
 from .issues import issues_table
-from .quality import quality_issues
+from .quality import not_measured, quality_issues
 from .result import AuditResult, Decision
 from .robust import merged_with_refit, refitted
 from .run import AuditSettings, calibrated, given_classes
@@ -267,9 +267,16 @@ def with_copies_and_quality(
     """
     if question.includes("copy") or against is not None:
         copies = find_copies(result.images, against=against, progress=progress)
-        result = replace(result, copies=copies.table())
+        remarks = () if copies.compared else (copies.notice(),)
+        result = replace(result, copies=copies.table(), remarks=(*result.remarks, *remarks))
     if question.includes("quality"):
-        result = replace(result, quality=quality_issues(result.images))
+        missing = not_measured(result.images)
+        remarks = (f"{counted(missing, 'image')} without measures of picture quality",)
+        result = replace(
+            result,
+            quality=quality_issues(result.images),
+            remarks=(*result.remarks, *remarks * bool(missing)),
+        )
     return result
 
 

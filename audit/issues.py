@@ -156,7 +156,7 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
             elif kept is not None and row is not kept:
                 kind = "near-copy" if row["kind"] == "near" else "copy"
                 evidence = f"{HOW[row['kind']]} as {kept['image']}"
-                suggestion = f"keep {kept['image']}, the larger, and leave this out"
+                suggestion = f"keep {kept['image']}, leave this out"
                 found.append((i, kind, evidence, suggestion, kept["image"]))
                 closeness[i] = max(closeness[i], alike)
         if len(labels) > 1 and not ours[0]["leak"] and result.asks_labels:
