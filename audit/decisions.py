@@ -139,7 +139,7 @@ class AuditQuestion:
         both = "bliss or bliss+, the scores it works with"
         for given, name, works in (
             (self.ranks_labels, "--question mislabel", ("bliss",)),
-            (self.robust, "--robust", ("bliss",)),
+            (self.robust, "--robust", ("bliss", "bliss+")),
             (self.calibration, "--calibration", ("bliss", "bliss+")),
             (self.rule.per_class, "--per-class", ("bliss",)),
         ):
@@ -241,6 +241,8 @@ def decide(
     if question.robust:
         question.check_classes(result.reference.classes)
         result = refitted(result, None if own else clean, settings, progress)
+        assert result.refit is not None
+        settings = replace(settings, weight=result.refit.weight)
     if question.rule.per_class:
         result = calibrated(result, settings, per_class=True)
     if "mislabel" in question.kinds:

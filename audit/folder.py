@@ -291,7 +291,7 @@ def run_facts(
         "request": dict(request),
         "settings": {
             "k": settings.k,
-            "weight": settings.weight,
+            "weight": settings.weight if result.refit is None else result.refit.weight,
             "score": result.score_name,
             "prompts": list(settings.words.prompts),
             "normal": list(settings.words.normal),

@@ -68,6 +68,8 @@ class Refit:
     """Path, class and better class of every reference image that was left out."""
     before: np.ndarray
     """float64 [n], the scores before the refit."""
+    weight: float
+    """λ afterwards, which keeps the balance of captions and prompts."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,12 +13,14 @@ from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer import (
     LEAST,
+    SCORES,
     SHARE,
     BlissScores,
     FiledImages,
     LeftOut,
     Reference,
     as_members,
+    balanced_weight,
     bliss_scores,
     explained_images,
     filed_terms,
@@ -31,6 +33,7 @@ from ..scorer import (
 from .result import AuditResult, Refit
 from .retrieval import retrieve
 from .run import AuditSettings, calibrated, given_classes, in_reference
+from .scores import rescored
 
 MOST_REFITTED = 50_000
 """Images for which the merged order refits without being told to: the neighbours of those in doubt
@@ -62,30 +65,41 @@ def refitted(
         )
     cosine = label_margins(images.vectors, before, labels, left_out).cosine_margin
     out, better = _explained(images, labels, scores, settings.weight, cosine)
-    reference = without_images(before, images, labels, out)
-    classes = before.classes
     table = tuple(
-        (images.paths[i], classes[labels[i]], classes[better[i]])
+        (images.paths[i], before.classes[labels[i]], before.classes[better[i]])
         for i in np.flatnonzero(out).tolist()
     )
+    return scored_with(result, without_images(before, images, labels, out), settings, table)
+
+
+def scored_with(
+    result: AuditResult,
+    reference: Reference,
+    settings: AuditSettings,
+    table: tuple[tuple[str, str, str], ...] = (),
+) -> AuditResult:
+    """`result` scored again, by the same score, with a `reference` that lacks some of its images.
+
+    λ is `balanced_weight`; `table` lists what was removed.
+    """
+    before = result.reference
     now = in_reference(result.images, reference)
+    weight = balanced_weight(settings.weight, before, reference)
     again = bliss_scores(
         result.images.vectors,
         result.retrieved,
         reference,
-        settings.weight,
+        weight,
         given_classes(result.images, reference),
         now,
         allocator=SCRATCH,
     )
-    after = replace(
-        result,
-        reference=reference,
-        scores=again,
-        left_out=now,
-        refit=Refit(_fewer(result.left_out, now, len(again.score)), table, result.scores.score),
-    )
-    return calibrated(after, settings)
+    fewer = _fewer(result.left_out, now, len(again.score))
+    refit = Refit(fewer, table, result.scores.score, weight)
+    after = replace(result, reference=reference, scores=again, left_out=now, refit=refit)
+    if result.score_name == "bliss+":
+        return rescored(after, SCORES["bliss+"], weight)
+    return calibrated(after, replace(settings, weight=weight))
 
 
 def reference_labels(images: EmbeddedImages, reference: Reference) -> np.ndarray:
@@ -182,6 +196,7 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
         "dropped_by_class": dict(sorted(counts.items())),
         "least_images_a_class": LEAST,
         "least_share_a_class": SHARE,
+        "lambda": result.refit.weight,
         "rank_correlation": rank_correlation(before, after),
         "top": shown,
         "top_in_common": top_in_common(before, after, shown),
@@ -198,9 +213,9 @@ def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
         f"--robust dropped {count:,} of {count + reference_images:,} reference images, from "
         f"{classes} (dropped.csv lists them)"
     )
-    if not top:
-        return line
-    return (
-        f"{line}: rank correlation with the ranking before {facts['rank_correlation']:.3f}, "
-        f"{facts['top_in_common']} of the {top} most anomalous in common"
-    )
+    if top:
+        line += (
+            f": rank correlation with the ranking before {facts['rank_correlation']:.3f}, "
+            f"{facts['top_in_common']} of the {top} most anomalous in common"
+        )
+    return f"{line}; λ is now {facts['lambda']:.3g}, so that captions count as much as before"

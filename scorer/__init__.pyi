@@ -46,6 +46,7 @@ from .reference_file import save_reference as save_reference
 from .robust import LEAST as LEAST
 from .robust import SHARE as SHARE
 from .robust import FiledImages as FiledImages
+from .robust import balanced_weight as balanced_weight
 from .robust import explained_images as explained_images
 from .robust import rank_correlation as rank_correlation
 from .robust import top_in_common as top_in_common

@@ -261,14 +261,15 @@ def test_many_unknown_classes_are_counted_not_listed():
     [
         ({"calibration": "clean"}, "mahalanobis", "bliss or bliss\\+, the scores it works with. "
          "Leave --calibration out, or use --score bliss or bliss\\+"),
-        ({"robust": True}, "bliss+", "bliss, the score it works with. Leave --robust out, or use "
-         "--score bliss"),
+        ({"robust": True}, "mahalanobis", "bliss or bliss\\+, the scores it works with"),
+        ({"kind": "mislabel"}, "bliss+", "bliss, the score it works with. Leave --question "
+         "mislabel out, or use --score bliss"),
     ],
 )  # fmt: skip
 def test_a_score_that_cannot_answer_is_refused_with_those_that_can(question, score, message):
     with pytest.raises(UsageError, match=message):
         AuditQuestion(**question).check_score(score)
-    AuditQuestion(calibration="clean").check_score("bliss+")
+    AuditQuestion(calibration="clean", robust=True).check_score("bliss+")
 
 
 def test_too_small_a_calibration_set_says_how_many_are_needed():

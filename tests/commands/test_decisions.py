@@ -327,17 +327,39 @@ def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index,
     assert said(outcome)[1] == (
         "--robust dropped 4 of 40 reference images, from 3 classes (dropped.csv lists them): rank "
         f"correlation with the ranking before {block['rank_correlation']:.3f}, {len(shared)} of "
-        "the 6 most anomalous in common"
+        f"the 6 most anomalous in common; λ is now {block['lambda']:.3g}, so that captions count "
+        "as much as before"
     )
+    weight = block["lambda"]
+    assert weight > 0.5 and facts(folder)["settings"]["weight"] == weight
     without = shutil.copytree(world / "set", folder.parent / "without")
     for path in gone:
         (without / path).unlink()
     refit = bliss("audit", "--embeddings", world / "set-embedded", "--index", index, "--model",
-                  "demo", "--reference", without, "-o", folder.parent / "refit")  # fmt: skip
+                  "demo", "--reference", without, "--lambda", weight, "-o",
+                  folder.parent / "refit")  # fmt: skip
     assert refit.code == 0
     np.testing.assert_allclose(
         found["score"], table(folder.parent / "refit")["score"], rtol=1e-4, atol=1e-4
     )
+
+
+def test_robust_refits_bliss_plus_too(audit, index, world, bliss):
+    found, block = (lambda folder: (table(folder), facts(folder)["robust"]))(
+        audit("--robust", "--score", "bliss+")[1]
+    )
+    assert block["dropped"] == 4
+    gone = {path for path, left in zip(found["path"], found["dropped"], strict=True) if left}
+    without = shutil.copytree(world / "set", world.parent / "without-strays")
+    for path in gone:
+        (without / path).unlink()
+    refit = bliss("audit", "--embeddings", world / "set-embedded", "--index", index, "--model",
+                  "demo", "--reference", without, "--lambda", block["lambda"], "--score", "bliss+",
+                  "-o", without.parent / "refit-plus")  # fmt: skip
+    assert refit.code == 0
+    again = table(without.parent / "refit-plus")["score"]
+    np.testing.assert_allclose(found["score"], again, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(found["score"], table(audit("--score", "bliss+")[1])["score"])
 
 
 def test_robust_says_so_where_there_is_nothing_to_leave_out(bliss, index, world, tmp_path):
