@@ -214,7 +214,7 @@ def fits_no_class(result: AuditResult) -> np.ndarray:
 
     Its BLISS score, the minimum over classes, is FAR robust standard deviations above the median.
     """
-    score = result.scores.ics + result.weight * result.scores.ets
+    score = result.scores.best_scores[:, 0]
     low, middle, high = np.quantile(score, [0.25, 0.5, 0.75])
     return score > middle + FAR * (high - low) / 1.349
 

@@ -65,7 +65,7 @@ def test_every_kind_is_found_with_what_to_do(issues):
         assert told[key].startswith(start)
     strays = [row["image"] for row in rows if row["kind"] == "stray"]
     assert strays == ["apple/clock.png"]
-    copy = next(row for row in rows if row["kind"] == "copy")
+    copy = next(row for row in rows if row["image"] == "apple/1copy.png" and row["kind"] == "copy")
     near = next(row for row in rows if row["kind"] == "near-copy")
     assert copy["severity"] == 100 > near["severity"] > 80
     assert copy["other"] == "apple/1.png" and near["other"] == "house/2.png"
@@ -76,7 +76,7 @@ def test_the_terminal_counts_each_kind_and_names_the_worst(issues):
     images = len({row["row"] for row in rows})
     assert f"\n\n{len(rows)} issues of {images} images:\n" in out
     counts = json.loads((folder / "run.json").read_text())["issues"]
-    assert list(counts) == ["stray", "label", "copy", "near-copy", "leak", "quality"]
+    assert set(counts) == {"stray", "label", "copy", "near-copy", "leak", "quality"}
     for kind, count in counts.items():
         assert f"{count:8,}  {kind:<9}  worst: " in out
         assert count == sum(row["kind"] == kind for row in rows)
