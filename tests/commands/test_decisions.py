@@ -127,7 +127,8 @@ def test_calibration_gives_p_and_says_when_it_is_too_small(audit, world):
             "p is against 42 held-out clean images: it cannot be below 0.0233",
             "0 images flagged at a false discovery rate of 0.1: with 42 calibration images at "
             "least 10 of the 40 would have to look stranger than every one of those; to flag one, "
-            "399 are needed",
+            "399 are needed. Add clean images with --calibration DIR, or read the most unusual "
+            "images first and flag some with --flag N or --flag N%",
         ]
         found = table(folder)
         ordered = sorted(zip(found["score"], found["p"], found["q"], strict=True), reverse=True)
@@ -154,7 +155,8 @@ def test_p_by_class(audit, world):
         "p is against 42 held-out clean images: it cannot be below 0.0667",
         "0 images flagged at a false discovery rate of 0.1: with 14 calibration images in a class "
         "at least 27 of the 40 would have to look stranger than every one of those; to flag one, "
-        "399 are needed",
+        "399 are needed. Add clean images with --calibration DIR, or read the most unusual images "
+        "first and flag some with --flag N or --flag N%",
     ]
     values = {round(15 * p, 6) for p in table(by_class)["p"]}
     assert values <= set(range(1, 16))
