@@ -17,6 +17,7 @@ from .decisions import AuditQuestion as AuditQuestion
 from .decisions import DecisionRule as DecisionRule
 from .decisions import check_flagged as check_flagged
 from .decisions import decide as decide
+from .decisions import with_copies_and_quality as with_copies_and_quality
 from .drift import DriftRequest as DriftRequest
 from .drift import DriftResult as DriftResult
 from .drift import DriftSettings as DriftSettings

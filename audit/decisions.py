@@ -24,7 +24,9 @@ from ..scorer import (
     least_flagged,
     null_p_values,
 )
+from .copies import find_copies
 from .issues import issues_table
+from .quality import not_measured, quality_issues
 from .result import AuditResult, Decision
 from .robust import merged_with_refit, refitted
 from .run import AuditSettings, calibrated, given_classes
@@ -252,6 +254,32 @@ def decide(
         result = replace(result, p_values=None, ranked_by_labels=True)
     result = decided(result, question.rule, own)
     return replace(result, issues=issues_table(result))
+
+
+def with_copies_and_quality(
+    result: AuditResult,
+    question: AuditQuestion,
+    against: EmbeddedImages | Reference | None = None,
+    progress: Progress = no_progress,
+) -> AuditResult:
+    """`result` with the copies among its images and the bad pictures, as far as they are asked for.
+
+    `against` is another collection or a reference: copies of its images are leaks. Raises
+    BlissError where it was made with another model.
+    """
+    if question.includes("copy") or against is not None:
+        copies = find_copies(result.images, against=against, progress=progress)
+        remarks = () if copies.compared else (copies.notice(),)
+        result = replace(result, copies=copies.table(), remarks=(*result.remarks, *remarks))
+    if question.includes("quality"):
+        missing = not_measured(result.images)
+        remarks = (f"{counted(missing, 'image')} without measures of picture quality",)
+        result = replace(
+            result,
+            quality=quality_issues(result.images),
+            remarks=(*result.remarks, *remarks * bool(missing)),
+        )
+    return result
 
 
 def with_labels_questioned(result: AuditResult, own: bool) -> AuditResult:

@@ -1,9 +1,10 @@
 """The output folder of an audit: written by `save_audit`, read back by `open_run`.
 
 `scores.parquet` and `scores.csv` hold one row an image, `issues.parquet` and `issues.csv` one an
-issue, `failures.csv` what could not be read, `label_issues.csv` and `dropped.csv` the answers to
---question mislabel and --robust; `run.json` comes last, with settings, counts and the checksums of
-the others. No cell of a csv file is a formula.
+issue, `copies.parquet` and `quality.parquet` what was found of these, `failures.csv` what could not
+be read, `label_issues.csv` and `dropped.csv` the answers to --question mislabel and --robust;
+`run.json` comes last, with settings, counts and the checksums of the others. No cell of a csv file
+is a formula.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from .run import AuditSettings
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
 SCORES_CSV, ISSUES, ISSUES_CSV = "scores.csv", "issues.parquet", "issues.csv"
+COPIES, QUALITY = "copies.parquet", "quality.parquet"
 LABELS_CSV, DROPPED = "label_issues.csv", "dropped.csv"
 HOW = (
     "batch_size", "device", "engine", "max_failures", "output", "overwrite", "ray_actors",
@@ -185,7 +187,7 @@ def save_audit(
     )
     write_atomically(folder / SCORES_CSV, lambda file: _write_csv(folder / SCORES, file))
     issues = issues_table(result) if result.issues is None else result.issues
-    write_atomically(folder / ISSUES, lambda file: pq.write_table(issues, file))
+    _write_parquet(issues, folder / ISSUES)
     write_atomically(
         folder / ISSUES_CSV,
         lambda file: write_scores_csv(
@@ -193,6 +195,10 @@ def save_audit(
         ),
     )
     written = [SCORES, FAILURES, SCORES_CSV, ISSUES, ISSUES_CSV]
+    for name, table in ((COPIES, result.copies), (QUALITY, result.quality)):
+        if table is not None:
+            _write_parquet(table, folder / name)
+            written.append(name)
     if result.ranked_by_labels:
         write_atomically(folder / LABELS_CSV, lambda file: write_labels_csv(result, file.write))
         written.append(LABELS_CSV)
@@ -200,7 +206,9 @@ def save_audit(
         dropped = dropped_csv(result.refit)
         write_atomically(folder / DROPPED, lambda file: file.write(dropped))
         written.append(DROPPED)
-    for name in {LABELS_CSV, DROPPED} - set(written):  # another question's, from an earlier run
+    for name in {COPIES, QUALITY, LABELS_CSV, DROPPED} - set(
+        written
+    ):  # another question's, from an earlier run
         (folder / name).unlink(missing_ok=True)
     facts = run_facts(result, settings, request)
     facts["checksums"] = {name: sha256_of(folder / name) for name in written}
@@ -216,6 +224,10 @@ def _write_tables(result: AuditResult, file: IO[bytes]) -> None:
     with pq.ParquetWriter(file, first.schema) as writer:
         for block in itertools.chain([first], blocks):
             writer.write_table(block)
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    write_atomically(path, lambda file: pq.write_table(table, file))
 
 
 def _write_csv(scores: Path, file: IO[bytes]) -> None:

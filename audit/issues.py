@@ -156,7 +156,7 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
             elif kept is not None and row is not kept:
                 kind = "near-copy" if row["kind"] == "near" else "copy"
                 evidence = f"{HOW[row['kind']]} as {kept['image']}"
-                suggestion = f"keep {kept['image']}, the larger, and leave this out"
+                suggestion = f"keep {kept['image']}, leave this out"
                 found.append((i, kind, evidence, suggestion, kept["image"]))
                 closeness[i] = max(closeness[i], alike)
         if len(labels) > 1 and not ours[0]["leak"] and result.asks_labels:
@@ -214,7 +214,7 @@ def fits_no_class(result: AuditResult) -> np.ndarray:
 
     Its BLISS score, the minimum over classes, is FAR robust standard deviations above the median.
     """
-    score = result.scores.ics + result.weight * result.scores.ets
+    score = result.scores.best_scores[:, 0]
     low, middle, high = np.quantile(score, [0.25, 0.5, 0.75])
     return score > middle + FAR * (high - low) / 1.349
 

@@ -107,6 +107,8 @@ class AuditResult:
     """Groups of copies, as `find_copies` lists them; None where none were looked for."""
     quality: pa.Table | None = None
     """Bad pictures, as `quality_issues` lists them; None where none were looked for."""
+    remarks: tuple[str, ...] = ()
+    """What could not be looked for, in sentences."""
     issues: pa.Table | None = None
     """Every issue of every image, as `issues_table` lists them; None before it was decided."""
 

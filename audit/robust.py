@@ -150,7 +150,8 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
             labels = label_margins(vectors, reference, given, left_out)
     filed = ~np.isnan(ics)
     ics, ets = np.where(filed, ics, scores.ics), np.where(filed, ets, scores.ets)
-    return merged_order(ics + result.weight * ets, labels.margin)
+    weight = result.weight if result.refit is None else result.refit.weight
+    return merged_order(ics + weight * ets, labels.margin)
 
 
 def _explained(

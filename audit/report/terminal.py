@@ -89,18 +89,17 @@ def _issue_lines(result: AuditResult, top: int) -> list[str]:
     if issues is None:
         return []
     counts, images = issue_counts(issues), len(issues["row"].unique())
-    lines = []
-    if counts:
-        lines = ["", f"{counted(len(issues), 'issue')} of {counted(images, 'image')}:"]
+    lines = [f"{counted(len(issues), 'issue')} of {counted(images, 'image')}" + ":" * bool(counts)]
     for kind, worst in worst_issues(issues).items():
         path, evidence = worst["image"], terminal_text(worst["evidence"], EVIDENCE_WIDTH)
         shown = f"{_end_of(path, PATH_WIDTH)}: {evidence}"
         lines.append(f"{counts[kind]:8,}  {kind:<{KIND_WIDTH}}  worst: {shown}")
+    lines += result.remarks
     first = result.first_order[: min(top, READ_FIRST)].tolist()
     if first and result.labels is not None and not result.ranked_by_labels:
         named = ", ".join(_end_of(result.images.paths[i], PATH_WIDTH) for i in first)
         lines.append(f"Read these first: {named}")
-    return lines
+    return ["", *lines]
 
 
 def _hidden_text(hidden: HiddenTexts) -> str:

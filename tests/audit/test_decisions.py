@@ -262,7 +262,7 @@ def test_many_unknown_classes_are_counted_not_listed():
         ({"calibration": "clean"}, "mahalanobis", "bliss or bliss\\+, the scores it works with. "
          "Leave --calibration out, or use --score bliss or bliss\\+"),
         ({"robust": True}, "mahalanobis", "bliss or bliss\\+, the scores it works with"),
-        ({"kind": "mislabel"}, "bliss+", "bliss, the score it works with. Leave --question "
+        ({"kinds": ("mislabel",)}, "bliss+", "bliss, the score it works with. Leave --question "
          "mislabel out, or use --score bliss"),
     ],
 )  # fmt: skip
