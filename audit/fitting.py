@@ -36,7 +36,7 @@ from ..scorer import ARRAYS, MEMBERS, REFERENCE_KIND, Reference, load_reference,
 from .classes import ClassWords, choose_classes, set_aside_text, without_small
 from .folder import FAILURES, failures_csv, read_failures
 from .models import Say, encoder_for
-from .reference import fit_reference
+from .reference import MISSING, fit_with_means
 
 EMBEDDING = "embedding"
 """Folder inside an unfinished reference that holds its images' embeddings so far."""
@@ -115,8 +115,10 @@ def run_fit(
         assert encoder is not None
         folder = output / EMBEDDING
         images = embed_images(listed, encoder, folder, request.embed, progress, say)
-    share, strict = request.calibration_share, request.strict
-    reference = fit_reference(images, index, encoder, request.words, share, strict=strict)
+    reference = fit_with_means(
+        output, say, images, index=index, encoder=encoder, words=request.words,
+        calibration_share=request.calibration_share, strict=request.strict,
+    )  # fmt: skip
     if reference.set_aside:
         say(set_aside_text(reference.set_aside, 2))
     write_atomically(output / FAILURES, lambda file: file.write(failures_csv(images.failures)))
@@ -183,7 +185,7 @@ def _check_output(output: Path, overwrite: bool) -> str | None:
     if not output.is_dir() or overwrite:
         return None
     there = {path.name for path in output.iterdir()}
-    others = there - {EMBEDDING, ARRAYS, MEMBERS, FAILURES, LOCK}
+    others = there - {EMBEDDING, ARRAYS, MEMBERS, FAILURES, LOCK, MISSING}
     if others == {MANIFEST}:
         manifest = read_json(output / MANIFEST)
         if manifest.get("kind") == REFERENCE_KIND and isinstance(manifest.get("request"), str):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import MANIFEST, digest, read_manifest
+from ..artefacts import MANIFEST, digest, read_manifest, write_atomically
 from ..errors import BlissError, UsageError
 from ..indexer import (
     CaptionIndex,
@@ -32,6 +32,7 @@ from ..indexer import (
     reuse_files,
     text_column,
 )
+from ..safe_text import counted, csv_text
 from ..scorer import (
     ARRAYS,
     MEMBERS,
@@ -49,10 +50,13 @@ from ..scorer import (
 )
 from .classes import (
     ClassWords,
+    MissingPrompts,
     assign_classes,
     choose_classes,
+    class_means,
     class_prompts,
     encode_class_prompts,
+    given_vectors,
     look_up_class_prompts,
     named_classes,
     without_small,
@@ -60,6 +64,7 @@ from .classes import (
 
 REFERENCE, REFERENCES = "reference", "references"
 """Its folder in an output folder, and the folder in the cache that registers all of them."""
+MISSING = "missing_prompts.csv"
 REMEDY = "Fit it again"
 FORMAT = 2
 """Incremented whenever fitting starts to give other numbers, or more."""
@@ -101,7 +106,13 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     classes = normal.classes if normal else named_classes(words, images.source)
     prompts = class_prompts(classes, words)
     vectors = None
-    if encoder is not None:
+    if words.vectors:
+        dimension = images.model["dimension"]
+        vectors, encoder = given_vectors(classes, words.vectors, dimension), None
+    elif words.means and normal is not None:
+        vectors = class_means(images.vectors, normal.labels, len(classes))
+        prompts, encoder = [["the mean of its images"] for _ in classes], None
+    elif encoder is not None:
         check_same_model(images.model, images.source, encoder.facts, "the model given")
     elif index is not None:
         check_same_model(images.model, images.source, index.model, str(index.folder))
@@ -142,6 +153,35 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
         if store is not None and images.fingerprint:
             _save(store, key, reference, images)
     return reference if normal is None else replace(reference, set_aside=aside)
+
+
+def fit_with_means(
+    output: Path, say: Callable[[str], object], images: EmbeddedImages, **given: Any
+) -> Reference:
+    """`fit_reference`, with class means where no model is at hand and prompts are not captions.
+
+    Those prompts are listed in MISSING in the `output` folder, which --prompts reads back. Means
+    stand in where the prompts were not chosen and the images have classes; otherwise the error of
+    `fit_reference` names the list.
+    """
+    words: ClassWords = given["words"]
+    (output / MISSING).unlink(missing_ok=True)
+    try:
+        return fit_reference(images, **given)
+    except MissingPrompts as error:
+        lines = csv_text([("class", "prompt"), *error.missing]).encode("utf-8")
+        write_atomically(output / MISSING, lambda file: file.write(lines))
+        chosen = words.prompts != ClassWords().prompts or words.labels
+        if chosen or choose_classes(images.labels, words, images.source) is None:
+            remedy = f"{error.remedy}. {output / MISSING} lists all of them, for --prompts"
+            raise MissingPrompts(error.given, error.needed, remedy, error.missing) from error
+        missed = counted(len(error.missing), "class prompt is no caption", "class prompts are no "
+                         "captions")  # fmt: skip
+        say(
+            f"no model is at hand and {missed} ({output / MISSING} lists them, for --prompts): the "
+            "mean of a class's images stands in for its prompt"
+        )
+        return fit_reference(images, **{**given, "words": replace(words, means=True)})
 
 
 def _with_images(

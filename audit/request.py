@@ -60,7 +60,7 @@ from .classes import (
 )
 from .decisions import AuditQuestion, decide, with_calibration
 from .models import Say, encoder_for
-from .reference import REFERENCE, ReferenceStore, fit_reference
+from .reference import REFERENCE, ReferenceStore, fit_with_means
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
 from .run import LEAST_IMAGES, AuditSettings, audit_against
@@ -373,9 +373,9 @@ def fit_or_load_reference(
             share = _share_held_out(question, len(images.rows))
         store = ReferenceStore(Path(request.output) / REFERENCE, request.embed.cache, say)
         words, least = request.settings.words, LEAST_IMAGES if own else 2
-        reference = fit_reference(
-            images, embedded.index, inputs.encoder, words, share, store,
-            least=least, strict=request.strict,
+        reference = fit_with_means(
+            Path(request.output), say, images, index=embedded.index, encoder=inputs.encoder,
+            words=words, calibration_share=share, store=store, least=least, strict=request.strict,
         )  # fmt: skip
         if reference.set_aside and reference.set_aside != inputs.set_aside:
             say(set_aside_text(reference.set_aside, least))
@@ -391,7 +391,7 @@ def _share_held_out(question: AuditQuestion, images: int) -> float:
     is too few for any to be at most the false discovery rate.
     """
     enough = math.ceil(1 / question.rule.fdr - 1e-9) - 1
-    if question.kind != "stray" or question.calibration or int(HELD_OUT * images) < enough:
+    if question.ranks_labels or question.calibration or int(HELD_OUT * images) < enough:
         return 0.0
     return HELD_OUT
 

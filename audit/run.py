@@ -113,8 +113,9 @@ def audit_against(
         images.vectors, retrieved, reference, settings.weight, given, left_out, allocator=SCRATCH
     )
     result = AuditResult(
-        images, index, reference, retrieved, scores, left_out, None, hits=hits, hidden=hidden
-    )
+        images, index, reference, retrieved, scores, left_out, None,
+        hits=hits, hidden=hidden, weight=settings.weight,
+    )  # fmt: skip
     return calibrated(result, settings)
 
 

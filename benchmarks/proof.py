@@ -33,6 +33,7 @@ PRINTING = (
     "known_answer",
     "planted_strays",
     "planted_truth",
+    "merged_order",
     "calibrated",
     "guessed_null",
     "label_evidence",

@@ -68,7 +68,7 @@ def score(
     from ..scorer import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)
-    question = AuditQuestion(rule=flagging.rule())
+    question = AuditQuestion(("stray",), rule=flagging.rule())
     question.check_score(chosen.name)
     listed = open_named(images, collection.options())
     fitted, captions = load_reference(reference), opt.open_searched(index, search)

@@ -61,17 +61,17 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     distinct = np.unique(near[np.isfinite(similarity)])
     paths, labels = _paths(stored, distinct), stored.column("label", distinct)
     rows = stored.rows()[distinct]
-    hashes = stored.hashes(distinct.tolist()) if stored.ours else None
+    hashes = stored.hashes(distinct.tolist())
 
     def image_at(at: int) -> Wanted:
-        return Wanted(int(rows[at]), paths[at], None if hashes is None else hashes[at])
+        return Wanted(int(rows[at]), paths[at], hashes[at] if stored.ours else None)
 
     found = []
     for i, (values, there) in enumerate(zip(similarity, near, strict=True)):
         kept = [
             Neighbour(collection, image_at(at), labels[at], float(value))
             for value, at in zip(values, np.searchsorted(distinct, there).tolist(), strict=True)
-            if np.isfinite(value) and not (hashes is not None and hashes[at] == own[i])
+            if np.isfinite(value) and hashes[at] != own[i]
         ]
         found.append(kept[:SHOWN])
     return found

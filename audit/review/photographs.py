@@ -41,7 +41,7 @@ from ...indexer import (
     slices,
 )
 from ...scorer import ARRAYS, NO_FILE
-from ..folder import RunFolder
+from ..folder import RunFolder, located
 
 LIMITS = DecodingLimits()
 CHANGED = "its content has changed since the audit"
@@ -123,8 +123,12 @@ def run_photographs(run: RunFolder) -> Photographs:
     request = run.facts.get("request", {})
     check_named([request.get("images")], str(run.folder))
     if request.get("embeddings"):
-        return Photographs(str(request.get("image_root") or request["embeddings"]), {})
-    return _by_kind(run.folder / "images", run.source, request)
+        root = str(request.get("image_root") or request["embeddings"])
+        return Photographs(located(root, run.folder), {})
+    images = request.get("images")
+    if isinstance(images, str):
+        request = {**request, "images": located(images, run.folder)}
+    return _by_kind(run.folder / "images", located(run.source, run.folder), request)
 
 
 def reference_photographs(run: RunFolder) -> Photographs:
@@ -132,10 +136,11 @@ def reference_photographs(run: RunFolder) -> Photographs:
 
     AddressNotNamed for an address that the user has not named.
     """
-    given = str(run.facts["request"]["reference"])
+    given = located(str(run.facts["request"]["reference"]), run.folder)
     check_named([given], str(run.folder))
     if is_embedding_folder(Path(given), "img"):
-        return Photographs(given, {})
+        root = run.facts["request"].get("image_root")
+        return Photographs(located(str(root), run.folder) if root else given, {})
     folder = given if os.path.isdir(given) else os.path.dirname(os.path.abspath(given))
     return _by_kind(run.folder / "reference-images", folder, {"images": given})
 
@@ -312,7 +317,9 @@ def audited_embeddings(run: RunFolder) -> StoredImages | None:
     """
     if AUDITED not in run.opened:
         given = run.facts.get("request", {}).get("embeddings")
-        stored = _stored_images(Path(given) if given else run.folder / "images")
+        stored = _stored_images(
+            Path(located(given, run.folder)) if given else run.folder / "images"
+        )
         if stored is not None:
             _check_scored(run, stored)
         run.opened[AUDITED] = stored
@@ -326,6 +333,7 @@ def reference_embeddings(run: RunFolder) -> StoredImages | None:
     """
     if REFERENCE not in run.opened:
         given = run.facts.get("request", {}).get("reference")
+        given = given and located(given, run.folder)
         stored = None
         if given and not (Path(given) / ARRAYS).is_file():  # a fitted one keeps no images
             stored = _stored_images(Path(given)) or _stored_images(run.folder / "reference-images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
 from ...errors import BlissError, UsageError
+from ..store.hub import cache_alone_if_offline
 from .choosing import (
     FOLDER,
     HUB,
@@ -26,7 +28,7 @@ from .choosing import (
     resolve_model,
     weight_files,
 )
-from .encoder import Encoder, ModelChoice, Preprocessing, Through
+from .encoder import CellMap, Encoder, ModelChoice, Preprocessing, Through
 from .tokens import (
     Tokenise,
     TokenizerRecipe,
@@ -85,12 +87,20 @@ def encoder_of(
         with torch.inference_mode(), autocast():
             return _unit(_text_features(model, torch.from_numpy(tokens).to(device)))
 
-    def encode_images(pixels: np.ndarray) -> np.ndarray:
+    def standardised(pixels: np.ndarray) -> torch.Tensor:
         images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(preprocessing.mean, device=device)[:, None, None]
         std = torch.tensor(preprocessing.std, device=device)[:, None, None]
+        return (images - mean) / std
+
+    def encode_images(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast():
-            return _unit(model.encode_image((images - mean) / std))  # type: ignore[operator]
+            return _unit(model.encode_image(standardised(pixels)))  # type: ignore[operator]
+
+    def map_cells(pixels: np.ndarray, directions: np.ndarray) -> CellMap:
+        from .cells import cell_map
+
+        return cell_map(model, standardised(pixels), directions)
 
     short = recall_truncation(weights)
     if short is None:
@@ -126,6 +136,7 @@ def encoder_of(
         encode_tokens=encode_tokens,
         is_cut=cut_by(tokenizer, recipe, context_length),
         recipe=recipe,
+        map_cells=map_cells,
     )
 
 
@@ -243,8 +254,9 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     name, pretrained = resolve_model(
         choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
     )
-    tokenizer = _tokenizer(name, pretrained)
-    model = _load(name, pretrained, choice.allow_torchscript)
+    with _cached_if_offline(name, pretrained):
+        tokenizer = _tokenizer(name, pretrained)
+        model = _load(name, pretrained, choice.allow_torchscript)
     facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
     picked = {"device": choice.device, "precision": choice.precision, "batch": choice.batch_size}
     values = {"device": str(device), "precision": precision, "batch": str(batch_size)}
@@ -353,6 +365,31 @@ def _refuse_remote_code() -> None:
     except ImportError:
         return
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+@contextmanager
+def _cached_if_offline(name: str, pretrained: str | None) -> Iterator[None]:
+    """Read the caches alone where the Hub cannot be reached.
+
+    Raises BlissError at once for weights of open_clip's own list that are not in a cache.
+    """
+    if name.startswith(FOLDER) or (pretrained is not None and os.path.isfile(pretrained)):
+        yield
+        return
+    with cache_alone_if_offline() as host:
+        if host is not None and pretrained is not None and lists_weights(name, pretrained):
+            try:
+                open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
+            except Exception as error:
+                raise BlissError(
+                    f"the weights {pretrained} of model {name} are not in the cache, and {host} "
+                    "cannot be reached",
+                    "a network, the weights in the cache, or a model on this machine",
+                    "Load them once where there is a network (HF_HUB_OFFLINE=1 then uses the cache "
+                    "alone), or give --model local-dir:FOLDER; --model demo works offline, for "
+                    "trying the program out only",
+                ) from error
+        yield
 
 
 @contextmanager

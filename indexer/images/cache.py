@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ from ..store.parts import (
 )
 from ..vectors.layout import read_parquet
 from ..vectors.rows import MappedVectors
-from .embedded import KIND
+from .embedded import KIND, stored_measures
+from .measures import Measures
 
 IMAGES = "image-embeddings"
 STASH = "earlier"
@@ -62,6 +63,10 @@ class CachedVectors:
     vectors: Sequence[np.ndarray]
     exif_rotated: tuple[np.ndarray, ...]
     """For each file of vectors bool [rows], which images EXIF rotated."""
+    metadata: tuple[Path, ...] = ()
+    """The file beside each file of vectors."""
+    _measures: dict[int, Sequence[Measures | None]] = field(default_factory=dict)
+    """Those beside the file of vectors that was read last."""
 
     def __contains__(self, sha256: str) -> bool:
         return self._position(sha256) is not None
@@ -69,10 +74,14 @@ class CachedVectors:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def get(self, sha256: str) -> tuple[np.ndarray, bool]:
-        """float32 [d], the vector of an image in the cache, and whether EXIF rotated it."""
+    def get(self, sha256: str) -> tuple[np.ndarray, bool, Measures | None]:
+        """float32 [d], the vector of an image in the cache, whether EXIF rotated it, measures."""
         file, row = self.places[self._position(sha256)]
-        return np.array(self.vectors[file][row]), bool(self.exif_rotated[file][row])
+        if file not in self._measures:
+            self._measures.clear()
+            self._measures[file] = stored_measures(self.metadata[file])
+        rotated = bool(self.exif_rotated[file][row])
+        return np.array(self.vectors[file][row]), rotated, self._measures[file][row]
 
     def _position(self, sha256: str) -> int | None:
         wanted = np.array(bytes.fromhex(sha256), "S32")
@@ -232,6 +241,7 @@ def open_cached_vectors(folder: Path, previous: Path | None = None) -> CachedVec
     places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
     vectors: list[Path] = []
     rotated: list[np.ndarray] = []
+    beside: list[Path] = []
     for part, metadata in [*_stashed_parts(folder), *(_parts_of(previous) if previous else ())]:
         table = read_parquet(metadata, ["sha256", "exif_rotated"])
         known = table["sha256"].to_pylist()
@@ -239,10 +249,15 @@ def open_cached_vectors(folder: Path, previous: Path | None = None) -> CachedVec
         hashes.append(np.array([bytes.fromhex(value) for value in known], "S32"))
         places.append(np.stack([np.full(len(known), len(vectors)), np.arange(len(known))], axis=1))
         vectors.append(part)
+        beside.append(metadata)
     joined = np.concatenate(hashes)
     order = np.argsort(joined, kind="stable")
     return CachedVectors(
-        joined[order], np.concatenate(places)[order], MappedVectors(vectors), tuple(rotated)
+        joined[order],
+        np.concatenate(places)[order],
+        MappedVectors(vectors),
+        tuple(rotated),
+        tuple(beside),
     )
 
 

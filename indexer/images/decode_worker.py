@@ -116,11 +116,17 @@ def _pixels(header: dict[str, Any], content: bytes, limits: DecodingLimits) -> b
     }
     preprocessing = Preprocessing(**settings)
     if header["is_path"]:
-        pixels, sha256, rotated = decode_image(os.fsdecode(content), preprocessing, limits)
+        found = decode_image(os.fsdecode(content), preprocessing, limits)
     else:
-        pixels, sha256, rotated = decode_bytes(content, preprocessing, limits)
-    facts = {"shape": pixels.shape, "sha256": sha256, "exif_rotated": rotated}
-    return frame_bytes(facts, pixels.tobytes())
+        found = decode_bytes(content, preprocessing, limits)
+    facts = {
+        "shape": found.pixels.shape,
+        "sha256": found.sha256,
+        "exif_rotated": found.exif_rotated,
+        "quality": found.measures.quality,
+        "digest": found.measures.digest,
+    }
+    return frame_bytes(facts, found.pixels.tobytes() + found.measures.sketch)
 
 
 def _thumbnail(header: dict[str, Any], content: bytes, limits: DecodingLimits) -> bytes:

@@ -42,7 +42,7 @@ from .cache import (
     stash_parts,
 )
 from .decoding import Decoded, DecodingLimits, Undecodable
-from .embedded import KIND, EmbeddedImages, open_embedded_images
+from .embedded import KIND, EmbeddedImages, measures_columns, open_embedded_images
 from .workers import Cached, Outcome, decode_images
 
 FIRST_MAX_BYTES = 1 << 30
@@ -266,8 +266,8 @@ class PartBuilder:
         position = len(self.items)
         self.items.append(item)
         if isinstance(outcome, Cached):
-            self.vectors[position], rotated = self.cached.get(outcome.sha256)
-            self.decoded.append(Decoded(outcome.row, _NO_PIXELS, outcome.sha256, rotated))
+            self.vectors[position], rotated, measures = self.cached.get(outcome.sha256)
+            self.decoded.append(Decoded(outcome.row, _NO_PIXELS, outcome.sha256, rotated, measures))
             return False
         self.decoded.append(replace(outcome, pixels=_NO_PIXELS))
         self.waiting.append((position, outcome.pixels))
@@ -289,6 +289,7 @@ class PartBuilder:
                 "row": pa.array([item.row for item in items], pa.int64()),
                 "sha256": pa.array([each.sha256 for each in decoded], pa.string()),
                 "exif_rotated": pa.array([each.exif_rotated for each in decoded], pa.bool_()),
+                **measures_columns([each.measures for each in decoded]),
             }
         )
         unit = np.zeros((0, self.encoder.facts["dimension"]), np.float32)

@@ -5,6 +5,7 @@ or for int64 [m] row numbers. A NumPy array is one; so are
 
     PartedRows      the rows of several .npy files, one file after another
     JoinedRows      several sets of rows, one set after another
+    ArrayRows       the rows of an array of somebody else's, normalised
     SelectedRows    some rows of another set, renumbered from 0
 
 `blocks_of` reads any of them from the first row to the last.
@@ -103,6 +104,24 @@ class OutsideRows(PartedRows):
     def unit_rows(self, number: int, stored: np.ndarray, first: int = 0) -> np.ndarray:
         """`normalise_rows` of some stored rows."""
         return normalise_rows(stored).unit
+
+
+class ArrayRows:
+    """The rows of an array [M, d], in memory or mapped: normalised as they are read."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        return normalise_rows(self.vectors[wanted]).unit
+
+    def blocks(self) -> Blocks:
+        """Blocks of BLOCK_BYTES."""
+        for some in slices(len(self), BLOCK_BYTES // (4 * self.vectors.shape[1])):
+            yield some.start, self[some]
 
 
 class JoinedRows:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,7 @@ def cleaned(bliss, collection, index, tmp_path_factory):
 class FakeRun:
     folder: str
     table: pa.Table
+    facts: dict = field(default_factory=dict)
 
     def columns(self, names):
         return self.table.select(names)
@@ -78,6 +79,23 @@ def test_standings_by_hand():
     assert found.common_worst(3) == 2
     # Spearman by hand: covariance of (-.5, 0, 0, .5) and (.5, -1/6, 1/6, -.5) over their lengths.
     np.testing.assert_allclose(found.correlation, -0.5 / np.sqrt(0.5 * (0.5 + 1 / 18)))
+
+
+def test_runs_are_compared_by_what_ranked_them(bliss, run, collection, index, tmp_path):
+    command = ("audit", collection, "--index", index, "-o", tmp_path / "labels")
+    assert bliss(*command, "--question", "mislabel").code == 0
+    found = json.loads(bliss("diff", run, tmp_path / "labels", "--json", "--top", 26).out)
+    assert (found["ranked_by_a"], found["ranked_by_b"]) == ("bliss", "label margin")
+    margins = pq.read_table(tmp_path / "labels" / "scores.parquet")["margin"].to_numpy()
+    changes = sorted(found["changes"], key=lambda each: each["rank_b"])
+    assert [each["rank_b"] for each in changes] == list(range(1, 27))
+    expected = np.argsort(np.argsort(-margins, kind="stable"))
+    np.testing.assert_allclose([1 - each["standing_b"] for each in changes], np.sort(expected) / 25)
+    assert any(each["change"] for each in changes)
+    assert (
+        "the first ranked by bliss, the second by label margin; images are compared by rank"
+        in bliss("diff", run, tmp_path / "labels").out
+    )
 
 
 def test_spearman_is_scipys():
@@ -196,6 +214,25 @@ def test_embeddings_that_are_gone_or_others_are_named(run, tmp_path):
     shutil.rmtree(tmp_path / "copy/images")
     with pytest.raises(BlissError, match=r"embeddings that .*copy scored are gone"):
         find_like(open_run(tmp_path / "copy"), "apple/clock.png", lambda: None)
+
+
+def test_find_by_a_vector_of_any_length(bliss, run, tmp_path):
+    images = read_image_embeddings(run / "images")
+    np.save(tmp_path / "v.npy", 7 * images.vectors[4])
+    found = json.loads(bliss("find", run, "--vector", tmp_path / "v.npy", "--json").out)
+    assert (found[0]["path"], len(found)) == (images.paths[4], 20)
+    assert found[0]["similarity"] == pytest.approx(1, abs=1e-6)
+    for wrong, words in (
+        (np.zeros(images.vectors.shape[1]), "is zero or not finite"),
+        (np.ones(3), "has shape (3,) and type float64. Needed: one row of"),
+    ):
+        np.save(tmp_path / "w.npy", wrong)
+        outcome = bliss("find", run, "--vector", tmp_path / "w.npy")
+        assert outcome.code == 2 and words in outcome.err
+    assert "could not be read" in bliss("find", run, "--vector", tmp_path / "none.npy").err
+    both = bliss("find", run, "--vector", tmp_path / "v.npy", "--text", "a boat")
+    assert (both.code, "both of --text and --vector" in both.err) == (2, True)
+    assert "neither of --text and --image" in bliss("find", run).err
 
 
 def reseal(folder):
