@@ -25,10 +25,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import BlissError, unwritable
+from .errors import NO_HOME, BlissError, unwritable
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LOCK = ".bliss.lock"
+"""In a folder that a run works in; see `indexer/store/lock.py`."""
 _TEMPORARY = (".bliss-", ".tmp")
 """How the name of a temporary folder begins and ends."""
 _LOCK = "lock"
@@ -71,6 +73,15 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "oecl-head": {"model": dict, "counts": dict, "settings": dict},
 }  # fmt: skip
 """What `misfit` checks in the manifest of each kind besides its checksums."""
+
+
+def home_folder(below: str) -> Path:
+    """A folder below the user's home; where the system knows no home, one that cannot be made.
+
+    Nothing is found there then and nothing kept, instead of in a folder called `~`.
+    """
+    found = os.path.expanduser(f"~/{below}")
+    return NO_HOME / below if found.startswith("~") else Path(found)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -372,6 +383,22 @@ def check_checksum(folder: Path, name: str, manifest: Mapping[str, Any]) -> None
         problem = f"{path} does not match the checksum in its manifest"
     else:
         return
+    writer = _writer_of(folder)
+    if writer is not None:
+        raise BlissError(
+            f"{problem}: process {writer} is writing in {folder}",
+            "a folder that no other run changes meanwhile",
+            "Run the same command again once the other one has ended",
+        )
     raise BlissError(
         problem, "the file as bliss wrote it", "Restore it from a backup or build the folder again"
     )
+
+
+def _writer_of(folder: Path) -> str | None:
+    """The process that has locked a folder, if it is another one than this."""
+    with suppress(OSError), open(folder / LOCK, "rb") as file:
+        holder = file.read(20).decode("ascii", "replace").strip()
+        if holder != str(os.getpid()) and lock_file(file) is False:
+            return holder or "unknown"
+    return None

@@ -123,6 +123,10 @@ _REMEDIES = {
 }
 
 
+NO_HOME = Path(os.devnull, "no home folder")
+"""Stands for the home folder of a user who has none."""
+
+
 def unwritable(path: Path, error: OSError, kept: str = "finished parts are kept") -> BlissError:
     """The error for an output that the system would not write, with the remedy for its reason.
 
@@ -130,6 +134,12 @@ def unwritable(path: Path, error: OSError, kept: str = "finished parts are kept"
     """
     if error.errno == errno.ENAMETOOLONG:
         return name_too_long(path)
+    if NO_HOME in path.parents:
+        return UsageError(
+            "this user has no home folder to keep files in",
+            "a folder for the cache and one for settings",
+            "Set BLISS_CACHE and BLISS_CONFIG, or HOME",
+        )
     if too_many_files(error):
         return out_of_files(f"could not write {path}: {error.strerror or error}")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):

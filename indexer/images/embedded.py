@@ -192,9 +192,11 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     numbers = [number for number, rows in enumerate(manifest["parts"]) if rows]
     failures = tuple(Failure(**failure) for failure in manifest["failures"])
     if not numbers:
+        none = f"none of the {len(failures):,} images in {source} could be read (the first"
+        if len(failures) == 1:
+            none = f"the only image in {source} could not be read ("
         raise BlissError(
-            f"none of the {len(failures):,} images in {source} could be read "
-            f"(the first: {failures[0].path}: {failures[0].reason})",
+            f"{none}: {failures[0].path}: {failures[0].reason})".replace("(: ", "("),
             "at least one readable image",
             "Check the files",
         )
