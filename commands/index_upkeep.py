@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,6 +65,7 @@ def tune(
     Settings are chosen on half of the images; the fastest whose recall on the other half is shown
     to be --min-recall or more becomes the index's own. If none is, that is exact search.
     """
+    from ..artefacts import temporary_folder
     from ..audit import check_failures, encoder_for, prompt_vectors, read_or_embed
     from ..errors import BlissError
     from ..evaluation import Candidates, MadeStructures, TuningOptions, settings_of, tuning_lines
@@ -113,8 +112,8 @@ def tune(
                 raise
             return None  # no model, and the index does not hold them: mean images stand in
 
-    with tempfile.TemporaryDirectory() as scratch:
-        keep = MadeStructures(Path(scratch))
+    with temporary_folder() as scratch:
+        keep = MadeStructures(scratch)
         candidates = Candidates(index, settings, keep)
         tuned = tune_index(index, found, candidates, options, prompts, progress)
         # Shown first: what was measured must not be lost where the index cannot be written.

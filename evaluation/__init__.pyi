@@ -1,3 +1,6 @@
+from .cleanpatrick import cleanpatrick_lines as cleanpatrick_lines
+from .cleanpatrick import judge_cleanpatrick as judge_cleanpatrick
+from .cleanpatrick import read_cleanpatrick as read_cleanpatrick
 from .corpus_comparison import CorpusAnswer as CorpusAnswer
 from .corpus_comparison import compare_corpora as compare_corpora
 from .corpus_comparison import comparison_facts as comparison_facts

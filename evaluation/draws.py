@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import BlissError, UsageError
 from ..indexer import EmbeddedImages, plain, whole_rows
+from ..scorer import NO_FILE, same_rows, sketch_rows
 from .protocols import Protocol
 
 REFERENCE, TEST = 0, 1
@@ -86,10 +87,11 @@ def make_world(
     for name, found in named.items():
         _check_set(found, name, reference.images.shape[1])
     sets = list(named.values())
+    images = np.concatenate([found.images for found in sets]).astype(np.float32, copy=False)
     return World(
-        np.concatenate([found.images for found in sets]).astype(np.float32, copy=False),
+        images,
         tuple(label for found in sets for label in found.labels),
-        tuple(content for found in sets for content in _hashes(found)),
+        _one_name_a_row(images, [content for found in sets for content in _hashes(found)]),
         np.repeat(np.arange(len(sets)), [len(found.labels) for found in sets]),
         tuple(outliers),
         tuple(name for found in sets for name in found.ids or ("",) * len(found.labels)),
@@ -113,9 +115,21 @@ def fingerprints(world: World) -> dict[str, dict[str, object]]:
 
 def _hashes(found: EmbeddedSet) -> tuple[str, ...]:
     return found.hashes or tuple(
-        "vector:" + hashlib.sha256(row.astype(np.float32).tobytes()).hexdigest()
+        NO_FILE + hashlib.sha256(row.astype(np.float32).tobytes()).hexdigest()
         for row in found.images
     )
+
+
+def _one_name_a_row(images: np.ndarray, hashes: list[str]) -> tuple[str, ...]:
+    """The contents of images [N, d]; those known by their rows alone are named as the first image
+    with the same row up to rounding."""
+    by_row = [row for row, content in enumerate(hashes) if content.startswith(NO_FILE)]
+    if by_row:
+        sketches = sketch_rows(images)
+        one, other = same_rows(sketches[by_row], sketches)
+        for query, first in zip(*np.unique(one, return_index=True), strict=True):
+            hashes[by_row[query]] = hashes[other[first]]
+    return tuple(hashes)
 
 
 def _check_set(found: EmbeddedSet, name: str, dimension: int) -> None:

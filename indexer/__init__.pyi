@@ -50,15 +50,22 @@ from .images.decoding import SIGNATURES as SIGNATURES
 from .images.decoding import Decoded as Decoded
 from .images.decoding import DecodingLimits as DecodingLimits
 from .images.decoding import Undecodable as Undecodable
+from .images.decoding import picture_pixels as picture_pixels
 from .images.decoding import read_file as read_file
 from .images.embedded import EmbeddedImages as EmbeddedImages
 from .images.embedded import Failure as Failure
+from .images.embedded import Sketches as Sketches
+from .images.embedded import embedded_arrays as embedded_arrays
 from .images.embedded import list_photographs as list_photographs
 from .images.embedded import read_image_embeddings as read_image_embeddings
 from .images.embedding import EmbedOptions as EmbedOptions
 from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
 from .images.embedding import embed_shard as embed_shard
+from .images.embedding import embedding_request as embedding_request
+from .images.measures import MEASURES as MEASURES
+from .images.measures import SKETCH as SKETCH
+from .images.measures import Measures as Measures
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder
 from .images.workers import DecodeSettings as DecodeSettings
@@ -73,7 +80,8 @@ from .search.captions import search_index as search_index
 from .search.captions import text_vector as text_vector
 from .search.dispatch import describe_plan as describe_plan
 from .search.dispatch import describe_search as describe_search
-from .search.dispatch import rows_searcher as rows_searcher
+from .search.dispatch import nearest_searcher as nearest_searcher
+from .search.index import ArrayIndex as ArrayIndex
 from .search.index import FolderIndex as FolderIndex
 from .search.index import join_indexes as join_indexes
 from .search.index import open_index as open_index
@@ -99,6 +107,7 @@ from .store.hub import unknown_licences as unknown_licences
 from .store.lock import LOCK as LOCK
 from .store.lock import only_run_in as only_run_in
 from .store.manifest import local_folder as local_folder
+from .store.parts import BUILDING as BUILDING
 from .store.parts import Described as Described
 from .store.parts import encoding_prompts as encoding_prompts
 from .store.removed import remove_rows as remove_rows
@@ -118,6 +127,7 @@ from .vectors.nearest import Hits as Hits
 from .vectors.nearest import check_k as check_k
 from .vectors.nearest import exact_search as exact_search
 from .vectors.rows import SCRATCH as SCRATCH
+from .vectors.rows import ArrayRows as ArrayRows
 from .vectors.rows import OutsideRows as OutsideRows
 from .vectors.rows import SelectedRows as SelectedRows
 from .vectors.rows import release_pages as release_pages
@@ -137,3 +147,4 @@ from .vectors.unit_rows import blocks_of as blocks_of
 from .vectors.unit_rows import normalise_rows as normalise_rows
 from .vectors.unit_rows import row_lengths as row_lengths
 from .vectors.unit_rows import slices as slices
+from .vectors.unit_rows import stored_unit_rows as stored_unit_rows

@@ -2,6 +2,7 @@ from .bliss import BlissScores as BlissScores
 from .bliss import Retrieved as Retrieved
 from .bliss import bliss_matrices as bliss_matrices
 from .bliss import bliss_scores as bliss_scores
+from .bliss import filed_terms as filed_terms
 from .bliss import gather_texts as gather_texts
 from .calibration import benjamini_hochberg as benjamini_hochberg
 from .calibration import calibration_needed as calibration_needed
@@ -29,10 +30,12 @@ from .label_filter import word_forms as word_forms
 from .label_filter import words_of as words_of
 from .leave_one_out import NOTHING_LEFT_OUT as NOTHING_LEFT_OUT
 from .leave_one_out import LeftOut as LeftOut
+from .members import NO_FILE as NO_FILE
 from .members import as_members as as_members
 from .members import make_members as make_members
 from .mislabel import LabelMargins as LabelMargins
 from .mislabel import label_margins as label_margins
+from .mislabel import merged_order as merged_order
 from .moments import Moments as Moments
 from .moments import add_images as add_images
 from .moments import empty_moments as empty_moments
@@ -55,9 +58,12 @@ from .reference_file import save_reference as save_reference
 from .robust import LEAST as LEAST
 from .robust import SHARE as SHARE
 from .robust import FiledImages as FiledImages
+from .robust import balanced_weight as balanced_weight
 from .robust import explained_images as explained_images
 from .robust import rank_correlation as rank_correlation
 from .robust import top_in_common as top_in_common
+from .same_rows import same_rows as same_rows
+from .same_rows import sketch_rows as sketch_rows
 from .scores.contract import Fitted as Fitted
 from .scores.contract import Fitting as Fitting
 from .scores.contract import Need as Need

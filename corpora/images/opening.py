@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...artefacts import read_json
 from ...errors import BlissError, UsageError
+from ...safe_text import counted
 from ..addresses import expand, is_remote, is_remote_folder
 from ..datasets import check_inside, choose_split, open_builder, quiet
 from ..opening import FOLDER_PART, HUB_SPEC
@@ -122,10 +123,12 @@ def _open(spec: str, address: str, options: ImageOptions) -> ImageSource:
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 LABEL_FILE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
-"""Folders of these names that hold all images are splits of a data set and no classes."""
-CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "data", "jpegimages")
-"""Nor is one folder of these names that holds all of them."""
+CONTAINERS = (
+    *("images", "image", "imgs", "img", "pictures", "pics", "photos", "photographs", "jpegimages"),
+    *("jpg", "jpeg", "jpegs", "png", "data", "dataset", "datasets", "archive", "raw", "raw_images"),
+    *("all", "all_images", "original", "originals"),
+)
+"""One folder of these names that holds all images is no class."""
 COLUMNS = ("image_column", "label_column")
 
 ACCEPTED_COLLECTIONS = (
@@ -135,6 +138,11 @@ ACCEPTED_COLLECTIONS = (
     "address of one of these, with {000..012} for ranges"
 )
 
+_SPLIT = re.compile(
+    r"(train|training|test|testing|val|valid|validation|dev|eval)([ _-]?(set|data|images|\d+))?"
+    r"|fold[ _-]?\d+"
+)
+"""Folders of these names that hold all images are splits of a data set and no classes."""
 _SHARD = re.compile(r"\d{5}")
 
 
@@ -210,7 +218,8 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
     found = find_images(folder, bool(options.follow_links))
     if found.images:
         listed = _open_image_files(folder, found, options)
-        return replace(listed, notices=(*listed.notices, *similar_labels(listed.labels)))
+        notices = (*_unread_tables(folder, options), *similar_labels(listed.labels))
+        return replace(listed, notices=(*listed.notices, *notices))
     names = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=os.fsencode)]
     tars = [name for name in names if name.lower().endswith(TAR_SUFFIXES)]
     if tars:
@@ -240,13 +249,17 @@ def _open_image_files(folder: str, found: Findings, options: ImageOptions) -> Im
                 note = f"{display_path(folder)}: labels are those of {name}, not the folders' names"
                 listed = replace(listed, notices=(*listed.notices, note))
             return add_labels(listed, file, options)
-    tops = {path.partition("/")[0] for path in found.images}
-    if any("/" not in path for path in found.images):
-        tops = set()
-    if tops and all(name.lower() in SPLIT_NAMES for name in tops):
+    tops = {path.partition("/")[0] for path in found.images if "/" in path}
+    loose = sum("/" not in path for path in found.images)
+    if tops and _are_splits(tops):
         split = _choose_split(folder, options.split, sorted(tops))
         inner = replace(options, split=None)
-        return _descend(folder, split, found, inner, f"the images are those of the split {split}")
+        note = f"the images are those of the split {split}"
+        if loose:
+            note += f", without {counted(loose, 'image')} beside it"
+        return _descend(folder, split, found, inner, note)
+    if loose:
+        tops = set()
     if len(tops) == 1 and next(iter(tops)).lower() in CONTAINERS:
         (name,) = tops
         return _descend(folder, name, found, options, f"the folder {name} is no class")
@@ -256,7 +269,46 @@ def _open_image_files(folder: str, found: Findings, options: ImageOptions) -> Im
             note = f"{display_path(folder)}: its folders are shards of img2dataset, not classes"
             nothing = (None,) * listed.count
             return replace(listed, labels=nothing, notices=(*listed.notices, note))
+    inner_folders = {tuple(path.split("/")[:2]) for path in found.images if path.count("/") > 1}
+    if (
+        len(tops) == 1
+        and len(inner_folders) > 1
+        and all(path.count("/") > 1 for path in found.images)
+    ):
+        (name,) = tops
+        note = (
+            f"{display_path(folder)}: one class, {display_path(name)}, with its images in "
+            f"{counted(len(inner_folders), 'folder')}; if those are the classes, give "
+            f"{display_path(os.path.join(folder, name))}"
+        )
+        return replace(listed, notices=(*listed.notices, note))
     return listed
+
+
+def _are_splits(names: Collection[str]) -> bool:
+    """Whether all folders are called like splits, perhaps all after the same word: seg_train."""
+    plain = [name.lower() for name in names]
+    before = {name[: max(map(name.rfind, " _-")) + 1] for name in plain}
+    start = len(min(before)) if len(before) == 1 < len(plain) else 0
+    return all(_SPLIT.fullmatch(name[start:]) or _SPLIT.fullmatch(name) for name in plain)
+
+
+def _unread_tables(folder: str, options: ImageOptions) -> tuple[str, ...]:
+    """What to say of tables beside images that may hold their labels."""
+    if options.labels is not None or label_file_in(folder) is not None:
+        return ()
+    tables = sorted(
+        display_path(name)
+        for name in os.listdir(folder)
+        if name.lower().endswith(LABEL_FILE_SUFFIXES) and not name.startswith(".")
+    )
+    if not tables:
+        return ()
+    shown = ", ".join(tables[:3]) + (f" and {len(tables) - 3:,} more" if tables[3:] else "")
+    return (
+        f"{display_path(folder)}: {shown} {'is' if len(tables) == 1 else 'are'} not read; labels "
+        "are read from a table that --labels names",
+    )
 
 
 def _descend(

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ...artefacts import MANIFEST, link_file, read_json, write_array, write_json
+from ...artefacts import MANIFEST, link_file, read_array, read_json, write_array, write_json
 from ...errors import BlissError
 from ..store.manifest import KIND, files_of_part
 from ..store.parts import BUILDING, finish_building, vector_file
@@ -121,8 +121,8 @@ def _unit_rows(folder: Path, number: int) -> np.ndarray:
 def _stored_result(folder: Path, number: int, rows: int) -> np.ndarray | None:
     """The dropped rows of a part that an earlier run wrote, or None."""
     try:
-        gone = np.load(_file(folder, number), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        gone = read_array(_file(folder, number))
+    except BlissError:
         return None
     fits = (
         gone.ndim == 1
@@ -253,8 +253,8 @@ def finish_addition(
         "additions": [*manifest.get("additions", ()), addition],
         "checksums": checksums,
     }
-    write_json(folder / MANIFEST, changed)
     (folder / EXPORT).unlink(missing_ok=True)
+    write_json(folder / MANIFEST, changed)
     shutil.rmtree(adding, ignore_errors=True)
     return counts
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import Empty, Queue
@@ -21,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...artefacts import digest, read_json, sha256_of
 from ...corpora import (
@@ -36,7 +36,8 @@ from ...corpora import (
     readable,
 )
 from ...progress import Progress
-from ..encode.encoder import Encoder, average_prompts
+from ..encode.encoder import Encoder, Through, average_prompts
+from ..store.journal import Journal, delete_files
 from ..store.parts import (
     BUILDING,
     Described,
@@ -46,7 +47,7 @@ from ..store.parts import (
     finished_part,
     write_part,
 )
-from ..vectors.layout import EmbeddingFolder, open_embedding_folder
+from ..vectors.layout import EmbeddingFolder, open_embedding_folder, parquet_schema
 from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import normalise_rows
 from .plan import RowPlan, plan_batches, read_plan_part
@@ -62,6 +63,7 @@ def encode_captions(
     encoder: Encoder,
     prompts: Sequence[str],
     ahead: int = BATCHES_AHEAD,
+    through: Through | None = None,
 ) -> Iterator[np.ndarray]:
     """float32 [m, d] unit rows for each batch of m texts in turn, bit for bit `encode_prompts`.
 
@@ -71,15 +73,22 @@ def encode_captions(
     Raises UsageError for malformed prompts; the iterator raises what reading or tokenising raises,
     unchanged and after the rows before it.
     """
-    return _encode(batches, encoder, check_prompts(prompts), ahead)
+    return _encode(batches, encoder, check_prompts(prompts), ahead, through)
 
 
 def _encode(
-    batches: Iterable[Sequence[str]], encoder: Encoder, prompts: Sequence[str], ahead: int
+    batches: Iterable[Sequence[str]],
+    encoder: Encoder,
+    prompts: Sequence[str],
+    ahead: int,
+    through: Through | None,
 ) -> Iterator[np.ndarray]:
+    encode = encoder.encode_tokens
+    if through is not None:
+        encode = partial(encode, through=through)
     with closing(_tokenised(batches, encoder, prompts, ahead)) as tokenised:
         for ids in tokenised:
-            yield average_prompts(encoder.encode_tokens(each) for each in ids)
+            yield average_prompts(encode(each) for each in ids)
 
 
 def _tokenised(
@@ -266,13 +275,21 @@ def encoded_parts(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(number, float32 [m, d]) of each of the parts `numbers`, in that order.
 
-    All captions go through the encoder as one stream, which does not drain between parts.
+    All captions go through the encoder as one stream, which does not drain between parts. What is
+    encoded of a part is in a journal beside the plan until the part is stored.
     """
+    journal, done_with = Journal(plan.folder.parent), list[Path]()
+
+    def through(ids: np.ndarray, encode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        values = repr(ids.tolist()).encode() if ids.dtype == object else ids.tobytes()
+        content = f"{ids.dtype} {ids.shape} ".encode() + values
+        return journal.vectors(content, lambda: encode(ids))
+
     prompts, templates = encoding_prompts(described)
     batches = (texts for number in numbers for texts in part_texts(plan, number, templates))
     done = plan.count - sum(plan.parts[number] for number in numbers)
     progress(PROGRESS, done, plan.count)
-    with closed_after(encode_captions(batches, encoder, prompts)) as encoded:
+    with closed_after(encode_captions(batches, encoder, prompts, through=through)) as encoded:
         for number in numbers:
             rows = plan.parts[number]
             raw = np.empty((rows, encoder.facts["dimension"]), np.float32)
@@ -283,7 +300,10 @@ def encoded_parts(
                 at += len(vectors)
                 progress(PROGRESS, done + at, plan.count)
             done += rows
+            ended = journal.end_part()
             yield number, raw
+            delete_files(done_with)  # of the part before, which was stored when this one was taken
+            done_with = ended
 
 
 def truncated_captions(
@@ -345,7 +365,7 @@ class EmbeddedTexts:
 def open_text_embeddings(folder: Path, column: str | None) -> EmbeddedTexts:
     """An embedding folder as a source of captions; UsageError when no column can be chosen."""
     layout = open_embedding_folder(folder, "text")
-    schema = pq.read_schema(layout.metadata[0])
+    schema = parquet_schema(layout.metadata[0])
     return EmbeddedTexts(layout, choose_arrow_column(str(folder), column, schema))
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...artefacts import check_checksum, read_json, sha256_of, write_atomically, write_json
+from ...artefacts import (
+    check_checksum,
+    read_json,
+    sha256_of,
+    temporary_folder,
+    write_atomically,
+    write_json,
+)
 from ...corpora import (
     COUNTS,
     JSON,
@@ -89,11 +95,11 @@ def _first_rows(staged: Path, folder: Path, memory: int) -> Iterator[pa.RecordBa
     # Arrow and DuckDB open no path that is not UTF-8: Arrow reads an open file instead, and DuckDB
     # spills to the system's temporary folder.
     is_utf8 = not any("\ud800" <= character <= "\udfff" for character in str(folder))
-    spill = str(folder) if is_utf8 else None
+    spill = folder if is_utf8 else None
     try:
         with (
-            tempfile.TemporaryDirectory(prefix=".spill-", suffix=".tmp", dir=spill) as scratch,
-            duckdb.connect(config={**settings, "temp_directory": scratch}) as connection,
+            temporary_folder(spill) as scratch,
+            duckdb.connect(config={**settings, "temp_directory": f"{scratch}/spill"}) as connection,
             open(staged, "rb") as opened,
             open_table(opened) as file,
         ):

@@ -152,6 +152,10 @@ def texts_as_ids(texts: Sequence[str]) -> np.ndarray:
     return ids
 
 
+Through = Callable[[np.ndarray, Callable[[np.ndarray], np.ndarray]], np.ndarray]
+"""Given the ids of a batch [b, l] and the function that encodes them: its vectors [b, d]."""
+
+
 def nothing_encoded(ids: np.ndarray) -> np.ndarray:
     """The default of `encode_tokens`, replaced by `Encoder`."""
     raise NotImplementedError
@@ -173,8 +177,10 @@ class Encoder:
     """One line with device, precision and batch size, and which of them were chosen."""
     tokenise: Callable[[Sequence[str]], np.ndarray] = texts_as_ids
     """n texts -> ids [n, L]; the first half of `encode_texts`."""
-    encode_tokens: Callable[[np.ndarray], np.ndarray] = nothing_encoded
-    """ids [n, L] -> float32 [n, d] unit rows; the second half of `encode_texts`."""
+    encode_tokens: Callable[..., np.ndarray] = nothing_encoded
+    """ids [n, L] -> float32 [n, d] unit rows; the second half of `encode_texts`. With `through`,
+    each batch is encoded by it: it is given the ids of the batch and the function that encodes
+    them."""
     is_cut: Callable[[Sequence[str]], np.ndarray] | None = None
     """n texts -> bool [n], whether the token limit cuts each; None where unknown."""
     recipe: TokenizerRecipe | None = None
@@ -183,8 +189,15 @@ class Encoder:
     def __post_init__(self) -> None:
         """Make `encode_tokens` of an encoder without a tokeniser, whose ids are texts."""
         if self.encode_tokens is nothing_encoded:
-            encode = self.encode_texts
-            object.__setattr__(self, "encode_tokens", lambda ids: encode([t for (t,) in ids]))
+
+            def encode(ids: np.ndarray) -> np.ndarray:
+                return self.encode_texts([text for (text,) in ids])
+
+            object.__setattr__(
+                self,
+                "encode_tokens",
+                lambda ids, through=None: through(ids, encode) if through else encode(ids),
+            )
 
 
 def demo_model() -> str:

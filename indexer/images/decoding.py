@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -39,6 +39,7 @@ from ..encode.encoder import (
     resized_shape,
     shape_of,
 )
+from .measures import Measures, measure
 
 _ONE_BYTE = ("1", "L", "P")
 _GIF_COPIES = 3
@@ -189,6 +190,7 @@ class Decoded:
     pixels: np.ndarray
     sha256: str
     exif_rotated: bool
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True)
@@ -199,22 +201,29 @@ class Undecodable:
     reason: str
 
 
-def decode_image(
-    path: str, preprocessing: Preprocessing, limits: DecodingLimits
-) -> tuple[np.ndarray, str, bool]:
-    """Read, check, decode, rotate, resize and crop one file.
+class DecodedFile(NamedTuple):
+    """What `decode_image` found in a file."""
 
-    Returns pixels (uint8 [height, width, 3] of `preprocessing.size`), the hexadecimal SHA-256 of
-    the file's bytes, and whether an EXIF orientation other than upright was applied. Raises
-    UnreadableImage(reason). `limits.seconds` is enforced by `decode_images`, not here. Pillow's own
-    pixel limit is off meanwhile for the whole process: do not call this from several threads.
+    pixels: np.ndarray
+    """uint8 [height, width, 3] of `Preprocessing.size`."""
+    sha256: str
+    """Of the file's bytes, hexadecimal."""
+    exif_rotated: bool
+    """Whether an EXIF orientation other than upright was applied."""
+    measures: Measures
+
+
+def decode_image(path: str, preprocessing: Preprocessing, limits: DecodingLimits) -> DecodedFile:
+    """Read, check, decode, measure, rotate, resize and crop one file.
+
+    Raises UnreadableImage(reason). `limits.seconds` is enforced by `decode_images`, not here.
+    Pillow's own pixel limit is off meanwhile for the whole process: do not call this from several
+    threads.
     """
     return decode_bytes(read_file(path, limits), preprocessing, limits)
 
 
-def decode_bytes(
-    data: bytes, preprocessing: Preprocessing, limits: DecodingLimits
-) -> tuple[np.ndarray, str, bool]:
+def decode_bytes(data: bytes, preprocessing: Preprocessing, limits: DecodingLimits) -> DecodedFile:
     """`decode_image` for the content of a file."""
     if len(data) > limits.max_bytes:
         raise UnreadableImage(_too_large(limits.max_bytes))
@@ -228,9 +237,21 @@ def decode_bytes(
             check_memory(image, data, limits, 0 if too_long else 4 * resized)
             upright = _load(image, preprocessing.apply_exif)
             pixels = np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
+            measures = measure(upright)
     except MemoryError:
         raise UnreadableImage(OUT_OF_MEMORY) from None
-    return pixels, hashlib.sha256(data).hexdigest(), upright.rotated
+    return DecodedFile(pixels, hashlib.sha256(data).hexdigest(), upright.rotated, measures)
+
+
+def picture_pixels(
+    image: Image.Image, preprocessing: Preprocessing, limits: DecodingLimits
+) -> np.ndarray:
+    """uint8 [height, width, 3] of an opened image, as `decode_image` makes them of its file.
+
+    Raises UnreadableImage(reason).
+    """
+    upright = _load(image, preprocessing.apply_exif)
+    return np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
 
 
 def thumbnail(data: bytes, side: int, limits: DecodingLimits) -> Image.Image:
@@ -425,16 +446,20 @@ class _Upright:
         Pillow resizes horizontally first and then vertically, with 8 bits in between, so that
         bands of rows can be narrowed one after the other.
         """
-        rows = max(1, _BAND_PIXELS // self.width)
-        if rows >= self.height:
-            return self._band(0, self.height, _extremes(self.stored)).resize(size, interpolation)
-        extremes = _extremes(self.stored)
-        narrow = Image.new("RGB", (size[0], self.height))
-        for top in range(0, self.height, rows):
-            bottom = min(top + rows, self.height)
-            band = self._band(top, bottom, extremes)
-            narrow.paste(band.resize((size[0], bottom - top), interpolation), (0, top))
+        if self.width * self.height <= _BAND_PIXELS:
+            return next(self.bands()).resize(size, interpolation)
+        narrow, top = Image.new("RGB", (size[0], self.height)), 0
+        for band in self.bands():
+            narrow.paste(band.resize((size[0], band.height), interpolation), (0, top))
+            top += band.height
         return narrow.resize(size, interpolation)
+
+    def bands(self, multiple: int = 1) -> Iterator[Image.Image]:
+        """The upright image in bands from the top, each but the last of a `multiple` of rows."""
+        rows = max(1, _BAND_PIXELS // self.width // multiple) * multiple
+        extremes = _extremes(self.stored)
+        for top in range(0, self.height, rows):
+            yield self._band(top, min(top + rows, self.height), extremes)
 
     def _band(self, top: int, bottom: int, extremes: tuple[float, float, bool]) -> Image.Image:
         """Rows of the upright image."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from ...artefacts import (
     MANIFEST,
     check_checksum,
+    read_array,
     read_json,
     seal,
     sha256_of,
@@ -33,7 +35,8 @@ from ...artefacts import (
 )
 from ...corpora import CAPTION_PROMPT, TextSource, check_prompts
 from ...errors import BlissError, UsageError
-from ..vectors.rows import by_part, part_starts
+from ..vectors.rows import OPEN_FILES, by_part, part_starts
+from .journal import JOURNAL
 from .lock import LOCK
 from .manifest import IndexFolder, caption_files, metadata_file, vector_file
 
@@ -159,7 +162,7 @@ def _licences(names: Sequence[str], given: Sequence[str]) -> dict[str, str]:
 
 
 BUILDING = "building.json"
-BUILDING_FOLDERS = ("parts", "plan", "shards", "near")
+BUILDING_FOLDERS = ("parts", "plan", "shards", "near", JOURNAL)
 OUR_FOLDERS = (
     *BUILDING_FOLDERS,
     *"text_emb img_emb metadata captions search earlier adding repairing".split(),
@@ -342,7 +345,7 @@ def drop_records(folder: Path) -> None:
     (folder / BUILDING).unlink(missing_ok=True)
     for pattern in (".*.tmp", "*/.*.tmp"):
         for path in folder.glob(pattern):
-            if path.is_file():
+            if path.is_file():  # of a version that put them beside the file itself
                 path.unlink(missing_ok=True)
 
 
@@ -377,7 +380,8 @@ class StoredCaptions:
     def __init__(self, folder: IndexFolder) -> None:
         self.folder = folder
         self.starts = part_starts(folder.manifest.parts)
-        self._opened: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._part = lru_cache(OPEN_FILES)(self._map_part)
+        self._checked: set[int] = set()
 
     def __getitem__(self, rows: np.ndarray) -> list[str]:
         """The captions of stored rows int64 [u]; BlissError where a file is missing or changed."""
@@ -388,21 +392,27 @@ class StoredCaptions:
                 found[place] = bytes(texts[start:stop]).decode("utf-8", "replace")
         return found
 
-    def _part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _map_part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8, all captions of a part one after another; int64 [m + 1], where each begins."""
-        if number not in self._opened:
-            texts, starts = caption_files(number)
+        texts, starts = caption_files(number)
+        if number not in self._checked:
             for name in (texts, starts):
                 self.folder.check(name)
-            offsets = np.load(self.folder.path / starts, mmap_mode="r", allow_pickle=False)
-            rows = int(self.starts[number + 1] - self.starts[number])
-            if offsets.shape != (rows + 1,):
-                raise BlissError(
-                    f"{self.folder.path / starts} holds {len(offsets) - 1:,} captions",
-                    f"{rows:,}, one for every vector of its part",
-                    "Restore the file or build the index again",
-                )
-            path = self.folder.path / texts
-            mapped = np.memmap(path, np.uint8, "r") if offsets[-1] else np.zeros(0, np.uint8)
-            self._opened[number] = mapped, offsets
-        return self._opened[number]
+        remedy = "Restore the file or build the index again"
+        offsets = read_array(self.folder.path / starts, mapped=True, remedy=remedy)
+        rows, path = int(self.starts[number + 1] - self.starts[number]), self.folder.path / texts
+        if offsets.shape != (rows + 1,) or offsets.dtype != np.int64:
+            raise BlissError(
+                f"{self.folder.path / starts} holds an array of shape {offsets.shape} and type "
+                f"{offsets.dtype}",
+                f"{rows + 1:,} whole numbers, where each caption of its part begins and ends",
+                remedy,
+            )
+        if number not in self._checked:
+            size = path.stat().st_size
+            if offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
+                given = f"{self.folder.path / starts} does not fit {path}"
+                raise BlissError(given, "the files as bliss wrote them", remedy)
+        self._checked.add(number)
+        mapped = np.memmap(path, np.uint8, "r") if offsets[-1] else np.zeros(0, np.uint8)
+        return mapped, offsets

@@ -5,6 +5,7 @@ or for int64 [m] row numbers. A NumPy array is one; so are
 
     PartedRows      the rows of several .npy files, one file after another
     JoinedRows      several sets of rows, one set after another
+    ArrayRows       the rows of an array of somebody else's, normalised
     SelectedRows    some rows of another set, renumbered from 0
 
 `blocks_of` reads any of them from the first row to the last.
@@ -27,11 +28,13 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...artefacts import read_array
 from ...errors import BlissError
 from .unit_rows import Blocks, Rows, blocks_of, normalise_rows, slices, stored_unit_rows
 
@@ -41,6 +44,9 @@ BLOCK_BYTES = 64 << 20
 """Size as float32 of the blocks that rows on disk are read in."""
 COPIED_ROWS = 32_768
 """Rows copied at a time where some rows of a block are left out."""
+OPEN_FILES = 16
+"""Files that one set of mapped arrays holds open: an index may have more parts than the system
+lets a process open."""
 
 
 class PartedRows:
@@ -98,6 +104,24 @@ class OutsideRows(PartedRows):
     def unit_rows(self, number: int, stored: np.ndarray, first: int = 0) -> np.ndarray:
         """`normalise_rows` of some stored rows."""
         return normalise_rows(stored).unit
+
+
+class ArrayRows:
+    """The rows of an array [M, d], in memory or mapped: normalised as they are read."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        return normalise_rows(self.vectors[wanted]).unit
+
+    def blocks(self) -> Blocks:
+        """Blocks of BLOCK_BYTES."""
+        for some in slices(len(self), BLOCK_BYTES // (4 * self.vectors.shape[1])):
+            yield some.start, self[some]
 
 
 class JoinedRows:
@@ -190,12 +214,7 @@ def by_part(starts: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, np.ndar
 
 def load_vectors(path: Path) -> np.ndarray:
     """Memory-map a .npy file of float vectors [m, d]; BlissError where it is not one."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BlissError(
-            f"{path} could not be read ({error})", "a whole .npy file", "Embed the folder again"
-        ) from error
+    array = read_array(path, mapped=True, remedy="Embed the folder again")
     if array.ndim != 2 or array.dtype.kind != "f":
         raise BlissError(
             f"{path} holds an array of shape {array.shape} and type {array.dtype}",
@@ -203,6 +222,21 @@ def load_vectors(path: Path) -> np.ndarray:
             "Save the embeddings as one 2-d float array",
         )
     return array
+
+
+class MappedVectors(Sequence[np.ndarray]):
+    """The arrays of several .npy files, mapped when they are needed, OPEN_FILES at once."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._open = lru_cache(OPEN_FILES)(load_vectors)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: Any, /) -> Any:
+        """float16 or float32 [m, d], the array of a file; errors as of `load_vectors`."""
+        return self._open(self.paths[number])
 
 
 def _read(array: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -295,7 +295,7 @@ def test_a_changed_missing_or_linked_original_stops_the_copy_whole(bliss, made, 
         assert outcome.code == 1
         assert f"house/7.png cannot be copied: {words}" in outcome.err
         assert not (tmp_path / "clean").exists()
-        assert not list(tmp_path.glob(".*.tmp"))
+        assert not list(tmp_path.glob(".bliss-*"))
 
 
 @pytest.mark.parametrize(
