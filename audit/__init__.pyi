@@ -25,6 +25,10 @@ from .drift import drift_summary as drift_summary
 from .drift import drift_text as drift_text
 from .drift import run_drift as run_drift
 from .drift import save_drift as save_drift
+from .explain import Explanation as Explanation
+from .explain import explain as explain
+from .explain import explanation_text as explanation_text
+from .explain import save_map as save_map
 from .fitting import FitRequest as FitRequest
 from .fitting import embed_query as embed_query
 from .fitting import run_fit as run_fit

@@ -19,6 +19,7 @@ from .encode.choosing import remember_model as remember_model
 from .encode.encoder import DEFAULT_MODEL as DEFAULT_MODEL
 from .encode.encoder import IDENTITY as IDENTITY
 from .encode.encoder import INTERPOLATIONS as INTERPOLATIONS
+from .encode.encoder import CellMap as CellMap
 from .encode.encoder import Encoder as Encoder
 from .encode.encoder import ModelChoice as ModelChoice
 from .encode.encoder import Preprocessing as Preprocessing
@@ -29,6 +30,7 @@ from .encode.encoder import check_same_preprocessing as check_same_preprocessing
 from .encode.encoder import describe_model as describe_model
 from .encode.encoder import encode_prompts as encode_prompts
 from .encode.encoder import resize_and_crop as resize_and_crop
+from .encode.encoder import visible_box as visible_box
 from .encode.open_clip import LoadedModel as LoadedModel
 from .encode.open_clip import encoder_of_model as encoder_of_model
 from .encode.open_clip import load_encoder as load_encoder

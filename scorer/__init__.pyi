@@ -19,6 +19,8 @@ from .drift import images_needed as images_needed
 from .drift import largest_captions as largest_captions
 from .drift import shifted_shares as shifted_shares
 from .drift import smallest_p as smallest_p
+from .explain import ClassTerms as ClassTerms
+from .explain import class_terms as class_terms
 from .groups import MOST_IMAGES as MOST_IMAGES
 from .groups import group_images as group_images
 from .label_filter import NO_FILTER as NO_FILTER
