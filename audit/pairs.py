@@ -225,13 +225,15 @@ def run_pairs(
             )
         collection = _captioned_pairs(request, progress, say)
     pairs = collection.pairs
-    searches: list[Search | None] = [None, None]
+    texts: Search | None = None
+    images: Search | None = None
     if max(len(pairs.images), len(pairs.texts)) > EXACT_ROWS and not request.settings.full:
-        searches = [nearest_searcher(rows).search for rows in (pairs.texts, pairs.images)]
-    scores = score_pairs(pairs, request.settings, *searches, suggest=request.suggest)
+        texts = nearest_searcher(pairs.texts).search
+        images = nearest_searcher(pairs.images).search
+    scores = score_pairs(pairs, request.settings, texts, images, request.suggest)
     found: dict[int, tuple[str, float]] = {}
     if request.index is not None:
-        found = _corpus_captions(pairs, scores, request, searches[1] or _exact(pairs.images))
+        found = _corpus_captions(pairs, scores, request, images or _exact(pairs.images))
     return PairAudit(collection, scores, request.settings, found)
 
 
