@@ -409,7 +409,7 @@ SCHEMA = pa.schema(
 def _rows(
     result: DriftResult, counts: CaptionCounts, q: np.ndarray, name: str | None
 ) -> list[dict[str, Any]]:
-    """The tested captions, those that gained first, each direction by its p-value."""
+    """The tested captions, those that gained first, each direction by its excess."""
     made = []
     for direction in DIRECTIONS:
         order = [c for c in counts.order(direction == "gained").tolist() if counts.tested[c]]
