@@ -181,7 +181,7 @@ COLLECTION = grouped("collection", CollectionOptions, section(
            "archives the extension or JSON field."),
     option("--labels", metavar="FILE", help="A csv, tsv or parquet file with a path and a label "
            "column, for a folder."),
-    option("--follow-links", is_flag=True, help="Follow links that leave a folder of images: those "
+    option("--follow-links", is_flag=True, help="Follow links out of a folder of images: those "
            "of DVC, git-annex, the Hub's cache."),
 ))  # fmt: skip
 

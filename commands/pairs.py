@@ -79,7 +79,7 @@ KEEPING = grouped("keeping", Keeping, section(
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-pairs", show_default=True, metavar="DIR",
-           help="The folder for the table, the kept list and the report."),
+           help="Output folder."),
     opt.OVERWRITE,
     option("--report", type=click.IntRange(0), default=200, show_default=True, metavar="N",
            help="Worst pairs that report.html shows; 0 writes none."),
