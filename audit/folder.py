@@ -263,6 +263,7 @@ def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
         "question": "stray" if result.labels is None else "mislabel",
         "decision": None if result.decision is None else decision_facts(result.decision),
         **({} if refit is None else {"robust": refit}),
+        **({} if result.learnt is None else {"bliss_plus": dict(result.learnt)}),
     }
 
 

@@ -70,6 +70,12 @@ class AuditResult:
     """The cache of what was retrieved, for steps that retrieve again."""
     hidden: HiddenTexts | None = None
     """The captions hidden as too similar to a label; `index` holds the others."""
+    chosen: str = ""
+    """Which score --score auto took, and why."""
+    parts: np.ndarray | None = None
+    """float64 [n, 2], what words and what images add to the score; None but for bliss+."""
+    learnt: Mapping[str, Any] | None = None
+    """What bliss+ learnt from the reference."""
 
     @property
     def ranking(self) -> np.ndarray:
@@ -164,6 +170,10 @@ class AuditResult:
         if self.hidden is not None:
             rows = self.hidden.kept[rows]
         decision, refit = self.decision, self.refit
+        parts = {}
+        if self.parts is not None:
+            words, pictures = self.parts[here].T
+            parts = {"words": pa.array(words), "images": pa.array(pictures)}
         columns = {
             "row": pa.array(images.rows[here]),
             "path": pa.array(images.paths[here], pa.string()),
@@ -174,6 +184,7 @@ class AuditResult:
             "nearest_class": names.take(pa.array(scores.nearest[here])),
             "ics": pa.array(scores.ics[here]),
             "ets": pa.array(scores.ets[here]),
+            **parts,
             "p": _floats(self.p_values, here, n),
             "q": _floats(decision.q if decision else None, here, n),
             "flagged": pa.array(decision.flagged[here] if decision else np.zeros(n, bool)),

@@ -57,7 +57,8 @@ INPUTS = grouped(
     ),
     section(
         "Scoring",
-        option("--score", default="bliss", show_default=True, help="Score that ranks the images."),
+        option("--score", default="bliss", show_default=True, help="Score that ranks the images; "
+               "auto: bliss+ where it can be fitted, else bliss."),
         option("--question", default="stray", show_default=True, help="stray: does an image "
                "belong to any class? mislabel: to its own?"),
         option("--robust", is_flag=True, help="Fit again without the images that another class "

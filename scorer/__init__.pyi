@@ -34,11 +34,13 @@ from .moments import merge as merge
 from .moments import remove_images as remove_images
 from .reference import Calibration as Calibration
 from .reference import Reference as Reference
+from .reference import Sample as Sample
 from .reference_file import ARRAYS as ARRAYS
 from .reference_file import MEMBERS as MEMBERS
 from .reference_file import REFERENCE_KIND as REFERENCE_KIND
 from .reference_file import images_to_keep as images_to_keep
 from .reference_file import load_reference as load_reference
+from .reference_file import sample_of as sample_of
 from .reference_file import save_reference as save_reference
 from .robust import LEAST as LEAST
 from .robust import SHARE as SHARE
