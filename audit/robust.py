@@ -24,7 +24,9 @@ from ..scorer import (
     balanced_weight,
     bliss_scores,
     explained_images,
+    filed_terms,
     label_margins,
+    merged_order,
     rank_correlation,
     remove_images,
     top_in_common,
@@ -39,6 +41,10 @@ from .run import (
     in_reference,
 )
 from .scores import rescored
+
+MOST_REFITTED = 50_000
+"""Images for which the merged order refits without being told to: the neighbours of those in doubt
+are searched among all."""
 
 
 def refitted(
@@ -64,7 +70,8 @@ def refitted(
         scores = bliss_scores(
             images.vectors, found, before, settings.weight, labels, left_out, allocator=SCRATCH
         )
-    out, better = _explained(images, labels, before, scores, settings.weight, left_out)
+    cosine = label_margins(images.vectors, before, labels, left_out).cosine_margin
+    out, better = _explained(images, labels, scores, settings.weight, cosine)
     table = tuple(
         (images.paths[i], before.classes[labels[i]], before.classes[better[i]])
         for i in np.flatnonzero(out).tolist()
@@ -98,7 +105,9 @@ def scored_with(
     )
     fewer = _fewer(result.left_out, now, len(again.score))
     refit = Refit(fewer, table, result.scores.score, weight)
-    after = replace(result, reference=reference, scores=again, left_out=now, refit=refit)
+    after = replace(
+        result, reference=reference, scores=again, left_out=now, refit=refit, weight=weight
+    )
     if result.score_name == "bliss+":
         return rescored(after, SCORES["bliss+"], weight)
     return calibrated(after, replace(settings, weight=weight))
@@ -141,19 +150,43 @@ def _fewer(before: LeftOut, now: LeftOut, n: int) -> np.ndarray:
     return np.bincount(now.images, minlength=n) < np.bincount(before.images, minlength=n)
 
 
+def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
+    """float64 [n], `merged_order` of an audit whose labels were questioned.
+
+    Where the audited images are their `own` reference, it is first fitted again without those that
+    another class explains, unless that was done already or there are more than MOST_REFITTED.
+    """
+    assert result.labels is not None
+    labels, reference, scores = result.labels, result.reference, result.scores
+    ics, ets, given = scores.given_ics, scores.given_ets, labels.given
+    if own and result.refit is None and len(given) <= MOST_REFITTED:
+        weight, margin = result.weight, labels.cosine_margin
+        out, _ = _explained(result.images, given, scores, weight, margin)
+        if out.any():
+            reference = without_images(reference, result.images, given, out)
+            left_out = in_reference(result.images, reference)
+            vectors = result.images.vectors
+            ics, ets = filed_terms(vectors, result.retrieved, reference, given, left_out)
+            labels = label_margins(vectors, reference, given, left_out)
+    filed = ~np.isnan(ics)
+    ics, ets = np.where(filed, ics, scores.ics), np.where(filed, ets, scores.ets)
+    return merged_order(ics + result.weight * ets, labels.margin)
+
+
 def _explained(
     images: EmbeddedImages,
     labels: np.ndarray,
-    reference: Reference,
     scores: BlissScores,
     weight: float,
-    left_out: LeftOut,
+    cosine: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """bool [n], which images to drop, and int64 [n], the other class that suits each best."""
+    """bool [n], which images to drop, and int64 [n], the other class that suits each best.
+
+    `cosine` float64 [n] is the margin of prompt cosines.
+    """
     filed = np.flatnonzero(labels >= 0)
     own = scores.given_ics + weight * scores.given_ets
     others = np.where(scores.best_classes == labels[:, None], np.inf, scores.best_scores)
-    cosine = label_margins(images.vectors, reference, labels, left_out).cosine_margin
     known = FiledImages(
         images.vectors[filed],
         labels[filed],

@@ -16,9 +16,15 @@ from pathlib import Path
 
 import numpy as np
 from blissaudit.evaluation.draws import make_draws
-from blissaudit.evaluation.flagging import LEVEL
 from blissaudit.evaluation.metrics import mean_interval, paired_interval
-from blissaudit.evaluation.run import Chosen, EvalResult, Words, choose_scores, evaluate
+from blissaudit.evaluation.run import (
+    LEVEL,
+    Chosen,
+    EvalResult,
+    Words,
+    choose_scores,
+    evaluate,
+)
 from blissaudit.scorer.scores.registry import SCORES
 from field_settings import (
     CLEAN,

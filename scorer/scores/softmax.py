@@ -14,8 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import Fitted, Fitting, Query, Score, between, positive, retrieved_texts
-from .needs import Need
+from .contract import Fitted, Fitting, Need, Query, Score, between, positive, retrieved_texts
 from .similarity import in_chunks, share_of, similarity
 
 

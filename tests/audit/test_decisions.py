@@ -225,7 +225,9 @@ def result_of(scores, p=None, clean=0, margins=None, name="bliss") -> AuditResul
     )
     p = None if p is None else np.array(p, float)
     scores = SimpleNamespace(score=np.array(scores, float))
-    return AuditResult(None, None, reference, None, scores, None, p, name, labels)  # type: ignore[arg-type]
+    return AuditResult(
+        None, None, reference, None, scores, None, p, name, labels, ranked_by_labels=True
+    )  # type: ignore[arg-type]
 
 
 RANKED = [5.0, 1, 4, 2, 3]
@@ -307,7 +309,7 @@ def test_many_unknown_classes_are_counted_not_listed():
         ({"calibration": "clean"}, "mahalanobis", "bliss or bliss\\+, the scores it works with. "
          "Leave --calibration out, or use --score bliss or bliss\\+"),
         ({"robust": True}, "mahalanobis", "bliss or bliss\\+, the scores it works with"),
-        ({"kind": "mislabel"}, "bliss+", "bliss, the score it works with. Leave --question "
+        ({"kinds": ("mislabel",)}, "bliss+", "bliss, the score it works with. Leave --question "
          "mislabel out, or use --score bliss"),
     ],
 )  # fmt: skip
@@ -322,8 +324,9 @@ def test_too_small_a_calibration_set_says_how_many_are_needed():
     assert few.reason == (
         "0 images flagged at a false discovery rate of 0.1: with 3 calibration images more than "
         "all 5 would have to look stranger than every one of those; to flag one, 49 are needed. "
-        "--p-values leave-one-out compares with all images of a clean reference, measured and not "
-        "guaranteed; or read down the ranking, --flag N"
+        "Add clean images with --calibration DIR, or read the most unusual images first and flag "
+        "some with --flag N or --flag N%. --p-values leave-one-out compares with all images of a "
+        "clean reference, measured and not guaranteed"
     )
     assert few.facts["least_flagged"] == 13
     some = decided(result_of(RANKED, [0.05] + [1] * 4, clean=19), DecisionRule(), own=False)
