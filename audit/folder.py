@@ -348,6 +348,7 @@ def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
         **({} if result.issues is None else {"issues": issue_counts(result.issues)}),
         "decision": None if result.decision is None else decision_facts(result.decision),
         **({} if refit is None else {"robust": refit}),
+        **({} if result.learnt is None else {"bliss_plus": dict(result.learnt)}),
     }
 
 

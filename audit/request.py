@@ -63,7 +63,7 @@ from .models import Say, encoder_for
 from .reference import REFERENCE, ReferenceStore, fit_with_means
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
-from .run import LEAST_IMAGES, AuditSettings, audit_against
+from .run import LEAST_IMAGES, AuditSettings, audit_against, calibrated_on_itself
 from .scores import NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
 
 HELD_OUT = 0.2
@@ -206,7 +206,9 @@ def open_inputs(
         fitted = load_reference(request.reference)
         refuse_words(request.reference, words)
     question.check_reference(request.reference, fitted)
-    score = choose_score(request.score, request.reference is not None, fitted is not None)
+    score = choose_score(
+        question.score_for(request.score), request.reference is not None, fitted is not None
+    )
     head = open_head(request.head, [score])
     check_clipn(score, no_prompts is not None)
     index = open_indexes(request.indexes, request.search) if request.indexes else None
@@ -401,6 +403,8 @@ def fit_or_load_reference(
         )  # fmt: skip
         if reference.set_aside and reference.set_aside != inputs.set_aside:
             say(set_aside_text(reference.set_aside, least))
+    if question.rule.leave_one_out:
+        return calibrated_on_itself(reference)
     if embedded.calibration is None:
         return reference
     return with_calibration(reference, embedded.calibration, question)
@@ -413,7 +417,8 @@ def _share_held_out(question: AuditQuestion, images: int) -> float:
     is too few for any to be at most the false discovery rate.
     """
     enough = math.ceil(1 / question.rule.fdr - 1e-9) - 1
-    if question.ranks_labels or question.calibration or int(HELD_OUT * images) < enough:
+    elsewhere = question.calibration or question.rule.leave_one_out
+    if question.ranks_labels or elsewhere or int(HELD_OUT * images) < enough:
         return 0.0
     return HELD_OUT
 

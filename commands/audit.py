@@ -60,7 +60,8 @@ INPUTS = grouped(
     ),
     section(
         "Scoring",
-        option("--score", default="bliss", show_default=True, help="Score that ranks the images."),
+        option("--score", default="bliss", show_default=True, help="Score that ranks the images; "
+               "auto: bliss+ where it can be fitted, else bliss."),
         option("--question", multiple=True, metavar="NAME", callback=split_names, help="stray: "
                "does an image belong to any class? mislabel: to its own? copy: is it there twice? "
                "quality: is it a bad picture? Repeatable, or separated by commas [default: all]"),
