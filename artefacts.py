@@ -318,7 +318,7 @@ def check_fields(content: Mapping[str, Any], fields: Mapping[str, Any], path: Pa
     if wrong is not None:
         raise BlissError(
             f"{path} has no usable '{wrong}'",
-            f"{path.name} as bliss wrote it",
+            f"{'the manifest' if path.name == MANIFEST else path.name} as bliss wrote it",
             "Restore it from a backup or build the folder again",
         )
 
