@@ -58,7 +58,7 @@ from hypothesis import strategies as st
 D, SLOW = 4, 10.0
 CLASSES = ("cat", "dog")
 EXPECTED = (BlissError, click.ClickException, click.exceptions.Exit, OSError, MemoryError)
-DEEP = 100_000
+DEEP, AT_ONCE = 100_000, 500
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 12), st.integers(), st.floats(), st.text(max_size=6),
@@ -122,20 +122,22 @@ class Target:
     def run(self, count: int, seconds: float = float("inf")) -> None:
         """Draw that many inputs and read each, none after so many seconds."""
         end = time.monotonic() + seconds
+        for first in range(0, count, AT_ONCE):
+            if time.monotonic() > end:
+                break
 
-        @seed(0)
-        @settings(
-            max_examples=count,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(self.drawn)
-        def each(value: Any) -> None:
-            if time.monotonic() < end:
+            @seed(first)
+            @settings(
+                max_examples=min(AT_ONCE, count - first),
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(self.drawn)
+            def each(value: Any) -> None:
                 self.once(value)
 
-        each()
+            each()
 
 
 def changed(content: Any, changes: list[tuple[int, str, Any]]) -> Any:
