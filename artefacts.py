@@ -43,7 +43,7 @@ def is_count(value: object) -> bool:
 
 def is_size(value: object) -> bool:
     """Whether it is a whole number from 1 to 2^31."""
-    return is_count(value) and 0 < value <= 1 << 31  # type: ignore[operator]
+    return isinstance(value, int) and is_count(value) and 0 < value <= 1 << 31
 
 
 _NAME = (str, type(None))
