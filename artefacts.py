@@ -45,7 +45,7 @@ def is_count(value: object) -> bool:
 
 def is_size(value: object) -> bool:
     """Whether it is a whole number from 1 to 2^31."""
-    return is_count(value) and 0 < value <= 1 << 31  # type: ignore[operator]
+    return isinstance(value, int) and is_count(value) and 0 < value <= 1 << 31
 
 
 _NAME = (str, type(None))
@@ -329,7 +329,7 @@ def check_fields(content: Mapping[str, Any], fields: Mapping[str, Any], path: Pa
     if wrong is not None:
         raise BlissError(
             f"{path} has no usable '{wrong}'",
-            f"{path.name} as bliss wrote it",
+            f"{'the manifest' if path.name == MANIFEST else path.name} as bliss wrote it",
             "Restore it from a backup or build the folder again",
         )
 

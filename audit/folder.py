@@ -38,7 +38,7 @@ from ..artefacts import (
     write_json,
 )
 from ..errors import BlissError, UsageError
-from ..indexer import Failure, column_names, numbers_of, ranks, read_parquet
+from ..indexer import Failure, numbers_of, parquet_schema, ranks, read_parquet
 from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
@@ -91,6 +91,15 @@ RUN_FIELDS: Mapping[str, Any] = {
     "checksums": {"*": str},
 }
 """What readers of `run.json` use, as `artefacts.misfit` checks it."""
+
+
+_KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
+    **dict.fromkeys(("row", "rank"), pa.types.is_integer),
+    **dict.fromkeys(("path", "label", "nearest_class"), pa.types.is_string),
+    "score": pa.types.is_floating,
+    "captions": pa.types.is_list,
+}
+"""Columns of `scores.parquet` that its readers count on."""
 
 
 def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
@@ -449,7 +458,15 @@ class RunFolder:
     @cached_property
     def names(self) -> frozenset[str]:
         """The columns that `scores.parquet` has."""
-        return frozenset(column_names(self.folder / SCORES))
+        schema = parquet_schema(self.folder / SCORES)
+        for name, is_kind in _KINDS.items():
+            if schema.names.count(name) != 1 or not is_kind(schema.field(name).type):
+                raise BlissError(
+                    f"{self.folder / SCORES} has no usable column '{name}'",
+                    "the table as bliss wrote it",
+                    "Run the audit again",
+                )
+        return frozenset(schema.names)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """The named columns that exist, for all n images."""

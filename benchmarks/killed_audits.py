@@ -35,9 +35,9 @@ from blissaudit.audit import retrieval
 from blissaudit.commands import audit
 from blissaudit.indexer.images import embedding as image_embedding
 image_embedding.EmbedOptions = functools.partial(image_embedding.EmbedOptions, part_rows=100)
-search = retrieval.search
-retrieval.part_rows = lambda captions: 100
-retrieval.search = lambda *given: (time.sleep(0.02), search(*given))[1]
+search = retrieval.search_index
+retrieval.batch_rows = lambda captions: 100
+retrieval.search_index = lambda *given: (time.sleep(0.02), search(*given))[1]
 left, sync = [int(os.environ.get("FULL_AFTER", -1))], os.fsync
 def fsync(file):
     if left[0] == 0:
@@ -163,7 +163,10 @@ def main() -> int:
         process = start(images, index, folder / "whole")
         wait_for_work(process, folder / "whole")
         begun = time.monotonic()
-        finish(process, None)
+        _, errors = finish(process, None)
+        if process.returncode:
+            print(errors)
+            return 1
         working = time.monotonic() - begun
         whole, there = contents(folder / "whole"), names(folder / "whole")
         print(

@@ -125,6 +125,7 @@ from .vectors.layout import column_names as column_names
 from .vectors.layout import is_embedding_folder as is_embedding_folder
 from .vectors.layout import metadata_parts as metadata_parts
 from .vectors.layout import open_embedding_folder as open_embedding_folder
+from .vectors.layout import parquet_schema as parquet_schema
 from .vectors.layout import read_parquet as read_parquet
 from .vectors.nearest import Hits as Hits
 from .vectors.nearest import check_k as check_k

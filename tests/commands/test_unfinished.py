@@ -190,7 +190,7 @@ def test_another_audit_or_reference_in_the_same_folder(bliss, collection, index,
         ({"parts": None}, "/manifest.json has no usable 'parts'. Needed: the manifest as bliss "),
         ({"checksums": 1}, "/manifest.json has no usable 'checksums'. Needed: the manifest "),
         ({"parts": [7]}, " holds an array of shape (300, 128). Needed: (7, 128), as its manifest "),
-        ({"model": {}}, "/manifest.json has no usable 'model'. Needed: the manifest as bliss "),
+        ({"model": {}}, "/manifest.json has no usable 'model.dimension'. Needed: the manifest as"),
     ],
 )
 def test_an_edited_manifest(bliss, copied, changes, problem):
