@@ -113,8 +113,9 @@ def audit_against(
         images.vectors, retrieved, reference, settings.weight, given, left_out, allocator=SCRATCH
     )
     result = AuditResult(
-        images, index, reference, retrieved, scores, left_out, None, hits=hits, hidden=hidden
-    )
+        images, index, reference, retrieved, scores, left_out, None,
+        hits=hits, hidden=hidden, weight=settings.weight,
+    )  # fmt: skip
     return calibrated(result, settings)
 
 
@@ -125,8 +126,8 @@ def given_classes(images: EmbeddedImages, reference: Reference) -> np.ndarray:
 
 
 def in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:
-    """Which images have the content of a reference image, and the classes it is filed under."""
-    return LeftOut(*as_members(reference.members).filed(images.hashes))
+    """Which images are in the reference, by content or row, and the classes of each."""
+    return LeftOut(*as_members(reference.members).filed(images.hashes, images.vectors))
 
 
 def calibrated(

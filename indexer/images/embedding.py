@@ -1,10 +1,10 @@
-"""Decode and embed the images of a collection, part by part."""
+"""Decode and embed the images of a collection, part by part, in one process or several."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...artefacts import digest, read_json
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
-from ..build.engine import EmbeddingTask, Engine
-from ..build.shards import refuse_while_shards_run
+from ..build.options import EmbeddingTask, Engine
+from ..build.shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 from ..encode.encoder import IDENTITY, Encoder
-from ..store.lock import only_run_in
+from ..store.journal import Journal, delete_files
+from ..store.lock import only_run_in, wait_to_run_in
 from ..store.parts import (
+    BUILDING,
     Part,
     begin_building,
     finish_building,
@@ -30,6 +33,8 @@ from ..store.parts import (
 from ..vectors.unit_rows import normalise_rows
 from .cache import (
     CachedVectors,
+    begun_request,
+    collection_name,
     delete_stash,
     open_cached_vectors,
     previous_folder,
@@ -37,7 +42,7 @@ from .cache import (
     stash_parts,
 )
 from .decoding import Decoded, DecodingLimits, Undecodable
-from .embedded import KIND, EmbeddedImages, open_embedded_images
+from .embedded import KIND, EmbeddedImages, measures_columns, open_embedded_images
 from .workers import Cached, Outcome, decode_images
 
 FIRST_MAX_BYTES = 1 << 30
@@ -75,20 +80,19 @@ def embed_images(
 ) -> EmbeddedImages:
     """Decode and embed `images` into `folder`, or continue where an interrupted run stopped.
 
-    Where only the images have changed since, those with known content are not encoded again; with
-    `options.cache` this includes folders that other commands finished, and `say` is told so. An
-    unreadable image becomes a Failure. Raises UsageError where the folder belongs to another
-    request, BlissError for a disk that cannot be written or a collection that went away (finished
-    parts are kept) and for a collection without images.
+    Where only the images have changed since, or where their labels are, those with known content
+    are not encoded again; with `options.cache` this includes folders that other commands finished,
+    and `say` is told so. An unreadable image becomes a Failure. Raises UsageError where the folder
+    belongs to another request, BlissError for a disk that cannot be written or a collection that
+    went away (finished parts are kept) and for a collection without images.
     """
     folder = Path(folder)
     for line in notices_of(images):
         say(line)
-    request = embedding_request(images, encoder, options)
     with only_run_in(folder):
         refuse_while_shards_run(folder)
-        if not options.overwrite:
-            stash_parts(folder, request)
+        request = begun_request(folder, embedding_request(images, encoder, options))
+        stash_parts(folder, request)
         begin_building(folder, request, options.overwrite)
         if not is_finished(folder) and options.cache:
             _use_cache(options.cache, folder, request, images.spec, say)
@@ -126,6 +130,7 @@ def embedding_request(
     limit = options.limits.max_bytes
     return {
         "images": images.facts()["fingerprint"],
+        "collection": digest({"name": collection_name(images.spec)}),
         "apply_exif": options.apply_exif,
         "part_rows": options.part_rows,
         "time_limit": options.limits.seconds,
@@ -175,7 +180,7 @@ def embed_parts(
         progress,
     )
     if options.engine is None:
-        rows = _embed_locally(task, options.workers)
+        rows = _embed_locally(task, options.workers, Journal(folder))
     else:
         rows = options.engine.embed_images(task)
     if not rows:
@@ -184,7 +189,7 @@ def embed_parts(
     return rows
 
 
-def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
+def _embed_locally(task: EmbeddingTask, workers: int | None, journal: Journal) -> int:
     reader = _Reader(task)
     outcomes = decode_images(
         reader.items(),
@@ -195,7 +200,7 @@ def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
         is_cached=task.cached.__contains__ if len(task.cached) else None,
     )
     with closing(outcomes):  # type: ignore[type-var]
-        part = PartBuilder(task.encoder, task.cached)
+        part = PartBuilder(task.encoder, task.cached, journal)
         number = 0
         for outcome in outcomes:
             number, done = outcome.row // task.part_rows, outcome.row + 1
@@ -203,7 +208,8 @@ def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
                 task.progress("images embedded", done, task.images.count or reader.rows)
             if done % task.part_rows == 0:
                 task.write(number, part.finish())
-                part = PartBuilder(task.encoder, task.cached)
+                delete_files(journal.end_part())
+                part = PartBuilder(task.encoder, task.cached, journal)
         if part.items or part.failures:
             task.write(number, part.finish())
     return reader.rows
@@ -235,8 +241,10 @@ class _Reader:
 class PartBuilder:
     """One part of a collection while it is encoded; batches never span two parts."""
 
-    def __init__(self, encoder: Encoder, cached: CachedVectors) -> None:
-        self.encoder, self.cached = encoder, cached
+    def __init__(
+        self, encoder: Encoder, cached: CachedVectors, journal: Journal | None = None
+    ) -> None:
+        self.encoder, self.cached, self.journal = encoder, cached, journal
         self.items: list[ImageItem] = []
         """In the order of the collection, without failures of decoding."""
         self.decoded: list[Decoded] = []
@@ -255,8 +263,8 @@ class PartBuilder:
         position = len(self.items)
         self.items.append(item)
         if isinstance(outcome, Cached):
-            self.vectors[position], rotated = self.cached.get(outcome.sha256)
-            self.decoded.append(Decoded(outcome.row, _NO_PIXELS, outcome.sha256, rotated))
+            self.vectors[position], rotated, measures = self.cached.get(outcome.sha256)
+            self.decoded.append(Decoded(outcome.row, _NO_PIXELS, outcome.sha256, rotated, measures))
             return False
         self.decoded.append(replace(outcome, pixels=_NO_PIXELS))
         self.waiting.append((position, outcome.pixels))
@@ -278,6 +286,7 @@ class PartBuilder:
                 "row": pa.array([item.row for item in items], pa.int64()),
                 "sha256": pa.array([each.sha256 for each in decoded], pa.string()),
                 "exif_rotated": pa.array([each.exif_rotated for each in decoded], pa.bool_()),
+                **measures_columns([each.measures for each in decoded]),
             }
         )
         unit = np.zeros((0, self.encoder.facts["dimension"]), np.float32)
@@ -288,8 +297,12 @@ class PartBuilder:
         return Part(unit, metadata, tuple(failures), {"exif_rotated": rotated})
 
     def _encode(self) -> None:
-        pixels = np.stack([pixels for _, pixels in self.waiting])
-        made = normalise_rows(self.encoder.encode_images(pixels))
+        def encode() -> np.ndarray:
+            return self.encoder.encode_images(np.stack([pixels for _, pixels in self.waiting]))
+
+        content = "".join(self.decoded[position].sha256 for position, _ in self.waiting).encode()
+        raw = encode() if self.journal is None else self.journal.vectors(content, encode)
+        made = normalise_rows(raw)
         unusable = set(made.unusable.tolist())
         for row, (position, _) in enumerate(self.waiting):
             if row in unusable:
@@ -300,3 +313,52 @@ class PartBuilder:
 
     def _fail(self, item: ImageItem, reason: str) -> None:
         self.failures.append({"row": item.row, "path": item.path, "reason": reason})
+
+
+def embed_shard(
+    images: ImageSource,
+    encoder: Encoder,
+    folder: Path,
+    options: EmbedOptions,
+    shard: Shard,
+    progress: Progress,
+) -> tuple[int, ...]:
+    """Embed the parts of one shard of `images` into `folder`; returns the parts still missing.
+
+    All shards share the folder, which `embed_images` finishes; each runs in one process at a time.
+    The caller holds no lock. Raises as `embed_images`, and FolderInUse where the same shard is
+    running, or shards of another state of the collection are.
+    """
+    with ExitStack() as held:
+        with wait_to_run_in(folder, lambda line: None):
+            request = begun_request(folder, embedding_request(images, encoder, options))
+            if (folder / BUILDING).is_file():
+                if read_json(folder / BUILDING).get("request") != request:
+                    refuse_while_shards_run(folder)
+            stash_parts(folder, request)
+            begin_building(folder, request, options.overwrite)
+            if is_finished(folder):
+                return ()
+            held.enter_context(running_shard(folder, shard))
+        finished = finished_parts(folder)
+        listed = embed_parts(
+            images,
+            encoder,
+            folder,
+            options,
+            lambda part: part in finished or part % shard.count != shard.number,
+            progress,
+        )
+    parts = part_count(listed, options)
+    idle = no_part_text(shard, parts)
+    if idle:
+        progress(idle, 0, 0)
+    return missing_image_parts(folder, parts)
+
+
+def missing_image_parts(folder: Path, parts: int) -> tuple[int, ...]:
+    """Which of the parts 0 to `parts` - 1 of an unfinished folder are missing or damaged."""
+    if is_finished(folder):
+        return ()
+    there = finished_parts(folder)
+    return tuple(number for number in range(parts) if number not in there)

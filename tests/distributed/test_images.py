@@ -31,8 +31,7 @@ from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decoding import DecodingLimits
-from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
-from blissaudit.indexer.images.shards import embed_shard
+from blissaudit.indexer.images.embedding import EmbedOptions, embed_images, embed_shard
 from blissaudit.progress import no_progress
 
 LIMITS = DecodingLimits(max_bytes=1000)

@@ -206,8 +206,8 @@ def test_the_command_says_what_is_missing(bliss, captions, tmp_path):
     done = bliss(*command, "--shard", "2/3")
     assert (done.code, done.out) == (
         0,
-        f"{folder}: shard 2/3 is done; parts 0, 1 and 3 are missing. `bliss index merge` ends the "
-        "index\n",
+        f"{folder}: shard 2/3 is done; parts 0, 1 and 3 are missing. `bliss index merge` finishes "
+        "the index\n",
     )
     refused = bliss("index", "merge", folder)
     assert (refused.code, refused.out) == (1, "")
@@ -225,8 +225,8 @@ def test_a_shard_without_a_part_says_so(bliss, captions, tmp_path):
     idle = bliss(*command, "1/2")
     assert (idle.code, idle.out) == (
         0,
-        f"{tmp_path}/index: shard 1/2 is done; part 0 is missing. `bliss index merge` ends the "
-        "index\n",
+        f"{tmp_path}/index: shard 1/2 is done; part 0 is missing. `bliss index merge` finishes "
+        "the index\n",
     )
     assert idle.err == (
         "model demo, device cpu (chosen), precision fp32 (chosen), batch 64 (chosen)\n"

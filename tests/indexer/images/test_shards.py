@@ -9,8 +9,7 @@ import pytest
 from blissaudit.corpora.images.folders import list_images
 from blissaudit.errors import FolderInUse
 from blissaudit.indexer.build.shards import Shard, running_shard
-from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
-from blissaudit.indexer.images.shards import embed_shard
+from blissaudit.indexer.images.embedding import EmbedOptions, embed_images, embed_shard
 from blissaudit.progress import no_progress
 
 PARTS = EmbedOptions(part_rows=4, workers=1)
