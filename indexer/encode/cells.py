@@ -62,7 +62,7 @@ def cell_map(model: nn.Module, images: torch.Tensor, directions: np.ndarray) -> 
                 found = _exact(model, visual, images, wanted, shares_of)
         if found is not None:
             return found
-        return _by_crops(model, images, wanted)
+        return map_by_crops(model, images, wanted)
 
 
 def _exact(
@@ -263,7 +263,7 @@ EXACT: dict[type, Callable[[Any, torch.Tensor, torch.Tensor], Any]] = {
 """The towers with an exact decomposition."""
 
 
-def _by_crops(model: Any, images: torch.Tensor, wanted: torch.Tensor) -> CellMap:
+def map_by_crops(model: Any, images: torch.Tensor, wanted: torch.Tensor) -> CellMap:
     """Cells from the embeddings of 3 x 3 crops of half the size, which overlap by half."""
     height, width = images.shape[2:]
     b, quarters = len(images), CROP_GRID
