@@ -3,9 +3,9 @@
 Two measurements:
 1. For towers of public shapes with random weights: the largest difference between the embedding
    put together from the map's parts and the model's own, and the map's cost in forward passes.
-2. For 150 pictures of four demo scenes of one thing each, of four kinds (seed 5): how often the largest cell for the
-   direction "prompt of kind k minus the mean of the four prompts" lies in k's quarter, with the
-   demo model's exact 2 x 2 map and with crops.
+2. For 150 pictures of four demo scenes of one thing each (seed 5): how often the largest cell for
+   "prompt of kind k minus the mean of the four prompts" lies in k's quarter, with the demo model's
+   exact 2 x 2 map and with crops.
 
 Run as: python benchmarks/explained_cells.py [--towers NAME ...] [--record]
 """
