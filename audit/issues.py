@@ -151,7 +151,8 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
                 if kept is not None:
                     evidence = f"{HOW[row['kind']]} as {name} of the other collection"
                 suggestion = "take it out of one of the two"
-                found.append((i, "leak", evidence, suggestion, kept and kept["image"]))
+                other = None if kept is None else str(kept["image"])
+                found.append((i, "leak", evidence, suggestion, other))
                 closeness[i] = max(closeness[i], alike)
             elif kept is not None and row is not kept:
                 kind = "near-copy" if row["kind"] == "near" else "copy"

@@ -191,7 +191,7 @@ def evaluate(
     )  # fmt: skip
     trained, words = opt.sort_trained(measurement.trained), classes.words()
     request = EvalRequest(
-        reference=measurement.reference,
+        reference=measurement.reference or "",
         test=measurement.test,
         outliers=outliers,
         protocol=measurement.settled_protocol(classes.normal),
@@ -206,7 +206,8 @@ def evaluate(
         image_options=collection.options(),
     )
     index = opt.open_searched(measurement.index, search)
-    encoder, no = None, trained.no_prompts(model)
+    encoder: Encoder | None = None
+    no = trained.no_prompts(model)
     if names_a_model or images:
         encoder = encoder_for(model.choice(), index, None, say)
     labels = LabelVectors(
@@ -225,8 +226,8 @@ def evaluate(
     output.show(rows, text)
     if measurement.repeats is not None:
         _say_differences(measurement.repeats, read_json(Path(folder) / SUMMARY))
-    for found in sets:
-        check_failures(found, decoding.max_failures)
+    for each in sets:
+        check_failures(each, decoding.max_failures)
 
 
 def _judge_issues(

@@ -55,7 +55,7 @@ def cell_map(model: nn.Module, images: torch.Tensor, directions: np.ndarray) -> 
     """
     with torch.inference_mode():
         wanted = torch.from_numpy(np.ascontiguousarray(directions, np.float32)).to(images.device)
-        visual = getattr(model, "visual", None)
+        visual: Any = getattr(model, "visual", None)
         found = None
         for kind, shares_of in EXACT.items():
             if type(visual) is kind:
@@ -231,7 +231,8 @@ def _timm(
 ) -> tuple[Shares, torch.Tensor] | None:
     """Average pooling over a grid, a norm, and linear layers behind it, as in ConvNeXt."""
     head = getattr(visual.trunk, "head", None)
-    norm, pooling = getattr(head, "norm", None), getattr(head, "global_pool", None)
+    norm: Any = getattr(head, "norm", None)
+    pooling: Any = getattr(head, "global_pool", None)
     behind = [getattr(head, name, nn.Identity()) for name in ("pre_logits", "fc")] + [*visual.head]
     plain = all(isinstance(each, nn.Linear | nn.Identity | nn.Dropout) for each in behind)
     averages = getattr(pooling, "pool_type", None) == "avg"
@@ -276,9 +277,9 @@ def map_by_crops(model: Any, images: torch.Tensor, wanted: torch.Tensor) -> Cell
             crop = images[:, :, top : top + height // 2, left : left + width // 2]
             crop = functional.interpolate(crop, (height, width), mode="bicubic", antialias=True)
             value = (functional.normalize(model.encode_image(crop).float(), dim=1) * wanted).sum(1)
-            cells = np.s_[row : row + quarters // 2, column : column + quarters // 2]
-            sums[:, *cells] += value[:, None, None]
-            covering[cells] += 1
+            seen = np.s_[row : row + quarters // 2, column : column + quarters // 2]
+            sums[:, *seen] += value[:, None, None]
+            covering[seen] += 1
     cells = sums / covering / quarters**2
     total = (wanted * embedding).sum(1).double()
     return CellMap(
