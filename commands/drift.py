@@ -70,7 +70,7 @@ TESTING = grouped("testing", Testing, section(
     option("-o", "--output", "folder", default="bliss-drift", show_default=True, metavar="DIR",
            help="Output folder."),
     opt.OVERWRITE,
-    option("--report", type=click.IntRange(0), default=20, show_default=True, metavar="N",
+    option("--shown", "report", type=click.IntRange(0), default=20, show_default=True, metavar="N",
            help="Captions a direction that report.html shows; 0 writes none."),
     option("--top", type=click.IntRange(0), default=10, show_default=True,
            help="Captions a direction to show."),

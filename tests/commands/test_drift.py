@@ -49,7 +49,7 @@ def test_the_new_caption_is_first_in_both_directions(bliss, world, tmp_path):
     assert found["gained"][0]["caption"] == "caption 20"
     assert found["gained"][0]["new"] >= 12
     assert found["p"] <= 0.05
-    back = drift(bliss, world, tmp_path / "b", world / "new", world / "old", "--report", 0)
+    back = drift(bliss, world, tmp_path / "b", world / "new", world / "old", "--shown", 0)
     assert back["lost"][0]["caption"] == "caption 20"
     page = (tmp_path / "a" / "report.html").read_text()
     assert "caption 20" in page

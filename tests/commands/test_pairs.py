@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def test_swapped_captions_are_found_and_left_out(bliss, folder, tmp_path):
-    done = bliss("pairs", folder, "-o", tmp_path / "out", "--json", "-q", "--report", 0)
+    done = bliss("pairs", folder, "-o", tmp_path / "out", "--json", "-q", "--shown", 0)
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["kept"] == 38
@@ -47,9 +47,7 @@ def test_swapped_captions_are_found_and_left_out(bliss, folder, tmp_path):
     assert json.loads((tmp_path / "out" / "run.json").read_text())["kept"] == 38
     changed = [("--keep", 0.0004), ("--temperature", 0.5), ("--sums", "top", "--k", 1)]
     for options in changed:
-        other = bliss(
-            "pairs", folder, "-o", tmp_path / "o", "--json", "-q", "--report", 0, *options
-        )
+        other = bliss("pairs", folder, "-o", tmp_path / "o", "--json", "-q", "--shown", 0, *options)
         assert json.loads(other.out) != found, options
 
 
