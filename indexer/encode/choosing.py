@@ -25,7 +25,7 @@ from typing import Any
 
 from ...artefacts import write_atomically
 from ...corpora import settings_folder
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, causes
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, DEMO_MODEL, ModelChoice, demo_model
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -256,15 +256,14 @@ def needed_packages(config: Mapping[str, Any]) -> list[str]:
 
 def package_of(error: BaseException | None) -> str | None:
     """The package that an error, or its cause, reports as missing; None for other errors."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return {"google": "protobuf"}.get(top := error.name.split(".")[0], top)
-        mentioned = _MENTIONED.search(str(error))
-        if mentioned and isinstance(error, ImportError | ValueError | RuntimeError):
+    for each in causes(error, implicit=True):
+        if isinstance(each, ModuleNotFoundError) and each.name:
+            return {"google": "protobuf"}.get(top := each.name.split(".")[0], top)
+        mentioned = _MENTIONED.search(str(each))
+        if mentioned and isinstance(each, ImportError | ValueError | RuntimeError):
             package = mentioned[1].lower()
-            if _ABSENT.search(str(error)) and importlib.util.find_spec(_module(package)) is None:
+            if _ABSENT.search(str(each)) and importlib.util.find_spec(_module(package)) is None:
                 return package
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -136,9 +136,6 @@ def test_an_interrupted_building_leaves_the_index_as_it_was(world, monkeypatch):
     assert list(kept.parent.iterdir()) == [kept]  # … is gone with the next setting
 
 
-@pytest.mark.xfail(
-    reason="not mended since the temporaries and the checks of vectors changed", run=False
-)
 def test_a_full_disk_is_said_and_leaves_the_index_as_it_was(world, monkeypatch):
     folder, rows = world
 
