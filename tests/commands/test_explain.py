@@ -38,7 +38,7 @@ def test_cells_and_constant_add_up_to_the_score_of_the_class(explain, bliss, fit
         *("score", collection / STRAY, "--reference", fitted, "--index", index, "--json"),
     )
     (worst,) = json.loads(scored.out)["worst"]
-    assert found["explained"] == found["nearest"] == worst["nearest"]
+    assert found["explained"] == found["nearest"] == worst["nearest_class"]
     assert found["score"] == pytest.approx(worst["score"], rel=1e-4)
     total = np.sum(found["cells"]) + found["constant"]
     assert total == pytest.approx(found["score"], abs=1e-3 * (1 + abs(found["score"])))

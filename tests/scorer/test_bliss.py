@@ -105,7 +105,8 @@ def check_world(world: World, hits, left_out: LeftOut, weight: float) -> None:
     close(kept.given_ets, np.where(filed, ets[here, world.given], np.nan))
 
     explained = class_terms(world.images, retrieved, reference, kept.nearest, left_out)
-    parts = [slice(0, 1), slice(1, None), slice(None)]
+    label = np.arange(explained.mean.shape[1]) == 0
+    parts = [label, ~label, True]
     linear = [
         (explained.directions(weight, part) * world.images).sum(1)
         + explained.constants(weight, part)
