@@ -56,17 +56,12 @@ def cell_map(model: nn.Module, images: torch.Tensor, directions: np.ndarray) -> 
     with torch.inference_mode():
         wanted = torch.from_numpy(np.ascontiguousarray(directions, np.float32)).to(images.device)
         visual: Any = getattr(model, "visual", None)
-        found = None
-        for kind, shares_of in EXACT.items():
-            if type(visual) is kind:
-                found = _exact(model, visual, images, wanted, shares_of)
-        if found is not None:
-            return found
-        return map_by_crops(model, images, wanted)
+        shares_of = EXACT.get(type(visual))
+        found = None if shares_of is None else _exact(visual, images, wanted, shares_of)
+        return found or map_by_crops(model, images, wanted)
 
 
 def _exact(
-    model: nn.Module,
     visual: nn.Module,
     images: torch.Tensor,
     wanted: torch.Tensor,
