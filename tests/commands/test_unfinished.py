@@ -178,6 +178,7 @@ def test_another_audit_or_reference_in_the_same_folder(bliss, collection, index,
     assert bliss(*fit, "-o", tmp_path / "reference").code == 0  # it is done already
     refused = bliss(*fit, "--hold-out", 0, "-o", tmp_path / "reference")
     assert (refused.code, refused.out) == (2, "")
+    assert "Needed: a new or empty folder for the reference." in refused.err
     (tmp_path / "reference" / "manifest.json").unlink()  # as an interruption would leave it
     assert bliss(*fit, "-o", tmp_path / "reference").code == 0
 
