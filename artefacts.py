@@ -49,14 +49,14 @@ def is_size(value: object) -> bool:
 
 
 _NAME = (str, type(None))
-MODEL: Mapping[str, Any] = {
-    "dimension": is_size,
+_ENCODER: Mapping[str, Any] = {
     "model?": _NAME,
     "pretrained?": _NAME,
     "weights_sha256?": _NAME,
     "precision?": _NAME,
     "preprocessing?": (dict, type(None)),
 }
+MODEL: Mapping[str, Any] = {"dimension": is_size, **_ENCODER}
 """The facts of a model, as `misfit` checks them."""
 _TRAINED_ON = {"model": _NAME, "weights_sha256?": _NAME}
 FIELDS: Mapping[str, Mapping[str, Any]] = {
@@ -69,7 +69,8 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
         "failures": [{"row": is_count, "path": str, "reason": str}],
     },
     "clipn": {"model": dict, "weights": str},
-    "reference": {"classes": [str], "prompts": [str], "model": MODEL},
+    "reference": {"classes": [str], "prompts": [str],
+                  "model": {"dimension?": is_size, **_ENCODER}},
     "oecl-head": {"model": dict, "counts": dict, "settings": dict},
 }  # fmt: skip
 """What `misfit` checks in the manifest of each kind besides its checksums."""
