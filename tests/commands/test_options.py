@@ -154,7 +154,7 @@ def test_the_time_limit(bliss, collection, index, tmp_path):
     late = bliss(*score, "--reference", tmp_path / "reference", "--time-limit", 0.01)
     assert (late.code, late.out) == (1, "")
     assert late.err.endswith(
-        f"\nbliss: none of the 1 images in {tmp_path} could be read (the first: large.png: "
+        f"\nbliss: the only image in {tmp_path} could not be read (large.png: "
         "decoding took longer than 0.01 s). Needed: at least one readable image. "
         "Check the files.\n"
     )

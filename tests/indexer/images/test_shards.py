@@ -62,7 +62,7 @@ def test_two_shards_and_the_same_command_without_give_what_one_run_gives(
     idle = bliss(*audit, out, "--shard", "9/10")
     assert idle.err.count("there is no part for shard 9/10, so nothing to do: the ") == 2
     last = bliss(*audit, out)
-    assert last.code == 0 and "images embedded: 26 of 26" in last.err
+    assert last.code == 0 and "images read, none of them new: 26 of 26" in last.err
     for name in ("images", "reference-images"):
         assert content(out / name) == content(whole / name)
     assert (out / "scores.parquet").read_bytes() == (whole / "scores.parquet").read_bytes()
