@@ -24,14 +24,8 @@ from blissaudit.audit.adapters.to_fiftyone import to_fiftyone
 from blissaudit.audit.folder import open_run
 from blissaudit.audit.review.apply import COLUMNS
 from blissaudit.audit.review.photographs import image_suffix
-from blissaudit.indexer.images.decoding import DecodingLimits
-from blissaudit.indexer.images.workers import Decoder
+from helpers.pictures import thumbnail
 from PIL import Image
-
-
-def thumbnail(data: bytes, side: int) -> bytes:
-    with Decoder() as maker:
-        return maker.thumbnail(data, side, DecodingLimits())
 
 
 def write_tar(path: Path, every: list[tuple[str, str, bytes]]) -> None:
