@@ -146,12 +146,9 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
             i = place[row["row"]]
             alike = _alikeness(row)
             if row["leak"]:
-                name = "of the other collection" if kept is None else kept["image"]
-                evidence = f"{HOW[row['kind']]} as an image {name}"
-                if kept is not None:
-                    evidence = f"{HOW[row['kind']]} as {name} of the other collection"
-                suggestion = "take it out of one of the two"
                 other = None if kept is None else str(kept["image"])
+                evidence = f"{HOW[row['kind']]} as {other or 'an image'} of the other collection"
+                suggestion = "take it out of one of the two"
                 found.append((i, "leak", evidence, suggestion, other))
                 closeness[i] = max(closeness[i], alike)
             elif kept is not None and row is not kept:
@@ -160,7 +157,7 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
                 suggestion = f"keep {kept['image']}, leave this out"
                 found.append((i, kind, evidence, suggestion, kept["image"]))
                 closeness[i] = max(closeness[i], alike)
-        if len(labels) > 1 and not ours[0]["leak"] and result.asks_labels:
+        if len(labels) > 1 and not ours[0]["leak"] and result.labels is not None:
             for row in ours:
                 others = [name for name in labels if name != row["label"]]
                 evidence = f"filed under {row['label']}, copies of it under {', '.join(others)}"

@@ -136,11 +136,6 @@ class AuditResult:
         """int64 [n], positions in the order in which the images are to be read."""
         return self.order if self.merged is None else np.argsort(-self.merged, kind="stable")
 
-    @property
-    def asks_labels(self) -> bool:
-        """Whether labels were questioned."""
-        return self.labels is not None
-
     def worst(self, count: int) -> list[AuditedImage]:
         """The `count` most anomalous images, worst first."""
         return [self.image(i) for i in self.order[:count]]
