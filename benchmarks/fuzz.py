@@ -558,7 +558,7 @@ def options_of(folder: Path) -> Target:
 
     def read(drawn: tuple[int, list[tuple[int, str]]]) -> None:
         command, found, work = words(drawn)
-        context = command.make_context("bliss", list(found), resilient_parsing=False)
+        context = command.make_context("bliss", list(found), help_option_names=["-h", "--help"])
         with context:
             if work:
                 command.invoke(context)
