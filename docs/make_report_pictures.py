@@ -11,12 +11,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from blissaudit.audit.folder import save_audit
-from blissaudit.audit.report.page import save_report
-from blissaudit.audit.request import AuditRequest, run_audit
+from blissaudit.cli import run
 from blissaudit.demo.run import write_corpus
 from blissaudit.demo.scenes import KINDS, render_scene, sample_scene
-from blissaudit.indexer.encode.encoder import ModelChoice
 from PIL import Image, ImageFilter, ImageOps
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -79,29 +76,26 @@ def main() -> None:
     os.chdir(root)  # so that no path of this machine is in a picture
     render(Path("drawings/train"))
     write_corpus(Path("captions.txt"), 0)
-    request = AuditRequest(
-        images="drawings/train",
-        corpus="captions.txt",
-        output="run",
-        model=ModelChoice("demo"),
-    )
-    save_audit(run_audit(request), request.settings, request.output, {"command": "audit"})
-    report = save_report(request.output)
+    audit = ["audit", "drawings/train", "--corpus", "captions.txt", "--model", "demo"]
+    assert run([*audit, "--flag", "25", "--output", "run", "--quiet"]) == 0
+    report = Path("run/report.html")
     with sync_playwright() as driver:
         chromium = shutil.which("chromium")
         browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        for view in ("overview", "labels"):
+            save_picture(open_page(browser, report, view, (1280, 860), "light"), view)
         page = open_page(browser, report, "gallery", (1280, 860), "light")
+        page.locator("#field-sort").select_option("worst")
         page.locator("#cards .frame").first.focus()
         for key in ("r", "r", "k"):
             page.keyboard.press(key)
         page.locator("#cards .frame").first.focus()
-        page.evaluate("scrollTo(0, 0)")
+        page.evaluate("scrollTo(0, 180)")
         save_picture(page, "gallery")
         dark = open_page(browser, report, "gallery", (1280, 860), "dark")
         dark.locator("#cards .frame").nth(4).click()
         save_picture(dark, "image-dark")
-        save_picture(open_page(browser, report, "overview", (1280, 860), "dark"), "overview-dark")
-        save_picture(open_page(browser, report, "gallery", (390, 844), "light"), "phone")
+        save_picture(open_page(browser, report, "overview", (390, 844), "light"), "phone")
         browser.close()
     shutil.rmtree(root)
 

@@ -57,9 +57,9 @@ def save_report(
     if output is None:  # with another place for the page, the run may be read-only
         save_groups(grouping, run)
     shelf = PictureShelf()
-    data = page_data(run, grouping, images, shelf)
-    page = page_html(data, shelf.encoded).encode("utf-8")
     path = Path(output) if output else run.folder / REPORT
+    data = page_data(run, grouping, images, shelf, path)
+    page = page_html(data, shelf.encoded).encode("utf-8")
     missing = [image for image in data["images"] if image["picture"] is None]
     where = located(run.source, run.folder)
     if missing and not shelf.encoded and keep_pictures and _has_pictures(path):
@@ -91,11 +91,13 @@ SCRIPTS = (
     "state.js",
     "decisions.js",
     "charts.js",
-    "overview.js",
     "evidence.js",
+    "copies.js",
+    "labels.js",
+    "summary.js",
     "gallery.js",
     "review.js",
-    "groups.js",
+    "map.js",
     "start.js",
 )
 """The parts of the page's script, in the order they are put together."""
@@ -133,7 +135,7 @@ def policy(script: str, style: str) -> str:
             "default-src 'none'",
             f"script-src '{source_hash(script)}'",
             f"style-src '{source_hash(style)}'",
-            "img-src data:",
+            "img-src data: file:",
             "connect-src 'none'",
             "base-uri 'none'",
             "form-action 'none'",
