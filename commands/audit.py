@@ -142,7 +142,7 @@ def audit(
         save_audit,
         save_report,
     )
-    from ..indexer import DEFAULT_SEARCH, only_run_in, parse_shard
+    from ..indexer import DEFAULT_SEARCH, only_run_in, parse_shard, reused_workers
     from ..safe_text import terminal_text
 
     if inputs.image_root is not None and not (
@@ -195,7 +195,7 @@ def audit(
         text = "\n".join([*map(terminal_text, lines), end])
         output.show({"shard": shard, "embedded": lines}, text)
         return
-    with only_run_in(Path(folder)):
+    with only_run_in(Path(folder)), reused_workers():
         if not overwrite:
             check_output(folder, asked)
         result = run_audit(request, progress_lines(), say, trained.no_prompts(model))

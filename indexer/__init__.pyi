@@ -75,6 +75,7 @@ from .images.workers import DecodeSettings as DecodeSettings
 from .images.workers import Outcome as Outcome
 from .images.workers import decode_images as decode_images
 from .images.workers import read_failure as read_failure
+from .images.workers import reused_workers as reused_workers
 from .search.captions import CaptionIndex as CaptionIndex
 from .search.captions import find_captions as find_captions
 from .search.captions import origin_names as origin_names
