@@ -138,7 +138,7 @@ class Explanation:
 
 
 def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
-    images: Iterable[ImageItem],
+    images: Iterable[ImageItem | str | Path],
     reference: Reference,
     index: CaptionIndex,
     encoder: Encoder,
@@ -148,7 +148,7 @@ def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
     part: str = TOTAL,
     kept: KeptImages | None = None,
 ) -> tuple[list[Explanation], list[Failure]]:
-    """Explain each image of `images`, in their order, and say which could not be read.
+    """Explain each image of `images` (files or items), and say which could not be read.
 
     The class explained is `class_name`, else the one an image's label names, else the nearest.
     `part` chooses the map: "total", "label" (minus the standardised similarity to the prompt),
@@ -167,7 +167,11 @@ def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
             "Correct --class",
         )
     _check_part(part, settings.k)
-    found, failures = _decode(images, encoder)
+    items = [
+        each if isinstance(each, ImageItem) else ImageItem(row, str(each), file=str(each))
+        for row, each in enumerate(images)
+    ]
+    found, failures = _decode(items, encoder)
     explained: list[Explanation] = []
     kept = KeptImages(reference) if kept is None else kept
     for start in range(0, len(found), encoder.batch_size):
@@ -453,11 +457,29 @@ def draw_map(each: Explanation) -> Image.Image:
         f"{each.explained}: {each.part}. Largest cell {each.cells.max():+.2f}, cells "
         f"{each.cells.sum():+.2f}, constant {each.constant:+.2f} ({each.method})"
     )
-    page = Image.new("RGB", (width, height + 18), "white")
+    lines = _wrapped(legend.encode("ascii", "replace").decode(), width - 8)
+    page = Image.new("RGB", (width, height + 4 + LINE * len(lines)), "white")
     page.paste(picture, (0, 0))
-    ascii_only = legend.encode("ascii", "replace").decode()
-    ImageDraw.Draw(page).text((4, height + 3), ascii_only, fill="black")
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(page).text((4, height + 3 + LINE * number), line, fill="black")
     return page
+
+
+LINE = 14
+"""Pixels of a line of a legend."""
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` pixels; a longer word has a line of its own."""
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and measure.textlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def cell_colours(cells: np.ndarray) -> np.ndarray:

@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit import UsageError
-from blissaudit.audit import explain as explain_images
+from blissaudit import explain as explain_images
 from blissaudit.audit.explain import KeptImages
-from blissaudit.corpora import open_named
 from blissaudit.indexer import ModelChoice, load_encoder, open_index
 from blissaudit.scorer import load_reference
 from blissaudit.scorer.moments import scatter_of
@@ -146,8 +145,7 @@ def test_maps_are_arrays_in_python_and_say_which_classes_have_no_images(fitted, 
     parts = [replace(part, centred=None, scatter=scatter_of(part))
              for part in reference.moments.parts]  # fmt: skip
     bare = replace(reference, moments=replace(reference.moments, parts=tuple(parts)), sample=None)
-    images = open_named([str(collection / STRAY)]).items(lambda row: False)
-    (found,), failures = explain_images(images, bare, open_index(index), encoder)
+    (found,), failures = explain_images([collection / STRAY], bare, open_index(index), encoder)
     assert failures == []
     assert found.nearest_images == ()
     assert "statistics only" in KeptImages(bare).remark()
