@@ -97,6 +97,8 @@ INPUTS = grouped(
     opt.OVERWRITE,
     option("--report", type=REPORT_SIZE, metavar="N|none", default=1000, show_default=True,
            help="Images that report.html shows one by one, or none to write no report."),
+    option("--heatmaps", is_flag=True, help="Map the score of each image in report.html over its "
+           "picture; they pass through the model again."),
     opt.TOP,
 )  # fmt: skip
 @OUTPUT
@@ -118,6 +120,7 @@ def audit(
     folder: str,
     overwrite: bool,
     report: int,
+    heatmaps: bool,
     top: int,
     output: Output,
 ) -> None:
@@ -157,6 +160,9 @@ def audit(
         inputs, scoring, classes, model,
         index=inputs.index,
     )  # fmt: skip
+    if heatmaps and report < 0:
+        raise UsageError("--heatmaps was given with --report none", "a report", "Leave one out")
+    choice = model.choice()
     rule, trained = flagging.rule(), opt.sort_trained(inputs.trained)
     if search is not None:
         opt.say_plans(inputs.index, search)
@@ -169,7 +175,7 @@ def audit(
         image_options=collection.options(),
         search=search or DEFAULT_SEARCH,
         output=folder,
-        model=model.choice(),
+        model=choice,
         settings=scoring.settings(classes.words()),
         embed=decoding.embedding(overwrite, opt.ray_engine(engine, model)),
         score=inputs.score,
@@ -200,7 +206,12 @@ def audit(
             check_output(folder, asked)
         result = run_audit(request, progress_lines(), say, trained.no_prompts(model))
         save_audit(result, request.settings, folder, asked)
-        page = None if report < 0 else save_report(folder, images=report)
+        page = None
+        if report >= 0:
+            page = save_report(
+                folder, images=report, heatmaps=choice if heatmaps else None,
+                reference=result.reference, say=say if heatmaps else lambda line: None,
+            )  # fmt: skip
 
     def full_text() -> str:
         lines = [

@@ -134,6 +134,7 @@ from .vectors.nearest import exact_search as exact_search
 from .vectors.rows import SCRATCH as SCRATCH
 from .vectors.rows import ArrayRows as ArrayRows
 from .vectors.rows import OutsideRows as OutsideRows
+from .vectors.rows import PartedRows as PartedRows
 from .vectors.rows import SelectedRows as SelectedRows
 from .vectors.rows import release_pages as release_pages
 from .vectors.rows import remaining as remaining
