@@ -23,6 +23,7 @@ from ..indexer import (
     CaptionIndex,
     EmbeddedImages,
     Encoder,
+    Engine,
     SelectedRows,
     Texts,
     check_same_model,
@@ -38,7 +39,6 @@ from ..scorer import (
     REFERENCE_KIND,
     Calibration,
     Reference,
-    add_images,
     check_counts,
     empty_moments,
     hold_out,
@@ -56,6 +56,7 @@ from .classes import (
     look_up_class_prompts,
     named_classes,
 )
+from .scoring import class_moments
 
 REFERENCE, REFERENCES = "reference", "references"
 """Its folder in an output folder, and the folder in the cache that registers all of them."""
@@ -84,12 +85,13 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     store: ReferenceStore | None = None,
     *,
     least: int = 2,
+    engine: Engine | None = None,
 ) -> Reference:
     """Fit a reference on clean images, holding a share of them out for calibration.
 
     Label prompts are embedded by the `encoder`, or without one looked up among the `index`'s
-    captions. Raises UsageError where there is neither, BlissError where the models differ and for
-    a class with fewer than `least` images.
+    captions; an `engine` computes the moments elsewhere. Raises UsageError where there is neither,
+    BlissError where the models differ and for a class with fewer than `least` images.
     """
     normal = choose_classes(images.labels, words, images.source)
     classes = normal.classes if normal else named_classes(words, images.source)
@@ -121,7 +123,7 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
             model = encoder.facts
         flat = tuple(" | ".join(texts) for texts in prompts)
         empty = Reference(empty_moments(classes, vectors.shape[1]), vectors, flat, model)
-        reference = _with_images(empty, images, normal.labels, calibration_share)
+        reference = _with_images(empty, images, normal.labels, calibration_share, engine)
         if store is not None and images.fingerprint:
             _save(store, key, reference, images)
     check_counts(reference.moments, least)
@@ -129,7 +131,11 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
 
 
 def _with_images(
-    empty: Reference, images: EmbeddedImages, labels: np.ndarray, share: float
+    empty: Reference,
+    images: EmbeddedImages,
+    labels: np.ndarray,
+    share: float,
+    engine: Engine | None,
 ) -> Reference:
     """The reference with the images [n] filed under `labels` [n], a `share` of them held out."""
     held = np.zeros(len(labels), bool)
@@ -137,7 +143,7 @@ def _with_images(
         held = hold_out(labels, ranks(images.hashes), share)
     used = np.flatnonzero((labels >= 0) & ~held)
     vectors = SelectedRows(images.vectors, used)
-    moments = add_images(empty.moments, vectors, labels[used])
+    moments = class_moments(empty.moments, vectors, labels[used], engine)
     contents = text_column(images.hashes)
     if len(used) < len(contents):  # otherwise the members share the images' own column
         contents = contents.take(used)

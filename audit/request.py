@@ -367,8 +367,9 @@ def fit_or_load_reference(
         store = ReferenceStore(Path(request.output) / REFERENCE, request.embed.cache, say)
         words, least = request.settings.words, LEAST_IMAGES if own else 2
         reference = fit_reference(
-            images, embedded.index, inputs.encoder, words, share, store, least=least
-        )
+            images, embedded.index, inputs.encoder, words, share, store, least=least,
+            engine=request.embed.engine,
+        )  # fmt: skip
     if embedded.calibration is None:
         return reference
     return with_calibration(reference, embedded.calibration, question)
@@ -396,7 +397,8 @@ def score_images(
     """Audit by BLISS, which explains each image, then rank by the score of the request."""
     images, index, settings = embedded.images, embedded.index, request.settings
     hits = HitsCache(Path(request.output) / HITS)
-    result = audit_against(images, index, reference, settings, progress, hits=hits)
+    engine = request.embed.engine
+    result = audit_against(images, index, reference, settings, progress, hits=hits, engine=engine)
     words = None if isinstance(inputs.reference, Reference) else settings.words
     used = ScoreInputs(embedded.clean, inputs.head, inputs.no_prompts, words, index, inputs.encoder)
     return rescored(result, inputs.score, settings.weight, used)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..indexer import CaptionIndex, EmbeddedImages, origin_names, release_pages
+from ..indexer import CaptionIndex, EmbeddedImages, Engine, origin_names, release_pages
 from ..scorer import BlissScores, HiddenTexts, LabelMargins, LeftOut, Reference, Retrieved
 from .retrieval import HitsCache
 
@@ -66,6 +66,8 @@ class AuditResult:
     refit: Refit | None = None
     hits: HitsCache | None = None
     """The cache of what was retrieved, for steps that retrieve again."""
+    engine: Engine | None = None
+    """Where such steps search and score; None: in this process."""
     hidden: HiddenTexts | None = None
     """The captions hidden as too similar to a label; `index` holds the others."""
 

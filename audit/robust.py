@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..indexer import SCRATCH, EmbeddedImages, text_column
+from ..indexer import EmbeddedImages, text_column
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer import (
@@ -19,7 +19,6 @@ from ..scorer import (
     LeftOut,
     Reference,
     as_members,
-    bliss_scores,
     explained_images,
     label_margins,
     rank_correlation,
@@ -29,6 +28,7 @@ from ..scorer import (
 from .result import AuditResult, Refit
 from .retrieval import retrieve
 from .run import AuditSettings, calibrated, given_classes, in_reference
+from .scoring import score_classes
 
 
 def refitted(
@@ -50,9 +50,11 @@ def refitted(
     if clean is None and not np.isnan(result.scores.given_ics[labels >= 0]).any():
         scores = result.scores
     else:
-        found = retrieve(result.index, images.vectors, settings.k, progress, result.hits)
-        scores = bliss_scores(
-            images.vectors, found, before, settings.weight, labels, left_out, allocator=SCRATCH
+        found = retrieve(
+            result.index, images.vectors, settings.k, progress, result.hits, engine=result.engine
+        )
+        scores = score_classes(
+            images.vectors, found, before, settings.weight, labels, left_out, engine=result.engine
         )
     out, better = _explained(images, labels, before, scores, settings.weight, left_out)
     reference = without_images(before, images, labels, out)
@@ -62,14 +64,14 @@ def refitted(
         for i in np.flatnonzero(out).tolist()
     )
     now = in_reference(result.images, reference)
-    again = bliss_scores(
+    again = score_classes(
         result.images.vectors,
         result.retrieved,
         reference,
         settings.weight,
         given_classes(result.images, reference),
         now,
-        allocator=SCRATCH,
+        engine=result.engine,
     )
     after = replace(
         result,

@@ -182,7 +182,8 @@ def _rescored_plus(result: AuditResult, weight: float) -> AuditResult:
     p_values = None
     if reference.calibration is not None:
         clean = reference.calibration.images
-        nearest = retrieve(index, clean, result.retrieved.rows.shape[1], cache=result.hits)
+        k = result.retrieved.rows.shape[1]
+        nearest = retrieve(index, clean, k, cache=result.hits, engine=result.engine)
         p_values = conformal_p_values(scorer(clean, nearest, NOTHING_LEFT_OUT), found)
     scores = replace(result.scores, score=found)
     return replace(result, scores=scores, p_values=p_values, score_name="bliss+")

@@ -13,13 +13,15 @@ from click.core import ParameterSource
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 from .config_file import SOURCE
+from .option_types import EngineName
 from .presets import ENCODER, PRESET, was_given, with_preset
 
 if TYPE_CHECKING:
     from ..evaluation import Protocol
     from ..indexer import SearchChoice
 
-EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")
+EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures",
+          "engine")  # fmt: skip
 """Options that say how an evaluation is done, not what it measures."""
 
 
@@ -127,6 +129,7 @@ MEASUREMENT = grouped(
 @opt.MODEL
 @section("Model", PRESET)
 @opt.DECODING
+@opt.ENGINE
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-eval", show_default=True, metavar="DIR",
@@ -143,6 +146,7 @@ def evaluate(
     model: opt.ModelOptions,
     preset: str | None,
     decoding: opt.DecodingOptions,
+    engine: EngineName,
     folder: str,
     overwrite: bool,
     output: Output,
@@ -186,7 +190,7 @@ def evaluate(
         k=measurement.k,
         baseline=measurement.baseline,
         output=folder,
-        embed=decoding.embedding(overwrite),
+        embed=decoding.embedding(overwrite, opt.ray_engine(engine, model)),
         asked=opt.recorded(**asked),
         head=trained.head,
         image_options=collection.options(),

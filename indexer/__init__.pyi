@@ -6,6 +6,7 @@ from .build.build import build_index as build_index
 from .build.build import build_shard as build_shard
 from .build.build import index_embeddings as index_embeddings
 from .build.engine import EmbeddingTask as EmbeddingTask
+from .build.engine import Engine as Engine
 from .build.options import IndexOptions as IndexOptions
 from .build.parts import CAPTIONS_AT_ONCE as CAPTIONS_AT_ONCE
 from .build.parts import PROGRESS as PROGRESS
@@ -73,7 +74,9 @@ from .search.captions import search_index as search_index
 from .search.captions import text_vector as text_vector
 from .search.dispatch import describe_plan as describe_plan
 from .search.dispatch import describe_search as describe_search
+from .search.dispatch import open_searcher as open_searcher
 from .search.index import FolderIndex as FolderIndex
+from .search.index import JoinedIndex as JoinedIndex
 from .search.index import join_indexes as join_indexes
 from .search.index import open_index as open_index
 from .search.index import open_indexes as open_indexes
@@ -90,6 +93,8 @@ from .search.kinds import candidate_settings as candidate_settings
 from .search.kinds import default_parameters as default_parameters
 from .search.kinds import read_kind as read_kind
 from .search.kinds import training_note as training_note
+from .search.searchers import Searcher as Searcher
+from .search.searchers import StructureSearcher as StructureSearcher
 from .store.addresses import build_to as build_to
 from .store.addresses import check_output as check_output
 from .store.folder import local_folder as local_folder
@@ -106,7 +111,9 @@ from .upkeep.row_choice import CaptionFilter as CaptionFilter
 from .upkeep.row_choice import matching_rows as matching_rows
 from .upkeep.verify import Check as Check
 from .upkeep.verify import verify_index as verify_index
+from .vectors.blas import blas_threads as blas_threads
 from .vectors.blas import kernels_in_use as kernels_in_use
+from .vectors.blas import use_blas_threads as use_blas_threads
 from .vectors.layout import EmbeddingFolder as EmbeddingFolder
 from .vectors.layout import column_names as column_names
 from .vectors.layout import is_embedding_folder as is_embedding_folder
@@ -116,6 +123,7 @@ from .vectors.layout import read_parquet as read_parquet
 from .vectors.nearest import Hits as Hits
 from .vectors.nearest import check_k as check_k
 from .vectors.nearest import exact_search as exact_search
+from .vectors.nearest import merge_hits as merge_hits
 from .vectors.rows import OutsideRows as OutsideRows
 from .vectors.rows import SelectedRows as SelectedRows
 from .vectors.rows import remaining as remaining

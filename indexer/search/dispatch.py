@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,24 @@ def searcher_of(folder: IndexFolder, rows: IndexRows, choice: SearchChoice, plan
     newer = IndexRows(folder, start=stored.rows)
     source = stored if gpus is None else GpuStructureSource(gpus, stored)
     return StructureSearcher(source, _exact(gpus, rows), _exact(gpus, newer))
+
+
+def open_searcher(
+    folder: str | Path, choice: SearchChoice, rows: tuple[int, int] | None = None
+) -> Searcher:
+    """The searcher of an index without its captions, or of its stored rows first, last + 1 alone.
+
+    Rows of a part are numbered from its first and searched exactly. Errors as of `open_index`.
+    """
+    opened = IndexFolder.open(folder_of(folder))
+    if rows is None:
+        plan = plan_for(opened, choice)
+        return searcher_of(opened, IndexRows(opened, resident=plan.resident), choice, plan)
+    choice = replace(choice, kind=EXACT, parameters=None)
+    task = replace(task_of(opened, choice), count=rows[1] - rows[0])
+    plan = plan_search(task, this_machine(with_gpus=task.gpus is not None))
+    some = IndexRows(opened, rows[0], plan.resident, rows[1])
+    return searcher_of(opened, some, choice, plan)
 
 
 def _exact(gpus: Gpus | None, rows: Rows) -> Searcher:

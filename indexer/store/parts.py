@@ -259,6 +259,9 @@ class StoredCaptions:
         self.starts = part_starts(folder.manifest.parts)
         self._opened: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
+    def __reduce__(self) -> tuple[type[StoredCaptions], tuple[IndexFolder]]:
+        return StoredCaptions, (self.folder,)
+
     def __getitem__(self, rows: np.ndarray) -> list[str]:
         """The captions of stored rows int64 [u]; BlissError where a file is missing or changed."""
         found = [""] * len(rows)

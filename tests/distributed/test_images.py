@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decoding import DecodingLimits
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
 from blissaudit.indexer.images.shards import embed_shard
+from blissaudit.indexer.search.captions import CaptionIndex
 from blissaudit.progress import no_progress
 
 LIMITS = DecodingLimits(max_bytes=1000)
@@ -241,6 +243,40 @@ def test_known_content_is_not_encoded_again(
     found = embed_images(rest, encoder, tmp_path / "there", THERE)
     assert set(encoded) == {0} and found.paths == images.paths[1:]
     assert np.array_equal(found.vectors, whole.vectors[1:])
+
+
+@pytest.mark.parametrize("command", ["audit", "score"])
+def test_commands_embed_search_and_score_there(
+    without_ray, bliss, collection, index, tmp_path, command
+):
+    calls: list[str] = []
+
+    def spread(engine: RayEngine, index: CaptionIndex) -> AbstractContextManager[CaptionIndex]:
+        calls.append("spread")
+        return nullcontext(index)
+
+    def each(engine: RayEngine, task: Callable, items: Iterable) -> Iterator:
+        calls.append(type(task).__name__)
+        return map(task, items)
+
+    arguments = [collection, "--index", index, "--workers", 1, "--json"]
+    if command == "score":
+        fit = ("reference", "fit", collection, "--model", "demo", "-o", tmp_path / "reference")
+        assert bliss(*fit).code == 0
+        arguments += ["--reference", tmp_path / "reference"]
+    outputs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RayEngine, "spread", spread)
+        patch.setattr(RayEngine, "map", each)
+        for engine in ("local", "ray"):
+            folder = ["-o", tmp_path / engine] if command == "audit" else []
+            found = bliss(command, *arguments, *folder, "--engine", engine)
+            assert found.code == 0, found.err
+            outputs.append(found.out)
+    assert outputs[0] == outputs[1]
+    fitted = ["ClassImages"] if command == "audit" else []
+    calibrated = ["spread", "BatchSearch", "ClassScores"] if command == "score" else []
+    assert calls == [*fitted, "spread", "BatchSearch", "ClassScores", *calibrated]
 
 
 def test_a_collection_that_breaks_off_is_told_and_one_without_images_too(
