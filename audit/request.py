@@ -34,14 +34,11 @@ from ..indexer import (
     IndexOptions,
     ModelChoice,
     SearchChoice,
-    Shard,
     Texts,
     build_index,
     check_same_model,
     check_same_preprocessing,
-    describe_missing,
     embed_images,
-    embed_shard,
     is_embedding_folder,
     open_index,
     open_indexes,
@@ -462,32 +459,3 @@ def check_failures(images: HasFailures, most: int | None) -> None:
             f"at most {most:,}, as --max-failures says",
             "Repair or remove them; the results for the readable images are complete",
         )
-
-
-def run_shard(
-    request: AuditRequest,
-    shard: Shard,
-    progress: Progress = no_progress,
-    say: Say = lambda line: None,
-) -> list[str]:
-    """Embed the shard's parts of all images that the audit needs; a line on each collection.
-
-    An audit that embeds the same images is waited for. Raises UsageError where there are no images
-    to embed, FolderInUse where the same shard is being made, otherwise as embedding does.
-    """
-    if request.images is None:
-        raise UsageError(
-            f"--shard {shard} was given with --embeddings",
-            "IMAGES: embeddings are not embedded again",
-            "Leave --shard out",
-        )
-    inputs = open_inputs(request, say)
-    lines = []
-    for name, source in inputs.collections.items():
-        if not isinstance(source, EmbeddedImages):
-            assert inputs.encoder is not None
-            folder = Path(request.output) / name
-            missing = embed_shard(source, inputs.encoder, folder, request.embed, shard, progress)
-            state = describe_missing(missing) if missing else "no part is missing"
-            lines.append(f"{folder}: shard {shard} is done, {state}")
-    return lines

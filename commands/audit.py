@@ -80,11 +80,6 @@ INPUTS = grouped(
 @opt.DECODING
 @opt.ENGINE
 @section(
-    "Engine",
-    option("--shard", metavar="I/N", help="Embed only every N-th part of the images, from the "
-           "I-th on (0 to N - 1), and score nothing."),
-)  # fmt: skip
-@section(
     "Output",
     option("-o", "--output", "folder", default="bliss-audit", show_default=True, metavar="DIR",
            help="The folder for scores and report."),
@@ -107,7 +102,6 @@ def audit(
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
     engine: EngineName,
-    shard: str | None,
     folder: str,
     overwrite: bool,
     report: int,
@@ -130,11 +124,10 @@ def audit(
         json_summary,
         result_text,
         run_audit,
-        run_shard,
         save_audit,
         save_report,
     )
-    from ..indexer import DEFAULT_SEARCH, only_run_in, parse_shard
+    from ..indexer import DEFAULT_SEARCH, only_run_in
     from ..safe_text import terminal_text
 
     if inputs.image_root is not None and inputs.embeddings is None:
@@ -175,14 +168,6 @@ def audit(
             overwrite=overwrite, top=top,
         ),
     }  # fmt: skip
-    if shard is not None:
-        if not overwrite:
-            check_output(folder, asked)
-        lines = list(run_shard(request, parse_shard(shard), progress_lines(), say))
-        end = "The same command without --shard embeds what is missing and scores the images"
-        text = "\n".join([*map(terminal_text, lines), end])
-        output.show({"shard": shard, "embedded": lines}, text)
-        return
     with only_run_in(Path(folder)):
         if not overwrite:
             check_output(folder, asked)

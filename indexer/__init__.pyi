@@ -3,7 +3,6 @@ from .build.add import AddOptions as AddOptions
 from .build.add import add_captions as add_captions
 from .build.add import add_embeddings as add_embeddings
 from .build.build import build_index as build_index
-from .build.build import build_shard as build_shard
 from .build.build import index_embeddings as index_embeddings
 from .build.engine import EmbeddingTask as EmbeddingTask
 from .build.engine import Engine as Engine
@@ -12,10 +11,6 @@ from .build.parts import CAPTIONS_AT_ONCE as CAPTIONS_AT_ONCE
 from .build.parts import PROGRESS as PROGRESS
 from .build.parts import part_texts as part_texts
 from .build.plan import RowPlan as RowPlan
-from .build.shards import Shard as Shard
-from .build.shards import describe_missing as describe_missing
-from .build.shards import merge_index as merge_index
-from .build.shards import parse_shard as parse_shard
 from .encode.encoder import DEFAULT_MODEL as DEFAULT_MODEL
 from .encode.encoder import IDENTITY as IDENTITY
 from .encode.encoder import Encoder as Encoder
@@ -59,7 +54,6 @@ from .images.embedded import read_image_embeddings as read_image_embeddings
 from .images.embedding import EmbedOptions as EmbedOptions
 from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
-from .images.shards import embed_shard as embed_shard
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder
 from .images.workers import DecodeSettings as DecodeSettings

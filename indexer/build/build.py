@@ -7,7 +7,6 @@ encoded, then the manifest. The same request continues where an earlier run stop
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ..encode.encoder import IDENTITY, Encoder
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..search.structures import write_flat_index
-from ..store.lock import only_run_in, wait_to_run_in
+from ..store.lock import only_run_in
 from ..store.parts import begin_building, drop_records, is_finished
 from ..store.sources import Described, describe_sources, request_of
 from ..upkeep.repair import REPAIRING, check_planned, damaged_parts, put_back
@@ -40,7 +39,6 @@ from .parts import (
     truncated_captions,
 )
 from .plan import RowPlan, make_plan, open_plan
-from .shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 
 
 @dataclass(frozen=True)
@@ -73,37 +71,6 @@ def build_index(
     cannot be written (finished parts are kept) or a folder that another run is working in.
     """
     return _build(_encoding_job(sources, encoder, folder, options, progress), progress)
-
-
-def build_shard(
-    sources: TextSource | Sequence[TextSource],
-    encoder: Encoder,
-    folder: str | Path,
-    options: IndexOptions,
-    shard: Shard,
-    progress: Progress = no_progress,
-) -> tuple[int, ...]:
-    """Make one shard's parts of the index that `build_index` would make; `merge_index` finishes it.
-
-    Several shards may work in one folder at once: the first makes the plan, the others wait for it.
-    Returns the numbers of the parts of all shards that are still missing.
-    """
-    job = _encoding_job(sources, encoder, folder, options, progress)
-    with ExitStack() as running:
-        with wait_to_run_in(job.folder, lambda why: progress(why, 0, 0)):
-            _begin(job)
-            if is_finished(job.folder):
-                return ()
-            running.enter_context(running_shard(job.folder, shard))
-            plan = _plan(job, progress)
-        missing = missing_parts(job.folder, plan)
-        idle = no_part_text(shard, len(plan.parts))
-        if idle:
-            progress(idle, 0, 0)
-            return missing
-        wanted = [p for p in missing if p % shard.count == shard.number]
-        make_parts(job.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
-        return missing_parts(job.folder, plan)
 
 
 def index_embeddings(
@@ -184,7 +151,6 @@ def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
 def _build(job: _Job, progress: Progress) -> CaptionIndex:
     folder = job.folder
     with only_run_in(folder):
-        refuse_while_shards_run(folder)
         _begin(job)
         if is_finished(folder):
             drop_records(folder)

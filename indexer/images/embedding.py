@@ -16,7 +16,6 @@ from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
 from ..build.engine import EmbeddingTask, Engine
-from ..build.shards import refuse_while_shards_run
 from ..encode.encoder import IDENTITY, Encoder
 from ..store.lock import only_run_in
 from ..store.parts import (
@@ -86,7 +85,6 @@ def embed_images(
         say(line)
     request = embedding_request(images, encoder, options)
     with only_run_in(folder):
-        refuse_while_shards_run(folder)
         if not options.overwrite:
             stash_parts(folder, request)
         begin_building(folder, request, options.overwrite)

@@ -27,15 +27,12 @@ from blissaudit.distributed.encoders import WorkerEncoder
 from blissaudit.distributed.engine import RayEngine
 from blissaudit.distributed.images import BatchReader
 from blissaudit.errors import BlissError
-from blissaudit.indexer.build.shards import Shard
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decoding import DecodingLimits
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
-from blissaudit.indexer.images.shards import embed_shard
 from blissaudit.indexer.search.captions import CaptionIndex
-from blissaudit.progress import no_progress
 
 LIMITS = DecodingLimits(max_bytes=1000)
 HERE = EmbedOptions(part_rows=10, workers=1)
@@ -165,21 +162,6 @@ def test_parts_are_those_of_one_process(without_ray, bliss, collection, encoder,
     total = images.count
     assert told[-1] == ("images embedded", total, total)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
-
-
-def test_shards_too_are_decoded_and_encoded_there(
-    without_ray, bliss, collection, encoder, tmp_path
-):
-    images, counted = list_images(collection), replace(encoder, encode_images=refuse)
-    embed_images(images, encoder, tmp_path / "here", HERE)
-    for number in range(2):
-        embed_shard(images, counted, tmp_path / "there", THERE, Shard(number, 2), no_progress)
-    embed_images(images, counted, tmp_path / "there", HERE)
-    assert stored(tmp_path / "there") == stored(tmp_path / "here")
-
-
-def refuse(pixels: np.ndarray) -> np.ndarray:
-    raise AssertionError("encoded in this process")
 
 
 TRAPPED_WORKER = """
