@@ -31,9 +31,9 @@ from blissaudit.audit import retrieval
 from blissaudit.commands import audit
 from blissaudit.indexer.images import embedding as image_embedding
 image_embedding.EmbedOptions = functools.partial(image_embedding.EmbedOptions, part_rows=100)
-search = retrieval.search
-retrieval.part_rows = lambda captions: 100
-retrieval.search = lambda *given: (time.sleep(0.02), search(*given))[1]
+search = retrieval.search_index
+retrieval.batch_rows = lambda captions: 100
+retrieval.search_index = lambda *given: (time.sleep(0.02), search(*given))[1]
 sys.exit(cli.run(sys.argv[1:]))
 """
 FILES = ("scores.parquet", "failures.csv", "images/manifest.json")
