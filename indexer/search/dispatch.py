@@ -15,7 +15,14 @@ from ..store.manifest import IndexFolder
 from ..store.vectors import IndexRows
 from ..vectors.rows import SelectedRows
 from ..vectors.unit_rows import Rows
-from .gpu import Gpus, GpuStructureSource, HoldingSearcher, StreamingSearcher, open_gpus
+from .gpu import (
+    Gpus,
+    GpuStructureSource,
+    HoldingSearcher,
+    StreamingSearcher,
+    faiss_sees_gpu,
+    open_gpus,
+)
 from .install import MadeStructure
 from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers
 from .plan import Machine, Plan, Task, plan_search, this_machine
@@ -27,6 +34,7 @@ from .structures import (
     read_structure,
     stored_structure,
 )
+from .torch_scan import TorchSearcher, torch_sees_gpu
 
 
 def plan_for(folder: IndexFolder, choice: SearchChoice, machine: Machine | None = None) -> Plan:
@@ -86,6 +94,15 @@ def searcher_of(folder: IndexFolder, rows: IndexRows, choice: SearchChoice, plan
     """The searcher of an index by plan; nothing is read before the first query."""
     stored = None if choice.kind == EXACT else stored_structure(folder)
     numbers = gpu_numbers(choice.device)
+    if (
+        stored is None
+        and numbers is not None
+        and len(numbers) <= 1
+        and not faiss_sees_gpu(library())
+    ):
+        if torch_sees_gpu():
+            device = f"cuda:{numbers[0]}" if numbers else "cuda"
+            return TorchSearcher(rows, device, held=plan.placement == "gpu")
     gpus = None if numbers is None else open_gpus(library(), numbers, plan)
     if stored is None:
         if gpus is not None and plan.placement in ("gpu", "gpu-shards"):
