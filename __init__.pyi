@@ -1,6 +1,11 @@
 __version__: str
 
+from .audit.arrays import Scorer as Scorer
+from .audit.arrays import audit_arrays as audit_arrays
+from .audit.arrays import open_scorer as open_scorer
 from .audit.classes import ClassWords as ClassWords
+from .audit.decisions import AuditQuestion as AuditQuestion
+from .audit.decisions import DecisionRule as DecisionRule
 from .audit.folder import save_audit as save_audit
 from .audit.reference import fit_reference as fit_reference
 from .audit.report.page import save_report as save_report

@@ -1,8 +1,12 @@
 """Atomic files, and the manifests of finished folders.
 
 Every artefact (caption index, image embeddings, reference, audit) is a folder with a
-`manifest.json`. Files are written under a temporary name, fsynced and renamed, so that an
+`manifest.json`. Files are written in a temporary folder, fsynced and renamed, so that an
 interrupted write changes no finished file; the manifest is written last and lists their checksums.
+
+A temporary folder, `.bliss-*.tmp` beside what is written, holds a file that its owner keeps locked.
+A lock ends with its process, on any machine that shares the disk: what a killed run leaves is
+deleted by the next one that writes there.
 """
 
 from __future__ import annotations
@@ -11,8 +15,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -21,56 +29,170 @@ from .errors import BlissError, unwritable
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_TEMPORARY = (".bliss-", ".tmp")
+"""How the name of a temporary folder begins and ends."""
+_LOCK = "lock"
+_CLEARED: set[Path] = set()
+"""Folders from which this process has deleted abandoned temporary folders."""
 
-_BUILT: Mapping[str, type] = {"parts": list, "failures": list, "model": dict}
-FIELDS: Mapping[str, Mapping[str, type]] = {
-    "caption-index": {**_BUILT, "count": int, "counts": dict, "sources": list, "dtype": str},
-    "image-embeddings": _BUILT,
-    "clipn": {"model": dict, "weights": str},
-    "reference": {"classes": list, "prompts": list, "model": dict},
-    "oecl-head": {"model": dict, "counts": dict, "settings": dict},
+
+def is_count(value: object) -> bool:
+    """Whether a value from JSON is a whole number, 0 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_size(value: object) -> bool:
+    """Whether it is a whole number from 1 to 2^31."""
+    return is_count(value) and 0 < value <= 1 << 31  # type: ignore[operator]
+
+
+_NAME = (str, type(None))
+MODEL: Mapping[str, Any] = {
+    "dimension": is_size,
+    "model?": _NAME,
+    "pretrained?": _NAME,
+    "weights_sha256?": _NAME,
+    "precision?": _NAME,
+    "preprocessing?": (dict, type(None)),
 }
-"""The fields that the manifest of each kind must have besides its checksums, and their types."""
+"""The facts of a model, as `misfit` checks them."""
+_TRAINED_ON = {"model": _NAME, "weights_sha256?": _NAME}
+FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "caption-index": {
+        "parts": list, "failures": [dict], "model": MODEL, "count": is_count, "counts": dict,
+        "sources": list, "dtype": str,
+    },
+    "image-embeddings": {
+        "parts": [is_count], "model": MODEL, "exif_rotated?": is_count,
+        "failures": [{"row": is_count, "path": str, "reason": str}],
+    },
+    "clipn": {"model": dict, "weights": str},
+    "reference": {"classes": [str], "prompts": [str], "model": MODEL},
+    "oecl-head": {"model": dict, "counts": dict, "settings": dict},
+}  # fmt: skip
+"""What `misfit` checks in the manifest of each kind besides its checksums."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write(file)` on a temporary beside `path`, fsync it, and rename it to `path`.
+    """Call `write(file)` on a temporary file, fsync it, and rename it to `path`.
 
     Raises BlissError naming the path and the system's reason when the disk is full or the folder
     cannot be written (UsageError where a file is in its place); whatever was at `path` before is
     then still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with temporary_folder(path.parent) as folder:
+            with open(folder / path.name, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            _rename(folder / path.name, path)
     except OSError as error:
         raise unwritable(path, error) from error
-    finally:
-        _remove_if_there(temporary)
 
 
-def _remove_if_there(path: Path) -> None:
-    """Delete a temporary file, ignoring errors of a folder that vanished or became read-only."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        pass
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable where the system lets folders be opened (POSIX)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
+def _rename(source: Path, target: Path) -> None:
+    """Rename a file, durably where folders can be synced; an OSError means that it was not."""
+    os.replace(source, target)
+    with suppress(OSError):  # the file is there, and may be named in what is written next
+        descriptor = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A new folder in `parent`, or in the system's temporary folder; deleted at the end.
+
+    Folders that killed processes left in `parent` are deleted before the first one that a process
+    makes there. Raises OSError where the folder cannot be made.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    if parent not in _CLEARED:
+        delete_abandoned(parent)
+        _CLEARED.add(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(_TEMPORARY[1], _TEMPORARY[0], parent))
+        try:
+            file = open(folder / _LOCK, "xb")
+        except FileNotFoundError:  # deleted before it was locked
+            continue
+        except OSError:
+            folder.rmdir()
+            raise
+        if lock_file(file) is not False and (folder / _LOCK).exists():
+            break
+        file.close()
+    with file:
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # it vanished or became read-only
+                _delete_folder(folder)
+
+
+def delete_abandoned(folder: Path, levels: int = 0) -> None:
+    """Delete temporary folders whose owners have ended, in `folder` and that many levels below.
+
+    Others stay, and all on a file system without locks. What cannot be deleted stays, too.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            path = Path(entry.path)
+            if entry.name.startswith(_TEMPORARY[0]) and entry.name.endswith(_TEMPORARY[1]):
+                with suppress(OSError):
+                    _delete_if_abandoned(path)
+            elif levels:
+                delete_abandoned(path, levels - 1)
+
+
+def _delete_if_abandoned(folder: Path) -> None:
+    if os.lstat(folder).st_uid != os.geteuid():  # the system's temporary folder is everybody's
+        return
+    try:
+        file = open(folder / _LOCK, "r+b")
+    except FileNotFoundError:
+        folder.rmdir()  # a folder with content has a lock file
+        return
+    with file:
+        if lock_file(file) is True:
+            _delete_folder(folder)
+
+
+def _delete_folder(folder: Path) -> None:
+    """Delete a temporary folder, its lock file last."""
+    for path in folder.iterdir():
+        if path.name != _LOCK:
+            if stat.S_ISDIR(path.lstat().st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    (folder / _LOCK).unlink()
+    folder.rmdir()
+
+
+def lock_file(file: IO[bytes]) -> bool | None:
+    """Lock an open file until it is closed or the process ends.
+
+    True where it is locked now, False where another has it, None where the file system or the
+    operating system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network drives have none
+        return None
+    return True
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -78,27 +200,42 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
+def read_array(path: Path, mapped: bool = False, remedy: str = "Restore it") -> np.ndarray:
+    """The array of an `.npy` file, in memory or mapped; BlissError where it is none."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(6) != b"\x93NUMPY":  # np.load also takes archives
+                raise ValueError("it does not begin as a .npy file")
+        array: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return array
+    except (
+        OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError,
+        RecursionError, TokenError,
+    ) as error:  # fmt: skip
+        raise BlissError(
+            f"{path} could not be read ({error or type(error).__name__})",
+            "a whole .npy file",
+            remedy,
+        ) from error
+
+
 def link_file(source: Path, target: Path) -> None:
     """Link `target` to a finished file, replacing it; where links are not possible, copy.
 
     Raises BlissError where the folder cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:  # a system without links, or another disk
-            with open(source, "rb") as file:
-                write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
-            return
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
+        with temporary_folder(target.parent) as folder:
+            try:
+                os.link(source, folder / target.name)
+            except OSError:  # a system without links, or another disk
+                with open(source, "rb") as file:
+                    write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
+                return
+            _rename(folder / target.name, target)
     except OSError as error:
         raise unwritable(target, error) from error
-    finally:
-        _remove_if_there(temporary)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -111,7 +248,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; BlissError with the path and reason where it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BlissError(
             f"{path} could not be read ({error})",
             "a JSON file that bliss wrote",
@@ -171,14 +308,49 @@ def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
             f"version {FORMAT_VERSION}",
             "Use the bliss-audit version that wrote it, or build it again",
         )
-    for name, type_ in {**FIELDS.get(kind, {}), "checksums": dict}.items():
-        if not isinstance(manifest.get(name), type_):
-            raise BlissError(
-                f"{path} has no usable '{name}'",
-                "the manifest as bliss wrote it",
-                "Restore it from a backup or build the folder again",
-            )
+    check_fields(manifest, {**FIELDS.get(kind, {}), "checksums": {"*": str}}, path)
     return manifest
+
+
+def check_fields(content: Mapping[str, Any], fields: Mapping[str, Any], path: Path) -> None:
+    """Raise BlissError naming the first field of a JSON file that is not as bliss writes it."""
+    wrong = misfit(content, fields)
+    if wrong is not None:
+        raise BlissError(
+            f"{path} has no usable '{wrong}'",
+            f"{path.name} as bliss wrote it",
+            "Restore it from a backup or build the folder again",
+        )
+
+
+def misfit(value: Any, form: Any, name: str = "") -> str | None:
+    """The name of the first value from JSON that does not have its form; None where all have.
+
+    A form is a type or several, a function that says whether a value is sound, a list with the
+    form of every entry, or a dict of forms by key: "key?" may be absent, "*" are all keys.
+
+        >>> form = {"parts": [is_count], "model": {"name?": str}}
+        >>> misfit({"parts": [3, -1], "model": {}}, form)
+        'parts[1]'
+    """
+    if isinstance(form, Mapping):
+        if not isinstance(value, dict):
+            return name
+        for key, inner in form.items():
+            plain = key.removesuffix("?")
+            for each in value if key == "*" else [plain]:
+                if each in value or plain == key:
+                    found = misfit(value.get(each), inner, f"{name}.{each}" if name else each)
+                    if found is not None:
+                        return found
+        return None
+    if isinstance(form, list):
+        if not isinstance(value, list):
+            return name
+        wrong = (misfit(each, form[0], f"{name}[{at}]") for at, each in enumerate(value))
+        return next((each for each in wrong if each is not None), None)
+    sound = isinstance(value, form) if isinstance(form, type | tuple) else form(value)
+    return None if sound else name
 
 
 def check_checksum(folder: Path, name: str, manifest: Mapping[str, Any]) -> None:
@@ -190,7 +362,8 @@ def check_checksum(folder: Path, name: str, manifest: Mapping[str, Any]) -> None
             "Restore the manifest from a backup or build the folder again",
         )
     path = folder / name
-    expected = manifest.get("checksums", {}).get(name)
+    checksums = manifest.get("checksums")
+    expected = checksums.get(name) if isinstance(checksums, Mapping) else None
     if not path.is_file():
         problem = f"{path} is missing"
     elif expected is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 
 import click
@@ -13,6 +14,7 @@ import cloup
 from . import __version__
 from .commands.apply import apply
 from .commands.audit import audit
+from .commands.base import LOG, logs_on_terminal
 from .commands.corpora import corpora
 from .commands.demo import demo
 from .commands.diff import diff
@@ -20,12 +22,11 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.find import find
 from .commands.index import index
-from .commands.logs import LOG, logs_on_terminal
 from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
 from .commands.train import train
-from .errors import BlissError, NotNamed, name_too_long
+from .errors import BlissError, NotNamed, name_too_long, out_of_files, too_many_files
 
 
 def main() -> None:
@@ -37,6 +38,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what it cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C; one that is ignored, as by nohup, stays so
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -69,7 +74,10 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             wrong = name_too_long(error.filename)
             return _say_error(str(wrong), wrong.exit_code)
-        return _say_error(f"the run could not go on: {error or type(error).__name__}.", 1)
+        cause = f"the run could not go on: {error or type(error).__name__}"
+        if too_many_files(error):
+            return _say_error(str(out_of_files(cause)), 1)
+        return _say_error(f"{cause}.", 1)
     except Exception as error:
         if os.environ.get("BLISS_DEBUG"):
             raise

@@ -13,6 +13,21 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+_MORE_FILES = (
+    "a higher limit on open files, or fewer of them open at once",
+    "Raise the limit with `ulimit -n 4096`, or give fewer --workers, "
+    "then run the same command again",
+)
+
+
+def too_many_files(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is the system's limit on open files."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__
+    return False
+
 
 class BlissError(Exception):
     """A run that cannot go on: bad data, a full disk, artefacts that do not fit together.
@@ -27,7 +42,14 @@ class BlissError(Exception):
         self.given, self.needed, self.remedy = given, needed, remedy
 
     def __str__(self) -> str:
-        return f"{self.given}. Needed: {self.needed}. {self.remedy}."
+        # Whatever file was being read or written, none is damaged then.
+        needed, remedy = _MORE_FILES if too_many_files(self) else (self.needed, self.remedy)
+        return f"{self.given}. Needed: {needed}. {remedy}."
+
+
+def out_of_files(given: str) -> BlissError:
+    """The error for the system's limit on open files."""
+    return BlissError(given, *_MORE_FILES)
 
 
 class UsageError(BlissError):
@@ -108,6 +130,8 @@ def unwritable(path: Path, error: OSError, kept: str = "finished parts are kept"
     """
     if error.errno == errno.ENAMETOOLONG:
         return name_too_long(path)
+    if too_many_files(error):
+        return out_of_files(f"could not write {path}: {error.strerror or error}")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         for place in (path, *path.parents):
             if os.path.lexists(place) and not place.is_dir():

@@ -22,6 +22,18 @@ def open_table(source: Source) -> pq.ParquetFile:
     return pq.ParquetFile(source, pre_buffer=False)
 
 
+def read_schema(source: Source) -> pa.Schema:
+    """The columns of a parquet file and their types; errors as of `open_table`."""
+    with open_table(source) as table:
+        return table.schema_arrow
+
+
+def count_rows(source: Source) -> int:
+    """The number of rows of a parquet file; errors as of `open_table`."""
+    with open_table(source) as table:
+        return int(table.metadata.num_rows)
+
+
 def read_table(source: Source, columns: Sequence[str] | None = None) -> pa.Table:
     """All columns of a parquet file, or some in the order given.
 

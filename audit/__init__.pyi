@@ -1,12 +1,18 @@
 from .adapters.hub_dataset import push_dataset as push_dataset
 from .adapters.hub_dataset import save_dataset as save_dataset
+from .arrays import Scorer as Scorer
+from .arrays import audit_arrays as audit_arrays
+from .arrays import open_scorer as open_scorer
 from .classes import ClassWords as ClassWords
 from .classes import class_prompts as class_prompts
 from .classes import prompt_vectors as prompt_vectors
+from .classes import read_prompts as read_prompts
 from .compare import audit_each as audit_each
 from .compare import read_truth as read_truth
 from .compare import truth_of_labels as truth_of_labels
 from .compare import without_calibration as without_calibration
+from .copies import Copies as Copies
+from .copies import find_copies as find_copies
 from .decisions import AuditQuestion as AuditQuestion
 from .decisions import DecisionRule as DecisionRule
 from .decisions import check_flagged as check_flagged
@@ -21,8 +27,12 @@ from .folder import json_summary as json_summary
 from .folder import open_run as open_run
 from .folder import save_audit as save_audit
 from .folder import write_scores_csv as write_scores_csv
+from .issues import issues_table as issues_table
 from .models import encoder_for as encoder_for
 from .models import encoder_of_run as encoder_of_run
+from .quality import not_measured as not_measured
+from .quality import quality_issues as quality_issues
+from .quality import quality_scores as quality_scores
 from .reference import fit_reference as fit_reference
 from .report.page import save_report as save_report
 from .report.plots import save_plots as save_plots
@@ -34,6 +44,7 @@ from .report.terminal import progress_lines as progress_lines
 from .report.terminal import result_text as result_text
 from .report.terminal import table_text as table_text
 from .request import AuditRequest as AuditRequest
+from .request import are_embedded as are_embedded
 from .request import check_failures as check_failures
 from .request import is_reference_folder as is_reference_folder
 from .request import read_or_embed as read_or_embed
@@ -49,6 +60,7 @@ from .review.differences import compare_runs as compare_runs
 from .review.differences import differences_summary as differences_summary
 from .review.differences import differences_table as differences_table
 from .review.find import find_by_text as find_by_text
+from .review.find import find_by_vector as find_by_vector
 from .review.find import find_like as find_like
 from .review.find import found_text as found_text
 from .review.photographs import run_photographs as run_photographs

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ..corpora import PAPER_PROMPT, check_prompts, fill_prompt
 from ..errors import BlissError, UsageError
@@ -20,8 +24,12 @@ from ..indexer import (
     numbers_of,
     row_lengths,
 )
+from ..safe_text import cell_text, counted, terminal_text
+from ..tables import read_table
 
 IMAGES_AT_ONCE = 16_384
+NAMED = 5
+"""Classes that a message names."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class ClassWords:
     """Templates for label prompts, averaged."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Class name -> its whole prompt, used instead of the templates."""
+    means: bool = False
+    """Whether the mean of a class's images stands in for its prompt."""
+    vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Class name -> its prompt's vector, where it was embedded already."""
 
     def __post_init__(self) -> None:
         check_prompts(self.prompts)
@@ -75,11 +87,50 @@ def assign_classes(images: Rows, prompts: np.ndarray, words: ClassWords) -> Norm
     for start in range(0, len(images), IMAGES_AT_ONCE):
         few = slice(start, start + IMAGES_AT_ONCE)
         labels[few] = (images[few] @ prompts.T).argmax(axis=1)
-    return NormalClasses(words.normal, labels, assigned=True)
+    return NormalClasses(words.normal or tuple(sorted(words.vectors)), labels, assigned=True)
+
+
+def without_small(
+    normal: NormalClasses, least: int, strict: bool
+) -> tuple[NormalClasses, dict[str, int]]:
+    """The classes that have `least` images or more, and how many images each of the others has.
+
+    Images of the others are filed under no class. Raises BlissError where no class is left, and,
+    if `strict`, where any is too small.
+    """
+    filed = normal.labels[normal.labels >= 0]
+    counts = np.bincount(filed, minlength=len(normal.classes))
+    few = counts < least
+    names = np.array(normal.classes, object)
+    aside = dict(zip(names[few].tolist(), counts[few].tolist(), strict=True))
+    if aside and (strict or few.all()):
+        first = next(iter(aside))
+        rest = f", and {counted(len(aside) - 1, 'other class', 'other classes')} too few"
+        raise BlissError(
+            f"class '{first}' has {counted(aside[first], 'reference image')}"
+            + rest * (len(aside) > 1),
+            f"at least {least} in {'every class' if strict else 'one class'}",
+            "Add reference images of that class or leave the class out"
+            + ", or leave --strict out to set it aside" * (strict and not few.all()),
+        )
+    numbers = np.where(few, -1, np.cumsum(~few) - 1)
+    labels = np.where(normal.labels >= 0, numbers[normal.labels], -1)
+    return NormalClasses(tuple(names[~few].tolist()), labels, normal.assigned), aside
+
+
+def set_aside_text(aside: Mapping[str, int], least: int) -> str:
+    """What to say of classes that are set aside, each with its number of images."""
+    shown = _first([f"{terminal_text(name)} ({count:,})" for name, count in aside.items()])
+    return (
+        f"{counted(len(aside), 'class', 'classes')} with fewer than {least} images set aside: "
+        f"{shown}; their images are compared with the other classes (--strict refuses)"
+    )
 
 
 def named_classes(words: ClassWords, source: str) -> tuple[str, ...]:
     """The classes of an unlabelled collection; UsageError where --normal names none."""
+    if not words.normal and words.vectors:
+        return tuple(sorted(words.vectors))
     if not words.normal:
         raise UsageError(
             f"the images in {source} have no class folders, and no reference or labels were given",
@@ -110,30 +161,130 @@ def encode_class_prompts(prompts: Sequence[Sequence[str]], encoder: Encoder) -> 
     return _averaged(encoder.encode_texts(flat), prompts)
 
 
+class MissingPrompts(BlissError):
+    """Prompts that are not among the captions, and no model to embed them."""
+
+    def __init__(
+        self, given: str, needed: str, remedy: str, missing: Sequence[tuple[str, str]]
+    ) -> None:
+        super().__init__(given, needed, remedy)
+        self.missing = missing
+        """(class, prompt) of each."""
+
+
+def read_prompts(file: str | Path) -> tuple[dict[str, str], dict[str, tuple[float, ...]]]:
+    """The prompt and the vector of each class in a table: csv, tsv or parquet.
+
+    It has a column `class` and one or both of `prompt` and, in parquet alone, `vector`, a list of
+    numbers. Cells of csv files are as `bliss audit` writes them. Raises UsageError for a file
+    without these columns, for a class that is named twice and for one without a prompt or vector.
+    """
+    path = Path(file)
+    try:
+        if path.suffix.lower() == ".parquet":
+            columns = read_table(path).to_pydict()
+        else:
+            with open(path, encoding="utf-8-sig", newline="") as lines:
+                sign = "\t" if path.suffix.lower() == ".tsv" else ","
+                rows = list(csv.DictReader(lines, delimiter=sign))
+            names = rows[0] if rows else ()
+            columns = {name: [cell_text(row[name] or "") for row in rows] for name in names}
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise UsageError(
+            f"{file} could not be read ({error})", "a csv, tsv or parquet file", "Correct --prompts"
+        ) from error
+    classes, worded = columns.get("class"), columns.get("prompt")
+    vectors = columns.get("vector") if path.suffix.lower() == ".parquet" else None
+    if not classes or (worded is None and vectors is None):
+        raise UsageError(
+            f"{file} has the columns {', '.join(map(str, columns)) or 'of no row'}",
+            "class, and prompt or (in parquet files) vector",
+            "Name its columns so, as missing_prompts.csv of an audit has them",
+        )
+    if len(set(classes)) < len(classes):
+        repeated = next(name for name in classes if classes.count(name) > 1)
+        raise UsageError(f"{file} names class '{repeated}' twice", "each class once", "Correct it")
+    if vectors is not None:
+        made = {name: vector for name, vector in zip(classes, vectors, strict=True) if vector}
+        if len(made) < len(classes):
+            empty = next(name for name in classes if name not in made)
+            raise UsageError(
+                f"{file} has no vector for class '{empty}'", "one for every class", "Add it"
+            )
+        return {}, {name: tuple(map(float, vector)) for name, vector in made.items()}
+    prompts = {name: text for name, text in zip(classes, worded or (), strict=True) if text}
+    if len(prompts) < len(classes):
+        empty = next(name for name in classes if name not in prompts)
+        raise UsageError(f"{file} has no prompt for class '{empty}'", "one each", "Add it")
+    return prompts, {}
+
+
 def look_up_class_prompts(
     classes: Sequence[str], prompts: Sequence[Sequence[str]], index: CaptionIndex
 ) -> np.ndarray:
     """float32 [C, d], unit rows, from captions of an index that equal the prompts.
 
     This is what makes an audit of precomputed embeddings possible without a model. Raises
-    BlissError naming the classes whose prompt is not among the captions.
+    MissingPrompts naming the classes whose prompt is not among the captions.
     """
     flat = {f"{c} {p}": text for c, texts in enumerate(prompts) for p, text in enumerate(texts)}
     found = find_captions(index, flat)
     missing = [
-        f"'{text}' for class '{classes[int(key.split()[0])]}'"
-        for key, text in flat.items()
-        if key not in found
+        (classes[int(key.split()[0])], text) for key, text in flat.items() if key not in found
     ]
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
-        raise BlissError(
+        lines = [f"'{text}' for class '{name}'" for name, text in missing]
+        shown = ", ".join(lines[:5]) + (f" and {len(lines) - 5} more" if lines[5:] else "")
+        raise MissingPrompts(
             f"no caption of {index.folder} equals the prompt {shown}",
             "a vector for every class's prompt, from a model or from the index",
             "Give the --model the embeddings were made with, change --prompt, word the class with "
-            "--class-prompt NAME=PROMPT, or leave it out with --normal",
+            "--class-prompt NAME=PROMPT or --prompts FILE, or leave it out with --normal",
+            missing,
         )
     return _averaged(index.vectors[np.array([found[key] for key in flat])], prompts)
+
+
+def class_means(images: Rows, labels: np.ndarray, classes: int) -> np.ndarray:
+    """float32 [C, d], unit rows: the direction of the mean of each class's images.
+
+    `images` are unit rows [n, d] of the classes `labels` int [n], -1 for none.
+    """
+    total = np.zeros((classes, images[:1].shape[1]))
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        here = labels[start : start + IMAGES_AT_ONCE]
+        rows = images[start : start + IMAGES_AT_ONCE]
+        np.add.at(total, here[here >= 0], rows[here >= 0].astype(np.float64))
+    return (total / np.maximum(row_lengths(total), 1e-300)[:, None]).astype(np.float32)
+
+
+def given_vectors(
+    classes: Sequence[str], vectors: Mapping[str, Sequence[float]], dimension: int
+) -> np.ndarray:
+    """float32 [C, d], unit rows: the vectors that were given for the classes.
+
+    Raises UsageError where a class has none, or one of another dimension or length 0.
+    """
+    missing = [name for name in classes if name not in vectors]
+    wrong = [name for name in classes if name in vectors and len(vectors[name]) != dimension]
+    if missing or wrong:
+        name = (missing or wrong)[0]
+        has = "no vector" if missing else f"a vector of {len(vectors[name])} dimensions"
+        raise UsageError(
+            f"class '{name}' has {has} among the prompts given",
+            f"a vector of {dimension} dimensions for every class",
+            "Add it, of the model that embedded the images",
+        )
+    rows = np.array([vectors[name] for name in classes], np.float64)
+    lengths = row_lengths(rows)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        name = classes[int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])]
+        raise UsageError(
+            f"the vector of class '{name}' is zero or not finite",
+            "a finite vector of some length",
+            "Embed its prompt again",
+        )
+    return _averaged(rows, [[name] for name in classes])
 
 
 def prompt_vectors(
@@ -141,6 +292,8 @@ def prompt_vectors(
 ) -> np.ndarray:
     """float32 [C, d], unit rows: from the model where there is one, else from the index."""
     prompts = class_prompts(classes, words)
+    if words.vectors:
+        return given_vectors(classes, words.vectors, index.model["dimension"])
     if encoder is not None:
         return encode_class_prompts(prompts, encoder)
     return look_up_class_prompts(classes, prompts, index)
@@ -153,13 +306,57 @@ def _averaged(vectors: np.ndarray, prompts: Sequence[Sequence[str]]) -> np.ndarr
     return (total / row_lengths(total)[:, None]).astype(np.float32)
 
 
+def unmet_labels(
+    labels: Texts[str | None], classes: Sequence[str], aside: Mapping[str, int], source: str
+) -> list[str]:
+    """What to say of labels that are no class of a separate reference, one line a kind."""
+    classes = [*classes, *aside]
+    unmet = sorted(set(distinct_texts(categories(labels))) - set(classes))
+    alike = _alike(unmet, classes)
+    lines = []
+    if alike:
+        pairs = [f"{name!a} for {meant!a}" for name, meant in alike.items()]
+        differ = "differs" if len(pairs) == 1 else "differ"
+        lines.append(
+            f"{counted(len(pairs), 'label')} of {source} {differ} from a class of the reference in "
+            f"case, spaces or Unicode form alone: {_first(pairs)}"
+        )
+    others = [terminal_text(name) for name in unmet if name not in alike]
+    if others:
+        is_none = "is no class" if len(others) == 1 else "are no classes"
+        lines.append(
+            f"{counted(len(others), 'label')} of {source} {is_none} of the reference: "
+            f"{_first(others)}"
+        )
+    return lines
+
+
+def _alike(names: Iterable[str], among: Sequence[str]) -> dict[str, str]:
+    """For each of `names` that one of `among` equals but for case, spaces and Unicode form, that
+    one."""
+    plain = {_plain(name): name for name in reversed(among)}
+    return {name: plain[_plain(name)] for name in names if _plain(name) in plain}
+
+
+def _plain(name: str) -> str:
+    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return " ".join(composed.replace("_", " ").split())
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def _check_names(names: Iterable[str], there: Sequence[str], option: str, source: str) -> None:
     unknown = [name for name in names if name not in there]
     if unknown:
         listed = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if there[12:] else "")
+        meant = _alike(unknown, there)
         raise UsageError(
             f"{option} names {', '.join(repr(name) for name in unknown)}, "
             f"which is no class of {source}",
             f"one of {listed}",
-            f"Correct {option}",
+            f"Correct {option}"
+            + (f": {', '.join(map(ascii, meant.values()))} is there" if meant else ""),
         )

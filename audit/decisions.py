@@ -24,11 +24,12 @@ from ..scorer import (
     least_flagged,
     null_p_values,
 )
+from .issues import issues_table
 from .result import AuditResult, Decision
-from .robust import refitted
+from .robust import merged_with_refit, refitted
 from .run import AuditSettings, calibrated, given_classes
 
-QUESTIONS = ("stray", "mislabel")
+QUESTIONS = ("stray", "mislabel", "copy", "quality")
 CLASSES_NAMED = 3
 """Unknown classes that are named where labels are questioned."""
 FEW_IN_CLASS = 8
@@ -92,8 +93,9 @@ class DecisionRule:
 class AuditQuestion:
     """What an audit is to find out, and how it is to decide."""
 
-    kind: str = "stray"
-    """stray: does an image belong to any class? mislabel: does it belong to its own?"""
+    kinds: tuple[str, ...] = ()
+    """stray: does an image belong to any class? mislabel: does it belong to its own? copy: is it
+    there twice? quality: is it a bad picture? Empty: all that the collection can answer."""
     robust: bool = False
     """Refit the reference once without the images that another class explains."""
     calibration: str | None = None
@@ -101,13 +103,14 @@ class AuditQuestion:
     rule: DecisionRule = field(default_factory=DecisionRule)
 
     def __post_init__(self) -> None:
-        if self.kind not in QUESTIONS:
+        unknown = [kind for kind in self.kinds if kind not in QUESTIONS]
+        if unknown:
             raise UsageError(
-                f"question '{self.kind}' is unknown",
+                f"question '{unknown[0]}' is unknown",
                 f"one of {', '.join(QUESTIONS)}",
                 "Correct --question",
             )
-        if self.kind == "mislabel":
+        if self.ranks_labels:
             for given, name in (
                 (self.calibration, "--calibration"),
                 (self.rule.per_class, "--per-class"),
@@ -120,12 +123,21 @@ class AuditQuestion:
                         f"Leave {name} out; images with a positive margin are flagged",
                     )
 
+    @property
+    def ranks_labels(self) -> bool:
+        """Whether images are ranked and flagged by their labels, and not as strays."""
+        return "mislabel" in self.kinds and "stray" not in self.kinds
+
+    def includes(self, kind: str) -> bool:
+        """Whether this question, one of QUESTIONS, is to be answered."""
+        return not self.kinds or kind in self.kinds
+
     def check_score(self, score: str) -> None:
         """Raise UsageError where another `score` is to rank than those that can answer this."""
         both = "bliss or bliss+, the scores it works with"
         for given, name, works in (
-            (self.kind != "stray", f"--question {self.kind}", ("bliss",)),
-            (self.robust, "--robust", ("bliss",)),
+            (self.ranks_labels, "--question mislabel", ("bliss",)),
+            (self.robust, "--robust", ("bliss", "bliss+")),
             (self.calibration, "--calibration", ("bliss", "bliss+")),
             (self.rule.per_class, "--per-class", ("bliss",)),
         ):
@@ -150,7 +162,7 @@ class AuditQuestion:
                 "Give their folder as --reference, or leave --robust out",
             )
         no_clean = given is None or (fitted is not None and fitted.calibration is None)
-        if no_clean and self.calibration is None and self.kind == "stray":
+        if no_clean and self.calibration is None and not self.ranks_labels:
             self.rule.check_can_flag()
 
     def check_classes(self, classes: Sequence[str]) -> None:
@@ -158,7 +170,7 @@ class AuditQuestion:
         for given, name, needed in (
             (self.robust, "--robust", "two or more: an image is left out where another class"
              " explains it"),
-            (self.kind == "mislabel", "--question mislabel", "another class that an image could"
+            ("mislabel" in self.kinds, "--question mislabel", "another class that an image could"
              " belong to"),
         ):  # fmt: skip
             if given and len(classes) < 2:
@@ -194,7 +206,9 @@ def with_calibration(
     UsageError where none is left, or with --per-class where a class has none.
     """
     check_same_model(clean.model, clean.source, reference.model, "the reference")
-    usable = np.flatnonzero(as_members(reference.members).find(clean.hashes) < 0)
+    members = as_members(reference.members)
+    known, _ = members.recognise(clean.hashes, clean.vectors)
+    usable = np.setdiff1d(np.arange(len(clean.rows)), known)
     labels = given_classes(clean, reference)[usable]
     if question.rule.per_class:
         usable, labels = usable[labels >= 0], labels[labels >= 0]
@@ -217,7 +231,7 @@ def decide(
     clean: EmbeddedImages | None = None,
     progress: Progress = no_progress,
 ) -> AuditResult:
-    """`result` refitted, ranked and flagged as the question says.
+    """`result` refitted, ranked and flagged as the question says, with its issues.
 
     `own` says that the audited images are their own reference; otherwise `clean` are the images
     of the reference, where they are at hand. Raises UsageError where no label can be questioned.
@@ -225,30 +239,44 @@ def decide(
     if question.robust:
         question.check_classes(result.reference.classes)
         result = refitted(result, None if own else clean, settings, progress)
+        assert result.refit is not None
+        settings = replace(settings, weight=result.refit.weight)
     if question.rule.per_class:
         result = calibrated(result, settings, per_class=True)
-    if question.kind == "mislabel":
+    if "mislabel" in question.kinds:
         question.check_classes(result.reference.classes)
-        result = with_labels_questioned(result)
-    return decided(result, question.rule, own)
+        _check_labels(result)
+    if question.includes("mislabel"):
+        result = with_labels_questioned(result, own)
+    if question.ranks_labels:
+        result = replace(result, p_values=None, ranked_by_labels=True)
+    result = decided(result, question.rule, own)
+    return replace(result, issues=issues_table(result))
 
 
-def with_labels_questioned(result: AuditResult) -> AuditResult:
-    """`result` ranked by how much better another class suits an image than its own.
+def with_labels_questioned(result: AuditResult, own: bool) -> AuditResult:
+    """`result` with how much better another class suits each image, and the merged order.
 
-    Images without a label among the classes are not questioned. Raises UsageError where that is
-    all of them.
+    `own` says that the images are their own reference. Images without a label among the classes
+    are not questioned. Unchanged where that is all of them, or there is one class.
     """
     given = given_classes(result.images, result.reference)
-    if (given < 0).all():
+    if (given < 0).all() or len(result.reference.classes) < 2:
+        return result
+    labels = label_margins(result.images.vectors, result.reference, given, result.left_out)
+    result = replace(result, labels=labels)
+    return replace(result, merged=merged_with_refit(result, own))
+
+
+def _check_labels(result: AuditResult) -> None:
+    """Raise UsageError where no image has a label that can be questioned."""
+    if (given_classes(result.images, result.reference) < 0).all():
         raise UsageError(
             f"--question mislabel was given and no image of {result.images.source} has a label "
             "among the classes",
             "class folders or labels to question",
             "Leave it out to ask which images belong to no class",
         )
-    labels = label_margins(result.images.vectors, result.reference, given, result.left_out)
-    return replace(result, labels=labels, p_values=None)
 
 
 def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
@@ -258,7 +286,8 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
     """
     n = len(result.ranking)
     q = None if result.p_values is None else benjamini_hochberg(result.p_values)
-    suffix = "" if q is not None or result.labels else f"; {_why_no_p(result, own)}"
+    labels = result.labels if result.ranked_by_labels else None
+    suffix = "" if q is not None or labels else f"; {_why_no_p(result, own)}"
     if rule.contamination is not None:
         count = round(rule.contamination * n)
         decision = _most_anomalous(result, "contamination", count, rule.contamination, q)
@@ -280,16 +309,16 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
                 reason=f"{decision.reason}; without guarantee: the collection is its own reference "
                 f"and one of its classes has {counted(least, 'image')}, fewer than {FEW_IN_CLASS}",
             )
-    elif result.labels is not None:
-        flagged = result.labels.is_issue
+    elif labels is not None:
+        flagged = labels.is_issue
         count = int(flagged.sum())
         reason = f"{_flagged(count)}: another class suits {'it' if count == 1 else 'them'} better"
         decision = Decision("label margin", 0.0, flagged, None, reason, {})
     else:
         reason = f"{_why_no_p(result, own)}; {NOTHING_FLAGS}"
         decision = Decision("none", None, np.zeros(n, bool), None, reason, {})
-    if result.labels is not None:
-        decision = _with_unquestioned(result, result.labels, decision)
+    if labels is not None:
+        decision = _with_unquestioned(result, labels, decision)
     return replace(result, decision=decision)
 
 
@@ -375,7 +404,9 @@ def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
         reason += (
             f": with {counted(m, 'calibration image')}{' in a class' * rule.per_class} "
             f"{fewest} would have to look stranger than every one of those; to flag one, "
-            f"{facts['calibration_needed_for_one']:,} are needed"
+            f"{facts['calibration_needed_for_one']:,} are needed. Add clean images with "
+            "--calibration DIR, or read the most unusual images first and flag some with --flag N "
+            "or --flag N%"
         )
     return Decision("fdr", level, flagged, q, reason, facts)
 

@@ -1,17 +1,20 @@
 """The output folder of an audit: written by `save_audit`, read back by `open_run`.
 
-`scores.parquet` and `scores.csv` hold one row an image, `failures.csv` what could not be read,
-`issues.csv` and `dropped.csv` the answers to --question mislabel and --robust; `run.json` comes
-last, with settings, counts and the checksums of the others. No cell of a csv file is a formula.
+`scores.parquet` and `scores.csv` hold one row an image, `issues.parquet` and `issues.csv` one an
+issue, `failures.csv` what could not be read, `label_issues.csv` and `dropped.csv` the answers to
+--question mislabel and --robust; `run.json` comes last, with settings, counts and the checksums of
+the others. No cell of a csv file is a formula.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,27 +26,33 @@ import pyarrow.parquet as pq
 
 from ..artefacts import (
     FORMAT_VERSION,
+    MODEL,
     check_checksum,
+    check_fields,
+    is_count,
+    is_size,
     read_json,
     sha256_of,
     write_atomically,
     write_json,
 )
-from ..csv_cells import cell_text, csv_text
 from ..errors import BlissError, UsageError
-from ..indexer import Failure, ranks, read_parquet
+from ..indexer import Failure, column_names, numbers_of, ranks, read_parquet
+from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
 from .decisions import decision_facts
+from .issues import issue_counts, issues_table, worst_issues
 from .result import AuditedImage, AuditResult, Refit
 from .robust import refit_facts
 from .run import AuditSettings
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
-SCORES_CSV, ISSUES, DROPPED = "scores.csv", "issues.csv", "dropped.csv"
+SCORES_CSV, ISSUES, ISSUES_CSV = "scores.csv", "issues.parquet", "issues.csv"
+LABELS_CSV, DROPPED = "label_issues.csv", "dropped.csv"
 HOW = (
     "batch_size", "device", "engine", "max_failures", "output", "overwrite", "ray_actors",
-    "ray_address", "workers",
+    "ray_address", "strict", "workers",
 )  # fmt: skip
 """Options that change how an audit runs, not its result."""
 DECIDING = (
@@ -52,7 +61,7 @@ DECIDING = (
 """Options that only change the decision on the same scores: they may differ between runs."""
 TOP = 20
 """Images shown, and compared by --robust, unless --top is given."""
-ISSUE_COLUMNS = (
+LABEL_COLUMNS = (
     "row",
     "path",
     "is_label_issue",
@@ -67,6 +76,21 @@ ROWS_AT_ONCE, ROWS_READ = 1000, 4096
 LIBRARIES = ("bliss-audit", "numpy", "pyarrow", "pillow", "torch", "open_clip_torch")
 
 
+RUN_FIELDS: Mapping[str, Any] = {
+    "request?": dict,
+    "settings": {"k": is_size, "weight": (int, float)},
+    "images": {"source": str, "listed": is_count, "scored": is_count, "failed": is_count},
+    "model": MODEL,
+    "index": {"count": is_count, "sources": [{"name": str}], "checksums": {"*": str}},
+    "reference": {"images": [is_count], "calibration_images": is_count},
+    "libraries": {"bliss-audit": str},
+    "decision?": (dict, type(None)),
+    "robust?": (dict, type(None)),
+    "checksums": {"*": str},
+}
+"""What readers of `run.json` use, as `artefacts.misfit` checks it."""
+
+
 def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
     """Raise UsageError, naming what differs, where `folder` holds another request's audit."""
     path = Path(folder) / RUN
@@ -75,13 +99,42 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
     before = read_json(path).get("request")
     before, now = current_names(before if isinstance(before, dict) else {}), current_names(request)
     names = {*before, *now} - {*HOW, *DECIDING}
-    differing = sorted(name for name in names if before.get(name) != now.get(name))
+    differing = sorted(
+        name for name in names if not _same(before.get(name), now.get(name), Path(folder))
+    )
     if differing:
         raise UsageError(
             f"{folder} holds an audit made with other settings ({', '.join(differing)} differ)",
             "the same settings, or another folder",
             "Choose another --output, or pass --overwrite to replace it",
         )
+
+
+def _same(before: object, now: object, folder: Path) -> bool:
+    """Whether two values of an option are equal, or name the same existing files or folders."""
+    if before == now:
+        return True
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return all(_same(one, other, folder) for one, other in zip(before, now, strict=True))
+    if not (isinstance(before, str) and isinstance(now, str)):
+        return False
+    with suppress(OSError, ValueError):
+        return os.path.samefile(located(before, folder), located(now, folder))
+    return False
+
+
+def located(path: str, folder: Path) -> str:
+    """A path that a run in `folder` was given, where it exists now.
+
+    A relative one that is not in the current folder is looked for in the folders around the run.
+    """
+    try:
+        if os.path.isabs(path) or os.path.lexists(path):
+            return path
+        around = folder.resolve().parents
+        return next((str(each / path) for each in around if (each / path).exists()), path)
+    except (OSError, ValueError):
+        return path
 
 
 def current_names(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +157,11 @@ def current_names(request: Mapping[str, Any]) -> dict[str, Any]:
         "trained": sorted(filter(None, trained)),
     }
     made |= {name: value for name, value in merged.items() if value}
+    # What ranks the images: the other questions only add issues, and are answered again.
+    questions = made.pop("question", "")
+    questions = [questions] if isinstance(questions, str) else questions
+    if "mislabel" in questions and "stray" not in questions:
+        made["question"] = "mislabel"
     for spec, prefix in (("images" if "images" in made else "test", "images_"), ("corpus", "")):
         parts = [made.pop(f"{prefix}{part}", None) for part in ("revision", "config", "split")]
         if isinstance(made.get(spec), str):
@@ -126,15 +184,23 @@ def save_audit(
         folder / FAILURES, lambda file: file.write(failures_csv(result.images.failures))
     )
     write_atomically(folder / SCORES_CSV, lambda file: _write_csv(folder / SCORES, file))
-    written = [SCORES, FAILURES, SCORES_CSV]
-    if result.labels is not None:
-        write_atomically(folder / ISSUES, lambda file: write_issues_csv(result, file.write))
-        written.append(ISSUES)
+    issues = issues_table(result) if result.issues is None else result.issues
+    write_atomically(folder / ISSUES, lambda file: pq.write_table(issues, file))
+    write_atomically(
+        folder / ISSUES_CSV,
+        lambda file: write_scores_csv(
+            issues.column_names, issues.to_batches(ROWS_AT_ONCE), file.write
+        ),
+    )
+    written = [SCORES, FAILURES, SCORES_CSV, ISSUES, ISSUES_CSV]
+    if result.ranked_by_labels:
+        write_atomically(folder / LABELS_CSV, lambda file: write_labels_csv(result, file.write))
+        written.append(LABELS_CSV)
     if result.refit is not None:
         dropped = dropped_csv(result.refit)
         write_atomically(folder / DROPPED, lambda file: file.write(dropped))
         written.append(DROPPED)
-    for name in {ISSUES, DROPPED} - set(written):  # another question's, from an earlier run
+    for name in {LABELS_CSV, DROPPED} - set(written):  # another question's, from an earlier run
         (folder / name).unlink(missing_ok=True)
     facts = run_facts(result, settings, request)
     facts["checksums"] = {name: sha256_of(folder / name) for name in written}
@@ -160,15 +226,15 @@ def _write_csv(scores: Path, file: IO[bytes]) -> None:
         write_scores_csv(names, read_batches(stored, ROWS_AT_ONCE), file.write)
 
 
-def write_issues_csv(result: AuditResult, write: Callable[[bytes], object]) -> None:
-    """Write UTF-8 CSV of ISSUE_COLUMNS, one line an image in the collection's order.
+def write_labels_csv(result: AuditResult, write: Callable[[bytes], object]) -> None:
+    """Write UTF-8 CSV of LABEL_COLUMNS, one line an image in the collection's order.
 
     Images without a label among the classes are not in it; no cell is a formula.
     """
     labels = result.labels
     assert labels is not None
     classes = result.reference.classes
-    lines: list[tuple[object, ...]] = [ISSUE_COLUMNS]
+    lines: list[tuple[object, ...]] = [LABEL_COLUMNS]
     quality, issue = labels.quality, labels.is_issue
     for i, (row, path) in enumerate(zip(result.images.rows, result.images.paths, strict=True)):
         if labels.given[i] >= 0:
@@ -213,7 +279,7 @@ def run_facts(
         "request": dict(request),
         "settings": {
             "k": settings.k,
-            "weight": settings.weight,
+            "weight": settings.weight if result.refit is None else result.refit.weight,
             "score": result.score_name,
             "prompts": list(settings.words.prompts),
             "normal": list(settings.words.normal),
@@ -221,7 +287,11 @@ def run_facts(
             "exclude_near_labels": settings.exclude.cosine,
             "exclude_label_words": settings.exclude.words,
         },
-        "images": {**count_facts(result), "source": result.images.source},
+        "images": {
+            **count_facts(result),
+            "source": result.images.source,
+            "fingerprint": result.images.fingerprint,
+        },
         "model": dict(result.images.model),
         "index": {
             "folder": str(result.index.folder),
@@ -238,6 +308,8 @@ def run_facts(
             "prompts": list(reference.prompts),
             "images": reference.moments.counts.tolist(),
             "calibration_images": reference.calibration_count,
+            **({"fingerprint": result.clean} if result.clean else {}),
+            **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         },
         **answer_facts(result, int(request.get("top", TOP))),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -257,10 +329,11 @@ def hidden_facts(hidden: HiddenTexts) -> dict[str, Any]:
 
 
 def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
-    """The question, the decision and, with --robust, the refit."""
+    """What ranked the images, the decision, the issues and, with --robust, the refit."""
     refit = refit_facts(result, top)
     return {
-        "question": "stray" if result.labels is None else "mislabel",
+        "question": "mislabel" if result.ranked_by_labels else "stray",
+        **({} if result.issues is None else {"issues": issue_counts(result.issues)}),
         "decision": None if result.decision is None else decision_facts(result.decision),
         **({} if refit is None else {"robust": refit}),
     }
@@ -269,11 +342,13 @@ def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
 def count_facts(result: AuditResult) -> dict[str, int]:
     """How many images were listed, scored and unreadable, and what else is counted of them."""
     images = result.images
+    aside = dict.fromkeys(result.reference.set_aside, 0)
     return {
         "listed": len(images.rows) + len(images.failures),
         "scored": len(images.rows),
         "failed": len(images.failures),
         "left_out": len(np.unique(result.left_out.images)),
+        "set_aside": int((numbers_of(images.labels, aside) >= 0).sum()),
         "copies": len(images.hashes) - 1 - int(ranks(images.hashes).max(initial=-1)),
         "exif_rotated": images.exif_rotated,
         "normalised": images.normalised,
@@ -288,6 +363,8 @@ def json_summary(result: AuditResult, top: int) -> dict[str, Any]:
         **answer_facts(result, top),
         **({} if result.hidden is None else {"hidden_captions": hidden_facts(result.hidden)}),
         "failures": [asdict(failure) for failure in result.images.failures],
+        "read_first": [result.images.paths[i] for i in result.first_order[:top].tolist()],
+        "worst_issues": {} if result.issues is None else worst_issues(result.issues),
         "worst": [
             {
                 "path": image.path,
@@ -348,6 +425,8 @@ class RunFolder:
     folder: Path
     facts: Mapping[str, Any]
     """What `run.json` says."""
+    opened: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was read for this run and compared with it, by name."""
 
     @property
     def source(self) -> str:
@@ -357,8 +436,7 @@ class RunFolder:
     @cached_property
     def names(self) -> frozenset[str]:
         """The columns that `scores.parquet` has."""
-        with open(self.folder / SCORES, "rb") as file:
-            return frozenset(pq.read_schema(file).names)
+        return frozenset(column_names(self.folder / SCORES))
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """The named columns that exist, for all n images."""
@@ -381,11 +459,16 @@ class RunFolder:
 
     def failures(self) -> list[Failure]:
         """What `failures.csv` lists."""
-        with open(self.folder / FAILURES, encoding="utf-8", newline="") as file:
-            return [
-                Failure(int(line["row"]), cell_text(line["path"]), cell_text(line["reason"]))
-                for line in csv.DictReader(file)
-            ]
+        return read_failures(self.folder)
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """What `failures.csv` in a folder lists."""
+    with open(folder / FAILURES, encoding="utf-8", newline="") as file:
+        return [
+            Failure(int(line["row"]), cell_text(line["path"]), cell_text(line["reason"]))
+            for line in csv.DictReader(file)
+        ]
 
 
 def open_run(folder: str | Path) -> RunFolder:
@@ -406,6 +489,7 @@ def open_run(folder: str | Path) -> RunFolder:
             f"an audit of version {FORMAT_VERSION}",
             "Run the audit again with this version of bliss-audit",
         )
+    check_fields(facts, RUN_FIELDS, folder / RUN)
     for name in (SCORES, FAILURES):
         check_checksum(folder, name, facts)
     return RunFolder(folder, facts)

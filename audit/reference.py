@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import MANIFEST, digest, read_manifest
+from ..artefacts import MANIFEST, digest, read_manifest, write_atomically
 from ..errors import BlissError, UsageError
 from ..indexer import (
     CaptionIndex,
@@ -33,36 +33,42 @@ from ..indexer import (
     reuse_files,
     text_column,
 )
+from ..safe_text import counted, csv_text
 from ..scorer import (
     ARRAYS,
     MEMBERS,
     REFERENCE_KIND,
     Calibration,
     Reference,
-    check_counts,
     empty_moments,
     hold_out,
     images_to_keep,
     load_reference,
     make_members,
     save_reference,
+    sketch_rows,
 )
 from .classes import (
     ClassWords,
+    MissingPrompts,
     assign_classes,
     choose_classes,
+    class_means,
     class_prompts,
     encode_class_prompts,
+    given_vectors,
     look_up_class_prompts,
     named_classes,
+    without_small,
 )
 from .scoring import class_moments
 
 REFERENCE, REFERENCES = "reference", "references"
 """Its folder in an output folder, and the folder in the cache that registers all of them."""
+MISSING = "missing_prompts.csv"
 REMEDY = "Fit it again"
-FORMAT = 1
-"""Incremented whenever fitting starts to give other numbers."""
+FORMAT = 2
+"""Incremented whenever fitting starts to give other numbers, or more."""
 MOST_BYTES = 256 << 20
 
 
@@ -86,18 +92,30 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     *,
     least: int = 2,
     engine: Engine | None = None,
+    strict: bool = True,
 ) -> Reference:
     """Fit a reference on clean images, holding a share of them out for calibration.
 
     Label prompts are embedded by the `encoder`, or without one looked up among the `index`'s
     captions; an `engine` computes the moments elsewhere. Raises UsageError where there is neither,
-    BlissError where the models differ and for a class with fewer than `least` images.
+    BlissError where the models differ and for a class with fewer than `least` images; if not
+    `strict`, such classes are set aside, and `Reference.set_aside` says which, as long as another
+    class is left.
     """
     normal = choose_classes(images.labels, words, images.source)
+    aside: dict[str, int] = {}
+    if normal is not None:
+        normal, aside = without_small(normal, least, strict)
     classes = normal.classes if normal else named_classes(words, images.source)
     prompts = class_prompts(classes, words)
     vectors = None
-    if encoder is not None:
+    if words.vectors:
+        dimension = images.model["dimension"]
+        vectors, encoder = given_vectors(classes, words.vectors, dimension), None
+    elif words.means and normal is not None:
+        vectors = class_means(images.vectors, normal.labels, len(classes))
+        prompts, encoder = [["the mean of its images"] for _ in classes], None
+    elif encoder is not None:
         check_same_model(images.model, images.source, encoder.facts, "the model given")
     elif index is not None:
         check_same_model(images.model, images.source, index.model, str(index.folder))
@@ -110,24 +128,63 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     else:
         prompted = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     fitted_on = {"classes": list(classes), "prompts": prompts, "prompted": prompted}
+    if normal is None:  # which classes are large enough, only the images will tell
+        fitted_on["least"] = least
     key = _key(images, {**fitted_on, "held_out": calibration_share})
     reference = None if store is None or not images.fingerprint else _load(store, key)
     if reference is None:
         if vectors is None:
             assert encoder is not None
             vectors = encode_class_prompts(prompts, encoder)
+        flat = [" | ".join(texts) for texts in prompts]
         if normal is None:
             normal = assign_classes(images.vectors, vectors, words)
+            normal, aside = without_small(normal, least, strict)
+            stay = [number for number, name in enumerate(classes) if name not in aside]
+            vectors, flat = vectors[stay], [flat[number] for number in stay]
         model = images.model
         if encoder is not None and not model.get("weights_sha256"):
             model = encoder.facts
-        flat = tuple(" | ".join(texts) for texts in prompts)
-        empty = Reference(empty_moments(classes, vectors.shape[1]), vectors, flat, model)
+        empty = Reference(
+            empty_moments(normal.classes, vectors.shape[1]),
+            vectors,
+            tuple(flat),
+            model,
+            set_aside=aside,
+        )
         reference = _with_images(empty, images, normal.labels, calibration_share, engine)
         if store is not None and images.fingerprint:
             _save(store, key, reference, images)
-    check_counts(reference.moments, least)
-    return reference
+    return reference if normal is None else replace(reference, set_aside=aside)
+
+
+def fit_with_means(
+    output: Path, say: Callable[[str], object], images: EmbeddedImages, **given: Any
+) -> Reference:
+    """`fit_reference`, with class means where no model is at hand and prompts are not captions.
+
+    Those prompts are listed in MISSING in the `output` folder, which --prompts reads back. Means
+    stand in where the prompts were not chosen and the images have classes; otherwise the error of
+    `fit_reference` names the list.
+    """
+    words: ClassWords = given["words"]
+    (output / MISSING).unlink(missing_ok=True)
+    try:
+        return fit_reference(images, **given)
+    except MissingPrompts as error:
+        lines = csv_text([("class", "prompt"), *error.missing]).encode("utf-8")
+        write_atomically(output / MISSING, lambda file: file.write(lines))
+        chosen = words.prompts != ClassWords().prompts or words.labels
+        if chosen or choose_classes(images.labels, words, images.source) is None:
+            remedy = f"{error.remedy}. {output / MISSING} lists all of them, for --prompts"
+            raise MissingPrompts(error.given, error.needed, remedy, error.missing) from error
+        missed = counted(len(error.missing), "class prompt is no caption", "class prompts are no "
+                         "captions")  # fmt: skip
+        say(
+            f"no model is at hand and {missed} ({output / MISSING} lists them, for --prompts): the "
+            "mean of a class's images stands in for its prompt"
+        )
+        return fit_reference(images, **{**given, "words": replace(words, means=True)})
 
 
 def _with_images(
@@ -147,7 +204,7 @@ def _with_images(
     contents = text_column(images.hashes)
     if len(used) < len(contents):  # otherwise the members share the images' own column
         contents = contents.take(used)
-    members = make_members(contents, labels[used])
+    members = make_members(contents, labels[used], sketch_rows(vectors))
     calibration = None
     if held.any():
         calibration = Calibration(images.vectors[np.flatnonzero(held)], labels[held])

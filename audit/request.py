@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from ..artefacts import MANIFEST, read_json
+from ..artefacts import MANIFEST, read_json, temporary_folder
 from ..corpora import (
     NO_IMAGE_OPTIONS,
     CaptionRules,
@@ -23,7 +22,7 @@ from ..corpora import (
     open_corpus,
     open_images,
 )
-from ..errors import BlissError, TooManyFailures, UsageError
+from ..errors import TooManyFailures, UsageError
 from ..indexer import (
     DEFAULT_SEARCH,
     CaptionIndex,
@@ -34,7 +33,6 @@ from ..indexer import (
     IndexOptions,
     ModelChoice,
     SearchChoice,
-    Texts,
     build_index,
     check_same_model,
     check_same_preprocessing,
@@ -49,10 +47,17 @@ from ..indexer import (
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer import REFERENCE_KIND, Head, Need, Reference, Score, load_reference, open_head
-from .classes import ClassWords, choose_classes, named_classes
+from .classes import (
+    ClassWords,
+    choose_classes,
+    named_classes,
+    set_aside_text,
+    unmet_labels,
+    without_small,
+)
 from .decisions import AuditQuestion, decide, with_calibration
 from .models import Say, encoder_for
-from .reference import REFERENCE, ReferenceStore, fit_reference
+from .reference import REFERENCE, ReferenceStore, fit_with_means
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
 from .run import LEAST_IMAGES, AuditSettings, audit_against
@@ -96,6 +101,8 @@ class AuditRequest:
     """A folder that `bliss train oecl` made, for the scores that are trained."""
     question: AuditQuestion = field(default_factory=AuditQuestion)
     """What is to be found out and decided."""
+    strict: bool = False
+    """Whether a class with too few images is refused, where it is set aside otherwise."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.embeddings is None):
@@ -124,6 +131,11 @@ def run_audit(
     inputs = open_inputs(request, say, no_prompts)
     embedded = embed_inputs(inputs, request, progress, say)
     reference = fit_or_load_reference(inputs, embedded, request, say)
+    classes, aside = reference.classes, reference.set_aside
+    for given in (None if inputs.own else embedded.images, embedded.calibration):
+        if given is not None:
+            for line in unmet_labels(given.labels, classes, aside, given.source):
+                say(line)
     result = score_images(inputs, embedded, reference, request, progress)
     return decide(result, request.question, request.settings, inputs.own, embedded.clean, progress)
 
@@ -147,6 +159,8 @@ class AuditInputs:
     score: Score
     head: Head | None
     no_prompts: NoPrompts | None
+    set_aside: Mapping[str, int]
+    """The classes with too few images, as far as labels are known, and how many each has."""
 
     @property
     def own(self) -> bool:
@@ -190,14 +204,16 @@ def open_inputs(
     if request.reference and fitted is None:
         reference = _open_image_input(request.reference)
     calibration = _open_image_input(question.calibration) if question.calibration else None
-    _check_classes(images, reference, calibration, request)
+    aside = _check_classes(images, reference, calibration, request)
+    if aside:
+        say(set_aside_text(aside, LEAST_IMAGES if reference is None else 2))
     encoder: Encoder | None = None
     everything = (images, reference, calibration)
     if index is None or request.model.model or any(map(_is_listed, everything)):
         encoder = encoder_for(request.model, index, fitted, say)
     corpus = _open_corpus(request, say) if index is None else None
     inputs = AuditInputs(
-        images, reference, calibration, index, corpus, encoder, score, head, no_prompts
+        images, reference, calibration, index, corpus, encoder, score, head, no_prompts, aside
     )
     _check_models(inputs)
     if index is not None:
@@ -229,39 +245,30 @@ def _check_classes(
     reference: ImageInput | Reference | None,
     calibration: ImageInput | None,
     request: AuditRequest,
-) -> None:
-    """Raise what fitting would, where labels are known before images are embedded."""
-    question = request.question
+) -> Mapping[str, int]:
+    """The classes to set aside, where labels are known before images are embedded.
+
+    Raises what fitting would.
+    """
+    question, aside = request.question, dict[str, int]()
     if isinstance(reference, Reference):
         classes: tuple[str, ...] = reference.classes
     else:
         source = images if reference is None else reference
         if source.labels is None:
-            return  # they come with the images
+            return aside  # they come with the images
         least = LEAST_IMAGES if reference is None else 2
-        classes = _countable_classes(source.labels, request.settings.words, _name(source), least)
+        name, words = _name(source), request.settings.words
+        normal = choose_classes(source.labels, words, name)
+        if normal is None:
+            classes = named_classes(words, name)
+        else:
+            normal, aside = without_small(normal, least, request.strict)
+            classes = normal.classes
     question.check_classes(classes)
     if calibration is not None and calibration.labels is not None:
         question.check_calibration(calibration.labels, classes, _name(calibration))
-
-
-def _countable_classes(
-    labels: Texts[str | None], words: ClassWords, name: str, least: int
-) -> tuple[str, ...]:
-    """The normal classes; BlissError for one with fewer than `least` images."""
-    normal = choose_classes(labels, words, name)
-    if normal is None:
-        return named_classes(words, name)
-    filed = normal.labels[normal.labels >= 0]
-    counts = np.bincount(filed, minlength=len(normal.classes)).tolist()
-    for class_name, count in zip(normal.classes, counts, strict=True):
-        if count < least:
-            raise BlissError(
-                f"class '{class_name}' has {counted(count, 'reference image')}",
-                f"at least {least} in every class",
-                "Add reference images of that class or leave the class out",
-            )
-    return normal.classes
+    return aside
 
 
 def _name(given: ImageInput) -> str:
@@ -363,10 +370,13 @@ def fit_or_load_reference(
             share = _share_held_out(question, len(images.rows))
         store = ReferenceStore(Path(request.output) / REFERENCE, request.embed.cache, say)
         words, least = request.settings.words, LEAST_IMAGES if own else 2
-        reference = fit_reference(
-            images, embedded.index, inputs.encoder, words, share, store, least=least,
+        reference = fit_with_means(
+            Path(request.output), say, images, index=embedded.index, encoder=inputs.encoder,
+            words=words, calibration_share=share, store=store, least=least, strict=request.strict,
             engine=request.embed.engine,
         )  # fmt: skip
+        if reference.set_aside and reference.set_aside != inputs.set_aside:
+            say(set_aside_text(reference.set_aside, least))
     if embedded.calibration is None:
         return reference
     return with_calibration(reference, embedded.calibration, question)
@@ -379,7 +389,7 @@ def _share_held_out(question: AuditQuestion, images: int) -> float:
     is too few for any to be at most the false discovery rate.
     """
     enough = math.ceil(1 / question.rule.fdr - 1e-9) - 1
-    if question.kind != "stray" or question.calibration or int(HELD_OUT * images) < enough:
+    if question.ranks_labels or question.calibration or int(HELD_OUT * images) < enough:
         return 0.0
     return HELD_OUT
 
@@ -396,6 +406,8 @@ def score_images(
     hits = HitsCache(Path(request.output) / HITS)
     engine = request.embed.engine
     result = audit_against(images, index, reference, settings, progress, hits=hits, engine=engine)
+    if embedded.clean is not None:
+        result = replace(result, clean=embedded.clean.fingerprint)
     words = None if isinstance(inputs.reference, Reference) else settings.words
     used = ScoreInputs(embedded.clean, inputs.head, inputs.no_prompts, words, index, inputs.encoder)
     return rescored(result, inputs.score, settings.weight, used)
@@ -437,7 +449,8 @@ def read_or_embed(
     if are_embedded(spec):
         return read_image_embeddings(spec)
     listed = open_images(spec, options)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as scratch:
+        folder = scratch / "images"
         return embed_images(listed, encoder(), folder, embed or EmbedOptions(), progress)
 
 

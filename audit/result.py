@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +12,33 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..indexer import CaptionIndex, EmbeddedImages, Engine, origin_names, release_pages
-from ..scorer import BlissScores, HiddenTexts, LabelMargins, LeftOut, Reference, Retrieved
+from ..corpora import why_outside
+from ..errors import UsageError
+from ..indexer import (
+    CaptionIndex,
+    Decoder,
+    DecodingLimits,
+    EmbeddedImages,
+    Engine,
+    UnreadableImage,
+    origin_names,
+    read_file,
+    release_pages,
+)
+from ..safe_text import counted, terminal_text
+from ..scorer import (
+    BlissScores,
+    HiddenTexts,
+    LabelMargins,
+    LeftOut,
+    Reference,
+    Retrieved,
+)
 from .retrieval import HitsCache
 
 ROWS_AT_ONCE = 16_384
+SHOWN, SIDE, CAPTIONS_SHOWN = 10, 96, 2
+"""Images in a notebook, the longer side of their thumbnails in pixels, and captions of each."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +69,11 @@ class Refit:
     """Path, class and better class of every reference image that was left out."""
     before: np.ndarray
     """float64 [n], the scores before the refit."""
+    weight: float
+    """λ afterwards, which keeps the balance of captions and prompts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AuditResult:
     """Scores of n images, higher = more anomalous, in the collection's order."""
 
@@ -61,21 +88,36 @@ class AuditResult:
     score_name: str = "bliss"
     """Which score of the field ranks the images."""
     labels: LabelMargins | None = None
-    """How well each image suits its label, with --question mislabel; it then ranks the images."""
+    """How well each image suits its label; None without labels among two classes or more."""
     decision: Decision | None = None
     refit: Refit | None = None
     hits: HitsCache | None = None
     """The cache of what was retrieved, for steps that retrieve again."""
     engine: Engine | None = None
     """Where such steps search and score; None: in this process."""
+    clean: str = ""
+    """The fingerprint of the images of a separate reference; "" where they are not at hand."""
     hidden: HiddenTexts | None = None
     """The captions hidden as too similar to a label; `index` holds the others."""
+    weight: float = 0.5
+    """λ, the weight of the captions in BLISS."""
+    ranked_by_labels: bool = False
+    """Whether the margins of the labels rank the images, as with --question mislabel."""
+    merged: np.ndarray | None = None
+    """float64 [n], strays and wrong labels in one order, higher = to be read earlier (see
+    `merged_order`); None where no label was questioned."""
+    copies: pa.Table | None = None
+    """Groups of copies, as `find_copies` lists them; None where none were looked for."""
+    quality: pa.Table | None = None
+    """Bad pictures, as `quality_issues` lists them; None where none were looked for."""
+    issues: pa.Table | None = None
+    """Every issue of every image, as `issues_table` lists them; None before it was decided."""
 
     @property
     def ranking(self) -> np.ndarray:
         """float64 [n], what ranks the images, most anomalous highest: their score, or where labels
-        were questioned their margin (-inf for images without a label)."""
-        if self.labels is None:
+        rank them their margin (-inf for images without a label)."""
+        if self.labels is None or not self.ranked_by_labels:
             return self.scores.score
         return np.nan_to_num(self.labels.margin, nan=-np.inf)
 
@@ -83,6 +125,16 @@ class AuditResult:
     def order(self) -> np.ndarray:
         """int64 [n], positions from the most to the least anomalous; equal ones in order."""
         return np.argsort(-self.ranking, kind="stable")
+
+    @property
+    def first_order(self) -> np.ndarray:
+        """int64 [n], positions in the order in which the images are to be read."""
+        return self.order if self.merged is None else np.argsort(-self.merged, kind="stable")
+
+    @property
+    def asks_labels(self) -> bool:
+        """Whether labels were questioned."""
+        return self.labels is not None
 
     def worst(self, count: int) -> list[AuditedImage]:
         """The `count` most anomalous images, worst first."""
@@ -136,6 +188,41 @@ class AuditResult:
         """One row an image, in the collection's order; the columns of `scores.parquet`."""
         return pa.concat_tables(self.tables())
 
+    def to_pandas(self) -> Any:
+        """`table` as a pandas DataFrame; UsageError where pandas is not installed."""
+        try:
+            import pandas  # noqa: F401
+        except ImportError as error:
+            raise UsageError(
+                "to_pandas was called and pandas is not installed",
+                "pandas",
+                "Install it with pip install pandas, or use table()",
+            ) from error
+        return self.table().to_pandas()
+
+    def __repr__(self) -> str:
+        """One line: how many images, classes and captions, and how many are flagged."""
+        flagged = "not decided"
+        if self.decision is not None:
+            flagged = f"{int(self.decision.flagged.sum()):,} flagged"
+        issues = "" if self.issues is None else f", {counted(len(self.issues), 'issue')}"
+        classes = counted(len(self.reference.classes), "class", "classes")
+        return (
+            f"<AuditResult: {counted(len(self.scores.score), 'image')}, {classes}, "
+            f"{counted(self.index.count, 'caption')}, {flagged}{issues}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The images to read first, for a notebook, with thumbnails where there are files."""
+        images = [self.image(i) for i in self.first_order[:SHOWN].tolist()]
+        rows = "".join(map(_html_row, _thumbnails(self.images.source, images), images))
+        heads = ("", "image", "filed under", "nearest class", "score", "resembles")
+        return (
+            f"<p>{html.escape(repr(self)[1:-1])}</p><table><thead><tr>"
+            + "".join(f"<th>{head}</th>" for head in heads)
+            + f"</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
     def tables(self) -> Iterator[pa.Table]:
         """`table` in blocks of ROWS_AT_ONCE rows, so that no more text is held at once."""
         n = len(self.images.rows)
@@ -143,13 +230,18 @@ class AuditResult:
         left_out[self.left_out.images] = True
         rank = np.empty(n, np.int64)
         rank[self.order] = np.arange(1, n + 1)
+        first = np.empty(n, np.int64)
+        first[self.first_order] = np.arange(1, n + 1)
         for start in range(0, n, ROWS_AT_ONCE):
-            yield self._block(slice(start, min(n, start + ROWS_AT_ONCE)), rank, left_out)
+            here = slice(start, min(n, start + ROWS_AT_ONCE))
+            yield self._block(here, rank, first, left_out)
             scores, retrieved = self.scores, self.retrieved
             release_pages(retrieved.rows, retrieved.similarity, scores.pull)
             release_pages(scores.best_classes, scores.best_scores)
 
-    def _block(self, here: slice, rank: np.ndarray, left_out: np.ndarray) -> pa.Table:
+    def _block(
+        self, here: slice, rank: np.ndarray, first: np.ndarray, left_out: np.ndarray
+    ) -> pa.Table:
         scores, images = self.scores, self.images
         rows = self.retrieved.rows[here]
         n = len(rows)
@@ -171,6 +263,7 @@ class AuditResult:
             "content": pa.array(images.hashes[here], pa.string()),
             "score": pa.array(scores.score[here]),
             "rank": pa.array(rank[here]),
+            "read_first": pa.array(first[here]),
             "nearest_class": names.take(pa.array(scores.nearest[here])),
             "ics": pa.array(scores.ics[here]),
             "ets": pa.array(scores.ets[here]),
@@ -259,3 +352,36 @@ class AuditedImage:
     margin: float | None = None
     """By how much, in cosines; positive where that is another class than its own."""
     label_quality: float | None = None
+
+
+def _html_row(picture: str, image: AuditedImage) -> str:
+    captions = "; ".join(each.text for each in image.captions[:CAPTIONS_SHOWN] if each.pull > 0)
+    texts = [image.path, image.label or "", image.nearest, f"{image.score:.2f}", captions]
+    cells = "".join(f"<td>{html.escape(terminal_text(text))}</td>" for text in texts)
+    return f"<tr><td>{picture}</td>{cells}</tr>"
+
+
+def _thumbnails(source: str, images: Sequence[AuditedImage]) -> list[str]:
+    """An image element for each image with a file, "" for the others.
+
+    Paths are relative to `source`, or to the current folder where that is no folder.
+    """
+    root = source if os.path.isdir(source) else "."
+    made, limits = [""] * len(images), DecodingLimits()
+    files = [
+        (place, os.path.join(root, image.path))
+        for place, image in enumerate(images)
+        if not why_outside(root, image.path, False)
+    ]
+    files = [(place, file) for place, file in files if os.path.isfile(file)]
+    if not files:
+        return made
+    with Decoder() as maker:
+        for place, file in files:
+            try:
+                webp = maker.thumbnail(read_file(file, limits), SIDE, limits)
+            except UnreadableImage:
+                continue
+            data = base64.b64encode(webp).decode("ascii")
+            made[place] = f'<img src="data:image/webp;base64,{data}" alt="">'
+    return made

@@ -17,7 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artefacts import check_checksum, digest, read_json, sha256_of, write_array, write_json
+from ..artefacts import (
+    check_checksum,
+    digest,
+    read_array,
+    read_json,
+    sha256_of,
+    write_array,
+    write_json,
+)
 from ..errors import BlissError
 from ..indexer import (
     SCRATCH,
@@ -161,4 +169,4 @@ def _read(folder: Path, name: str, facts: dict[str, object]) -> np.ndarray | Non
         return None
     if {**before, "checksums": None} != {**facts, "checksums": None}:
         return None
-    return np.load(path, allow_pickle=False)
+    return read_array(path)

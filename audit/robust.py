@@ -13,14 +13,18 @@ from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer import (
     LEAST,
+    SCORES,
     SHARE,
     BlissScores,
     FiledImages,
     LeftOut,
     Reference,
     as_members,
+    balanced_weight,
     explained_images,
+    filed_terms,
     label_margins,
+    merged_order,
     rank_correlation,
     remove_images,
     top_in_common,
@@ -28,7 +32,12 @@ from ..scorer import (
 from .result import AuditResult, Refit
 from .retrieval import retrieve
 from .run import AuditSettings, calibrated, given_classes, in_reference
+from .scores import rescored
 from .scoring import score_classes
+
+MOST_REFITTED = 50_000
+"""Images for which the merged order refits without being told to: the neighbours of those in doubt
+are searched among all."""
 
 
 def refitted(
@@ -56,31 +65,43 @@ def refitted(
         scores = score_classes(
             images.vectors, found, before, settings.weight, labels, left_out, engine=result.engine
         )
-    out, better = _explained(images, labels, before, scores, settings.weight, left_out)
-    reference = without_images(before, images, labels, out)
-    classes = before.classes
+    cosine = label_margins(images.vectors, before, labels, left_out).cosine_margin
+    out, better = _explained(images, labels, scores, settings.weight, cosine)
     table = tuple(
-        (images.paths[i], classes[labels[i]], classes[better[i]])
+        (images.paths[i], before.classes[labels[i]], before.classes[better[i]])
         for i in np.flatnonzero(out).tolist()
     )
+    return scored_with(result, without_images(before, images, labels, out), settings, table)
+
+
+def scored_with(
+    result: AuditResult,
+    reference: Reference,
+    settings: AuditSettings,
+    table: tuple[tuple[str, str, str], ...] = (),
+) -> AuditResult:
+    """`result` scored again, by the same score, with a `reference` that lacks some of its images.
+
+    λ is `balanced_weight`; `table` lists what was removed.
+    """
+    before = result.reference
     now = in_reference(result.images, reference)
+    weight = balanced_weight(settings.weight, before, reference)
     again = score_classes(
         result.images.vectors,
         result.retrieved,
         reference,
-        settings.weight,
+        weight,
         given_classes(result.images, reference),
         now,
         engine=result.engine,
     )
-    after = replace(
-        result,
-        reference=reference,
-        scores=again,
-        left_out=now,
-        refit=Refit(_fewer(result.left_out, now, len(again.score)), table, result.scores.score),
-    )
-    return calibrated(after, settings)
+    fewer = _fewer(result.left_out, now, len(again.score))
+    refit = Refit(fewer, table, result.scores.score, weight)
+    after = replace(result, reference=reference, scores=again, left_out=now, refit=refit)
+    if result.score_name == "bliss+":
+        return rescored(after, SCORES["bliss+"], weight)
+    return calibrated(after, replace(settings, weight=weight))
 
 
 def reference_labels(images: EmbeddedImages, reference: Reference) -> np.ndarray:
@@ -111,19 +132,43 @@ def _fewer(before: LeftOut, now: LeftOut, n: int) -> np.ndarray:
     return np.bincount(now.images, minlength=n) < np.bincount(before.images, minlength=n)
 
 
+def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
+    """float64 [n], `merged_order` of an audit whose labels were questioned.
+
+    Where the audited images are their `own` reference, it is first fitted again without those that
+    another class explains, unless that was done already or there are more than MOST_REFITTED.
+    """
+    assert result.labels is not None
+    labels, reference, scores = result.labels, result.reference, result.scores
+    ics, ets, given = scores.given_ics, scores.given_ets, labels.given
+    if own and result.refit is None and len(given) <= MOST_REFITTED:
+        weight, margin = result.weight, labels.cosine_margin
+        out, _ = _explained(result.images, given, scores, weight, margin)
+        if out.any():
+            reference = without_images(reference, result.images, given, out)
+            left_out = in_reference(result.images, reference)
+            vectors = result.images.vectors
+            ics, ets = filed_terms(vectors, result.retrieved, reference, given, left_out)
+            labels = label_margins(vectors, reference, given, left_out)
+    filed = ~np.isnan(ics)
+    ics, ets = np.where(filed, ics, scores.ics), np.where(filed, ets, scores.ets)
+    return merged_order(ics + result.weight * ets, labels.margin)
+
+
 def _explained(
     images: EmbeddedImages,
     labels: np.ndarray,
-    reference: Reference,
     scores: BlissScores,
     weight: float,
-    left_out: LeftOut,
+    cosine: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """bool [n], which images to drop, and int64 [n], the other class that suits each best."""
+    """bool [n], which images to drop, and int64 [n], the other class that suits each best.
+
+    `cosine` float64 [n] is the margin of prompt cosines.
+    """
     filed = np.flatnonzero(labels >= 0)
     own = scores.given_ics + weight * scores.given_ets
     others = np.where(scores.best_classes == labels[:, None], np.inf, scores.best_scores)
-    cosine = label_margins(images.vectors, reference, labels, left_out).cosine_margin
     known = FiledImages(
         images.vectors[filed],
         labels[filed],
@@ -153,6 +198,7 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
         "dropped_by_class": dict(sorted(counts.items())),
         "least_images_a_class": LEAST,
         "least_share_a_class": SHARE,
+        "lambda": result.refit.weight,
         "rank_correlation": rank_correlation(before, after),
         "top": shown,
         "top_in_common": top_in_common(before, after, shown),
@@ -169,9 +215,9 @@ def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
         f"--robust dropped {count:,} of {count + reference_images:,} reference images, from "
         f"{classes} (dropped.csv lists them)"
     )
-    if not top:
-        return line
-    return (
-        f"{line}: rank correlation with the ranking before {facts['rank_correlation']:.3f}, "
-        f"{facts['top_in_common']} of the {top} most anomalous in common"
-    )
+    if top:
+        line += (
+            f": rank correlation with the ranking before {facts['rank_correlation']:.3f}, "
+            f"{facts['top_in_common']} of the {top} most anomalous in common"
+        )
+    return f"{line}; λ is now {facts['lambda']:.3g}, so that captions count as much as before"

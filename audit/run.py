@@ -116,8 +116,8 @@ def audit_against(  # noqa: PLR0913 - five positional
         images.vectors, retrieved, reference, settings.weight, given, left_out, engine=engine
     )
     result = AuditResult(
-        images, index, reference, retrieved, scores, left_out, None, hits=hits, hidden=hidden,
-        engine=engine,
+        images, index, reference, retrieved, scores, left_out, None,
+        hits=hits, engine=engine, hidden=hidden, weight=settings.weight,
     )  # fmt: skip
     return calibrated(result, settings)
 
@@ -129,8 +129,8 @@ def given_classes(images: EmbeddedImages, reference: Reference) -> np.ndarray:
 
 
 def in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:
-    """Which images have the content of a reference image, and the classes it is filed under."""
-    return LeftOut(*as_members(reference.members).filed(images.hashes))
+    """Which images are in the reference, by content or row, and the classes of each."""
+    return LeftOut(*as_members(reference.members).filed(images.hashes, images.vectors))
 
 
 def calibrated(

@@ -38,9 +38,8 @@ from blissaudit.corpora.images.folders import list_images
 from blissaudit.corpora.images.source import read_everything
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.encode.encoder import ModelChoice
+from blissaudit.indexer.encode.encoder import ModelChoice, Preprocessing
 from blissaudit.indexer.encode.open_clip import load_encoder
-from blissaudit.indexer.encode.preprocessing import Preprocessing
 from blissaudit.indexer.images.decoding import Decoded, DecodingLimits
 from blissaudit.indexer.images.workers import decode_images, default_workers
 from measuring import Report, begin, peak_extra, test_data, verdict

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from blissaudit.csv_cells import cell_text
 from blissaudit.demo.captions import all_captions
+from blissaudit.safe_text import cell_text
 from broken_files import REASONS, make_archives, make_collection, make_table
 
 WORKER = """

@@ -19,11 +19,10 @@ from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import LoadedModel, encoder_of_model, load_model
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
+from blissaudit.training.clipn import make_pairs
 from blissaudit.training.clipn_folder import curve_csv, curve_svg
-from blissaudit.training.clipn_pairs import make_pairs
 from blissaudit.training.clipn_tower import encode_no, make_no_tower
 from blissaudit.training.clipn_training import CurvePoint, TrainingSettings, train_no_tower
 from demo_world import Draw, Part, embedded, label_prompts, split_kinds, texts_about

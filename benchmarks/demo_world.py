@@ -22,8 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from blissaudit.demo.captions import caption
 from blissaudit.demo.scenes import KINDS, Scene, render_scene, sample_scene
-from blissaudit.indexer.encode.encoder import Encoder
-from blissaudit.indexer.encode.preprocessing import resize_and_crop
+from blissaudit.indexer.encode.encoder import Encoder, resize_and_crop
 from PIL import Image, ImageFilter
 
 SEED = 42

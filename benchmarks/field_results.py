@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from blissaudit.evaluation.draws import make_draws
-from blissaudit.evaluation.flagging import LEVEL
 from blissaudit.evaluation.metrics import mean_interval, paired_interval
-from blissaudit.evaluation.run import EvalResult, Words, choose_scores, evaluate
+from blissaudit.evaluation.run import LEVEL, EvalResult, Words, choose_scores, evaluate
 from blissaudit.scorer.scores.registry import SCORES
 from field_settings import CLEAN, HARD, MAIN, load, settings
 

@@ -35,7 +35,7 @@ from blissaudit.corpora.images.opening import open_images
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.images.embedding import embed_images
 from blissaudit.indexer.images.embedded import open_embedded_images
-from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.encode.encoder import Preprocessing
 
 def encode(pixels):
     return pixels.reshape(len(pixels), -1).astype(np.float32) @ PROJECTION

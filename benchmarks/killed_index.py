@@ -41,17 +41,24 @@ SPECS = (
 )
 READ = 375_735
 """Texts there, synsets split into words."""
-IN_PLAN = ("plan/.staged.parquet.*.tmp", "plan/.spill-*", "plan/.plan_*.tmp", "plan/.plan.json.*")
+HERE = ".bliss-*.tmp"
+"""The folder of a file that is being written."""
+IN_PLAN = (
+    f"plan/{HERE}/staged.parquet",
+    f"plan/{HERE}/spill",
+    f"plan/{HERE}/plan_*",
+    f"plan/{HERE}/plan.json",
+)
 IN_PARTS = (
     None,
-    "text_emb/.*.tmp",
+    f"text_emb/{HERE}/*.npy",
     None,
-    "captions/.*.tmp",
+    f"captions/{HERE}/*.bin",
     None,
-    "metadata/.*.tmp",
-    "parts/.*.tmp",
+    f"metadata/{HERE}/*.parquet",
+    f"parts/{HERE}/*.json",
 )
-AT_THE_END = ".manifest.json.*.tmp"
+AT_THE_END = f"{HERE}/manifest.json"
 """Files whose being written is the moment to kill; None: a random moment."""
 APART, LAST = 6, 5
 """At most so many parts between two kills; with so few parts left, the manifest is waited for."""
@@ -149,11 +156,10 @@ def stage_of(output: Path) -> str:
 
 
 def checksums(output: Path) -> dict[str, str]:
-    """SHA-256 of every file but the log."""
+    """SHA-256 of every file but the log, and every folder."""
     return {
-        str(path.relative_to(output)): sha256_of(path)
+        str(path.relative_to(output)): sha256_of(path) if path.is_file() else ""
         for path in sorted(output.rglob("*"))
-        if path.is_file()
     }
 
 

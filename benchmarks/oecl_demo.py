@@ -24,8 +24,7 @@ from blissaudit.evaluation.metrics import auroc, mean_interval, paired_interval
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import Retrieved, gather_texts
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.training.oecl import outlier_logistic
 from blissaudit.training.oecl_training import OeclSettings, train_head

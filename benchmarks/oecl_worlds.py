@@ -18,7 +18,7 @@ from blissaudit.demo.captions import sample_captions
 from blissaudit.demo.scenes import COLOURS, KINDS, Scene, render_scene, sample_scene
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
-from blissaudit.training.image_views import views_encoder, views_of
+from blissaudit.training.oecl import views_encoder, views_of
 from PIL import Image
 
 VIEWS, TRAINING_VIEWS = 32, 8

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import Retrieved, gather_texts
-from blissaudit.scorer.scores.contract import Fitted, Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Fitted, Fitting, Need, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.text_terms import search_with_terms
 from measuring import Report, begin, measured, unit, verdict

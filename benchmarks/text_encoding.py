@@ -21,7 +21,7 @@ import open_clip
 import torch
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.encode.open_clip import encoder_of
-from blissaudit.indexer.encode.text_lengths import caption_lengths
+from blissaudit.indexer.encode.tokens import caption_lengths
 from measuring import Report, alternate, begin, test_data, verdict
 
 CLAIM = "encoding captions, ours against open_clip's tokenizer and encode_text"

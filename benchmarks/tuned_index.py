@@ -23,8 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.corpora.captions import CaptionRules
 from blissaudit.evaluation.index_tuning import EXACT, recall_of
-from blissaudit.evaluation.tuning import Candidates, MadeStructures, Tuning, TuningOptions, tune
-from blissaudit.evaluation.tuning_text import tuning_lines
+from blissaudit.evaluation.tuning import (
+    Candidates,
+    MadeStructures,
+    Tuning,
+    TuningOptions,
+    tune,
+    tuning_lines,
+)
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.images.embedded import EmbeddedImages, read_image_embeddings

@@ -11,7 +11,7 @@ import click
 from ..errors import UsageError
 from . import options as opt
 from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
-from .option_types import REPORT_SIZE, EngineName
+from .option_types import REPORT_SIZE, EngineName, split_names
 from .presets import ENCODER, PRESET, with_preset
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Inputs:
     index: tuple[str, ...]
     corpus: str | None
     score: str
-    question: str
+    question: tuple[str, ...]
     robust: bool
     trained: tuple[str, ...]
     keep_duplicates: bool = False
@@ -43,8 +43,8 @@ INPUTS = grouped(
         "Images",
         option("--embeddings", metavar="DIR", help="Precomputed image embeddings instead of "
                "IMAGES."),
-        option("--image-root", metavar="DIR", help="The folder that the paths of --embeddings "
-               "are relative to [default: theirs]"),
+        option("--image-root", metavar="DIR", help="The folder that the paths of --embeddings, and "
+               "of an embedded --reference, are relative to [default: theirs]"),
         option("--reference", metavar="DIR", help="Clean images, their embeddings, or a fitted "
                "reference [default: IMAGES themselves]"),
         option("--calibration", metavar="DIR", help="Further clean images, or their embeddings, "
@@ -58,8 +58,9 @@ INPUTS = grouped(
     section(
         "Scoring",
         option("--score", default="bliss", show_default=True, help="Score that ranks the images."),
-        option("--question", default="stray", show_default=True, help="stray: does an image "
-               "belong to any class? mislabel: to its own?"),
+        option("--question", multiple=True, metavar="NAME", callback=split_names, help="stray: "
+               "does an image belong to any class? mislabel: to its own? copy: is it there twice? "
+               "quality: is it a bad picture? Repeatable, or separated by commas [default: all]"),
         option("--robust", is_flag=True, help="Fit again without the images that another class "
                "explains better."),
         opt.TRAINED,
@@ -72,6 +73,7 @@ INPUTS = grouped(
 @INPUTS
 @opt.COLLECTION
 @opt.CLASSES
+@opt.STRICT
 @opt.SCORING
 @section("Scoring", PRESET)
 @opt.SEARCH
@@ -95,6 +97,7 @@ def audit(
     inputs: Inputs,
     collection: opt.CollectionOptions,
     classes: opt.ClassOptions,
+    strict: bool,
     scoring: opt.ScoringOptions,
     preset: str | None,
     search: SearchChoice | None,
@@ -118,6 +121,7 @@ def audit(
     from ..audit import (
         AuditQuestion,
         AuditRequest,
+        are_embedded,
         check_failures,
         check_flagged,
         check_output,
@@ -130,7 +134,9 @@ def audit(
     from ..indexer import DEFAULT_SEARCH, only_run_in
     from ..safe_text import terminal_text
 
-    if inputs.image_root is not None and inputs.embeddings is None:
+    if inputs.image_root is not None and not (
+        inputs.embeddings or (inputs.reference and are_embedded(inputs.reference))
+    ):
         raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")
     index_set = () if inputs.index else ("corpus", "keep_duplicates")
     model_set = () if inputs.index and not images else ENCODER
@@ -159,13 +165,14 @@ def audit(
         keep_duplicates=inputs.keep_duplicates,
         head=trained.head,
         question=AuditQuestion(inputs.question, inputs.robust, inputs.calibration, rule),
+        strict=strict,
     )
     asked = {
         "command": "audit",
         **opt.recorded(
             inputs, collection, classes, scoring, flagging, model, decoding,
             images=images, preset=preset, search=search, engine=engine, output=folder,
-            overwrite=overwrite, top=top,
+            overwrite=overwrite, top=top, strict=strict,
         ),
     }  # fmt: skip
     with only_run_in(Path(folder)):

@@ -35,7 +35,7 @@ def read_config(context: click.Context, option: click.Parameter, path: str | Non
         )
     try:
         table: Any = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", "a TOML file", "Correct it") from error
     _check_tables(table, context.find_root().command, path, "")
     for name in context.command_path.split()[1:]:

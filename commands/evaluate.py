@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ..errors import UsageError
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 from .config_file import SOURCE
 from .option_types import EngineName
-from .presets import ENCODER, PRESET, was_given, with_preset
+from .presets import CLEANPATRICK, ENCODER, EVAL_PRESET, was_given, with_preset
 
 if TYPE_CHECKING:
+    from ..audit import ClassWords
     from ..evaluation import Protocol
-    from ..indexer import SearchChoice
+    from ..indexer import CaptionIndex, EmbeddedImages, EmbedOptions, Encoder, SearchChoice
 
 EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures",
           "engine")  # fmt: skip
@@ -48,7 +50,7 @@ class Measurement:
 
     repeats: dict[str, Any] | None
     """The recorded evaluation to repeat."""
-    reference: str
+    reference: str | None
     test: str
     ood: tuple[str, ...]
     index: tuple[str, ...]
@@ -94,8 +96,8 @@ MEASUREMENT = grouped(
         "Images",
         option("--from", "repeats", metavar="FILE", is_eager=True, callback=_repeat,
                help="Repeat the evaluation of an eval.json, and compare its numbers."),
-        option("--reference", required=True, metavar="DIR", help="Clean images in class folders, "
-               "or embeddings."),
+        option("--reference", metavar="DIR", help="Clean images in class folders, or embeddings; "
+               "needed unless --preset cleanpatrick."),
         option("--test", required=True, metavar="DIR", help="Images to test, or embeddings."),
         option("--ood", multiple=True, metavar="NAME=DIR", help="An outlier set. Repeatable."),
     ),
@@ -127,7 +129,7 @@ MEASUREMENT = grouped(
 @opt.CLASSES
 @opt.COLLECTION
 @opt.MODEL
-@section("Model", PRESET)
+@section("Model", EVAL_PRESET)
 @opt.DECODING
 @opt.ENGINE
 @section(
@@ -168,6 +170,18 @@ def evaluate(
     from ..safe_text import terminal_text
     from ..scorer import SCORES
 
+    if preset == CLEANPATRICK:
+        index = opt.open_searched(measurement.index, search)
+        encoder = encoder_for(model.choice(), index, None, say)
+        embed = decoding.embedding(overwrite, opt.ray_engine(engine, model))
+        found = _judge_issues(measurement, index, encoder, embed, classes.words(), Path(folder))
+        output.show(*found[:2])
+        check_failures(found[2], decoding.max_failures)
+        return
+    if measurement.reference is None:
+        raise UsageError(
+            "--reference was not given", "clean images, or embeddings", "Add --reference DIR"
+        )
     given = click.get_current_context().params
     asked = {name: v for name, v in given.items() if name not in EFFORT and was_given(name)}
     _check_addresses()
@@ -217,6 +231,50 @@ def evaluate(
         _say_differences(measurement.repeats, read_json(Path(folder) / SUMMARY))
     for found in sets:
         check_failures(found, decoding.max_failures)
+
+
+def _judge_issues(
+    measurement: Measurement,
+    index: CaptionIndex,
+    encoder: Encoder,
+    embed: EmbedOptions,
+    words: ClassWords,
+    folder: Path,
+) -> tuple[dict[str, Any], str, EmbeddedImages]:
+    """Audit the collection of CleanPatrick as its own reference, and judge every issue.
+
+    Facts and text to show, and the images.
+    """
+    from ..artefacts import write_json
+    from ..audit import AuditQuestion, AuditSettings, audit_own, decide
+    from ..corpora import list_paths
+    from ..evaluation import cleanpatrick_lines, judge_cleanpatrick, read_cleanpatrick
+    from ..indexer import embed_images, only_run_in
+
+    for name in ("reference", "ood", "draws", "shots", "contamination", "scores", "baseline"):
+        if getattr(measurement, name):
+            shown = {"scores": "score"}.get(name, name)
+            raise UsageError(
+                f"--{shown} was given with --preset {CLEANPATRICK}",
+                "--test and --index: the benchmark says what is judged",
+                "Leave it out",
+            )
+    truth = read_cleanpatrick(measurement.test)
+    settings = AuditSettings(k=measurement.k, words=words)
+    with only_run_in(folder):
+        listed = list_paths(truth.root, truth.paths, truth.labels)
+        images = embed_images(listed, encoder, folder / "images", embed, progress_lines(), say)
+        result = audit_own(images, index, encoder, settings, progress_lines())
+        result = decide(result, AuditQuestion(("stray", "mislabel")), settings, own=True)
+        assert result.labels is not None
+        scores = {"off-topic": result.scores.score, "label error": result.labels.margin}
+        rows = judge_cleanpatrick(truth, images.rows, scores, images.vectors[:])
+        facts = {"images": len(images.rows), "missing": truth.missing, "issues": rows}
+        write_json(folder / "cleanpatrick.json", facts)
+    lines = cleanpatrick_lines(rows)
+    if truth.missing:
+        lines.append(f"{truth.missing:,} images of the table have no file")
+    return facts, "\n".join([*lines, f"All of it: {folder / 'cleanpatrick.json'}"]), images
 
 
 def _check_addresses() -> None:

@@ -1,8 +1,10 @@
-"""`bliss index`: build, describe and search caption indexes."""
+"""`bliss index`: build, describe, search, share, and choose how an index is searched."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,16 +13,125 @@ import cloup
 from ..errors import UsageError
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
-from .index_kind import kind, set_kind
-from .index_sharing import pull, push
-from .index_upkeep import add, remove, verify
+from .index_upkeep import add, remove, tune, verify
 from .option_types import EngineName
 from .presets import PRESET, with_preset
-from .tune_index import tune
 
 if TYPE_CHECKING:
     from ..distributed import RayEngine
-    from ..indexer import IndexOptions, SearchChoice
+    from ..indexer import CaptionIndex, IndexOptions, SearchChoice
+
+
+@click.command(cls=Command)
+@click.argument("folder")
+@click.argument("repository", metavar="OWNER/NAME")
+@section(
+    "Publishing",
+    option("--public", is_flag=True, help="Make a new repository public [default: private]"),
+    option("--licence-unknown-ok", is_flag=True, help="Publish captions whose licence is not "
+           "known."),
+)  # fmt: skip
+@OUTPUT
+def push(
+    *, folder: str, repository: str, public: bool, licence_unknown_ok: bool, output: Output
+) -> None:
+    """Share an index as a dataset repository of the Hugging Face Hub, private by default.
+
+    The index is verified first. Log in with `hf auth login`.
+    """
+    from ..indexer import local_folder, open_index, push_index
+    from .text import pushed_text
+
+    path = local_folder(folder)
+    address = push_index(path, repository, public, licence_unknown_ok, progress_lines())
+    index = open_index(path)
+    output.show(
+        {"address": address, "public": public, "captions": index.count},
+        lambda: pushed_text(index, repository, address, public),
+    )
+
+
+@click.command(cls=Command)
+@click.argument("repository", metavar="OWNER/NAME")
+@click.argument("folder")
+@section("Source", option("--revision", help="A branch, tag or commit [default: the newest]"))
+@OUTPUT
+def pull(*, repository: str, folder: str, revision: str | None, output: Output) -> None:
+    """Download a shared index into a new FOLDER, and verify it.
+
+    The same command again continues where it stopped.
+    """
+    from ..audit import index_text
+    from ..indexer import local_folder, pull_index
+
+    target = Path(local_folder(folder))
+    index = pull_index(repository, target, revision, progress_lines())
+    output.show(index.manifest, lambda: index_text(index))
+
+
+@click.command(cls=Command)
+@click.argument("folder")
+@click.argument("kind")
+@section(
+    "Search",
+    option("--set", "pairs", multiple=True, metavar="NAME=NUMBER", help="A search parameter that "
+           "the index stores, such as nprobe=64. Repeatable [default: as before, else by kind]"),
+    option("--threads", type=click.IntRange(1), help="Threads to build with [default: FAISS's, "
+           "and 1 where there is a graph]"),
+)  # fmt: skip
+@OUTPUT
+def kind(
+    *, folder: str, kind: str, pairs: tuple[str, ...], threads: int | None, output: Output
+) -> None:
+    """Search the index in FOLDER by KIND from now on.
+
+    KIND is exact, auto, or a factory string as FAISS spells it: SQfp16, IVF1024,SQ8, HNSW32,
+    IVF1024,RaBitQ4 … Its structure is built from the stored vectors; until it is complete the
+    index stays as it is.
+    """
+    from ..indexer import describe_search, open_index, set_search_kind
+
+    found = _chosen_kind(folder, kind)
+    set_search_kind(folder, found, _named_numbers(pairs) or None, threads)
+    manifest = open_index(folder).manifest
+    output.show(
+        {"folder": folder, "search": manifest.get("search")},
+        lambda: f"{folder}: {describe_search(manifest)}",
+    )
+
+
+def set_kind(index: CaptionIndex, kind: str | None) -> CaptionIndex:
+    """A finished index with `kind` as its search; unchanged for None, or the kind it has."""
+    from ..indexer import open_index, set_search_kind
+
+    if kind is None:
+        return index
+    set_search_kind(index.folder, _chosen_kind(index.folder, kind))
+    return open_index(index.folder)
+
+
+def _chosen_kind(folder: str | Path, kind: str) -> str:
+    """The kind to set, after saying why that one, and whether the index is small for it."""
+    from ..indexer import chosen_kind, size_note
+
+    found, why = chosen_kind(folder, kind)
+    if why:
+        say(f"{kind} is {found}: {why}")
+    note = size_note(folder, found)
+    if note:
+        say(note)
+    return found
+
+
+def _named_numbers(pairs: Sequence[str]) -> dict[str, int]:
+    """NAME=NUMBER options as a mapping."""
+    numbers = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value.isascii() and value.isdigit()):
+            raise UsageError(f"--set {pair!r} was given", "NAME=NUMBER", "Write --set nprobe=64")
+        numbers[name] = int(value)
+    return numbers
 
 
 @cloup.group()

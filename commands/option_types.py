@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from ..indexer import SearchChoice
 
 
+def split_names(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Names that were given one by one or separated by commas, each once, in order."""
+    names = (name.strip() for value in values for name in value.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
 class SearchWords(click.ParamType):
     """KIND,name=n,device=…,shards as a SearchChoice."""
 

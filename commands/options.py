@@ -103,6 +103,11 @@ ADDRESSES = option("--allow-address", multiple=True, metavar="ADDRESS", expose_v
 INDEX_HELP = "A caption index. Repeatable: several are searched as one."
 INDEX = option("--index", multiple=True, help=INDEX_HELP)
 INDEX_NEEDED = option("--index", multiple=True, required=True, help=INDEX_HELP)
+STRICT = section(
+    "Classes",
+    option("--strict", is_flag=True, help="Refuse classes with too few images, which are set aside "
+           "otherwise."),
+)  # fmt: skip
 OVERWRITE = option("--overwrite", is_flag=True, help="Replace the results of a different "
                    "request.")  # fmt: skip
 TOP = option("--top", type=click.IntRange(0), default=20, show_default=True, help="Images to show.")
@@ -178,7 +183,7 @@ COLLECTION = grouped("collection", CollectionOptions, section(
     option("--labels", metavar="FILE", help="A csv, tsv or parquet file with a path and a label "
            "column, for a folder."),
     option("--follow-links", is_flag=True, help="Follow links that leave a folder of images: those "
-           "of DVC, git-annex, the Hub's cache."),
+           "of git-annex, DVC, the Hub's cache."),
 ))  # fmt: skip
 
 
@@ -223,13 +228,23 @@ class ClassOptions:
     normal: tuple[str, ...]
     prompt: tuple[str, ...]
     class_prompt: tuple[str, ...]
+    prompts: str | None = None
 
     def words(self) -> ClassWords:
         """The options as an audit takes them; UsageError for a --class-prompt without a name."""
-        from ..audit import ClassWords
+        from ..audit import ClassWords, read_prompts
         from ..corpora import PAPER_PROMPT
 
-        prompts = {}
+        prompts: dict[str, str] = {}
+        vectors: dict[str, tuple[float, ...]] = {}
+        if self.prompts is not None and self.prompts != "means":
+            prompts, vectors = read_prompts(self.prompts)
+        if (vectors or self.prompts == "means") and (self.prompt or self.class_prompt):
+            raise UsageError(
+                f"--prompts {self.prompts} was given with --prompt or --class-prompt",
+                "one way to make the classes' vectors",
+                "Leave one out",
+            )
         for pair in self.class_prompt:
             name, equals, prompt = pair.partition("=")
             if not (name and equals and prompt):
@@ -239,7 +254,13 @@ class ClassOptions:
                     'Write --class-prompt cup="a photo of a cup"',
                 )
             prompts[name] = prompt
-        return ClassWords(self.normal, self.prompt or (PAPER_PROMPT,), prompts)
+        return ClassWords(
+            self.normal,
+            self.prompt or (PAPER_PROMPT,),
+            prompts,
+            means=self.prompts == "means",
+            vectors=vectors,
+        )
 
 
 CLASSES = grouped("classes", ClassOptions, section(
@@ -250,6 +271,8 @@ CLASSES = grouped("classes", ClassOptions, section(
            "{label}; several are averaged [default: This is a photo of a {label}]"),
     option("--class-prompt", multiple=True, metavar="NAME=PROMPT", help="The whole prompt of "
            "class NAME. Repeatable."),
+    option("--prompts", metavar="FILE|means", help="A table of class and prompt, or of class and "
+           "vector (parquet); or means: the mean of each class's images instead of a prompt."),
 ))  # fmt: skip
 
 

@@ -41,6 +41,12 @@ SHOWN_AS = {
     "weight": "λ",
 }
 
+CLEANPATRICK = "cleanpatrick"
+"""A published benchmark of whole audits, which `bliss eval` runs."""
+EVAL_PRESET = click.option("--preset", type=click.Choice([*PRESETS, CLEANPATRICK]), help="paper: "
+                           "published settings, see `bliss audit`. cleanpatrick: judge all issues "
+                           "of an audit of --test, a folder of that benchmark.")  # fmt: skip
+
 PRESET = click.option("--preset", type=click.Choice(list(PRESETS)), help="Published settings: "
                       "model, pixel statistics, dictionary, prompt, k, λ.")  # fmt: skip
 

@@ -30,6 +30,7 @@ def reference() -> None:
            help="Share of the images held out for calibration."),
 )  # fmt: skip
 @opt.CLASSES
+@opt.STRICT
 @section(
     "Classes",
     option("--index", multiple=True, help="An index whose captions hold the label prompts, so "
@@ -52,6 +53,7 @@ def fit(
     collection: opt.CollectionOptions,
     hold_out: float,
     classes: opt.ClassOptions,
+    strict: bool,
     index: tuple[str, ...],
     model: opt.ModelOptions,
     preset: str | None,
@@ -77,14 +79,19 @@ def fit(
         words=classes.words(),
         calibration_share=hold_out,
         embed=decoding.embedding(overwrite),
+        strict=strict,
     )
     with only_run_in(Path(folder)):
-        fitted, found = run_fit(request, progress_lines(), say)
+        found = run_fit(request, progress_lines(), say)
+    if found.before:
+        say(f"{folder} was fitted by the same command before: nothing changed")
+    fitted = found.reference
     images_used, names = int(fitted.moments.counts.sum()), list(fitted.classes)
     facts = {
         "images": images_used,
         "classes": names,
         "held_out": fitted.calibration_count,
+        "set_aside": dict(fitted.set_aside),
         "unreadable": len(found.failures),
         "reference": folder,
     }

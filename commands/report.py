@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .base import OUTPUT, Output, command, option, section
+from .base import OUTPUT, Output, command, option, say, section
 from .options import ADDRESSES
 
 
@@ -22,14 +22,14 @@ from .options import ADDRESSES
 def report(*, run: str, file: str | None, top: int, plots: str | None, output: Output) -> None:
     """Write one self-contained page to look at, review and decide: report.html.
 
-    RUN is the output folder of a finished `bliss audit`. Run this in the folder in which the audit
-    ran, so that its pictures are found.
+    RUN is the output folder of a finished `bliss audit`. Pictures are looked for where the audit
+    found them; a relative path also in the folders around RUN.
     """
     from ..audit import save_report
     from ..safe_text import terminal_text
 
     if plots is None:
-        path = save_report(run, file, top)
+        path = save_report(run, file, top, keep_pictures=True, say=say)
         size = path.stat().st_size
         output.show(
             {"report": str(path), "bytes": size},

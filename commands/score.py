@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING
 
 import click
@@ -54,6 +53,7 @@ def score(
     output: Output,
 ) -> None:
     """Score new images against a fitted reference, and flag them where it held images out."""
+    from ..artefacts import temporary_folder
     from ..audit import (
         AuditQuestion,
         audit_against,
@@ -71,15 +71,15 @@ def score(
     from ..scorer import load_reference
 
     chosen = choose_score(name, separate=True, saved=True)
-    question = AuditQuestion(rule=flagging.rule())
+    question = AuditQuestion(("stray",), rule=flagging.rule())
     question.check_score(chosen.name)
     listed = open_named(images, collection.options())
     fitted, captions = load_reference(reference), opt.open_searched(index, search)
     question.check_reference(reference, fitted)
     encoder = encoder_for(model.choice(), captions, fitted, say)
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         embed = decoding.embedding(engine=opt.ray_engine(engine, model))
-        found = embed_images(listed, encoder, scratch, embed, progress_lines(), say)
+        found = embed_images(listed, encoder, scratch / "images", embed, progress_lines(), say)
         for failure in found.failures:
             say(f"{failure.path}: {failure.reason}")
         settings = scoring.settings()

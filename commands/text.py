@@ -112,6 +112,8 @@ def embedder(load: Callable[[], Encoder]) -> Callable[[str], np.ndarray]:
 
 def choice_text(index: FolderIndex, rows: np.ndarray, done: bool) -> str:
     """How many captions (`rows`, int64 [u]) are removed or would be, and examples of them."""
+    if done and not len(rows):
+        return "nothing changed: these captions were removed before"
     verb = "removed" if done else "would be removed"
     lines = [f"{len(rows):,} of {index.count:,} captions {verb}; "
              f"{index.count - len(rows):,} stay"]  # fmt: skip

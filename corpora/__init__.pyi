@@ -22,6 +22,7 @@ from .images.labels import read_label_file as read_label_file
 from .images.opening import open_images as open_images
 from .images.opening import open_named as open_named
 from .images.source import HEAD_BYTES as HEAD_BYTES
+from .images.source import LONGEST_PATH as LONGEST_PATH
 from .images.source import MAX_FILE_BYTES as MAX_FILE_BYTES
 from .images.source import NO_IMAGE_OPTIONS as NO_IMAGE_OPTIONS
 from .images.source import ImageItem as ImageItem

@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from ..errors import BlissError, UsageError
@@ -23,6 +23,8 @@ _RECORDS = 200
 _HEADER_WORDS = frozenset(
     (*CAPTION_COLUMNS, *"captions title label class name id image filename file path url".split())
 )
+_EXCELS = re.compile(r"sep=(.)\r?\n")
+"""The first line by which a spreadsheet program tells itself the separator."""
 _NUMBER = re.compile(r"[-+]?[\d.,:eE+-]*\d[\d.,%]*")
 _FILE_OR_ADDRESS = re.compile(r"\S*://\S*|\S+\.[A-Za-z]\w{1,4}(#\S*)?|\S*[/\\]\S*")
 
@@ -59,6 +61,10 @@ def find_layout(file: IO[bytes], name: str, options: CorpusOptions) -> Layout:
         text = text[: text.rfind("\n") + 1] or text
     suffix = text_suffix(name)
     quoted = suffix != ".txt"
+    told = _EXCELS.match(text)
+    if told is not None and told[1] in SEPARATORS:
+        text = text[told.end() :]
+        options = replace(options, delimiter=options.delimiter or told[1])
     found = {
         each: records
         for each in SEPARATORS
@@ -79,13 +85,46 @@ def delimited_rows(
 ) -> Generator[tuple[int, list[str]], None, None]:
     """(line number from 1 where the record ends, its fields), blank lines left out."""
     with decoded(file, "") as text:
-        reader = _reader(text, layout.delimiter, layout.quoted)
+        start = text.readline()
+        told = _EXCELS.fullmatch(start) is not None
+        lines = text if told else itertools.chain([start] if start else [], text)
+        reader = _reader(lines, layout.delimiter, layout.quoted)
         try:
             for fields in reader:
                 if fields:
-                    yield reader.line_num, fields
+                    yield reader.line_num + told, fields
         except csv.Error as error:
-            raise malformed(name, reader.line_num, str(error)) from error
+            raise malformed(name, reader.line_num + told, str(error)) from error
+
+
+def columns_in_lines(file: IO[bytes], name: str) -> str | None:
+    """What to say of a .txt file, read line by line, that every line has columns; None otherwise.
+
+    UsageError where its first line names them.
+    """
+    sample = file.read(SAMPLE)
+    whole = sample if len(sample) < SAMPLE else sample[: sample.rfind(b"\n") + 1]
+    text = whole.decode("utf-8-sig", UNDECODABLE)
+    lines = [line for line in text.split("\n")[:_RECORDS] if line.strip()]
+    first, rest = (lines[0] if lines else ""), lines[1:]
+    for sign, what in SEPARATORS.items():
+        named = [field.strip().lower() for field in first.split(sign)]
+        known = {*named} & {*CAPTION_COLUMNS}
+        if len(named) > 1 and known and all(re.fullmatch(r"[\w ]{1,30}", each) for each in named):
+            if rest and all(line.count(sign) >= len(named) - 1 for line in rest):
+                raise UsageError(
+                    f"the first line of {name} ({first[:80]!r}) names columns",
+                    "to know what is a caption: a .txt file has one a line",
+                    f"Say --column {min(known)}, or give the file without that line",
+                )
+        counts = {line.count(sign) for line in lines}
+        if sign == "\t" and len(lines) > 1 and len(counts) == 1 and 0 not in counts:
+            columns = 1 + counts.pop()
+            return (
+                f"every line has {columns} columns separated by {what}, and is one text: "
+                f"--column {columns} reads the last of them"
+            )
+    return None
 
 
 @contextmanager

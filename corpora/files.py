@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError
-from ..tables import open_table
+from ..tables import open_table, read_schema
 from .addresses import (
     base_name,
     check_unchanged,
@@ -30,7 +29,14 @@ from .addresses import (
     open_file,
     text_suffix,
 )
-from .delimited import Layout, decoded, delimited_rows, find_layout, malformed
+from .delimited import (
+    Layout,
+    columns_in_lines,
+    decoded,
+    delimited_rows,
+    find_layout,
+    malformed,
+)
 from .parquet_pages import parquet_batches
 from .prompts import CAPTION_PROMPT, PAPER_PROMPT
 from .sources import (
@@ -66,10 +72,14 @@ class TextFile:
     keeps_spaces: bool = False
     licence: str | None = None
     preset: str | None = None
+    note: str | None = field(default=None, compare=False)
+    """What else its user should know."""
 
     @property
     def notices(self) -> tuple[str, ...]:
         """How its lines are cut, where that is not taken for granted."""
+        if self.note is not None:
+            return (f"{self.spec}: {self.note}",)
         if self.layout is None or self.layout.usual:
             return ()
         return (f"{self.spec}: {self.layout.text}",)
@@ -173,7 +183,7 @@ def open_text_files(
     first = addresses[0]
     suffix = text_suffix(first)
     marks = marks_of(addresses)
-    column, layout = options.column, None
+    column, layout, note = options.column, None, None
     cut = (options.column, options.delimiter, options.header) != (None, None, None)
     try:
         if suffix != ".parquet":
@@ -183,6 +193,8 @@ def open_text_files(
             if suffix in DELIMITED or (suffix == ".txt" and cut):
                 layout = find_layout(file, first, options)
                 column = layout.column
+            elif suffix == ".txt":
+                note = columns_in_lines(file, first)
             elif suffix in COLUMN_SUFFIXES:
                 column = COLUMN_CHOICES[suffix](file, first, column)
     except BlissError:
@@ -190,7 +202,8 @@ def open_text_files(
     except Exception as error:
         raise unreadable(first, error) from error
     prompt = CAPTION_PROMPT if options.split_cells is None else PAPER_PROMPT
-    return TextFile(spec, tuple(addresses), column, marks, layout, options.split_cells, prompt)
+    cells = options.split_cells
+    return TextFile(spec, tuple(addresses), column, marks, layout, cells, prompt, note=note)
 
 
 @contextmanager
@@ -301,7 +314,7 @@ def _read_jsonl(file: IO[bytes], name: str, column: str) -> Values:
 
 def _parquet_column(file: IO[bytes], name: str, given: str | None) -> str:
     try:
-        schema = pq.read_schema(file)
+        schema = read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(name, error) from error
     return choose_arrow_column(name, given, schema)

@@ -1,4 +1,9 @@
-"""Which reader a corpus's name belongs to: built-in lists, repositories, folders, files."""
+"""Which reader a corpus's name belongs to: built-in lists, repositories, folders, files.
+
+An installed package adds a kind of corpus through the entry point group `blissaudit.corpora`:
+`kind = "my_package:open_kind"` is called with REST for the corpus `kind:REST`, and returns a
+TextSource. Packages are only looked at for a name that is nothing else.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from ..errors import UsageError
@@ -14,6 +20,8 @@ from .addresses import as_local, base_name, expand, is_remote, text_suffix
 from .files import SUFFIXES, open_text_files
 from .names import NAMED, PUBLISHED_DICTIONARIES, open_builtin
 from .sources import NO_OPTIONS, CorpusOptions, TextSource
+
+GROUP = "blissaudit.corpora"
 
 ACCEPTED_SPECS = (
     "a name that `bliss corpora list` shows, imagenet-1k, paper-dictionary[:PATH], "
@@ -75,6 +83,10 @@ def open_spec(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
         files = expand(address if remote else str(path))
         refuse_options(spec, options, _OPTIONS.get(_only_suffix(spec, files), ()))
         return open_text_files(base_name(address), files, options)
+    for entry in entry_points(group=GROUP, name=scheme) if rest else ():
+        refuse_options(spec, options, accepted=())
+        source: TextSource = entry.load()(rest)
+        return source
     raise UsageError(
         f"{spec!r} is not a text corpus" + _reason(scheme, rest),
         ACCEPTED_SPECS,

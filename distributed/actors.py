@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,7 @@ from ..indexer import (
 from .batches import FAILED, Batch, batch_error, change_folder, error_batch
 
 RESTARTED = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-SPREAD = {**RESTARTED, "scheduling_strategy": "SPREAD"}
-"""Options of all actors: restarted as often as they die, on the machines in turn."""
+"""Options of all actors: restarted as often as they die."""
 
 
 class Shard:
@@ -101,6 +100,7 @@ def spread_index(
 ) -> Iterator[CaptionIndex]:
     """`index` searched by `count` actors with `gpus` GPUs each, which end with the block."""
     actors: list[Any] = []
+    places = _machines_in_turn()
 
     def made(one: CaptionIndex) -> CaptionIndex:
         if isinstance(one, JoinedIndex):
@@ -108,14 +108,19 @@ def spread_index(
         assert isinstance(one, FolderIndex), "an index is in a folder, or several joined"
         given = one.origins[0].index if one.origins else str(one.folder)
         folder = str(one.folder.resolve()) if Path(given).is_dir() else given
-        shard = _ray().remote(**SPREAD, num_gpus=gpus)(Shard)
+        shard = _ray().remote(**RESTARTED, num_gpus=gpus)(Shard)
         whole = isinstance(one.searcher, StructureSearcher)
         ends = np.linspace(0, one.stored_count, 1 + (1 if whole else count)).astype(np.int64)
         shards = []
         for start, stop in pairwise(ends.tolist()):
             rows = None if whole else (start, stop)
             copies = range(count if whole else 1)
-            shards.append([shard.remote(folder, one.choice, rows, threads) for _ in copies])
+            shards.append([
+                shard.options(scheduling_strategy=next(places)).remote(
+                    folder, one.choice, rows, threads
+                )
+                for _ in copies
+            ])  # fmt: skip
             actors.extend(shards[-1])
         return replace(one, searcher=ShardedSearcher(one.stored, ends, shards))
 
@@ -148,14 +153,25 @@ def map_items(
     """What `task` gives for each item, in order; `count` workers compute. Errors unchanged."""
     ray = _ray()
     sent = ray.put(task)  # once for all workers of a machine
-    worker = ray.remote(**SPREAD)(Worker)
-    workers = [worker.remote(os.getcwd(), threads, sent) for _ in range(min(count, len(items)))]
+    worker = ray.remote(**RESTARTED)(Worker)
+    workers = [
+        worker.options(scheduling_strategy=place).remote(os.getcwd(), threads, sent)
+        for place in islice(_machines_in_turn(), min(count, len(items)))
+    ]
     try:
         pool = ray.util.ActorPool(workers)
         yield from map(_checked, pool.map(lambda actor, item: actor.run.remote(item), items))
     finally:
         for each in workers:
             ray.kill(each)
+
+
+def _machines_in_turn() -> Iterator[Any]:
+    """Where to start actors: on each machine in turn; Ray takes another one where it is gone."""
+    ray = _ray()
+    affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    machines = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return (affinity(name, soft=True) for name in cycle(machines))
 
 
 def _checked(found: Any) -> Any:

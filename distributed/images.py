@@ -20,6 +20,7 @@ from ..indexer import (
     DecodeSettings,
     DecodingLimits,
     EmbeddingTask,
+    Measures,
     ModelChoice,
     Outcome,
     Undecodable,
@@ -45,7 +46,16 @@ ITEMS = pa.schema(
     ]
 )
 """The fields of an ImageItem; `data` is null where there is a problem."""
-DECODED = pa.schema([*list(ITEMS)[:-1], ("sha256", pa.string()), ("exif_rotated", pa.bool_())])
+DECODED = pa.schema(
+    [
+        *list(ITEMS)[:-1],
+        ("sha256", pa.string()),
+        ("exif_rotated", pa.bool_()),
+        ("quality", pa.list_(pa.float64())),
+        ("digest", pa.string()),
+        ("sketch", pa.binary()),
+    ]
+)
 """Columns from decoding to the end; `sha256` is null where there is a problem."""
 
 
@@ -181,7 +191,9 @@ def decode_items(settings: DecodeSettings, items: pa.Table) -> pa.Table:
             row["problem"] = outcome.reason
         elif outcome is not None:
             row["sha256"] = outcome.sha256
-            row["exif_rotated"] = outcome.exif_rotated if isinstance(outcome, Decoded) else None
+        if isinstance(outcome, Decoded):
+            row["exif_rotated"] = outcome.exif_rotated
+            row |= vars(outcome.measures) if outcome.measures else {}
         pixels.append(outcome.pixels.tobytes() if isinstance(outcome, Decoded) else None)
         rows.append({name: row.get(name) for name in DECODED.names})
     table = pa.Table.from_pylist(rows, DECODED)
@@ -219,5 +231,8 @@ def decoded_rows(table: pa.Table) -> Iterator[tuple[ImageItem, Outcome]]:
             outcome = Cached(item.row, row["sha256"])
         else:
             vector = np.frombuffer(row["vector"], np.float32)
-            outcome = Decoded(item.row, vector, row["sha256"], row["exif_rotated"])
+            measures = None
+            if row["sketch"]:
+                measures = Measures(tuple(row["quality"]), row["digest"], row["sketch"])
+            outcome = Decoded(item.row, vector, row["sha256"], row["exif_rotated"], measures)
         yield item, outcome

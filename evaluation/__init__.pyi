@@ -1,3 +1,6 @@
+from .cleanpatrick import cleanpatrick_lines as cleanpatrick_lines
+from .cleanpatrick import judge_cleanpatrick as judge_cleanpatrick
+from .cleanpatrick import read_cleanpatrick as read_cleanpatrick
 from .corpus_comparison import CorpusAnswer as CorpusAnswer
 from .corpus_comparison import compare_corpora as compare_corpora
 from .corpus_comparison import comparison_facts as comparison_facts
@@ -23,4 +26,4 @@ from .tuning import MadeStructures as MadeStructures
 from .tuning import TuningOptions as TuningOptions
 from .tuning import settings_of as settings_of
 from .tuning import tune as tune
-from .tuning_text import tuning_lines as tuning_lines
+from .tuning import tuning_lines as tuning_lines

@@ -178,7 +178,7 @@ def _columns(path: Path, schema: pa.Schema) -> tuple[str, str, list[str]]:
     try:
         facts = json.loads((schema.metadata or {})[b"huggingface"])
         names = facts["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         pass
     holds_bytes = image is not None and (
         pa.types.is_struct(schema.field(image).type)

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import FORMAT_VERSION, read_json, write_atomically, write_json
-from ..csv_cells import csv_text
 from ..errors import BlissError, UsageError
+from ..safe_text import csv_text
 from ..scorer import Need
 from .draws import Draw
-from .flagging import CALIBRATION_SHARE, LEVEL
 from .metrics import METRICS, Interval, mean_interval, paired_interval
 from .protocols import Protocol, protocol_facts
-from .run import EvalResult, ScoreResult
+from .run import CALIBRATION_SHARE, LEVEL, EvalResult, ScoreResult
 
 TABLE, SUMMARY = "table", "eval.json"
 LIBRARIES = ("bliss-audit", "numpy", "faiss-cpu", "faiss-gpu")
@@ -176,7 +175,7 @@ def _write(path: Path, text: str) -> None:
 
 
 FLAGS = ("fdp_bh", "power_bh")
-"""Columns of what Benjamini–Hochberg would have flagged; see flagging.py."""
+"""Columns of what Benjamini–Hochberg would have flagged; see run.py."""
 
 
 def table_rows(result: EvalResult, baseline: str | None = None) -> list[dict[str, Any]]:

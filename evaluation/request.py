@@ -25,11 +25,10 @@ from ..indexer import (
 )
 from ..progress import Progress, no_progress
 from ..scorer import Resources, Score, open_head, provide
-from .draws import make_draws
+from .draws import fingerprints, make_draws, make_world, set_of
 from .protocols import Protocol
 from .report import save_report
 from .run import EvalResult, Words, choose_scores, evaluate
-from .world import fingerprints, make_world, set_of
 
 
 @dataclass(frozen=True)

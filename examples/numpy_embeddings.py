@@ -2,8 +2,8 @@
 
 Run as: python examples/numpy_embeddings.py
 
-`score_arrays` is the part to copy. The script calls it on a synthetic collection in which some
-images are filed under the wrong class, because it needs something to find.
+`audit_collection` is the part to copy. The script calls it on a synthetic collection with strays
+and wrong labels, because it needs something to find. `text_spread` shows the functions underneath.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import blissaudit as ba
 import numpy as np
+import pyarrow as pa
 
 
 class Collection(NamedTuple):
@@ -23,28 +24,23 @@ class Collection(NamedTuple):
     """str [n], the class each image is filed under."""
     prompts: np.ndarray
     """float32 [C, d], the text embedding of each class name, in sorted order of the names."""
+    captions: list[str]
+    """M texts."""
     texts: np.ndarray
-    """float32 [M, d], text embeddings of a corpus of captions."""
+    """float32 [M, d], their embeddings."""
 
 
-def score_arrays(
-    collection: Collection, k: int = 10
-) -> tuple[ba.BlissScores, ba.Retrieved, tuple[str, ...]]:
-    """BLISS scores of a collection that is its own reference, each image left out of its class."""
-    images, texts = collection.images, collection.texts
-    names, labels = np.unique(collection.labels, return_inverse=True)
-    classes = tuple(str(name) for name in names)
-
-    # What normal means: count, mean and covariance of each class, and the class's prompt.
-    reference = ba.Reference(ba.fit_moments(classes, images, labels), collection.prompts)
-
-    # The k captions most similar to each image, and their embeddings.
-    hits = ba.exact_search(images, texts, k)
-    retrieved = ba.gather_texts(hits, texts)
-
-    # Every image is in the reference, so each is compared with its class without itself.
-    itself = ba.LeftOut(images=np.arange(len(images)), classes=labels)
-    return ba.bliss_scores(images, retrieved, reference, left_out=itself), retrieved, classes
+def audit_collection(collection: Collection, k: int = 10) -> ba.AuditResult:
+    """The audit of a collection that is its own reference, each image left out of its class."""
+    return ba.audit_arrays(
+        collection.images,
+        collection.labels,
+        texts=collection.captions,
+        text_vectors=collection.texts,
+        prompts=collection.prompts,
+        settings=ba.AuditSettings(k=k),
+        question=ba.AuditQuestion(rule=ba.DecisionRule(top=6)),
+    )
 
 
 def text_spread(collection: Collection, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,19 +51,24 @@ def text_spread(collection: Collection, row: int) -> tuple[np.ndarray, np.ndarra
     return mean[:, 0], std[:, 0]
 
 
-def make_collection(seed: int = 0) -> tuple[Collection, np.ndarray]:
-    """A synthetic collection, and bool [n]: which of its images are strays."""
+def make_collection(seed: int = 0) -> tuple[Collection, np.ndarray, np.ndarray]:
+    """A synthetic collection, and bool [n] each: which images are strays, which are misfiled."""
     rng = np.random.default_rng(seed)
     dimension, each = 64, 40
     texts = unit(rng.standard_normal((300, dimension)))
-    classes = ("cup", "key", "shoe")
+    classes = np.array(["cup", "key", "shoe"])
     centres = unit(rng.standard_normal((3, dimension)))
     prompts = unit(centres + 0.5 * unit(rng.standard_normal((3, dimension))))
-    shown = np.repeat(centres, each, axis=0)
-    stray = rng.permutation(len(shown)) < 6
+    filed = np.repeat(np.arange(3), each)
+    shown = centres[filed]
+    order = rng.permutation(len(shown))
+    stray, wrong = np.isin(np.arange(len(shown)), order[:6]), np.isin(filed, [])
     shown[stray] = texts[rng.integers(0, len(texts), 6)]  # something that no class is
     images = unit(shown + 0.8 * unit(rng.standard_normal(shown.shape)))
-    return Collection(images, np.repeat(classes, each), prompts, texts), stray
+    wrong[order[6:10]] = True
+    filed[wrong] = (filed[wrong] + 1) % 3
+    captions = [f"caption {i}" for i in range(len(texts))]
+    return Collection(images, classes[filed], prompts, captions, texts), stray, wrong
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -76,24 +77,35 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    collection, stray = make_collection()
-    scores, retrieved, classes = score_arrays(collection)
-    order, labels = np.argsort(-scores.score), collection.labels
-    for image in order[:8]:
-        caption = scores.pull[image].argmax()
+    collection, stray, wrong = make_collection()
+    result = audit_collection(collection)
+    print(result)
+    for i in result.first_order[:10]:
+        image = result.image(i)
+        kind = "stray" if stray[i] else "wrong label" if wrong[i] else ""
         print(
-            f"{scores.score[image]:6.2f}  image {image:>3} filed under {labels[image]:<5}"
-            f" nearest class {classes[scores.nearest[image]]:<5}"
-            f" caption {retrieved.rows[image, caption]:>3} ({scores.pull[image, caption]:+.1f})"
-            f"{'  stray' if stray[image] else ''}"
+            f"{image.score:6.2f}  {image.path:>7} filed under {image.label:<5}"
+            f" nearest class {image.nearest:<5} {image.captions[0].text:>11}"
+            f" ({image.captions[0].pull:+.1f})  {kind}"
         )
-    found = int(stray[order[: stray.sum()]].sum())
-    print(f"{found} of {stray.sum()} strays are the {stray.sum()} most anomalous images")
+    for kind, worst in worst_of_each(result.issues).items():
+        print(f"worst {kind}: {worst['image']}: {worst['evidence']}; {worst['suggestion']}")
+    order = result.order[: stray.sum()]
+    print(
+        f"{stray[order].sum()} of {stray.sum()} strays are the {stray.sum()} most anomalous images"
+    )
+    planted, first = stray | wrong, result.first_order[: (stray | wrong).sum()]
+    print(f"{planted[first].sum()} of {planted.sum()} errors are the {planted.sum()} to read first")
 
-    row = int(retrieved.rows[order[0], 0])
-    mean, std = text_spread(collection, row)
-    for name, centre, spread in zip(classes, mean, std, strict=True):
-        print(f"images of {name:<5} have similarity {centre:+.2f} ± {spread:.2f} to caption {row}")
+    mean, std = text_spread(collection, 0)
+    for name, centre, spread in zip(result.reference.classes, mean, std, strict=True):
+        print(f"images of {name:<5} have similarity {centre:+.2f} ± {spread:.2f} to caption 0")
+
+
+def worst_of_each(issues: pa.Table) -> dict[str, dict]:
+    """The most severe issue of each kind."""
+    rows = sorted(issues.to_pylist(), key=lambda row: row["severity"])
+    return {row["kind"]: row for row in rows}
 
 
 if __name__ == "__main__":

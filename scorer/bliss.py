@@ -401,6 +401,37 @@ def left_out_terms(
     return LeftOutTerms(rows, classes, ics, pull)
 
 
+def filed_terms(
+    images: Rows,
+    retrieved: Retrieved,
+    reference: Reference,
+    given: np.ndarray,
+    left_out: LeftOut,
+) -> tuple[np.ndarray, np.ndarray]:
+    """ICS and ETS, float64 [n] each, of the class `given` int [n] each image is filed under alone.
+
+    NaN for -1. What `bliss_scores` keeps as `given_ics` and `given_ets`, without the terms of the
+    other classes. Raises BlissError as `bliss_matrices` does.
+    """
+    ics, ets = np.full(len(given), np.nan), np.full(len(given), np.nan)
+    own = given[left_out.images] == left_out.classes
+    pairs = LeftOut(left_out.images[own], left_out.classes[own])
+    terms = left_out_terms(images, retrieved, reference, pairs)
+    ics[terms.images], ets[terms.images] = terms.ics, terms.pull.mean(axis=1)
+    rest = np.flatnonzero((given >= 0) & np.isnan(ics))
+    if len(rest):
+        texts, position = np.unique(retrieved.position[rest], return_inverse=True)
+        some = Retrieved(
+            retrieved.similarity[rest],
+            retrieved.rows[rest],
+            position.reshape(len(rest), -1).astype(np.int32),
+            retrieved.vectors[texts],
+        )
+        found = bliss_scores(images[rest], some, reference, given=given[rest])
+        ics[rest], ets[rest] = found.given_ics, found.given_ets
+    return ics, ets
+
+
 def _moderated(
     std: np.ndarray, count: np.ndarray | int, prior: VariancePrior | None, classes: Any
 ) -> np.ndarray:

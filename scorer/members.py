@@ -4,7 +4,8 @@ Not part of the core, which knows neither contents nor strings: `Members.filed` 
 the row and class numbers of `leave_one_out.LeftOut`. A content takes 16 bytes beside itself: it is
 looked up by binary search among hashes of 64 bits made of its last 16 bytes (contents are
 hexadecimal digests, so these are as good as random), and then compared whole, so that no two
-contents are ever confused.
+contents are ever confused. An image without a file has the digest of its row for a content, which
+rounding changes: such images are recognised by sketches of the rows too (`same_rows.py`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..indexer.vectors import ROWS_AT_ONCE, TextColumn, Texts, text_column
+from ..indexer.vectors import ROWS_AT_ONCE, Rows, SelectedRows, TextColumn, Texts, text_column
+from .same_rows import same_rows, sketch_rows
 
 TAIL = 16
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
+NO_FILE = "vector:"
+"""Begins the content of an image that is known by its row alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,8 @@ class Members:
     """uint64 [u], ascending."""
     order: np.ndarray
     """int32 [u], the content of each hash."""
+    sketches: np.ndarray | None = None
+    """int16 [u, SUMS], of the row of each content; None where rows were not at hand."""
 
     def __len__(self) -> int:
         return len(self.contents)
@@ -117,13 +123,48 @@ class Members:
                     found[row] = other
         return found
 
-    def filed(self, contents: Texts[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of `contents` [m] are in the reference, int64 [p], ascending, and their classes; a
-        content of several classes occurs once for each of them."""
+    def recognise(
+        self, contents: Texts[str], rows: Rows | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Every image of `contents` [m] that is in the reference, int64 [p], ascending, and which
+        of the u contents it is, int64 [p].
+
+        With their unit `rows` [m, d], an image that is known by its row alone, or that is compared
+        with one that is, is also recognised by a row that is the same up to rounding.
+        """
         numbers = self.find(contents)
         here = np.flatnonzero(numbers >= 0)
-        counts, classes = self.filing(numbers[here])
-        return np.repeat(here, counts), classes
+        if rows is None or self.sketches is None or len(here) == len(numbers):
+            return here, numbers[here]
+        column = text_column(contents)
+        unknown = np.flatnonzero(numbers < 0)
+        by_row = _have_no_file(column.take(unknown))
+        members = _have_no_file(self.contents)
+        pairs = [np.stack([here, numbers[here]])]
+        for queries, among in (
+            (unknown[by_row], np.arange(len(self))),
+            (unknown[~by_row], np.flatnonzero(members)),
+        ):
+            if len(queries) and len(among):
+                sketches = sketch_rows(SelectedRows(rows, queries))
+                one, other = same_rows(sketches, self.sketches[among])
+                pairs.append(np.stack([queries[one], among[other]]))
+        images, members = np.concatenate(pairs, axis=1)
+        order = np.lexsort((members, images))
+        return images[order], members[order]
+
+    def filed(
+        self, contents: Texts[str], rows: Rows | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The images of `contents` [m] that are in the reference, int64 [p], ascending, and their
+        classes; one of several classes occurs once for each. `rows` as for `recognise`."""
+        images, numbers = self.recognise(contents, rows)
+        counts, classes = self.filing(numbers)
+        images = np.repeat(images, counts)
+        if len(numbers) == len(np.unique(images)):
+            return images, classes
+        pairs = np.unique(np.stack([images, classes]), axis=1)
+        return pairs[0], pairs[1]
 
     def without(self, contents: Texts[str], classes: np.ndarray) -> Members:
         """The members after taking each of `contents` [m] out of its one of `classes` int64 [m]; a
@@ -136,7 +177,8 @@ class Members:
         gone = numbers[there] * several + classes[there]
         stays = ~np.isin(content * several + filed, gone)
         left, sizes = np.unique(content[stays], return_counts=True)
-        return _searchable(self.contents.take(left), sizes, filed[stays])
+        sketches = None if self.sketches is None else self.sketches[left]
+        return _searchable(self.contents.take(left), sizes, filed[stays], sketches)
 
 
 def as_members(members: object) -> Members:
@@ -150,17 +192,20 @@ def as_members(members: object) -> Members:
     return _searchable(text_column(iter(members)), sizes, np.fromiter(every, np.int64))
 
 
-def make_members(contents: Texts[str], classes: np.ndarray) -> Members:
+def make_members(
+    contents: Texts[str], classes: np.ndarray, sketches: np.ndarray | None = None
+) -> Members:
     """Images by content [n], each filed under one of `classes` int64 [n].
 
-    Contents stay in order of first appearance; the classes of one ascend.
+    `sketches` int16 [n, SUMS] are those of their rows. Contents stay in order of first appearance;
+    the classes of one ascend.
     """
     column = _without_dictionary(text_column(contents))
     hashes = _hashes(column)
     order = np.argsort(hashes, kind="stable")
     alike = hashes[order[1:]] == hashes[order[:-1]]
     if not alike.any():
-        return _sorted(column, None, classes, hashes, order)
+        return _sorted(column, None, classes, hashes, order, sketches)
     rows = np.unique(np.concatenate([order[1:][alike], order[:-1][alike]]))
     codes = column.take(rows).plain().dictionary_encode().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
@@ -171,15 +216,22 @@ def make_members(contents: Texts[str], classes: np.ndarray) -> Members:
     new = np.ones(len(group), bool)
     new[1:] = (group[1:] != group[:-1]) | (classes[1:] != classes[:-1])
     distinct, sizes = np.unique(group[new], return_counts=True)
-    return _searchable(column.take(distinct), sizes, classes[new])
+    sketches = None if sketches is None else sketches[distinct]
+    return _searchable(column.take(distinct), sizes, classes[new], sketches)
 
 
-def _searchable(contents: TextColumn, sizes: np.ndarray, classes: np.ndarray) -> Members:
+def _searchable(
+    contents: TextColumn,
+    sizes: np.ndarray,
+    classes: np.ndarray,
+    sketches: np.ndarray | None = None,
+) -> Members:
     """Members of distinct contents [u] with `sizes` [u] classes each."""
     contents = _without_dictionary(contents)
     starts = None if (sizes == 1).all() else np.concatenate([[0], np.cumsum(sizes)])
     hashes = _hashes(contents)
-    return _sorted(contents, starts, classes, hashes, np.argsort(hashes, kind="stable"))
+    order = np.argsort(hashes, kind="stable")
+    return _sorted(contents, starts, classes, hashes, order, sketches)
 
 
 def _sorted(
@@ -188,9 +240,20 @@ def _sorted(
     classes: np.ndarray,
     hashes: np.ndarray,
     order: np.ndarray,
+    sketches: np.ndarray | None,
 ) -> Members:
     small = np.int32 if len(order) < 1 << 31 else np.int64
-    return Members(contents, starts, classes.astype(np.int32), hashes[order], order.astype(small))
+    order, sorted_hashes = order.astype(small), hashes[order]
+    return Members(contents, starts, classes.astype(np.int32), sorted_hashes, order, sketches)
+
+
+def _have_no_file(contents: TextColumn) -> np.ndarray:
+    """bool [n], which contents are digests of rows."""
+    if contents.before:  # all of them are digests, after the same text
+        return np.full(len(contents), contents.before == NO_FILE.encode())
+    starts = [pc.starts_with(block.plain(), NO_FILE) for block in contents.blocks()]
+    found = [start.fill_null(False).to_numpy(zero_copy_only=False) for start in starts]
+    return np.concatenate([np.zeros(0, bool), *found])
 
 
 def _without_dictionary(column: TextColumn) -> TextColumn:

@@ -60,6 +60,8 @@ class Reference:
     calibration: Calibration | None = None
     sample: Sample | None = None
     """Some images of the classes whose moments hold a scatter and not their rows."""
+    set_aside: Mapping[str, int] = field(default_factory=dict)
+    """Classes with too few images to be normal, and how many images each had."""
 
     @property
     def classes(self) -> tuple[str, ...]:

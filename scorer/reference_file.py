@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save
 
-from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
+from ..artefacts import MANIFEST, check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import BlissError
 from ..indexer.vectors import Rows, arrow_texts, joined_contents, packed_texts
 from ..tables import read_table
 from .members import Members, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
+from .same_rows import SUMS
 
 REFERENCE_KIND = "reference"
 ARRAYS, MEMBERS = "reference.safetensors", "members.parquet"
@@ -66,6 +67,7 @@ def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> No
         model=dict(reference.model),
         images=int(reference.moments.counts.sum()),
         calibration_images=reference.calibration_count,
+        **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         **facts,
     )
 
@@ -86,6 +88,13 @@ def load_reference(folder: str | Path) -> Reference:
             "moments and a prompt for every class",
             "Fit the reference again",
         )
+    aside = manifest.get("set_aside", {})
+    if not (isinstance(aside, dict) and all(type(count) is int for count in aside.values())):
+        raise BlissError(
+            f"{folder / MANIFEST} has no usable 'set_aside'",
+            "the manifest as bliss wrote it",
+            "Fit the reference again",
+        )
     calibration = None
     if "calibration_images" in arrays:
         calibration = Calibration(arrays["calibration_images"], arrays["calibration_labels"])
@@ -100,25 +109,36 @@ def load_reference(folder: str | Path) -> Reference:
         _read_members(read_table(folder / MEMBERS)),
         calibration,
         sample,
+        aside,
     )
 
 
 def _write_members(members: object, file: IO[bytes]) -> None:
     """A row for every class that a content is filed under."""
     compact = as_members(members)
-    schema = pa.schema({"sha256": pa.string(), "class": pa.int64()})
+    fields: dict[str, pa.DataType] = {"sha256": pa.string(), "class": pa.int64()}
+    if compact.sketches is not None:
+        fields["sketch"] = pa.list_(pa.int16(), SUMS)
+    schema = pa.schema(fields)
     with pq.ParquetWriter(file, schema) as writer:
         for first in range(0, max(1, len(compact)), ROWS_AT_ONCE):
             numbers = np.arange(first, min(len(compact), first + ROWS_AT_ONCE))
             counts, filed = compact.filing(numbers)
             contents = compact.contents.take(np.repeat(numbers, counts))
             columns = [pa.array(contents, pa.string()), pa.array(filed)]
+            if compact.sketches is not None:
+                sums = compact.sketches[np.repeat(numbers, counts)].ravel()
+                flat = pa.array(sums, pa.int16())
+                columns.append(pa.FixedSizeListArray.from_arrays(flat, SUMS))
             writer.write_table(pa.table(columns, schema=schema))
 
 
 def _read_members(table: pa.Table) -> Members:
     contents = joined_contents(map(packed_texts, arrow_texts(table["sha256"])))
-    return make_members(contents, table["class"].to_numpy().astype(np.int64))
+    sketches = None
+    if "sketch" in table.column_names:
+        sketches = table["sketch"].combine_chunks().flatten().to_numpy().reshape(-1, SUMS)
+    return make_members(contents, table["class"].to_numpy().astype(np.int64), sketches)
 
 
 def _class_moments(arrays: dict[str, np.ndarray]) -> tuple[ClassMoments, ...]:

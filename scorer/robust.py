@@ -11,6 +11,10 @@ removed only where two things explain it away:
 The second condition keeps the hard but right images of overlapping classes. Both were chosen on
 some draws and confirmed on others (benchmarks/planted_truth.py). There is one refit, and no class
 goes below half of its images or below five.
+
+Strays widen σ along the prompt of the class they are in, far more than along captions. Without
+them ICS grows, and captions would count less beside it than before. `balanced_weight` gives them a
+larger λ in return (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..indexer.vectors import Texts, exact_search, ranks
+from .bliss import EPSILON, prompt_statistics
+from .reference import Reference
 
 NEIGHBOURS = 10
 AGREEING = 1
@@ -54,6 +60,20 @@ def explained_images(filed: FiledImages) -> np.ndarray:
         few = agreeing_neighbours(filed.vectors, filed.labels, doubtful) <= AGREEING
         out[doubtful[few]] = True
     return _copies_together(_enough_left(out, filed), filed)
+
+
+def balanced_weight(weight: float, before: Reference, after: Reference) -> float:
+    """λ' for the reference `after` a removal that keeps the balance λ had `before`:
+
+        λ' = λ · Σ_c σ_c / Σ_c σ'_c
+
+    with σ_c and σ'_c the deviation of class c's images along its own prompt, before and after. λ
+    itself where nothing was removed or no deviation is left.
+    """
+    old, new = (
+        1 / prompt_statistics(each.moments, each.prompt_vectors)[1] for each in (before, after)
+    )
+    return weight * float(old.sum() / new.sum()) if new.sum() > EPSILON * (1 + len(new)) else weight
 
 
 def agreeing_neighbours(vectors: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from helpers import ROOT
 
 LIBRARY = ("audit", "commands", "corpora", "demo", "distributed", "evaluation", "indexer",
            "scorer", "training")  # fmt: skip
-READERS = ("pq.ParquetFile", "pq.read_table", "pq.ParquetDataset", "parquet.read_table")
+READERS = ("pq.ParquetFile", "pq.read_table", "pq.ParquetDataset", "parquet.read_table",
+           "pq.read_schema", "pq.read_metadata")  # fmt: skip
 
 THREADS = """
 import os, sys

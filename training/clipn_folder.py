@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
-from ..csv_cells import csv_text
 from ..errors import UsageError
+from ..safe_text import csv_text
 
 CLIPN_KIND = "clipn"
 CURVE, PLOT = "curve.csv", "curve.svg"

@@ -7,11 +7,11 @@ pictures go along as they are, EXIF and all; images that could not be read are n
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...artefacts import temporary_folder
 from ...errors import BlissError, UsageError
 from ..folder import RunFolder
 from ..review.photographs import read_photographs, run_photographs, wanted_images
@@ -30,9 +30,9 @@ def save_dataset(run: RunFolder, folder: str | Path) -> int:
         raise UsageError(
             f"{folder} is already there", "a new or empty folder", "Choose another folder"
         )
-    with tempfile.TemporaryDirectory(dir=_existing_parent(folder)) as scratch:
-        dataset = _dataset(run, scratch)
-        made = Path(scratch) / "made"
+    with temporary_folder(_existing_parent(folder)) as scratch:
+        dataset = _dataset(run, scratch / "cache")
+        made = scratch / "made"
         dataset.save_to_disk(made)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists():
@@ -46,8 +46,8 @@ def push_dataset(run: RunFolder, repository: str, public: bool = False) -> int:
 
     Raises BlissError where a picture is gone, and with the hub's own reason where it refuses.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        dataset = _dataset(run, scratch)
+    with temporary_folder() as scratch:
+        dataset = _dataset(run, scratch / "cache")
         try:
             dataset.push_to_hub(repository, private=not public)
         except Exception as error:
@@ -59,7 +59,7 @@ def push_dataset(run: RunFolder, repository: str, public: bool = False) -> int:
         return len(dataset)
 
 
-def _dataset(run: RunFolder, scratch: str) -> Any:
+def _dataset(run: RunFolder, scratch: Path) -> Any:
     import datasets
 
     bars = datasets.utils.are_progress_bars_disabled()
@@ -70,7 +70,7 @@ def _dataset(run: RunFolder, scratch: str) -> Any:
             {"image": datasets.Image(), **datasets.Features.from_arrow_schema(schema)}
         )
         return datasets.Dataset.from_generator(
-            _rows, gen_kwargs={"run": run}, features=features, cache_dir=scratch
+            _rows, gen_kwargs={"run": run}, features=features, cache_dir=str(scratch)
         )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, BlissError):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..folder import RunFolder
-from ..review.photographs import StoredImages, Wanted, audited_embeddings, stored_images
+from ..review.photographs import (
+    AUDITED,
+    REFERENCE,
+    StoredImages,
+    Wanted,
+    audited_embeddings,
+    reference_embeddings,
+)
 
 SHOWN = 3
 CANDIDATES = 8
 """Taken before copies of the image itself are dropped."""
 ROWS_AT_ONCE = 4096
-AUDITED, REFERENCE = "audited", "reference"
 PATH_COLUMNS = ("image_path", "path", "url")
 
 
@@ -44,8 +49,7 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     places = audited.places(table["row"].to_numpy())
     given = run.facts.get("request", {}).get("reference")
     if given:
-        stored = stored_images(run.folder / "reference-images") or stored_images(Path(given))
-        collection, members = REFERENCE, None
+        stored, collection, members = reference_embeddings(run), REFERENCE, None
     else:
         stored, collection = audited, AUDITED
         members = places[table["left_out"].to_numpy(zero_copy_only=False).astype(bool)]
@@ -57,17 +61,17 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     distinct = np.unique(near[np.isfinite(similarity)])
     paths, labels = _paths(stored, distinct), stored.column("label", distinct)
     rows = stored.rows()[distinct]
-    hashes = stored.hashes(distinct.tolist()) if stored.ours else None
+    hashes = stored.hashes(distinct.tolist())
 
     def image_at(at: int) -> Wanted:
-        return Wanted(int(rows[at]), paths[at], None if hashes is None else hashes[at])
+        return Wanted(int(rows[at]), paths[at], hashes[at] if stored.ours else None)
 
     found = []
     for i, (values, there) in enumerate(zip(similarity, near, strict=True)):
         kept = [
             Neighbour(collection, image_at(at), labels[at], float(value))
             for value, at in zip(values, np.searchsorted(distinct, there).tolist(), strict=True)
-            if np.isfinite(value) and not (hashes is not None and hashes[at] == own[i])
+            if np.isfinite(value) and hashes[at] != own[i]
         ]
         found.append(kept[:SHOWN])
     return found

@@ -11,14 +11,17 @@ import base64
 import hashlib
 import html
 import json
+import mmap
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...artefacts import write_atomically
-from ...errors import UsageError
-from ..folder import open_run
+from ...errors import BlissError, UsageError
+from ...safe_text import counted
+from ..folder import located, open_run
+from ..models import Say
 from ..review.photographs import check_addresses
 from .grouping import group_run, save_groups
 from .page_data import page_data
@@ -29,28 +32,57 @@ IMAGES_SHOWN = 1000
 
 
 def save_report(
-    run_folder: str | Path, output: str | Path | None = None, images: int = IMAGES_SHOWN
+    run_folder: str | Path,
+    output: str | Path | None = None,
+    images: int = IMAGES_SHOWN,
+    *,
+    keep_pictures: bool = False,
+    say: Say = lambda line: None,
 ) -> Path:
     """Write the page of the run in `run_folder` and its `groups.json`; where the page is.
 
     `output` is the page's file (default `report.html` in the run's folder), `images` how many of
     the most anomalous images are shown one by one. Pictures are looked for where the audit found
-    them; the page says where one is missing. Raises UsageError where there is no run or it names
+    them, and a relative folder also in the folders around the run; the page says where one is
+    missing, and `say` is given their number. Raises UsageError where there is no run or it names
     an address that the user has not named, BlissError where its files have changed or the page
-    cannot be written.
+    cannot be written, and with `keep_pictures` where a page with pictures would be replaced by one
+    without any.
     """
     if images < 1:
         raise UsageError(f"{images} images were asked for", "1 or more", "Correct --top")
     run = open_run(run_folder)
     check_addresses(run)
     grouping = group_run(run)
-    save_groups(grouping, run)
+    if output is None:  # with another place for the page, the run may be read-only
+        save_groups(grouping, run)
     shelf = PictureShelf()
     data = page_data(run, grouping, images, shelf)
     page = page_html(data, shelf.encoded).encode("utf-8")
     path = Path(output) if output else run.folder / REPORT
+    missing = [image for image in data["images"] if image["picture"] is None]
+    where = located(run.source, run.folder)
+    if missing and not shelf.encoded and keep_pictures and _has_pictures(path):
+        raise BlissError(
+            f"none of the {counted(len(missing), 'picture')} was found in {where} (the first: "
+            f"{missing[0]['path']}: {missing[0].get('no_picture')}), and {path} has pictures",
+            "the images where the audit found them",
+            "Run this in the folder in which the audit ran, or write the page without pictures to "
+            "another file with --output",
+        )
+    if missing:
+        total = len(data["images"])
+        say(f"{len(missing):,} of {counted(total, 'picture')} were not found in {where}")
     write_atomically(path, lambda file: file.write(page))
     return path
+
+
+def _has_pictures(path: Path) -> bool:
+    """Whether there is a page at `path` with a picture."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as page:
+        return page.find(b'id="picture-0"') >= 0
 
 
 HERE = Path(__file__).parent

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from ...csv_cells import GUARD_PATTERN, GUARDED_PATTERN, text_cell
 from ...indexer import (
     Texts,
     arrow_texts,
@@ -23,7 +22,7 @@ from ...indexer import (
     joined,
     numbers_of,
 )
-from ...safe_text import counted, terminal_text
+from ...safe_text import GUARD_PATTERN, GUARDED_PATTERN, counted, terminal_text, text_cell
 from ..folder import RunFolder
 from ..review.photographs import (
     NO_FILE,

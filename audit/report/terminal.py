@@ -12,11 +12,14 @@ from ...progress import Progress
 from ...safe_text import counted, terminal_text
 from ...scorer import HiddenTexts
 from ..folder import count_facts
+from ..issues import issue_counts, worst_issues
 from ..result import AuditedImage, AuditResult
 from ..robust import refit_facts, refit_text
 
 CAPTIONS_SHOWN = 2
-PATH_WIDTH, CLASS_WIDTH, CAPTION_WIDTH = 44, 18, 60
+READ_FIRST = 5
+KIND_WIDTH, EVIDENCE_WIDTH = 9, 120
+PATH_WIDTH, CLASS_WIDTH, CAPTION_WIDTH, HIT_WIDTH = 44, 18, 60, 300
 
 
 def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says why") -> str:
@@ -37,7 +40,13 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
             f"; {counts['left_out']:,} of them are in the reference and were left out of their own "
             "class"
         )
-    lines = [table_text(result.worst(top)), "", line]
+    worst = result.worst(top)
+    table = _label_table(worst) if result.ranked_by_labels else table_text(worst)
+    lines = [table, "", line]
+    if counts["set_aside"]:
+        classes = counted(len(result.reference.set_aside), "class", "classes")
+        images = counted(counts["set_aside"], "image")
+        lines.append(f"{images} of {classes} with too few images compared with the other classes")
     if result.hidden is not None:
         lines.append(_hidden_text(result.hidden))
     if result.p_values is not None:
@@ -71,7 +80,27 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
     ):
         if counts[name]:
             lines.append(counted(counts[name], one, many))
-    return "\n".join(lines)
+    return "\n".join(lines + _issue_lines(result, top))
+
+
+def _issue_lines(result: AuditResult, top: int) -> list[str]:
+    """How many issues there are of each kind, the worst of each, and what to read first."""
+    issues = result.issues
+    if issues is None:
+        return []
+    counts, images = issue_counts(issues), len(issues["row"].unique())
+    lines = []
+    if counts:
+        lines = ["", f"{counted(len(issues), 'issue')} of {counted(images, 'image')}:"]
+    for kind, worst in worst_issues(issues).items():
+        path, evidence = worst["image"], terminal_text(worst["evidence"], EVIDENCE_WIDTH)
+        shown = f"{_end_of(path, PATH_WIDTH)}: {evidence}"
+        lines.append(f"{counts[kind]:8,}  {kind:<{KIND_WIDTH}}  worst: {shown}")
+    first = result.first_order[: min(top, READ_FIRST)].tolist()
+    if first and result.labels is not None and not result.ranked_by_labels:
+        named = ", ".join(_end_of(result.images.paths[i], PATH_WIDTH) for i in first)
+        lines.append(f"Read these first: {named}")
+    return lines
 
 
 def _hidden_text(hidden: HiddenTexts) -> str:
@@ -90,8 +119,6 @@ def _hidden_text(hidden: HiddenTexts) -> str:
 
 def table_text(images: Sequence[AuditedImage]) -> str:
     """One image a line: score, path, nearest class and the captions it resembles."""
-    if any(image.margin is not None for image in images):
-        return _label_table(images)
     with_p = any(image.p is not None for image in images)
     head = f"{'score':>8}  {'p':>6}  " if with_p else f"{'score':>8}  "
     lines = [head + f"{'path':<{PATH_WIDTH}}  {'nearest class':<{CLASS_WIDTH}}  resembles"]
@@ -184,7 +211,7 @@ def hits_text(hits: Mapping[str, Sequence[Any]]) -> str:
     """One caption a line: similarity, row, caption and, where it is known, origin."""
     origins = hits.get("origin") or [None] * len(hits["row"])
     return "\n".join(
-        f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption)}"
+        f"{similarity:7.4f}  {row:>9,}  {terminal_text(caption, HIT_WIDTH)}"
         + (f"  ({terminal_text(origin)})" if origin else "")
         for similarity, row, caption, origin in zip(
             hits["similarity"], hits["row"], hits["caption"], origins, strict=True
@@ -203,6 +230,10 @@ def differences_text(summary: Mapping[str, Any]) -> str:
             f"{_end_of(each['path_b'], PATH_WIDTH):<{PATH_WIDTH}}  {terminal_text(nearest)}"
         )
     correlation = summary["rank_correlation"]
+    methods = [summary["ranked_by_a"], summary["ranked_by_b"]]
+    ranked = f"both ranked by {methods[0]}"
+    if methods[0] != methods[1]:
+        ranked = f"the first ranked by {methods[0]}, the second by {methods[1]}"
     agreement = "none, one score is constant" if correlation is None else f"{correlation:.3f}"
     lines += [
         "",
@@ -210,6 +241,7 @@ def differences_text(summary: Mapping[str, Any]) -> str:
         f"{summary['only_in_a']:,} only in the first, {summary['only_in_b']:,} only in the second",
         f"rank correlation {agreement}; of the {summary['worst']:,} most anomalous "
         f"{summary['worst_in_both']:,} are the same",
+        f"{ranked}; images are compared by rank, from 0 (least anomalous) to 1, not by score",
     ]
     return "\n".join(lines)
 

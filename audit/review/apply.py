@@ -7,26 +7,22 @@ only read.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...artefacts import write_atomically
+from ...artefacts import temporary_folder, write_atomically
 from ...corpora import ESCAPED_COLUMNS
-from ...csv_cells import cell_text, csv_text, is_plain, text_cell
 from ...errors import BlissError, UsageError, unwritable
 from ...indexer import UnreadableImage
 from ...progress import Progress, no_progress
-from ...safe_text import counted, terminal_text
+from ...safe_text import cell_text, counted, csv_text, is_plain, terminal_text, text_cell
 from ..folder import RunFolder
 from .photographs import (
-    CHANGED,
     Photograph,
     Photographs,
     Wanted,
@@ -141,20 +137,20 @@ def copy_cleaned(
     else:
         places, renamed = _places(cleaned, source)
     wanted = [Wanted(image.row, image.path, image.content) for image in cleaned.images]
-    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        work.mkdir(parents=True)
-        for number, found in enumerate(read_photographs(source, wanted)):
-            place = work.joinpath(*places[found.place])
-            _write(cleaned.images[found.place], found, place, source.folder is None)
-            progress("images copied", number + 1, len(places))
-        if target.is_dir():
-            target.rmdir()
-        os.replace(work, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(target.parent) as temporary:
+            work = temporary / "copy"
+            work.mkdir()
+            for number, found in enumerate(read_photographs(source, wanted)):
+                place = work.joinpath(*places[found.place])
+                _write(cleaned.images[found.place], found, place, source.folder is None)
+                progress("images copied", number + 1, len(places))
+            if target.is_dir():
+                target.rmdir()
+            os.replace(work, target)
     except OSError as error:
         raise unwritable(target, error, "nothing was left behind") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return renamed
 
 
@@ -227,8 +223,6 @@ def _folded(place: Sequence[str]) -> str:
 def _write(image: CleanedImage, found: Photograph, place: Path, add_suffix: bool) -> None:
     if found.data is None:
         raise _not_copied(image, found.problem)
-    if image.content is not None and hashlib.sha256(found.data).hexdigest() != image.content:
-        raise _not_copied(image, CHANGED)
     if add_suffix:
         place = place.with_name(place.name + image_suffix(found.data))
     place.parent.mkdir(parents=True, exist_ok=True)

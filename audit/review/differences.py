@@ -1,7 +1,8 @@
 """What became more or less anomalous between two audits of the same images.
 
-Scores of different models, corpora or references are on different scales, so images are compared by
-where they stand: the share of the images in both audits that score lower, from 0 to 1.
+Scores of different methods, models, corpora or references are on different scales, so they are not
+subtracted. Images are compared by where they stand in what ranked each run, its score or its label
+margin: the share of the images in both audits that stand lower, from 0 to 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import BlissError
+from ...scorer import NO_FILE
 from ..folder import RunFolder
 
 
@@ -30,6 +32,9 @@ class Differences:
     standing_b: np.ndarray
     only_a: int
     only_b: int
+    ranked_by_a: str
+    """What ranked the first audit, as `ranked_by` says it."""
+    ranked_by_b: str
 
     @property
     def change(self) -> np.ndarray:
@@ -58,16 +63,33 @@ class Differences:
 def compare_runs(first: RunFolder, second: RunFolder) -> Differences:
     """Match the images of two audits by content, and equal contents in order; then compare.
 
-    Raises BlissError where they have no image in common.
+    Images that are known by their vectors alone, which another model or precision changes, are
+    matched by path too. Raises BlissError where the audits have no image in common.
     """
     places: dict[str, list[int]] = defaultdict(list)
-    columns_a, columns_b = (run.columns(["content", "score"]) for run in (first, second))
-    for i, content in enumerate(columns_b["content"].to_pylist()):
+    columns_a, columns_b = (run.columns(["content", "path"]) for run in (first, second))
+    contents_a, contents_b = (each["content"].to_pylist() for each in (columns_a, columns_b))
+    for i, content in enumerate(contents_b):
         places[content].append(i)
-    pairs = []
-    for i, content in enumerate(columns_a["content"].to_pylist()):
+    pairs, left = [], []
+    for i, content in enumerate(contents_a):
         if places[content]:
             pairs.append((i, places[content].pop(0)))
+        else:
+            left.append(i)
+    left_b = sorted(i for each in places.values() for i in each)
+    paths_a, paths_b = columns_a["path"].to_pylist(), columns_b["path"].to_pylist()
+    named: dict[str, list[int]] = defaultdict(list)
+    for i in left_b:
+        named[paths_b[i]].append(i)
+    for i in left:
+        there = named[paths_a[i]]
+        if there and NO_FILE in (
+            contents_a[i][: len(NO_FILE)],
+            contents_b[there[0]][: len(NO_FILE)],
+        ):
+            pairs.append((i, there.pop(0)))
+    pairs.sort()
     if not pairs:
         raise BlissError(
             f"{first.folder} and {second.folder} have no image in common",
@@ -78,17 +100,33 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Differences:
     return Differences(
         rows_a,
         rows_b,
-        _standing(columns_a["score"].to_numpy()[rows_a]),
-        _standing(columns_b["score"].to_numpy()[rows_b]),
+        _standing(_ranking(first)[rows_a]),
+        _standing(_ranking(second)[rows_b]),
         len(columns_a) - len(pairs),
         len(columns_b) - len(pairs),
+        ranked_by(first),
+        ranked_by(second),
     )
+
+
+def ranked_by(run: RunFolder) -> str:
+    """What ranks the images of a run: "label margin", or the name of its score."""
+    if run.facts.get("question") == "mislabel":
+        return "label margin"
+    return str(run.facts.get("settings", {}).get("score", "bliss"))
+
+
+def _ranking(run: RunFolder) -> np.ndarray:
+    """float64 [n], what ranks the images of a run, most anomalous highest."""
+    name = "margin" if ranked_by(run) == "label margin" else "score"
+    values = run.columns([name])[name].to_numpy().astype(np.float64)
+    return np.nan_to_num(values, nan=-np.inf)
 
 
 def differences_table(first: RunFolder, second: RunFolder, found: Differences) -> pa.Table:
     """One row an image in both audits, the largest change first."""
     order = found.order
-    names = ("path", "score", "nearest_class")
+    names = ("path", "rank", "score", "nearest_class")
     a = first.columns(names).take(found.rows_a[order])
     b = second.columns(names).take(found.rows_b[order])
     return pa.table(
@@ -98,6 +136,8 @@ def differences_table(first: RunFolder, second: RunFolder, found: Differences) -
             "change": found.change[order],
             "standing_a": found.standing_a[order],
             "standing_b": found.standing_b[order],
+            "rank_a": a["rank"],
+            "rank_b": b["rank"],
             "score_a": a["score"],
             "score_b": b["score"],
             "nearest_class_a": a["nearest_class"],
@@ -114,6 +154,8 @@ def differences_summary(found: Differences, table: pa.Table, top: int) -> dict[s
         "images_in_both": len(table),
         "only_in_a": found.only_a,
         "only_in_b": found.only_b,
+        "ranked_by_a": found.ranked_by_a,
+        "ranked_by_b": found.ranked_by_b,
         "rank_correlation": None if np.isnan(correlation) else correlation,
         "worst": worst,
         "worst_in_both": found.common_worst(worst),

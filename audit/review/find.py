@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ...indexer import Encoder, SelectedRows, exact_search
+from ...indexer import Encoder, SelectedRows, exact_search, normalise_rows
 from ...safe_text import terminal_text
 from ..fitting import embed_query
 from ..folder import RunFolder
@@ -36,6 +36,34 @@ def find_by_text(run: RunFolder, text: str, encoder: Encoder, k: int = 20) -> li
     """
     query = embed_query(encoder, run.facts["model"], str(run.folder), text, None)
     return _nearest(run, query, k, None)
+
+
+def find_by_vector(run: RunFolder, file: str, k: int = 20) -> list[Found]:
+    """The k audited images nearest to the vector in an .npy `file`, [d] or [1, d], of any length.
+
+    It is of the model that embedded the images, such as a text's. Raises UsageError where it is not
+    one finite vector of their dimension.
+    """
+    try:
+        vector = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--vector {file} could not be read ({error})", "an .npy file", "Correct the path"
+        ) from error
+    rows = np.atleast_2d(vector)
+    dimension = run.facts["model"]["dimension"]
+    if rows.shape != (1, dimension) or rows.dtype.kind not in "fiu":
+        raise UsageError(
+            f"--vector {file} has shape {vector.shape} and type {vector.dtype}",
+            f"one row of {dimension} numbers, of the model that embedded the images",
+            "Save one vector with numpy.save",
+        )
+    made = normalise_rows(rows)
+    if len(made.unusable):
+        raise UsageError(
+            f"--vector {file} is zero or not finite", "a finite vector", "Embed the text again"
+        )
+    return _nearest(run, made.unit, k, None)
 
 
 def find_like(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ...artefacts import MANIFEST, read_json
+from ...artefacts import MANIFEST, check_checksum, digest, read_json, read_manifest
 from ...corpora import (
     ImageOptions,
     ImageSource,
@@ -25,6 +25,7 @@ from ...corpora import (
 )
 from ...errors import BlissError
 from ...indexer import (
+    BUILDING,
     SIGNATURES,
     DecodingLimits,
     EmbeddingFolder,
@@ -39,12 +40,15 @@ from ...indexer import (
     read_parquet,
     slices,
 )
-from ..folder import RunFolder
+from ...scorer import ARRAYS, NO_FILE
+from ..folder import RunFolder, located
 
 LIMITS = DecodingLimits()
 CHANGED = "its content has changed since the audit"
 NOT_THERE = "the collection has no readable image at this row any more"
 FILES = "image-files"
+AUDITED, REFERENCE = "audited", "reference"
+AGAIN = "Run the same audit again, or restore the files"
 _OPTIONS = {
     "image_column": "image_column",
     "label_column": "label_column",
@@ -119,8 +123,12 @@ def run_photographs(run: RunFolder) -> Photographs:
     request = run.facts.get("request", {})
     check_named([request.get("images")], str(run.folder))
     if request.get("embeddings"):
-        return Photographs(str(request.get("image_root") or request["embeddings"]), {})
-    return _by_kind(run.folder / "images", run.source, request)
+        root = str(request.get("image_root") or request["embeddings"])
+        return Photographs(located(root, run.folder), {})
+    images = request.get("images")
+    if isinstance(images, str):
+        request = {**request, "images": located(images, run.folder)}
+    return _by_kind(run.folder / "images", located(run.source, run.folder), request)
 
 
 def reference_photographs(run: RunFolder) -> Photographs:
@@ -128,10 +136,11 @@ def reference_photographs(run: RunFolder) -> Photographs:
 
     AddressNotNamed for an address that the user has not named.
     """
-    given = str(run.facts["request"]["reference"])
+    given = located(str(run.facts["request"]["reference"]), run.folder)
     check_named([given], str(run.folder))
     if is_embedding_folder(Path(given), "img"):
-        return Photographs(given, {})
+        root = run.facts["request"].get("image_root")
+        return Photographs(located(str(root), run.folder) if root else given, {})
     folder = given if os.path.isdir(given) else os.path.dirname(os.path.abspath(given))
     return _by_kind(run.folder / "reference-images", folder, {"images": given})
 
@@ -151,7 +160,7 @@ def read_photographs(where: Photographs, wanted: Sequence[Wanted]) -> Iterator[P
     """Each of the `wanted` images (no row twice) once, with bounded memory.
 
     Files come in the order of `wanted`; the images of any other collection by ascending row, in one
-    pass over it, except those whose content has changed.
+    pass over it. One whose content has changed since the audit has a problem.
     """
     if where.folder is None:
         yield from _read_rows(where.request, wanted)
@@ -162,7 +171,7 @@ def read_photographs(where: Photographs, wanted: Sequence[Wanted]) -> Iterator[P
         except UnreadableImage as error:
             yield Photograph(place, None, str(error))
         else:
-            yield Photograph(place, data)
+            yield _unless_changed(place, data, each)
 
 
 def photograph_file(folder: str, path: str, follow_links: bool = False) -> str:
@@ -207,11 +216,7 @@ def _read_rows(request: Mapping[str, Any], wanted: Sequence[Wanted]) -> Iterator
                 while wanted[waiting[done]].row < row:
                     yield Photograph(waiting[done], None, NOT_THERE)
                     done += 1
-                content = wanted[waiting[done]].content
-                if content is not None and hashlib.sha256(data).hexdigest() != content:
-                    yield Photograph(waiting[done], None, CHANGED)
-                else:
-                    yield Photograph(waiting[done], data)
+                yield _unless_changed(waiting[done], data, wanted[waiting[done]])
                 done += 1
     except BlissError as error:
         problem = error.given
@@ -219,9 +224,13 @@ def _read_rows(request: Mapping[str, Any], wanted: Sequence[Wanted]) -> Iterator
         yield Photograph(place, None, problem)
 
 
+def _unless_changed(place: int, data: bytes, wanted: Wanted) -> Photograph:
+    if wanted.content is not None and hashlib.sha256(data).hexdigest() != wanted.content:
+        return Photograph(place, None, CHANGED)
+    return Photograph(place, data)
+
+
 ROWS_AT_ONCE = 65_536
-NO_FILE = "vector:"
-"""Begins the content of an image that is known by its vector alone."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +264,16 @@ class StoredImages:
             return [str(content) for content in self.column("sha256", np.array(places, np.int64))]
         return [NO_FILE + hashlib.sha256(row).hexdigest() for row in self.vectors[np.array(places)]]
 
+    def fingerprint(self) -> str:
+        """What `EmbeddedImages.fingerprint` was when these embeddings were read."""
+        if self.ours:
+            return digest(read_json(self.layout.folder / MANIFEST)["checksums"])
+        found = hashlib.sha256()
+        for some in slices(self.layout.count, ROWS_AT_ONCE):
+            usable = np.flatnonzero(self.vectors[some].any(axis=1)) + some.start
+            found.update("".join(self.hashes(usable.tolist())).encode())
+        return found.hexdigest()
+
     def mean(self) -> np.ndarray:
         """float64 [d], the mean of all unit rows."""
         total = np.zeros(self.layout.dimension)
@@ -276,17 +295,83 @@ class StoredImages:
         return found
 
 
-def stored_images(folder: Path) -> StoredImages | None:
-    """The embeddings in `folder`, or None where there are none."""
+def _stored_images(folder: Path) -> StoredImages | None:
+    """The embeddings in `folder`, or None where there are none.
+
+    BlissError where they are bliss's and unfinished, or a file has changed since they were made.
+    """
     if not is_embedding_folder(folder, "img"):
         return None
-    return StoredImages(open_embedding_folder(folder, "img"), (folder / MANIFEST).is_file())
+    ours = (folder / MANIFEST).is_file() or (folder / BUILDING).is_file()
+    if ours:
+        manifest = read_manifest(folder, "image-embeddings", AGAIN)
+        for name in manifest["checksums"]:
+            check_checksum(folder, name, manifest)
+    return StoredImages(open_embedding_folder(folder, "img"), ours)
 
 
 def audited_embeddings(run: RunFolder) -> StoredImages | None:
-    """The embeddings a run was made from: its own, or those it was given."""
-    given = run.facts.get("request", {}).get("embeddings")
-    return stored_images(run.folder / "images") or (stored_images(Path(given)) if given else None)
+    """The embeddings that a run scored: those it was given, else its own; None where they are gone.
+
+    Read, and compared with the run, once. BlissError where they are others than it scored.
+    """
+    if AUDITED not in run.opened:
+        given = run.facts.get("request", {}).get("embeddings")
+        stored = _stored_images(
+            Path(located(given, run.folder)) if given else run.folder / "images"
+        )
+        if stored is not None:
+            _check_scored(run, stored)
+        run.opened[AUDITED] = stored
+    return run.opened[AUDITED]
+
+
+def reference_embeddings(run: RunFolder) -> StoredImages | None:
+    """The embeddings of the images of a run's separate reference; None where there are none.
+
+    Read, and compared with the run, once. BlissError where they are others than it used.
+    """
+    if REFERENCE not in run.opened:
+        given = run.facts.get("request", {}).get("reference")
+        given = given and located(given, run.folder)
+        stored = None
+        if given and not (Path(given) / ARRAYS).is_file():  # a fitted one keeps no images
+            stored = _stored_images(Path(given)) or _stored_images(run.folder / "reference-images")
+        known = run.facts["reference"].get("fingerprint")
+        if stored is not None and known and stored.fingerprint() != known:
+            raise _others(stored, run)
+        run.opened[REFERENCE] = stored
+    return run.opened[REFERENCE]
+
+
+def _check_scored(run: RunFolder, stored: StoredImages) -> None:
+    """Raise BlissError where the embeddings are not those in the run's table."""
+    images = run.facts["images"]
+    known = images.get("fingerprint")
+    if stored.ours and known:  # over all vectors and metadata, which were just checked
+        if stored.fingerprint() != known:
+            raise _others(stored, run)
+        return
+    count = images["scored"] if stored.ours else images["listed"]
+    if stored.layout.count != count:
+        raise _others(stored, run)
+    table = run.columns(["row", "content"])
+    places = stored.places(table["row"].to_numpy())
+    if stored.ours and not np.array_equal(stored.rows(), table["row"].to_numpy()):
+        raise _others(stored, run)
+    if "content" in table.column_names:
+        for some in slices(len(places), ROWS_AT_ONCE):
+            contents = table["content"].slice(some.start, some.stop - some.start)
+            if stored.hashes(places[some].tolist()) != contents.to_pylist():
+                raise _others(stored, run)
+
+
+def _others(stored: StoredImages, run: RunFolder) -> BlissError:
+    return BlissError(
+        f"the embeddings in {stored.layout.folder} are not those that {run.folder} was made from",
+        "the embeddings of that audit, unchanged",
+        AGAIN,
+    )
 
 
 def wanted_images(run: RunFolder) -> list[Wanted]:

@@ -3,7 +3,7 @@
 Image files at addresses are fetched through fsspec when their turn comes. Folder symlinks that stay
 inside the root are followed once; links that leave it are followed only where the user says so;
 links found below a followed link, and links to a folder that holds the link, are not, so a loop
-ends. Hidden files and folders (leading dot) do not count.
+ends. Hidden files and folders (leading dot) and those of SYSTEM_FOLDERS do not count.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _COPY_LINKS = (
     "Add --follow-links if you trust where the links lead (DVC, git-annex, the hub's cache), or "
     "put the files in their place, for example with cp -rL"
 )
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+"""What systems put beside images, such as thumbnails of them: no part of a collection."""
 _NO_SUFFIX = "without suffix"
 _NEEDED_IMAGES = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF files"
 
@@ -241,7 +243,7 @@ def _scan(
     try:
         with os.scandir(os.path.join(root, folder)) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                     continue
                 entries_here += 1
                 path = f"{folder}/{entry.name}" if folder else entry.name

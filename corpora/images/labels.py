@@ -10,19 +10,20 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...csv_cells import cell_text
 from ...errors import BlissError, UsageError
+from ...safe_text import cell_text
 from ...tables import open_table
 from ..addresses import is_remote
 from ..parquet_pages import check_rows, parquet_batches
+from ..sources import SEPARATORS
 from .folders import ImageList, list_paths
-from .source import ImageOptions, display_path, is_inside
+from .source import PATH_TOO_LONG, ImageOptions, display_path, is_inside, valid_text
 
 LABEL_FILE_NAMES = (
     *("labels.csv", "labels.tsv", "labels.jsonl", "labels.parquet"),
@@ -49,6 +50,8 @@ class LabelFile:
     labels: tuple[str | None, ...]
     has_labels: bool = True
     """Whether it has a column of labels."""
+    problems: Mapping[int, str] = field(default_factory=dict)
+    """Records whose label cannot be one, and why; they have none."""
 
 
 Columns = tuple[list[str], list[str | None], bool]
@@ -70,8 +73,12 @@ def read_label_file(file: str, options: ImageOptions) -> LabelFile:
             "a path in every record",
             "Correct or remove that record",
         )
+    problems = {}
+    for row, label in enumerate(labels):
+        if label is not None and len(label.encode("utf-8")) > LONGEST_LABEL:
+            labels[row], problems[row] = None, LABEL_TOO_LONG
     name = display_path(os.path.basename(file))
-    return LabelFile(name, tuple(paths), tuple(labels), has_labels)
+    return LabelFile(name, tuple(paths), tuple(labels), has_labels, problems)
 
 
 def list_labelled(file: str, options: ImageOptions) -> ImageList:
@@ -89,7 +96,9 @@ def list_labelled(file: str, options: ImageOptions) -> ImageList:
     listed = list_paths(root, paths, read.labels, bool(options.follow_links))
     if len(listed.problems) == len(paths):
         remedy = "Put the file into the folder that holds the images"
-        if is_remote(paths[0]):
+        if PATH_TOO_LONG in listed.problems.values():
+            remedy = "Name the column of paths with --image-column, or save the images as files"
+        elif is_remote(paths[0]):
             remedy = "Download the images, for example with img2dataset, and give what it makes"
         raise UsageError(
             f"{display_path(file)} names no file in its folder, {display_path(root)} (the first: "
@@ -97,7 +106,7 @@ def list_labelled(file: str, options: ImageOptions) -> ImageList:
             "paths relative to the folder of the file, or absolute ones inside it",
             remedy,
         )
-    return listed
+    return replace(listed, problems={**read.problems, **listed.problems})
 
 
 def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList:
@@ -144,7 +153,9 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
     there = tuple(labels.pop(path, None) for path in listed.paths)
     follow = bool(options.follow_links)
     extra = list_paths(root, list(labels), list(labels.values()), follow)
-    problems = {**listed.problems}
+    doubtful = {places[row]: problem for row, problem in read.problems.items()}
+    found = {row: doubtful[path] for row, path in enumerate(listed.paths) if path in doubtful}
+    problems = {**found, **listed.problems}
     other_case = {path.casefold(): path for path in listed.paths}
     for row, path in enumerate(extra.paths):
         missing = f"{read.name} names it, but it is not among the images"
@@ -206,10 +217,12 @@ def _below(root: str, path: str) -> str:
 
 
 def _csv_columns(file: str, options: ImageOptions) -> Columns:
-    delimiter = "\t" if file.lower().endswith(".tsv") else ","
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
-        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        encoding = _encoding(file)
+        with open(file, encoding=encoding, errors="surrogateescape", newline="") as lines:
+            delimiter = _delimiter(file, lines.readline(), options)
+            lines.seek(0)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
             path_at, label_at = _columns(file, header, options)
@@ -238,6 +251,23 @@ def _csv_columns(file: str, options: ImageOptions) -> Columns:
     finally:
         csv.field_size_limit(before)
     return paths, labels, label_at is not None
+
+
+def _encoding(file: str) -> str:
+    """UTF-8, or UTF-16 where the file begins with its mark."""
+    with open(file, "rb") as start:
+        return "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _delimiter(file: str, header: str, options: ImageOptions) -> str:
+    """The one separator that cuts a column of paths out of the header; else its suffix's."""
+    usual = "\t" if file.lower().endswith(".tsv") else ","
+    wanted = {options.image_column or "", *PATH_COLUMNS, ESCAPED_COLUMNS[0]} - {""}
+    for sign in (usual, *SEPARATORS):
+        fields = [each.strip().strip('"').strip().lower() for each in header.split(sign)]
+        if len(fields) > 1 and {name.lower() for name in wanted} & {*fields}:
+            return sign
+    return usual
 
 
 def _jsonl_columns(file: str, options: ImageOptions) -> Columns:
@@ -384,7 +414,7 @@ def label_text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return display_path(text.strip()) or None
+    return valid_text(text.strip()) or None
 
 
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
@@ -393,7 +423,7 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = features["info"]["features"][column]["names"]
         return tuple(str(name) for name in names)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -404,7 +434,7 @@ def image_features(schema: pa.Schema) -> list[str]:
             (schema.metadata or {}).get(b"huggingface", b"{}")
         )["info"]["features"]
         return [name for name in schema.names if features[name].get("_type") == "Image"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 

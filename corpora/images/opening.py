@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import UsageError
+from ...artefacts import read_json
+from ...errors import BlissError, UsageError
+from ...safe_text import counted
 from ..addresses import expand, is_remote, is_remote_folder
-from ..datasets import check_inside
+from ..datasets import check_inside, choose_split, open_builder, quiet
 from ..opening import FOLDER_PART, HUB_SPEC
+from ..sources import CorpusOptions
 from .folders import (
     Findings,
     ImageList,
     find_images,
+    list_addresses,
     list_image_files,
     list_remote_folder,
     no_images,
@@ -34,12 +38,97 @@ from .source import (
 from .tables import choose_image_column, open_image_tables, read_schema
 from .tars import TAR_SUFFIXES, ImageTars
 
+IMAGE_BUILDERS = ("parquet", "arrow", "webdataset", "imagefolder")
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
+
+
+def open_hub_images(name: str, options: ImageOptions) -> ImageSource:
+    """The images of the repository `owner/name`; errors as of the parts."""
+    return _open(f"hf:{name}", f"hf://datasets/{name}", options)
+
+
+def open_dataset_images(folder: str, options: ImageOptions) -> ImageSource:
+    """A folder laid out as a dataset repository, or holding parquet or Arrow files."""
+    folder = os.path.abspath(folder)
+    return _open(folder, folder, options)
+
+
+def is_saved_dataset(folder: str) -> bool:
+    """Whether `save_to_disk` made this folder."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (SAVED, SAVED_SPLITS))
+
+
+def open_saved_dataset(folder: str, options: ImageOptions) -> ImageSource:
+    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
+
+    UsageError where the split is not there, BlissError where a file it lists leaves the folder.
+    """
+    root = folder
+    check_inside(folder, [SAVED_SPLITS, SAVED], "it")
+    splits_file = os.path.join(folder, SAVED_SPLITS)
+    if os.path.isfile(splits_file):
+        splits = _listed(splits_file, "splits")
+        split = choose_split(folder, options.split, splits)
+        check_inside(folder, [split], SAVED_SPLITS)
+        root = os.path.join(folder, split)
+    elif options.split is not None:
+        raise UsageError(
+            f"the split {options.split} was given for {folder}",
+            "no split: it has one",
+            "Leave it out",
+        )
+    check_inside(folder, [os.path.join(root, SAVED)], SAVED_SPLITS)
+    state = os.path.join(root, SAVED)
+    names = [each.get("filename") for each in _listed(state, "_data_files", dict)]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise _edited(state)
+    check_inside(root, names, SAVED)
+    return open_image_tables(folder, [os.path.join(root, name) for name in names], options)
+
+
+def _listed(file: str, field: str, kind: type = str) -> list[Any]:
+    from pathlib import Path
+
+    found = read_json(Path(file)).get(field)
+    if not isinstance(found, list) or not all(isinstance(each, kind) for each in found):
+        raise _edited(file)
+    return found
+
+
+def _edited(file: str) -> BlissError:
+    return BlissError(
+        f"{file} does not list what it should", "the file as `datasets` wrote it", "Save it again"
+    )
+
+
+def _open(spec: str, address: str, options: ImageOptions) -> ImageSource:
+    wanted = CorpusOptions(None, options.config, options.split, options.revision)
+    with quiet():
+        builder = open_builder(spec, address, wanted, IMAGE_BUILDERS, "images")
+    files = builder.config.data_files or {}
+    split = choose_split(spec, options.split, [str(name) for name in files])
+    addresses = [str(file) for file in files[split]]
+    features = builder.info.features or {}
+
+    def names_of(column: str) -> tuple[str, ...] | None:
+        names = getattr(features.get(column), "names", None)
+        return tuple(names) if names else None
+
+    if builder.name == "webdataset":
+        return ImageTars(spec, tuple(addresses), options)
+    if builder.name == "imagefolder":
+        return list_addresses(spec, addresses)
+    return open_image_tables(spec, addresses, options, names_of)
+
+
 TABLE_SUFFIXES = (".parquet", ".arrow")
 LABEL_FILE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
-"""Folders of these names that hold all images are splits of a data set and no classes."""
-CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "data", "jpegimages")
-"""Nor is one folder of these names that holds all of them."""
+CONTAINERS = (
+    *("images", "image", "imgs", "img", "pictures", "pics", "photos", "photographs", "jpegimages"),
+    *("jpg", "jpeg", "jpegs", "png", "data", "dataset", "datasets", "archive", "raw", "raw_images"),
+    *("all", "all_images", "original", "originals"),
+)
+"""One folder of these names that holds all images is no class."""
 COLUMNS = ("image_column", "label_column")
 
 ACCEPTED_COLLECTIONS = (
@@ -49,6 +138,11 @@ ACCEPTED_COLLECTIONS = (
     "address of one of these, with {000..012} for ranges"
 )
 
+_SPLIT = re.compile(
+    r"(train|training|test|testing|val|valid|validation|dev|eval)([ _-]?(set|data|images|\d+))?"
+    r"|fold[ _-]?\d+"
+)
+"""Folders of these names that hold all images are splits of a data set and no classes."""
 _SHARD = re.compile(r"\d{5}")
 
 
@@ -63,8 +157,6 @@ def open_images(
     spec = os.fspath(spec)
     named = HUB_SPEC.fullmatch(spec)
     if named is not None:
-        from .datasets import open_hub_images
-
         refuse_image_options(spec, options, (*COLUMNS, "config", "split", "revision"))
         return open_hub_images(named["name"], _with_part(options, named))
     part = None if is_remote(spec) or os.path.exists(spec) else FOLDER_PART.fullmatch(spec)
@@ -120,15 +212,14 @@ def open_named(specs: Sequence[str], options: ImageOptions = NO_IMAGE_OPTIONS) -
 
 def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
     """A folder by what it holds: a saved data set, image files, archives or tables."""
-    from . import datasets as image_datasets
-
-    if image_datasets.is_saved_dataset(folder):
+    if is_saved_dataset(folder):
         refuse_image_options(folder, options, (*COLUMNS, "split"))
-        return image_datasets.open_saved_dataset(folder, options)
+        return open_saved_dataset(folder, options)
     found = find_images(folder, bool(options.follow_links))
     if found.images:
         listed = _open_image_files(folder, found, options)
-        return replace(listed, notices=(*listed.notices, *similar_labels(listed.labels)))
+        notices = (*_unread_tables(folder, options), *similar_labels(listed.labels))
+        return replace(listed, notices=(*listed.notices, *notices))
     names = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=os.fsencode)]
     tars = [name for name in names if name.lower().endswith(TAR_SUFFIXES)]
     if tars:
@@ -137,7 +228,7 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
         return ImageTars(folder, tuple(tars), options)
     if _holds_tables(folder):
         refuse_image_options(folder, options, (*COLUMNS, "config", "split"))
-        return image_datasets.open_dataset_images(folder, options)
+        return open_dataset_images(folder, options)
     raise no_images(folder, found)
 
 
@@ -158,13 +249,17 @@ def _open_image_files(folder: str, found: Findings, options: ImageOptions) -> Im
                 note = f"{display_path(folder)}: labels are those of {name}, not the folders' names"
                 listed = replace(listed, notices=(*listed.notices, note))
             return add_labels(listed, file, options)
-    tops = {path.partition("/")[0] for path in found.images}
-    if any("/" not in path for path in found.images):
-        tops = set()
-    if tops and all(name.lower() in SPLIT_NAMES for name in tops):
+    tops = {path.partition("/")[0] for path in found.images if "/" in path}
+    loose = sum("/" not in path for path in found.images)
+    if tops and _are_splits(tops):
         split = _choose_split(folder, options.split, sorted(tops))
         inner = replace(options, split=None)
-        return _descend(folder, split, found, inner, f"the images are those of the split {split}")
+        note = f"the images are those of the split {split}"
+        if loose:
+            note += f", without {counted(loose, 'image')} beside it"
+        return _descend(folder, split, found, inner, note)
+    if loose:
+        tops = set()
     if len(tops) == 1 and next(iter(tops)).lower() in CONTAINERS:
         (name,) = tops
         return _descend(folder, name, found, options, f"the folder {name} is no class")
@@ -174,7 +269,46 @@ def _open_image_files(folder: str, found: Findings, options: ImageOptions) -> Im
             note = f"{display_path(folder)}: its folders are shards of img2dataset, not classes"
             nothing = (None,) * listed.count
             return replace(listed, labels=nothing, notices=(*listed.notices, note))
+    inner_folders = {tuple(path.split("/")[:2]) for path in found.images if path.count("/") > 1}
+    if (
+        len(tops) == 1
+        and len(inner_folders) > 1
+        and all(path.count("/") > 1 for path in found.images)
+    ):
+        (name,) = tops
+        note = (
+            f"{display_path(folder)}: one class, {display_path(name)}, with its images in "
+            f"{counted(len(inner_folders), 'folder')}; if those are the classes, give "
+            f"{display_path(os.path.join(folder, name))}"
+        )
+        return replace(listed, notices=(*listed.notices, note))
     return listed
+
+
+def _are_splits(names: Collection[str]) -> bool:
+    """Whether all folders are called like splits, perhaps all after the same word: seg_train."""
+    plain = [name.lower() for name in names]
+    before = {name[: max(map(name.rfind, " _-")) + 1] for name in plain}
+    start = len(min(before)) if len(before) == 1 < len(plain) else 0
+    return all(_SPLIT.fullmatch(name[start:]) or _SPLIT.fullmatch(name) for name in plain)
+
+
+def _unread_tables(folder: str, options: ImageOptions) -> tuple[str, ...]:
+    """What to say of tables beside images that may hold their labels."""
+    if options.labels is not None or label_file_in(folder) is not None:
+        return ()
+    tables = sorted(
+        display_path(name)
+        for name in os.listdir(folder)
+        if name.lower().endswith(LABEL_FILE_SUFFIXES) and not name.startswith(".")
+    )
+    if not tables:
+        return ()
+    shown = ", ".join(tables[:3]) + (f" and {len(tables) - 3:,} more" if tables[3:] else "")
+    return (
+        f"{display_path(folder)}: {shown} {'is' if len(tables) == 1 else 'are'} not read; labels "
+        "are read from a table that --labels names",
+    )
 
 
 def _descend(

@@ -65,7 +65,11 @@ class ImageSource(Protocol):
         """The class of every row, where that is known without reading them all."""
 
     def facts(self) -> dict[str, JSON]:
-        """Kind, spec, options and a fingerprint of names, sizes, times of change and labels."""
+        """Kind, spec, options and a fingerprint.
+
+        The fingerprint is of names, sizes, times of change and labels, or of all options that say
+        where these are.
+        """
 
     def items(self, skip: Skip) -> Iterator[ImageItem]:
         """Every row in order, with bounded memory; the content of skipped rows is not read.
@@ -96,6 +100,10 @@ class ImageOptions:
     def facts(self) -> dict[str, JSON]:
         """What changes the rows of archives and tables, which follow no links."""
         return {name: value for name, value in vars(self).items() if name != "follow_links"}
+
+    def given(self) -> dict[str, JSON]:
+        """Those of `facts` that were given, which belong to what a collection is known by."""
+        return {name: value for name, value in self.facts().items() if value is not None}
 
 
 NO_IMAGE_OPTIONS = ImageOptions()
@@ -193,6 +201,11 @@ _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b
            b"heim": "HEIF", b"heis": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}  # fmt: skip
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
+LONGEST_PATH, SHOWN_OF_LONG = 4096, 48
+"""Bytes of the longest path that Linux opens, and how many characters of a longer one are shown."""
+PATH_TOO_LONG = (
+    f"its path is longer than {LONGEST_PATH:,} bytes: does the column hold images as base64?"
+)
 LEAVES_FOLDER = "its path leaves the folder of the collection"
 LINK_OUT = "a link that leaves the folder of the collection is not followed"
 
@@ -241,11 +254,21 @@ def has_image_suffix(name: str) -> bool:
 
 
 def display_path(path: str) -> str:
-    r"""Valid UTF-8 text for a path: bytes that are not UTF-8 are shown as \xNN."""
+    r"""Valid UTF-8 text for a path: bytes that are not UTF-8 are shown as \xNN.
+
+    What is too long for a path, such as an image in base64, is cut.
+    """
+    if len(path) > LONGEST_PATH:
+        return f"{valid_text(path[:SHOWN_OF_LONG])}… ({len(path):,} characters)"
+    return valid_text(path)
+
+
+def valid_text(text: str) -> str:
+    r"""Valid UTF-8: bytes that are not, which stand as surrogates, become \xNN."""
     try:
-        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte (Windows)
-        return path.encode("utf-8", "backslashreplace").decode("utf-8")
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_inside(path: str, folder: str) -> bool:
@@ -259,6 +282,8 @@ def why_outside(root: str, path: str, follow_links: bool = False) -> str:
     A link on the way counts as what it leads to, unless links may be followed.
     """
     folder = os.path.abspath(root)
+    if len(path.encode("utf-8", "surrogatepass")) > LONGEST_PATH:
+        return PATH_TOO_LONG
     try:
         joined = os.path.normpath(os.path.join(folder, path))
         if not is_inside(joined, folder):

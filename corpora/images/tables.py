@@ -17,9 +17,15 @@ import pyarrow.parquet as pq
 from ...artefacts import digest
 from ...errors import BlissError, UsageError
 from ...tables import open_table
+from ...tables import read_schema as parquet_schema
 from ..addresses import base_name, is_remote, open_file, reachable, stamp, unreachable
-from ..arrow_messages import arrow_batches, open_arrow_stream
-from ..parquet_pages import PageTooLarge, check_rows, parquet_batches
+from ..parquet_pages import (
+    PageTooLarge,
+    arrow_batches,
+    check_rows,
+    open_arrow_stream,
+    parquet_batches,
+)
 from ..sources import JSON
 from .labels import (
     LABEL_TOO_LONG,
@@ -55,7 +61,7 @@ class ImageTables:
     count: int | None = None
 
     def facts(self) -> dict[str, JSON]:
-        """The fingerprint is over every file's name, size and time of change."""
+        """The fingerprint is over name, size and time of change of every file, and options."""
         content = {f"{n} {base_name(a)}": stamp(a) for n, a in enumerate(self.addresses)}
         return {
             "kind": "image-tables",
@@ -63,7 +69,9 @@ class ImageTables:
             **self.options.facts(),
             "image_column": self.image_column,
             "label_column": self.label_column,
-            "fingerprint": digest({**content, "names": list(self.names or ())}),
+            "fingerprint": digest(
+                {**content, "names": list(self.names or ()), **self.options.given()}
+            ),
         }
 
     def items(self, skip: Skip) -> Iterator[ImageItem]:
@@ -241,7 +249,7 @@ def read_schema(address: str) -> pa.Schema:
     """The schema of a parquet or Arrow file; BlissError where it cannot be read."""
     with reachable(address), open_file(address) as file:
         if is_parquet(address):
-            return pq.read_schema(file)
+            return parquet_schema(file)
         with open_arrow_stream(file) as reader:
             return reader.schema
 

@@ -35,7 +35,8 @@ from .source import (
 )
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-LABEL_SUFFIXES = ("cls", "json", "txt")
+CLASS_SUFFIXES = ("cls", "class", "label")
+LABEL_SUFFIXES = (*CLASS_SUFFIXES, "json", "txt")
 
 DAMAGE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a cut or damaged archive raises."""
@@ -65,13 +66,13 @@ class ImageTars:
     count: int | None = None
 
     def facts(self) -> dict[str, JSON]:
-        """The fingerprint is over every archive's name, size and time of change."""
+        """The fingerprint is over name, size and time of change of every archive, and options."""
         content = {f"{n} {base_name(a)}": stamp(a) for n, a in enumerate(self.addresses)}
         return {
             "kind": "image-tars",
             "spec": self.spec,
             **self.options.facts(),
-            "fingerprint": digest(content),
+            "fingerprint": digest({**content, **self.options.given()}),
         }
 
     def items(self, skip: Skip) -> Iterator[ImageItem]:
@@ -130,14 +131,14 @@ class ImageTars:
                 sample.images.append(_Image(problem, None, member.name))
                 return
             sample.images.append(_read_image(member, file, skipped))
-        elif member.isfile() and suffix in (*LABEL_SUFFIXES, self.options.label_column):
+        elif member.isfile() and _last(suffix, (*LABEL_SUFFIXES, self.options.label_column)):
             if member.size <= _LONGEST_LABEL:
                 sample.others[suffix] = _read_member(member, file)
 
     def _rows_of(self, sample: _Sample, shard: str, row: int) -> Iterator[ImageItem]:
-        label = sample_label(sample.others, self.options.label_column)
-        too_long = label is not None and len(label.encode()) > LONGEST_LABEL
         for n, image in enumerate(sample.images):
+            label = sample_label(sample.beside(image), self.options.label_column)
+            too_long = label is not None and len(label.encode()) > LONGEST_LABEL
             name = f"{shard}/{display_path(image.name)}" if image.name else shard
             if too_long and not image.problem:
                 yield ImageItem(row + n, name, problem=LABEL_TOO_LONG)
@@ -164,6 +165,16 @@ class _Sample:
     key: str
     images: list[_Image] = field(default_factory=list)
     others: dict[str, bytes] = field(default_factory=dict)
+
+    def beside(self, image: _Image) -> dict[str, bytes]:
+        """The others by suffix: of `a.left.jpg`, those of `a.left`, else those of `a`."""
+        stem, dot, _ = _key_and_suffix(image.name)[1].rpartition(".")
+        own = {
+            suffix.removeprefix(stem + dot): data
+            for suffix, data in self.others.items()
+            if dot and suffix.startswith(stem + dot)
+        }
+        return own or self.others
 
 
 class _Apart:
@@ -193,13 +204,15 @@ class _Apart:
 def sample_label(others: dict[str, bytes], wanted: str | None) -> str | None:
     """The label among the files beside an image; None where there is none.
 
-    `wanted` is an extension or a field of the JSON file; otherwise .cls is taken, the field of the
-    JSON that is named like a label, or .txt where it is no caption, whichever is there first.
+    `wanted` is an extension or a field of the JSON file; otherwise .cls (.class, .label) is taken,
+    the field of the JSON that is named like a label, or .txt where it is no caption, whichever is
+    there first.
     """
     if wanted is not None and wanted in others:
         return _text(others[wanted])
-    if wanted is None and "cls" in others:
-        return _text(others["cls"])
+    for suffix in CLASS_SUFFIXES:
+        if wanted is None and suffix in others:
+            return _text(others[suffix])
     record: object = None
     try:
         record = json.loads(others.get("json", b"null"))
@@ -232,6 +245,11 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
     folder, slash, last = name.rpartition("/")
     stem, _, suffix = last.partition(".")
     return folder + slash + stem, suffix.lower()
+
+
+def _last(suffix: str, wanted: Sequence[str | None]) -> bool:
+    """Whether a suffix, or the last part of one with dots, is wanted."""
+    return suffix in wanted or suffix.rpartition(".")[2] in wanted
 
 
 def _holds_image(member: tarfile.TarInfo, file: IO[bytes]) -> bool:

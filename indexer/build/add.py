@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,21 @@ from ...progress import Progress
 from ..encode.encoder import IDENTITY, Encoder, check_same_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
-from ..store.folder import checked_names, files_of_part
-from ..store.manifest import IndexFolder, count_problems, type_problems
-from ..store.parts import BUILDING, begin_building, differing_fields, metadata_file
-from ..store.sources import (
+from ..store.manifest import (
+    IndexFolder,
+    checked_names,
+    count_problems,
+    files_of_part,
+    type_problems,
+)
+from ..store.parts import (
+    BUILDING,
     Described,
+    begin_building,
     describe_sources,
+    differing_fields,
     in_current_terms,
+    metadata_file,
     request_of,
     without_names,
 )
@@ -58,11 +67,23 @@ class AddOptions:
 class Added:
     """The result of an addition."""
 
-    index: CaptionIndex
+    folder: Path
     counts: Mapping[str, int]
     """What became of the texts of all new sources together."""
     before: bool
     """Whether it had been done before, so that nothing changed now."""
+
+    @cached_property
+    def index(self) -> CaptionIndex:
+        """The index with them; errors as of `open_index`, which do not undo the addition."""
+        try:
+            return open_index(self.folder)
+        except (BlissError, OSError) as error:
+            raise BlissError(
+                f"the captions were added, but {self.folder} could not be opened: {error}",
+                "an index that can be read",
+                "Nothing needs to be added again: see `bliss index verify`",
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -154,7 +175,7 @@ def _add(
             last = manifest["additions"][-1]
             if digest(_request(previous, make_job(previous))) == last["request"]:
                 shutil.rmtree(folder / ADDING, ignore_errors=True)
-                return Added(open_index(folder), last["counts"], before=True)
+                return Added(folder, last["counts"], before=True)
         job, adding = make_job(manifest), folder / ADDING
         request = _request(manifest, job)
         _begin(adding, request, job, options.overwrite)
@@ -181,7 +202,7 @@ def _add(
         counts = finish_addition(
             folder, manifest, plan, job.described, digest(request), job.truncated(plan)
         )
-        return Added(open_index(folder), counts, before=False)
+        return Added(folder, counts, before=False)
 
 
 def _rules_and_part_rows(folder: Path, manifest: Mapping[str, Any]) -> tuple[CaptionRules, int]:

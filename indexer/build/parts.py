@@ -1,29 +1,33 @@
 """The parts of a caption index: encoded here, by an engine or by another program, then stored.
 
 Which parts there are, what each holds and how the folder ends follows from the row plan alone, so
-parts may be made in any order and by several processes. A part is stored while the next one is
-encoded.
+parts may be made in any order and by several processes. A part is stored, and captions are read
+and tokenised, while others are encoded.
 """
 
 from __future__ import annotations
 
+import atexit
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...artefacts import digest, read_json, sha256_of
 from ...corpora import (
     JSON,
     TextBatch,
+    check_prompts,
     choose_arrow_column,
     closed_after,
     fill_prompt,
@@ -32,14 +36,110 @@ from ...corpora import (
     readable,
 )
 from ...progress import Progress
-from ..encode.encoder import Encoder
-from ..encode.pipeline import encode_captions
-from ..store.parts import BUILDING, Part, files_of, finished_part, write_part
-from ..store.sources import Described, encoding_prompts
-from ..vectors.layout import EmbeddingFolder, open_embedding_folder
+from ..encode.encoder import Encoder, Through, average_prompts
+from ..store.journal import Journal, delete_files
+from ..store.parts import (
+    BUILDING,
+    Described,
+    Part,
+    encoding_prompts,
+    files_of,
+    finished_part,
+    write_part,
+)
+from ..vectors.layout import EmbeddingFolder, open_embedding_folder, parquet_schema
 from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import normalise_rows
 from .plan import RowPlan, plan_batches, read_plan_part
+
+BATCHES_AHEAD = 4
+"""Tokenised batches that may wait for the encoder."""
+END_SECONDS = 10.0
+"""How long a source that hangs may delay the end of an iterator that is closed."""
+
+
+def encode_captions(
+    batches: Iterable[Sequence[str]],
+    encoder: Encoder,
+    prompts: Sequence[str],
+    ahead: int = BATCHES_AHEAD,
+    through: Through | None = None,
+) -> Iterator[np.ndarray]:
+    """float32 [m, d] unit rows for each batch of m texts in turn, bit for bit `encode_prompts`.
+
+    `batches` is read, tokenised and closed in a thread, at most `ahead` batches and the one in
+    progress in advance; the encoder runs in the caller's thread. Closing the iterator ends both.
+
+    Raises UsageError for malformed prompts; the iterator raises what reading or tokenising raises,
+    unchanged and after the rows before it.
+    """
+    return _encode(batches, encoder, check_prompts(prompts), ahead, through)
+
+
+def _encode(
+    batches: Iterable[Sequence[str]],
+    encoder: Encoder,
+    prompts: Sequence[str],
+    ahead: int,
+    through: Through | None,
+) -> Iterator[np.ndarray]:
+    encode = encoder.encode_tokens
+    if through is not None:
+        encode = partial(encode, through=through)
+    with closing(_tokenised(batches, encoder, prompts, ahead)) as tokenised:
+        for ids in tokenised:
+            yield average_prompts(encode(each) for each in ids)
+
+
+def _tokenised(
+    batches: Iterable[Sequence[str]], encoder: Encoder, prompts: Sequence[str], ahead: int
+) -> Generator[list[np.ndarray], None, None]:
+    """For each batch of n texts in order, one array of ids [n, L] for each prompt."""
+    queue: Queue[Any] = Queue(ahead)
+    """Lists of ids; at the end None, or an exception."""
+    stopping = threading.Event()
+
+    def produce() -> None:
+        source: Any = None
+        try:
+            source = iter(batches)
+            for texts in source:
+                queue.put(
+                    [encoder.tokenise([fill_prompt(p, text) for text in texts]) for p in prompts]
+                )
+                if stopping.is_set():
+                    return
+            queue.put(None)
+        except BaseException as error:
+            queue.put(error)
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+
+    thread = threading.Thread(target=produce, name="tokenising", daemon=True)
+
+    def stop() -> None:
+        if stopping.is_set():
+            return
+        stopping.set()
+        with suppress(Empty):  # makes room for the last item of the thread
+            while True:
+                queue.get_nowait()
+        if thread.is_alive():
+            thread.join(END_SECONDS)
+
+    atexit.register(stop)  # for an iterator that is neither exhausted nor closed
+    thread.start()
+    try:
+        while (item := queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop()
+        atexit.unregister(stop)
+
 
 FAILURES_LISTED = 1000
 """Failures of a part that are listed; all are counted."""
@@ -175,13 +275,21 @@ def encoded_parts(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(number, float32 [m, d]) of each of the parts `numbers`, in that order.
 
-    All captions go through the encoder as one stream, which does not drain between parts.
+    All captions go through the encoder as one stream, which does not drain between parts. What is
+    encoded of a part is in a journal beside the plan until the part is stored.
     """
+    journal, done_with = Journal(plan.folder.parent), list[Path]()
+
+    def through(ids: np.ndarray, encode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        values = repr(ids.tolist()).encode() if ids.dtype == object else ids.tobytes()
+        content = f"{ids.dtype} {ids.shape} ".encode() + values
+        return journal.vectors(content, lambda: encode(ids))
+
     prompts, templates = encoding_prompts(described)
     batches = (texts for number in numbers for texts in part_texts(plan, number, templates))
     done = plan.count - sum(plan.parts[number] for number in numbers)
     progress(PROGRESS, done, plan.count)
-    with closed_after(encode_captions(batches, encoder, prompts)) as encoded:
+    with closed_after(encode_captions(batches, encoder, prompts, through=through)) as encoded:
         for number in numbers:
             rows = plan.parts[number]
             raw = np.empty((rows, encoder.facts["dimension"]), np.float32)
@@ -192,7 +300,10 @@ def encoded_parts(
                 at += len(vectors)
                 progress(PROGRESS, done + at, plan.count)
             done += rows
+            ended = journal.end_part()
             yield number, raw
+            delete_files(done_with)  # of the part before, which was stored when this one was taken
+            done_with = ended
 
 
 def truncated_captions(
@@ -254,7 +365,7 @@ class EmbeddedTexts:
 def open_text_embeddings(folder: Path, column: str | None) -> EmbeddedTexts:
     """An embedding folder as a source of captions; UsageError when no column can be chosen."""
     layout = open_embedding_folder(folder, "text")
-    schema = pq.read_schema(layout.metadata[0])
+    schema = parquet_schema(layout.metadata[0])
     return EmbeddedTexts(layout, choose_arrow_column(str(folder), column, schema))
 
 

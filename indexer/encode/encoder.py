@@ -1,6 +1,7 @@
-"""The encoder of a model as the rest of the program sees it, without torch.
+"""The encoder of a model as the rest of the program sees it, and its preprocessing, without torch.
 
-`open_clip.load_encoder` makes an Encoder.
+`open_clip.load_encoder` makes an Encoder. For RGB pictures resizing and cropping are bit for bit
+those of `open_clip.transform.image_transform` at inference, before ToTensor and Normalize.
 """
 
 from __future__ import annotations
@@ -8,15 +9,107 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from ...corpora import fill_prompt
 from ...errors import BlissError, UsageError
 from ..vectors.unit_rows import row_lengths
-from .preprocessing import Preprocessing
 from .tokens import TokenizerRecipe
+
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESIZE_MODES = ("shortest", "longest", "squash")
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be decoded; its text is the reason, one short sentence."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The input of an image encoder: `size` is (height, width), `mean` and `std` are per channel.
+
+    Raises UsageError for a size, interpolation or resize mode that open_clip does not have.
+    """
+
+    size: tuple[int, int]
+    interpolation: str
+    resize_mode: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fill_color: int = 0
+    apply_exif: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            wrong, needed = f"image size {self.size}", "a height and a width of at least 1"
+        elif self.interpolation not in INTERPOLATIONS:
+            wrong, needed = f"interpolation {self.interpolation!r}", " or ".join(INTERPOLATIONS)
+        elif self.resize_mode not in RESIZE_MODES:
+            wrong, needed = f"resize mode {self.resize_mode!r}", " or ".join(RESIZE_MODES)
+        else:
+            return
+        remedy = "Correct the model's preprocess config"
+        raise UsageError(f"the encoder needs {wrong}", needed, remedy)
+
+
+class Resizable(Protocol):
+    """An RGB image that need not be in memory as a whole."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    def resize(self, size: tuple[int, int], interpolation: Image.Resampling, /) -> Image.Image:
+        """As `PIL.Image.Image.resize`."""
+
+
+def resize_and_crop(
+    source: Resizable, preprocessing: Preprocessing, max_pixels: int
+) -> Image.Image:
+    """open_clip's inference transform of an RGB image, before ToTensor."""
+    height, width = preprocessing.size
+    mode = preprocessing.resize_mode
+    new_height, new_width = resized_shape(source.height, source.width, preprocessing)
+    if min(new_height, new_width) < 1 or new_height * new_width > max_pixels:
+        raise UnreadableImage(
+            f"the image is too long and thin to resize to {height} x {width} ({shape_of(source)})"
+        )
+    interpolation = INTERPOLATIONS[preprocessing.interpolation]
+    if mode == "shortest" and height != width:  # open_clip ignores the interpolation here
+        interpolation = Image.Resampling.BICUBIC
+    image = source.resize((new_width, new_height), interpolation)
+    missing_x, missing_y = max(width - new_width, 0), max(height - new_height, 0)
+    if missing_x or missing_y:
+        border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
+        fill = preprocessing.fill_color if mode == "longest" else 0
+        image = ImageOps.expand(image, border, (fill, fill, fill))
+    left, top = round((image.width - width) / 2.0), round((image.height - height) / 2.0)
+    return image.crop((left, top, left + width, top + height))
+
+
+def resized_shape(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """(height, width) before cropping, rounded as in torchvision and open_clip."""
+    target_height, target_width = preprocessing.size
+    if preprocessing.resize_mode == "squash":
+        return target_height, target_width
+    if preprocessing.resize_mode == "shortest" and target_height == target_width:
+        if width <= height:
+            return int(target_width * height / width), target_width
+        return target_height, int(target_height * width / height)
+    ratios = height / target_height, width / target_width
+    ratio = max(ratios) if preprocessing.resize_mode == "longest" else min(ratios)
+    return round(height / ratio), round(width / ratio)
+
+
+def shape_of(image: Resizable) -> str:
+    """Width and height, for messages."""
+    return f"{image.width} x {image.height} pixels"
+
 
 DEFAULT_MODEL = "ViT-B-16"
 DEFAULT_PRETRAINED = "openai"
@@ -59,6 +152,10 @@ def texts_as_ids(texts: Sequence[str]) -> np.ndarray:
     return ids
 
 
+Through = Callable[[np.ndarray, Callable[[np.ndarray], np.ndarray]], np.ndarray]
+"""Given the ids of a batch [b, l] and the function that encodes them: its vectors [b, d]."""
+
+
 def nothing_encoded(ids: np.ndarray) -> np.ndarray:
     """The default of `encode_tokens`, replaced by `Encoder`."""
     raise NotImplementedError
@@ -80,8 +177,10 @@ class Encoder:
     """One line with device, precision and batch size, and which of them were chosen."""
     tokenise: Callable[[Sequence[str]], np.ndarray] = texts_as_ids
     """n texts -> ids [n, L]; the first half of `encode_texts`."""
-    encode_tokens: Callable[[np.ndarray], np.ndarray] = nothing_encoded
-    """ids [n, L] -> float32 [n, d] unit rows; the second half of `encode_texts`."""
+    encode_tokens: Callable[..., np.ndarray] = nothing_encoded
+    """ids [n, L] -> float32 [n, d] unit rows; the second half of `encode_texts`. With `through`,
+    each batch is encoded by it: it is given the ids of the batch and the function that encodes
+    them."""
     is_cut: Callable[[Sequence[str]], np.ndarray] | None = None
     """n texts -> bool [n], whether the token limit cuts each; None where unknown."""
     recipe: TokenizerRecipe | None = None
@@ -90,8 +189,15 @@ class Encoder:
     def __post_init__(self) -> None:
         """Make `encode_tokens` of an encoder without a tokeniser, whose ids are texts."""
         if self.encode_tokens is nothing_encoded:
-            encode = self.encode_texts
-            object.__setattr__(self, "encode_tokens", lambda ids: encode([t for (t,) in ids]))
+
+            def encode(ids: np.ndarray) -> np.ndarray:
+                return self.encode_texts([text for (text,) in ids])
+
+            object.__setattr__(
+                self,
+                "encode_tokens",
+                lambda ids, through=None: through(ids, encode) if through else encode(ids),
+            )
 
 
 def demo_model() -> str:

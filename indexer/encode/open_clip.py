@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -14,20 +15,31 @@ import torch
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
 from ...errors import BlissError, UsageError
+from ..store.hub import cache_alone_if_offline
 from .choosing import (
+    FOLDER,
+    HUB,
     check_config,
     is_torchscript,
+    named_repository,
     needed_packages,
     not_installed,
     package_of,
     resolve_model,
     weight_files,
 )
-from .encoder import Encoder, ModelChoice
-from .named_models import FOLDER, HUB, named_repository
-from .preprocessing import Preprocessing
-from .text_lengths import encode_by_length, recall_truncation, remember_truncation, trial_captions
-from .tokens import Tokenise, TokenizerRecipe, cut_by, simple_tokeniser, tokeniser_of
+from .encoder import Encoder, ModelChoice, Preprocessing, Through
+from .tokens import (
+    Tokenise,
+    TokenizerRecipe,
+    cut_by,
+    encode_by_length,
+    recall_truncation,
+    remember_truncation,
+    simple_tokeniser,
+    tokeniser_of,
+    trial_captions,
+)
 
 TRUNCATION_TOLERANCE = 1e-5
 """Largest |Δ| of a unit vector's entries for which shorter input counts as exact."""
@@ -87,10 +99,11 @@ def encoder_of(
         short = truncation_is_exact(model, tokenise(trial_captions(context_length)), pad)
         remember_truncation(weights, short)
 
-    def encode_tokens(tokens: np.ndarray) -> np.ndarray:
+    def encode_tokens(tokens: np.ndarray, through: Through | None = None) -> np.ndarray:
         if not len(tokens):
             return np.zeros((0, dimension), np.float32)
-        return encode_by_length(tokens, pad if short else None, encode_batch, batch_size)
+        encode = encode_batch if through is None else lambda ids: through(ids, encode_batch)
+        return encode_by_length(tokens, pad if short else None, encode, batch_size)
 
     dimension = encode_by_length(tokenise(["a"]), pad if short else None, encode_batch, 1).shape[1]
     complete = {
@@ -232,8 +245,9 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     name, pretrained = resolve_model(
         choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
     )
-    tokenizer = _tokenizer(name, pretrained)
-    model = _load(name, pretrained, choice.allow_torchscript)
+    with _cached_if_offline(name, pretrained):
+        tokenizer = _tokenizer(name, pretrained)
+        model = _load(name, pretrained, choice.allow_torchscript)
     facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
     picked = {"device": choice.device, "precision": choice.precision, "batch": choice.batch_size}
     values = {"device": str(device), "precision": precision, "batch": str(batch_size)}
@@ -342,6 +356,31 @@ def _refuse_remote_code() -> None:
     except ImportError:
         return
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+@contextmanager
+def _cached_if_offline(name: str, pretrained: str | None) -> Iterator[None]:
+    """Read the caches alone where the Hub cannot be reached.
+
+    Raises BlissError at once for weights of open_clip's own list that are not in a cache.
+    """
+    if name.startswith(FOLDER) or (pretrained is not None and os.path.isfile(pretrained)):
+        yield
+        return
+    with cache_alone_if_offline() as host:
+        if host is not None and pretrained is not None and lists_weights(name, pretrained):
+            try:
+                open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
+            except Exception as error:
+                raise BlissError(
+                    f"the weights {pretrained} of model {name} are not in the cache, and {host} "
+                    "cannot be reached",
+                    "a network, the weights in the cache, or a model on this machine",
+                    "Load them once where there is a network (HF_HUB_OFFLINE=1 then uses the cache "
+                    "alone), or give --model local-dir:FOLDER; --model demo works offline, for "
+                    "trying the program out only",
+                ) from error
+        yield
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 The manifest of an index, a reference, a run or a trained head names its model, and may come from
 anybody. `demo` and open_clip's own architectures with weights that open_clip itself lists are
 loaded on its word. Any other is *foreign*: it is loaded if the user has named it with `--model` on
-this machine (see `named_models`) and refused otherwise, before any file is read or address
+this machine (see `choosing`) and refused otherwise, before any file is read or address
 contacted.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import BlissError, ModelNotNamed
+from .choosing import FOLDER, HUB, named_state
+from .choosing import remember_model as remember_model
 from .encoder import DEMO_MODEL, ModelChoice, demo_model
-from .named_models import FOLDER, HUB, named_state
-from .named_models import remember_model as remember_model
 
 
 def model_named_by(

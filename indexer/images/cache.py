@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,15 @@ from ..store.parts import (
     vector_file,
 )
 from ..vectors.layout import read_parquet
-from ..vectors.rows import load_vectors
-from .embedded import KIND
+from ..vectors.rows import MappedVectors
+from .embedded import KIND, stored_measures
+from .measures import Measures
 
 IMAGES = "image-embeddings"
 STASH = "earlier"
 IGNORED = "Make it again"
+WHICH = ("images", "collection")
+"""The fields of a request that say which images there are; the others say how they are embedded."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,13 @@ class CachedVectors:
     """S32 [m], SHA-256 of their files, sorted."""
     places: np.ndarray
     """int64 [m, 2], the number of a file of vectors and the row in it."""
-    vectors: tuple[np.ndarray, ...]
+    vectors: Sequence[np.ndarray]
     exif_rotated: tuple[np.ndarray, ...]
     """For each file of vectors bool [rows], which images EXIF rotated."""
+    metadata: tuple[Path, ...] = ()
+    """The file beside each file of vectors."""
+    _measures: dict[int, Sequence[Measures | None]] = field(default_factory=dict)
+    """Those beside the file of vectors that was read last."""
 
     def __contains__(self, sha256: str) -> bool:
         return self._position(sha256) is not None
@@ -67,10 +74,14 @@ class CachedVectors:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def get(self, sha256: str) -> tuple[np.ndarray, bool]:
-        """float32 [d], the vector of an image in the cache, and whether EXIF rotated it."""
+    def get(self, sha256: str) -> tuple[np.ndarray, bool, Measures | None]:
+        """float32 [d], the vector of an image in the cache, whether EXIF rotated it, measures."""
         file, row = self.places[self._position(sha256)]
-        return np.array(self.vectors[file][row]), bool(self.exif_rotated[file][row])
+        if file not in self._measures:
+            self._measures.clear()
+            self._measures[file] = stored_measures(self.metadata[file])
+        rotated = bool(self.exif_rotated[file][row])
+        return np.array(self.vectors[file][row]), rotated, self._measures[file][row]
 
     def _position(self, sha256: str) -> int | None:
         wanted = np.array(bytes.fromhex(sha256), "S32")
@@ -97,11 +108,11 @@ def reuse_images(cache: Path, folder: Path, request: Mapping[str, Any], spec: st
     """
     for found, facts in registered(_entries(cache, request), exclude=folder):
         # Files of another collection may have the same names, sizes and times, and other content.
-        if facts.get("collection") != collection_name(spec) or facts.get("request") != request:
+        if facts.get("collection") != collection_name(spec) or not _same(facts, request):
             continue
         with suppress(BlissError, OSError, KeyError, TypeError):
             manifest = read_manifest(found, KIND, IGNORED)
-            if manifest["request"] != request:
+            if not _same(manifest, request):
                 continue
             # The names in the manifest are not trusted.
             numbers = [number for number, rows in enumerate(manifest["parts"]) if rows]
@@ -118,7 +129,7 @@ def previous_folder(
     """Where another state of the collection `spec`, or an apparent copy of it, was embedded with
     the same settings; None if nowhere. Which images are the same, only their content tells."""
     for found, facts in registered(_entries(cache, request), exclude=folder):
-        if facts.get("collection") == collection_name(spec) or facts.get("request") == request:
+        if facts.get("collection") == collection_name(spec) or _same(facts, request):
             with suppress(BlissError, AttributeError):
                 # It may have been made again with other settings since its entry was written.
                 if _settings(read_manifest(found, KIND, IGNORED)["request"]) == _settings(request):
@@ -171,12 +182,28 @@ def _entries(cache: Path, request: Mapping[str, Any]) -> Path:
 
 
 def _settings(request: Mapping[str, Any]) -> str:
-    """A digest of a request without the state of its images."""
-    return digest({name: value for name, value in request.items() if name != "images"})
+    """A digest of a request without what says which images there are."""
+    return digest({name: value for name, value in request.items() if name not in WHICH})
+
+
+def _same(stored: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
+    """Whether an entry or manifest is of such images, of whatever collection."""
+    before = stored.get("request")
+    return isinstance(before, dict) and all(
+        before.get(name) == request.get(name) for name in {*before, *request} - {"collection"}
+    )
+
+
+def begun_request(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """The request as `folder` states it where it was begun for the same one: version 0.1 did not
+    state the collection."""
+    begun = next((n for n in (MANIFEST, BUILDING) if (folder / n).is_file()), None)
+    before = _stored_request(folder / begun) if begun else {}
+    return before if {"collection": request["collection"], **before} == request else dict(request)
 
 
 def stash_parts(folder: Path, request: Mapping[str, Any]) -> None:
-    """Move the finished parts of `folder` to the stash if only its images have changed.
+    """Move the finished parts of `folder` to the stash if only its images, or labels, have changed.
 
     Does nothing where the folder was begun for the same request, or for one that differs in more.
     It may be interrupted at any point and called again.
@@ -184,10 +211,11 @@ def stash_parts(folder: Path, request: Mapping[str, Any]) -> None:
     begun = next((n for n in (MANIFEST, BUILDING) if (folder / n).is_file()), None)
     before = _stored_request(folder / begun) if begun else {}
     differing = {name for name in {*before, *request} if before.get(name) != request.get(name)}
-    if differing != {"images"}:
+    if not differing or differing - set(WHICH):
         return
+    state = digest({name: before.get(name) for name in WHICH})
     for number, checksums in list(_finished_parts(folder)):
-        name = f"{digest({'images': before['images']})}_{number}"
+        name = f"{state}_{number}"
         moved = {
             vector_file("img", number): f"{name}.npy",
             metadata_file(number): f"{name}.parquet",
@@ -211,19 +239,25 @@ def open_cached_vectors(folder: Path, previous: Path | None = None) -> CachedVec
     """The intact parts in the stash of `folder` and those of the finished folder `previous`."""
     hashes: list[np.ndarray] = [np.zeros(0, "S32")]
     places: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
-    vectors: list[np.ndarray] = []
+    vectors: list[Path] = []
     rotated: list[np.ndarray] = []
+    beside: list[Path] = []
     for part, metadata in [*_stashed_parts(folder), *(_parts_of(previous) if previous else ())]:
         table = read_parquet(metadata, ["sha256", "exif_rotated"])
         known = table["sha256"].to_pylist()
         rotated.append(np.array(table["exif_rotated"].to_pylist(), bool))
         hashes.append(np.array([bytes.fromhex(value) for value in known], "S32"))
         places.append(np.stack([np.full(len(known), len(vectors)), np.arange(len(known))], axis=1))
-        vectors.append(load_vectors(part))
+        vectors.append(part)
+        beside.append(metadata)
     joined = np.concatenate(hashes)
     order = np.argsort(joined, kind="stable")
     return CachedVectors(
-        joined[order], np.concatenate(places)[order], tuple(vectors), tuple(rotated)
+        joined[order],
+        np.concatenate(places)[order],
+        MappedVectors(vectors),
+        tuple(rotated),
+        tuple(beside),
     )
 
 

@@ -116,11 +116,17 @@ def _pixels(header: dict[str, Any], content: bytes, limits: DecodingLimits) -> b
     }
     preprocessing = Preprocessing(**settings)
     if header["is_path"]:
-        pixels, sha256, rotated = decode_image(os.fsdecode(content), preprocessing, limits)
+        found = decode_image(os.fsdecode(content), preprocessing, limits)
     else:
-        pixels, sha256, rotated = decode_bytes(content, preprocessing, limits)
-    facts = {"shape": pixels.shape, "sha256": sha256, "exif_rotated": rotated}
-    return frame_bytes(facts, pixels.tobytes())
+        found = decode_bytes(content, preprocessing, limits)
+    facts = {
+        "shape": found.pixels.shape,
+        "sha256": found.sha256,
+        "exif_rotated": found.exif_rotated,
+        "quality": found.measures.quality,
+        "digest": found.measures.digest,
+    }
+    return frame_bytes(facts, found.pixels.tobytes() + found.measures.sketch)
 
 
 def _thumbnail(header: dict[str, Any], content: bytes, limits: DecodingLimits) -> bytes:
@@ -156,12 +162,14 @@ def limit_memory(at_start: int | None, more: int) -> None:
 
 
 def main() -> None:
-    """Answer requests until stdin ends. Ctrl-C is left to the parent.
+    """Answer requests until stdin ends. Ctrl-C and its like are left to the parent.
 
     What codecs print goes to stderr, so that it cannot get between the frames. A process that hangs
     after its parent was killed ends by itself some seconds after its time limit.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     warnings.simplefilter("ignore")
     requests = sys.stdin.buffer
     responses = os.fdopen(os.dup(1), "wb")

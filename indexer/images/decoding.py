@@ -7,6 +7,10 @@ in that range and stretched otherwise, with NaN as 0. Colour profiles are ignore
 
 For RGB files, resizing and cropping are bit for bit what `open_clip.transform.image_transform`
 does at inference, without importing torch.
+
+The memory that Pillow needs to decode an image is estimated from its header alone: it counts the
+bytes of the file, the decoder's own buffers and the pixels as Pillow stores them. Later steps work
+on bands of rows and need little more.
 """
 
 from __future__ import annotations
@@ -22,22 +26,117 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import AvifImagePlugin as _avif  # noqa: F401
 from PIL import Image
-from PIL import TiffImagePlugin as _tiff  # noqa: F401  # both register themselves, so
-from PIL import WebPImagePlugin as _webp  # noqa: F401  # Pillow loads no other plugin
 
 from ...corpora import HEAD_BYTES, MAX_FILE_BYTES, image_format
-from ..encode.preprocessing import (
+from ..encode.encoder import (
     Preprocessing,
     UnreadableImage,
     resize_and_crop,
     resized_shape,
     shape_of,
 )
-from .memory import bytes_needed, stored_pixels
+from .measures import Measures, measure
+
+_ONE_BYTE = ("1", "L", "P")
+_GIF_COPIES = 3
+"""The frame, the canvas of the next frame, and the frame with its palette applied."""
+_WEBP_BYTES = 20
+"""Two canvases of libwebp, its decoder's own pixels, the bytes it gives out, Pillow's pixels.
+
+libavif and libheif need less: planes of up to 16 bits, the bytes they give out, Pillow's pixels.
+"""
+_TILE_OFFSETS, _TILE_WIDTH, _TILE_LENGTH, _STRIP_ROWS = 324, 322, 323, 278
+_BITS, _SAMPLES = 258, 277
+
+
+def stored_pixels(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a WebP's canvas, which Pillow allocates while it opens the file."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    if data[12:16] == b"VP8X":
+        width, height = data[24:27], data[27:30]
+        return 1 + int.from_bytes(width, "little"), 1 + int.from_bytes(height, "little")
+    if data[12:16] == b"VP8L":
+        both = int.from_bytes(data[21:25], "little")
+        return 1 + (both & 0x3FFF), 1 + (both >> 14 & 0x3FFF)
+    width, height = data[26:28], data[28:30]
+    return int.from_bytes(width, "little") & 0x3FFF, int.from_bytes(height, "little") & 0x3FFF
+
+
+def bytes_needed(image: Image.Image, data: bytes) -> int:
+    """Bytes that decoding an opened image needs, including its file with the content `data`."""
+    pixels = image.width * image.height
+    stored = pixels * pixel_bytes(image.mode)
+    match image.format:
+        case "JPEG" | "MPO":
+            return len(data) + stored + _coefficient_bytes(data)
+        case "TIFF":
+            return 2 * len(data) + stored + _block_bytes(image)
+        case "WEBP" | "AVIF" | "HEIF":
+            return len(data) + _WEBP_BYTES * pixels
+        case "GIF":
+            return len(data) + _GIF_COPIES * 4 * pixels
+        case "BMP":
+            return len(data) + stored + 2 * pixels  # buffers of the run-length decoder
+    return len(data) + stored
+
+
+def pixel_bytes(mode: str) -> int:
+    """Bytes per pixel of a Pillow mode in memory: three bands take the space of four."""
+    if mode in _ONE_BYTE:
+        return 1
+    return 2 if mode.startswith("I;16") else 4
+
+
+def _coefficient_bytes(data: bytes) -> int:
+    """Bytes of coefficients that libjpeg keeps until the last scan of a multi-scan JPEG.
+
+    They have the size of the stored image, whatever size is decoded.
+    """
+    position, parts, size, progressive = 2, [1], 0, False
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            position += 1
+            continue
+        marker = data[position + 1]
+        if marker == 0xFF or marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:
+            position += 1 if marker == 0xFF else 2
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        body = data[position + 4 : position + 2 + length]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
+            progressive = marker in (0xC2, 0xC6, 0xCA, 0xCE)
+            size = int.from_bytes(body[1:3], "big") * int.from_bytes(body[3:5], "big")
+            factors = [body[n] for n in range(7, len(body), 3)]
+            parts = [(factor >> 4) * (factor & 15) for factor in factors] or [1]
+        if marker == 0xDA:
+            several = progressive or not body or body[0] < len(parts)
+            return 2 * size * sum(parts) // max(1, *parts, 1) if several else 0
+        position += 2 + length
+    return 0
+
+
+def _block_bytes(image: Image.Image) -> int:
+    """Bytes of one strip or tile in libtiff and its codec: packed samples and pixels."""
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    width, rows = image.width, min(_number(tags, _STRIP_ROWS, image.height), image.height)
+    if _TILE_OFFSETS in tags or _TILE_WIDTH in tags:
+        width = _number(tags, _TILE_WIDTH, image.width)
+        rows = _number(tags, _TILE_LENGTH, image.height)
+    bits, samples = tags.get(_BITS, (1,)), _number(tags, _SAMPLES, 1)
+    widest = max(bits) if isinstance(bits, tuple) else bits
+    return 2 * width * rows * max(1, samples * int(widest) // 8, 4 if samples > 1 else 1)
+
+
+def _number(tags: Any, tag: int, otherwise: int) -> int:
+    value = tags.get(tag, otherwise)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return int(value) if isinstance(value, int) and value > 0 else otherwise
+
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """What Pillow may decode; HEIF too where the package pillow-heif is installed."""
@@ -91,6 +190,7 @@ class Decoded:
     pixels: np.ndarray
     sha256: str
     exif_rotated: bool
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True)
@@ -101,22 +201,29 @@ class Undecodable:
     reason: str
 
 
-def decode_image(
-    path: str, preprocessing: Preprocessing, limits: DecodingLimits
-) -> tuple[np.ndarray, str, bool]:
-    """Read, check, decode, rotate, resize and crop one file.
+class DecodedFile(NamedTuple):
+    """What `decode_image` found in a file."""
 
-    Returns pixels (uint8 [height, width, 3] of `preprocessing.size`), the hexadecimal SHA-256 of
-    the file's bytes, and whether an EXIF orientation other than upright was applied. Raises
-    UnreadableImage(reason). `limits.seconds` is enforced by `decode_images`, not here. Pillow's own
-    pixel limit is off meanwhile for the whole process: do not call this from several threads.
+    pixels: np.ndarray
+    """uint8 [height, width, 3] of `Preprocessing.size`."""
+    sha256: str
+    """Of the file's bytes, hexadecimal."""
+    exif_rotated: bool
+    """Whether an EXIF orientation other than upright was applied."""
+    measures: Measures
+
+
+def decode_image(path: str, preprocessing: Preprocessing, limits: DecodingLimits) -> DecodedFile:
+    """Read, check, decode, measure, rotate, resize and crop one file.
+
+    Raises UnreadableImage(reason). `limits.seconds` is enforced by `decode_images`, not here.
+    Pillow's own pixel limit is off meanwhile for the whole process: do not call this from several
+    threads.
     """
     return decode_bytes(read_file(path, limits), preprocessing, limits)
 
 
-def decode_bytes(
-    data: bytes, preprocessing: Preprocessing, limits: DecodingLimits
-) -> tuple[np.ndarray, str, bool]:
+def decode_bytes(data: bytes, preprocessing: Preprocessing, limits: DecodingLimits) -> DecodedFile:
     """`decode_image` for the content of a file."""
     if len(data) > limits.max_bytes:
         raise UnreadableImage(_too_large(limits.max_bytes))
@@ -130,9 +237,21 @@ def decode_bytes(
             check_memory(image, data, limits, 0 if too_long else 4 * resized)
             upright = _load(image, preprocessing.apply_exif)
             pixels = np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
+            measures = measure(upright)
     except MemoryError:
         raise UnreadableImage(OUT_OF_MEMORY) from None
-    return pixels, hashlib.sha256(data).hexdigest(), upright.rotated
+    return DecodedFile(pixels, hashlib.sha256(data).hexdigest(), upright.rotated, measures)
+
+
+def picture_pixels(
+    image: Image.Image, preprocessing: Preprocessing, limits: DecodingLimits
+) -> np.ndarray:
+    """uint8 [height, width, 3] of an opened image, as `decode_image` makes them of its file.
+
+    Raises UnreadableImage(reason).
+    """
+    upright = _load(image, preprocessing.apply_exif)
+    return np.array(resize_and_crop(upright, preprocessing, limits.max_pixels))
 
 
 def thumbnail(data: bytes, side: int, limits: DecodingLimits) -> Image.Image:
@@ -327,16 +446,20 @@ class _Upright:
         Pillow resizes horizontally first and then vertically, with 8 bits in between, so that
         bands of rows can be narrowed one after the other.
         """
-        rows = max(1, _BAND_PIXELS // self.width)
-        if rows >= self.height:
-            return self._band(0, self.height, _extremes(self.stored)).resize(size, interpolation)
-        extremes = _extremes(self.stored)
-        narrow = Image.new("RGB", (size[0], self.height))
-        for top in range(0, self.height, rows):
-            bottom = min(top + rows, self.height)
-            band = self._band(top, bottom, extremes)
-            narrow.paste(band.resize((size[0], bottom - top), interpolation), (0, top))
+        if self.width * self.height <= _BAND_PIXELS:
+            return next(self.bands()).resize(size, interpolation)
+        narrow, top = Image.new("RGB", (size[0], self.height)), 0
+        for band in self.bands():
+            narrow.paste(band.resize((size[0], band.height), interpolation), (0, top))
+            top += band.height
         return narrow.resize(size, interpolation)
+
+    def bands(self, multiple: int = 1) -> Iterator[Image.Image]:
+        """The upright image in bands from the top, each but the last of a `multiple` of rows."""
+        rows = max(1, _BAND_PIXELS // self.width // multiple) * multiple
+        extremes = _extremes(self.stored)
+        for top in range(0, self.height, rows):
+            yield self._band(top, min(top + rows, self.height), extremes)
 
     def _band(self, top: int, bottom: int, extremes: tuple[float, float, bool]) -> Image.Image:
         """Rows of the upright image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
-from ...corpora import ImageList, list_paths
-from ...errors import BlissError
+from ...corpora import LONGEST_PATH, ImageList, display_path, list_paths
+from ...errors import BlissError, UsageError
 from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
     EmbeddingFolder,
@@ -23,9 +23,11 @@ from ..vectors.layout import (
     read_parquet,
 )
 from ..vectors.rows import (
+    ArrayRows,
     OutsideRows,
     PartedRows,
     SelectedRows,
+    by_part,
     load_vectors,
     resident_if_few,
 )
@@ -39,11 +41,15 @@ from ..vectors.string_columns import (
     joined,
     joined_contents,
     packed_texts,
+    text_column,
 )
-from ..vectors.unit_rows import Rows, normalise_rows
+from ..vectors.unit_rows import Rows, normalise_rows, slices
+from .measures import MEASURES, SKETCH, Measures
 
 KIND = "image-embeddings"
 EMBEDDED_ROWS_AT_ONCE = 16_384
+DIGEST, DRAWN = "pixels_sha256", "sketch"
+"""Columns of what was measured beside MEASURES."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,26 @@ class Failure:
     row: int
     path: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Sketches:
+    """The sketches of n images, in the metadata files of their parts."""
+
+    files: tuple[Path, ...]
+    starts: np.ndarray
+    """int64 [p + 1], the first image of each part."""
+    digests: np.ndarray
+    """S32 [n], of all pixels; b"" where an image was not measured."""
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [m, SKETCH, SKETCH] of the images `rows` int64 [m], which were all measured."""
+        found = np.zeros((len(rows), SKETCH, SKETCH), np.uint8)
+        for number, places, here in by_part(self.starts, np.asarray(rows)):
+            column = read_parquet(self.files[number], [DRAWN])[DRAWN].take(pa.array(here))
+            joined = b"".join(column.to_pylist())
+            found[places] = np.frombuffer(joined, np.uint8).reshape(-1, SKETCH, SKETCH)
+        return found
 
 
 @dataclass(frozen=True)
@@ -76,6 +102,48 @@ class EmbeddedImages:
     exif_rotated: int = 0
     fingerprint: str = ""
     """Changes if any vector, content or path does; "" where unknown."""
+    quality: np.ndarray | None = None
+    """float32 [n, q], the columns of MEASURES, NaN for images that were not measured; None where
+    none was, as by earlier versions and other programs."""
+    sketches: Sketches | None = None
+    """None where no image was measured."""
+
+
+def measures_columns(measured: Sequence[Measures | None]) -> dict[str, pa.Array]:
+    """The columns of a metadata table for these images; none where nothing was measured."""
+    if not any(measured):
+        return {}
+    columns = {
+        name: pa.array([each and each.quality[place] for each in measured], pa.float32())
+        for place, name in enumerate(MEASURES)
+    }
+    columns[DIGEST] = pa.array([each and each.digest for each in measured], pa.string())
+    columns[DRAWN] = pa.array([each and each.sketch for each in measured], pa.large_binary())
+    return columns
+
+
+def stored_measures(path: Path) -> Sequence[Measures | None]:
+    """The measures in a metadata file, None for images that were not measured."""
+    if DRAWN not in column_names(path):
+        return [None] * len(read_parquet(path, ["sha256"]))
+    rows = read_parquet(path, [*MEASURES, DIGEST, DRAWN]).to_pylist()
+    return [
+        Measures(tuple(row[name] for name in MEASURES), row[DIGEST], row[DRAWN])
+        if row[DRAWN]
+        else None
+        for row in rows
+    ]
+
+
+def stored_quality(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [m, q], the quality measures in a metadata file, NaN where there are none; the
+    digests, S32 [m]."""
+    if DRAWN not in column_names(path):
+        count = len(read_parquet(path, ["sha256"]))
+        return np.full((count, len(MEASURES)), np.nan, np.float32), np.zeros(count, "S32")
+    table = read_parquet(path, [*MEASURES, DIGEST])
+    values = [table[name].to_numpy().astype(np.float32) for name in MEASURES]
+    return np.stack(values, axis=1), np.array(table[DIGEST].fill_null("").to_pylist(), "S32")
 
 
 def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
@@ -97,12 +165,16 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
     hashes: list[TextColumn] = []
+    files = tuple(folder / metadata_file(number) for number in numbers)
     for number in numbers:
-        table = read_parquet(folder / metadata_file(number))
+        table = read_metadata(folder, number, manifest["parts"][number])
         rows.append(table["row"].to_numpy())
         paths += arrow_texts(table["image_path"])
         labels += [names.dictionary_encode() for names in arrow_texts(table["label"])]
         hashes += map(packed_texts, arrow_texts(table["sha256"]))
+    quality, digests = map(np.concatenate, zip(*map(stored_quality, files), strict=True))
+    starts = np.cumsum([0, *map(len, rows)])
+    measured = bool(digests.any())
     return EmbeddedImages(
         vectors=resident_if_few(stored, manifest["model"]["dimension"]),
         rows=np.concatenate(rows),
@@ -114,7 +186,31 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
         source=source,
         exif_rotated=manifest.get("exif_rotated", 0),
         fingerprint=digest(manifest["checksums"]),
+        quality=quality if measured else None,
+        sketches=Sketches(files, starts, digests) if measured else None,
     )
+
+
+_COLUMNS = {"image_path": "string", "label": "string", "row": "int64", "sha256": "string"}
+
+
+def read_metadata(folder: Path, number: int, rows: int) -> pa.Table:
+    """The metadata of a part that bliss wrote; BlissError where it is not as bliss writes it."""
+    path = folder / metadata_file(number)
+    table = read_parquet(path)
+    there = {field.name: str(field.type).removeprefix("large_") for field in table.schema}
+    fits = _COLUMNS.items() <= there.items() and len(table.schema.names) == len(there)
+    if fits:
+        known = [table[name].null_count == 0 for name in ("image_path", "row", "sha256")]
+        hexadecimal = pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")
+        fits = len(table) == rows and all(known) and pc.all(hexadecimal, min_count=0).as_py()
+    if not fits:
+        raise BlissError(
+            f"{path} has {len(table):,} rows of the columns {there}, or values that are none",
+            f"{rows:,} rows with {', '.join(_COLUMNS)} as bliss wrote them",
+            "Embed the folder again",
+        )
+    return table
 
 
 def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
@@ -153,6 +249,42 @@ def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
     )
 
 
+def embedded_arrays(
+    vectors: np.ndarray,
+    labels: Sequence[str | None],
+    paths: Sequence[str] | None = None,
+    model: Mapping[str, Any] | None = None,
+    source: str = "the arrays given",
+) -> EmbeddedImages:
+    """Embeddings [n, d] that are in memory, or mapped, as `read_image_embeddings` reads files.
+
+    They are normalised, those over 256 MiB whenever they are read. `labels` and `paths` have one
+    entry for each. Raises UsageError naming the first row that is zero or not finite.
+    """
+    bad, hashes, adjusted = _scan_array(vectors)
+    if len(bad):
+        raise UsageError(
+            f"row {bad[0]} of the images is zero or not finite"
+            + (f", and {len(bad) - 1:,} more" if bad[1:].size else ""),
+            "finite vectors of some length",
+            "Leave those images out, or embed them again",
+        )
+    n, dimension = vectors.shape
+    named = [f"row {i}" for i in range(n)] if paths is None else paths
+    return EmbeddedImages(
+        vectors=resident_if_few(ArrayRows(vectors), dimension),
+        rows=np.arange(n),
+        paths=text_column(named),
+        labels=categories(labels),
+        hashes=hashes,
+        failures=(),
+        model=model or {"model": None, "weights_sha256": None, "dimension": dimension},
+        source=source,
+        normalised=adjusted,
+        fingerprint=_fingerprint(hashes),
+    )
+
+
 def _fingerprint(hashes: TextColumn) -> str:
     """SHA-256 of all contents in order."""
     found = hashlib.sha256()
@@ -164,15 +296,22 @@ def _fingerprint(hashes: TextColumn) -> str:
 def _scan(stored: PartedRows) -> tuple[np.ndarray, TextColumn, int]:
     """One pass: int64 [u] unusable rows; contents of the others; how many of those were not of
     unit length."""
-    bad, hashes, adjusted = [], [], 0
-    for path, first, stop in zip(stored.paths, stored.starts, stored.starts[1:], strict=False):
-        for start in range(0, int(stop - first), EMBEDDED_ROWS_AT_ONCE):
-            made = normalise_rows(load_vectors(path)[start : start + EMBEDDED_ROWS_AT_ONCE])
-            bad.append(made.unusable + start + first)
-            adjusted += made.adjusted
-            usable = np.delete(made.unit, made.unusable, axis=0)
-            named = as_bytes("vector:" + hashlib.sha256(row).hexdigest() for row in usable)
-            hashes.append(packed_texts(named))
+    found = [_scan_array(load_vectors(path)) for path in stored.paths]
+    bad = [rows + first for (rows, _, _), first in zip(found, stored.starts, strict=False)]
+    contents = joined_contents(hashes for _, hashes, _ in found)
+    return np.concatenate(bad), contents, sum(adjusted for _, _, adjusted in found)
+
+
+def _scan_array(vectors: np.ndarray) -> tuple[np.ndarray, TextColumn, int]:
+    """The same of one array."""
+    bad, hashes, adjusted = [np.zeros(0, np.int64)], [], 0
+    for some in slices(len(vectors), EMBEDDED_ROWS_AT_ONCE):
+        made = normalise_rows(vectors[some])
+        bad.append(made.unusable + some.start)
+        adjusted += made.adjusted
+        usable = np.delete(made.unit, made.unusable, axis=0)
+        named = as_bytes("vector:" + hashlib.sha256(row).hexdigest() for row in usable)
+        hashes.append(packed_texts(named))
     return np.concatenate(bad), joined_contents(hashes), adjusted
 
 
@@ -189,7 +328,7 @@ def list_photographs(folder: str | Path, image_root: str | None = None) -> Image
         labelled: dict[int, str | None] = {}
         for number, rows in enumerate(manifest["parts"]):
             if rows:
-                columns = read_parquet(folder / metadata_file(number)).to_pydict()
+                columns = read_metadata(folder, number, rows).to_pydict()
                 named |= zip(columns["row"], columns["image_path"], strict=True)
                 labelled |= zip(columns["row"], columns["label"], strict=True)
         count = max(named, default=-1) + 1
@@ -231,13 +370,24 @@ def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:
         arrays = arrow_texts(read_parquet(file, [name])[name]) if name else [_nothing(count)]
         for values in arrays:
             for start in range(0, len(values), ROWS_AT_ONCE):
-                yield values.slice(start, ROWS_AT_ONCE)
+                yield _cut(values.slice(start, ROWS_AT_ONCE))
     except pa.ArrowInvalid as error:
         raise BlissError(
             f"column '{name}' of {file} could not be read ({error})",
             "text in UTF-8",
             "Write the metadata again",
         ) from error
+
+
+def _cut(values: pa.Array) -> pa.Array:
+    """The texts, those cut that are too long for a path or label, such as images in base64."""
+    long = pc.greater(pc.binary_length(values), LONGEST_PATH)
+    if not pc.any(long).as_py():
+        return values
+    texts = values.to_pylist()
+    for row in np.flatnonzero(long.fill_null(False).to_numpy(zero_copy_only=False)):
+        texts[row] = display_path(texts[row].decode("utf-8", "replace")).encode()
+    return pa.array(texts, values.type)
 
 
 def _nothing(count: int) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Decode and embed the images of a collection, part by part."""
+"""Decode and embed the images of a collection, part by part, in one process or several."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...artefacts import digest
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
-from ..build.engine import EmbeddingTask, Engine
+from ..build.options import EmbeddingTask, Engine
 from ..encode.encoder import IDENTITY, Encoder
+from ..store.journal import Journal, delete_files
 from ..store.lock import only_run_in
 from ..store.parts import (
     Part,
@@ -29,6 +31,8 @@ from ..store.parts import (
 from ..vectors.unit_rows import normalise_rows
 from .cache import (
     CachedVectors,
+    begun_request,
+    collection_name,
     delete_stash,
     open_cached_vectors,
     previous_folder,
@@ -36,7 +40,7 @@ from .cache import (
     stash_parts,
 )
 from .decoding import Decoded, DecodingLimits, Undecodable
-from .embedded import KIND, EmbeddedImages, open_embedded_images
+from .embedded import KIND, EmbeddedImages, measures_columns, open_embedded_images
 from .workers import Cached, Outcome, decode_images
 
 FIRST_MAX_BYTES = 1 << 30
@@ -74,19 +78,18 @@ def embed_images(
 ) -> EmbeddedImages:
     """Decode and embed `images` into `folder`, or continue where an interrupted run stopped.
 
-    Where only the images have changed since, those with known content are not encoded again; with
-    `options.cache` this includes folders that other commands finished, and `say` is told so. An
-    unreadable image becomes a Failure. Raises UsageError where the folder belongs to another
-    request, BlissError for a disk that cannot be written or a collection that went away (finished
-    parts are kept) and for a collection without images.
+    Where only the images have changed since, or where their labels are, those with known content
+    are not encoded again; with `options.cache` this includes folders that other commands finished,
+    and `say` is told so. An unreadable image becomes a Failure. Raises UsageError where the folder
+    belongs to another request, BlissError for a disk that cannot be written or a collection that
+    went away (finished parts are kept) and for a collection without images.
     """
     folder = Path(folder)
     for line in notices_of(images):
         say(line)
-    request = embedding_request(images, encoder, options)
     with only_run_in(folder):
-        if not options.overwrite:
-            stash_parts(folder, request)
+        request = begun_request(folder, embedding_request(images, encoder, options))
+        stash_parts(folder, request)
         begin_building(folder, request, options.overwrite)
         if not is_finished(folder) and options.cache:
             _use_cache(options.cache, folder, request, images.spec, say)
@@ -124,6 +127,7 @@ def embedding_request(
     limit = options.limits.max_bytes
     return {
         "images": images.facts()["fingerprint"],
+        "collection": digest({"name": collection_name(images.spec)}),
         "apply_exif": options.apply_exif,
         "part_rows": options.part_rows,
         "time_limit": options.limits.seconds,
@@ -173,7 +177,7 @@ def embed_parts(
         progress,
     )
     if options.engine is None:
-        rows = _embed_locally(task, options.workers)
+        rows = _embed_locally(task, options.workers, Journal(folder))
     else:
         rows = options.engine.embed_images(task)
     if not rows:
@@ -182,7 +186,7 @@ def embed_parts(
     return rows
 
 
-def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
+def _embed_locally(task: EmbeddingTask, workers: int | None, journal: Journal) -> int:
     reader = _Reader(task)
     outcomes = decode_images(
         reader.items(),
@@ -193,7 +197,7 @@ def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
         is_cached=task.cached.__contains__ if len(task.cached) else None,
     )
     with closing(outcomes):  # type: ignore[type-var]
-        part = PartBuilder(task.encoder, task.cached)
+        part = PartBuilder(task.encoder, task.cached, journal)
         number = 0
         for outcome in outcomes:
             number, done = outcome.row // task.part_rows, outcome.row + 1
@@ -201,7 +205,8 @@ def _embed_locally(task: EmbeddingTask, workers: int | None) -> int:
                 task.progress("images embedded", done, task.images.count or reader.rows)
             if done % task.part_rows == 0:
                 task.write(number, part.finish())
-                part = PartBuilder(task.encoder, task.cached)
+                delete_files(journal.end_part())
+                part = PartBuilder(task.encoder, task.cached, journal)
         if part.items or part.failures:
             task.write(number, part.finish())
     return reader.rows
@@ -233,8 +238,10 @@ class _Reader:
 class PartBuilder:
     """One part of a collection while it is encoded; batches never span two parts."""
 
-    def __init__(self, encoder: Encoder, cached: CachedVectors) -> None:
-        self.encoder, self.cached = encoder, cached
+    def __init__(
+        self, encoder: Encoder, cached: CachedVectors, journal: Journal | None = None
+    ) -> None:
+        self.encoder, self.cached, self.journal = encoder, cached, journal
         self.items: list[ImageItem] = []
         """In the order of the collection, without failures of decoding."""
         self.decoded: list[Decoded] = []
@@ -253,8 +260,8 @@ class PartBuilder:
         position = len(self.items)
         self.items.append(item)
         if isinstance(outcome, Cached):
-            self.vectors[position], rotated = self.cached.get(outcome.sha256)
-            self.decoded.append(Decoded(outcome.row, _NO_PIXELS, outcome.sha256, rotated))
+            self.vectors[position], rotated, measures = self.cached.get(outcome.sha256)
+            self.decoded.append(Decoded(outcome.row, _NO_PIXELS, outcome.sha256, rotated, measures))
             return False
         self.decoded.append(replace(outcome, pixels=_NO_PIXELS))
         self.waiting.append((position, outcome.pixels))
@@ -276,6 +283,7 @@ class PartBuilder:
                 "row": pa.array([item.row for item in items], pa.int64()),
                 "sha256": pa.array([each.sha256 for each in decoded], pa.string()),
                 "exif_rotated": pa.array([each.exif_rotated for each in decoded], pa.bool_()),
+                **measures_columns([each.measures for each in decoded]),
             }
         )
         unit = np.zeros((0, self.encoder.facts["dimension"]), np.float32)
@@ -286,8 +294,12 @@ class PartBuilder:
         return Part(unit, metadata, tuple(failures), {"exif_rotated": rotated})
 
     def _encode(self) -> None:
-        pixels = np.stack([pixels for _, pixels in self.waiting])
-        made = normalise_rows(self.encoder.encode_images(pixels))
+        def encode() -> np.ndarray:
+            return self.encoder.encode_images(np.stack([pixels for _, pixels in self.waiting]))
+
+        content = "".join(self.decoded[position].sha256 for position, _ in self.waiting).encode()
+        raw = encode() if self.journal is None else self.journal.vectors(content, encode)
+        made = normalise_rows(raw)
         unusable = set(made.unusable.tolist())
         for row, (position, _) in enumerate(self.waiting):
             if row in unusable:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -24,9 +25,10 @@ import numpy as np
 
 from ...corpora import ImageItem
 from ...errors import BlissError, UsageError
-from ..encode.preprocessing import Preprocessing, UnreadableImage
+from ..encode.encoder import Preprocessing, UnreadableImage
 from .decode_worker import Frame, image_request, read_frame, thumbnail_request
 from .decoding import Decoded, DecodingLimits, Undecodable
+from .measures import Measures
 
 WORKER_COMMAND: tuple[str, ...] = (
     sys.executable,
@@ -140,8 +142,10 @@ class Decoder:
             return Undecodable(item.row, str(error))
         except (UnicodeEncodeError, FileNotFoundError, PermissionError) as error:
             return Undecodable(item.row, read_failure(error))
-        pixels = np.frombuffer(payload, dtype=np.uint8).reshape(header["shape"])
-        return Decoded(item.row, pixels, header["sha256"], header["exif_rotated"])
+        size = math.prod(header["shape"])
+        pixels = np.frombuffer(payload, np.uint8, size).reshape(header["shape"])
+        found = Measures(tuple(header["quality"]), header["digest"], bytes(payload[size:]))
+        return Decoded(item.row, pixels, header["sha256"], header["exif_rotated"], found)
 
     def thumbnail(self, data: bytes, side: int, limits: DecodingLimits) -> bytes:
         """A WebP no larger than `side` x `side` of an image file's bytes, rotated upright.

@@ -24,13 +24,15 @@ from .gpu import (
     open_gpus,
 )
 from .install import MadeStructure
-from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers
+from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers, lists_for, read_kind
 from .plan import Machine, Plan, Task, plan_search, this_machine
 from .searchers import ExactSearcher, Searcher, StructureSearcher
 from .structures import (
     FaissStructure,
+    fill_structure,
     how_to_make_again,
     library,
+    new_structure,
     read_structure,
     stored_structure,
 )
@@ -143,3 +145,26 @@ def made_searcher(rows: Rows, made: MadeStructure, parameters: Mapping[str, int]
     structure = FaissStructure(index, made.kind, chosen)
     nothing = SelectedRows(rows, np.zeros(0, np.int64))
     return StructureSearcher(structure, ExactSearcher(rows), ExactSearcher(nothing))
+
+
+EXACT_UP_TO = 50_000
+"""Rows that `nearest_searcher` scans; more are searched through lists."""
+PROBES = 16
+
+
+def nearest_searcher(rows: Rows) -> Searcher:
+    """A searcher of rows in memory or on disk, for the nearest of many queries.
+
+    Of more than EXACT_UP_TO rows it looks at PROBES lists of an inverted file in half precision,
+    made in memory; similarities are exact, and very near rows are rarely missed.
+    """
+    if len(rows) <= EXACT_UP_TO:
+        return ExactSearcher(rows)
+    dimension = rows[:1].shape[1]
+    kind = read_kind(f"IVF{lists_for(len(rows))},SQfp16")
+    structure = new_structure(kind, dimension)
+    fill_structure(structure, kind, rows, None)
+    parameters = check_parameters(kind, {"nprobe": PROBES, "candidates": 1})
+    nothing = SelectedRows(rows, np.zeros(0, np.int64))
+    made = FaissStructure(structure, kind, parameters)
+    return StructureSearcher(made, ExactSearcher(rows), ExactSearcher(nothing))

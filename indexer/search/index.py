@@ -1,8 +1,8 @@
 """Caption indexes: M captions with their vectors and origins, numbered 0..M - 1 and searchable.
 
 `CaptionIndex` is what everybody else uses. `open_index` opens one folder (`FolderIndex`),
-`join_indexes` makes one of several (`JoinedIndex`); `index.without(rows)` hides some of the rows
-of either. Rows that were removed from a folder, or are hidden, have no number.
+`join_indexes` makes one of several (`JoinedIndex`), `ArrayIndex` is in memory; the rows that
+`index.without(rows)` hides, or that were removed from a folder, have no number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..store.manifest import IndexFolder, IndexManifest
 from ..store.parts import StoredCaptions
 from ..store.removed import live_rows
 from ..store.vectors import IndexRows
-from ..vectors.nearest import Hits, merge_hits
+from ..vectors.nearest import Hits, exact_search, merge_hits
 from ..vectors.rows import JoinedRows, SelectedRows, by_part, part_starts, remaining
 from ..vectors.unit_rows import Rows
 from .captions import CaptionIndex, Origin
@@ -188,6 +188,66 @@ class JoinedIndex:
         for number, _, here in by_part(self.starts, np.asarray(hidden)):
             members[number] = members[number].without(here)
         return JoinedIndex(tuple(members), self.manifest)
+
+
+@dataclass(frozen=True)
+class ArrayIndex:
+    """An index of texts whose vectors are in memory; it has no folder."""
+
+    texts: Sequence[str]
+    vectors: np.ndarray
+    """float32 [M, d], unit rows."""
+    model: Mapping[str, Any]
+
+    folder = Path("the texts given")
+    live = None
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What the manifest of a folder would say."""
+        count = self.count
+        return {
+            "model": dict(self.model),
+            "dtype": "float32",
+            "sources": [{"name": "arrays", "licence": None, "corpus": {}, "rows": count}],
+            "count": count,
+            "counts": {"read": count, "kept": count},
+            "failures": [],
+            "prompts": None,
+            "checksums": {},
+        }
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return len(self.texts)
+
+    @property
+    def stored_count(self) -> int:
+        """M."""
+        return len(self.texts)
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        """One."""
+        return [Origin(str(self.folder), "arrays", None)]
+
+    def nearest(self, queries: np.ndarray, k: int) -> Hits:
+        """Exact hits."""
+        return exact_search(queries, self.vectors, k)
+
+    def captions_of(self, rows: np.ndarray) -> list[str]:
+        """See `CaptionIndex`."""
+        return [self.texts[row] for row in np.asarray(rows).tolist()]
+
+    def origins_of(self, rows: np.ndarray) -> list[Origin]:
+        """See `CaptionIndex`."""
+        return list(self.origins) * len(rows)
+
+    def without(self, hidden: np.ndarray) -> ArrayIndex:
+        """See `CaptionIndex`."""
+        kept = remaining(self.count, hidden)
+        return ArrayIndex(self.captions_of(kept), self.vectors[kept], self.model)
 
 
 def open_index(folder: str | Path, choice: SearchChoice = DEFAULT_SEARCH) -> FolderIndex:

@@ -15,8 +15,7 @@ from typing import Any
 
 from ...artefacts import sha256_of, write_atomically
 from ...errors import BlissError, UsageError
-from ..store.folder import local_folder
-from ..store.manifest import IndexFolder
+from ..store.manifest import IndexFolder, local_folder
 from ..store.vectors import IndexRows
 from ..vectors.unit_rows import Rows
 from .kinds import EXACT, Kind, check_fit, check_limits, check_parameters, read_kind, training_note

@@ -34,9 +34,9 @@ from ...corpora import (
     write_file,
 )
 from ...errors import BlissError, UsageError
-from ..encode.text_lengths import cache_folder
-from .folder import KIND, UNLISTED, checked_names, foreign_names
+from ..encode.tokens import cache_folder
 from .lock import wait_to_run_in
+from .manifest import KIND, UNLISTED, checked_names, foreign_names
 
 Progress = Callable[[str, int, int], None]
 Built = TypeVar("Built")

@@ -11,10 +11,13 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from ...artefacts import MANIFEST, read_manifest, sha256_of
 from ...errors import BlissError, UsageError
@@ -23,8 +26,8 @@ from ..encode.encoder import describe_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..upkeep.verify import check_whole
-from .folder import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
 from .lock import only_run_in
+from .manifest import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
 
 CARD = "README.md"
 DATASET = "dataset"
@@ -268,3 +271,34 @@ def _quoted(text: str) -> str:
     """One line of text, with Markdown and HTML escaped."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return "".join(c if c.isalnum() or c in " .,:;/-+=" else f"&#{ord(c)};" for c in line)
+
+
+@contextmanager
+def cache_alone_if_offline() -> Iterator[str | None]:
+    """Have the Hub's client read its cache alone where its host has no address here.
+
+    Otherwise it tries again for a minute. Gives the host where that is so or HF_HUB_OFFLINE is set,
+    None where it can be reached.
+    """
+    from huggingface_hub import constants
+
+    host, before = urlsplit(constants.ENDPOINT).hostname or "", constants.HF_HUB_OFFLINE
+    if not (before or _has_no_address(host)):
+        yield None
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield host
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _has_no_address(host: str) -> bool:
+    """Whether a host cannot be found, and no proxy could find it."""
+    if not host or getproxies():
+        return False
+    try:
+        socket.getaddrinfo(host, 443)
+    except socket.gaierror:
+        return True
+    return False

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from ...artefacts import delete_abandoned, lock_file
 from ...errors import FolderInUse, unwritable
 
 LOCK = ".bliss.lock"
@@ -18,8 +19,9 @@ LOCK = ".bliss.lock"
 def only_run_in(folder: Path) -> Iterator[None]:
     """Lock an output folder, which is created if needed, while this process works in it.
 
-    The lock ends with the process, however it ends. Raises FolderInUse, naming the process, where
-    another run has it, BlissError where the folder cannot be written.
+    Temporary folders that killed runs left in it are deleted. The lock ends with the process,
+    however it ends. Raises FolderInUse, naming the process, where another run has it, BlissError
+    where the folder cannot be written.
     """
     path = folder / LOCK
     try:
@@ -30,6 +32,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         raise unwritable(path, error) from error
     with file:
         try:
+            delete_abandoned(folder, levels=2)
             yield
         finally:
             with suppress(OSError):  # its folder vanished or turned read-only
@@ -61,7 +64,7 @@ def _lock(path: Path) -> IO[bytes]:
     while True:
         file = open(path, "a+b")
         try:
-            if not _locks(file):
+            if lock_file(file) is False:
                 file.seek(0)
                 holder = file.read(20).decode("ascii", "replace").strip() or "unknown"
                 raise FolderInUse(
@@ -78,18 +81,3 @@ def _lock(path: Path) -> IO[bytes]:
             file.close()
             raise
         file.close()
-
-
-def _locks(file: IO[bytes]) -> bool:
-    """Whether the file could be locked, or its file system has no locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network drives have none
-        return True
-    return True

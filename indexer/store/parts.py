@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from ...artefacts import (
     MANIFEST,
     check_checksum,
+    read_array,
     read_json,
     seal,
     sha256_of,
@@ -31,15 +33,136 @@ from ...artefacts import (
     write_atomically,
     write_json,
 )
+from ...corpora import CAPTION_PROMPT, TextSource, check_prompts
 from ...errors import BlissError, UsageError
-from ..vectors.rows import by_part, part_starts
-from .folder import caption_files, metadata_file, vector_file
+from ..vectors.rows import OPEN_FILES, by_part, part_starts
+from .journal import JOURNAL
 from .lock import LOCK
-from .manifest import IndexFolder
-from .sources import in_current_terms
+from .manifest import IndexFolder, caption_files, metadata_file, vector_file
+
+Described = Mapping[str, Any]
+"""name, licence (or None), corpus (the facts of its TextSource) and prompts of one source."""
+
+
+def describe_sources(
+    sources: Sequence[TextSource], prompts: Sequence[str] | None, licences: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A Described for each source; without `prompts` each has its corpus's own.
+
+    `licences` hold one text for all sources, or `NAME=TEXT` for each; a source that none of them
+    names has the licence of its preset or card, if any. UsageError where they name no source or two
+    name the same one, or where there is no source.
+    """
+    if not sources:
+        raise UsageError("no corpus was given", "at least one", "Name a corpus")
+    names = _names(sources)
+    stated = _licences(names, licences)
+    facts = [source.facts() for source in sources]
+    return [
+        {
+            "name": name,
+            "licence": stated.get(name, source.licence),
+            "corpus": fact,
+            "prompts": list(check_prompts(prompts or (source.default_prompt,))),
+        }
+        for name, source, fact in zip(names, sources, facts, strict=True)
+    ]
+
+
+def request_of(described: Sequence[Described]) -> list[dict[str, Any]]:
+    """The sources as a request states them: flat, so that a changed field has a short name."""
+    return [
+        {**each["corpus"], **{name: each[name] for name in ("name", "licence", "prompts")}}
+        for each in described
+    ]
+
+
+def in_current_terms(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request, perhaps of an earlier version, in the terms of this version.
+
+    Lines of a key, a tab and a text had the schemes `keyed-captions:` and `keyed-words:`.
+    """
+    sources = request.get("sources")
+    if not isinstance(sources, list):
+        return dict(request)
+    return {**request, "sources": [_in_current_terms(source) for source in sources]}
+
+
+def _in_current_terms(source: Any) -> Any:
+    if not isinstance(source, Mapping) or source.get("kind") != "keyed-lines":
+        return source
+    scheme = str(source.get("spec")).partition(":")[0]
+    current = {
+        **source,
+        "kind": "text-file",
+        "column": "2",
+        "delimiter": "\t",
+        "header": "no",
+        **{name: str(source.get(name)).removeprefix(f"{scheme}:") for name in ("spec", "name")},
+    }
+    return {**current, "split_cells": ","} if scheme == "keyed-words" else current
+
+
+def encoding_prompts(
+    described: Sequence[Described],
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The prompts that captions are encoded in, and a template of each source to apply first.
+
+    The templates are None unless the sources have different prompts, which are then single
+    templates, the defaults of their corpora.
+    """
+    prompts = [tuple(each["prompts"]) for each in described]
+    if len(set(prompts)) == 1:
+        return prompts[0], None
+    return (CAPTION_PROMPT,), tuple(template for (template,) in prompts)
+
+
+def without_names(described: Sequence[Described], taken: Sequence[str]) -> list[dict[str, Any]]:
+    """The same sources with names that are not `taken`: NAME#2 where NAME is."""
+    names = list(taken)
+    for each in described:
+        names.append(_free_name(each["name"], names))
+    renamed = zip(described, names[len(taken) :], strict=True)
+    return [{**each, "name": name} for each, name in renamed]
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}#{number}"
+    return free
+
+
+def _names(sources: Sequence[TextSource]) -> list[str]:
+    """The preset or spec of each source; the second with the same name is NAME#2."""
+    names: list[str] = []
+    for source in sources:
+        names.append(_free_name(source.preset or source.spec, names))
+    return names
+
+
+def _licences(names: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        named = [name for name in names if text.startswith(f"{name}=")]
+        if not named and ("=" in text or len(given) > 1):
+            raise UsageError(
+                f"the licence {text!r} names no source",
+                f"NAME=TEXT with one of {', '.join(names)}, or one text for all sources",
+                "Name the source it is of",
+            )
+        for name in named or names:
+            if name in found:
+                raise UsageError(
+                    f"two licences were given for {name}", "one", "Leave one of them out"
+                )
+            found[name] = text.removeprefix(f"{name}=") if named else text
+    return found
+
 
 BUILDING = "building.json"
-BUILDING_FOLDERS = ("parts", "plan", "shards", "near")
+BUILDING_FOLDERS = ("parts", "plan", "shards", "near", JOURNAL)
 OUR_FOLDERS = (
     *BUILDING_FOLDERS,
     *"text_emb img_emb metadata captions search earlier adding repairing".split(),
@@ -222,7 +345,7 @@ def drop_records(folder: Path) -> None:
     (folder / BUILDING).unlink(missing_ok=True)
     for pattern in (".*.tmp", "*/.*.tmp"):
         for path in folder.glob(pattern):
-            if path.is_file():
+            if path.is_file():  # of a version that put them beside the file itself
                 path.unlink(missing_ok=True)
 
 
@@ -257,7 +380,8 @@ class StoredCaptions:
     def __init__(self, folder: IndexFolder) -> None:
         self.folder = folder
         self.starts = part_starts(folder.manifest.parts)
-        self._opened: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._part = lru_cache(OPEN_FILES)(self._map_part)
+        self._checked: set[int] = set()
 
     def __reduce__(self) -> tuple[type[StoredCaptions], tuple[IndexFolder]]:
         return StoredCaptions, (self.folder,)
@@ -271,21 +395,27 @@ class StoredCaptions:
                 found[place] = bytes(texts[start:stop]).decode("utf-8", "replace")
         return found
 
-    def _part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _map_part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8, all captions of a part one after another; int64 [m + 1], where each begins."""
-        if number not in self._opened:
-            texts, starts = caption_files(number)
+        texts, starts = caption_files(number)
+        if number not in self._checked:
             for name in (texts, starts):
                 self.folder.check(name)
-            offsets = np.load(self.folder.path / starts, mmap_mode="r", allow_pickle=False)
-            rows = int(self.starts[number + 1] - self.starts[number])
-            if offsets.shape != (rows + 1,):
-                raise BlissError(
-                    f"{self.folder.path / starts} holds {len(offsets) - 1:,} captions",
-                    f"{rows:,}, one for every vector of its part",
-                    "Restore the file or build the index again",
-                )
-            path = self.folder.path / texts
-            mapped = np.memmap(path, np.uint8, "r") if offsets[-1] else np.zeros(0, np.uint8)
-            self._opened[number] = mapped, offsets
-        return self._opened[number]
+        remedy = "Restore the file or build the index again"
+        offsets = read_array(self.folder.path / starts, mapped=True, remedy=remedy)
+        rows, path = int(self.starts[number + 1] - self.starts[number]), self.folder.path / texts
+        if offsets.shape != (rows + 1,) or offsets.dtype != np.int64:
+            raise BlissError(
+                f"{self.folder.path / starts} holds an array of shape {offsets.shape} and type "
+                f"{offsets.dtype}",
+                f"{rows + 1:,} whole numbers, where each caption of its part begins and ends",
+                remedy,
+            )
+        if number not in self._checked:
+            size = path.stat().st_size
+            if offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
+                given = f"{self.folder.path / starts} does not fit {path}"
+                raise BlissError(given, "the files as bliss wrote them", remedy)
+        self._checked.add(number)
+        mapped = np.memmap(path, np.uint8, "r") if offsets[-1] else np.zeros(0, np.uint8)
+        return mapped, offsets

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...artefacts import MANIFEST, sha256_of, write_array
+from ...artefacts import MANIFEST, read_array, sha256_of, write_array
 from ...errors import BlissError, UsageError
 from ..vectors.rows import remaining
 from .manifest import IndexFolder, unusable
@@ -55,14 +56,7 @@ def removed_rows(folder: IndexFolder) -> np.ndarray | None:
 
 def read_rows(path: Path, count: int) -> np.ndarray:
     """The rows a list holds; BlissError unless they ascend within 0..count - 1."""
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BlissError(
-            f"{path} could not be read ({error})",
-            "a whole .npy file",
-            "Restore the file or build the index again",
-        ) from error
+    rows = read_array(path, remedy="Restore the file or build the index again")
     ascending = rows.ndim == 1 and rows.dtype == np.int64
     if not ascending or not (np.diff(rows, prepend=-1, append=count) > 0).all():
         raise BlissError(
@@ -82,15 +76,18 @@ def live_rows(folder: IndexFolder) -> np.ndarray | None:
 def remove_rows(path: Path, rows: np.ndarray, where: Mapping[str, Any]) -> dict[str, Any]:
     """Hide stored rows int64 [u] of a finished index; its new manifest.
 
-    `where` is the reason that its log states. Rows that were removed before do not count again.
-    Raises UsageError where nothing would be left or nothing is to be removed, BlissError where the
-    folder cannot be written or another run works in it.
+    `where` is the reason that its log states. Rows that were removed before do not count again, and
+    where they all were, for the same reason, nothing changes. Raises UsageError where nothing would
+    be left or nothing is to be removed, BlissError where the folder cannot be written or another
+    run works in it.
     """
     with IndexFolder.locked(path) as folder:
         count, before = folder.manifest.stored_count, removed_rows(folder)
         gone = np.zeros(0, np.int64) if before is None else before
-        rows = np.setdiff1d(rows, gone)
+        rows, log = np.setdiff1d(rows, gone), list((folder.manifest.removed or {}).get("log", ()))
         if not rows.size:
+            if where and any(entry.get("where") == dict(where) for entry in log):
+                return folder.manifest.to_json()
             raise UsageError(
                 f"none of the {count - len(gone):,} captions of {path} was named",
                 "one or more to remove",
@@ -103,7 +100,7 @@ def remove_rows(path: Path, rows: np.ndarray, where: Mapping[str, Any]) -> dict[
                 "a caption or more that stays",
                 "Narrow the request, or delete the folder",
             )
-        log = [*(folder.manifest.removed or {}).get("log", ()), {"where": where, "rows": len(rows)}]
+        log.append({"where": where, "rows": len(rows)})
         name = list_name(len(log))
         write_array(path / name, union)
         checksums = {**folder.manifest.checksums, name: sha256_of(path / name)}
@@ -141,11 +138,12 @@ def restore_rows(path: Path, last_only: bool) -> tuple[dict[str, Any], int]:
 
 def _replace(folder: IndexFolder) -> dict[str, Any]:
     """Put the manifest in place, then delete the lists it no longer names."""
+    (folder.path / EXPORT).unlink(missing_ok=True)
     folder.write_manifest()
     for path in folder.path.glob("removed*.npy"):
         if path.name not in folder.manifest.checksums and _NAME.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-    (folder.path / EXPORT).unlink(missing_ok=True)
+            with suppress(OSError):  # the removal is done
+                path.unlink(missing_ok=True)
     return folder.manifest.to_json()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import BlissError
-from ..vectors.rows import PartedRows, load_vectors, part_starts
+from ..vectors.rows import MappedVectors, PartedRows, load_vectors, part_starts
 from ..vectors.unit_rows import Blocks, stored_unit_rows
 from .manifest import IndexFolder
 from .parts import vector_file
@@ -34,7 +34,7 @@ class IndexRows(PartedRows):
         self.folder = folder
         self.dimension = folder.manifest.dimension
         self.names: list[str] = []
-        self.arrays: list[np.ndarray] = []
+        rows_left: list[int] = []
         self.skipped: list[int] = []
         """Of each part, how many of its rows come before `start`."""
         first = 0
@@ -52,10 +52,11 @@ class IndexRows(PartedRows):
                     "Restore the file or build the index again",
                 )
             self.names.append(name)
-            self.arrays.append(array[skipped:end])
+            rows_left.append(end - skipped)
             self.skipped.append(skipped)
-        self.starts = part_starts(map(len, self.arrays))
-        few = sum(array.size for array in self.arrays) * 4 <= RESIDENT_BYTES
+        self.starts = part_starts(rows_left)
+        self._arrays = MappedVectors([folder.path / name for name in self.names])
+        few = sum(rows_left) * self.dimension * 4 <= RESIDENT_BYTES
         self.resident = few if resident is None else resident
         self._whole: np.ndarray | None = None
         self._checked: set[int] = set()
@@ -80,13 +81,16 @@ class IndexRows(PartedRows):
 
     def stored_blocks(self) -> Blocks:
         """Each part as it is stored, fp16 or fp32 and not renormalised, once it was checked."""
-        for number, array in enumerate(self.arrays):
+        for number in range(len(self.names)):
             self._check(number)
-            yield int(self.starts[number]), array
+            yield int(self.starts[number]), self.part(number)
 
     def part(self, number: int) -> np.ndarray:
         """The mapped rows of a part."""
-        return self.arrays[number]
+        skipped = self.skipped[number]
+        count = int(self.starts[number + 1] - self.starts[number])
+        rows: np.ndarray = self._arrays[number][skipped : skipped + count]
+        return rows
 
     def unit_rows(self, number: int, stored: np.ndarray, first: int = 0) -> np.ndarray:
         """Unit rows from stored ones; BlissError where they are none or the file has changed."""

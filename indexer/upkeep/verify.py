@@ -13,27 +13,25 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ...artefacts import MANIFEST, read_manifest
+from ...artefacts import MANIFEST, read_array, read_manifest
 from ...errors import BlissError
 from ...tables import read_table
 from ..encode.encoder import Encoder, encode_prompts
 from ..search.structures import how_to_make_again
-from ..store.folder import (
+from ..store.manifest import (
     HOW_TO_BUILD,
     KIND,
     UNLISTED,
-    caption_files,
-    files_below,
-    metadata_file,
-    part_of,
-    vector_file,
-)
-from ..store.manifest import (
     IndexFolder,
     IndexManifest,
+    caption_files,
     count_problems,
+    files_below,
+    metadata_file,
     name_problems,
+    part_of,
     type_problems,
+    vector_file,
 )
 from ..store.removed import list_name, read_rows, removed_rows
 from ..vectors.rows import load_vectors
@@ -145,7 +143,8 @@ def _stray_files(folder: IndexFolder) -> Check:
         elif name.startswith(tuple(_UNFINISHED)):
             continue
         elif name not in folder.manifest.checksums and name not in UNLISTED:
-            why = "left by an interrupted write" if name.endswith(".tmp") else "not of the index"
+            unfinished = any(each.endswith(".tmp") for each in name.split("/"))
+            why = "left by an interrupted write" if unfinished else "not of the index"
             problems.append(Problem(f"{name} is {why}", "Delete it, or move it elsewhere"))
     for start, command in _UNFINISHED.items():
         if any(name.startswith(start) for name in there):
@@ -252,9 +251,9 @@ def _stored_captions(
     """Yields problems; returns the captions as an Arrow array, or None."""
     texts, starts = caption_files(number)
     try:
-        offsets = np.load(folder.path / starts, allow_pickle=False)
+        offsets = read_array(folder.path / starts)
         data = (folder.path / texts).read_bytes()
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, BlissError) as error:
         yield f"{starts} could not be read ({error})"
         return None
     sound = offsets.dtype == np.int64 and offsets.shape == (rows + 1,) and offsets[0] == 0

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...errors import BlissError, UsageError
-from ...tables import read_table
+from ...tables import count_rows, read_schema, read_table
 from .rows import load_vectors
 
 
@@ -114,11 +113,16 @@ def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
 
 def column_names(path: Path) -> list[str]:
     """The columns of a parquet file; BlissError when it is none."""
-    return list(_read(pq.read_schema, path).names)
+    return list(parquet_schema(path).names)
+
+
+def parquet_schema(path: Path) -> pa.Schema:
+    """The columns of a parquet file and their types; BlissError when it is none."""
+    return _read(read_schema, path)
 
 
 def _metadata_rows(path: Path) -> int:
-    return _read(pq.read_metadata, path).num_rows
+    return _read(count_rows, path)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

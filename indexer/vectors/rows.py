@@ -1,10 +1,11 @@
-"""Sets of unit rows: in .npy files, joined, selected, and read in blocks.
+"""Sets of unit rows: in .npy files, joined, selected, and read in blocks; scratch arrays.
 
 `Rows` (unit_rows.py) is anything of M rows that has a length and gives float32 [m, d] for a slice
 or for int64 [m] row numbers. A NumPy array is one; so are
 
     PartedRows      the rows of several .npy files, one file after another
     JoinedRows      several sets of rows, one set after another
+    ArrayRows       the rows of an array of somebody else's, normalised
     SelectedRows    some rows of another set, renumbered from 0
 
 `blocks_of` reads any of them from the first row to the last.
@@ -14,15 +15,26 @@ or for int64 [m] row numbers. A NumPy array is one; so are
     >>> some = SelectedRows(rows, np.array([0, 3]))
     >>> len(rows), len(some), some[np.array([1])].tolist()
     (4, 2, [[-0.0, -1.0]])
+
+Scratch arrays are large temporary arrays in an unlinked file, so that the system can page them out.
+An audit of a million images has some 400 bytes of hits and scores for each. The file is in the
+temporary folder (`TMPDIR`) and ends with the process.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ...artefacts import read_array
 from ...errors import BlissError
 from .unit_rows import Blocks, Rows, blocks_of, normalise_rows, slices, stored_unit_rows
 
@@ -32,6 +44,9 @@ BLOCK_BYTES = 64 << 20
 """Size as float32 of the blocks that rows on disk are read in."""
 COPIED_ROWS = 32_768
 """Rows copied at a time where some rows of a block are left out."""
+OPEN_FILES = 16
+"""Files that one set of mapped arrays holds open: an index may have more parts than the system
+lets a process open."""
 
 
 class PartedRows:
@@ -89,6 +104,24 @@ class OutsideRows(PartedRows):
     def unit_rows(self, number: int, stored: np.ndarray, first: int = 0) -> np.ndarray:
         """`normalise_rows` of some stored rows."""
         return normalise_rows(stored).unit
+
+
+class ArrayRows:
+    """The rows of an array [M, d], in memory or mapped: normalised as they are read."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        return normalise_rows(self.vectors[wanted]).unit
+
+    def blocks(self) -> Blocks:
+        """Blocks of BLOCK_BYTES."""
+        for some in slices(len(self), BLOCK_BYTES // (4 * self.vectors.shape[1])):
+            yield some.start, self[some]
 
 
 class JoinedRows:
@@ -181,12 +214,7 @@ def by_part(starts: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, np.ndar
 
 def load_vectors(path: Path) -> np.ndarray:
     """Memory-map a .npy file of float vectors [m, d]; BlissError where it is not one."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BlissError(
-            f"{path} could not be read ({error})", "a whole .npy file", "Embed the folder again"
-        ) from error
+    array = read_array(path, mapped=True, remedy="Embed the folder again")
     if array.ndim != 2 or array.dtype.kind != "f":
         raise BlissError(
             f"{path} holds an array of shape {array.shape} and type {array.dtype}",
@@ -196,8 +224,66 @@ def load_vectors(path: Path) -> np.ndarray:
     return array
 
 
+class MappedVectors(Sequence[np.ndarray]):
+    """The arrays of several .npy files, mapped when they are needed, OPEN_FILES at once."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._open = lru_cache(OPEN_FILES)(load_vectors)
+
+    def __reduce__(self) -> tuple[type[MappedVectors], tuple[tuple[Path, ...]]]:
+        return MappedVectors, (self.paths,)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: Any, /) -> Any:
+        """float16 or float32 [m, d], the array of a file; errors as of `load_vectors`."""
+        return self._open(self.paths[number])
+
+
 def _read(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Rows of a mapped array; consecutive ones as one slice, which reads no page twice."""
     if len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all():
         return array[rows[0] : rows[-1] + 1]
     return array[rows]
+
+
+SCRATCH_BYTES = 16 << 20
+"""Arrays up to this size are held in memory."""
+
+
+def scratch_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised array: in a file where it is large and the disk has room, else in memory."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= SCRATCH_BYTES:
+        return np.empty(shape, dtype)
+    try:
+        with tempfile.TemporaryFile() as file:
+            # Allocate it all now: a page without room on the disk would kill the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+            mapped = mmap.mmap(file.fileno(), size)
+    except (OSError, AttributeError):  # no room there, or no such call on this system
+        return np.empty(shape, dtype)
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def release_pages(*arrays: np.ndarray) -> None:
+    """Give the memory of scratch arrays back to the system; their values stay."""
+    for array in arrays:
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        base = base.obj if isinstance(base, memoryview) else base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
+
+
+class ScratchAllocator:
+    """`scratch_array` and `release_pages` for functions that take an `Allocator`."""
+
+    empty = staticmethod(scratch_array)
+    release = staticmethod(release_pages)
+
+
+SCRATCH = ScratchAllocator()

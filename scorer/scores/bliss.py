@@ -10,8 +10,7 @@ from ..bliss import bliss_scores
 from ..moments import fit_moments
 from ..reference import Reference
 from ..statistics import check_counts
-from .contract import Fitted, Fitting, Query, Score, retrieved_texts
-from .needs import Need
+from .contract import Fitted, Fitting, Need, Query, Score, retrieved_texts
 
 
 def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:

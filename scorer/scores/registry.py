@@ -28,9 +28,7 @@ MODULES = tuple(
         "bliss",
         "distances",
         "negatives",
-        "neglabel_retrieved",
         "plus.score",
-        "prototypes",
         "softmax",
         "trained",
     )

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import Fitted, Fitting, Query, Score, positive
-from .needs import Need
+from .contract import Fitted, Fitting, Need, Query, Score, positive
 from .similarity import share_of, similarity
 
 

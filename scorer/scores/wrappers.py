@@ -18,8 +18,7 @@ import numpy as np
 
 from ...errors import BlissError, UsageError
 from ...indexer.vectors import exact_search
-from .contract import Fitted, Fitting, Normals, Query, Score
-from .needs import Need
+from .contract import Fitted, Fitting, Need, Normals, Query, Score
 from .similarity import in_chunks
 from .text_terms import WithTerms, terms_of
 

@@ -178,7 +178,9 @@ def result_of(scores, p=None, clean=0, margins=None, name="bliss") -> AuditResul
     )
     p = None if p is None else np.array(p, float)
     scores = SimpleNamespace(score=np.array(scores, float))
-    return AuditResult(None, None, reference, None, scores, None, p, name, labels)  # type: ignore[arg-type]
+    return AuditResult(
+        None, None, reference, None, scores, None, p, name, labels, ranked_by_labels=True
+    )  # type: ignore[arg-type]
 
 
 RANKED = [5.0, 1, 4, 2, 3]
@@ -259,21 +261,24 @@ def test_many_unknown_classes_are_counted_not_listed():
     [
         ({"calibration": "clean"}, "mahalanobis", "bliss or bliss\\+, the scores it works with. "
          "Leave --calibration out, or use --score bliss or bliss\\+"),
-        ({"robust": True}, "bliss+", "bliss, the score it works with. Leave --robust out, or use "
-         "--score bliss"),
+        ({"robust": True}, "mahalanobis", "bliss or bliss\\+, the scores it works with"),
+        ({"kind": "mislabel"}, "bliss+", "bliss, the score it works with. Leave --question "
+         "mislabel out, or use --score bliss"),
     ],
 )  # fmt: skip
 def test_a_score_that_cannot_answer_is_refused_with_those_that_can(question, score, message):
     with pytest.raises(UsageError, match=message):
         AuditQuestion(**question).check_score(score)
-    AuditQuestion(calibration="clean").check_score("bliss+")
+    AuditQuestion(calibration="clean", robust=True).check_score("bliss+")
 
 
 def test_too_small_a_calibration_set_says_how_many_are_needed():
     few = decided(result_of(RANKED, [0.25] * 5, clean=3), DecisionRule(), own=False).decision
     assert few.reason == (
         "0 images flagged at a false discovery rate of 0.1: with 3 calibration images more than "
-        "all 5 would have to look stranger than every one of those; to flag one, 49 are needed"
+        "all 5 would have to look stranger than every one of those; to flag one, 49 are needed. "
+        "Add clean images with --calibration DIR, or read the most unusual images first and flag "
+        "some with --flag N or --flag N%"
     )
     assert few.facts["least_flagged"] == 13
     some = decided(result_of(RANKED, [0.05] + [1] * 4, clean=19), DecisionRule(), own=False)

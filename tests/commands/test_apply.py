@@ -12,7 +12,7 @@ import pytest
 from blissaudit.artefacts import read_json, sha256_of, write_json
 from blissaudit.audit.review.apply import COLUMNS, label_problem
 from blissaudit.corpora.images.opening import open_images
-from blissaudit.csv_cells import text_cell
+from blissaudit.safe_text import text_cell
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_a_changed_missing_or_linked_original_stops_the_copy_whole(bliss, made, 
         assert outcome.code == 1
         assert f"house/7.png cannot be copied: {words}" in outcome.err
         assert not (tmp_path / "clean").exists()
-        assert not list(tmp_path.glob(".*.tmp"))
+        assert not list(tmp_path.glob(".bliss-*"))
 
 
 @pytest.mark.parametrize(

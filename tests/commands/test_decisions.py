@@ -74,9 +74,10 @@ def facts(folder: Path) -> dict:
 
 
 def said(outcome) -> list[str]:
-    """The lines below the table, without those that name the files."""
+    """The lines below the table, without the issues and the names of the files."""
     assert outcome.code == 0, outcome.err
-    return outcome.out.split("\n\n", 1)[1].splitlines()[:-2]
+    lines = outcome.out.split("\n\n")[1].splitlines()
+    return [line for line in lines if not line.startswith(("All scores", "To look", "Read these"))]
 
 
 def test_a_set_that_is_its_own_reference_flags_nothing_unless_asked(audit):
@@ -244,7 +245,7 @@ def test_mislabelled_images_come_first_with_the_class_they_suit(audit):
         for given, suits in zip(found["given_label"], found["predicted_label"], strict=True)
     ]
     assert (np.array(found["cosine_margin"]) != margins).all()
-    with open(folder / "issues.csv", newline="", encoding="utf-8") as file:
+    with open(folder / "label_issues.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == found["path"]
     for name in ("given_label", "predicted_label"):
@@ -260,14 +261,51 @@ def test_mislabelled_images_come_first_with_the_class_they_suit(audit):
     assert worst["label_quality"] == min(found["label_quality"])
 
 
+def test_one_run_answers_every_question_in_one_table(audit):
+    outcome, folder = audit("--flag", 5, "--top", 2)
+    found, issues = table(folder), pq.read_table(folder / "issues.parquet").to_pydict()
+    rows = list(zip(issues["image"], issues["kind"], issues["other"], strict=True))
+    strays = {path for path, kind, _ in rows if kind == "stray"}
+    assert strays == flagged(folder) and len(strays) == 5
+    doubtful = {path: other for path, kind, other in rows if kind == "label"}
+    assert doubtful.items() >= WRONG.items()
+    wrong = np.flatnonzero(found["is_label_issue"])
+    assert doubtful == {found["path"][i]: found["predicted_label"][i] for i in wrong}
+    place = dict(zip(found["path"], found["read_first"], strict=True))
+    assert issues["read_first"] == sorted(place[path] for path in issues["image"])
+    assert sorted(place, key=place.get)[:4] == sorted({*WRONG, *STRAYS}, key=place.get)
+    assert max(issues["severity"]) == 100 and min(issues["severity"]) > 0
+    for path, better in WRONG.items():
+        at = rows.index((path, "label", better))
+        assert issues["suggestion"][at] == f"file under {better}"
+        assert f"filed under {path.split('/')[0]}, looks like {better}" in issues["evidence"][at]
+    counts = {kind: issues["kind"].count(kind) for kind in dict.fromkeys(issues["kind"])}
+    assert facts(folder)["issues"].items() >= counts.items()
+    assert f"{counts['label']:8,}  label      worst: " in outcome.out
+    first, second = sorted(place, key=place.get)[:2]
+    assert f"Read these first: {first}, {second}\n" in outcome.out
+    with open(folder / "issues.csv", newline="", encoding="utf-8") as file:
+        assert [line["image"] for line in csv.DictReader(file)] == issues["image"]
+
+
+def test_a_question_restricts_the_issues_and_nothing_is_a_stray_unless_flagged(audit):
+    _, folder = audit("--question", "stray")
+    assert pq.read_table(folder / "issues.parquet").num_rows == 0
+    assert "margin" not in table(folder)
+    assert table(folder)["read_first"] == table(folder)["rank"]
+    _, both = audit("--question", "mislabel,stray", "--json")
+    kinds = set(pq.read_table(both / "issues.parquet")["kind"].to_pylist())
+    assert kinds == {"label"} and facts(both)["question"] == "stray"
+
+
 def test_another_question_in_the_same_folder_leaves_no_stale_table(bliss, audit, index, world):
     _, folder = audit("--question", "mislabel")
-    assert {"issues.csv", "scores.csv"} <= set(facts(folder)["checksums"])
+    assert {"label_issues.csv", "issues.csv", "scores.csv"} <= set(facts(folder)["checksums"])
     again = bliss("audit", "--embeddings", world / "set-embedded", "--index", index, "--model",
                   "demo", "-o", folder, "--overwrite", "--robust")  # fmt: skip
     assert again.code == 0
-    assert not (folder / "issues.csv").exists() and (folder / "dropped.csv").exists()
-    assert "margin" not in table(folder)
+    assert not (folder / "label_issues.csv").exists() and (folder / "dropped.csv").exists()
+    assert facts(folder)["question"] == "stray"
 
 
 def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index, world, bliss):
@@ -289,17 +327,39 @@ def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index,
     assert said(outcome)[1] == (
         "--robust dropped 4 of 40 reference images, from 3 classes (dropped.csv lists them): rank "
         f"correlation with the ranking before {block['rank_correlation']:.3f}, {len(shared)} of "
-        "the 6 most anomalous in common"
+        f"the 6 most anomalous in common; λ is now {block['lambda']:.3g}, so that captions count "
+        "as much as before"
     )
+    weight = block["lambda"]
+    assert weight > 0.5 and facts(folder)["settings"]["weight"] == weight
     without = shutil.copytree(world / "set", folder.parent / "without")
     for path in gone:
         (without / path).unlink()
     refit = bliss("audit", "--embeddings", world / "set-embedded", "--index", index, "--model",
-                  "demo", "--reference", without, "-o", folder.parent / "refit")  # fmt: skip
+                  "demo", "--reference", without, "--lambda", weight, "-o",
+                  folder.parent / "refit")  # fmt: skip
     assert refit.code == 0
     np.testing.assert_allclose(
         found["score"], table(folder.parent / "refit")["score"], rtol=1e-4, atol=1e-4
     )
+
+
+def test_robust_refits_bliss_plus_too(audit, index, world, bliss):
+    found, block = (lambda folder: (table(folder), facts(folder)["robust"]))(
+        audit("--robust", "--score", "bliss+")[1]
+    )
+    assert block["dropped"] == 4
+    gone = {path for path, left in zip(found["path"], found["dropped"], strict=True) if left}
+    without = shutil.copytree(world / "set", world.parent / "without-strays")
+    for path in gone:
+        (without / path).unlink()
+    refit = bliss("audit", "--embeddings", world / "set-embedded", "--index", index, "--model",
+                  "demo", "--reference", without, "--lambda", block["lambda"], "--score", "bliss+",
+                  "-o", without.parent / "refit-plus")  # fmt: skip
+    assert refit.code == 0
+    again = table(without.parent / "refit-plus")["score"]
+    np.testing.assert_allclose(found["score"], again, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(found["score"], table(audit("--score", "bliss+")[1])["score"])
 
 
 def test_robust_says_so_where_there_is_nothing_to_leave_out(bliss, index, world, tmp_path):
@@ -325,7 +385,7 @@ def test_robust_cleans_a_separate_reference_too(audit, world):
 
 
 REFUSED = {
-    ("--question", "odd"): "question 'odd' is unknown. Needed: one of stray, mislabel.",
+    ("--question", "stray,odd"): "question 'odd' is unknown. Needed: one of stray, mislabel, copy,",
     ("--flag", "fdr=0"): "a false discovery rate of 0.0 was given. Needed: above 0, below 1.",
     ("--flag", "200%"): "a contamination of 2.0 was given. Needed: the share of images",
     (
@@ -390,7 +450,7 @@ def test_images_outside_the_classes_have_no_margin_and_come_last(audit):
     assert [margin is None for margin in found["margin"]] == houses
     assert [name is None for name in found["given_label"]] == houses
     assert min(r for r, house in zip(found["rank"], houses, strict=True) if house) == 28
-    assert (folder / "issues.csv").read_text().count("\n") == 1 + 27
+    assert (folder / "label_issues.csv").read_text().count("\n") == 1 + 27
     assert said(outcome)[1].endswith(
         "; 13 images not questioned because the reference lacks the class house"
     )

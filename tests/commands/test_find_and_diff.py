@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit import BlissError, UsageError
+from blissaudit.artefacts import sha256_of
 from blissaudit.audit.folder import open_run
+from blissaudit.audit.report.page import save_report
+from blissaudit.audit.review.apply import clean, read_decisions
 from blissaudit.audit.review.differences import compare_runs
 from blissaudit.audit.review.find import find_like
+from blissaudit.audit.review.photographs import wanted_images
 from blissaudit.indexer.images.embedded import read_image_embeddings
 
 
@@ -40,6 +45,7 @@ def cleaned(bliss, collection, index, tmp_path_factory):
 class FakeRun:
     folder: str
     table: pa.Table
+    facts: dict = field(default_factory=dict)
 
     def columns(self, names):
         return self.table.select(names)
@@ -73,6 +79,23 @@ def test_standings_by_hand():
     assert found.common_worst(3) == 2
     # Spearman by hand: covariance of (-.5, 0, 0, .5) and (.5, -1/6, 1/6, -.5) over their lengths.
     np.testing.assert_allclose(found.correlation, -0.5 / np.sqrt(0.5 * (0.5 + 1 / 18)))
+
+
+def test_runs_are_compared_by_what_ranked_them(bliss, run, collection, index, tmp_path):
+    command = ("audit", collection, "--index", index, "-o", tmp_path / "labels")
+    assert bliss(*command, "--question", "mislabel").code == 0
+    found = json.loads(bliss("diff", run, tmp_path / "labels", "--json", "--top", 26).out)
+    assert (found["ranked_by_a"], found["ranked_by_b"]) == ("bliss", "label margin")
+    margins = pq.read_table(tmp_path / "labels" / "scores.parquet")["margin"].to_numpy()
+    changes = sorted(found["changes"], key=lambda each: each["rank_b"])
+    assert [each["rank_b"] for each in changes] == list(range(1, 27))
+    expected = np.argsort(np.argsort(-margins, kind="stable"))
+    np.testing.assert_allclose([1 - each["standing_b"] for each in changes], np.sort(expected) / 25)
+    assert any(each["change"] for each in changes)
+    assert (
+        "the first ranked by bliss, the second by label margin; images are compared by rank"
+        in bliss("diff", run, tmp_path / "labels").out
+    )
 
 
 def test_spearman_is_scipys():
@@ -191,3 +214,148 @@ def test_embeddings_that_are_gone_or_others_are_named(run, tmp_path):
     shutil.rmtree(tmp_path / "copy/images")
     with pytest.raises(BlissError, match=r"embeddings that .*copy scored are gone"):
         find_like(open_run(tmp_path / "copy"), "apple/clock.png", lambda: None)
+
+
+def test_find_by_a_vector_of_any_length(bliss, run, tmp_path):
+    images = read_image_embeddings(run / "images")
+    np.save(tmp_path / "v.npy", 7 * images.vectors[4])
+    found = json.loads(bliss("find", run, "--vector", tmp_path / "v.npy", "--json").out)
+    assert (found[0]["path"], len(found)) == (images.paths[4], 20)
+    assert found[0]["similarity"] == pytest.approx(1, abs=1e-6)
+    for wrong, words in (
+        (np.zeros(images.vectors.shape[1]), "is zero or not finite"),
+        (np.ones(3), "has shape (3,) and type float64. Needed: one row of"),
+    ):
+        np.save(tmp_path / "w.npy", wrong)
+        outcome = bliss("find", run, "--vector", tmp_path / "w.npy")
+        assert outcome.code == 2 and words in outcome.err
+    assert "could not be read" in bliss("find", run, "--vector", tmp_path / "none.npy").err
+    both = bliss("find", run, "--vector", tmp_path / "v.npy", "--text", "a boat")
+    assert (both.code, "both of --text and --vector" in both.err) == (2, True)
+    assert "neither of --text and --image" in bliss("find", run).err
+
+
+def reseal(folder):
+    """The manifest that bliss would have written for the files as they are now."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["checksums"] = {name: sha256_of(folder / name) for name in manifest["checksums"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change_vectors(folder):
+    path = folder / "img_emb" / "img_emb_0.npy"
+    np.save(path, np.roll(np.load(path), 1, axis=0))
+
+
+def change_table(folder):
+    path = folder / "metadata" / "metadata_0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.take(np.roll(np.arange(len(table)), 1)), path)
+
+
+def begin_again(folder):
+    (folder / "manifest.json").rename(folder / "building.json")
+
+
+def find_in(run):
+    return find_like(open_run(run), "apple/clock.png", lambda: None)
+
+
+def apply_to(run):
+    header = "row,path,sha256,decision,new_label\n"
+    (run / "decisions.csv").write_text(header)
+    opened = open_run(run)
+    return clean(opened, read_decisions(run / "decisions.csv", opened))
+
+
+def export_of(run):
+    return wanted_images(open_run(run))
+
+
+CHANGES = {
+    "vectors": change_vectors,
+    "table": change_table,
+    "vectors made again": lambda folder: (change_vectors(folder), reseal(folder)),
+    "table made again": lambda folder: (change_table(folder), reseal(folder)),
+    "begun again": begin_again,
+}
+
+
+@pytest.mark.parametrize("of_version", ["this", "0.1"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_embeddings_that_changed_after_the_audit_are_refused(run, tmp_path, change, of_version):
+    """By each command that reads them, in a run's own folder; 0.1 recorded no fingerprint."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    if of_version == "0.1":
+        if change == "vectors made again":
+            pytest.skip("a run of 0.1 does not tell")
+        facts = json.loads((copy / "run.json").read_text())
+        del facts["images"]["fingerprint"]
+        (copy / "run.json").write_text(json.dumps(facts))
+    assert find_in(copy) and apply_to(copy) and export_of(copy)
+    CHANGES[change](copy / "images")
+    for read in (find_in, save_report, apply_to, export_of):
+        with pytest.raises(BlissError, match=r"checksum|not those that|has no manifest") as error:
+            read(copy)
+        assert "Run the same audit again" in str(error.value) or "Restore" in str(error.value)
+
+
+def test_given_embeddings_that_changed_after_the_audit_are_refused(run, tmp_path):
+    """Rows of another program, whose manifest nobody wrote; and more rows than there were."""
+    given = shutil.copytree(run / "images", tmp_path / "given")
+    (given / "manifest.json").unlink()
+    copy = shutil.copytree(run, tmp_path / "copy")
+    facts = json.loads((copy / "run.json").read_text())
+    facts["request"]["embeddings"] = str(given)
+    found = read_image_embeddings(given)
+    facts["images"]["fingerprint"] = found.fingerprint
+    table = pq.read_table(copy / "scores.parquet")
+    place = table.schema.get_field_index("content")
+    table = table.set_column(place, "content", pa.array(found.hashes, pa.string()))
+    pq.write_table(table, copy / "scores.parquet")
+    facts["checksums"]["scores.parquet"] = sha256_of(copy / "scores.parquet")
+    (copy / "run.json").write_text(json.dumps(facts))
+    assert find_in(copy) and apply_to(copy)  # though images/ holds those of an earlier run
+    rows, described = np.load(given / "img_emb/img_emb_0.npy"), given / "metadata"
+    for changed in (np.roll(rows, 1, axis=0), np.concatenate([rows, rows[:1]])):
+        np.save(given / "img_emb/img_emb_0.npy", changed)
+        names = pq.read_table(run / "images/metadata/metadata_0.parquet")
+        pq.write_table(
+            names.take(np.arange(len(changed)) % len(rows)), described / "metadata_0.parquet"
+        )
+        for read in (find_in, save_report, apply_to):
+            with pytest.raises(BlissError, match=r"given are not those that .*copy was made from"):
+                read(copy)
+
+
+def test_an_image_changed_in_place_is_noticed_where_it_is_read(bliss, collection, index, tmp_path):
+    """Same size, same time of change: an audit does not read it again, pages and exports do."""
+    images = shutil.copytree(collection, tmp_path / "images")
+    audit = ("audit", images, "--index", index, "--report", "none", "-o", tmp_path / "out")
+    assert bliss(*audit).code == 0
+    path = images / "apple" / "clock.png"
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    page = save_report(tmp_path / "out").read_text()
+    assert page.count("its content has changed since the audit") == 1
+    exported = bliss("export", tmp_path / "out", "--save-to-disk", tmp_path / "saved")
+    assert exported.code == 1 and "apple/clock.png" in exported.err
+    assert "its content has changed since the audit" in exported.err
+    assert bliss(*audit).code == 0
+
+
+def test_images_known_by_vectors_alone_are_matched_by_path_between_models():
+    first = fake_run(["vector:1", "vector:2", "a"], [1, 2, 3])
+    second = fake_run(["vector:8", "vector:9", "a"], [1, 2, 3])
+    paths = pa.array(["x", "y", "z"])
+    first, second = (
+        FakeRun("fake", each.table.set_column(2, "path", paths)) for each in (first, second)
+    )
+    found = compare_runs(first, second)
+    assert found.rows_a.tolist() == found.rows_b.tolist() == [0, 1, 2]
+    files = FakeRun("fake", second.table.set_column(0, "content", pa.array(["b", "c", "a"])))
+    assert compare_runs(files, files).rows_a.tolist() == [0, 1, 2]
+    other = FakeRun("fake", files.table.set_column(0, "content", pa.array(["d", "e", "a"])))
+    assert compare_runs(files, other).rows_a.tolist() == [2]

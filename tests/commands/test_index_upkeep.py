@@ -91,6 +91,17 @@ def test_captions_cannot_write_to_the_terminal(bliss, tmp_path, write_embeddings
     assert "contains '\\u202ered'" in bliss("index", "info", tmp_path / "i").out
 
 
+def test_the_same_removal_again_after_a_kill_past_its_commit_succeeds(bliss, copied):
+    command = ("index", "remove", copied, "--contains", "boat")
+    assert bliss(*command).code == 0
+    before = (copied / "manifest.json").read_bytes()
+    again = bliss(*command)
+    assert (again.code, again.out) == (
+        0, "nothing changed: these captions were removed before\n",
+    )  # fmt: skip
+    assert (copied / "manifest.json").read_bytes() == before
+
+
 def test_verify_prints_a_line_for_each_check(bliss, copied):
     assert bliss("index", "remove", copied, "--contains", "boat").code == 0
     outcome = bliss("index", "verify", copied, "--embed", 7)

@@ -11,9 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 from blissaudit.errors import BlissError, ModelNotNamed, UsageError
-from blissaudit.indexer.encode.choosing import check_config, needed_packages, package_of
+from blissaudit.indexer.encode.choosing import (
+    check_config,
+    named_repository,
+    needed_packages,
+    package_of,
+)
 from blissaudit.indexer.encode.encoder import ModelChoice, demo_model
-from blissaudit.indexer.encode.named_models import named_repository
 from blissaudit.indexer.encode.trust import model_named_by, remember_model
 
 HUB = "hf-hub:stranger/model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,33 @@ def test_unknown_models_and_weights(bliss, captions, tmp_path):
     assert f"model local-dir:{tmp_path}/lost could not be loaded (" in lost.err
     assert "--model demo works offline, for trying the program out only.\n" in lost.err
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_cannot_be_reached_are_missed_at_once(bliss, captions, tmp_path, monkeypatch):
+    import open_clip
+    from huggingface_hub import constants
+
+    def no_address(*given):
+        raise socket.gaierror("Name or service not known")
+
+    def not_cached(config):
+        assert constants.HF_HUB_OFFLINE and config["hf_hub"]
+        raise FileNotFoundError("not in the cache")
+
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
+    monkeypatch.setattr(open_clip, "download_pretrained", not_cached)
+    lost = bliss("index", "build", captions, "-o", tmp_path / "out")
+    assert (lost.code, lost.out) == (1, "")
+    assert (
+        "the weights openai of model ViT-B-16 are not in the cache, and huggingface.co cannot be "
+        "reached. Needed: a network, the weights in the cache, or a model on this machine."
+    ) in lost.err
+    assert "HF_HUB_OFFLINE=1" in lost.err and "--model local-dir:FOLDER" in lost.err
+    assert constants.HF_HUB_OFFLINE is False
 
 
 def test_torchscript_weights_are_refused_unless_allowed(bliss, captions, scripted_model, tmp_path):

@@ -219,9 +219,14 @@ def test_moved_pictures_are_missed_in_words(bliss, run, made, tmp_path):
     facts = read_json(run / "run.json")
     facts["images"]["source"] = str(tmp_path / "gone")
     write_json(run / "run.json", facts)
-    assert bliss("report", run).code == 0
-    data, pictures = page_data(run / "report.html")
+    before = (run / "report.html").read_bytes()
+    refused = bliss("report", run)
+    assert refused.code == 1 and (run / "report.html").read_bytes() == before
+    assert f"none of the 27 pictures was found in {tmp_path / 'gone'} (the first: " in refused.err
+    assert bliss("report", run, "-o", tmp_path / "bare.html").code == 0
+    data, pictures = page_data(tmp_path / "bare.html")
     assert pictures == []
+    (run / "report.html").unlink()
     assert {image["no_picture"] for image in data["images"]} == {"the file does not exist"}
     assert (data["left_out"]["embeddings"], len(data["groups"])) == (False, 1)
     shutil.rmtree(run / "images")
@@ -247,6 +252,24 @@ def test_a_folder_that_is_no_whole_run_is_refused_in_words(bliss, run, spoil, co
     outcome = bliss("report", run)
     assert outcome.code == code
     assert words in outcome.err
+
+
+def test_pictures_are_found_from_another_folder(bliss, collection, index, tmp_path, monkeypatch):
+    shutil.copytree(collection, tmp_path / "here" / "photos")
+    monkeypatch.chdir(tmp_path / "here")
+    command = ("audit", "photos", "--index", index, "-o", "out")
+    assert bliss(*command, "--report", "none").code == 0
+    absolute = ("audit", tmp_path / "here" / "photos", *command[2:], "--report", "none")
+    assert bliss(*absolute).code == 0, "another spelling of the same folder is the same request"
+    other = ("audit", tmp_path / "here" / "photos" / "apple", *command[2:])
+    assert "(images differ)" in bliss(*other).err
+    monkeypatch.chdir(tmp_path)
+    outcome = bliss("report", "here/out")
+    assert outcome.code == 0 and "were not found" not in outcome.err
+    data, pictures = page_data(tmp_path / "here" / "out" / "report.html")
+    assert pictures and all(image["picture"] is not None for image in data["images"])
+    (tmp_path / "here" / "photos" / data["images"][0]["path"]).unlink()
+    assert "1 of 26 pictures were not found in " in bliss("report", "here/out").err
 
 
 def test_plots_are_vector_files_the_same_each_time(bliss, made, tmp_path):
@@ -287,6 +310,19 @@ def test_precomputed_embeddings_make_a_page_without_pictures(bliss, made, index,
     assert [image["sha256"] for image in data["images"]] == [
         image["sha256"] for image in whole["images"]
     ]
+    from blissaudit.indexer.images.embedded import read_image_embeddings
+
+    stored = read_image_embeddings(run / "images")  # as another program would have written them
+    foreign = tmp_path / "foreign"
+    (foreign / "img_emb").mkdir(parents=True)
+    (foreign / "metadata").mkdir()
+    np.save(foreign / "img_emb" / "img_emb_0.npy", stored.vectors)
+    names = {"image_path": list(stored.paths), "label": list(stored.labels)}
+    pq.write_table(pa.table(names), foreign / "metadata" / "metadata_0.parquet")
+    command = ("audit", "--embeddings", foreign, "--index", index, "--model", "demo")
+    assert bliss(*command, "-o", tmp_path / "again").code == 0
+    for image in page_data(tmp_path / "again" / "report.html")[0]["images"]:
+        assert image["path"] not in [near[2] for near in image["near"]] and len(image["near"]) == 3
     assert [near[1:] for near in data["images"][0]["near"]] == [
         near[1:] for near in whole["images"][0]["near"]
     ]

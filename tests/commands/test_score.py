@@ -1,13 +1,14 @@
 """`bliss audit --score NAME`: another score ranks, its numbers are the score's own."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.scorer.reference_file import load_reference
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Need
 from blissaudit.scorer.scores.registry import SCORES
 
 
@@ -47,6 +48,25 @@ def test_maximum_cosine_ranks_by_the_prompts_alone(bliss, plain, collection, ind
     for column in ("nearest_class", "captions", "z"):
         assert table[column] == before[column]
     assert table["score"] != before["score"]
+
+
+def test_the_same_fit_again_succeeds_and_another_is_refused(bliss, collection, tmp_path):
+    broken = tmp_path / "images"
+    shutil.copytree(collection, broken)
+    (broken / "apple" / "=broken.png").write_bytes(b"")
+    command = ("reference", "fit", broken, "--model", "demo", "-o", tmp_path / "fitted")
+    first = bliss(*command)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "fitted").iterdir()}
+    again = bliss(*command)
+    assert (first.code, again.code, again.out) == (0, 0, first.out)
+    assert "was fitted by the same command before: nothing changed" in again.err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "fitted").iterdir()} == before
+    assert bliss(*command, "--max-failures", 0).code == 3
+    (broken / "apple" / "=broken.png").unlink()
+    for changed in ((), ("--hold-out", 0.3)):
+        refused = bliss(*command, *changed)
+        assert refused.code == 2 and "already holds manifest.json" in refused.err
+    assert bliss(*command, "--overwrite").code == 0
 
 
 UNTRAINED = {name for name, score in SCORES.items() if not score.trained}

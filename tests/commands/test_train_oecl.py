@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.indexer.images.embedded import open_embedded_images
-from blissaudit.scorer.scores.trained_file import load_head
-from blissaudit.training.image_views import views_of
-from blissaudit.training.oecl import OeclResult
+from blissaudit.scorer.scores.trained import load_head
+from blissaudit.training.oecl import OeclResult, views_of
 from blissaudit.training.oecl_training import TrainedHead
 from PIL import Image
 

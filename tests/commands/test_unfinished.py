@@ -44,7 +44,7 @@ def test_a_full_disk_keeps_finished_parts_and_the_same_command_goes_on(
     sync = os.fsync
 
     def full_from_the_third_part_on(descriptor: int) -> None:
-        if list(out.glob("text_emb/.text_emb_2.npy.*")):
+        if list(out.glob("text_emb/.bliss-*.tmp/text_emb_2.npy")):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 
@@ -246,3 +246,21 @@ def test_damaged_embeddings_of_images(bliss, collection, index, tmp_path):
     unfinished = bliss(*audit, "--model", "demo")
     assert (unfinished.code, unfinished.out) == (1, "")
     assert f"{folder} has no manifest.json. Needed: a finished image-embed" in unfinished.err
+
+
+STOPPED = """
+import os, signal, sys, time
+from blissaudit import cli
+def work(*given, **how):
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    time.sleep(5)
+cli.bliss.main = work
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_other_ways_to_stop_a_run_are_as_ctrl_c(name):
+    done = subprocess.run([sys.executable, "-c", STOPPED, name], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "bliss: interrupted. Finished parts are kept" in done.stderr

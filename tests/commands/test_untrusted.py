@@ -44,7 +44,7 @@ def test_a_hostile_class_name_is_escaped_in_the_refusal(bliss, collection, index
     small.mkdir()
     for name in ("1.png", "2.png"):
         (small / name).write_bytes(b"x")
-    outcome = bliss("audit", images, "--index", index, "-o", tmp_path / "out")
+    outcome = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--strict")
     assert (outcome.code, outcome.out) == (1, "")
     assert "class '\\x1b[2J=HYPERLINK(1)' has 2 reference images. Needed: at least 3" in outcome.err
     assert "\x1b" not in outcome.err

@@ -11,10 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.corpora.arrow_messages import arrow_batches, open_arrow_stream
 from blissaudit.corpora.images.opening import open_images
 from blissaudit.corpora.images.source import read_everything
-from blissaudit.corpora.parquet_pages import PageTooLarge
+from blissaudit.corpora.parquet_pages import PageTooLarge, arrow_batches, open_arrow_stream
 
 from tests.corpora.images.test_source import png
 

@@ -199,3 +199,46 @@ def test_a_build_begun_with_a_removed_scheme_is_continued(tmp_path, small) -> No
     plain = open_corpus(str(tmp_path / "words.txt"), CorpusOptions("2"))
     with pytest.raises(UsageError, match=r"sources\[0\]\.(column|kind)"):
         build_index(plain, small.small_encoder(), folder)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_separator_that_a_spreadsheet_wrote_for_itself_is_no_record(tmp_path, end):
+    path = tmp_path / "excel.csv"
+    lines = ["sep=;", "id;caption", "1;a dog, and a cat", '2;"two; three"', ""]
+    path.write_text(end.join(lines), newline="")
+    source = open_corpus(str(path))
+    (batch,) = source.batches(9)
+    assert batch.texts == ["a dog, and a cat", "two; three"]
+    assert "separated by semicolon" in source.notices[0]
+    path.write_text(end.join([*lines[:3], '3;"open', ""]), newline="")
+    with pytest.raises(BlissError, match=r"line 4 of .*excel\.csv cannot be read"):
+        list(open_corpus(str(path)).batches(9))
+
+
+@pytest.mark.parametrize(
+    "header", ["image,caption", "image\tcomment_number\tcaption", "id|Caption", "caption;url"]
+)
+def test_a_txt_file_whose_first_line_names_columns_is_refused(tmp_path, header):
+    """Kaggle's captions.txt of Flickr8k begins with `image,caption`."""
+    sign = next(each for each in ",\t|;" if each in header)
+    row = sign.join(["1.jpg", "a dog", "x"][: header.count(sign) + 1])
+    path = tmp_path / "captions.txt"
+    path.write_text(f"{header}\n{row}\n{row}\n")
+    with pytest.raises(UsageError, match=r"captions\.txt .* names columns.*--column caption"):
+        open_corpus(str(path))
+    assert open_corpus(str(path), CorpusOptions(header.split(sign)[0])).column is not None
+
+
+def test_a_txt_file_of_lines_with_tabs_says_that_these_are_columns(tmp_path):
+    path = tmp_path / "token.txt"
+    path.write_text("1.jpg#0\ta dog\n1.jpg#1\ta cat\n")
+    source = open_corpus(str(path))
+    assert source.notices == (
+        "token.txt: every line has 2 columns separated by tab, and is one text: "
+        "--column 2 reads the last of them",
+    )
+    (batch,) = source.batches(9)
+    assert batch.texts == ["1.jpg#0\ta dog", "1.jpg#1\ta cat"]
+    for text in ("a dog, a caption\na cat, two\n", "caption\na dog\n", "one\ttab\nnone\n", ""):
+        path.write_text(text)
+        assert open_corpus(str(path)).notices == ()

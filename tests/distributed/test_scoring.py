@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from blissaudit.audit import retrieval
-from blissaudit.audit.fitting import fit_reference
+from blissaudit.audit.reference import fit_reference
 from blissaudit.audit.result import AuditResult
 from blissaudit.audit.run import AuditSettings, audit_against
 from blissaudit.distributed.engine import RayEngine

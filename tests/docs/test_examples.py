@@ -39,13 +39,16 @@ def test_images_without_captions_are_refused(capsys):
 def test_arrays_are_scored_and_every_stray_comes_first(capsys):
     script = example("numpy_embeddings")
     script.main()
-    assert "6 of 6 strays are the 6 most anomalous images" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "6 of 6 strays are the 6 most anomalous images" in out
+    assert "10 of 10 errors are the 10 to read first" in out
 
 
 def test_scores_of_arrays_are_those_of_the_formula():
     script = example("numpy_embeddings")
-    collection, _ = script.make_collection(3)
-    scores, retrieved, classes = script.score_arrays(collection, k=5)
+    collection, _, _ = script.make_collection(3)
+    result = script.audit_collection(collection, k=5)
+    scores, retrieved, classes = result.scores, result.retrieved, result.reference.classes
     assert classes == ("cup", "key", "shoe")
     here = 7
     own = collection.labels == collection.labels[here]
@@ -66,7 +69,7 @@ def test_scores_of_arrays_are_those_of_the_formula():
 
 def test_the_spread_of_a_caption_is_that_of_its_similarities():
     script = example("numpy_embeddings")
-    collection, _ = script.make_collection()
+    collection, _, _ = script.make_collection()
     mean, std = script.text_spread(collection, 17)
     cups = collection.images[collection.labels == "cup"] @ collection.texts[17]
     assert mean[0] == pytest.approx(cups.mean(), abs=1e-5)

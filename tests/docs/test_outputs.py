@@ -27,10 +27,10 @@ def test_every_column_is_documented_with_its_type(question, bliss, collection, i
     assert bliss(*command, "--robust").code == 0
     schema = pq.read_schema(tmp_path / "scores.parquet")
     columns = documented("Columns of `scores.parquet`")
-    more = documented("More columns with `--question mislabel`")
+    more = documented("More columns if labels were questioned")
     if question == "mislabel":
         columns = columns | more
-        with open(tmp_path / "issues.csv", encoding="utf-8") as file:
+        with open(tmp_path / "label_issues.csv", encoding="utf-8") as file:
             assert set(next(csv.reader(file))) <= set(columns)
     assert set(schema.names) == set(columns)
     kinds = {"double": "float64", "bool": "bool", "string": "string", "int64": "int64"}

@@ -80,7 +80,6 @@ def test_the_shell_blocks_run_in_order(collection, monkeypatch, capsys):
         "audit photos",
         "audit photos",
         "audit photos",
-        "audit photos",
         "find first",
         "corpora peek",
         "index build",
@@ -104,7 +103,8 @@ def test_the_python_block_runs():
     labels = np.repeat(["cup", "key"], 6)
     scope = {"images": rows[:12], "labels": labels, "prompts": rows[12:14], "texts": rows[14:]}
     exec(compile(block, "README.md", "exec"), scope)
-    assert scope["scores"].score.shape == (12,)
+    assert scope["result"].scores.score.shape == (12,)
+    assert len(scope["table"]) == 12 and scope["result"].issues is not None
 
 
 def test_the_printed_output_is_of_the_form_that_an_audit_prints(collection, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.evaluation.draws import make_draws
+from blissaudit.evaluation.draws import EmbeddedSet, fingerprints, make_draws, make_world, set_of
 from blissaudit.evaluation.protocols import (
     Protocol,
     built_in_protocols,
@@ -13,7 +13,6 @@ from blissaudit.evaluation.protocols import (
     protocol_facts,
     protocol_from,
 )
-from blissaudit.evaluation.world import EmbeddedSet, fingerprints, make_world, set_of
 from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 

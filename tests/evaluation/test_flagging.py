@@ -5,14 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.evaluation.draws import make_draws
+from blissaudit.evaluation.draws import EmbeddedSet, make_draws, make_world
 from blissaudit.evaluation.protocols import Protocol
 from blissaudit.evaluation.report import notes
 from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
-from blissaudit.evaluation.world import EmbeddedSet, make_world
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
-from blissaudit.scorer.scores.contract import Score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Need, Score
 from blissaudit.scorer.scores.registry import SCORES
 from scipy.stats import false_discovery_control
 

@@ -22,8 +22,7 @@ from blissaudit.evaluation.index_tuning import (
     with_dominated,
     without_own,
 )
-from blissaudit.evaluation.tuning import TuningOptions, own_reference, tune
-from blissaudit.evaluation.tuning_text import tuning_lines
+from blissaudit.evaluation.tuning import TuningOptions, own_reference, tune, tuning_lines
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.search.captions import search

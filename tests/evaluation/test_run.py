@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.evaluation import run as shared
-from blissaudit.evaluation.draws import make_draws
-from blissaudit.evaluation.flagging import held_out
+from blissaudit.evaluation.draws import EmbeddedSet, make_draws, make_world
 from blissaudit.evaluation.metrics import METRICS, auroc
 from blissaudit.evaluation.protocols import Protocol
 from blissaudit.evaluation.report import (
@@ -30,14 +29,13 @@ from blissaudit.evaluation.run import (
     Words,
     choose_scores,
     evaluate,
+    held_out,
 )
-from blissaudit.evaluation.world import EmbeddedSet, make_world
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import text_terms
-from blissaudit.scorer.scores.contract import Score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Need, Score
 from blissaudit.scorer.scores.registry import SCORES
 
 NAMES = ("ant", "bee", "cat", "dog")

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.scorer.bliss import Retrieved
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from hypothesis import strategies as st
 

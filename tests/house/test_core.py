@@ -72,8 +72,8 @@ def test_the_core_imports_nothing_else():
         ("scorer/moments", "def f():\n    from scipy.stats import norm", "scipy.stats"),
         ("scorer/calibration", "from .members import as_members", "scorer/members"),
         ("scorer/reference", "from . import reference_file", "scorer/reference_file"),
-        ("scorer/bliss", "from ..indexer.vectors.scratch import x", "indexer/vectors/scratch"),
-        ("scorer/bliss", "from ..indexer.vectors import release", "indexer/vectors/scratch"),
+        ("scorer/bliss", "from ..indexer.vectors.rows import x", "indexer/vectors/rows"),
+        ("scorer/bliss", "from ..indexer.vectors import release", "indexer/vectors/rows"),
         ("indexer/vectors/nearest", "from .rows import StoredRows", "indexer/vectors/rows"),
         ("indexer/vectors/nearest", "from ...artefacts import digest", "artefacts"),
     ],
@@ -81,7 +81,7 @@ def test_the_core_imports_nothing_else():
 def test_the_check_fails_where_it_should(tmp_path, name, line, imported):
     for folder in ((tmp_path / name).parent, tmp_path / FACE):
         folder.mkdir(parents=True, exist_ok=True)
-    stub = "from .unit_rows import Rows as Rows\nfrom .scratch import release as release\n"
+    stub = "from .unit_rows import Rows as Rows\nfrom .rows import release as release\n"
     (tmp_path / FACE / "__init__.pyi").write_text(stub)
     (tmp_path / f"{name}.py").write_text(f"import numpy as np\nfrom typing import Any\n{line}\n")
     assert foreign_imports(tmp_path) == [f"{name} imports {imported}"]

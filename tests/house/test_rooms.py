@@ -9,7 +9,6 @@ from helpers import ROOT
 
 ORDER = (
     "errors",
-    "csv_cells",
     "safe_text",
     "progress",
     "artefacts",
@@ -34,7 +33,7 @@ HEAVY = {
     "tokenizers": ("indexer/encode/tokens.py",),
     "timm": ("training/",),
     "faiss": ("indexer/search/structures.py",),
-    "duckdb": ("indexer/build/first_rows.py",),
+    "duckdb": ("indexer/build/plan.py",),
     "matplotlib": ("audit/report/plots.py",),
     "datasets": ("corpora/datasets.py", "audit/adapters/hub_dataset.py"),
     "huggingface_hub": ("corpora/datasets.py", "indexer/store/hub.py"),
@@ -103,8 +102,7 @@ def test_no_room_imports_to_its_right_and_heavy_imports_have_one_home():
 def test_the_check_sees_every_library_file_there_is():
     rooms = {name.split("/")[0] for name, _ in library_files(ROOT)}
     apart = {
-        f"{name}.py"
-        for name in ("errors", "csv_cells", "safe_text", "progress", "artefacts", "tables", "cli")
+        f"{name}.py" for name in ("errors", "safe_text", "progress", "artefacts", "tables", "cli")
     }
     assert rooms == {name for name in ORDER if f"{name}.py" not in apart} | apart
     assert "import faiss" in (ROOT / "indexer/search/structures.py").read_text()

@@ -8,9 +8,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.indexer.vectors.nearest import Hits
+from blissaudit.indexer.vectors.nearest import Hits, exact_search
 from blissaudit.scorer import bliss as class_blocks
-from blissaudit.scorer.bliss import bliss_matrices, bliss_scores, gather_texts
+from blissaudit.scorer.bliss import bliss_matrices, bliss_scores, filed_terms, gather_texts
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
@@ -207,3 +207,18 @@ def test_a_class_of_one_image_is_refused_by_name():
     for score in (bliss_scores, bliss_matrices):
         with pytest.raises(BlissError, match=r"class 'mug' has 1 reference image\. Needed: at"):
             score(rows[:1], retrieved, reference)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_terms_of_the_class_an_image_is_filed_under_are_those_of_the_whole(seed):
+    world = make_world(seed, [5, 8, 6, 12], 7, 20)
+    hits = exact_search(world.images, world.texts, 4)
+    retrieved, given = gather_texts(hits, world.texts), world.given.copy()
+    given[4] = (given[4] + 1) % 4  # a reference image that is filed under another class
+    whole = bliss_scores(
+        world.images, retrieved, world.reference, given=given, left_out=world.left_out
+    )
+    ics, ets = filed_terms(world.images, retrieved, world.reference, given, world.left_out)
+    np.testing.assert_allclose(ics, whole.given_ics, rtol=1e-12)
+    np.testing.assert_allclose(ets, whole.given_ets, rtol=1e-12)
+    assert np.isnan(ics[given < 0]).all() and np.isfinite(ics[given >= 0]).all()

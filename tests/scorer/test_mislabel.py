@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from blissaudit.errors import BlissError
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
-from blissaudit.scorer.mislabel import LabelMargins, label_margins
+from blissaudit.scorer.mislabel import LabelMargins, label_margins, merged_order
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
 from hypothesis import given, settings
@@ -143,3 +143,17 @@ def test_a_class_of_one_cannot_do_without_it():
     reference = reference_of(rows, labels)
     with pytest.raises(BlissError, match="class 'b' has 1 reference image"):
         label_margins(rows, reference, labels, everyone(labels))
+
+
+def test_the_merged_order_puts_strays_and_wrong_labels_before_the_others():
+    own = np.array([0.1, 0.2, 0.3, 0.4, 9.0, 2.0, 0.0])
+    margin = np.array([-0.5, -0.4, -0.45, -0.55, -0.42, 0.6, np.nan])
+    order = merged_order(own, margin)
+    z_own = (own - 0.3) / 1.05  # the quartiles of `own` are 0.15 and 1.2
+    middle = np.nan_to_num(margin, nan=-0.435)
+    spread = np.subtract(*np.quantile(middle, [0.75, 0.25]))
+    assert order == pytest.approx(z_own + 2 * (middle + 0.435) / spread)
+    assert set(np.argsort(-order)[:2]) == {4, 5}
+    assert merged_order(7 * own + 3, 0.1 * margin - 2) == pytest.approx(order)
+    assert merged_order(np.ones(3), np.array([0.0, 0.0, 1.0])).argmax() == 2
+    assert np.isfinite(merged_order(np.ones(3), np.full(3, np.nan))).all()

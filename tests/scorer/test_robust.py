@@ -10,7 +10,12 @@ from blissaudit.scorer.bliss import bliss_matrices, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.moments import fit_moments, remove_images
 from blissaudit.scorer.reference import Reference
-from blissaudit.scorer.robust import FiledImages, agreeing_neighbours, explained_images
+from blissaudit.scorer.robust import (
+    FiledImages,
+    agreeing_neighbours,
+    balanced_weight,
+    explained_images,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,3 +176,27 @@ def test_rank_correlation_is_that_of_the_mean_ranks(pairs):
         assert rank_correlation(first, second) == pytest.approx(expected, abs=1e-12)
     else:
         assert rank_correlation(first, second) == 1
+
+
+def reference_of(cosines: dict[str, list[float]]) -> Reference:
+    """Classes whose images have these cosines to their prompt, the first two axes in turn."""
+    rows, labels = [], []
+    for number, values in enumerate(cosines.values()):
+        for s in values:
+            row = np.zeros(3)
+            row[number], row[2] = s, np.sqrt(1 - s * s)
+            rows.append(row)
+            labels.append(number)
+    moments = fit_moments(tuple(cosines), np.array(rows, np.float32), np.array(labels))
+    return Reference(moments, np.eye(3, dtype=np.float32)[: len(cosines)])
+
+
+def test_the_balanced_weight_by_hand():
+    # σ of 0.8, 0.8, 0.6, 0.6 is 0.1; with a stray at 0.2 (mean 0.6) it is √(0.24/5) = 0.219.
+    # The second class keeps its σ of 0.1: λ' = 0.5·(0.219 + 0.1)/(0.1 + 0.1) = 0.798.
+    dirty = reference_of({"a": [0.8, 0.8, 0.6, 0.6, 0.2], "b": [0.5, 0.7]})
+    clean = reference_of({"a": [0.8, 0.8, 0.6, 0.6], "b": [0.5, 0.7]})
+    expected = 0.5 * (np.sqrt(0.24 / 5) + 0.1) / 0.2
+    assert balanced_weight(0.5, dirty, clean) == pytest.approx(expected, rel=1e-5)
+    assert balanced_weight(0.5, dirty, dirty) == 0.5
+    assert balanced_weight(0.5, dirty, reference_of({"a": [0.8], "b": [0.5]})) == 0.5

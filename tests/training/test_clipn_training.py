@@ -10,7 +10,7 @@ import torch
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.encoder import ModelChoice
 from blissaudit.indexer.encode.open_clip import encoder_of_model, load_model
-from blissaudit.training.clipn_pairs import demo_pairs
+from blissaudit.training.clipn import demo_pairs
 from blissaudit.training.clipn_tower import NoTower, encode_no, make_no_tower
 from blissaudit.training.clipn_training import (
     Pairs,

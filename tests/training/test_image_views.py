@@ -6,8 +6,8 @@ import blissaudit
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.training import image_views
-from blissaudit.training.image_views import picture_views, views_encoder, views_of
+from blissaudit.training import oecl
+from blissaudit.training.oecl import picture_views, views_encoder, views_of
 from PIL import Image
 
 SIZE = (16, 16)
@@ -45,7 +45,7 @@ def test_views_are_wide_and_high_not_high_and_wide():
 
 def test_crops_keep_their_area_and_shape():
     rng = np.random.default_rng(0)
-    boxes = np.array([image_views._crop((200, 100), rng) for _ in range(500)])
+    boxes = np.array([oecl._crop((200, 100), rng) for _ in range(500)])
     left, top, right, bottom = boxes.T
     assert min(left.min(), top.min()) >= 0 and right.max() <= 200 and bottom.max() <= 100
     area = (right - left) * (bottom - top) / 20_000
@@ -57,20 +57,20 @@ def test_crops_keep_their_area_and_shape():
 
 def test_colours_by_hand():
     grey = np.full((2, 2, 3), 100, np.uint8)
-    np.testing.assert_array_equal(image_views._coloured(grey, np.array([1.2, 0.5, 0.3])), 120)
+    np.testing.assert_array_equal(oecl._coloured(grey, np.array([1.2, 0.5, 0.3])), 120)
     red = np.zeros((1, 1, 3), np.uint8)
     red[..., 0] = 200
-    found = image_views._coloured(red, np.array([1.0, 1.0, 0.0]))
+    found = oecl._coloured(red, np.array([1.0, 1.0, 0.0]))
     np.testing.assert_array_equal(found, 60)  # 0.299·200, no saturation left
     two = np.array([[[50] * 3, [150] * 3]], np.uint8)
-    found = image_views._coloured(two, np.array([1.0, 1.4, 1.0]))
+    found = oecl._coloured(two, np.array([1.0, 1.4, 1.0]))
     assert found[0, :, 0].tolist() == [30, 170]
 
 
 def test_half_of_the_views_are_mirrored(monkeypatch):
-    monkeypatch.setattr(image_views, "AREA", (1.0, 1.0))
-    monkeypatch.setattr(image_views, "SHAPE", (1.0, 1.0))
-    monkeypatch.setattr(image_views, "STRENGTH", 0.0)
+    monkeypatch.setattr(oecl, "AREA", (1.0, 1.0))
+    monkeypatch.setattr(oecl, "SHAPE", (1.0, 1.0))
+    monkeypatch.setattr(oecl, "STRENGTH", 0.0)
     made = views(picture(), 101)
     mirrored = sum(np.abs(view.astype(int) - made[0][:, ::-1]).max() <= 1 for view in made[1:])
     kept = sum(np.abs(view.astype(int) - made[0]).max() <= 1 for view in made[1:])

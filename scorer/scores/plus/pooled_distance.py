@@ -22,7 +22,7 @@ from ....indexer.vectors import slices
 from ...leave_one_out import LeftOut
 from ...moments import Moments
 from ...reference import Sample
-from ..covariance import fit_covariance, whiten
+from ..similarity import fit_covariance, whiten
 
 DISTANCES_AT_ONCE = 2048
 

@@ -35,6 +35,7 @@ from ...statistics import check_counts, variance_prior
 from ..contract import (
     Fitted,
     Fitting,
+    Need,
     Query,
     Score,
     between,
@@ -42,7 +43,6 @@ from ..contract import (
     retrieved_texts,
     whole,
 )
-from ..needs import Need
 from ..text_terms import TextSum, TextTerm, WithTerms
 from .combination import Scale, beyond, learnt_weights, scale_of, standardised
 from .evidence import Evidence, Normal, Pairs, evidence, pairs_of, sample_evidence

@@ -23,8 +23,7 @@ import numpy as np
 from ....errors import BlissError
 from ....indexer.vectors import slices
 from ...bliss import Retrieved
-from ..negatives import label_nearness
-from ..neglabel_retrieved import LogSums, log_mean_below
+from ..negatives import LogSums, label_nearness, log_mean_below
 
 DROP = 0.95
 """Texts nearer than this to a label are the label in other words (CSP's rule)."""
@@ -145,7 +144,7 @@ def truncated_log_sums(
 
     The retrieved texts are summed exactly. No other text is nearer than the last of them, r_k, so
     the rest lies between 0 and the weight that is left times e^{r_k/τ}; its estimate takes their
-    cosines as normal, cut at r_k (see neglabel_retrieved.py). An image's own part is taken out of
+    cosines as normal, cut at r_k (see negatives.py). An image's own part is taken out of
     the weights of its retrieved texts only.
     """
     tau = weights.tau

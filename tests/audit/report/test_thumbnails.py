@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from blissaudit.audit.report.thumbnails import PictureShelf
 from blissaudit.audit.review.photographs import Photographs, Wanted, read_photographs
-from blissaudit.indexer.encode.preprocessing import UnreadableImage
+from blissaudit.indexer.encode.encoder import UnreadableImage
 from blissaudit.indexer.images.decoding import DecodingLimits
 from blissaudit.indexer.images.workers import Decoder
 from PIL import Image, PngImagePlugin

@@ -290,7 +290,7 @@ def test_a_changed_archive_stops_the_copy_whole(bliss, made, index, tmp_path):
     assert outcome.code == 1
     assert "all.tar/0.png cannot be copied: its content has changed" in outcome.err
     assert not (tmp_path / "clean").exists()
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".bliss-*"))
 
 
 def test_fiftyone_refuses_what_are_no_files(runs, monkeypatch):

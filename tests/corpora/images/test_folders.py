@@ -441,3 +441,48 @@ def test_links_are_followed_where_the_user_says_so(tmp_path: Path) -> None:
         archive.add(root / "cat" / "0.png", "0.png")
     with pytest.raises(UsageError, match="--follow-links given for"):
         open_images(tmp_path / "t.tar", ImageOptions(follow_links=True))
+
+
+LAYOUTS = {
+    "coco": ("train2017/a.png val2017/b.png", None),
+    "sets": ("training_set/cup/a.png test_set/cup/b.png", None),
+    "prefixed": ("seg_train/cup/a.png seg_test/cup/b.png", None),
+    "folds": ("fold_1/cup/a.png fold_2/cup/b.png", None),
+    "classes that end alike": ("toy_train/a.png toy_car/b.png", ["toy_car", "toy_train"]),
+    "nested": ("dataset/images/cup/a.png dataset/images/mug/b.png", ["cup", "mug"]),
+    "one split and a picture": ("train/cup/a.png train/mug/b.png cover.png", ["cup", "mug"]),
+    "of systems": ("cup/a.png mug/b.png __MACOSX/cup/a.png cup/@eaDir/a.png/t.png", ["cup", "mug"]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_of_data_sets_are_recognised_or_refused(tmp_path, name):
+    files, classes = LAYOUTS[name]
+    make(tmp_path, *files.split())
+    if classes is None:
+        with pytest.raises(UsageError, match=r"has the splits .*Needed: one split"):
+            open_images(tmp_path)
+        return
+    listed = open_images(tmp_path)
+    assert sorted(listed.labels) == classes
+    if "cover" in files:
+        assert "split train, without 1 image beside it" in listed.notices[0]
+
+
+def test_what_may_be_classes_or_labels_is_said(tmp_path):
+    make(tmp_path, "cup/left/a.png", "cup/right/b.png")
+    (tmp_path / "train.csv").write_text("id,label\n1,x\n")
+    listed = open_images(tmp_path)
+    assert listed.labels == ("cup", "cup")
+    said = "\n".join(listed.notices)
+    assert "one class, cup, with its images in 2 folders; if those are the classes, give" in said
+    assert "train.csv is not read; labels are read from a table that --labels names" in said
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|", ","])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_label_files_of_spreadsheets_are_read(tmp_path, sign, encoding):
+    make(tmp_path, "a.png", "b.png")
+    text = f"id{sign}Path{sign}label\n1{sign}a.png{sign}caf\u00e9\n2{sign}b.png{sign}mug\n"
+    (tmp_path / "labels.csv").write_text(text, encoding=encoding)
+    assert open_images(tmp_path).labels == ("caf\u00e9", "mug")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -172,6 +173,16 @@ def test_bytes_of_rows_are_found_in_one_pass_that_ends_early(tmp_path: Path) -> 
     assert list(read_image_bytes(Counted(), [4, 2, 2])) == [(2, png(2)), (4, png(4))]  # type: ignore[arg-type]
     assert read == [0, 1, 2, 3, 4]
     assert list(read_image_bytes(source, [])) == []
+
+
+def test_labels_of_names_with_dots_and_by_other_suffixes(tmp_path: Path) -> None:
+    members = [
+        ("p.v1.png", png(1)), ("p.v1.cls", b"a"), ("p.v2.png", png(2)), ("p.v2.cls", b"b"),
+        ("q.left.png", png(3)), ("q.right.png", png(4)), ("q.json", b'{"label": "c"}'),
+        ("r.png", png(5)), ("r.class", b"d"), ("s.PNG", png(6)), ("s.LABEL", b"e"),
+    ]  # fmt: skip
+    tar = open_images(make_tar(tmp_path / "a.tar", members))
+    assert [item.label for item in tar.items(read_everything)] == [*"abccde"]
 
 
 def test_tar_samples_have_labels_beside_them(tmp_path: Path) -> None:
@@ -540,3 +551,37 @@ def test_sparse_members_have_their_holes(tmp_path: Path) -> None:
     first, second = everything(open_images(path))
     assert first.problem == "it is a sparse file larger than 16 MiB"
     assert second.data == png(2)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "list.parquet"])
+def test_images_in_base64_are_no_paths_and_no_labels(tmp_path: Path, name: str) -> None:
+    """They are cut and said: whole, one of them fills a screen, a cell or a page."""
+    (tmp_path / "0.png").write_bytes(png(0))
+    long = base64.b64encode(bytes(range(256)) * 40).decode()
+
+    def write(paths: list[str], labels: list[str]) -> Path:
+        path = tmp_path / name
+        if name.endswith(".parquet"):
+            pq.write_table(pa.table({"image": paths, "label": labels}), path)
+        elif name.endswith(".jsonl"):
+            lines = [{"image": p, "label": c} for p, c in zip(paths, labels, strict=True)]
+            path.write_text("\n".join(map(json.dumps, lines)))
+        else:
+            rows = [f"{p},{c}" for p, c in zip(paths, labels, strict=True)]
+            path.write_text("\n".join(["image,label", *rows]))
+        return path
+
+    path = write(["0.png", long, "0.png"], ["cup", "cup", long])
+    first, second, third = everything(open_images(path))
+    assert (first.path, first.label, first.problem) == ("0.png", "cup", "")
+    assert second.path == f"{long[:48]}… ({len(long):,} characters)"
+    assert "does the column hold images as base64" in second.problem and second.file is None
+    assert third.label is None and third.problem == "its label is longer than 1,024 bytes"
+    with pytest.raises(UsageError, match=r"names no file.*--image-column, or save the") as error:
+        open_images(write([long] * 2, ["cup"] * 2))
+    assert len(str(error.value)) < 600
+    listed = open_images(tmp_path, ImageOptions(labels=str(write(["0.png", long], [long, "x"]))))
+    found = everything(listed)
+    assert [item.label for item in found] == [None, "x"]
+    assert found[0].problem == "its label is longer than 1,024 bytes"
+    assert "base64" in found[1].problem and len(found[1].path) < 100

@@ -11,6 +11,7 @@ import pytest
 from blissaudit import artefacts
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
+from blissaudit.indexer.build import add as add_module
 from blissaudit.indexer.build.add import AddOptions, add_captions, add_embeddings
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
@@ -18,6 +19,7 @@ from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
+from blissaudit.indexer.store.vectors import IndexRows
 from blissaudit.indexer.upkeep.verify import verify_index
 
 OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]
@@ -290,3 +292,42 @@ def test_damaged_captions_are_not_compared_with(folder, new, small):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(BlissError, match=r"metadata_1\.parquet does not match the checksum"):
         add_captions(folder, new, small.small_encoder())
+
+
+def test_an_index_of_many_parts_works_with_few_open_files(small, tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    folder = tmp_path / "index"
+    options = IndexOptions(part_rows=1)
+    texts = [f"caption {n}" for n in range(90)]
+    build_index(corpus(tmp_path, "many.txt", texts), small.small_encoder(), folder, options)
+    used = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 64, hard))
+    try:
+        more = [corpus(tmp_path, "more.txt", ["one more", "two more"])]
+        index = add_captions(folder, more, small.small_encoder()).index
+        assert index.captions_of(np.arange(92)) == [*texts, "one more", "two more"]
+        queries = small.small_encoder().encode_texts(texts[::9])
+        assert index.nearest(queries, 1).rows[:, 0].tolist() == list(range(0, 90, 9))
+        rows = IndexRows(index.opened, resident=False)
+        assert sum(len(block) for _, block in rows.blocks()) == 92
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_an_addition_that_is_done_is_not_said_to_have_failed(small, tmp_path, monkeypatch):
+    folder = tmp_path / "index"
+    build_index(corpus(tmp_path, "a.txt", ["ant", "bee"]), small.small_encoder(), folder)
+
+    def out_of_files(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    more = [corpus(tmp_path, "b.txt", ["cat"])]
+    with monkeypatch.context() as patch:
+        patch.setattr(add_module, "open_index", out_of_files)
+        added = add_captions(folder, more, small.small_encoder())
+        assert added.counts["kept"] == 1 and not added.before
+        with pytest.raises(BlissError, match=r"the captions were added.*ulimit -n 4096"):
+            added.index  # noqa: B018
+    assert add_captions(folder, more, small.small_encoder()).before

@@ -18,6 +18,7 @@ from blissaudit.indexer.build import parts as encoded_parts
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.index import open_index
+from blissaudit.indexer.store import journal
 from blissaudit.indexer.store.lock import only_run_in
 
 SMALL = IndexOptions(part_rows=4)
@@ -99,7 +100,7 @@ def test_killed_in_the_plan_in_a_part_and_at_the_end(small, tmp_path):
     command = [sys.executable, "-c", KILLED, small.__file__, str(corpus), str(folder)]
     for moment in ("first_rows.parquet", "metadata_3.parquet", "manifest.json"):
         assert subprocess.run([*command, moment]).returncode == -signal.SIGKILL
-        assert list(folder.rglob(f".{moment}.*.tmp"))
+        assert list(folder.rglob(f".bliss-*.tmp/{moment}"))
         assert (folder / ".bliss.lock").exists() and not (folder / "manifest.json").exists()
     subprocess.run([*command, ""], check=True)
     assert small.files_of(folder) == small.files_of(tmp_path / "whole")
@@ -122,6 +123,23 @@ def test_finished_parts_and_a_finished_plan_are_not_made_again(
     monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 4096)
     other = build_index([names, captions], small.small_encoder(), tmp_path / "other", SMALL)
     assert small.files_of(folder) == small.files_of(other.folder)
+
+
+def test_what_was_encoded_of_an_unfinished_part_is_not_encoded_again(
+    names, captions, small, tmp_path, monkeypatch
+):
+    folder, seen = tmp_path / "index", small.Seen()
+    build_index([names, captions], small.small_encoder(), tmp_path / "whole")
+    monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 2)
+    monkeypatch.setattr(journal, "SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        build_index([names, captions], small.small_encoder(small.Seen([], 5)), folder)
+    stored = sorted((folder / "journal").glob("*.npz"))
+    assert len(stored) == 2
+    stored[0].write_bytes(stored[0].read_bytes()[:-40])  # a damaged one is as good as none
+    build_index([names, captions], small.small_encoder(seen), folder)
+    assert len(seen.texts) == 9 - 2
+    assert small.files_of(folder) == small.files_of(tmp_path / "whole")
 
 
 def test_a_damaged_or_missing_part_of_an_unfinished_index_is_made_again(
@@ -151,7 +169,7 @@ def test_a_folder_is_held_by_one_run_and_a_full_disk_keeps_what_is_finished(
     sync, writer = os.fsync, []
 
     def full(descriptor: int) -> None:
-        if list(folder.glob("captions/.captions_1.bin.*")):
+        if list(folder.glob("captions/.bliss-*.tmp/captions_1.bin")):
             writer.append(threading.current_thread())
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
@@ -172,14 +190,14 @@ def test_a_folder_is_held_by_one_run_and_a_full_disk_keeps_what_is_finished(
 def test_a_full_disk_while_planning(names, captions, small, tmp_path, monkeypatch):
     folder, sync = tmp_path / "index", os.fsync
     for pattern in (
-        ".staged.parquet.*",
-        ".first_rows.parquet.*",
-        ".plan_1.parquet.*",
-        ".plan.json*",
+        "staged.parquet",
+        "first_rows.parquet",
+        "plan_1.parquet",
+        "plan.json",
     ):
 
         def full(descriptor: int, pattern: str = pattern) -> None:
-            if list(folder.glob(f"plan/{pattern}")):
+            if list(folder.glob(f"plan/.bliss-*.tmp/{pattern}")):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             sync(descriptor)
 

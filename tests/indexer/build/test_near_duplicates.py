@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from blissaudit.indexer.build import near_duplicates as module
+from blissaudit.indexer.build import finish as module
 from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.near_duplicates import greedy_duplicates, near_duplicates
+from blissaudit.indexer.build.finish import greedy_duplicates, near_duplicates
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.vectors.unit_rows import stored_unit_rows

@@ -15,7 +15,7 @@ import pytest
 from blissaudit.corpora.captions import COUNTS, CaptionRules, normalise_caption
 from blissaudit.corpora.registry import JSON, TextBatch, batch_values
 from blissaudit.errors import BlissError
-from blissaudit.indexer.build import first_rows
+from blissaudit.indexer.build import plan
 from blissaudit.indexer.build import plan as plan_making
 from blissaudit.indexer.build.plan import (
     RowPlan,
@@ -140,7 +140,7 @@ def test_batches_and_rows_given_to_duckdb_change_nothing(tmp_path, monkeypatch):
     whole = planned(tmp_path / "a", texts, rows=40)
     monkeypatch.setattr(plan_making, "TEXTS_AT_ONCE", 7)
     monkeypatch.setattr(plan_making, "ROWS", 11)
-    monkeypatch.setattr(first_rows, "ROWS", 13)
+    monkeypatch.setattr(plan, "ROWS", 13)
     cut = planned(tmp_path / "b", texts, rows=40)
     assert rows_of(cut) == rows_of(whole) and cut.digest == whole.digest
     assert [len(batch) for batch in plan_batches(cut, 0, 16)] == [16, 16, 8]
@@ -150,14 +150,14 @@ def test_memory_that_is_too_small_is_doubled_and_the_bytes_stay_the_same(tmp_pat
     texts = Texts([f"a caption with some words, number {n % 40_000}" for n in range(60_000)])
     planned(tmp_path / "a", texts, rows=30_000)
     given: list[int] = []
-    real = first_rows._first_rows
+    real = plan._first_rows
 
     def noted(staged: Path, folder: Path, memory: int) -> Iterator:
         given.append(memory)
         yield from real(staged, folder, memory)
 
-    monkeypatch.setattr(first_rows, "_first_rows", noted)
-    monkeypatch.setattr(first_rows, "LEAST_MEMORY", 1 << 20)
+    monkeypatch.setattr(plan, "_first_rows", noted)
+    monkeypatch.setattr(plan, "LEAST_MEMORY", 1 << 20)
     made = planned(tmp_path / "b", texts, rows=30_000)
     assert given[:2] == [1 << 20, 2 << 20]
     assert contents(tmp_path / "b") == contents(tmp_path / "a")

@@ -21,7 +21,7 @@ from blissaudit.indexer.encode.open_clip import (
     truncation_is_exact,
     weights_sha256,
 )
-from blissaudit.indexer.encode.text_lengths import caption_lengths, encode_by_length
+from blissaudit.indexer.encode.tokens import caption_lengths, encode_by_length
 from blissaudit.indexer.images.decoding import DecodingLimits, decode_image
 from safetensors.torch import save_file
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
+from blissaudit.indexer.build.parts import encode_captions
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice, encode_prompts
 from blissaudit.indexer.encode.open_clip import load_encoder
-from blissaudit.indexer.encode.pipeline import encode_captions
 
 PROMPTS = ["{}", "a drawing of {label}"]
 BATCHES = [
@@ -190,7 +190,7 @@ SCRIPT = """
 import sys
 from blissaudit.indexer.encode.encoder import ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder
-from blissaudit.indexer.encode.pipeline import encode_captions
+from blissaudit.indexer.build.parts import encode_captions
 def source():
     while True:
         yield ["a key", "a boat"]

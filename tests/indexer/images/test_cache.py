@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit.reference import ReferenceStore, fit_reference
@@ -227,3 +230,83 @@ def test_a_reference_that_would_be_too_large_is_fitted_again(
     assert bliss(*audit, tmp_path / "second").code == 0
     assert sum(encoded) == 26 and not list((tmp_path / "second" / "reference").glob("*"))
     assert scores(tmp_path / "second") == scores(tmp_path / "first")
+
+
+def two_of_everything(folder: Path, collection: Path) -> dict[str, tuple[str, list[str]]]:
+    """Collections with two kinds of labels or images, and the options that choose the second."""
+    folder.mkdir()
+    paths = sorted(collection.glob("*/*.png"))
+    other = paths[1:] + paths[:1]
+    with tarfile.open(folder / "labels.tar", "w") as archive:
+        for path in paths:
+            name = f"{path.parent.name}{path.stem}"
+            record = {"one": path.parent.name, "two": "class " + path.parent.name}
+            for suffix, data in (("png", path.read_bytes()), ("json", json.dumps(record).encode())):
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    kinds = [path.parent.name for path in paths]
+    columns = {
+        "image": [path.read_bytes() for path in paths],
+        "other_image": [path.read_bytes() for path in other],
+        "label": kinds,
+        "second": ["class " + kind for kind in kinds],
+    }
+    pq.write_table(pa.table(columns), folder / "table.parquet")
+    return {
+        "labels.tar": ("one", ["--label-column", "two"]),
+        "table.parquet": ("label", ["--label-column", "second"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["labels.tar", "table.parquet"])
+def test_options_that_say_where_labels_and_images_are_belong_to_the_request(
+    bliss, collection, index, tmp_path, encoded, name
+):
+    first, second = two_of_everything(tmp_path / "made", collection)[name]
+    out, given = tmp_path / "out", tmp_path / "made" / name
+    audit = (*AUDIT, given, "--index", index)
+    assert bliss(*audit, "--label-column", first, "-o", out).code == 0
+    assert sum(encoded) == 26
+    kinds = set(pq.read_table(out / "scores.parquet")["label"].to_pylist())
+    assert bliss(*audit, *second, "-o", out).code == 2
+    for folder, more in ((out, ["--overwrite"]), (tmp_path / "other", [])):  # stash, then cache
+        assert bliss(*audit, *second, *more, "-o", folder).code == 0
+        table = pq.read_table(folder / "scores.parquet")
+        assert set(table["label"].to_pylist()) == {f"class {kind}" for kind in kinds}
+    if name == "table.parquet":
+        before = table["content"].to_pylist()
+        swapped = (*audit, "--image-column", "other_image", *second)
+        assert bliss(*swapped, "--overwrite", "-o", out).code == 0
+        table = pq.read_table(out / "scores.parquet")
+        assert table["content"].to_pylist() == before[1:] + before[:1]
+    assert sum(encoded) == 26
+
+
+def test_another_collection_with_the_same_names_sizes_and_times(
+    bliss, collection, index, tmp_path, encoded
+):
+    """In an output folder whose first audit did not finish; and one of 0.1, which named none."""
+    paths = sorted(path.relative_to(collection) for path in collection.glob("*/*.png"))
+    size = max((collection / path).stat().st_size for path in paths)
+    for name, shift in (("one", 0), ("two", 1)):
+        for number, path in enumerate(paths):
+            image = tmp_path / name / path
+            image.parent.mkdir(parents=True, exist_ok=True)
+            source = collection / paths[(number + shift) % len(paths)]
+            image.write_bytes(source.read_bytes().ljust(size, b"\0"))
+            os.utime(image, (1, 1))
+    out = tmp_path / "out"
+    assert bliss(*AUDIT, tmp_path / "one", "--index", index, "-o", out).code == 0
+    before = pq.read_table(out / "scores.parquet")["content"].to_pylist()
+    (out / "run.json").unlink()
+    assert bliss(*AUDIT, tmp_path / "two", "--index", index, "-o", out).code == 0
+    after = pq.read_table(out / "scores.parquet")["content"].to_pylist()
+    assert after == before[1:] + before[:1]
+    assert sum(encoded) == 26
+    path = out / "images" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["request"]["collection"]
+    path.write_text(json.dumps(manifest))
+    assert bliss(*AUDIT, tmp_path / "two", "--index", index, "-o", out).code == 0
+    assert json.loads(path.read_text()) == manifest

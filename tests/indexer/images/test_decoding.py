@@ -57,7 +57,7 @@ def decode_as_stored(path: Path, apply_exif: bool = True) -> tuple[np.ndarray, b
         turned = decoding._load(decoding._open(data, LIMITS), apply_exif)
         assert sorted((turned.width, turned.height)) == sorted(image.size)
     same_size = prepare(turned.height, turned.width, apply_exif=apply_exif)
-    pixels, sha256, rotated = decode_image(str(path), same_size, LIMITS)
+    pixels, sha256, rotated, _ = decode_image(str(path), same_size, LIMITS)
     assert sha256 == hashlib.sha256(data).hexdigest()
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
     return pixels, rotated
@@ -291,7 +291,7 @@ def test_pixels_equal_open_clips_transform(
     for shape in shapes:
         image = Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
         image.save(path)
-        pixels, _, _ = decode_image(str(path), preprocessing, LIMITS)
+        pixels, *_ = decode_image(str(path), preprocessing, LIMITS)
         expected = open_clip_pixels(image, preprocessing)
         assert pixels.shape == (*size, 3)
         assert np.array_equal(pixels, expected), shape
@@ -308,7 +308,7 @@ def test_photographs_equal_open_clips_transform() -> None:
         preprocessing = prepare(224, 224, mode)
         with Image.open(path) as image:
             expected = open_clip_pixels(image.convert("RGB"), preprocessing)
-        pixels, _, _ = decode_image(str(path), preprocessing, LIMITS)
+        pixels, *_ = decode_image(str(path), preprocessing, LIMITS)
         assert np.array_equal(pixels, expected), path.name
 
 
@@ -317,7 +317,7 @@ def test_conversion_to_rgb_comes_before_resizing(tmp_path: Path) -> None:
     image.putpalette([0, 0, 0, 255, 255, 255])
     image.putdata([0, 1, 0, 1])
     image.save(tmp_path / "palette.png")
-    pixels, _, _ = decode_image(
+    pixels, *_ = decode_image(
         str(tmp_path / "palette.png"), prepare(1, 1, interpolation="bilinear"), LIMITS
     )
     assert pixels.tolist() == [[[128, 128, 128]]]  # a palette could only give 0 or 255
@@ -456,7 +456,7 @@ def test_an_image_beyond_pillows_own_limit_is_fine(
 ) -> None:
     Image.new("RGB", (50, 40), (9, 8, 7)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    pixels, _, _ = decode_image(str(tmp_path / "large.png"), prepare(1, 1), LIMITS)
+    pixels, *_ = decode_image(str(tmp_path / "large.png"), prepare(1, 1), LIMITS)
     assert pixels.tolist() == [[[9, 8, 7]]]
     assert Image.MAX_IMAGE_PIXELS == 10
 

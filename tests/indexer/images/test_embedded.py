@@ -63,9 +63,9 @@ def test_issues_are_written_a_few_at_a_time(monkeypatch):
         ),
     )
     whole: list[bytes] = []
-    label_issues.write_issues_csv(result, whole.append)
+    label_issues.write_labels_csv(result, whole.append)
     assert len(whole) == 1 and whole[0].count(b"\n") == 1 + (numbers >= 0).sum()
     monkeypatch.setattr(label_issues, "ROWS_AT_ONCE", 2)
     parts: list[bytes] = []
-    label_issues.write_issues_csv(result, parts.append)
+    label_issues.write_labels_csv(result, parts.append)
     assert b"".join(parts) == whole[0] and len(parts) == 4

@@ -19,12 +19,12 @@ import pytest
 from blissaudit.corpora.images.folders import ImageList, list_images
 from blissaudit.corpora.images.source import ImageItem, Skip
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.encode.encoder import Encoder
-from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.encode.encoder import Encoder, Preprocessing
 from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decode_worker import image_request
 from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
+from blissaudit.indexer.store import journal
 from blissaudit.indexer.store.lock import only_run_in
 from PIL import Image
 
@@ -51,6 +51,37 @@ def counting_encoder(encoded: list[int], stop_after: int | None = None) -> Encod
     }  # fmt: skip
     squash = Preprocessing((2, 2), "bicubic", "squash", (0.5,) * 3, (0.5,) * 3)
     return Encoder(facts, squash, 3, lambda texts: np.ones((len(texts), 2)), encode)
+
+
+@pytest.mark.parametrize("seconds", [0, 7, 40])
+def test_an_interrupt_loses_about_a_minute_of_an_unfinished_part_and_no_byte_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """A batch of three images takes that many seconds; the part has all twenty-four of them."""
+    draw(tmp_path / "images", **{f"i{n:02d}": n // 2 for n in range(24)})
+    listed, options = list_images(tmp_path / "images"), EmbedOptions(part_rows=50, workers=1)
+    embed_images(listed, counting_encoder([]), tmp_path / "whole", options)
+    now, work = [0.0], []
+
+    def slow(stop_after: int | None) -> Encoder:
+        encoder = counting_encoder(work, stop_after)
+
+        def encode(pixels: np.ndarray) -> np.ndarray:
+            made = encoder.encode_images(pixels)
+            now[0] += seconds
+            return made
+
+        return replace(encoder, encode_images=encode)
+
+    monkeypatch.setattr(journal, "monotonic", lambda: now[0])
+    with pytest.raises(Interrupted):
+        embed_images(listed, slow(18), tmp_path / "out", options)
+    embed_images(listed, slow(None), tmp_path / "out", options)
+    lost = (len(work) - 24) // 3 * seconds
+    assert lost < 60 and (seconds == 0) == (len(work) == 24 + 18)
+    for name in ("img_emb/img_emb_0.npy", "metadata/metadata_0.parquet", "manifest.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "out" / "journal").exists()
 
 
 def draw(root: Path, **greys: int) -> None:
@@ -158,7 +189,7 @@ def test_embeddings_set_aside_are_checked_and_other_settings_still_refused(tmp_p
     again = replace(PARTS, overwrite=True)
     draw(root, y=201)
     embed_images(list_images(root), counting_encoder(encoded), folder, again)
-    assert len(encoded) == 10
+    assert encoded == [201]
 
 
 class Vanishing(ImageList):
@@ -285,7 +316,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(
     sync = os.fsync
 
     def full_from_the_second_part_on(descriptor: int) -> None:
-        if list(folder.glob("img_emb/.img_emb_1.npy.*")):
+        if list(folder.glob("img_emb/.bliss-*.tmp/img_emb_1.npy")):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 

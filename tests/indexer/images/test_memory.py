@@ -16,15 +16,15 @@ from blissaudit.corpora import parquet_pages
 from blissaudit.corpora.images.opening import open_images
 from blissaudit.corpora.images.source import read_everything
 from blissaudit.errors import BlissError
-from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.encode.encoder import Preprocessing
 from blissaudit.indexer.images import decoding
 from blissaudit.indexer.images.decoding import (
     DecodingLimits,
     UnreadableImage,
+    bytes_needed,
     decode_bytes,
     thumbnail,
 )
-from blissaudit.indexer.images.memory import bytes_needed
 from PIL import Image
 
 EIGHT = Preprocessing((8, 8), "bicubic", "shortest", (0.5,) * 3, (0.5,) * 3)

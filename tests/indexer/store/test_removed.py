@@ -153,6 +153,16 @@ def test_removing_all_or_none_is_refused(folder):
     assert open_index(folder).count == 6
 
 
+def test_the_same_removal_again_changes_nothing(folder):
+    where = {"contains": "dog"}
+    remove_rows(folder, np.array([0, 4]), where)
+    once = tree(folder)
+    assert remove_rows(folder, np.zeros(0, np.int64), where)["removed"]["count"] == 2
+    assert tree(folder) == once
+    with pytest.raises(UsageError, match="was named"):
+        remove_rows(folder, np.zeros(0, np.int64), {"contains": "cow"})
+
+
 @pytest.mark.parametrize("call", ["remove", "undo"])
 @pytest.mark.parametrize("step", range(8))
 def test_a_full_disk_or_a_kill_at_any_step_leaves_one_state_or_the_other(

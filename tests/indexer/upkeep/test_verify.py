@@ -10,8 +10,7 @@ import pytest
 from blissaudit.artefacts import sha256_of, write_json
 from blissaudit.indexer.build.build import build_index, index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
-from blissaudit.indexer.encode.encoder import Encoder
-from blissaudit.indexer.encode.preprocessing import Preprocessing
+from blissaudit.indexer.encode.encoder import Encoder, Preprocessing
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.removed import remove_rows
 from blissaudit.indexer.upkeep.verify import verify_index

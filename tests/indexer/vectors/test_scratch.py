@@ -12,8 +12,8 @@ from blissaudit.audit.run import audit_own
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.vectors import scratch
-from blissaudit.indexer.vectors.scratch import release_pages, scratch_array
+from blissaudit.indexer.vectors import rows
+from blissaudit.indexer.vectors.rows import release_pages, scratch_array
 
 
 def lies_in_a_file(array):
@@ -24,14 +24,14 @@ def lies_in_a_file(array):
 
 @pytest.mark.parametrize(("limit", "in_file"), [(39, True), (40, False)])
 def test_an_array_larger_than_the_limit_lies_in_a_file(limit, in_file, monkeypatch):
-    monkeypatch.setattr(scratch, "SCRATCH_BYTES", limit)
+    monkeypatch.setattr(rows, "SCRATCH_BYTES", limit)
     made = scratch_array((5, 2), np.int32)
     assert made.shape == (5, 2) and made.dtype == np.int32
     assert lies_in_a_file(made) == in_file
 
 
 def test_values_stay_when_their_memory_is_given_back(monkeypatch):
-    monkeypatch.setattr(scratch, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(rows, "SCRATCH_BYTES", 0)
     made = scratch_array((3, 1000), np.float64)
     expected = np.arange(3000.0).reshape(3, 1000)
     made[:] = expected
@@ -46,7 +46,7 @@ def test_without_room_in_the_temporary_folder_it_is_memory(monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(scratch, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(rows, "SCRATCH_BYTES", 0)
     monkeypatch.setattr(os, "posix_fallocate", full)
     made = scratch_array((4,), np.int64)
     assert not lies_in_a_file(made)
@@ -67,7 +67,7 @@ def test_an_audit_whose_arrays_lie_in_files_is_the_same(tmp_path, write_embeddin
     pq.write_table(table, folder / "metadata" / "metadata_0.parquet")
     images = read_image_embeddings(tmp_path / "images")
     expected = audit_own(images, index).table()
-    monkeypatch.setattr(scratch, "SCRATCH_BYTES", 0)
+    monkeypatch.setattr(rows, "SCRATCH_BYTES", 0)
     result = audit_own(images, index)
     assert lies_in_a_file(result.scores.pull) and lies_in_a_file(result.retrieved.rows)
     assert result.table().equals(expected)

@@ -15,8 +15,16 @@ import pytest
 from blissaudit.errors import UsageError
 from blissaudit.scorer import scores
 from blissaudit.scorer.bliss import Retrieved
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, Score, fit_score
-from blissaudit.scorer.scores.needs import NEEDS, Need, for_classes
+from blissaudit.scorer.scores.contract import (
+    NEEDS,
+    Fitting,
+    Need,
+    Normals,
+    Query,
+    Score,
+    fit_score,
+    for_classes,
+)
 from blissaudit.scorer.scores.registry import MODULES, SCORES
 from blissaudit.scorer.scores.wrappers import with_rscin
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from blissaudit.evaluation.draws import make_draws
 from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
-from blissaudit.scorer.scores.contract import Score, fit_score
-from blissaudit.scorer.scores.needs import Need
-from blissaudit.scorer.scores.neglabel_retrieved import fit_negatives
+from blissaudit.scorer.scores.contract import Need, Score, fit_score
+from blissaudit.scorer.scores.negatives import fit_negatives
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.similarity import similarity
 

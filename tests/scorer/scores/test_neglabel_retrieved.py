@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from blissaudit.scorer.scores.neglabel_retrieved import (
+from blissaudit.scorer.scores.negatives import (
     fit_negatives,
     is_negative,
     log_normal_cdf,

@@ -15,7 +15,7 @@ from blissaudit.scorer.scores.registry import BUILT_IN, SCORES
 TOY = """
 import numpy as np
 from blissaudit.scorer.scores.contract import Score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Need
 
 def fit(fitting, parameters):
     prompts = fitting.normals.prompts

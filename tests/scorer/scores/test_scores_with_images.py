@@ -8,7 +8,7 @@ from blissaudit.errors import UsageError
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import distances as knn
-from blissaudit.scorer.scores import prototypes as sparse_lookup
+from blissaudit.scorer.scores import distances as sparse_lookup
 from blissaudit.scorer.scores import similarity as image_chunks
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.covariance import fit_covariance
-from blissaudit.scorer.scores.needs import Need
-from blissaudit.scorer.scores.prototypes import sparsemax
+from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit_score
+from blissaudit.scorer.scores.distances import sparsemax
 from blissaudit.scorer.scores.registry import SCORES
+from blissaudit.scorer.scores.similarity import fit_covariance
 
 WITH_IMAGES = sorted(
     name

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Need
 from blissaudit.scorer.scores.negatives import draw
 from blissaudit.scorer.scores.registry import SCORES
 from helpers import small_worlds as small

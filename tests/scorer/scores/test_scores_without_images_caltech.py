@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.scorer.scores.contract import Query, fit_score
-from blissaudit.scorer.scores.needs import Need
-from blissaudit.scorer.scores.neglabel_retrieved import (
+from blissaudit.scorer.scores.contract import Need, Query, fit_score
+from blissaudit.scorer.scores.negatives import (
     fit_negatives,
     is_negative,
     truncated_log_sums,

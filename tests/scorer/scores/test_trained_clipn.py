@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blissaudit.errors import UsageError
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 
 NAMES = ("clipn_ctw", "clipn_atd")

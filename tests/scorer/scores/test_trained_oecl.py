@@ -8,10 +8,9 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.scorer.scores import similarity as image_chunks
 from blissaudit.scorer.scores import trained as oecl
 from blissaudit.scorer.scores import trained as outlier_knn_ratio
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.needs import Need
+from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
-from blissaudit.scorer.scores.trained_file import load_head, open_head, save_head
+from blissaudit.scorer.scores.trained import load_head, open_head, save_head
 from blissaudit.training.oecl import outlier_logistic
 
 D, H, P = 5, 4, 3

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
+from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit_score
 from blissaudit.scorer.scores.distances import KNN
-from blissaudit.scorer.scores.needs import Need
 from blissaudit.scorer.scores.wrappers import bootstrap_normals, bootstrap_rows, smooth, with_rscin
 from hypothesis import given, settings
 from hypothesis import strategies as st

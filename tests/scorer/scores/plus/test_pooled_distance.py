@@ -6,10 +6,10 @@ from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Sample
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.covariance import fit_covariance
 from blissaudit.scorer.scores.plus.evidence import pairs_of
 from blissaudit.scorer.scores.plus.pooled_distance import fit_pooled, squared_distances
 from blissaudit.scorer.scores.registry import SCORES
+from blissaudit.scorer.scores.similarity import fit_covariance
 
 
 def unit(rows):

@@ -10,7 +10,8 @@ import unicodedata
 import pyarrow as pa
 import pytest
 from blissaudit.audit.folder import write_scores_csv
-from blissaudit.csv_cells import (
+from blissaudit.evaluation.report import csv_table
+from blissaudit.safe_text import (
     GUARD_PATTERN,
     cell_list,
     cell_text,
@@ -19,7 +20,6 @@ from blissaudit.csv_cells import (
     list_cell,
     text_cell,
 )
-from blissaudit.evaluation.report import csv_table
 from hypothesis import example, given
 from hypothesis import strategies as st
 

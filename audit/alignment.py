@@ -1,0 +1,241 @@
+"""Whether two small grey pictures show the same picture: an aligned correlation.
+
+One picture may be the other resized, cropped a little, mirrored, re-encoded or partly covered:
+
+1. Align: x' = a x + b and y' = c y + d, without rotation. Both pictures are smoothed by a Gaussian,
+   wide at first and then narrower; at each width Gauss-Newton steps fit a, b, c, d and a gain to
+   the least squared difference. Starts: three scales, each as it is and mirrored.
+2. Compare: in blocks of 4 x 4 pixels, without the mean of each block, the correlation of all blocks
+   together. Means and slow changes are left out since other photographs of the same scene share
+   them. A box of at most COVERED of the area may be left out, the one that helps most: a watermark.
+
+Copies have correlations near 1; other photographs of the same scene rarely exceed 0.97. Pairs go
+in batches of arrays. The method is that of image registration (Lucas and Kanade 1981; Evangelidis
+and Psarakis 2008, with the correlation as the aim).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from ..indexer import SKETCH, slices
+
+PAIRS_AT_ONCE = 64
+COVERED = 0.07
+"""The share of the area that a box may cover: 5 %, and the blocks at its edge."""
+GRID, BLOCK = 64, 4
+"""Points a side, and points a side of a block, where pictures are compared."""
+FINE = 0.03
+"""The Gaussian's standard deviation there. Pictures reach from -1 to 1."""
+LEVELS = ((0.22, 10, 4), (0.11, 16, 3), (0.045, 36, 3))
+"""Standard deviation, points a side, steps."""
+UNLIKE = 0.6
+"""Pairs with a lower correlation after the second level are not aligned further."""
+SCALES = (1.0, 0.86, 1.16)
+NOISE = 0.5
+"""Standard deviation, of 255 levels, that pictures without structure are assumed to have."""
+_LOW = np.array([0.7, -0.35, 0.7, -0.35], np.float32)
+_HIGH = np.array([1.42, 0.35, 1.42, 0.35], np.float32)
+_LARGEST_STEP = 0.15
+_IDENTITY = np.array([1, 0, 1, 0], np.float32)
+
+
+class Aligned(NamedTuple):
+    """How well p pairs of pictures agree."""
+
+    correlation: np.ndarray
+    """float32 [p], -1 to 1."""
+    mirrored: np.ndarray
+    """bool [p]."""
+
+
+def align_pairs(first: np.ndarray, second: np.ndarray) -> Aligned:
+    """The aligned correlation of pairs of grey pictures, both uint8 [p, S, S]."""
+    correlation, mirrored = np.zeros(len(first), np.float32), np.zeros(len(first), bool)
+    for some in slices(len(first), PAIRS_AT_ONCE):
+        pair = first[some].astype(np.float32), second[some].astype(np.float32)
+        correlation[some], mirrored[some] = _align(*pair)
+    return Aligned(correlation, mirrored)
+
+
+def _align(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of one batch, float32 [p, S, S]."""
+    p = len(first)
+    both = np.stack([second, second[:, :, ::-1]])
+    starts = np.array([[scale, 0, scale, 0] for scale in SCALES], np.float32)
+    found, at = _refine(
+        np.tile(first, (2 * len(SCALES), 1, 1)),
+        np.concatenate([both.reshape(2 * p, *second.shape[1:])] * len(SCALES)),
+        np.repeat(starts, 2 * p, axis=0),
+        LEVELS[0],
+    )
+    best = found.reshape(len(SCALES), 2 * p).argmax(axis=0)
+    at = at.reshape(len(SCALES), 2 * p, 4)[best, np.arange(2 * p)]
+    found, at = _refine(np.concatenate([first, first]), np.concatenate(both), at, LEVELS[1])
+    found, at = found.reshape(2, p), at.reshape(2, p, 4)
+    mirrored, pairs = found.argmax(axis=0), np.arange(p)
+    correlation = found[mirrored, pairs]
+    # A box with much contrast can spoil the alignment: pictures that fit where they are stay there.
+    still = np.tile(_IDENTITY, (p, 1))
+    there = np.stack([_compare(first, each, still, half=True)[0] for each in both])
+    chosen = at[mirrored, pairs]
+    here = _compare(first, both[mirrored, pairs], chosen, half=True)[0]
+    stay = there.max(axis=0) > here
+    mirrored = np.where(stay, there.argmax(axis=0), mirrored)
+    chosen[stay] = _IDENTITY
+    like = np.flatnonzero((correlation >= UNLIKE) | (np.maximum(here, there.max(axis=0)) >= UNLIKE))
+    if like.size:
+        one, other = first[like], both[mirrored[like], like]
+        _, box = _compare(one, other, chosen[like], half=True)
+        _, at = _refine(one, other, chosen[like], LEVELS[2], box)
+        correlation[like] = _compare(one, other, at)[0]
+    unlike = np.setdiff1d(pairs, like)
+    correlation[unlike] = np.minimum(correlation[unlike], UNLIKE)
+    return correlation, mirrored.astype(bool)
+
+
+def _refine(
+    first: np.ndarray,
+    second: np.ndarray,
+    at: np.ndarray,
+    level: tuple[float, int, int],
+    box: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best correlation float32 [p] of some Gauss-Newton steps from `at` [p, 4], and where.
+
+    `box` (rows and columns from 0 to 1: top, bottom, left, right, [p, 4]) is left out.
+    """
+    width, points, steps = level
+    target = _smooth(first, width, points)
+    weight = np.ones((1, points, points), np.float32) if box is None else _outside(box, points)
+    best, where = np.full(len(at), -2, np.float32), at
+    for step in range(steps + 1):
+        found, change = _step(target, second, at, width, weight)
+        better = found > best
+        best, where = np.where(better, found, best), np.where(better[:, None], at, where)
+        if step < steps:
+            at = np.clip(at + change, _LOW, _HIGH)
+    return best, where
+
+
+def _step(
+    target: np.ndarray, second: np.ndarray, at: np.ndarray, width: float, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The correlation at `at` float32 [p], and the Gauss-Newton step from there [p, 4]."""
+    p, points, _ = target.shape
+    across, across_change, inside_x = _sampling(at[:, 0], at[:, 1], second.shape[2], width, points)
+    down, down_change, inside_y = _sampling(at[:, 2], at[:, 3], second.shape[1], width, points)
+    narrow, grid = second @ across.transpose(0, 2, 1), _grid(points)
+    moved = down @ narrow
+    slope_x = down @ (second @ across_change.transpose(0, 2, 1))
+    slope_y = down_change @ narrow
+    weight = (weight * inside_y[:, :, None] * inside_x[:, None, :]).reshape(p, 1, -1)
+    parts = np.stack([moved, slope_x * grid, slope_x, slope_y * grid[:, None], slope_y, target], 1)
+    parts = parts.reshape(p, 6, -1)
+    total = weight.sum(axis=2, keepdims=True) + 1e-6
+    parts = (parts - (parts * weight).sum(axis=2, keepdims=True) / total) * weight
+    products = parts @ parts.transpose(0, 2, 1)
+    scale = np.sqrt(products[:, 0, 0] * products[:, 5, 5]) + 1e-6
+    normal, aim = products[:, :5, :5], products[:, :5, 5:]
+    ridge = 1e-3 * np.einsum("pii->pi", normal) + 1e-3
+    fitted = np.linalg.solve(normal + ridge[:, :, None] * np.eye(5, dtype=np.float32), aim)[..., 0]
+    gain = np.where(np.abs(fitted[:, :1]) < 1e-3, 1e-3, fitted[:, :1])
+    change = np.clip(fitted[:, 1:] / gain, -_LARGEST_STEP, _LARGEST_STEP)
+    return products[:, 0, 5] / scale, change
+
+
+def _compare(
+    first: np.ndarray, second: np.ndarray, at: np.ndarray, half: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The correlation of blocks without their means, float32 [p], leaving out the best box, and
+    that box [p, 4]; with `half`, at half the resolution."""
+    points, width = (GRID // 2, 2 * FINE) if half else (GRID, FINE)
+    p, blocks = len(first), points // BLOCK
+    across, _, inside_x = _sampling(at[:, 0], at[:, 1], second.shape[2], width, points)
+    down, _, inside_y = _sampling(at[:, 2], at[:, 3], second.shape[1], width, points)
+    moved = down @ second @ across.transpose(0, 2, 1)
+    whole_x = inside_x.reshape(p, blocks, BLOCK).min(axis=2)
+    whole_y = inside_y.reshape(p, blocks, BLOCK).min(axis=2)
+    whole = whole_y[:, :, None] * whole_x[:, None, :]
+    one, other = (_without_means(each, blocks) for each in (_smooth(first, width, points), moved))
+    sums = np.stack([(one * one).sum(3), (other * other).sum(3), (one * other).sum(3)]) * whole
+    noise = NOISE**2 * BLOCK**2 * whole.sum(axis=(1, 2))
+    totals = sums.sum(axis=(2, 3))
+    best = _ratio(totals, noise)
+    box = np.zeros((p, 4), np.float32)
+    edge = np.zeros((3, p, blocks + 1, blocks + 1))
+    edge[:, :, 1:, 1:] = sums.cumsum(axis=2).cumsum(axis=3)
+    for rows, columns in _boxes(blocks):
+        boxed = edge[:, :, rows:, columns:] - edge[:, :, :-rows, columns:]
+        boxed = boxed - edge[:, :, rows:, :-columns] + edge[:, :, :-rows, :-columns]
+        without = totals[:, :, None, None] - boxed
+        ratio = _ratio(np.maximum(without, [[[[0]]], [[[0]]], [[[-np.inf]]]]), noise[:, None, None])
+        most = ratio.reshape(p, -1).argmax(axis=1)
+        top, left = np.divmod(most, ratio.shape[2])
+        ratio = ratio.reshape(p, -1)[np.arange(p), most]
+        better = ratio > best
+        best = np.where(better, ratio, best)
+        here = np.stack([top, top + rows, left, left + columns], axis=1) / blocks
+        box = np.where(better[:, None], here, box)
+    return best.astype(np.float32), box.astype(np.float32)
+
+
+def _ratio(sums: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Correlation from the sums of squares of both and of products, [3, ...]."""
+    return sums[2] / np.sqrt((sums[0] + noise) * (sums[1] + noise) + 1e-9)
+
+
+def _without_means(pictures: np.ndarray, blocks: int) -> np.ndarray:
+    """float32 [p, blocks, blocks, BLOCK²]."""
+    cut = pictures.reshape(len(pictures), blocks, BLOCK, blocks, BLOCK).transpose(0, 1, 3, 2, 4)
+    flat = cut.reshape(len(pictures), blocks, blocks, -1)
+    return flat - flat.mean(axis=3, keepdims=True)
+
+
+@functools.cache
+def _boxes(blocks: int) -> tuple[tuple[int, int], ...]:
+    """(rows, columns) of the largest boxes of at most COVERED of all blocks."""
+    area = COVERED * blocks**2
+    widest = {rows: min(blocks, int(area // rows)) for rows in range(1, blocks + 1)}
+    return tuple((h, w) for h, w in widest.items() if w and widest.get(h + 1, 0) < w)
+
+
+def _outside(box: np.ndarray, points: int) -> np.ndarray:
+    """float32 [p, points, points], 0 inside the box and 1 outside."""
+    centre = (np.arange(points) + 0.5) / points
+    rows = (centre >= box[:, :1]) & (centre < box[:, 1:2])
+    columns = (centre >= box[:, 2:3]) & (centre < box[:, 3:])
+    return 1 - (rows[:, :, None] & columns[:, None, :]).astype(np.float32)
+
+
+@functools.cache
+def _grid(points: int) -> np.ndarray:
+    """float32 [points], the middles of so many pixels from -1 to 1."""
+    return ((2 * np.arange(points) + 1) / points - 1).astype(np.float32)
+
+
+def _sampling(
+    scale: np.ndarray, shift: np.ndarray, pixels: int, width: float, points: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gaussian weights [p, points, pixels] of the pixels for each point of a line, the change of
+    these weights where the point moves, and which points are inside, float32 [p, points]."""
+    where = scale[:, None] * _grid(points) + shift[:, None]
+    apart = _grid(pixels) - where[:, :, None]
+    wide = np.float32(width) * scale[:, None, None]
+    weights = np.exp(-0.5 * np.square(apart / wide))
+    weights /= np.maximum(weights.sum(axis=2, keepdims=True), np.float32(1e-30))
+    mean = (weights * apart).sum(axis=2, keepdims=True)
+    return weights, weights * (apart - mean) / wide**2, (np.abs(where) <= 1).astype(np.float32)
+
+
+def _smooth(pictures: np.ndarray, width: float, points: int) -> np.ndarray:
+    """float32 [p, points, points]."""
+    one, none = np.ones(1, np.float32), np.zeros(1, np.float32)
+    weights = _sampling(one, none, pictures.shape[1], width, points)[0][0]
+    return weights @ pictures @ weights.T
+
+
+assert SKETCH == GRID, "sketches are compared at their own resolution"

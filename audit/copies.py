@@ -1,0 +1,472 @@
+"""Copies within a collection, and of another one: the same file, pixels or picture.
+
+exact        the same bytes (SHA-256)
+same-pixels  the same upright RGB pixels in another file
+near         the same picture: resized, encoded again, cropped a little, mirrored, watermarked
+look-alike   very similar embeddings that are not the same picture, or not known to be
+
+Candidates for the last two are the nearest images by embedding, found with FAISS for large
+collections. A candidate is `near` where the aligned correlation of both pictures (`alignment`) is
+high. Without pictures, from embeddings alone, only equal vectors are `near`: how similar two
+vectors are does not tell a copy from another photograph of the same scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ..errors import UsageError
+from ..indexer import (
+    MEASURES,
+    SKETCH,
+    EmbeddedImages,
+    check_same_model,
+    nearest_searcher,
+    numbers_of,
+    ranks,
+    slices,
+)
+from ..progress import Progress, no_progress
+from ..scorer import Reference, as_members
+from .alignment import align_pairs
+
+KINDS = ("exact", "same-pixels", "near", "look-alike")
+SAME_FILE, SAME_PIXELS, NEAR, LOOK_ALIKE = range(4)
+QUERIES_AT_ONCE, PAIRS_AT_ONCE = 16_384, 4096
+NO_FILE = "vector:"
+SCHEMA = pa.schema(
+    [
+        ("group", pa.int32()),
+        ("row", pa.int64()),
+        ("image", pa.string()),
+        ("kind", pa.string()),
+        ("similarity", pa.float32()),
+        ("correlation", pa.float32()),
+        ("mirrored", pa.bool_()),
+        ("keep", pa.bool_()),
+        ("label", pa.string()),
+        ("leak", pa.bool_()),
+        ("other", pa.bool_()),
+    ]
+)
+
+OpenPicture = Callable[[int], "np.ndarray | Image.Image | None"]
+"""The picture of an image by its position: an array [h, w], [h, w, 3] or a Pillow image."""
+
+
+class Pairs(NamedTuple):
+    """u pairs of images and how alike they are."""
+
+    first: np.ndarray
+    """int64 [u], positions among the images."""
+    second: np.ndarray
+    """int64 [u], positions among the images, or among those of the other collection."""
+    kind: np.ndarray
+    """int8 [u], positions in KINDS."""
+    similarity: np.ndarray
+    """float32 [u], cosines; NaN where the other vector is not known."""
+    correlation: np.ndarray
+    """float32 [u], aligned correlations of the pictures; NaN where none was computed."""
+    mirrored: np.ndarray
+    """bool [u]."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The copies among images, and of images of another collection."""
+
+    images: EmbeddedImages
+    pairs: Pairs
+    leaks: Pairs | None = None
+    """Pairs of an image and one of `against`; None where nothing was compared."""
+    against: EmbeddedImages | Reference | None = None
+    compared: int = 0
+    """Pairs of pictures that were compared."""
+    unseen: int = 0
+    """Images among the candidates whose picture could not be had."""
+    groups: np.ndarray = field(init=False)
+    """int64 [n], the group of copies of each image, -1 for images without copies."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", _groups(self.pairs, len(self.images.rows)))
+
+    @property
+    def kept(self) -> np.ndarray:
+        """int64 [g], the image to keep of each group: the largest, then the first by name."""
+        members = np.flatnonzero(self.groups >= 0)
+        paths = [self.images.paths[i] for i in members.tolist()]
+        by_name = np.argsort(np.argsort(np.array(paths, object))) if paths else members
+        order = np.lexsort((by_name, -_area(self.images)[members], self.groups[members]))
+        _, first = np.unique(self.groups[members][order], return_index=True)
+        return members[order[first]]
+
+    def table(self) -> pa.Table:
+        """A row for each image of a group, with the columns of SCHEMA.
+
+        Groups of copies come first, then pairs with an image of the other collection, then pairs
+        of look-alikes, most similar first, with one image of each group. `kind`,
+        `similarity`, `correlation` and `mirrored` are of the closest other image in the group;
+        `keep` is a suggestion; `other` marks images of the other collection.
+        """
+        rows: list[tuple[Any, ...]] = [*self._copy_rows()]
+        rows += self._pair_rows(int(self.groups.max(initial=-1)) + 1)
+        columns = zip(*rows, strict=True) if rows else [[]] * len(SCHEMA)
+        return pa.table(
+            [pa.array(list(c), f.type) for c, f in zip(columns, SCHEMA, strict=True)],
+            schema=SCHEMA,
+        )
+
+    def label_conflicts(self) -> pa.Table:
+        """The images of groups that are filed under several classes: `group`, `row`, `image`,
+        `label` and `labels`, all labels of the group."""
+        members = np.flatnonzero(self.groups >= 0)
+        filed: dict[int, set[str]] = {}
+        for i in members.tolist():
+            label = self.images.labels[i]
+            if label is not None:
+                filed.setdefault(int(self.groups[i]), set()).add(label)
+        found = [
+            (int(self.groups[i]), int(self.images.rows[i]), self.images.paths[i],
+             self.images.labels[i], sorted(filed[int(self.groups[i])]))
+            for i in members[np.argsort(self.groups[members], kind="stable")].tolist()
+            if len(filed.get(int(self.groups[i]), ())) > 1
+        ]  # fmt: skip
+        types = (pa.int32(), pa.int64(), pa.string(), pa.string(), pa.list_(pa.string()))
+        columns = list(zip(*found, strict=True)) or [()] * 5
+        return pa.table(
+            [pa.array(list(c), kind) for c, kind in zip(columns, types, strict=True)],
+            names=["group", "row", "image", "label", "labels"],
+        )
+
+    def notice(self) -> str:
+        """What was compared and what the result is worth, in one sentence."""
+        if self.compared:
+            missing = f"; {self.unseen:,} pictures could not be had" if self.unseen else ""
+            return f"{self.compared:,} pairs of pictures compared{missing}"
+        return (
+            "no pictures were compared: only equal files and equal vectors are called copies, and "
+            "look-alikes may be copies"
+        )
+
+    def _copy_rows(self) -> Iterator[tuple[Any, ...]]:
+        closest = _closest(self.pairs, len(self.images.rows))
+        kept = np.zeros(len(self.images.rows), bool)
+        kept[self.kept] = True
+        members = np.flatnonzero(self.groups >= 0)
+        order = np.lexsort((members, ~kept[members], self.groups[members]))
+        for i in members[order].tolist():
+            facts = _facts(self.pairs, int(closest[i]))
+            yield _row(int(self.groups[i]), self.images, i, facts, bool(kept[i]))
+
+    def _pair_rows(self, number: int) -> Iterator[tuple[Any, ...]]:
+        leaks = self.leaks
+        for pair in range(0 if leaks is None else len(leaks.first)):
+            assert leaks is not None
+            if leaks.kind[pair] == LOOK_ALIKE:
+                continue
+            facts = _facts(leaks, pair)
+            yield _row(number, self.images, int(leaks.first[pair]), facts, False, leak=True)
+            if isinstance(self.against, EmbeddedImages):
+                j = int(leaks.second[pair])
+                yield _row(number, self.against, j, facts, True, leak=True, other=True)
+            number += 1
+        shown = self.groups < 0
+        shown[self.kept] = True
+        alike = self.pairs.kind == LOOK_ALIKE
+        alike = np.flatnonzero(alike & shown[self.pairs.first] & shown[self.pairs.second])
+        for pair in alike[np.argsort(-self.pairs.similarity[alike], kind="stable")].tolist():
+            for i in (int(self.pairs.first[pair]), int(self.pairs.second[pair])):
+                yield _row(number, self.images, i, _facts(self.pairs, pair), True)
+            number += 1
+
+
+@dataclass(frozen=True)
+class CopySettings:
+    """How copies are found; the defaults are measured in docs/copies.md."""
+
+    neighbours: int = 10
+    """Nearest images that each image is compared with."""
+    candidate: float = 0.85
+    """Cosine from which pictures are compared."""
+    correlation: float = 0.975
+    """Aligned correlation from which two pictures are the same."""
+    look_alike: float = 0.95
+    """Cosine from which images that are not the same picture are listed."""
+
+    def __post_init__(self) -> None:
+        for name in ("candidate", "correlation", "look_alike"):
+            value = getattr(self, name)
+            if not -1 <= value <= 1:
+                raise UsageError(f"{name} is {value}", "a number from -1 to 1", "Correct it")
+        if self.neighbours < 1:
+            raise UsageError(f"neighbours is {self.neighbours}", "1 or more", "Try 10")
+
+
+DEFAULTS = CopySettings()
+
+
+def find_copies(
+    images: EmbeddedImages,
+    *,
+    open_picture: OpenPicture | None = None,
+    against: EmbeddedImages | Reference | None = None,
+    open_other: OpenPicture | None = None,
+    settings: CopySettings = DEFAULTS,
+    progress: Progress = no_progress,
+) -> Copies:
+    """The copies among `images`, and of images of `against`, another collection or a reference.
+
+    Pictures are the sketches beside the embeddings, else what `open_picture` (for `against`,
+    `open_other`) gives; without either, see the module. A reference knows only the contents of its
+    files, so that only exact copies of them are found. Raises BlissError for collections of two
+    models.
+    """
+    mine = _Pictures(images, open_picture)
+    pairs = _join(_equal_pairs(images), _near_pairs(mine, mine, settings, progress))
+    leaks, unseen = None, len(mine.unseen)
+    if isinstance(against, EmbeddedImages):
+        check_same_model(images.model, images.source, against.model, against.source)
+        theirs = _Pictures(against, open_other)
+        near = _near_pairs(mine, theirs, settings, progress)
+        leaks = _join(_equal_across(images, against), near)
+        unseen = len(mine.unseen) + len(theirs.unseen)
+    elif against is not None:
+        leaks = _in_reference(images, against)
+    return Copies(images, pairs, leaks, against, mine.compared, unseen)
+
+
+class _Pictures:
+    """The small grey pictures of a collection, from its sketches or as they are opened."""
+
+    def __init__(self, images: EmbeddedImages, opened: OpenPicture | None) -> None:
+        self.images, self.opened = images, opened
+        self.unseen: set[int] = set()
+        self.compared = 0
+        self._made: dict[int, np.ndarray] = {}
+
+    def some(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [m, SKETCH, SKETCH] and bool [m], which of these pictures there are."""
+        found, there = np.zeros((len(rows), SKETCH, SKETCH), np.uint8), np.zeros(len(rows), bool)
+        sketches = self.images.sketches
+        if sketches is not None:
+            there = sketches.digests[rows] != b""
+            distinct, inverse = np.unique(rows[there], return_inverse=True)
+            found[there] = sketches[distinct][inverse]
+        if self.opened is not None:
+            for place in np.flatnonzero(~there).tolist():
+                picture = self._open(int(rows[place]))
+                if picture is not None:
+                    found[place], there[place] = picture, True
+        if sketches is not None or self.opened is not None:
+            self.unseen |= set(rows[~there].tolist())
+        return found, there
+
+    def _open(self, row: int) -> np.ndarray | None:
+        if row not in self._made and row not in self.unseen and self.opened is not None:
+            picture = self.opened(row)
+            if picture is not None:
+                self._made[row] = sketch_of(picture)
+        return self._made.get(row)
+
+
+def sketch_of(picture: np.ndarray | Image.Image) -> np.ndarray:
+    """uint8 [SKETCH, SKETCH], the small grey picture that copies are confirmed on."""
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    grey = image.convert("RGB").convert("L")
+    grey = grey.reduce(max(1, min(grey.size) // (2 * SKETCH)))
+    return np.asarray(grey.resize((SKETCH, SKETCH), Image.Resampling.BILINEAR))
+
+
+def candidate_pairs(
+    images: EmbeddedImages,
+    against: EmbeddedImages | None = None,
+    settings: CopySettings = DEFAULTS,
+    progress: Progress = no_progress,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of near images, to be compared: first, second int64 [u], cosines float32 [u].
+
+    Each pair comes once, first < second, unless they are of two collections.
+    """
+    others, n = (images if against is None else against).vectors, len(images.rows)
+    k = min(settings.neighbours + (against is None), len(others))
+    searcher = nearest_searcher(others)
+    found: list[tuple[np.ndarray, ...]] = []
+    for some in slices(n, QUERIES_AT_ONCE):
+        hits = searcher.search(np.ascontiguousarray(images.vectors[some], np.float32), k)
+        query, place = np.nonzero(hits.similarity >= settings.candidate)
+        rows, cosine = hits.rows[query, place], hits.similarity[query, place]
+        query = query + some.start
+        if against is None:
+            query, rows = np.minimum(query, rows), np.maximum(query, rows)
+        found.append((query, rows, cosine))
+        progress("images compared for copies", min(n, some.stop), n)
+    first, second, cosine = map(np.concatenate, zip(*found, strict=True))
+    if against is None:
+        apart = np.flatnonzero(first < second)
+        _, unique = np.unique(first[apart] * n + second[apart], return_index=True)
+        first, second, cosine = first[apart[unique]], second[apart[unique]], cosine[apart[unique]]
+    return first, second, cosine
+
+
+def _near_pairs(
+    mine: _Pictures, theirs: _Pictures, settings: CopySettings, progress: Progress
+) -> Pairs:
+    """Pairs by embedding that are near or look alike."""
+    against = None if theirs is mine else theirs.images
+    first, second, cosine = candidate_pairs(mine.images, against, settings, progress)
+    correlation = np.full(len(first), np.nan, np.float32)
+    mirrored = np.zeros(len(first), bool)
+    # Neighbouring rows lie in the same part, so that few parts are read for each batch.
+    for some in slices(len(first), PAIRS_AT_ONCE):
+        one, other = mine.some(first[some]), theirs.some(second[some])
+        both = np.flatnonzero(one[1] & other[1])
+        aligned = align_pairs(one[0][both], other[0][both])
+        correlation[some.start + both] = aligned.correlation
+        mirrored[some.start + both] = aligned.mirrored
+        mine.compared += len(both)
+        progress("pairs of pictures compared", min(len(first), some.stop), len(first))
+    same = correlation >= settings.correlation
+    kind = np.where(same, NEAR, LOOK_ALIKE).astype(np.int8)
+    listed = np.flatnonzero(same | (cosine >= settings.look_alike))
+    found = Pairs(first, second, kind, cosine, correlation, mirrored)
+    return Pairs(*(column[listed] for column in found))
+
+
+def _equal_pairs(images: EmbeddedImages) -> Pairs:
+    """Pairs of the same file, vector or pixels: each image with the first that is equal."""
+    n = len(images.rows)
+    found = [_same(ranks(images.hashes), np.arange(n), SAME_FILE)]
+    if images.sketches is not None:
+        measured = np.flatnonzero(images.sketches.digests != b"")
+        _, pixels = np.unique(images.sketches.digests[measured], return_inverse=True)
+        found.append(_same(pixels, measured, SAME_PIXELS))
+    return _equal(images, images, found)
+
+
+def _same(numbers: np.ndarray, rows: np.ndarray, kind: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Pairs of `rows` of equal numbers: each with the first of them."""
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    earlier = rows[first[inverse]]
+    later = np.flatnonzero(earlier != rows)
+    return earlier[later], rows[later], kind
+
+
+def _equal_across(images: EmbeddedImages, others: EmbeddedImages) -> Pairs:
+    """Pairs of an image and the first of the others of the same file, vector or pixels."""
+    first: dict[str, int] = {}
+    for j, content in enumerate(others.hashes):
+        first.setdefault(content, j)
+    at = numbers_of(images.hashes, first)
+    here = np.flatnonzero(at >= 0)
+    found = [(here, at[here], SAME_FILE)]
+    if images.sketches is not None and others.sketches is not None:
+        digests, places = np.unique(others.sketches.digests, return_index=True)
+        mine = images.sketches.digests
+        at = np.minimum(np.searchsorted(digests, mine), len(digests) - 1)
+        here = np.flatnonzero((mine != b"") & (digests[at] == mine))
+        found.append((here, places[at[here]], SAME_PIXELS))
+    return _equal(images, others, found)
+
+
+def _equal(
+    images: EmbeddedImages,
+    others: EmbeddedImages,
+    found: list[tuple[np.ndarray, np.ndarray, int]],
+) -> Pairs:
+    first, second = (np.concatenate([each[side] for each in found]) for side in (0, 1))
+    kind = np.concatenate([np.full(len(each[0]), each[2], np.int8) for each in found])
+    cosine = np.ones(len(first), np.float32)
+    for some in slices(len(first), PAIRS_AT_ONCE):
+        one, other = images.vectors[first[some]], others.vectors[second[some]]
+        cosine[some] = np.einsum("pd,pd->p", one, other, dtype=np.float64)
+    named = np.array([images.hashes[i].startswith(NO_FILE) for i in first.tolist()], bool)
+    kind[named & (kind == SAME_FILE)] = NEAR
+    nothing = np.full(len(first), np.nan, np.float32)
+    return Pairs(first, second, kind, cosine, nothing, np.zeros(len(first), bool))
+
+
+def _in_reference(images: EmbeddedImages, reference: Reference) -> Pairs:
+    """The images whose content is in a reference, which holds no vectors of its images."""
+    known = as_members(reference.members).find(images.hashes)
+    here = np.flatnonzero(known >= 0)
+    nothing = np.full(len(here), np.nan, np.float32)
+    kind = np.zeros(len(here), np.int8)
+    return Pairs(here, known[here], kind, nothing, nothing, np.zeros(len(here), bool))
+
+
+def _join(equal: Pairs, near: Pairs) -> Pairs:
+    """Both, where one pair occurs twice the closer kind."""
+    joined = Pairs(*(np.concatenate(columns) for columns in zip(equal, near, strict=True)))
+    order = np.lexsort((joined.kind, joined.second, joined.first))
+    first, second = joined.first[order], joined.second[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return Pairs(*(column[order[new]] for column in joined))
+
+
+def _groups(pairs: Pairs, n: int) -> np.ndarray:
+    """int64 [n], numbered by first image; look-alikes make no group."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    copies = pairs.kind < LOOK_ALIKE
+    first, second = pairs.first[copies], pairs.second[copies]
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
+    groups = np.full(n, -1, np.int64)
+    members = np.unique(np.concatenate([first, second]))
+    distinct, at = np.unique(component[members], return_index=True)
+    numbers = np.empty(n, np.int64)
+    numbers[distinct[np.argsort(at)]] = np.arange(len(distinct))
+    groups[members] = numbers[component[members]]
+    return groups
+
+
+def _closest(pairs: Pairs, n: int) -> np.ndarray:
+    """int64 [n], for each image the pair of the closest copy, -1 for none."""
+    closest = np.full(n, -1, np.int64)
+    rank = np.lexsort((-np.nan_to_num(pairs.similarity, nan=-2), pairs.kind))[::-1]
+    rank = rank[pairs.kind[rank] < LOOK_ALIKE]
+    for side in (pairs.first, pairs.second):
+        better = np.full(n, -1, np.int64)
+        better[side[rank]] = np.arange(len(rank))
+        place = np.where(closest < 0, better, np.maximum(closest, better))
+        closest = place
+    return np.where(closest < 0, -1, rank[closest] if len(rank) else -1)
+
+
+def _area(images: EmbeddedImages) -> np.ndarray:
+    """float64 [n], pixels of each image, 0 where they are not known."""
+    if images.quality is None:
+        return np.zeros(len(images.rows))
+    sides = images.quality[:, [MEASURES.index("width"), MEASURES.index("height")]]
+    return np.nan_to_num(sides.astype(np.float64)).prod(axis=1)
+
+
+def _row(
+    group: int,
+    images: EmbeddedImages,
+    i: int,
+    facts: tuple[str, float | None, float | None, bool],
+    keep: bool,
+    **flags: bool,
+) -> tuple[Any, ...]:
+    """One row of the table, in the order of SCHEMA."""
+    label, leak, other = images.labels[i], flags.get("leak", False), flags.get("other", False)
+    return group, int(images.rows[i]), images.paths[i], *facts, keep, label, leak, other
+
+
+def _facts(pairs: Pairs, pair: int) -> tuple[str, float | None, float | None, bool]:
+    similarity, correlation = float(pairs.similarity[pair]), float(pairs.correlation[pair])
+    return (
+        KINDS[pairs.kind[pair]],
+        None if np.isnan(similarity) else similarity,
+        None if np.isnan(correlation) else correlation,
+        bool(pairs.mirrored[pair]),
+    )
