@@ -6,7 +6,11 @@ from .audit.arrays import open_scorer as open_scorer
 from .audit.classes import ClassWords as ClassWords
 from .audit.decisions import AuditQuestion as AuditQuestion
 from .audit.decisions import DecisionRule as DecisionRule
+from .audit.drift import DriftResult as DriftResult
+from .audit.drift import DriftSettings as DriftSettings
+from .audit.drift import compare_collections as compare_collections
 from .audit.folder import save_audit as save_audit
+from .audit.pairs import audit_pairs as audit_pairs
 from .audit.reference import fit_reference as fit_reference
 from .audit.report.page import save_report as save_report
 from .audit.report.plots import save_plots as save_plots
@@ -47,6 +51,8 @@ from .scorer.moments import Moments as Moments
 from .scorer.moments import fit_moments as fit_moments
 from .scorer.moments import merge as merge
 from .scorer.moments import remove_images as remove_images
+from .scorer.pairs import PairScores as PairScores
+from .scorer.pairs import PairSettings as PairSettings
 from .scorer.reference import Reference as Reference
 from .scorer.reference_file import load_reference as load_reference
 from .scorer.reference_file import save_reference as save_reference

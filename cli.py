@@ -18,10 +18,13 @@ from .commands.base import LOG, logs_on_terminal
 from .commands.corpora import corpora
 from .commands.demo import demo
 from .commands.diff import diff
+from .commands.drift import drift
 from .commands.evaluate import evaluate
+from .commands.explain import explain
 from .commands.export import export
 from .commands.find import find
 from .commands.index import index
+from .commands.pairs import pairs
 from .commands.reference import reference
 from .commands.report import report
 from .commands.score import score
@@ -111,8 +114,9 @@ def _say_error(message: str, code: int) -> int:
 @cloup.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     sections=[
-        cloup.Section("Audit a collection", [audit, report, apply, find, diff, export]),
+        cloup.Section("Audit a collection", [audit, report, apply, find, explain, diff, export]),
         cloup.Section("Score new images", [reference, score]),
+        cloup.Section("Compare images with their captions, old images with new", [pairs, drift]),
         cloup.Section("Captions", [index, corpora]),
         cloup.Section("Measure and train", [evaluate, train]),
         cloup.Section("Try it", [demo]),

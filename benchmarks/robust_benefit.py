@@ -21,6 +21,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,7 @@ def measure(
     for name in names:
         for share, filing in cells():
             rows = [
-                [*sum(aurocs(index, *draw(real, name, seed, share, filing), score), [])]
+                [*chain.from_iterable(aurocs(index, *draw(real, name, seed, share, filing), score))]
                 for seed in seeds
             ]
             found[name, share, filing] = 100 * np.array(rows)

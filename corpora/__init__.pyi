@@ -14,6 +14,9 @@ from .files import COLUMN_SUFFIXES as COLUMN_SUFFIXES
 from .files import open_text_file as open_text_file
 from .files import read_parquet as read_parquet
 from .files import readable as readable
+from .images.captioned import CaptionedImages as CaptionedImages
+from .images.captioned import CaptionList as CaptionList
+from .images.captioned import open_captioned as open_captioned
 from .images.folders import ImageList as ImageList
 from .images.folders import list_images as list_images
 from .images.folders import list_paths as list_paths
@@ -48,6 +51,7 @@ from .registry import preset_named as preset_named
 from .registry import presets as presets
 from .registry import settings_folder as settings_folder
 from .registry import user_file as user_file
+from .sources import CAPTION_COLUMNS as CAPTION_COLUMNS
 from .sources import JSON as JSON
 from .sources import SEPARATORS as SEPARATORS
 from .sources import CorpusOptions as CorpusOptions

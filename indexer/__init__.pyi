@@ -15,6 +15,7 @@ from .encode.choosing import remember_model as remember_model
 from .encode.encoder import DEFAULT_MODEL as DEFAULT_MODEL
 from .encode.encoder import IDENTITY as IDENTITY
 from .encode.encoder import INTERPOLATIONS as INTERPOLATIONS
+from .encode.encoder import CellMap as CellMap
 from .encode.encoder import Encoder as Encoder
 from .encode.encoder import ModelChoice as ModelChoice
 from .encode.encoder import Preprocessing as Preprocessing
@@ -25,6 +26,7 @@ from .encode.encoder import check_same_preprocessing as check_same_preprocessing
 from .encode.encoder import describe_model as describe_model
 from .encode.encoder import encode_prompts as encode_prompts
 from .encode.encoder import resize_and_crop as resize_and_crop
+from .encode.encoder import visible_box as visible_box
 from .encode.open_clip import LoadedModel as LoadedModel
 from .encode.open_clip import encoder_of_model as encoder_of_model
 from .encode.open_clip import load_encoder as load_encoder
@@ -77,6 +79,7 @@ from .search.dispatch import describe_plan as describe_plan
 from .search.dispatch import describe_search as describe_search
 from .search.dispatch import nearest_searcher as nearest_searcher
 from .search.dispatch import open_searcher as open_searcher
+from .search.dispatch import rows_searcher as rows_searcher
 from .search.index import ArrayIndex as ArrayIndex
 from .search.index import FolderIndex as FolderIndex
 from .search.index import JoinedIndex as JoinedIndex

@@ -14,6 +14,15 @@ from .calibration import fit_empirical_null as fit_empirical_null
 from .calibration import hold_out as hold_out
 from .calibration import least_flagged as least_flagged
 from .calibration import null_p_values as null_p_values
+from .drift import CaptionCounts as CaptionCounts
+from .drift import ShareShift as ShareShift
+from .drift import count_captions as count_captions
+from .drift import images_needed as images_needed
+from .drift import largest_captions as largest_captions
+from .drift import shifted_shares as shifted_shares
+from .drift import smallest_p as smallest_p
+from .explain import ClassTerms as ClassTerms
+from .explain import class_terms as class_terms
 from .groups import MOST_IMAGES as MOST_IMAGES
 from .groups import group_images as group_images
 from .label_filter import NO_FILTER as NO_FILTER
@@ -37,6 +46,11 @@ from .moments import empty_moments as empty_moments
 from .moments import fit_moments as fit_moments
 from .moments import merge as merge
 from .moments import remove_images as remove_images
+from .pairs import Pairs as Pairs
+from .pairs import PairScores as PairScores
+from .pairs import PairSettings as PairSettings
+from .pairs import Search as Search
+from .pairs import score_pairs as score_pairs
 from .reference import Calibration as Calibration
 from .reference import Reference as Reference
 from .reference_file import ARRAYS as ARRAYS

@@ -106,6 +106,22 @@ def resized_shape(height: int, width: int, preprocessing: Preprocessing) -> tupl
     return round(height / ratio), round(width / ratio)
 
 
+def visible_box(
+    height: int, width: int, preprocessing: Preprocessing
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what the model sees, in widths and heights of the image.
+
+    Below 0 or above 1 where the model sees a border that is not in the image.
+    """
+    sides = zip((width, height), preprocessing.size[::-1], strict=True)
+    resized = resized_shape(height, width, preprocessing)[::-1]
+    spans = [
+        ((new - seen) / 2 / new, (new + seen) / 2 / new)
+        for (_, seen), new in zip(sides, resized, strict=True)
+    ]
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+
 def shape_of(image: Resizable) -> str:
     """Width and height, for messages."""
     return f"{image.width} x {image.height} pixels"
@@ -162,6 +178,23 @@ def nothing_encoded(ids: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class CellMap:
+    """Where in b images the product of their embedding with a direction comes from.
+
+    For image i with unit embedding x and direction w: cells[i].sum() + constant[i] = w·x.
+    """
+
+    cells: np.ndarray
+    """float64 [b, rows, columns], over the pixels that the model sees, top left first."""
+    constant: np.ndarray
+    """float64 [b], what belongs to no cell."""
+    method: str
+    """"exact", or "crops" where the model has no exact decomposition."""
+    embedding: np.ndarray
+    """float64 [b, d], the unit embeddings that the products are with."""
+
+
+@dataclass(frozen=True)
 class Encoder:
     """A loaded model: its functions on texts and pixels, and its facts."""
 
@@ -185,6 +218,8 @@ class Encoder:
     """n texts -> bool [n], whether the token limit cuts each; None where unknown."""
     recipe: TokenizerRecipe | None = None
     """How another process can make the same tokeniser; None where it cannot."""
+    map_cells: Callable[[np.ndarray, np.ndarray], CellMap] | None = None
+    """uint8 [b, height, width, 3] and directions [b, d] -> their cells; None where it cannot."""
 
     def __post_init__(self) -> None:
         """Make `encode_tokens` of an encoder without a tokeniser, whose ids are texts."""

@@ -28,7 +28,7 @@ from .choosing import (
     resolve_model,
     weight_files,
 )
-from .encoder import Encoder, ModelChoice, Preprocessing, Through
+from .encoder import CellMap, Encoder, ModelChoice, Preprocessing, Through
 from .tokens import (
     Tokenise,
     TokenizerRecipe,
@@ -87,12 +87,20 @@ def encoder_of(
         with torch.inference_mode(), autocast():
             return _unit(_text_features(model, torch.from_numpy(tokens).to(device)))
 
-    def encode_images(pixels: np.ndarray) -> np.ndarray:
+    def standardised(pixels: np.ndarray) -> torch.Tensor:
         images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(preprocessing.mean, device=device)[:, None, None]
         std = torch.tensor(preprocessing.std, device=device)[:, None, None]
+        return (images - mean) / std
+
+    def encode_images(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast():
-            return _unit(model.encode_image((images - mean) / std))  # type: ignore[operator]
+            return _unit(model.encode_image(standardised(pixels)))  # type: ignore[operator]
+
+    def map_cells(pixels: np.ndarray, directions: np.ndarray) -> CellMap:
+        from .cells import cell_map
+
+        return cell_map(model, standardised(pixels), directions)
 
     short = recall_truncation(weights)
     if short is None:
@@ -128,6 +136,7 @@ def encoder_of(
         encode_tokens=encode_tokens,
         is_cut=cut_by(tokenizer, recipe, context_length),
         recipe=recipe,
+        map_cells=map_cells,
     )
 
 

@@ -1,0 +1,148 @@
+"""`bliss drift`: what is new in a collection, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import options as opt
+from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
+
+if TYPE_CHECKING:
+    from ..indexer import SearchChoice
+
+
+@dataclass(frozen=True)
+class Parted:
+    """How one collection is parted into old and new images."""
+
+    column: str | None
+    old_value: str | None
+    new_value: str | None
+
+
+PARTED = grouped("parted", Parted, section(
+    "Images",
+    option("--column", metavar="NAME", help="Compare images of OLD alone, by this column of its "
+           "metadata or of the audit: instead of NEW."),
+    option("--old", "old_value", metavar="VALUE", help="The column's value for old images."),
+    option("--new", "new_value", metavar="VALUE", help="The column's value for new images."),
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Testing:
+    """How captions are retrieved and tested."""
+
+    k: int
+    fdr: float
+    permutations: int
+    ignore_classes: bool
+
+
+TESTING = grouped("testing", Testing, section(
+    "Comparison",
+    opt.K,
+    option("--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1,
+           show_default=True, metavar="RATE", help="False discovery rate of the captions found."),
+    option("--permutations", type=click.IntRange(0), default=999, show_default=True,
+           help="Random memberships for the p-value of everything."),
+    option("--ignore-classes", is_flag=True, help="Permute membership over all images, not within "
+           "classes."),
+))  # fmt: skip
+
+
+@command()
+@click.argument("old")
+@click.argument("new", required=False)
+@PARTED
+@opt.COLLECTION
+@section("Captions", opt.INDEX_NEEDED)
+@opt.SEARCH
+@TESTING
+@opt.MODEL
+@opt.DECODING
+@section(
+    "Output",
+    option("-o", "--output", "folder", default="bliss-drift", show_default=True, metavar="DIR",
+           help="The folder for the table and the report."),
+    opt.OVERWRITE,
+    option("--report", type=click.IntRange(0), default=20, show_default=True, metavar="N",
+           help="Captions a direction that report.html shows; 0 writes none."),
+    option("--top", type=click.IntRange(0), default=10, show_default=True,
+           help="Captions a direction to show."),
+)  # fmt: skip
+@OUTPUT
+def drift(
+    *,
+    old: str,
+    new: str | None,
+    parted: Parted,
+    collection: opt.CollectionOptions,
+    index: tuple[str, ...],
+    search: SearchChoice | None,
+    testing: Testing,
+    model: opt.ModelOptions,
+    decoding: opt.DecodingOptions,
+    folder: str,
+    overwrite: bool,
+    report: int,
+    top: int,
+    output: Output,
+) -> None:
+    """Compare two collections: which captions gained or lost, with p-values and examples.
+
+    OLD and NEW are each a collection of images, a folder of image embeddings, or the output folder
+    of `bliss audit`. With --column, OLD alone is parted by the values of a column.
+    """
+    from ..audit import (
+        DriftRequest,
+        DriftSettings,
+        check_failures,
+        drift_summary,
+        drift_text,
+        run_drift,
+        save_drift,
+    )
+    from ..errors import UsageError
+    from ..indexer import only_run_in
+    from ..safe_text import terminal_text
+
+    values = None
+    if parted.old_value is not None and parted.new_value is not None:
+        values = (parted.old_value, parted.new_value)
+    elif parted.old_value is not None or parted.new_value is not None:
+        raise UsageError("one of --old and --new was given", "both", "Give the other one too")
+    request = DriftRequest(
+        old=old,
+        new=new,
+        index=opt.open_searched(index, search),
+        column=parted.column,
+        values=values,
+        image_options=collection.options(),
+        output=folder,
+        model=model.choice(),
+        embed=decoding.embedding(overwrite),
+        settings=DriftSettings(
+            testing.k, testing.fdr, testing.permutations, not testing.ignore_classes
+        ),
+    )
+    asked = {
+        "command": "drift",
+        **opt.recorded(parted, collection, testing, model, compared=old, compared_with=new,
+                       index=index, search=search),
+    }  # fmt: skip
+    with only_run_in(Path(folder)):
+        result, pictures = run_drift(request, progress_lines(), say)
+        written = save_drift(result, pictures, folder, asked, report)
+
+    def full_text() -> str:
+        files = ", ".join(terminal_text(str(path)) for path in written[:-1])
+        return f"{drift_text(result, top)}\nWritten: {files}"
+
+    output.show(drift_summary(result, top), full_text)
+    for images in (result.old, result.new):
+        check_failures(images, decoding.max_failures)
