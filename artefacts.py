@@ -25,10 +25,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import BlissError, unwritable
+from .errors import NO_HOME, BlissError, unwritable
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LOCK = ".bliss.lock"
+"""In a folder that a run works in; see `indexer/store/lock.py`."""
 _TEMPORARY = (".bliss-", ".tmp")
 """How the name of a temporary folder begins and ends."""
 _LOCK = "lock"
@@ -43,18 +45,18 @@ def is_count(value: object) -> bool:
 
 def is_size(value: object) -> bool:
     """Whether it is a whole number from 1 to 2^31."""
-    return is_count(value) and 0 < value <= 1 << 31  # type: ignore[operator]
+    return isinstance(value, int) and is_count(value) and 0 < value <= 1 << 31
 
 
 _NAME = (str, type(None))
-MODEL: Mapping[str, Any] = {
-    "dimension": is_size,
+_ENCODER: Mapping[str, Any] = {
     "model?": _NAME,
     "pretrained?": _NAME,
     "weights_sha256?": _NAME,
     "precision?": _NAME,
     "preprocessing?": (dict, type(None)),
 }
+MODEL: Mapping[str, Any] = {"dimension": is_size, **_ENCODER}
 """The facts of a model, as `misfit` checks them."""
 _TRAINED_ON = {"model": _NAME, "weights_sha256?": _NAME}
 FIELDS: Mapping[str, Mapping[str, Any]] = {
@@ -67,10 +69,20 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
         "failures": [{"row": is_count, "path": str, "reason": str}],
     },
     "clipn": {"model": dict, "weights": str},
-    "reference": {"classes": [str], "prompts": [str], "model": MODEL},
+    "reference": {"classes": [str], "prompts": [str],
+                  "model": {"dimension?": is_size, **_ENCODER}},
     "oecl-head": {"model": dict, "counts": dict, "settings": dict},
 }  # fmt: skip
 """What `misfit` checks in the manifest of each kind besides its checksums."""
+
+
+def home_folder(below: str) -> Path:
+    """A folder below the user's home; where the system knows no home, one that cannot be made.
+
+    Nothing is found there then and nothing kept, instead of in a folder called `~`.
+    """
+    found = os.path.expanduser(f"~/{below}")
+    return NO_HOME / below if found.startswith("~") else Path(found)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -318,7 +330,7 @@ def check_fields(content: Mapping[str, Any], fields: Mapping[str, Any], path: Pa
     if wrong is not None:
         raise BlissError(
             f"{path} has no usable '{wrong}'",
-            f"{path.name} as bliss wrote it",
+            f"{'the manifest' if path.name == MANIFEST else path.name} as bliss wrote it",
             "Restore it from a backup or build the folder again",
         )
 
@@ -372,6 +384,22 @@ def check_checksum(folder: Path, name: str, manifest: Mapping[str, Any]) -> None
         problem = f"{path} does not match the checksum in its manifest"
     else:
         return
+    writer = _writer_of(folder)
+    if writer is not None:
+        raise BlissError(
+            f"{problem}: process {writer} is writing in {folder}",
+            "a folder that no other run changes meanwhile",
+            "Run the same command again once the other one has ended",
+        )
     raise BlissError(
         problem, "the file as bliss wrote it", "Restore it from a backup or build the folder again"
     )
+
+
+def _writer_of(folder: Path) -> str | None:
+    """The process that has locked a folder, if it is another one than this."""
+    with suppress(OSError), open(folder / LOCK, "rb") as file:
+        holder = file.read(20).decode("ascii", "replace").strip()
+        if holder != str(os.getpid()) and lock_file(file) is False:
+            return holder or "unknown"
+    return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _MORE_FILES = (
@@ -20,13 +20,23 @@ _MORE_FILES = (
 )
 
 
+def causes(error: BaseException | None, implicit: bool = False) -> Iterator[BaseException]:
+    """An error and what caused it, each once; with `implicit`, also what it was raised during.
+
+    Causes can form a circle: FAISS names the error that its callback raised as its cause, and
+    whoever raises that error again names FAISS's.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (error.__context__ if implicit else None)
+
+
 def too_many_files(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, is the system's limit on open files."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            return True
-        error = error.__cause__
-    return False
+    limits = (errno.EMFILE, errno.ENFILE)
+    return any(isinstance(each, OSError) and each.errno in limits for each in causes(error))
 
 
 class BlissError(Exception):
@@ -123,6 +133,10 @@ _REMEDIES = {
 }
 
 
+NO_HOME = Path(os.devnull, "no home folder")
+"""Stands for the home folder of a user who has none."""
+
+
 def unwritable(path: Path, error: OSError, kept: str = "finished parts are kept") -> BlissError:
     """The error for an output that the system would not write, with the remedy for its reason.
 
@@ -130,6 +144,12 @@ def unwritable(path: Path, error: OSError, kept: str = "finished parts are kept"
     """
     if error.errno == errno.ENAMETOOLONG:
         return name_too_long(path)
+    if NO_HOME in path.parents:
+        return UsageError(
+            "this user has no home folder to keep files in",
+            "a folder for the cache and one for settings",
+            "Set BLISS_CACHE and BLISS_CONFIG, or HOME",
+        )
     if too_many_files(error):
         return out_of_files(f"could not write {path}: {error.strerror or error}")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):

@@ -6,6 +6,7 @@ called without an active exception", exit code 134. So every table of the librar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -37,12 +38,10 @@ def count_rows(source: Source) -> int:
 def read_table(source: Source, columns: Sequence[str] | None = None) -> pa.Table:
     """All columns of a parquet file, or some in the order given.
 
-    Raises ArrowException or OSError where it cannot be read or lacks a column.
+    Raises ArrowException or OSError where it cannot be read, or has not one column of a name.
     """
     with open_table(source) as table:
-        missing = [name for name in columns or () if name not in table.schema_arrow.names]
-        if missing:
-            raise pa.ArrowInvalid(f"there is no column {', '.join(missing)}")
+        _check_names(table, columns or ())
         return table.read(None if columns is None else list(columns), use_threads=False)
 
 
@@ -52,6 +51,18 @@ def read_batches(
     columns: Sequence[str] | None = None,
     groups: Sequence[int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of at most that many rows, of some columns and row groups or all of them."""
+    """Batches of at most that many rows, of some columns and row groups or all of them.
+
+    Errors as of `read_table`.
+    """
     names = None if columns is None else list(columns)
+    _check_names(table, names or ())
     yield from table.iter_batches(rows, row_groups=groups, columns=names, use_threads=False)
+
+
+def _check_names(table: pq.ParquetFile, columns: Sequence[str]) -> None:
+    there = Counter(table.schema_arrow.names)
+    for name in columns:
+        if there[name] != 1:
+            how = "more than one" if there[name] else "no"
+            raise pa.ArrowInvalid(f"there is {how} column {name}")

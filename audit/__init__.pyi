@@ -17,6 +17,7 @@ from .decisions import AuditQuestion as AuditQuestion
 from .decisions import DecisionRule as DecisionRule
 from .decisions import check_flagged as check_flagged
 from .decisions import decide as decide
+from .decisions import with_copies_and_quality as with_copies_and_quality
 from .drift import DriftRequest as DriftRequest
 from .drift import DriftResult as DriftResult
 from .drift import DriftSettings as DriftSettings
@@ -86,6 +87,7 @@ from .review.photographs import run_photographs as run_photographs
 from .run import AuditSettings as AuditSettings
 from .run import audit_against as audit_against
 from .run import audit_own as audit_own
+from .run import calibrated_on_itself as calibrated_on_itself
 from .scores import NoPrompts as NoPrompts
 from .scores import choose_score as choose_score
 from .scores import rescored as rescored

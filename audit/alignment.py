@@ -4,7 +4,8 @@ One picture may be the other resized, cropped a little, mirrored, re-encoded or 
 
 1. Align: x' = a x + b and y' = c y + d, without rotation. Both pictures are smoothed by a Gaussian,
    wide at first and then narrower; at each width Gauss-Newton steps fit a, b, c, d and a gain to
-   the least squared difference. Starts: three scales, each as it is and mirrored.
+   the least squared difference. Starts: the whole of both, or of one in a part of the other; each
+   as it is and mirrored.
 2. Compare: in blocks of 4 x 4 pixels, without the mean of each block, the correlation of all blocks
    together. Means and slow changes are left out since other photographs of the same scene share
    them. A box of at most COVERED of the area may be left out, the one that helps most: a watermark.
@@ -24,17 +25,23 @@ import numpy as np
 from ..indexer import SKETCH, slices
 
 PAIRS_AT_ONCE = 64
-COVERED = 0.07
-"""The share of the area that a box may cover: 5 %, and the blocks at its edge."""
+COVERED = 0.06
+"""The share of the area that a box may cover, without half of the blocks at its edge."""
+HELPS = 0.3
+"""A box counts where at most this share of the disagreement (1 - correlation) is outside it: all of
+a watermark's is inside, while other photographs disagree everywhere."""
 GRID, BLOCK = 64, 4
 """Points a side, and points a side of a block, where pictures are compared."""
 FINE = 0.03
 """The Gaussian's standard deviation there. Pictures reach from -1 to 1."""
-LEVELS = ((0.22, 10, 4), (0.11, 16, 3), (0.045, 36, 3))
+LEVELS = ((0.14, 16, 5), (0.11, 16, 3), (0.03, 64, 3))
 """Standard deviation, points a side, steps."""
 UNLIKE = 0.6
-"""Pairs with a lower correlation after the second level are not aligned further."""
-SCALES = (1.0, 0.86, 1.16)
+"""Pairs with a lower correlation at half the resolution are not aligned further."""
+DOUBTFUL, SURE = 0.85, 0.98
+"""Pairs with a correlation between them are aligned once more, without the box that was found."""
+SCALE = 0.8
+"""Of the starts from a part of one picture."""
 NOISE = 0.5
 """Standard deviation, of 255 levels, that pictures without structure are assumed to have."""
 _LOW = np.array([0.7, -0.35, 0.7, -0.35], np.float32)
@@ -63,38 +70,61 @@ def align_pairs(first: np.ndarray, second: np.ndarray) -> Aligned:
 
 def _align(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of one batch, float32 [p, S, S]."""
-    p = len(first)
-    both = np.stack([second, second[:, :, ::-1]])
-    starts = np.array([[scale, 0, scale, 0] for scale in SCALES], np.float32)
-    found, at = _refine(
-        np.tile(first, (2 * len(SCALES), 1, 1)),
-        np.concatenate([both.reshape(2 * p, *second.shape[1:])] * len(SCALES)),
-        np.repeat(starts, 2 * p, axis=0),
-        LEVELS[0],
-    )
-    best = found.reshape(len(SCALES), 2 * p).argmax(axis=0)
-    at = at.reshape(len(SCALES), 2 * p, 4)[best, np.arange(2 * p)]
-    found, at = _refine(np.concatenate([first, first]), np.concatenate(both), at, LEVELS[1])
-    found, at = found.reshape(2, p), at.reshape(2, p, 4)
-    mirrored, pairs = found.argmax(axis=0), np.arange(p)
-    correlation = found[mirrored, pairs]
+    p, pairs = len(first), np.arange(len(first))
+    sides = [(one, np.stack([other, other[:, :, ::-1]])) for one, other in _shrunk(first, second)]
+    one, both = sides[0]
+    here, there = np.concatenate([one, one]), np.concatenate(both)
+    still = np.tile(_IDENTITY, (2 * p, 1))
+    tries = [_refine(here, there, scale * still, LEVELS[0]) for scale in (1, SCALE)]
+    # A part of the first is found as the whole of the second: more of the pictures is compared.
+    found, at = _refine(there, here, SCALE * still, LEVELS[0])
+    tries.append((found, _inverse(at)))
+    best = np.argmax([found for found, _ in tries], axis=0)
+    at = np.stack([at for _, at in tries])[best, np.arange(2 * p)]
+    one, both = sides[1]
+    found, at = _refine(np.concatenate([one, one]), np.concatenate(both), at, LEVELS[1])
+    mirrored = found.reshape(2, p).argmax(axis=0)
+    at = at.reshape(2, p, 4)[mirrored, pairs]
     # A box with much contrast can spoil the alignment: pictures that fit where they are stay there.
-    still = np.tile(_IDENTITY, (p, 1))
-    there = np.stack([_compare(first, each, still, half=True)[0] for each in both])
-    chosen = at[mirrored, pairs]
-    here = _compare(first, both[mirrored, pairs], chosen, half=True)[0]
-    stay = there.max(axis=0) > here
-    mirrored = np.where(stay, there.argmax(axis=0), mirrored)
-    chosen[stay] = _IDENTITY
-    like = np.flatnonzero((correlation >= UNLIKE) | (np.maximum(here, there.max(axis=0)) >= UNLIKE))
-    if like.size:
-        one, other = first[like], both[mirrored[like], like]
-        _, box = _compare(one, other, chosen[like], half=True)
-        _, at = _refine(one, other, chosen[like], LEVELS[2], box)
-        correlation[like] = _compare(one, other, at)[0]
-    unlike = np.setdiff1d(pairs, like)
-    correlation[unlike] = np.minimum(correlation[unlike], UNLIKE)
+    tried = [_compare(one, both[mirrored, pairs], at, GRID // 2)]
+    tried += [_compare(one, each, still[:p], GRID // 2) for each in both]
+    rough = np.stack([correlation for correlation, _ in tried])
+    best = rough.argmax(axis=0)
+    at = np.where(best[:, None] > 0, _IDENTITY, at)
+    mirrored = np.where(best > 0, best - 1, mirrored)
+    box = np.stack([box for _, box in tried])[best, pairs]
+    correlation = rough[best, pairs]
+    like = np.flatnonzero(correlation >= UNLIKE)
+    if not like.size:
+        return correlation, mirrored.astype(bool)
+    first, second, at, box = first[like], second[like], at[like], box[like]
+    second = np.where(mirrored[like][:, None, None] > 0, second[:, :, ::-1], second)
+    _, at = _refine(first, second, at, LEVELS[2], box)
+    correlation[like], box = _compare(first, second, at, GRID)
+    again = np.flatnonzero((correlation[like] < SURE) & (correlation[like] >= DOUBTFUL))
+    if again.size:
+        first, second, at, box = first[again], second[again], at[again], box[again]
+        _, at = _refine(first, second, at, LEVELS[2], box)
+        better, _ = _compare(first, second, at, GRID)
+        correlation[like[again]] = np.maximum(correlation[like[again]], better)
     return correlation, mirrored.astype(bool)
+
+
+def _inverse(at: np.ndarray) -> np.ndarray:
+    """From x' = a x + b, and the same for y, to x = x' / a - b / a, [p, 4]."""
+    scale, shift = 1 / at[:, ::2], -at[:, 1::2] / at[:, ::2]
+    turned = np.stack([scale[:, 0], shift[:, 0], scale[:, 1], shift[:, 1]], axis=1)
+    return np.clip(turned, _LOW, _HIGH).astype(np.float32)
+
+
+def _shrunk(*pictures: np.ndarray) -> list[list[np.ndarray]]:
+    """The pictures at a quarter and a half of their size: averages."""
+    sides = []
+    for factor in (4, 2):
+        pixels = pictures[0].shape[1] // factor
+        shape = -1, pixels, factor, pixels, factor
+        sides.append([each.reshape(shape).mean(axis=(2, 4)) for each in pictures])
+    return sides
 
 
 def _refine(
@@ -148,12 +178,11 @@ def _step(
 
 
 def _compare(
-    first: np.ndarray, second: np.ndarray, at: np.ndarray, half: bool = False
+    first: np.ndarray, second: np.ndarray, at: np.ndarray, points: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The correlation of blocks without their means, float32 [p], leaving out the best box, and
-    that box [p, 4]; with `half`, at half the resolution."""
-    points, width = (GRID // 2, 2 * FINE) if half else (GRID, FINE)
-    p, blocks = len(first), points // BLOCK
+    that box [p, 4]; `points` is the resolution, and FINE the width of the Gaussian at GRID."""
+    p, blocks, width = len(first), points // BLOCK, FINE * GRID / points
     across, _, inside_x = _sampling(at[:, 0], at[:, 1], second.shape[2], width, points)
     down, _, inside_y = _sampling(at[:, 2], at[:, 3], second.shape[1], width, points)
     moved = down @ second @ across.transpose(0, 2, 1)
@@ -164,7 +193,7 @@ def _compare(
     sums = np.stack([(one * one).sum(3), (other * other).sum(3), (one * other).sum(3)]) * whole
     noise = NOISE**2 * BLOCK**2 * whole.sum(axis=(1, 2))
     totals = sums.sum(axis=(2, 3))
-    best = _ratio(totals, noise)
+    plain = best = _ratio(totals, noise)
     box = np.zeros((p, 4), np.float32)
     edge = np.zeros((3, p, blocks + 1, blocks + 1))
     edge[:, :, 1:, 1:] = sums.cumsum(axis=2).cumsum(axis=3)
@@ -172,7 +201,8 @@ def _compare(
         boxed = edge[:, :, rows:, columns:] - edge[:, :, :-rows, columns:]
         boxed = boxed - edge[:, :, rows:, :-columns] + edge[:, :, :-rows, :-columns]
         without = totals[:, :, None, None] - boxed
-        ratio = _ratio(np.maximum(without, [[[[0]]], [[[0]]], [[[-np.inf]]]]), noise[:, None, None])
+        without[:2] = np.maximum(without[:2], 0)
+        ratio = _ratio(without, noise[:, None, None])
         most = ratio.reshape(p, -1).argmax(axis=1)
         top, left = np.divmod(most, ratio.shape[2])
         ratio = ratio.reshape(p, -1)[np.arange(p), most]
@@ -180,7 +210,8 @@ def _compare(
         best = np.where(better, ratio, best)
         here = np.stack([top, top + rows, left, left + columns], axis=1) / blocks
         box = np.where(better[:, None], here, box)
-    return best.astype(np.float32), box.astype(np.float32)
+    helped = 1 - best <= HELPS * (1 - plain)
+    return np.where(helped, best, plain).astype(np.float32), box.astype(np.float32)
 
 
 def _ratio(sums: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -197,10 +228,11 @@ def _without_means(pictures: np.ndarray, blocks: int) -> np.ndarray:
 
 @functools.cache
 def _boxes(blocks: int) -> tuple[tuple[int, int], ...]:
-    """(rows, columns) of the largest boxes of at most COVERED of all blocks."""
+    """(rows, columns) of the largest boxes whose area without half a block at each edge is at
+    most COVERED of the whole."""
     area = COVERED * blocks**2
-    widest = {rows: min(blocks, int(area // rows)) for rows in range(1, blocks + 1)}
-    return tuple((h, w) for h, w in widest.items() if w and widest.get(h + 1, 0) < w)
+    widest = {rows: min(blocks, 1 + int(area // max(1, rows - 1))) for rows in range(2, blocks + 1)}
+    return tuple((h, w) for h, w in widest.items() if w > 1 and widest.get(h + 1, 0) < w)
 
 
 def _outside(box: np.ndarray, points: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from ..indexer import (
 )
 from ..scorer import Reference, load_reference
 from .classes import ClassWords
-from .decisions import AuditQuestion, decide
+from .decisions import AuditQuestion, decide, with_copies_and_quality
 from .models import encoder_for
 from .reference import fit_reference
 from .result import AuditResult
@@ -91,6 +91,7 @@ def audit_arrays(  # noqa: PLR0913 - all but the first two are keyword-only
     question.check_classes(reference.classes)
     question.check_reference(None if own else "the reference given", None if own else reference)
     result = audit_against(collection, index, reference, settings)
+    result = with_copies_and_quality(result, question)
     return decide(result, question, settings, own)
 
 

@@ -26,20 +26,22 @@ from ..indexer import (
     MEASURES,
     SKETCH,
     EmbeddedImages,
+    Rows,
+    SelectedRows,
     check_same_model,
     nearest_searcher,
     numbers_of,
     ranks,
+    sketch_of,
     slices,
 )
 from ..progress import Progress, no_progress
-from ..scorer import Reference, as_members
+from ..scorer import NO_FILE, Reference, as_members
 from .alignment import align_pairs
 
 KINDS = ("exact", "same-pixels", "near", "look-alike")
 SAME_FILE, SAME_PIXELS, NEAR, LOOK_ALIKE = range(4)
 QUERIES_AT_ONCE, PAIRS_AT_ONCE = 16_384, 4096
-NO_FILE = "vector:"
 SCHEMA = pa.schema(
     [
         ("group", pa.int32()),
@@ -233,7 +235,7 @@ def find_copies(
     if isinstance(against, EmbeddedImages):
         check_same_model(images.model, images.source, against.model, against.source)
         theirs = _Pictures(against, open_other)
-        near = _near_pairs(mine, theirs, settings, progress)
+        near = _for_equal(_near_pairs(mine, theirs, settings, progress), mine.first)
         leaks = _join(_equal_across(images, against), near)
         unseen = len(mine.unseen) + len(theirs.unseen)
     elif against is not None:
@@ -246,6 +248,9 @@ class _Pictures:
 
     def __init__(self, images: EmbeddedImages, opened: OpenPicture | None) -> None:
         self.images, self.opened = images, opened
+        self.first = _first_equal(images)
+        """int64 [n], the first image with the same file or pixels as each."""
+        self.distinct = np.unique(self.first)
         self.unseen: set[int] = set()
         self.compared = 0
         self._made: dict[int, np.ndarray] = {}
@@ -275,39 +280,31 @@ class _Pictures:
         return self._made.get(row)
 
 
-def sketch_of(picture: np.ndarray | Image.Image) -> np.ndarray:
-    """uint8 [SKETCH, SKETCH], the small grey picture that copies are confirmed on."""
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    grey = image.convert("RGB").convert("L")
-    grey = grey.reduce(max(1, min(grey.size) // (2 * SKETCH)))
-    return np.asarray(grey.resize((SKETCH, SKETCH), Image.Resampling.BILINEAR))
-
-
 def candidate_pairs(
-    images: EmbeddedImages,
-    against: EmbeddedImages | None = None,
+    vectors: Rows,
+    others: Rows | None = None,
     settings: CopySettings = DEFAULTS,
     progress: Progress = no_progress,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of near images, to be compared: first, second int64 [u], cosines float32 [u].
+    """Pairs of near unit rows, to be compared: first, second int64 [u], cosines float32 [u].
 
-    Each pair comes once, first < second, unless they are of two collections.
+    Each pair comes once, first < second, unless `others` are the vectors of another collection.
     """
-    others, n = (images if against is None else against).vectors, len(images.rows)
-    k = min(settings.neighbours + (against is None), len(others))
-    searcher = nearest_searcher(others)
+    n, searched = len(vectors), vectors if others is None else others
+    k = min(settings.neighbours + (others is None), len(searched))
+    searcher = nearest_searcher(searched)
     found: list[tuple[np.ndarray, ...]] = []
     for some in slices(n, QUERIES_AT_ONCE):
-        hits = searcher.search(np.ascontiguousarray(images.vectors[some], np.float32), k)
+        hits = searcher.search(np.ascontiguousarray(vectors[some], np.float32), k)
         query, place = np.nonzero(hits.similarity >= settings.candidate)
         rows, cosine = hits.rows[query, place], hits.similarity[query, place]
         query = query + some.start
-        if against is None:
+        if others is None:
             query, rows = np.minimum(query, rows), np.maximum(query, rows)
         found.append((query, rows, cosine))
-        progress("images compared for copies", min(n, some.stop), n)
+        progress("images compared for copies", some.stop, n)
     first, second, cosine = map(np.concatenate, zip(*found, strict=True))
-    if against is None:
+    if others is None:
         apart = np.flatnonzero(first < second)
         _, unique = np.unique(first[apart] * n + second[apart], return_index=True)
         first, second, cosine = first[apart[unique]], second[apart[unique]], cosine[apart[unique]]
@@ -317,9 +314,13 @@ def candidate_pairs(
 def _near_pairs(
     mine: _Pictures, theirs: _Pictures, settings: CopySettings, progress: Progress
 ) -> Pairs:
-    """Pairs by embedding that are near or look alike."""
-    against = None if theirs is mine else theirs.images
-    first, second, cosine = candidate_pairs(mine.images, against, settings, progress)
+    """Pairs by embedding that are near or look alike, of images that are not equal."""
+    vectors = SelectedRows(mine.images.vectors, mine.distinct)
+    others = None
+    if theirs is not mine:
+        others = SelectedRows(theirs.images.vectors, theirs.distinct)
+    first, second, cosine = candidate_pairs(vectors, others, settings, progress)
+    first, second = mine.distinct[first], theirs.distinct[second]
     correlation = np.full(len(first), np.nan, np.float32)
     mirrored = np.zeros(len(first), bool)
     # Neighbouring rows lie in the same part, so that few parts are read for each batch.
@@ -347,6 +348,27 @@ def _equal_pairs(images: EmbeddedImages) -> Pairs:
         _, pixels = np.unique(images.sketches.digests[measured], return_inverse=True)
         found.append(_same(pixels, measured, SAME_PIXELS))
     return _equal(images, images, found)
+
+
+def _first_equal(images: EmbeddedImages) -> np.ndarray:
+    """int64 [n], the first image with the same file or pixels as each."""
+    first = np.arange(len(images.rows))
+    groups = _groups(_equal_pairs(images), len(first))
+    members = np.flatnonzero(groups >= 0)
+    _, at, inverse = np.unique(groups[members], return_index=True, return_inverse=True)
+    first[members] = members[at[inverse]]
+    return first
+
+
+def _for_equal(pairs: Pairs, first_equal: np.ndarray) -> Pairs:
+    """The pairs, once for every image that is equal to their first one."""
+    order = np.argsort(first_equal, kind="stable")
+    start = np.searchsorted(first_equal[order], pairs.first)
+    stop = np.searchsorted(first_equal[order], pairs.first, side="right")
+    counts = stop - start
+    repeated = Pairs(*(np.repeat(column, counts) for column in pairs))
+    inside = np.arange(len(repeated.first)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return repeated._replace(first=order[np.repeat(start, counts) + inside])
 
 
 def _same(numbers: np.ndarray, rows: np.ndarray, kind: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -24,7 +24,9 @@ from ..scorer import (
     least_flagged,
     null_p_values,
 )
+from .copies import find_copies
 from .issues import issues_table
+from .quality import not_measured, quality_issues
 from .result import AuditResult, Decision
 from .robust import merged_with_refit, refitted
 from .run import AuditSettings, calibrated, given_classes
@@ -35,6 +37,7 @@ CLASSES_NAMED = 3
 FEW_IN_CLASS = 8
 """Images a class below which being left out of it makes an image look stranger: decisions.md."""
 
+MEASURED = "that rate is measured, not guaranteed: the reference's own images calibrate"
 NOTHING_FLAGS = (
     "nothing is flagged: give --calibration DIR with other clean images, or say what to flag: "
     "--flag N, --flag N% or --flag empirical-null"
@@ -49,6 +52,9 @@ class DecisionRule:
     """The false discovery rate at which q-values flag."""
     per_class: bool = False
     """Whether p-values are computed class by class."""
+    leave_one_out: bool = False
+    """Whether all images of the reference calibrate, each left out of its class, instead of images
+    that were held out."""
     top: int | None = None
     """Where there are no p-values: flag this many, the most anomalous."""
     contamination: float | None = None
@@ -110,8 +116,15 @@ class AuditQuestion:
                 f"one of {', '.join(QUESTIONS)}",
                 "Correct --question",
             )
+        if self.rule.leave_one_out and self.calibration:
+            raise UsageError(
+                "--p-values leave-one-out was given with --calibration",
+                "one set of clean images to compare with",
+                "Leave one of them out",
+            )
         if self.ranks_labels:
             for given, name in (
+                (self.rule.leave_one_out, "--p-values leave-one-out"),
                 (self.calibration, "--calibration"),
                 (self.rule.per_class, "--per-class"),
                 (self.rule.empirical_null, "--flag empirical-null"),
@@ -122,6 +135,11 @@ class AuditQuestion:
                         "a question about strays: there is no null for label margins",
                         f"Leave {name} out; images with a positive margin are flagged",
                     )
+
+    def score_for(self, name: str) -> str:
+        """The score that `name` stands for: auto is bliss where only that answers the question."""
+        only_bliss = self.ranks_labels or self.rule.per_class
+        return "bliss" if name == "auto" and only_bliss else name
 
     @property
     def ranks_labels(self) -> bool:
@@ -134,12 +152,15 @@ class AuditQuestion:
 
     def check_score(self, score: str) -> None:
         """Raise UsageError where another `score` is to rank than those that can answer this."""
+        if score == "auto":
+            return
         both = "bliss or bliss+, the scores it works with"
         for given, name, works in (
             (self.ranks_labels, "--question mislabel", ("bliss",)),
             (self.robust, "--robust", ("bliss", "bliss+")),
             (self.calibration, "--calibration", ("bliss", "bliss+")),
             (self.rule.per_class, "--per-class", ("bliss",)),
+            (self.rule.leave_one_out, "--p-values leave-one-out", ("bliss", "bliss+")),
         ):
             if given and score not in works:
                 one = len(works) == 1
@@ -161,7 +182,14 @@ class AuditQuestion:
                 "the images, to see which of them do not belong",
                 "Give their folder as --reference, or leave --robust out",
             )
+        if self.rule.leave_one_out and given is None:
+            raise UsageError(
+                "--p-values leave-one-out was given and the images are their own reference",
+                "a clean reference: among the images themselves p-values would only be ranks",
+                "Add --reference DIR, or use --flag N, --flag N% or --flag empirical-null",
+            )
         no_clean = given is None or (fitted is not None and fitted.calibration is None)
+        no_clean = no_clean and not self.rule.leave_one_out
         if no_clean and self.calibration is None and not self.ranks_labels:
             self.rule.check_can_flag()
 
@@ -254,6 +282,32 @@ def decide(
     return replace(result, issues=issues_table(result))
 
 
+def with_copies_and_quality(
+    result: AuditResult,
+    question: AuditQuestion,
+    against: EmbeddedImages | Reference | None = None,
+    progress: Progress = no_progress,
+) -> AuditResult:
+    """`result` with the copies among its images and the bad pictures, as far as they are asked for.
+
+    `against` is another collection or a reference: copies of its images are leaks. Raises
+    BlissError where it was made with another model.
+    """
+    if question.includes("copy") or against is not None:
+        copies = find_copies(result.images, against=against, progress=progress)
+        remarks = () if copies.compared else (copies.notice(),)
+        result = replace(result, copies=copies.table(), remarks=(*result.remarks, *remarks))
+    if question.includes("quality"):
+        missing = not_measured(result.images)
+        remarks = (f"{counted(missing, 'image')} without measures of picture quality",)
+        result = replace(
+            result,
+            quality=quality_issues(result.images),
+            remarks=(*result.remarks, *remarks * bool(missing)),
+        )
+    return result
+
+
 def with_labels_questioned(result: AuditResult, own: bool) -> AuditResult:
     """`result` with how much better another class suits each image, and the merged order.
 
@@ -301,7 +355,7 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
         reason = f"{_flagged(count)}: the most anomalous, as many as --flag says"
         decision = replace(decision, reason=reason + suffix)
     elif q is not None:
-        decision = _by_fdr(result, rule, q)
+        decision = _by_fdr(result, rule, q, own)
         least = int(result.reference.moments.counts.min())
         if own and least < FEW_IN_CLASS:
             decision = replace(
@@ -383,7 +437,7 @@ def _nothing_to_count() -> UsageError:
     )
 
 
-def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
+def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray, own: bool) -> Decision:
     calibration, level = result.reference.calibration, rule.fdr
     assert calibration is not None
     n, m = len(q), len(calibration.labels)
@@ -396,6 +450,7 @@ def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
         "smallest_possible_p": 1 / (m + 1),
         "least_flagged": least_flagged(n, m, level),
         "calibration_needed_for_one": calibration_needed(n, level),
+        "guaranteed": not calibration.in_moments,
     }
     reason = f"{_flagged(int(flagged.sum()))} at a false discovery rate of {level:.3g}"
     least = facts["least_flagged"]
@@ -408,6 +463,13 @@ def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray) -> Decision:
             "--calibration DIR, or read the most unusual images first and flag some with --flag N "
             "or --flag N%"
         )
+        if not (own or calibration.in_moments) and result.reference.moments.counts.sum() > m:
+            reason += (
+                ". --p-values leave-one-out compares with all images of a clean reference, "
+                "measured and not guaranteed"
+            )
+    if calibration.in_moments:
+        reason += f"; {MEASURED}"
     return Decision("fdr", level, flagged, q, reason, facts)
 
 
@@ -442,7 +504,10 @@ def _why_no_p(result: AuditResult, own: bool) -> str:
             "p and q are empty: the images are their own reference, and p-values among them would "
             "only be ranks"
         )
-    return "p and q are empty: no clean image was held out for calibration"
+    return (
+        "p and q are empty: no clean image was held out for calibration (--p-values leave-one-out "
+        "compares with all of them)"
+    )
 
 
 def _flagged(count: int) -> str:

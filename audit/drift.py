@@ -170,12 +170,13 @@ def compare_collections(
     found = [retrieve(index, images.vectors, k, progress, hits) for images in (old, new)]
     joined = Hits(*(np.concatenate([getattr(each, name) for each in found])
                     for name in ("similarity", "rows")))  # fmt: skip
-    images = _Joined(old, new)
-    captions, z = largest_captions(images, gather_texts(joined, index.vectors, SCRATCH))
-    is_new = np.arange(len(images)) >= len(old.rows)
+    both = _Joined(old, new)
+    captions, z = largest_captions(both, gather_texts(joined, index.vectors, SCRATCH))
+    is_new = np.arange(len(both)) >= len(old.rows)
     names, groups = _groups(old, new) if settings.classes else ((), None)
     counts = count_captions(captions, is_new, groups, settings.permutations)
-    shares, by_class = None, ()
+    shares: ShareShift | None = None
+    by_class: tuple[ClassDrift, ...] = ()
     if groups is not None:
         shares = shifted_shares(groups, is_new)
         by_class = _by_class(names, groups, captions, is_new)
@@ -408,7 +409,7 @@ SCHEMA = pa.schema(
 def _rows(
     result: DriftResult, counts: CaptionCounts, q: np.ndarray, name: str | None
 ) -> list[dict[str, Any]]:
-    """The tested captions, those that gained first, each direction by its p-value."""
+    """The tested captions, those that gained first, each direction by its excess."""
     made = []
     for direction in DIRECTIONS:
         order = [c for c in counts.order(direction == "gained").tolist() if counts.tested[c]]

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 from ..artefacts import write_atomically
 from ..corpora import ImageItem
-from ..errors import UsageError
+from ..errors import BlissError, UsageError
 from ..indexer import (
     CaptionIndex,
     Decoded,
@@ -33,6 +33,8 @@ from ..indexer import (
     EmbeddedImages,
     Encoder,
     Failure,
+    UnreadableImage,
+    read_file,
     text_column,
     visible_box,
 )
@@ -144,21 +146,31 @@ def _decode(images: Iterable[ImageItem], encoder: Encoder) -> tuple[list[_Pictur
     settings = DecodeSettings(encoder.preprocessing, LIMITS)
     with Decoder() as decoder:
         for item in images:
-            outcome = None
-            reason = item.problem
-            if not reason:
-                outcome = decoder.decode(item, settings)
-                reason = getattr(outcome, "reason", "")
-            if isinstance(outcome, Decoded):
-                data = item.data() if callable(item.data) else item.data
-                if data is None:
-                    assert item.file is not None
-                    data = Path(item.file).read_bytes()
+            try:
+                data = _content(item)
+                outcome = decoder.decode(item._replace(file=None, data=data), settings)
+                if not isinstance(outcome, Decoded):
+                    raise UnreadableImage(getattr(outcome, "reason", ""))
                 picture = decoder.thumbnail(data, PICTURE_SIDE, LIMITS)
-                found.append(_Picture(item, outcome, picture))
+            except UnreadableImage as error:
+                failures.append(Failure(item.row, item.path, str(error)))
             else:
-                failures.append(Failure(item.row, item.path, reason))
+                found.append(_Picture(item, outcome, picture))
     return found, failures
+
+
+def _content(item: ImageItem) -> bytes:
+    """The encoded image, read once; UnreadableImage where there is none."""
+    if item.problem:
+        raise UnreadableImage(item.problem)
+    if item.file is not None:
+        return read_file(item.file, LIMITS)
+    try:
+        data = item.data() if callable(item.data) else item.data
+    except (OSError, BlissError) as error:
+        raise UnreadableImage(str(error)) from error
+    assert data is not None
+    return data
 
 
 def _explain_batch(  # noqa: PLR0913
@@ -194,9 +206,9 @@ def _explain_batch(  # noqa: PLR0913
     assert encoder.map_cells is not None
     pulls = terms.standardised(np.asarray(images.vectors))
     order = np.argsort(-pulls[:, 1:], axis=1, kind="stable")
-    columns = [_columns(part, order[i]) for i in range(len(batch))]
-    directions = np.stack([terms.directions(weight, each)[i] for i, each in enumerate(columns)])
-    cells = encoder.map_cells(pixels, directions)
+    counted = _counted(part, order)
+    cells = encoder.map_cells(pixels, terms.directions(weight, counted))
+    constants = cells.constant + terms.constants(weight, counted)
     standard = terms.standardised(cells.embedding)
     for i, each in enumerate(batch):
         texts = result.index.captions_of(result.retrieved.rows[i])
@@ -224,7 +236,7 @@ def _explain_batch(  # noqa: PLR0913
             captions=captions,
             part=captions[int(part) - 1].text if part.isdigit() else part,
             cells=cells.cells[i],
-            constant=float(cells.constant[i] + terms.constants(weight, columns[i])[i]),
+            constant=float(constants[i]),
             method=cells.method,
             box=visible_box(size[1], size[0], encoder.preprocessing),
             picture=each.picture,
@@ -240,12 +252,12 @@ def _check_part(part: str, k: int) -> None:
         )
 
 
-def _columns(part: str, order: np.ndarray) -> slice:
-    """Which columns of `ClassTerms` a part means; `order` has the captions by pull."""
+def _counted(part: str, order: np.ndarray) -> np.ndarray:
+    """bool [n, 1 + k], which texts of `ClassTerms` a part means; `order` [n, k] is by pull."""
+    column = np.arange(1 + order.shape[1])[None]
     if part.isdigit():
-        column = 1 + int(order[int(part) - 1])
-        return slice(column, column + 1)
-    return {TOTAL: slice(None), LABEL: slice(0, 1), CAPTIONS: slice(1, None)}[part]
+        return column == 1 + order[:, int(part) - 1 : int(part)]
+    return {TOTAL: column >= 0, LABEL: column == 0, CAPTIONS: column > 0}[part]
 
 
 def explanation_text(explanations: Sequence[Explanation], most: int = 10) -> str:

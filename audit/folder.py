@@ -1,9 +1,10 @@
 """The output folder of an audit: written by `save_audit`, read back by `open_run`.
 
 `scores.parquet` and `scores.csv` hold one row an image, `issues.parquet` and `issues.csv` one an
-issue, `failures.csv` what could not be read, `label_issues.csv` and `dropped.csv` the answers to
---question mislabel and --robust; `run.json` comes last, with settings, counts and the checksums of
-the others. No cell of a csv file is a formula.
+issue, `copies.parquet` and `quality.parquet` what was found of these, `failures.csv` what could not
+be read, `label_issues.csv` and `dropped.csv` the answers to --question mislabel and --robust;
+`run.json` comes last, with settings, counts and the checksums of the others. No cell of a csv file
+is a formula.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ..artefacts import (
     write_json,
 )
 from ..errors import BlissError, UsageError
-from ..indexer import Failure, column_names, numbers_of, ranks, read_parquet
+from ..indexer import Failure, numbers_of, parquet_schema, ranks, read_parquet
 from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
@@ -49,6 +50,7 @@ from .run import AuditSettings
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
 SCORES_CSV, ISSUES, ISSUES_CSV = "scores.csv", "issues.parquet", "issues.csv"
+COPIES, QUALITY = "copies.parquet", "quality.parquet"
 LABELS_CSV, DROPPED = "label_issues.csv", "dropped.csv"
 HOW = (
     "batch_size", "device", "engine", "max_failures", "output", "overwrite", "ray_actors",
@@ -89,6 +91,15 @@ RUN_FIELDS: Mapping[str, Any] = {
     "checksums": {"*": str},
 }
 """What readers of `run.json` use, as `artefacts.misfit` checks it."""
+
+
+_KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
+    **dict.fromkeys(("row", "rank"), pa.types.is_integer),
+    **dict.fromkeys(("path", "label", "nearest_class"), pa.types.is_string),
+    "score": pa.types.is_floating,
+    "captions": pa.types.is_list,
+}
+"""Columns of `scores.parquet` that its readers count on."""
 
 
 def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
@@ -185,7 +196,7 @@ def save_audit(
     )
     write_atomically(folder / SCORES_CSV, lambda file: _write_csv(folder / SCORES, file))
     issues = issues_table(result) if result.issues is None else result.issues
-    write_atomically(folder / ISSUES, lambda file: pq.write_table(issues, file))
+    _write_parquet(issues, folder / ISSUES)
     write_atomically(
         folder / ISSUES_CSV,
         lambda file: write_scores_csv(
@@ -193,6 +204,10 @@ def save_audit(
         ),
     )
     written = [SCORES, FAILURES, SCORES_CSV, ISSUES, ISSUES_CSV]
+    for name, table in ((COPIES, result.copies), (QUALITY, result.quality)):
+        if table is not None:
+            _write_parquet(table, folder / name)
+            written.append(name)
     if result.ranked_by_labels:
         write_atomically(folder / LABELS_CSV, lambda file: write_labels_csv(result, file.write))
         written.append(LABELS_CSV)
@@ -200,7 +215,9 @@ def save_audit(
         dropped = dropped_csv(result.refit)
         write_atomically(folder / DROPPED, lambda file: file.write(dropped))
         written.append(DROPPED)
-    for name in {LABELS_CSV, DROPPED} - set(written):  # another question's, from an earlier run
+    for name in {COPIES, QUALITY, LABELS_CSV, DROPPED} - set(
+        written
+    ):  # another question's, from an earlier run
         (folder / name).unlink(missing_ok=True)
     facts = run_facts(result, settings, request)
     facts["checksums"] = {name: sha256_of(folder / name) for name in written}
@@ -216,6 +233,10 @@ def _write_tables(result: AuditResult, file: IO[bytes]) -> None:
     with pq.ParquetWriter(file, first.schema) as writer:
         for block in itertools.chain([first], blocks):
             writer.write_table(block)
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    write_atomically(path, lambda file: pq.write_table(table, file))
 
 
 def _write_csv(scores: Path, file: IO[bytes]) -> None:
@@ -336,6 +357,7 @@ def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
         **({} if result.issues is None else {"issues": issue_counts(result.issues)}),
         "decision": None if result.decision is None else decision_facts(result.decision),
         **({} if refit is None else {"robust": refit}),
+        **({} if result.learnt is None else {"bliss_plus": dict(result.learnt)}),
     }
 
 
@@ -436,7 +458,15 @@ class RunFolder:
     @cached_property
     def names(self) -> frozenset[str]:
         """The columns that `scores.parquet` has."""
-        return frozenset(column_names(self.folder / SCORES))
+        schema = parquet_schema(self.folder / SCORES)
+        for name, is_kind in _KINDS.items():
+            if schema.names.count(name) != 1 or not is_kind(schema.field(name).type):
+                raise BlissError(
+                    f"{self.folder / SCORES} has no usable column '{name}'",
+                    "the table as bliss wrote it",
+                    "Run the audit again",
+                )
+        return frozenset(schema.names)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """The named columns that exist, for all n images."""

@@ -146,20 +146,18 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
             i = place[row["row"]]
             alike = _alikeness(row)
             if row["leak"]:
-                name = "of the other collection" if kept is None else kept["image"]
-                evidence = f"{HOW[row['kind']]} as an image {name}"
-                if kept is not None:
-                    evidence = f"{HOW[row['kind']]} as {name} of the other collection"
+                other = None if kept is None else str(kept["image"])
+                evidence = f"{HOW[row['kind']]} as {other or 'an image'} of the other collection"
                 suggestion = "take it out of one of the two"
-                found.append((i, "leak", evidence, suggestion, kept and kept["image"]))
+                found.append((i, "leak", evidence, suggestion, other))
                 closeness[i] = max(closeness[i], alike)
             elif kept is not None and row is not kept:
                 kind = "near-copy" if row["kind"] == "near" else "copy"
                 evidence = f"{HOW[row['kind']]} as {kept['image']}"
-                suggestion = f"keep {kept['image']}, the larger, and leave this out"
+                suggestion = f"keep {kept['image']}, leave this out"
                 found.append((i, kind, evidence, suggestion, kept["image"]))
                 closeness[i] = max(closeness[i], alike)
-        if len(labels) > 1 and not ours[0]["leak"] and result.asks_labels:
+        if len(labels) > 1 and not ours[0]["leak"] and result.labels is not None:
             for row in ours:
                 others = [name for name in labels if name != row["label"]]
                 evidence = f"filed under {row['label']}, copies of it under {', '.join(others)}"
@@ -214,7 +212,7 @@ def fits_no_class(result: AuditResult) -> np.ndarray:
 
     Its BLISS score, the minimum over classes, is FAR robust standard deviations above the median.
     """
-    score = result.scores.ics + result.weight * result.scores.ets
+    score = result.scores.best_scores[:, 0]
     low, middle, high = np.quantile(score, [0.25, 0.5, 0.75])
     return score > middle + FAR * (high - low) / 1.349
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-import tempfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,13 +47,14 @@ from ..indexer import (
     check_same_model,
     column_names,
     embed_images,
+    exact_search,
     is_embedding_folder,
     metadata_parts,
+    nearest_searcher,
     normalise_rows,
     open_embedding_folder,
     ranks,
     read_image_embeddings,
-    rows_searcher,
     search_index,
     slices,
     text_column,
@@ -225,24 +225,19 @@ def run_pairs(
             )
         collection = _captioned_pairs(request, progress, say)
     pairs = collection.pairs
-    with tempfile.TemporaryDirectory() as folder:
-        searches: list[Search | None] = [None, None]
-        if max(len(pairs.images), len(pairs.texts)) > EXACT_ROWS and not request.settings.full:
-            searches = [
-                rows_searcher(rows, Path(folder) / f"{name}.faiss").search
-                for name, rows in (("texts", pairs.texts), ("images", pairs.images))
-            ]
-        scores = score_pairs(pairs, request.settings, *searches, suggest=request.suggest)
-        found: dict[int, tuple[str, float]] = {}
-        if request.index is not None:
-            nearest = searches[1] or _exact(pairs.images)
-            found = _corpus_captions(pairs, scores, request, nearest)
+    texts: Search | None = None
+    images: Search | None = None
+    if max(len(pairs.images), len(pairs.texts)) > EXACT_ROWS and not request.settings.full:
+        texts = nearest_searcher(pairs.texts).search
+        images = nearest_searcher(pairs.images).search
+    scores = score_pairs(pairs, request.settings, texts, images, request.suggest)
+    found: dict[int, tuple[str, float]] = {}
+    if request.index is not None:
+        found = _corpus_captions(pairs, scores, request, images or _exact(pairs.images))
     return PairAudit(collection, scores, request.settings, found)
 
 
 def _exact(rows: Rows) -> Search:
-    from ..indexer import exact_search
-
     return lambda queries, k: exact_search(queries, rows, k)
 
 

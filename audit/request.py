@@ -55,19 +55,20 @@ from .classes import (
     unmet_labels,
     without_small,
 )
-from .decisions import AuditQuestion, decide, with_calibration
+from .decisions import AuditQuestion, decide, with_calibration, with_copies_and_quality
 from .models import Say, encoder_for
 from .reference import REFERENCE, ReferenceStore, fit_with_means
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
-from .run import LEAST_IMAGES, AuditSettings, audit_against
+from .run import LEAST_IMAGES, AuditSettings, audit_against, calibrated_on_itself
 from .scores import NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
 
 HELD_OUT = 0.2
 """Share of a separate reference's images that is held out for calibration."""
 DEFAULT_CORPUS = "imagenet-1k"
 IMAGES, CLEAN, CALIBRATION = "images", "reference-images", "calibration-images"
-"""Folders of image embeddings in an output folder: of IMAGES, --reference and --calibration."""
+AGAINST = "against-images"
+"""Folders of image embeddings in an output folder: of IMAGES and the options of the same names."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class AuditRequest:
     """What is to be found out and decided."""
     strict: bool = False
     """Whether a class with too few images is refused, where it is set aside otherwise."""
+    against: str | None = None
+    """Another collection, its embeddings, or a fitted reference: copies of its images are leaks."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.embeddings is None):
@@ -137,6 +140,8 @@ def run_audit(
             for line in unmet_labels(given.labels, classes, aside, given.source):
                 say(line)
     result = score_images(inputs, embedded, reference, request, progress)
+    against = inputs.against if isinstance(inputs.against, Reference) else embedded.against
+    result = with_copies_and_quality(result, request.question, against, progress)
     return decide(result, request.question, request.settings, inputs.own, embedded.clean, progress)
 
 
@@ -161,6 +166,7 @@ class AuditInputs:
     no_prompts: NoPrompts | None
     set_aside: Mapping[str, int]
     """The classes with too few images, as far as labels are known, and how many each has."""
+    against: ImageInput | Reference | None = None
 
     @property
     def own(self) -> bool:
@@ -170,7 +176,12 @@ class AuditInputs:
     @property
     def collections(self) -> dict[str, ImageInput]:
         """The folder in the output folder for the embeddings of each set of images."""
-        named = {IMAGES: self.images, CLEAN: self.reference, CALIBRATION: self.calibration}
+        named = {
+            IMAGES: self.images,
+            CLEAN: self.reference,
+            CALIBRATION: self.calibration,
+            AGAINST: self.against,
+        }
         return {
             name: given
             for name, given in named.items()
@@ -192,7 +203,9 @@ def open_inputs(
         fitted = load_reference(request.reference)
         refuse_words(request.reference, words)
     question.check_reference(request.reference, fitted)
-    score = choose_score(request.score, request.reference is not None, fitted is not None)
+    score = choose_score(
+        question.score_for(request.score), request.reference is not None, fitted is not None
+    )
     head = open_head(request.head, [score])
     check_clipn(score, no_prompts is not None)
     index = open_indexes(request.indexes, request.search) if request.indexes else None
@@ -208,13 +221,20 @@ def open_inputs(
     if aside:
         say(set_aside_text(aside, LEAST_IMAGES if reference is None else 2))
     encoder: Encoder | None = None
-    everything = (images, reference, calibration)
+    against: ImageInput | Reference | None = None
+    if request.against is not None:
+        if is_reference_folder(request.against):
+            against = load_reference(request.against)
+        else:
+            against = _open_image_input(request.against)
+    everything = (images, reference, calibration, against)
     if index is None or request.model.model or any(map(_is_listed, everything)):
         encoder = encoder_for(request.model, index, fitted, say)
     corpus = _open_corpus(request, say) if index is None else None
     inputs = AuditInputs(
-        images, reference, calibration, index, corpus, encoder, score, head, no_prompts, aside
-    )
+        images, reference, calibration, index, corpus, encoder, score, head, no_prompts, aside,
+        against,
+    )  # fmt: skip
     _check_models(inputs)
     if index is not None:
         _check_search(index, request.settings.k)
@@ -316,6 +336,7 @@ class EmbeddedInputs:
     """The images of the reference, where they are at hand and not the audited ones."""
     calibration: EmbeddedImages | None
     index: CaptionIndex
+    against: EmbeddedImages | None = None
 
 
 def embed_inputs(
@@ -339,7 +360,10 @@ def embed_inputs(
             if cache:
                 register_images(cache, folder, spec)
         embedded[name] = given
-    return EmbeddedInputs(embedded[IMAGES], embedded.get(CLEAN), embedded.get(CALIBRATION), index)
+    return EmbeddedInputs(
+        embedded[IMAGES], embedded.get(CLEAN), embedded.get(CALIBRATION), index,
+        embedded.get(AGAINST),
+    )  # fmt: skip
 
 
 def _build_index(inputs: AuditInputs, request: AuditRequest, progress: Progress) -> CaptionIndex:
@@ -377,6 +401,8 @@ def fit_or_load_reference(
         )  # fmt: skip
         if reference.set_aside and reference.set_aside != inputs.set_aside:
             say(set_aside_text(reference.set_aside, least))
+    if question.rule.leave_one_out:
+        return calibrated_on_itself(reference)
     if embedded.calibration is None:
         return reference
     return with_calibration(reference, embedded.calibration, question)
@@ -389,7 +415,8 @@ def _share_held_out(question: AuditQuestion, images: int) -> float:
     is too few for any to be at most the false discovery rate.
     """
     enough = math.ceil(1 / question.rule.fdr - 1e-9) - 1
-    if question.ranks_labels or question.calibration or int(HELD_OUT * images) < enough:
+    elsewhere = question.calibration or question.rule.leave_one_out
+    if question.ranks_labels or elsewhere or int(HELD_OUT * images) < enough:
         return 0.0
     return HELD_OUT
 

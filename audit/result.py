@@ -110,8 +110,16 @@ class AuditResult:
     """Groups of copies, as `find_copies` lists them; None where none were looked for."""
     quality: pa.Table | None = None
     """Bad pictures, as `quality_issues` lists them; None where none were looked for."""
+    remarks: tuple[str, ...] = ()
+    """What could not be looked for, in sentences."""
     issues: pa.Table | None = None
     """Every issue of every image, as `issues_table` lists them; None before it was decided."""
+    chosen: str = ""
+    """Which score --score auto took, and why."""
+    parts: np.ndarray | None = None
+    """float64 [n, 2], what words and what images add to the score; None but for bliss+."""
+    learnt: Mapping[str, Any] | None = None
+    """What bliss+ learnt from the reference."""
 
     @property
     def ranking(self) -> np.ndarray:
@@ -130,11 +138,6 @@ class AuditResult:
     def first_order(self) -> np.ndarray:
         """int64 [n], positions in the order in which the images are to be read."""
         return self.order if self.merged is None else np.argsort(-self.merged, kind="stable")
-
-    @property
-    def asks_labels(self) -> bool:
-        """Whether labels were questioned."""
-        return self.labels is not None
 
     def worst(self, count: int) -> list[AuditedImage]:
         """The `count` most anomalous images, worst first."""
@@ -256,6 +259,10 @@ class AuditResult:
         if self.hidden is not None:
             rows = self.hidden.kept[rows]
         decision, refit = self.decision, self.refit
+        parts = {}
+        if self.parts is not None:
+            words, pictures = self.parts[here].T
+            parts = {"words": pa.array(words), "images": pa.array(pictures)}
         columns = {
             "row": pa.array(images.rows[here]),
             "path": pa.array(images.paths[here], pa.string()),
@@ -267,6 +274,7 @@ class AuditResult:
             "nearest_class": names.take(pa.array(scores.nearest[here])),
             "ics": pa.array(scores.ics[here]),
             "ets": pa.array(scores.ets[here]),
+            **parts,
             "p": _floats(self.p_values, here, n),
             "q": _floats(decision.q if decision else None, here, n),
             "flagged": pa.array(decision.flagged[here] if decision else np.zeros(n, bool)),

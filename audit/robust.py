@@ -19,6 +19,7 @@ from ..scorer import (
     FiledImages,
     LeftOut,
     Reference,
+    Sample,
     as_members,
     balanced_weight,
     explained_images,
@@ -31,7 +32,13 @@ from ..scorer import (
 )
 from .result import AuditResult, Refit
 from .retrieval import retrieve
-from .run import AuditSettings, calibrated, given_classes, in_reference
+from .run import (
+    AuditSettings,
+    calibrated,
+    calibrated_on_itself,
+    given_classes,
+    in_reference,
+)
 from .scores import rescored
 from .scoring import score_classes
 
@@ -85,6 +92,8 @@ def scored_with(
     λ is `balanced_weight`; `table` lists what was removed.
     """
     before = result.reference
+    if reference.calibration is not None and reference.calibration.in_moments:
+        reference = calibrated_on_itself(reference)
     now = in_reference(result.images, reference)
     weight = balanced_weight(settings.weight, before, reference)
     again = score_classes(
@@ -98,7 +107,9 @@ def scored_with(
     )
     fewer = _fewer(result.left_out, now, len(again.score))
     refit = Refit(fewer, table, result.scores.score, weight)
-    after = replace(result, reference=reference, scores=again, left_out=now, refit=refit)
+    after = replace(
+        result, reference=reference, scores=again, left_out=now, refit=refit, weight=weight
+    )
     if result.score_name == "bliss+":
         return rescored(after, SCORES["bliss+"], weight)
     return calibrated(after, replace(settings, weight=weight))
@@ -123,8 +134,17 @@ def without_images(
     leaving = np.flatnonzero(out)
     contents = text_column(images.hashes).take(leaving)
     members = as_members(reference.members).without(contents, labels[leaving])
-    moments = remove_images(reference.moments, images.vectors[leaving], labels[leaving])
-    return replace(reference, moments=moments, members=members)
+    vectors = np.asarray(images.vectors[leaving])
+    moments = remove_images(reference.moments, vectors, labels[leaving])
+    sample = reference.sample
+    if sample is not None:
+        gone = {(label, row.tobytes()) for label, row in zip(labels[leaving], vectors, strict=True)}
+        stays = np.array(
+            [(label, row.tobytes()) not in gone
+             for label, row in zip(sample.labels, sample.images, strict=True)], bool
+        )  # fmt: skip
+        sample = Sample(sample.images[stays], sample.labels[stays])
+    return replace(reference, moments=moments, members=members, sample=sample)
 
 
 def _fewer(before: LeftOut, now: LeftOut, n: int) -> np.ndarray:
@@ -152,7 +172,8 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
             labels = label_margins(vectors, reference, given, left_out)
     filed = ~np.isnan(ics)
     ics, ets = np.where(filed, ics, scores.ics), np.where(filed, ets, scores.ets)
-    return merged_order(ics + result.weight * ets, labels.margin)
+    weight = result.weight if result.refit is None else result.refit.weight
+    return merged_order(ics + weight * ets, labels.margin)
 
 
 def _explained(

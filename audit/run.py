@@ -25,13 +25,17 @@ from ..indexer import (
 from ..progress import Progress, no_progress
 from ..scorer import (
     NO_FILTER,
+    NOTHING_LEFT_OUT,
+    Calibration,
     LabelFilter,
     LeftOut,
     Reference,
     as_members,
+    check_counts,
     class_p_values,
     conformal_p_values,
     label_texts,
+    sample_of,
 )
 from .classes import ClassWords
 from .reference import fit_reference
@@ -133,10 +137,30 @@ def in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:
     return LeftOut(*as_members(reference.members).filed(images.hashes, images.vectors))
 
 
+def calibrated_on_itself(reference: Reference) -> Reference:
+    """The reference with its own images, about 2,000 at most, as its calibration sample.
+
+    Each is left out of its class when it is scored. Raises BlissError naming a class of which only
+    moments were kept, or that has too few images to leave one out.
+    """
+    check_counts(reference.moments, needed=LEAST_IMAGES)
+    sample = sample_of(reference)
+    return replace(reference, calibration=Calibration(sample.images, sample.labels, True))
+
+
+def left_out_of_calibration(calibration: Calibration) -> LeftOut:
+    """Which calibration images are in the reference, under their class: all or none."""
+    if not calibration.in_moments:
+        return NOTHING_LEFT_OUT
+    return LeftOut(np.arange(len(calibration.labels)), calibration.labels)
+
+
 def calibrated(
     result: AuditResult, settings: AuditSettings, per_class: bool = False
 ) -> AuditResult:
     """`result` with p-values from its reference's calibration images, unchanged without any.
+
+    Calibration images that are in the moments are each left out of their class.
 
     The calibration images are scored like the others and the scores, minima over classes, are
     compared. With `per_class`, p is the largest over classes of the p-value for the class, from
@@ -148,7 +172,8 @@ def calibrated(
     clean, labels = reference.calibration.images, reference.calibration.labels
     engine = result.engine
     found = retrieve(result.index, clean, settings.k, cache=result.hits, engine=engine)
-    scores = score_classes(clean, found, reference, settings.weight, labels, engine=engine)
+    itself = left_out_of_calibration(reference.calibration)
+    scores = score_classes(clean, found, reference, settings.weight, labels, itself, engine=engine)
     if per_class:
         own = scores.given_ics + settings.weight * scores.given_ets
         p_values = class_p_values(

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import BlissError, UsageError
 from ..indexer import CaptionIndex, EmbeddedImages, Encoder, blocks_of, check_same_model, whole_rows
+from ..safe_text import counted
 from ..scorer import (
-    NOTHING_LEFT_OUT,
     RSCIN,
     SCORES,
     Fitting,
@@ -33,7 +33,12 @@ from ..scorer import (
 from .classes import ClassWords, class_prompts
 from .result import AuditResult
 from .retrieval import retrieve
-from .run import given_classes
+from .run import given_classes, left_out_of_calibration
+
+AUTO = "auto"
+"""The name that picks a score: bliss+ where it can be fitted, else BLISS."""
+MOST_TEXT_BYTES = 2 << 30
+"""Largest caption vectors, all read at once, that AUTO takes bliss+ for: a million of 512."""
 
 
 class NoPrompts(Protocol):
@@ -61,13 +66,15 @@ def choose_score(name: str, separate: bool, saved: bool) -> Score:
     fitted one, without its images. Raises UsageError for an unknown name, and for a score that
     compares with reference images where these are the audited ones or are not at hand.
     """
+    if name == AUTO:
+        return replace(SCORES["bliss+"], name=AUTO)
     plain = name.removesuffix(RSCIN)
     if plain not in SCORES:
         close = difflib.get_close_matches(name, SCORES, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(close)}" if close else "Correct --score"
         raise UsageError(
             f"score '{name}' is unknown",
-            f"one of {', '.join(SCORES)}, or one of them with {RSCIN} after it",
+            f"one of {AUTO}, {', '.join(SCORES)}, or one of them with {RSCIN} after it",
             hint,
         )
     score = SCORES[plain]
@@ -128,6 +135,8 @@ def rescored(
         return result
     if score.name == "bliss+":
         return _rescored_plus(result, weight)
+    if score.name == AUTO:
+        return _rescored_auto(result, weight)
     fitting = fitting_for(score, result, inputs)
     found = fit_score(score, fitting)(Query(whole_rows(result.images.vectors), result.retrieved))
     return replace(
@@ -172,21 +181,51 @@ def _rescored_plus(result: AuditResult, weight: float) -> AuditResult:
     """`result` ranked by bliss+ with the weight λ, for any kind of reference.
 
     Images of the reference are left out of it as `result` left them out. Calibration images give
-    p-values: neither the moments of the reference nor any scale of the score has seen them. Raises
-    as `fit_bliss_plus` does.
+    p-values: if held out, neither the moments of the reference nor any scale of the score has seen
+    them; if not, each is left out of its class. Raises as `fit_bliss_plus` does.
     """
     reference, index = result.reference, result.index
     parameters = {**SCORES["bliss+"].defaults, "weight": weight}
     scorer = fit_bliss_plus(reference, _all_texts(index), parameters)
-    found = scorer(whole_rows(result.images.vectors), result.retrieved, result.left_out)
+    parts = scorer.parts(whole_rows(result.images.vectors), result.retrieved, result.left_out)
+    found = parts.sum(axis=1)
     p_values = None
     if reference.calibration is not None:
         clean = reference.calibration.images
         k = result.retrieved.rows.shape[1]
         nearest = retrieve(index, clean, k, cache=result.hits, engine=result.engine)
-        p_values = conformal_p_values(scorer(clean, nearest, NOTHING_LEFT_OUT), found)
+        itself = left_out_of_calibration(reference.calibration)
+        p_values = conformal_p_values(scorer(clean, nearest, itself), found)
     scores = replace(result.scores, score=found)
-    return replace(result, scores=scores, p_values=p_values, score_name="bliss+")
+    return replace(
+        result,
+        scores=scores,
+        p_values=p_values,
+        score_name="bliss+",
+        parts=parts,
+        learnt=scorer.facts(result.retrieved.rows.shape[1]),
+    )
+
+
+def _rescored_auto(result: AuditResult, weight: float) -> AuditResult:
+    """`result` ranked by bliss+ where that is possible, else as it is, with the reason."""
+    index, counts = result.index, result.reference.moments.counts
+    size = index.count * index.model["dimension"] * 4
+    if size > MOST_TEXT_BYTES:
+        held = f"the vectors of {index.count:,} captions, {size >> 20:,} MiB, would be held at once"
+        return replace(result, chosen=f"score auto: bliss; bliss+ was not used because {held}")
+    try:
+        found = _rescored_plus(result, weight)
+    except UsageError:
+        raise
+    except BlissError as error:
+        return replace(
+            result, chosen=f"score auto: bliss; bliss+ was not used because {error.given}"
+        )
+    images = f"{counted(int(counts.sum()), 'reference image')}"
+    classes = f"{counted(len(counts), 'class', 'classes')}"
+    alone = "; with one class its weights are equal" if len(counts) == 1 else ""
+    return replace(found, chosen=f"score auto: bliss+, from {images} of {classes}{alone}")
 
 
 def _all_texts(index: CaptionIndex) -> np.ndarray:

@@ -29,6 +29,8 @@ from planted_strays import embeddings, plain, usable_classes
 
 CLAIM = "the caption of a new 21st class is among the first ten that gained"
 K, CLASSES, FIRST = 10, 20, 10
+FIRST_SEED = 5000
+"""The order of captions was chosen on the draws of seeds 0 to 399."""
 SHARES = {0.01: 58, 0.02: 88, 0.05: 95}
 """The share of the new set that is new, and the percentage of draws to reach."""
 
@@ -57,7 +59,7 @@ def find_new(world: World, draws: int, share: float, old_share: float) -> tuple[
     """Percentages of draws that find the 21st class, by captions and by means; median images."""
     found, by_means, sizes = [], [], []
     for seed in range(draws):
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(FIRST_SEED + seed)
         classes = rng.choice(world.usable, CLASSES + 1, replace=False)
         normal = rng.permutation(np.flatnonzero(np.isin(world.labels, classes[:CLASSES])))
         extra = np.flatnonzero(world.labels == classes[CLASSES])

@@ -58,7 +58,7 @@ from hypothesis import strategies as st
 D, SLOW = 4, 10.0
 CLASSES = ("cat", "dog")
 EXPECTED = (BlissError, click.ClickException, click.exceptions.Exit, OSError, MemoryError)
-DEEP = 100_000
+DEEP, AT_ONCE = 100_000, 500
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 12), st.integers(), st.floats(), st.text(max_size=6),
@@ -119,21 +119,25 @@ class Target:
             self.faults.setdefault(f"{took:.0f} s", f"{value!r:.600}")
         self.slowest = max(self.slowest, took)
 
-    def run(self, count: int) -> None:
-        """Draw that many inputs and read each."""
+    def run(self, count: int, seconds: float = float("inf")) -> None:
+        """Draw that many inputs and read each, none after so many seconds."""
+        end = time.monotonic() + seconds
+        for first in range(0, count, AT_ONCE):
+            if time.monotonic() > end:
+                break
 
-        @seed(0)
-        @settings(
-            max_examples=count,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(self.drawn)
-        def each(value: Any) -> None:
-            self.once(value)
+            @seed(first)
+            @settings(
+                max_examples=min(AT_ONCE, count - first),
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(self.drawn)
+            def each(value: Any) -> None:
+                self.once(value)
 
-        each()
+            each()
 
 
 def changed(content: Any, changes: list[tuple[int, str, Any]]) -> Any:
@@ -465,8 +469,10 @@ def arrays_of(folder: Path) -> Target:
     orders = st.sampled_from([False, False, True, None, "no"])
     fields = {"descr": types, "fortran_order": orders, "shape": shapes}
     descriptions = st.one_of(
-        st.fixed_dictionaries(fields).map(repr),
-        st.fixed_dictionaries(fields).map(repr),
+        *[st.fixed_dictionaries(fields).map(repr)] * 4,
+        st.sampled_from([(12, D), (6,), (5, D), (2,)]).flatmap(
+            lambda shape: st.fixed_dictionaries({**fields, "shape": st.just(shape)}).map(repr)
+        ),
         st.fixed_dictionaries({}, optional={**fields, "more": st.integers()}).map(repr),
         st.text(max_size=20),
         st.just("(" * 500),
@@ -552,7 +558,7 @@ def options_of(folder: Path) -> Target:
 
     def read(drawn: tuple[int, list[tuple[int, str]]]) -> None:
         command, found, work = words(drawn)
-        context = command.make_context("bliss", list(found), resilient_parsing=False)
+        context = command.make_context("bliss", list(found), help_option_names=["-h", "--help"])
         with context:
             if work:
                 command.invoke(context)
@@ -583,26 +589,29 @@ TARGETS = {"manifests": manifests, "tables": tables_of, "npy headers": arrays_of
            "option values": options_of}  # fmt: skip
 
 
-def fuzz(folder: Path, each: int, names: list[str]) -> dict[str, Target]:
+def fuzz(
+    folder: Path, each: int, names: list[str], seconds: float = float("inf")
+) -> Iterator[tuple[str, Target]]:
     """Every target of `names` with `each` inputs, in a world made in `folder`."""
     make_world(folder)
-    found = {}
     for name in names:
-        found[name] = TARGETS[name](folder)
-        found[name].run(each)
-    return found
+        target = TARGETS[name](folder)
+        target.run(each, seconds)
+        yield name, target
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--each", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for each kind")
     parser.add_argument("--only", choices=TARGETS, action="append")
     parser.add_argument("--show", type=int, default=3, help="faults shown in full")
     chosen = parser.parse_args()
     faults = 0
     with tempfile.TemporaryDirectory() as name:
         begun = time.monotonic()
-        for target, made in fuzz(Path(name), chosen.each, chosen.only or list(TARGETS)).items():
+        names = chosen.only or list(TARGETS)
+        for target, made in fuzz(Path(name), chosen.each, names, chosen.seconds):
             seen, total = made.seen, sum(made.seen[how] for how in ("read", "refused", "faults"))
             faults += len(made.faults)
             print(
@@ -612,6 +621,7 @@ def main() -> int:
             )
             for number, (where, what) in enumerate(made.faults.items()):
                 print(f"  {where}{what if number < chosen.show else what.split(chr(10))[0]}")
+            sys.stdout.flush()
         print(f"{time.monotonic() - begun:.0f} s")
     print(f"=> no input ends as an error of bliss itself: {'MISSED' if faults else 'met'}")
     return 1 if faults else 0

@@ -163,7 +163,10 @@ def main() -> int:
         process = start(images, index, folder / "whole")
         wait_for_work(process, folder / "whole")
         begun = time.monotonic()
-        finish(process, None)
+        _, errors = finish(process, None)
+        if process.returncode:
+            print(errors)
+            return 1
         working = time.monotonic() - begun
         whole, there = contents(folder / "whole"), names(folder / "whole")
         print(

@@ -15,12 +15,11 @@ through inverted lists, each beside the bare search of the nearest text of every
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from blissaudit.indexer import rows_searcher
+from blissaudit.indexer import nearest_searcher
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.pairs import Pairs, PairScores, PairSettings, score_pairs
 from measuring import Report, begin, measured, test_data, unit, verdict
@@ -115,22 +114,20 @@ def synthetic(report: Report, count: int, lists: bool) -> None:
     pairs = Pairs(images, texts, np.arange(count), text)
     how = "the 10 nearest rivals through inverted lists" if lists else "all rivals"
     report.say(f"synthetic, {count:,} pairs of {DIMENSION} dimensions, {how}")
-    with tempfile.TemporaryDirectory() as folder:
-        searches = [None, None]
-        if lists:
-            started = time.process_time()
-            searches = [rows_searcher(rows, Path(folder) / f"{name}.faiss").search
-                        for name, rows in (("texts", texts), ("images", images))]  # fmt: skip
-            report.say(f"  inverted lists of both sides: {time.process_time() - started:.0f} s CPU")
-        nearest = searches[0] or (lambda some, k: exact_search(some, texts, k))
+    searches = [None, None]
+    if lists:
         started = time.process_time()
-        for first in range(0, count, 16_384):
-            nearest(images[first : first + 16_384], 1 if not lists else 10)
-        bare = time.process_time() - started
-        started = time.process_time()
-        settings = PairSettings(full=not lists)
-        found, seconds, extra = measured(lambda: score_pairs(pairs, settings, *searches, suggest=0))
-        used = time.process_time() - started
+        searches = [nearest_searcher(rows).search for rows in (texts, images)]
+        report.say(f"  inverted lists of both sides: {time.process_time() - started:.0f} s CPU")
+    nearest = searches[0] or (lambda some, k: exact_search(some, texts, k))
+    started = time.process_time()
+    for first in range(0, count, 16_384):
+        nearest(images[first : first + 16_384], 10 if lists else 1)
+    bare = time.process_time() - started
+    started = time.process_time()
+    settings = PairSettings(full=not lists)
+    found, seconds, extra = measured(lambda: score_pairs(pairs, settings, *searches, suggest=0))
+    used = time.process_time() - started
     say_costs(report, found, wrong, (bare, used, seconds), extra)
 
 

@@ -26,6 +26,7 @@ RECORDING = (
     "bulk_scoring",
     "swap_cost",
     "tuned_index",
+    "explained_cells",
 )
 """These write their own record when given --record."""
 PRINTING = (

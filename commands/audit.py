@@ -26,6 +26,7 @@ class Inputs:
     image_root: str | None
     reference: str | None
     calibration: str | None
+    against: str | None
     index: tuple[str, ...]
     corpus: str | None
     score: str
@@ -49,6 +50,8 @@ INPUTS = grouped(
                "reference [default: IMAGES themselves]"),
         option("--calibration", metavar="DIR", help="Further clean images, or their embeddings, "
                "for p-values."),
+        option("--against", metavar="DIR", help="Another collection, its embeddings, or a fitted "
+               "reference: copies of its images are leaks."),
     ),
     section(
         "Captions",
@@ -57,7 +60,8 @@ INPUTS = grouped(
     ),
     section(
         "Scoring",
-        option("--score", default="bliss", show_default=True, help="Score that ranks the images."),
+        option("--score", default="bliss", show_default=True, help="Score that ranks the images; "
+               "auto: bliss+ where it can be fitted, else bliss."),
         option("--question", multiple=True, metavar="NAME", callback=split_names, help="stray: "
                "does an image belong to any class? mislabel: to its own? copy: is it there twice? "
                "quality: is it a bad picture? Repeatable, or separated by commas [default: all]"),
@@ -166,6 +170,7 @@ def audit(
         head=trained.head,
         question=AuditQuestion(inputs.question, inputs.robust, inputs.calibration, rule),
         strict=strict,
+        against=inputs.against,
     )
     asked = {
         "command": "audit",

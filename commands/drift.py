@@ -68,9 +68,9 @@ TESTING = grouped("testing", Testing, section(
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-drift", show_default=True, metavar="DIR",
-           help="The folder for the table and the report."),
+           help="Output folder."),
     opt.OVERWRITE,
-    option("--report", type=click.IntRange(0), default=20, show_default=True, metavar="N",
+    option("--shown", "report", type=click.IntRange(0), default=20, show_default=True, metavar="N",
            help="Captions a direction that report.html shows; 0 writes none."),
     option("--top", type=click.IntRange(0), default=10, show_default=True,
            help="Captions a direction to show."),

@@ -172,13 +172,14 @@ def evaluate(
 
     if preset == CLEANPATRICK:
         index = opt.open_searched(measurement.index, search)
-        encoder = encoder_for(model.choice(), index, None, say)
+        judge = encoder_for(model.choice(), index, None, say)
         embed = decoding.embedding(overwrite, opt.ray_engine(engine, model))
-        found = _judge_issues(measurement, index, encoder, embed, classes.words(), Path(folder))
+        found = _judge_issues(measurement, index, judge, embed, classes.words(), Path(folder))
         output.show(*found[:2])
         check_failures(found[2], decoding.max_failures)
         return
-    if measurement.reference is None:
+    reference = measurement.reference
+    if reference is None:
         raise UsageError(
             "--reference was not given", "clean images, or embeddings", "Add --reference DIR"
         )
@@ -186,7 +187,7 @@ def evaluate(
     asked = {name: v for name, v in given.items() if name not in EFFORT and was_given(name)}
     _check_addresses()
     names_a_model, outliers = model.model is not None, measurement.outliers()
-    images = holds_images([measurement.reference, measurement.test, *outliers.values()])
+    images = holds_images([reference, measurement.test, *outliers.values()])
     measurement, classes, model = with_preset(
         preset,
         (*(ENCODER if images else ()), "prompt", "k"),
@@ -195,7 +196,7 @@ def evaluate(
     )  # fmt: skip
     trained, words = opt.sort_trained(measurement.trained), classes.words()
     request = EvalRequest(
-        reference=measurement.reference,
+        reference=reference,
         test=measurement.test,
         outliers=outliers,
         protocol=measurement.settled_protocol(classes.normal),
@@ -210,7 +211,8 @@ def evaluate(
         image_options=collection.options(),
     )
     index = opt.open_searched(measurement.index, search)
-    encoder, no = None, trained.no_prompts(model)
+    encoder: Encoder | None = None
+    no = trained.no_prompts(model)
     if names_a_model or images:
         encoder = encoder_for(model.choice(), index, None, say)
     labels = LabelVectors(
@@ -229,8 +231,8 @@ def evaluate(
     output.show(rows, text)
     if measurement.repeats is not None:
         _say_differences(measurement.repeats, read_json(Path(folder) / SUMMARY))
-    for found in sets:
-        check_failures(found, decoding.max_failures)
+    for each in sets:
+        check_failures(each, decoding.max_failures)
 
 
 def _judge_issues(

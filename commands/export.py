@@ -30,7 +30,7 @@ def export(
     data.
     """
     from ..audit import open_run, push_dataset, save_dataset
-    from ..safe_text import terminal_text
+    from ..safe_text import counted, terminal_text
 
     only_one(
         "where the dataset goes",
@@ -47,4 +47,6 @@ def export(
         assert folder is not None
         rows = save_dataset(opened, folder)
     target = repository or folder or ""
-    output.show({"images": rows, "written_to": target}, f"{rows:,} images: {terminal_text(target)}")
+    output.show(
+        {"images": rows, "written_to": target}, f"{counted(rows, 'image')}: {terminal_text(target)}"
+    )

@@ -182,8 +182,8 @@ COLLECTION = grouped("collection", CollectionOptions, section(
            "archives the extension or JSON field."),
     option("--labels", metavar="FILE", help="A csv, tsv or parquet file with a path and a label "
            "column, for a folder."),
-    option("--follow-links", is_flag=True, help="Follow links that leave a folder of images: those "
-           "of git-annex, DVC, the Hub's cache."),
+    option("--follow-links", is_flag=True, help="Follow links out of a folder of images: those "
+           "of DVC, git-annex, the Hub's cache."),
 ))  # fmt: skip
 
 
@@ -313,13 +313,19 @@ class FlaggingOptions:
 
     flag: FlagRule
     per_class: bool
+    p_values: str | None
     fail_on: int | None
 
     def rule(self) -> DecisionRule:
         """The options as an audit takes them."""
         from ..audit import DecisionRule
 
-        return DecisionRule(**self.flag.fields(), per_class=self.per_class, fail_on=self.fail_on)
+        return DecisionRule(
+            **self.flag.fields(),
+            per_class=self.per_class,
+            leave_one_out=self.p_values == "leave-one-out",
+            fail_on=self.fail_on,
+        )
 
 
 FLAGGING = grouped("flagging", FlaggingOptions, section(
@@ -329,6 +335,10 @@ FLAGGING = grouped("flagging", FlaggingOptions, section(
            "or N%: the most anomalous; empirical-null[=RATE]: by a null estimated from the "
            "scores, without a guarantee."),
     option("--per-class", is_flag=True, help="Compute p-values class by class."),
+    option("--p-values", type=click.Choice(["held-out", "leave-one-out"]), help="Compare with "
+           "clean images that were held out, which guarantees the rate, or with all images of a "
+           "clean reference, each left out of its class: more power, measured and not guaranteed "
+           "[default: held-out]"),
     option("--fail-on", type=click.IntRange(0), metavar="N", help="Exit with code 4 when more "
            "images are flagged."),
 ))  # fmt: skip

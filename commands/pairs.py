@@ -60,7 +60,7 @@ KEEPING = grouped("keeping", Keeping, section(
            "has a random caption."),
     option("--temperature", type=float, default=0.01, show_default=True, metavar="T",
            help="Temperature of the sums over rivals."),
-    option("--k", type=click.IntRange(1), default=10, show_default=True, help="Nearest rivals "
+    option("--k", default=10, show_default=True, help="Nearest rivals "
            "summed, where not all are."),
     option("--sums", type=click.Choice(["auto", "full", "top"]), default="auto", show_default=True,
            help="Sum over all rivals or the --k nearest; auto: all up to 200,000 images and "
@@ -79,9 +79,9 @@ KEEPING = grouped("keeping", Keeping, section(
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-pairs", show_default=True, metavar="DIR",
-           help="The folder for the table, the kept list and the report."),
+           help="Output folder."),
     opt.OVERWRITE,
-    option("--report", type=click.IntRange(0), default=200, show_default=True, metavar="N",
+    option("--shown", "report", type=click.IntRange(0), default=200, show_default=True, metavar="N",
            help="Worst pairs that report.html shows; 0 writes none."),
     option("--top", type=click.IntRange(0), default=20, show_default=True, help="Pairs to show."),
 )  # fmt: skip

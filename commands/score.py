@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @section(
     "Scoring",
     option("--score", "name", default="bliss", show_default=True, help="Score that ranks the "
-           "images."),
+           "images; auto: bliss+ where it can be fitted, else bliss."),
 )  # fmt: skip
 @opt.SCORING
 @opt.SEARCH
@@ -57,6 +57,7 @@ def score(
     from ..audit import (
         AuditQuestion,
         audit_against,
+        calibrated_on_itself,
         check_failures,
         check_flagged,
         choose_score,
@@ -70,12 +71,14 @@ def score(
     from ..indexer import embed_images
     from ..scorer import load_reference
 
-    chosen = choose_score(name, separate=True, saved=True)
     question = AuditQuestion(("stray",), rule=flagging.rule())
+    chosen = choose_score(question.score_for(name), separate=True, saved=True)
     question.check_score(chosen.name)
     listed = open_named(images, collection.options())
     fitted, captions = load_reference(reference), opt.open_searched(index, search)
     question.check_reference(reference, fitted)
+    if question.rule.leave_one_out:
+        fitted = calibrated_on_itself(fitted)
     encoder = encoder_for(model.choice(), captions, fitted, say)
     with temporary_folder() as scratch:
         embed = decoding.embedding(engine=opt.ray_engine(engine, model))

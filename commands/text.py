@@ -22,7 +22,7 @@ from ..indexer import (
     describe_search,
     unknown_licences,
 )
-from ..safe_text import terminal_text
+from ..safe_text import counted, terminal_text
 from .base import only_one
 
 UNCHECKED = "coordinates not checked"
@@ -75,7 +75,7 @@ def peek_text(spec: str, found: Peek) -> str:
     """Counts, a histogram of lengths, hints at the language, and some of the texts."""
     more = "" if found.whole else ", and there are more"
     lines = [
-        f"{spec}: {found.texts:,} texts in the first {found.rows:,} rows{more}",
+        f"{spec}: {counted(found.texts, 'text')} in the first {counted(found.rows, 'row')}{more}",
         f"empty {found.empty:,}; repeated {found.duplicates:.1%}; "
         f"{found.shortest:,} to {found.longest:,} characters",
         "",
@@ -115,8 +115,8 @@ def choice_text(index: FolderIndex, rows: np.ndarray, done: bool) -> str:
     if done and not len(rows):
         return "nothing changed: these captions were removed before"
     verb = "removed" if done else "would be removed"
-    lines = [f"{len(rows):,} of {index.count:,} captions {verb}; "
-             f"{index.count - len(rows):,} stay"]  # fmt: skip
+    lines = [f"{len(rows):,} of {counted(index.count, 'caption')} {verb}; "
+             f"{counted(index.count - len(rows), 'stays', 'stay')}"]  # fmt: skip
     if len(rows):
         picked = rows[np.unique(np.linspace(0, len(rows) - 1, EXAMPLES).astype(int))]
         lines.append("all of them:" if len(rows) <= EXAMPLES else "some of them:")
@@ -203,7 +203,8 @@ def added_text(added: Added) -> str:
 def pushed_text(index: CaptionIndex, repository: str, address: str, public: bool) -> str:
     """Where a pushed index is, who can see it, and which licences are unknown."""
     lines = [
-        f"{index.count:,} captions are at {address}, {'public' if public else 'private'}",
+        f"{counted(index.count, 'caption is', 'captions are')} at {address}, "
+        f"{'public' if public else 'private'}",
         f"get them with: bliss index pull {repository} DIR",
     ]
     unknown = unknown_licences(index.manifest)

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from ..artefacts import digest, sha256_of
 from ..errors import BlissError, UsageError
+from ..safe_text import counted
 from .addresses import check_unchanged, is_remote, marks_of, read_file
 from .files import Values, file_values, joined_columns, read_parquet, readable
 from .images.source import LINK_OUT, display_path, why_outside
@@ -139,13 +140,18 @@ def _open(spec: str, address: str, folder: Path | None, options: CorpusOptions) 
     files = [str(file) for file in builder.config.data_files[split]]
     marks = () if folder is None else marks_of(files)
     licence = builder.info.license or card_licence(address, options.revision)
-    notices: tuple[str, ...] = ()
-    if (options.revision or "").startswith(CONVERTED):
-        notices = (
-            f"{spec}: {options.revision} has no card, so its configurations are read as one, "
-            f"{len(files):,} file{'s' * (len(files) != 1)}: texts repeat where these overlap",
-        )
+    notices = merged_configurations(spec, options.revision, len(files))
     return DatasetTexts(spec, chosen, folder, builder, marks, notices, licence=licence)
+
+
+def merged_configurations(spec: str, revision: str | None, files: int) -> tuple[str, ...]:
+    """What to say of a branch with the hub's own copies, which merges all configurations."""
+    if not (revision or "").startswith(CONVERTED):
+        return ()
+    return (
+        f"{spec}: {revision} has no card, so its configurations are read as one, "
+        f"{counted(files, 'file')}: rows repeat where these overlap",
+    )
 
 
 def open_builder(

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import write_json
+from ..artefacts import home_folder, write_json
 from ..errors import BlissError, UsageError
 from .addresses import is_remote
 from .names import NAMED
@@ -136,10 +136,8 @@ def user_file() -> Path:
 
 def settings_folder() -> Path:
     """Where the user's own files are kept: BLISS_CONFIG, or in the system's settings folder."""
-    folder = os.environ.get("BLISS_CONFIG") or os.path.join(
-        os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "bliss-audit"
-    )
-    return Path(folder)
+    given, settings = os.environ.get("BLISS_CONFIG"), os.environ.get("XDG_CONFIG_HOME")
+    return Path(given) if given else Path(settings or home_folder(".config")) / "bliss-audit"
 
 
 @lru_cache(maxsize=1)

@@ -63,6 +63,7 @@ from .images.embedding import embedding_request as embedding_request
 from .images.measures import MEASURES as MEASURES
 from .images.measures import SKETCH as SKETCH
 from .images.measures import Measures as Measures
+from .images.measures import sketch_of as sketch_of
 from .images.workers import Cached as Cached
 from .images.workers import Decoder as Decoder
 from .images.workers import DecodeSettings as DecodeSettings
@@ -79,7 +80,6 @@ from .search.dispatch import describe_plan as describe_plan
 from .search.dispatch import describe_search as describe_search
 from .search.dispatch import nearest_searcher as nearest_searcher
 from .search.dispatch import open_searcher as open_searcher
-from .search.dispatch import rows_searcher as rows_searcher
 from .search.index import ArrayIndex as ArrayIndex
 from .search.index import FolderIndex as FolderIndex
 from .search.index import JoinedIndex as JoinedIndex
@@ -126,6 +126,7 @@ from .vectors.layout import column_names as column_names
 from .vectors.layout import is_embedding_folder as is_embedding_folder
 from .vectors.layout import metadata_parts as metadata_parts
 from .vectors.layout import open_embedding_folder as open_embedding_folder
+from .vectors.layout import parquet_schema as parquet_schema
 from .vectors.layout import read_parquet as read_parquet
 from .vectors.nearest import Hits as Hits
 from .vectors.nearest import check_k as check_k

@@ -53,11 +53,13 @@ from .pairs import Search as Search
 from .pairs import score_pairs as score_pairs
 from .reference import Calibration as Calibration
 from .reference import Reference as Reference
+from .reference import Sample as Sample
 from .reference_file import ARRAYS as ARRAYS
 from .reference_file import MEMBERS as MEMBERS
 from .reference_file import REFERENCE_KIND as REFERENCE_KIND
 from .reference_file import images_to_keep as images_to_keep
 from .reference_file import load_reference as load_reference
+from .reference_file import sample_of as sample_of
 from .reference_file import save_reference as save_reference
 from .robust import LEAST as LEAST
 from .robust import SHARE as SHARE

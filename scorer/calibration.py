@@ -12,6 +12,12 @@ A clean image of class y has p >= p_y, and p_y is valid, so the largest p_c is v
 shares of the classes are. The price is resolution: p is at least 1/(m_c + 1) for the class with
 the fewest calibration images.
 
+Holding images out costs most of the power where there are few. The images of the whole reference
+can calibrate instead, each scored without itself in its own class (leave_one_out.py). Their scores
+come from n - 1 images of the class and those of audited images from n, so that nothing is proven
+(the argument of the jackknife+ bounds the error rate of one p by 2α; Barber, Candès, Ramdas and
+Tibshirani, Ann. Statist. 2021, arXiv 1905.02928). benchmarks/calibrated.py measures the rate.
+
 A collection that is its own reference has no clean scores. If most images are normal, the middle
 of the scores is theirs: a normal distribution with the median and the upper quartile of the scores
 stands for them (after Efron's empirical null, J. Amer. Statist. Assoc. 2004; the lower half would

@@ -59,7 +59,7 @@ def largest_captions(
     `images` [n, d] are unit rows of both sets; c is `count`, or k where that is less.
     """
     n, k = retrieved.similarity.shape
-    dimension = retrieved.vectors.shape[1]
+    dimension = images[:1].shape[1]
     moments = add_images(empty_moments(("all",), dimension), images, np.zeros(n, np.int64))
     mean, std = text_statistics(moments, retrieved.vectors)
     rows, z = np.empty((n, min(count, k)), np.int64), np.empty((n, min(count, k)))
@@ -107,11 +107,18 @@ class CaptionCounts:
         return np.minimum(1, 2 * np.minimum(self.p_gained, self.p_lost))
 
     def order(self, gained: bool) -> np.ndarray:
-        """int64 [w], the captions that gained, or lost, the most surprising first."""
-        p = self.p_gained if gained else self.p_lost
-        excess = np.abs(self.new - self.expected)
+        """int64 [w], the captions that gained, or lost, the largest excess √a - √(b·r) first.
+
+        a and b are the images of the set that has more and of the other one, r the ratio of their
+        expected numbers. The root makes excesses of rare and of frequent captions comparable.
+        """
         found = np.flatnonzero(self.gained if gained else self.new < self.expected)
-        return found[np.lexsort((self.text[found], -excess[found], p[found]))]
+        old, new, expected = self.old[found], self.new[found], self.expected[found]
+        ratio = expected / np.maximum(old + new - expected, 1e-12)
+        more, fewer = (new, old * ratio) if gained else (old, new / np.maximum(ratio, 1e-12))
+        excess = np.sqrt(more) - np.sqrt(fewer)
+        p = (self.p_gained if gained else self.p_lost)[found]
+        return found[np.lexsort((self.text[found], p, -excess))]
 
 
 def count_captions(

@@ -48,14 +48,16 @@ class ClassTerms:
         k = self.mean.shape[1] - 1
         return np.concatenate([[-1.0], np.full(k, weight / max(1, k))])
 
-    def directions(self, weight: float, columns: slice = slice(None)) -> np.ndarray:
-        """float64 [n, d], w for λ `weight`; `columns` are all, the label (0) or some captions."""
-        scale = (self.factors(weight) / self.std)[:, columns]
-        return np.einsum("nt,ntd->nd", scale, self.texts[:, columns])
+    def directions(self, weight: float, counted: np.ndarray | bool = True) -> np.ndarray:
+        """float64 [n, d], w for λ `weight` of the texts that are `counted`.
 
-    def constants(self, weight: float, columns: slice = slice(None)) -> np.ndarray:
-        """float64 [n], b for the same columns."""
-        return -(self.factors(weight) * self.mean / self.std)[:, columns].sum(axis=1)
+        `counted` is bool [n, 1 + k] or what broadcasts to it: all texts, the label or captions.
+        """
+        return np.einsum("nt,ntd->nd", counted * self.factors(weight) / self.std, self.texts)
+
+    def constants(self, weight: float, counted: np.ndarray | bool = True) -> np.ndarray:
+        """float64 [n], b for the same texts."""
+        return -(counted * self.factors(weight) * self.mean / self.std).sum(axis=1)
 
     def standardised(self, images: np.ndarray) -> np.ndarray:
         """float64 [n, 1 + k], (x·d - μ)/σ of unit rows `images` [n, d]: -ICS, then the pulls."""

@@ -2,8 +2,7 @@
 
 A class c is its moments (n_c, m_c, Σ_c; see moments.py) and the unit vector t_c of its label
 prompt. Both are independent of the caption corpus. Two things are kept for other purposes: images
-held out of the moments for calibration, and a sample of images for scores that moments do not
-serve.
+for calibration, and a sample of images for scores that moments do not serve.
 
     >>> import numpy as np
     >>> from blissaudit.scorer.moments import fit_moments
@@ -26,12 +25,15 @@ from .moments import Moments
 
 @dataclass(frozen=True)
 class Calibration:
-    """Clean images held out of the moments, to turn scores into p-values."""
+    """Clean images that turn scores into p-values."""
 
     images: np.ndarray
     """float32 [m, d], unit rows."""
     labels: np.ndarray
     """int64 [m], class numbers."""
+    in_moments: bool = False
+    """False: held out of the moments, which guarantees the rate. True: images of the reference,
+    each left out of its own class when it is scored, which does not (calibration.py)."""
 
 
 @dataclass(frozen=True)
@@ -70,5 +72,5 @@ class Reference:
 
     @property
     def calibration_count(self) -> int:
-        """m, how many images are held out for calibration."""
+        """m, how many images p-values are computed from."""
         return 0 if self.calibration is None else len(self.calibration.labels)

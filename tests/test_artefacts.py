@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,13 +12,17 @@ import sys
 import pytest
 from blissaudit import artefacts
 from blissaudit.artefacts import (
+    LOCK,
+    check_checksum,
     delete_abandoned,
     link_file,
     temporary_folder,
     write_atomically,
     write_json,
 )
-from blissaudit.errors import BlissError
+from blissaudit.corpora.registry import settings_folder
+from blissaudit.errors import BlissError, UsageError
+from blissaudit.indexer.encode.tokens import cache_folder
 from blissaudit.indexer.store.lock import only_run_in
 
 KILLED = """
@@ -116,3 +121,47 @@ def test_the_limit_on_open_files_has_its_own_remedy(number, tmp_path, monkeypatc
         except OSError as error:
             raise BlissError("a.npy could not be read", "a whole file", "Restore it") from error
     assert "ulimit -n 4096" in str(found.value) and "Restore" not in str(found.value)
+
+
+def test_a_user_without_a_home_gets_no_folder_called_tilde(tmp_path, monkeypatch):
+    """As in containers run as any user: nothing is kept, and what needs to be says so."""
+    pwd = pytest.importorskip("pwd")
+
+    def nobody(number):
+        raise KeyError(number)
+
+    for name in ("HOME", "BLISS_CACHE", "BLISS_CONFIG", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.chdir(tmp_path)
+    for folder in (cache_folder(), settings_folder()):
+        assert not folder.exists()
+        with pytest.raises(UsageError, match=r"no home folder.*Set BLISS_CACHE and BLISS_CONFIG"):
+            write_json(folder / "kept.json", {})
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "bliss-audit"
+    assert settings_folder() == tmp_path / ".config" / "bliss-audit"
+
+
+def test_a_file_that_another_process_is_writing_is_not_called_damaged(tmp_path):
+    (tmp_path / "rows.npy").write_bytes(b"new")
+    manifest = {"checksums": {"rows.npy": hashlib.sha256(b"old").hexdigest()}}
+    with pytest.raises(BlissError, match="Restore it from a backup"):
+        check_checksum(tmp_path, "rows.npy", manifest)
+    hold = (
+        "import fcntl, os, sys\n"
+        f"file = open({str(tmp_path / LOCK)!r}, 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print(os.getpid(), file=file, flush=True)\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", hold], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BlissError, match=rf"process {other.pid} is writing.*other one has end"):
+            check_checksum(tmp_path, "rows.npy", manifest)
+        other.stdin.close()
+    with pytest.raises(BlissError, match="Restore it from a backup"):
+        check_checksum(tmp_path, "rows.npy", manifest)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from ...errors import BlissError
 from ...indexer import exact_search, normalise_rows
+from ...safe_text import counted
 from ...scorer import LeftOut, Reference, Retrieved, bliss_scores, fit_moments, gather_texts
 
 LEAST = 3
@@ -69,7 +70,8 @@ class BlissDetector(OutlierMixin, BaseEstimator):
         counts = np.bincount(labels)
         if counts.min() < LEAST:
             raise ValueError(
-                f"class '{names[counts.argmin()]}' has {counts.min()} images; needed: {LEAST}"
+                f"class '{names[counts.argmin()]}' has {counted(int(counts.min()), 'image')}; "
+                f"needed: {LEAST}"
             )
         self.classes_ = names
         rows = unit_rows(X, "X")

@@ -54,16 +54,26 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
         least = 1 / (m + 1)
         if result.decision is not None:
             least = result.decision.facts.get("smallest_possible_p", least)
-        lines.append(
-            f"p is against {counted(m, 'held-out clean image')}: it cannot be below {least:.3g}"
-        )
+        calibration = result.reference.calibration
+        assert calibration is not None
+        against, promise = counted(m, "held-out clean image"), "guaranteed"
+        if calibration.in_moments:
+            images = counted(m, "image")
+            against = f"{images} of the reference, each left out of its class"
+            promise = "measured, not guaranteed"
+        lines.append(f"p is against {against} ({promise}): it cannot be below {least:.3g}")
     refit = refit_facts(result, top)
     if refit is not None:
         lines.append(refit_text(refit, int(result.reference.moments.counts.sum())))
     if result.decision is not None:
         lines.append(result.decision.reason)
+    if result.chosen:
+        lines.append(result.chosen)
     if result.score_name != "bliss":
-        lines.append(f"ranked by {result.score_name}; nearest class and captions are BLISS's")
+        lines.append(
+            f"ranked by {result.score_name}; nearest class and captions are BLISS's"
+            f"{_learnt_text(result)}"
+        )
     for name, one, many in (
         ("failed", f"image could not be read ({reasons})", f"images could not be read ({reasons})"),
         ("copies", "image is a copy of another", "images are copies of others"),
@@ -89,18 +99,31 @@ def _issue_lines(result: AuditResult, top: int) -> list[str]:
     if issues is None:
         return []
     counts, images = issue_counts(issues), len(issues["row"].unique())
-    lines = []
-    if counts:
-        lines = ["", f"{counted(len(issues), 'issue')} of {counted(images, 'image')}:"]
+    lines = [f"{counted(len(issues), 'issue')} of {counted(images, 'image')}" + ":" * bool(counts)]
     for kind, worst in worst_issues(issues).items():
         path, evidence = worst["image"], terminal_text(worst["evidence"], EVIDENCE_WIDTH)
         shown = f"{_end_of(path, PATH_WIDTH)}: {evidence}"
         lines.append(f"{counts[kind]:8,}  {kind:<{KIND_WIDTH}}  worst: {shown}")
+    lines += result.remarks
     first = result.first_order[: min(top, READ_FIRST)].tolist()
     if first and result.labels is not None and not result.ranked_by_labels:
         named = ", ".join(_end_of(result.images.paths[i], PATH_WIDTH) for i in first)
         lines.append(f"Read these first: {named}")
-    return lines
+    return ["", *lines]
+
+
+def _learnt_text(result: AuditResult) -> str:
+    """How far bliss+ trusts words and how far images, and how much of the worst scores is words."""
+    apart = (result.learnt or {}).get("without_own_class")
+    if apart is None or result.parts is None:
+        return ""
+    weights = result.learnt["weights"] if result.learnt else {}
+    words = weights["bliss"] + weights["texts"]
+    return (
+        f". Reference images without their class are told from the others in "
+        f"{apart['words_auroc']:.1%} of pairs by words, {apart['images_auroc']:.1%} by images; "
+        f"weights: words {words:.2f}, images {weights['images']:.2f} (columns words and images)"
+    )
 
 
 def _hidden_text(hidden: HiddenTexts) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import BlissError, UsageError
 from ...indexer import Encoder, SelectedRows, exact_search, normalise_rows
-from ...safe_text import terminal_text
+from ...safe_text import counted, terminal_text
 from ..fitting import embed_query
 from ..folder import RunFolder
 from .photographs import StoredImages, audited_embeddings
@@ -102,8 +102,8 @@ def _embeddings(run: RunFolder) -> tuple[StoredImages, np.ndarray]:
     places = stored.places(rows)
     if len(places) and places.max() >= stored.layout.count:
         raise BlissError(
-            f"{stored.layout.folder} holds {stored.layout.count:,} embeddings, "
-            f"{run.folder} scored {len(rows):,} images",
+            f"{stored.layout.folder} holds {counted(stored.layout.count, 'embedding')}, "
+            f"{run.folder} scored {counted(len(rows), 'image')}",
             "the embeddings of that audit",
             "Run the same audit again",
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from ...artefacts import MANIFEST, check_checksum, digest, read_json, read_manifest
 from ...corpora import (
@@ -27,9 +30,11 @@ from ...errors import BlissError
 from ...indexer import (
     BUILDING,
     SIGNATURES,
+    Decoder,
     DecodingLimits,
     EmbeddingFolder,
     OutsideRows,
+    Texts,
     UnreadableImage,
     column_names,
     is_embedding_folder,
@@ -44,6 +49,8 @@ from ...scorer import ARRAYS, NO_FILE
 from ..folder import RunFolder, located
 
 LIMITS = DecodingLimits()
+PICTURE_SIDE = 256
+"""Pixels of the longer side of an opened picture."""
 CHANGED = "its content has changed since the audit"
 NOT_THERE = "the collection has no readable image at this row any more"
 FILES = "image-files"
@@ -189,6 +196,30 @@ def photograph_file(folder: str, path: str, follow_links: bool = False) -> str:
     if problem:
         raise UnreadableImage(problem)
     return os.path.join(folder, name)
+
+
+@contextmanager
+def opened_pictures(
+    where: Photographs, paths: Texts[str]
+) -> Iterator[Callable[[int], Image.Image | None]]:
+    """A function that gives the picture of the image at a position of `paths`, small and upright,
+    as `find_copies` takes it; None for files that cannot be read, and outside folders for all.
+
+    Files are decoded in a process of their own, which ends with the context.
+    """
+    with Decoder() as decoder:
+
+        def opened(at: int) -> Image.Image | None:
+            if where.folder is None:
+                return None
+            try:
+                file = photograph_file(where.folder, paths[at], where.follow_links)
+                small = decoder.thumbnail(read_file(file, LIMITS), PICTURE_SIDE, LIMITS)
+            except UnreadableImage:
+                return None
+            return Image.open(io.BytesIO(small))
+
+        yield opened
 
 
 def image_suffix(data: bytes) -> str:

@@ -16,10 +16,10 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -296,13 +296,13 @@ def _by_row(listed: ImageList, records: Records) -> tuple[dict[int, tuple[str, .
     found: dict[int, list[str]] = {}
     lost = 0
     for path, text in records:
-        row = rows.get(_plain(path))
-        if row is None:
-            row = names.get(_plain(os.path.basename(path.replace("\\", "/"))))
-        if row is None:
+        at = rows.get(_plain(path))
+        if at is None:
+            at = names.get(_plain(os.path.basename(path.replace("\\", "/"))))
+        if at is None:
             lost += 1
         else:
-            found.setdefault(row, []).append(text)
+            found.setdefault(at, []).append(text)
     return {row: tuple(texts) for row, texts in found.items()}, lost
 
 
@@ -418,11 +418,18 @@ def _texts(value: Any) -> tuple[str, ...]:
     return ()
 
 
+class _Captions(Protocol):
+    """Texts in order: a list, or a column of them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, at: slice, /) -> Iterable[str]: ...
+
+
 @dataclass(frozen=True)
 class CaptionList:
     """Distinct clean captions as a corpus to be indexed: row j is caption j."""
 
-    texts: Sequence[str]
+    texts: _Captions
     fingerprint: str
     spec: str = "captions"
     default_prompt: str = "{}"
@@ -437,5 +444,5 @@ class CaptionList:
     def batches(self, size: int) -> Iterator[TextBatch]:
         """Every text in order."""
         for start in range(0, len(self.texts), size):
-            some = list(self.texts[start : start + size])
+            some = [*self.texts[start : start + size]]
             yield make_batch(some, np.arange(start, start + len(some)))

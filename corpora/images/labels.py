@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import BlissError, UsageError
-from ...safe_text import cell_text
+from ...safe_text import cell_text, counted
 from ...tables import open_table
 from ..addresses import is_remote
 from ..parquet_pages import check_rows, parquet_batches
@@ -133,8 +133,9 @@ def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList
             break
     else:
         raise UsageError(
-            f"{display_path(file)} names {len(read.paths):,} images, {display_path(read.paths[0])} "
-            f"first, none of which is among the {listed.count:,} of {display_path(listed.root)}, "
+            f"{display_path(file)} names {counted(len(read.paths), 'image')}, "
+            f"{display_path(read.paths[0])} first, none of which is among the "
+            f"{listed.count:,} of {display_path(listed.root)}, "
             f"{display_path(listed.paths[0])} first"
             if read.paths
             else f"{display_path(file)} has no records",

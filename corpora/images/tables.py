@@ -19,6 +19,7 @@ from ...errors import BlissError, UsageError
 from ...tables import open_table
 from ...tables import read_schema as parquet_schema
 from ..addresses import base_name, is_remote, open_file, reachable, stamp, unreachable
+from ..datasets import merged_configurations
 from ..parquet_pages import (
     PageTooLarge,
     arrow_batches,
@@ -59,6 +60,11 @@ class ImageTables:
     options: ImageOptions = NO_IMAGE_OPTIONS
     labels: Sequence[str | None] | None = None
     count: int | None = None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """That the hub's own copy of a repository has no configurations."""
+        return merged_configurations(self.spec, self.options.revision, len(self.addresses))
 
     def facts(self) -> dict[str, JSON]:
         """The fingerprint is over name, size and time of change of every file, and options."""

@@ -41,6 +41,8 @@ from ..store.parts import (
 )
 from .finish import ADDING, finish_addition
 from .parts import (
+    COPYING,
+    PROGRESS,
     Encode,
     embedded_parts,
     encoded_parts,
@@ -95,6 +97,7 @@ class _Job:
     identity: Mapping[str, Any]
     encode: Encode
     truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
+    doing: str = PROGRESS
 
 
 NO_OPTIONS = AddOptions()
@@ -156,6 +159,7 @@ def add_embeddings(
             named,
             facts,
             lambda plan, numbers: embedded_parts(plan, numbers, texts, progress),
+            doing=COPYING,
         )
 
     return _add(folder, job, options, progress)
@@ -198,7 +202,7 @@ def _add(
                 "Give other captions; `bliss index remove --undo` brings removed ones back",
             )
         missing = missing_parts(adding, plan)
-        make_parts(adding, plan, missing, job.encode, manifest["dtype"], progress)
+        make_parts(adding, plan, missing, job.encode, manifest["dtype"], progress, doing=job.doing)
         counts = finish_addition(
             folder, manifest, plan, job.described, digest(request), job.truncated(plan)
         )

@@ -37,6 +37,8 @@ from ..vectors.rows import load_vectors
 from .finish import finish_index
 from .options import NO_OPTIONS, Engine, IndexOptions
 from .parts import (
+    COPYING,
+    PROGRESS,
     Encode,
     embedded_parts,
     encoded_parts,
@@ -113,6 +115,8 @@ class _Job:
     encode: Encode
     truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
     """How many captions of each source the model's token limit cuts, where known."""
+    doing: str = PROGRESS
+    """What is done with its captions, for messages."""
 
 
 def build_index(
@@ -164,6 +168,7 @@ def index_embeddings(
         {"sources": request_of(described), **_settings(options, dtype)},
         {"model": model, "dtype": dtype, "sources": described},
         lambda plan, numbers: embedded_parts(plan, numbers, texts, progress),
+        doing=COPYING,
     )
     return _build(job, progress)
 
@@ -217,7 +222,9 @@ def _build(job: _Job, progress: Progress) -> CaptionIndex:
         else:
             plan = _plan(job, progress)
             missing = missing_parts(folder, plan)
-            make_parts(folder, plan, missing, job.encode, job.facts["dtype"], progress)
+            make_parts(
+                folder, plan, missing, job.encode, job.facts["dtype"], progress, doing=job.doing
+            )
             finish_index(folder, plan, progress, job.truncated(plan))
         index = open_index(folder)
         if job.options.export and not (folder / "text.index").is_file():
@@ -242,7 +249,9 @@ def _repair(job: _Job, progress: Progress) -> None:
     plan = _plan(repairing, progress)
     check_planned(job.folder, damaged, len(plan.parts))
     wanted = [p for p in missing_parts(repairing.folder, plan) if p in damaged]
-    make_parts(repairing.folder, plan, wanted, job.encode, job.facts["dtype"], progress)
+    make_parts(
+        repairing.folder, plan, wanted, job.encode, job.facts["dtype"], progress, doing=job.doing
+    )
     put_back(job.folder, damaged)
 
 

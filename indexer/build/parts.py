@@ -36,6 +36,7 @@ from ...corpora import (
     readable,
 )
 from ...progress import Progress
+from ...safe_text import counted
 from ..encode.encoder import Encoder, Through, average_prompts
 from ..store.journal import Journal, delete_files
 from ..store.parts import (
@@ -146,21 +147,23 @@ FAILURES_LISTED = 1000
 CAPTIONS_AT_ONCE = 4096
 """Captions of a batch for the encoder; batches are cut from the first row of each part on."""
 ROWS_AT_ONCE = 2048
-PROGRESS = "captions embedded"
+PROGRESS, COPYING = "captions embedded", "captions copied"
 
 Encode = Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
 """(number, raw vectors [m, d]) of the parts with some numbers, in any order."""
 
 
-def make_parts(
+def make_parts(  # noqa: PLR0913 - six positional
     folder: Path,
     plan: RowPlan,
     numbers: Sequence[int],
     encode: Encode,
     dtype: str,
     progress: Progress,
+    *,
+    doing: str = PROGRESS,
 ) -> None:
-    """Encode and store the parts `numbers`, and report the rate.
+    """Encode and store the parts `numbers`, and report the rate of `doing` that.
 
     Raises what encoding or storing a part raises; parts stored by then are kept.
     """
@@ -177,7 +180,8 @@ def make_parts(
     if rows:
         rate = rows / max(time.perf_counter() - start, 1e-9)
         digits = 1 if rate < 100 else 0
-        progress(f"{rows:,} captions embedded, {rate:,.{digits}f} captions per second", 0, 0)
+        what = counted(rows, doing.replace("captions", "caption", 1), doing)
+        progress(f"{what}, {rate:,.{digits}f} captions per second", 0, 0)
 
 
 def missing_parts(folder: Path, plan: RowPlan) -> tuple[int, ...]:
@@ -378,7 +382,7 @@ def embedded_parts(
     """
     starts = np.cumsum([0, *texts.folder.rows])
     done = plan.count - sum(plan.parts[number] for number in numbers)
-    progress(PROGRESS, done, plan.count)
+    progress(COPYING, done, plan.count)
     for number in numbers:
         raw = np.empty((plan.parts[number], texts.folder.dimension), np.float32)
         at = 0
@@ -388,7 +392,7 @@ def embedded_parts(
                 _copy_rows(texts.folder.vectors, starts, rows, raw[at : at + len(rows)])
                 at += len(rows)
         done += len(raw)
-        progress(PROGRESS, done, plan.count)
+        progress(COPYING, done, plan.count)
         yield number, raw
 
 

@@ -55,18 +55,13 @@ def cell_map(model: nn.Module, images: torch.Tensor, directions: np.ndarray) -> 
     """
     with torch.inference_mode():
         wanted = torch.from_numpy(np.ascontiguousarray(directions, np.float32)).to(images.device)
-        visual = getattr(model, "visual", None)
-        found = None
-        for kind, shares_of in EXACT.items():
-            if type(visual) is kind:
-                found = _exact(model, visual, images, wanted, shares_of)
-        if found is not None:
-            return found
-        return _by_crops(model, images, wanted)
+        visual: Any = getattr(model, "visual", None)
+        shares_of = EXACT.get(type(visual))
+        found = None if shares_of is None else _exact(visual, images, wanted, shares_of)
+        return found or map_by_crops(model, images, wanted)
 
 
 def _exact(
-    model: nn.Module,
     visual: nn.Module,
     images: torch.Tensor,
     wanted: torch.Tensor,
@@ -231,7 +226,8 @@ def _timm(
 ) -> tuple[Shares, torch.Tensor] | None:
     """Average pooling over a grid, a norm, and linear layers behind it, as in ConvNeXt."""
     head = getattr(visual.trunk, "head", None)
-    norm, pooling = getattr(head, "norm", None), getattr(head, "global_pool", None)
+    norm: Any = getattr(head, "norm", None)
+    pooling: Any = getattr(head, "global_pool", None)
     behind = [getattr(head, name, nn.Identity()) for name in ("pre_logits", "fc")] + [*visual.head]
     plain = all(isinstance(each, nn.Linear | nn.Identity | nn.Dropout) for each in behind)
     averages = getattr(pooling, "pool_type", None) == "avg"
@@ -263,7 +259,7 @@ EXACT: dict[type, Callable[[Any, torch.Tensor, torch.Tensor], Any]] = {
 """The towers with an exact decomposition."""
 
 
-def _by_crops(model: Any, images: torch.Tensor, wanted: torch.Tensor) -> CellMap:
+def map_by_crops(model: Any, images: torch.Tensor, wanted: torch.Tensor) -> CellMap:
     """Cells from the embeddings of 3 x 3 crops of half the size, which overlap by half."""
     height, width = images.shape[2:]
     b, quarters = len(images), CROP_GRID
@@ -276,9 +272,9 @@ def _by_crops(model: Any, images: torch.Tensor, wanted: torch.Tensor) -> CellMap
             crop = images[:, :, top : top + height // 2, left : left + width // 2]
             crop = functional.interpolate(crop, (height, width), mode="bicubic", antialias=True)
             value = (functional.normalize(model.encode_image(crop).float(), dim=1) * wanted).sum(1)
-            cells = np.s_[row : row + quarters // 2, column : column + quarters // 2]
-            sums[:, *cells] += value[:, None, None]
-            covering[cells] += 1
+            seen = np.s_[row : row + quarters // 2, column : column + quarters // 2]
+            sums[:, *seen] += value[:, None, None]
+            covering[seen] += 1
     cells = sums / covering / quarters**2
     total = (wanted * embedding).sum(1).double()
     return CellMap(

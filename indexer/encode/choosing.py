@@ -25,7 +25,7 @@ from typing import Any
 
 from ...artefacts import write_atomically
 from ...corpora import settings_folder
-from ...errors import BlissError, UsageError
+from ...errors import NO_HOME, BlissError, UsageError, causes
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, DEMO_MODEL, ModelChoice, demo_model
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -41,18 +41,13 @@ def remember_model(model: str | None, pretrained: str | None) -> None:
     if entry is None:
         return
     line, lines = _line(*entry), _lines()
-    path = _list_file()
     if line is None or line in lines:
         return
-    if path is None:
-        raise BlissError(
-            "this system names no home folder",
-            "a folder for the list of models that you named",
-            "Set HOME or BLISS_CONFIG",
-        )
     kept = [other for other in lines if other.split("\t")[0] != entry[0]]
     content = "".join(f"{each}\n" for each in [*kept, line])
-    write_atomically(path, lambda file: file.write(content.encode("utf-8", "surrogateescape")))
+    write_atomically(
+        _list_file(), lambda file: file.write(content.encode("utf-8", "surrogateescape"))
+    )
 
 
 def named_state(model: str, pretrained: str | None) -> str:
@@ -72,7 +67,9 @@ def named_repository(repository: str) -> bool:
 
 def list_name() -> str:
     """The list's path, for messages."""
-    return str(_list_file() or f"bliss-audit/{LIST} in your settings folder")
+    path = _list_file()
+    known = NO_HOME not in path.parents
+    return str(path) if known else f"bliss-audit/{LIST} in your settings folder"
 
 
 def _entry(model: str, pretrained: str | None) -> tuple[str, str | None] | None:
@@ -114,15 +111,13 @@ def _line(entry: str, path: str | None) -> str | None:
     return f"{entry}\t{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 
-def _list_file() -> Path | None:
-    folder = settings_folder()
-    return None if str(folder).startswith("~") else folder / LIST
+def _list_file() -> Path:
+    return settings_folder() / LIST
 
 
 def _lines() -> list[str]:
-    path = _list_file()
     try:
-        text = "" if path is None else path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = _list_file().read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return []
     return [line.strip() for line in text.split("\n") if line.strip()]
@@ -256,15 +251,14 @@ def needed_packages(config: Mapping[str, Any]) -> list[str]:
 
 def package_of(error: BaseException | None) -> str | None:
     """The package that an error, or its cause, reports as missing; None for other errors."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return {"google": "protobuf"}.get(top := error.name.split(".")[0], top)
-        mentioned = _MENTIONED.search(str(error))
-        if mentioned and isinstance(error, ImportError | ValueError | RuntimeError):
+    for each in causes(error, implicit=True):
+        if isinstance(each, ModuleNotFoundError) and each.name:
+            return {"google": "protobuf"}.get(top := each.name.split(".")[0], top)
+        mentioned = _MENTIONED.search(str(each))
+        if mentioned and isinstance(each, ImportError | ValueError | RuntimeError):
             package = mentioned[1].lower()
-            if _ABSENT.search(str(error)) and importlib.util.find_spec(_module(package)) is None:
+            if _ABSENT.search(str(each)) and importlib.util.find_spec(_module(package)) is None:
                 return package
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -168,8 +168,8 @@ def texts_as_ids(texts: Sequence[str]) -> np.ndarray:
     return ids
 
 
-Through = Callable[[np.ndarray, Callable[[np.ndarray], np.ndarray]], np.ndarray]
-"""Given the ids of a batch [b, l] and the function that encodes them: its vectors [b, d]."""
+Through = Callable[..., np.ndarray]
+"""Given the ids of a batch [b, l] and the function `encode` of them: its vectors [b, d]."""
 
 
 def nothing_encoded(ids: np.ndarray) -> np.ndarray:

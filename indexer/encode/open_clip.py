@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,9 @@ def encoder_of(
     def encode_tokens(tokens: np.ndarray, through: Through | None = None) -> np.ndarray:
         if not len(tokens):
             return np.zeros((0, dimension), np.float32)
-        encode = encode_batch if through is None else lambda ids: through(ids, encode_batch)
+        encode: Callable[[np.ndarray], np.ndarray] = encode_batch
+        if through is not None:
+            encode = partial(through, encode=encode_batch)
         return encode_by_length(tokens, pad if short else None, encode, batch_size)
 
     dimension = encode_by_length(tokenise(["a"]), pad if short else None, encode_batch, 1).shape[1]

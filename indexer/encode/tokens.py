@@ -47,7 +47,7 @@ from typing import Any
 
 import numpy as np
 
-from ...artefacts import write_json
+from ...artefacts import home_folder, write_json
 from ...errors import BlissError
 
 
@@ -121,10 +121,8 @@ def remember_truncation(weights: str, exact: bool) -> None:
 
 def cache_folder() -> Path:
     """The folder for what can be measured or computed again."""
-    cache = os.environ.get("BLISS_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bliss-audit"
-    )
-    return Path(cache)
+    given, cache = os.environ.get("BLISS_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(given) if given else Path(cache or home_folder(".cache")) / "bliss-audit"
 
 
 def _results_file() -> Path:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -76,8 +76,7 @@ class Sketches:
         found = np.zeros((len(rows), SKETCH, SKETCH), np.uint8)
         for number, places, here in by_part(self.starts, np.asarray(rows)):
             column = read_parquet(self.files[number], [DRAWN])[DRAWN].take(pa.array(here))
-            joined = b"".join(column.to_pylist())
-            found[places] = np.frombuffer(joined, np.uint8).reshape(-1, SKETCH, SKETCH)
+            found[places] = _drawn(self.files[number], column)
         return found
 
 
@@ -124,26 +123,65 @@ def measures_columns(measured: Sequence[Measures | None]) -> dict[str, pa.Array]
 
 def stored_measures(path: Path) -> Sequence[Measures | None]:
     """The measures in a metadata file, None for images that were not measured."""
-    if DRAWN not in column_names(path):
+    table = _measured(path, [*MEASURES, DIGEST, DRAWN])
+    if table is None:
         return [None] * len(read_parquet(path, ["sha256"]))
-    rows = read_parquet(path, [*MEASURES, DIGEST, DRAWN]).to_pylist()
+    _drawn(path, table[DRAWN].drop_null())
     return [
         Measures(tuple(row[name] for name in MEASURES), row[DIGEST], row[DRAWN])
         if row[DRAWN]
         else None
-        for row in rows
+        for row in table.to_pylist()
     ]
 
 
 def stored_quality(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """float32 [m, q], the quality measures in a metadata file, NaN where there are none; the
     digests, S32 [m]."""
-    if DRAWN not in column_names(path):
+    table = _measured(path, [*MEASURES, DIGEST])
+    if table is None:
         count = len(read_parquet(path, ["sha256"]))
         return np.full((count, len(MEASURES)), np.nan, np.float32), np.zeros(count, "S32")
-    table = read_parquet(path, [*MEASURES, DIGEST])
     values = [table[name].to_numpy().astype(np.float32) for name in MEASURES]
     return np.stack(values, axis=1), np.array(table[DIGEST].fill_null("").to_pylist(), "S32")
+
+
+def _measured(path: Path, columns: list[str]) -> pa.Table | None:
+    """What was measured, None in files without it; BlissError where bliss did not write it so."""
+    if DRAWN not in (there := column_names(path)):
+        return None
+    table = read_parquet(path, columns if set(columns) <= set(there) else None)
+    types = {field.name: field.type for field in table.schema}
+    fits = all(types.get(name) == pa.float32() for name in MEASURES) and types.get(DIGEST) in (
+        pa.string(),
+        pa.large_string(),
+    )
+    if fits:
+        digests = table[DIGEST].drop_null()
+        whole = pc.all(pc.match_substring_regex(digests, "^[0-9a-f]{32}$"), min_count=0)
+        fits = whole.as_py() and len({table[name].null_count for name in columns}) == 1
+    if not fits:
+        _refuse(path)
+    return table
+
+
+def _drawn(path: Path, sketches: pa.ChunkedArray) -> np.ndarray:
+    """uint8 [m, SKETCH, SKETCH]; BlissError where they are no sketches."""
+    kinds = pa.binary(), pa.large_binary()
+    if sketches.type not in kinds or sketches.null_count:
+        _refuse(path)
+    if not pc.all(pc.equal(pc.binary_length(sketches), SKETCH**2), min_count=0).as_py():
+        _refuse(path)
+    joined = b"".join(sketches.to_pylist())
+    return np.frombuffer(joined, np.uint8).reshape(-1, SKETCH, SKETCH)
+
+
+def _refuse(path: Path) -> NoReturn:
+    raise BlissError(
+        f"what was measured of the images in {path} is not as bliss writes it",
+        "numbers, digests and sketches of every measured image",
+        "Embed the folder again",
+    )
 
 
 def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
@@ -154,9 +192,11 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     numbers = [number for number, rows in enumerate(manifest["parts"]) if rows]
     failures = tuple(Failure(**failure) for failure in manifest["failures"])
     if not numbers:
+        none = f"none of the {len(failures):,} images in {source} could be read (the first"
+        if len(failures) == 1:
+            none = f"the only image in {source} could not be read ("
         raise BlissError(
-            f"none of the {len(failures):,} images in {source} could be read "
-            f"(the first: {failures[0].path}: {failures[0].reason})",
+            f"{none}: {failures[0].path}: {failures[0].reason})".replace("(: ", "("),
             "at least one readable image",
             "Check the files",
         )
@@ -165,13 +205,13 @@ def open_embedded_images(folder: Path, source: str) -> EmbeddedImages:
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
     hashes: list[TextColumn] = []
-    files = tuple(folder / metadata_file(number) for number in numbers)
     for number in numbers:
         table = read_metadata(folder, number, manifest["parts"][number])
         rows.append(table["row"].to_numpy())
         paths += arrow_texts(table["image_path"])
         labels += [names.dictionary_encode() for names in arrow_texts(table["label"])]
         hashes += map(packed_texts, arrow_texts(table["sha256"]))
+    files = tuple(folder / metadata_file(number) for number in numbers)
     quality, digests = map(np.concatenate, zip(*map(stored_quality, files), strict=True))
     starts = np.cumsum([0, *map(len, rows)])
     measured = bool(digests.any())
@@ -197,10 +237,11 @@ _COLUMNS = {"image_path": "string", "label": "string", "row": "int64", "sha256":
 def read_metadata(folder: Path, number: int, rows: int) -> pa.Table:
     """The metadata of a part that bliss wrote; BlissError where it is not as bliss writes it."""
     path = folder / metadata_file(number)
-    table = read_parquet(path)
+    names = column_names(path)
+    fits = set(_COLUMNS) <= set(names) and len(names) == len(set(names))
+    table = read_parquet(path, list(_COLUMNS) if fits else None)
     there = {field.name: str(field.type).removeprefix("large_") for field in table.schema}
-    fits = _COLUMNS.items() <= there.items() and len(table.schema.names) == len(there)
-    if fits:
+    if fits and (fits := _COLUMNS.items() <= there.items()):
         known = [table[name].null_count == 0 for name in ("image_path", "row", "sha256")]
         hexadecimal = pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")
         fits = len(table) == rows and all(known) and pc.all(hexadecimal, min_count=0).as_py()

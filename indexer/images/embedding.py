@@ -177,16 +177,18 @@ def embed_parts(
         progress,
     )
     if options.engine is None:
-        rows = _embed_locally(task, options.workers, Journal(folder))
+        rows, embedded = _embed_locally(task, options.workers, Journal(folder))
     else:
-        rows = options.engine.embed_images(task)
+        rows, embedded = options.engine.embed_images(task), True
     if not rows:
         raise BlissError(f"{images.spec} holds no images", "at least one", "Choose another one")
-    progress("images embedded", rows, rows)
+    progress("images embedded" if embedded else "images read, none of them new", rows, rows)
     return rows
 
 
-def _embed_locally(task: EmbeddingTask, workers: int | None, journal: Journal) -> int:
+def _embed_locally(task: EmbeddingTask, workers: int | None, journal: Journal) -> tuple[int, bool]:
+    """The number of rows of the collection, and whether any of them was embedded."""
+    embedded = False
     reader = _Reader(task)
     outcomes = decode_images(
         reader.items(),
@@ -201,6 +203,7 @@ def _embed_locally(task: EmbeddingTask, workers: int | None, journal: Journal) -
         number = 0
         for outcome in outcomes:
             number, done = outcome.row // task.part_rows, outcome.row + 1
+            embedded |= isinstance(outcome, Decoded)
             if part.add(reader.waiting.popleft(), outcome):
                 task.progress("images embedded", done, task.images.count or reader.rows)
             if done % task.part_rows == 0:
@@ -209,7 +212,7 @@ def _embed_locally(task: EmbeddingTask, workers: int | None, journal: Journal) -
                 part = PartBuilder(task.encoder, task.cached, journal)
         if part.items or part.failures:
             task.write(number, part.finish())
-    return reader.rows
+    return reader.rows, embedded
 
 
 class _Reader:

@@ -3,7 +3,7 @@
 The quality measures are those of cleanvision, from at most SIDE x SIDE of its pixels:
 
     brightness  sqrt(0.241 r² + 0.691 g² + 0.068 b²) / 255 of a pixel: mean, 5th, 99th percentile
-    entropy     of the histograms of the three channels together, in bits
+    entropy     of the histograms of the three channels together, of one for grey pictures, in bits
     blurriness  standard deviation of Pillow's FIND_EDGES on grey of at most 64 x 64 pixels, and the
                 standard deviation of that picture's histogram
 
@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 MEASURES = (
-    "width", "height", "brightness", "brightness_perc_5", "brightness_perc_99", "entropy",
-    "blurriness", "blurriness_grayscale_std", "colour", "range",
+    "width", "height", "brightness", "brightness_perc_5", "brightness_perc_99", "entropy", "colour",
+    "blurriness", "blurriness_grayscale_std", "range",
 )  # fmt: skip
 """The quality measures, in the order of their columns."""
 SKETCH = 64
@@ -78,13 +78,23 @@ def measure(image: Upright) -> Measures:
         (max(1, int(image.width // scale)), max(1, int(image.height // scale))),
         Image.Resampling.BICUBIC,
     )
-    sketch = middle.convert("L").resize((SKETCH, SKETCH), Image.Resampling.BILINEAR)
     found = image.width, image.height, *_of_sample(sample), *_of_small(small)
     return Measures(
         tuple(float(value) for value in found),
         digest.digest()[:DIGEST_BYTES].hex(),
-        sketch.tobytes(),
+        _squeezed(middle).tobytes(),
     )
+
+
+def sketch_of(picture: np.ndarray | Image.Image) -> np.ndarray:
+    """uint8 [SKETCH, SKETCH], the sketch of a Pillow image or an array [h, w] or [h, w, 3]."""
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    factor = -(-max(image.size) // SIDE)
+    return np.asarray(_squeezed(image.convert("RGB").reduce(factor)))
+
+
+def _squeezed(picture: Image.Image) -> Image.Image:
+    return picture.convert("L").resize((SKETCH, SKETCH), Image.Resampling.BILINEAR)
 
 
 def _of_sample(sample: Image.Image) -> tuple[float, ...]:
@@ -100,7 +110,9 @@ def _of_sample(sample: Image.Image) -> tuple[float, ...]:
     lightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
     counts = np.cumsum(ImageChops.difference(lightest, darkest).histogram())
-    return mean, low, high, sample.entropy(), np.searchsorted(counts, 0.99 * counts[-1]) / 255
+    entropy = (red if counts[0] == counts[-1] else sample).entropy()
+    colour = np.searchsorted(counts, 0.99 * counts[-1]) / 255
+    return float(mean), float(low), float(high), entropy, float(colour)
 
 
 def _of_small(small: Image.Image) -> tuple[float, ...]:
@@ -108,7 +120,7 @@ def _of_small(small: Image.Image) -> tuple[float, ...]:
     grey = small.convert("L")
     edges = ImageStat.Stat(grey.filter(ImageFilter.FIND_EDGES)).var[0]
     spread = max(ceiling - floor for floor, ceiling in np.reshape(small.getextrema(), (3, 2)))
-    return np.sqrt(edges), np.std(grey.histogram()), spread / 255
+    return float(np.sqrt(edges)), float(np.std(grey.histogram())), float(spread / 255)
 
 
 _LUMA = np.array([0.241, 0.691, 0.068], np.float32)

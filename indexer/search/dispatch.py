@@ -23,7 +23,7 @@ from .gpu import (
     faiss_sees_gpu,
     open_gpus,
 )
-from .install import MadeStructure, make_structure
+from .install import MadeStructure
 from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers, lists_for, read_kind
 from .plan import Machine, Plan, Task, plan_search, this_machine
 from .searchers import ExactSearcher, Searcher, StructureSearcher
@@ -168,10 +168,3 @@ def nearest_searcher(rows: Rows) -> Searcher:
     nothing = SelectedRows(rows, np.zeros(0, np.int64))
     made = FaissStructure(structure, kind, parameters)
     return StructureSearcher(made, ExactSearcher(rows), ExactSearcher(nothing))
-
-
-def rows_searcher(rows: Rows, path: Path) -> Searcher:
-    """An approximate searcher of any unit rows, by inverted lists that are written to `path`."""
-    lists = max(1, lists_for(len(rows)))
-    dimension = rows[:1].shape[1]
-    return made_searcher(rows, make_structure(rows, dimension, f"IVF{lists},SQ8", path), {})

@@ -216,10 +216,16 @@ def _sent(work: Path) -> Path:
 
 @contextmanager
 def _named(folder: Path, address: str) -> Iterator[None]:
-    """Name the address instead of the folder of the cache in errors."""
+    """Name the address instead of the folder of the cache in errors, but of a full cache."""
     try:
         yield
     except BlissError as error:
+        if isinstance(error.__cause__, OSError) and str(folder) in error.given:
+            raise type(error)(
+                f"{error.given} (this is the cache, for {address})",
+                error.needed,
+                f"{error.remedy}; BLISS_CACHE names another folder for the cache",
+            ) from error.__cause__
         words: list[Any] = [
             text.replace(str(folder), address) for text in (error.given, error.needed, error.remedy)
         ]

@@ -22,6 +22,7 @@ from urllib.request import getproxies
 from ...artefacts import MANIFEST, read_manifest, sha256_of
 from ...errors import BlissError, UsageError
 from ...progress import Progress
+from ...safe_text import counted
 from ..encode.encoder import describe_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
@@ -227,12 +228,17 @@ def index_card(manifest: Mapping[str, Any], repository: str) -> str:
     yaml = "\n".join(f"{name}: {json.dumps(value)}" for name, value in head.items())
     lines = [
         f"---\n{yaml}\n---",
-        f"# Caption index: {rows - removed:,} captions",
+        f"# Caption index: {counted(rows - removed, 'caption')}",
         "Captions with their CLIP embeddings, made by bliss-audit to find the images that do not "
         "belong in a collection, and to say why.",
         f"- model: {_quoted(describe_model(manifest['model']))}\n"
-        f"- stored as {manifest['dtype']}, {rows:,} rows in {len(manifest['parts'])} parts"
-        + (f"; {removed:,} of them were removed and are not searched" if removed else ""),
+        f"- stored as {manifest['dtype']}, {counted(rows, 'row')} in "
+        f"{counted(len(manifest['parts']), 'part')}"
+        + (
+            f"; {counted(removed, 'of them was', 'of them were')} removed and not searched"
+            if removed
+            else ""
+        ),
         "## Use it",
         f"```sh\nbliss index pull {repository} captions\n"
         "bliss audit photos --index captions --output audit\n```",

@@ -9,10 +9,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from ...artefacts import LOCK as LOCK
 from ...artefacts import delete_abandoned, lock_file
 from ...errors import FolderInUse, unwritable
-
-LOCK = ".bliss.lock"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ...artefacts import MANIFEST, read_array, read_manifest
 from ...errors import BlissError
+from ...safe_text import counted
 from ...tables import read_table
 from ..encode.encoder import Encoder, encode_prompts
 from ..search.structures import how_to_make_again
@@ -73,7 +74,7 @@ def verify_index(
         return
     unsound = type_problems(content)
     wrong = unsound or [*count_problems(content), *name_problems(content)]
-    listed = f"{len(content['checksums'])} files listed"
+    listed = f"{counted(len(content['checksums']), 'file')} listed"
     yield _check_of("manifest", listed, wrong, _OF_MANIFEST)
     if unsound:
         return
@@ -95,13 +96,17 @@ def verify_index(
         found += [Problem(what, RESTORE) for what in part_problems(folder, number)]
         rows += manifest.parts[number]
     progress("parts checked", len(manifest.parts), len(manifest.parts))
-    yield Check("vectors and captions", f"{rows:,} rows of {len(whole)} parts", tuple(found))
+    yield Check(
+        "vectors and captions",
+        f"{counted(rows, 'row')} of {counted(len(whole), 'part')}",
+        tuple(found),
+    )
     if manifest.removed is not None or any(name.startswith("removed") for name in damaged):
         yield _removals(folder)
     if sample and not found:
         wrong = embedding_problems(folder, whole, sample, encoder())
         again = "Build the index again, with the model and prompts it names"
-        yield _check_of("embeddings", f"{sample} captions embedded again", wrong, again)
+        yield _check_of("embeddings", f"{counted(sample, 'caption')} embedded again", wrong, again)
 
 
 _UNFINISHED = {
@@ -166,7 +171,7 @@ def _checksums(folder: IndexFolder, progress: Progress) -> tuple[set[str], Check
             damaged.add(name)
             problems.append(Problem(error.given, _repair(folder, name)))
     progress("checksums compared", len(names), len(names))
-    looked_at = f"{len(names)} files, {size / 1e6:,.1f} MB"
+    looked_at = f"{counted(len(names), 'file')}, {size / 1e6:,.1f} MB"
     return damaged, Check("checksums", looked_at, tuple(problems))
 
 
@@ -198,9 +203,11 @@ def _removals(folder: IndexFolder) -> Check:
             folder.check(name)
             after = read_rows(folder.path / name, count)
             if not np.isin(earlier, after).all() or len(after) - len(earlier) != entry["rows"]:
-                problems.append(Problem(f"{name} does not add {entry['rows']:,} rows", RESTORE))
+                problems.append(
+                    Problem(f"{name} does not add {counted(entry['rows'], 'row')}", RESTORE)
+                )
             earlier = after
-        looked_at = f"{len(rows):,} rows removed, in {len(log)} steps"
+        looked_at = f"{counted(len(rows), 'row')} removed, in {counted(len(log), 'step')}"
     except BlissError as error:
         return Check("removed", "", (Problem(error.given, error.remedy),))
     return Check("removed", looked_at, tuple(problems))
@@ -242,7 +249,8 @@ def _vector_problems(folder: IndexFolder, number: int) -> Iterator[str]:
         ):
             found = np.flatnonzero(wrong)
             if found.size:
-                yield f"{name} has {found.size:,} rows {what}, the first {start + found[0]:,}"
+                first = f"{start + found[0]:,}"
+                yield f"{name} has {counted(found.size, 'row')} {what}, the first {first}"
 
 
 def _stored_captions(
@@ -258,7 +266,7 @@ def _stored_captions(
         return None
     sound = offsets.dtype == np.int64 and offsets.shape == (rows + 1,) and offsets[0] == 0
     if not sound or (np.diff(offsets) < 0).any() or offsets[-1] != len(data):
-        yield f"{starts} does not cut {texts} into {rows:,} captions"
+        yield f"{starts} does not cut {texts} into {counted(rows, 'caption')}"
         return None
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     captions = pa.Array.from_buffers(pa.large_string(), rows, buffers)
@@ -284,7 +292,7 @@ def _metadata_problems(
         yield f"{name} has the columns {kinds}, not {COLUMNS}"
         return
     if len(table) != rows:
-        yield f"{name} has {len(table):,} rows for {rows:,} vectors"
+        yield f"{name} has {counted(len(table), 'row')} for {counted(rows, 'vector')}"
         return
     if captions is not None:
         same = table["caption"].cast(pa.large_string()).combine_chunks().equals(captions)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...errors import BlissError, UsageError
+from ...safe_text import counted
 from ...tables import count_rows, read_schema, read_table
 from .rows import load_vectors
 
@@ -66,7 +67,8 @@ def open_embedding_folder(folder: Path, kind: str) -> EmbeddingFolder:
         described = _metadata_rows(metadata[number])
         if len(array) != described:
             raise BlissError(
-                f"{path} has {len(array):,} rows and {metadata[number].name} {described:,}",
+                f"{path} has {counted(len(array), 'row')} and {metadata[number].name} "
+                f"{described:,}",
                 "one metadata row for every vector",
                 "Embed the folder again",
             )

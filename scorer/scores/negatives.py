@@ -19,6 +19,8 @@
   lies to x depends on s_i alone, so three numbers a draw simulate it exactly. π = 0.5 and the
   groups are those of the authors' code, whose P⁺ has no noise and whose Ê can be negative; here Ê
   is at least `floor` times its value without correction. The noise and the floor are ours.
+- The hub-corrected softmax takes from every cosine, of a text or a label, α times the text's
+  closeness to any reference image (its hubness): some texts are near to every image.
 
 `neglabel_retrieved` is NegLabel in one group from the k retrieved texts alone, for corpora too
 large to sum over. Of N = Σ_j e^{r_j/τ} over the mined negatives, the retrieved ones are summed
@@ -45,7 +47,7 @@ from ...errors import BlissError
 from ...indexer.vectors import normalise_rows, slices, whole_rows
 from ..bliss import Retrieved
 from .contract import Fitted, Fitting, Need, Query, Score, between, positive, retrieved_texts, whole
-from .similarity import IMAGES_AT_ONCE, VECTORS_AT_ONCE, share_of, similarity
+from .similarity import IMAGES_AT_ONCE, VECTORS_AT_ONCE, hubness, share_of, similarity
 from .text_terms import MAXIMUM, TextSum, TextTerm
 
 MINING: Mapping[str, float] = {"quantile": 0.95, "keep": 0.15, "drop": 0.95}
@@ -209,6 +211,43 @@ EOE = Score(
     needs=frozenset({Need.TEXTS}),
 )
 
+
+def fit_hub_softmax(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """N/(P + N) over all texts that are no label in other words, hubness taken off."""
+    normals, tau = fitting.normals, positive(parameters, "tau")
+    alpha, nearest = between(parameters, "alpha", 0, 1), whole(parameters, "nearest", 1)
+    usable = _apart(
+        label_nearness(fitting.texts, normals.prompts, 1.0)[1], between(parameters, "drop", -1, 1)
+    )
+    if not usable.any():
+        raise BlissError(
+            f"all {len(usable)} external texts are within cosine {parameters['drop']:g} of a "
+            "normal label",
+            "texts of other things",
+            "Use another corpus",
+        )
+    hubs = [hubness(v, normals.images, nearest) for v in (fitting.texts, normals.prompts)]
+    weights = np.exp(-alpha * hubs[0] / tau)
+    wide, shift = normals.prompts.astype(np.float64).T, alpha * hubs[1] / tau
+
+    def score(images: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        labels = np.logaddexp.reduce(images.astype(np.float64) @ wide / tau - shift, axis=1)
+        return share_of(outside[0], labels)
+
+    rows = np.flatnonzero(usable)[None]
+    return TextTerm(fitting.texts, (TextSum(rows, tau, weights),), score)
+
+
+HUB_SOFTMAX = Score(
+    name="hub_softmax",
+    formula="N/(P + N), P = Σ_i e^{(s_i - α·h_i)/τ}, N = Σ_j e^{(r_j - α·h_j)/τ}, h the mean of "
+    "the 16 largest cosines of reference images to the text, α = ¼",
+    source="Chowdhury et al., Nearest Neighbor Normalization Improves Multimodal Retrieval, EMNLP "
+    "2024, arXiv 2410.24114, in a softmax as NegLabel's",
+    fit=fit_hub_softmax,
+    defaults={"tau": 0.01, "alpha": 0.25, "nearest": 16, "drop": 0.95},
+    needs=frozenset({Need.NORMALS, Need.TEXTS}),
+)
 
 TRIPLES_AT_ONCE = 100_000
 """Of an image, a label and a draw: 0.8 MB, so that they stay in cache."""

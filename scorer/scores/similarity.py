@@ -63,6 +63,20 @@ def similarity(images: np.ndarray, vectors: np.ndarray, tau: float) -> Similarit
     return Similarity(largest, log_sum)
 
 
+def hubness(vectors: np.ndarray, images: np.ndarray, nearest: int) -> np.ndarray:
+    """float64 [v], the mean of the `nearest` largest cosines of `images` [m, d] to each vector.
+
+    Of all of them where there are fewer (Chowdhury et al., EMNLP 2024, arXiv 2410.24114).
+    """
+    k = min(nearest, len(images))
+    largest = np.full((k, len(vectors)), -np.inf)
+    for rows in slices(len(images), IMAGES_AT_ONCE):
+        for block, cosines in cosine_blocks(images[rows], vectors):
+            some = np.concatenate([largest[:, block], cosines])
+            largest[:, block] = np.partition(some, len(cosines), axis=0)[len(cosines) :]
+    return largest.mean(axis=0)
+
+
 def cosine_blocks(images: np.ndarray, vectors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Cosines of a few `images` [b, d] to each block of `vectors`: its place, float64 [b, v]."""
     wide = np.asarray(images, np.float64)

@@ -3,7 +3,9 @@
 MCM and MSP measure how flat the softmax is, at temperature 1 and at CLIP's scale of 100; with one
 label they are constant. The energy is the log-sum of the same logits: published at T = 1 on logits
 of 100·s, so τ = 0.01 on cosines, and a hundredth of it, which changes no order. The maximum cosine
-needs no softmax. CLIP-AD adds one more text, "a photo of something".
+needs no softmax. CLIP-AD adds one more text, "a photo of something". Two gaps need no temperature:
+LogitGap between the best label and the next ones, and one between the retrieved texts and the best
+label.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import Fitted, Fitting, Need, Query, Score, positive
-from .similarity import share_of, similarity
+from .contract import Fitted, Fitting, Need, Query, Score, between, positive, retrieved_texts
+from .similarity import in_chunks, share_of, similarity
 
 
 def fit_mcm(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -103,4 +105,56 @@ CLIP_AD = Score(
     fit=fit_clip_ad,
     defaults={"tau": 0.01},
     needs=frozenset({Need.SOMETHING}),
+)
+
+
+def fit_logit_gap(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """mean(s_(2), …, s_(N+1)) - s_(1), N = `share` of the other labels, at least one of them.
+
+    With one label there is no gap, and every score is 0.
+    """
+    wide = fitting.normals.prompts.astype(np.float64).T
+    others = wide.shape[1] - 1
+    count = max(1, round(between(parameters, "share", 0, 1) * others))
+
+    def of_chunk(images: np.ndarray) -> np.ndarray:
+        if not others:
+            return np.zeros(len(images))
+        cosines = -np.sort(-(images @ wide), axis=1)
+        return cosines[:, 1 : 1 + count].mean(axis=1) - cosines[:, 0]
+
+    def score(query: Query) -> np.ndarray:
+        return in_chunks(query.images, 2 * wide.shape[1], of_chunk)
+
+    return score
+
+
+LOGIT_GAP = Score(
+    name="logit_gap",
+    formula="mean(s_(2), …, s_(N+1)) - s_(1), N = a fifth of the other labels "
+    "(published with the other sign)",
+    source="Liang et al., Revisiting Logit Distributions for Reliable OOD Detection (LogitGap), "
+    "NeurIPS 2025, arXiv 2510.20134",
+    fit=fit_logit_gap,
+    defaults={"share": 0.2},
+)
+
+
+def fit_external_gap(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
+    """mean of the k retrieved texts' cosines - max_i s_i; no parameter."""
+    prompts = fitting.normals.prompts
+
+    def score(query: Query) -> np.ndarray:
+        nearest = retrieved_texts(query, "external_gap").similarity
+        return nearest.mean(axis=1, dtype=np.float64) - similarity(query.images, prompts, 1).largest
+
+    return score
+
+
+EXTERNAL_GAP = Score(
+    name="external_gap",
+    formula="mean of the k retrieved texts' cosines - max_i s_i",
+    source="this project",
+    fit=fit_external_gap,
+    needs=frozenset({Need.RETRIEVED}),
 )

@@ -15,7 +15,10 @@ from blissaudit.audit.decisions import (
     decision_facts,
 )
 from blissaudit.audit.result import AuditResult
-from blissaudit.errors import TooManyFlagged, UsageError
+from blissaudit.audit.robust import without_images
+from blissaudit.audit.run import AuditSettings, calibrated, calibrated_on_itself
+from blissaudit.errors import BlissError, TooManyFlagged, UsageError
+from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import bliss_matrices, gather_texts
 from blissaudit.scorer.calibration import (
@@ -29,9 +32,11 @@ from blissaudit.scorer.calibration import (
     null_p_values,
 )
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT
+from blissaudit.scorer.members import make_members
 from blissaudit.scorer.mislabel import LabelMargins
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Calibration, Reference
+from blissaudit.scorer.reference_file import images_to_keep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, norm
@@ -132,6 +137,48 @@ def test_p_by_class_is_the_largest_of_the_classes_p_values():
         patch.setattr("blissaudit.scorer.bliss.PULL_ENTRIES", 25)
         again = class_p_values(rows, retrieved, reference, 0.5, NOTHING_LEFT_OUT, calibration)
     assert np.array_equal(again, found)
+
+
+def test_the_reference_calibrates_itself_as_refitting_without_each_image_says(monkeypatch):
+    rows, labels, reference, _ = small_world()
+    monkeypatch.setattr(
+        "blissaudit.audit.run.retrieve",
+        lambda index, images, k, cache: gather_texts(exact_search(images, rows, k), rows),
+    )
+    kept = images_to_keep(reference.moments, rows, labels)
+    whole = calibrated_on_itself(replace(reference, sample=kept))
+    clean = []
+    for i in range(60):
+        keep = np.arange(60) != i
+        rest = Reference(
+            fit_moments(("a", "b", "c"), rows[keep], labels[keep]), reference.prompt_vectors
+        )
+        near = gather_texts(exact_search(rows[i : i + 1], rows, 5), rows)
+        clean.append(bliss_matrices(rows[i : i + 1], near, rest).total.min())
+    scores = np.quantile(clean, [0.1, 0.5, 0.95]) + 1e-3
+    result = replace(result_of(scores), reference=whole, index=None)
+    found = calibrated(result, AuditSettings(k=5)).p_values
+    assert found == pytest.approx([(1 + sum(c >= s for c in clean)) / 61 for s in scores])
+    with pytest.raises(BlissError, match="class 'b' has 2 reference images"):
+        few = fit_moments(("a", "b"), rows[:22], labels[:22])
+        calibrated_on_itself(Reference(few, reference.prompt_vectors[:2]))
+
+
+def test_images_that_leave_the_reference_leave_its_sample_and_its_calibration_too():
+    rows, labels, reference, _ = small_world()
+    hashes = tuple(f"{i:064x}" for i in range(60))
+    images = EmbeddedImages(
+        rows, np.arange(60), hashes, ("",) * 60, hashes, (), {"dimension": 6}, "here"
+    )
+    kept = images_to_keep(reference.moments, rows, labels)
+    whole = replace(reference, sample=kept, members=make_members(list(hashes), labels))
+    out = np.isin(np.arange(60), [0, 25])
+    left = without_images(whole, images, labels, out)
+    assert left.moments.counts.tolist() == [19, 19, 20]
+    assert len(left.sample.labels) == 58
+    assert not (left.sample.images[:, None] == rows[out]).all(axis=2).any()
+    again = calibrated_on_itself(left)
+    assert again.calibration_count == 58 and again.calibration.in_moments
 
 
 def test_a_class_without_calibration_images_makes_every_p_one():
@@ -262,7 +309,7 @@ def test_many_unknown_classes_are_counted_not_listed():
         ({"calibration": "clean"}, "mahalanobis", "bliss or bliss\\+, the scores it works with. "
          "Leave --calibration out, or use --score bliss or bliss\\+"),
         ({"robust": True}, "mahalanobis", "bliss or bliss\\+, the scores it works with"),
-        ({"kind": "mislabel"}, "bliss+", "bliss, the score it works with. Leave --question "
+        ({"kinds": ("mislabel",)}, "bliss+", "bliss, the score it works with. Leave --question "
          "mislabel out, or use --score bliss"),
     ],
 )  # fmt: skip
@@ -278,7 +325,8 @@ def test_too_small_a_calibration_set_says_how_many_are_needed():
         "0 images flagged at a false discovery rate of 0.1: with 3 calibration images more than "
         "all 5 would have to look stranger than every one of those; to flag one, 49 are needed. "
         "Add clean images with --calibration DIR, or read the most unusual images first and flag "
-        "some with --flag N or --flag N%"
+        "some with --flag N or --flag N%. --p-values leave-one-out compares with all images of a "
+        "clean reference, measured and not guaranteed"
     )
     assert few.facts["least_flagged"] == 13
     some = decided(result_of(RANKED, [0.05] + [1] * 4, clean=19), DecisionRule(), own=False)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blissaudit import BlissError
 from blissaudit.audit import request as request_module
 from blissaudit.audit.classes import unmet_labels
 
@@ -177,7 +178,7 @@ def test_a_clipn_of_another_model_is_refused_first(collection, index, tmp_path, 
         output=str(tmp_path / "out"),
         score="clipn_ctw",
     )
-    with pytest.raises(request_module.BlissError, match="both from the same model and weights"):
+    with pytest.raises(BlissError, match="both from the same model and weights"):
         request_module.run_audit(request, no_prompts=other)
 
 
@@ -191,7 +192,7 @@ def test_rounded_embeddings_are_recognised_in_the_reference(bliss, tmp_path, fit
         pa.table({"caption": ["This is a photo of a a", "This is a photo of a b", *"cdefghi"]}),
         texts / "metadata" / "metadata_0.parquet",
     )
-    assert bliss("index", "build", texts, "-o", tmp_path / "index").code == 0
+    assert bliss("index", "build", "--embeddings", texts, "-o", tmp_path / "index").code == 0
     labels = list("ab") * 12
     full = image_embeddings(tmp_path / "full", labels, rows)
     clean = full
@@ -241,5 +242,5 @@ def test_labels_are_compared_with_a_separate_reference(bliss, collection, index,
     assert f"1 label of {collection} differs from a class of the reference" in done.err
     assert "'apple' for 'Apple'" in done.err
     assert f"1 label of {collection} is no class of the reference: house" in done.err
-    refused = bliss(*audit, "--normal", "APPLE", "-o", tmp_path / "out")
+    refused = bliss(*audit, "--normal", "APPLE", "-o", tmp_path / "other")
     assert refused.code == 2 and "Correct --normal: 'Apple' is there" in refused.err

@@ -18,6 +18,7 @@ COLUMNS = {
     "content": "string",
     "score": "double",
     "rank": "int64",
+    "read_first": "int64",
     "nearest_class": "string",
     "ics": "double",
     "ets": "double",
@@ -41,7 +42,8 @@ STRAYS = ("apple/clock.png", "boat/umbrella.png")
 @pytest.fixture(scope="module")
 def audited(bliss, collection, index, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited") / "out"
-    outcome = bliss("audit", collection, "--index", index, "-o", folder, "--top", 2, "--flag", 2)
+    audit = ("audit", collection, "--index", index, "--question", "stray", "-o", folder)
+    outcome = bliss(*audit, "--top", 2, "--flag", 2)
     assert outcome.code == 0
     return folder, outcome
 
@@ -67,7 +69,8 @@ def table(folder: Path) -> dict[str, list]:
 
 def test_planted_strays_come_first_and_the_screen_says_why(audited):
     folder, outcome = audited
-    head, first, second, empty, counts, flagged, where, page = outcome.out.splitlines()
+    head, first, second, *rest = outcome.out.splitlines()
+    empty, counts, flagged, gap, issues, worst, where, page = rest
     assert head.split() == ["score", "path", "nearest", "class", "resembles"]
     assert {line.split()[1] for line in (first, second)} == set(STRAYS)
     for line in (first, second):
@@ -82,6 +85,8 @@ def test_planted_strays_come_first_and_the_screen_says_why(audited):
         "2 images flagged: the most anomalous, as many as --flag says; p and q are empty: the "
         "images are their own reference, and p-values among them would only be ranks"
     )
+    assert (gap, issues) == ("", "2 issues of 2 images:")
+    assert worst.split()[:4] == ["2", "stray", "worst:", f"{first.split()[1]}:"]
     assert where == f"All scores: {folder}/scores.parquet"
     assert page == f"To look at them: {folder}/report.html"
     model, *progress = outcome.err.splitlines()
@@ -183,7 +188,8 @@ def test_scoring_is_auditing_against_a_fitted_reference(
     bliss, collection, reference, index, tmp_path
 ):
     against = ("--index", index, "--reference", reference, "--json", "--top", 26)
-    audit = json.loads(bliss("audit", collection, *against, "-o", tmp_path / "out").out)
+    strays = ("--question", "stray", "-o", tmp_path / "out")
+    audit = json.loads(bliss("audit", collection, *against, *strays).out)
     score = json.loads(bliss("score", collection, *against).out)
     assert score == audit
     values = {image["p"] for image in score["worst"]}

@@ -20,6 +20,11 @@ OWN = (
     "p and q are empty: the images are their own reference, and p-values among them would only be "
     "ranks"
 )
+ADVICE = (
+    "Add clean images with --calibration DIR, or read the most unusual images first and flag some "
+    "with --flag N or --flag N%"
+)
+MORE = ". --p-values leave-one-out compares with all images of a clean reference, measured and not"
 
 
 def render(path: Path, kind: str, rng: np.random.Generator) -> None:
@@ -76,8 +81,7 @@ def facts(folder: Path) -> dict:
 def said(outcome) -> list[str]:
     """The lines below the table, without the issues and the names of the files."""
     assert outcome.code == 0, outcome.err
-    lines = outcome.out.split("\n\n")[1].splitlines()
-    return [line for line in lines if not line.startswith(("All scores", "To look", "Read these"))]
+    return outcome.out.split("\n\n")[1].splitlines()
 
 
 def test_a_set_that_is_its_own_reference_flags_nothing_unless_asked(audit):
@@ -125,10 +129,10 @@ def test_calibration_gives_p_and_says_when_it_is_too_small(audit, world):
     for source in ("clean", "clean-embedded"):
         outcome, folder = audit("--calibration", world / source)
         assert said(outcome)[1:] == [
-            "p is against 42 held-out clean images: it cannot be below 0.0233",
+            "p is against 42 held-out clean images (guaranteed): it cannot be below 0.0233",
             "0 images flagged at a false discovery rate of 0.1: with 42 calibration images at "
             "least 10 of the 40 would have to look stranger than every one of those; to flag one, "
-            "399 are needed",
+            f"399 are needed. {ADVICE}",
         ]
         found = table(folder)
         ordered = sorted(zip(found["score"], found["p"], found["q"], strict=True), reverse=True)
@@ -152,10 +156,10 @@ def test_p_by_class(audit, world):
     _, folder = audit("--calibration", world / "clean-embedded")
     outcome, by_class = audit("--calibration", world / "clean-embedded", "--per-class")
     assert said(outcome)[1:] == [
-        "p is against 42 held-out clean images: it cannot be below 0.0667",
+        "p is against 42 held-out clean images (guaranteed): it cannot be below 0.0667",
         "0 images flagged at a false discovery rate of 0.1: with 14 calibration images in a class "
         "at least 27 of the 40 would have to look stranger than every one of those; to flag one, "
-        "399 are needed",
+        f"399 are needed. {ADVICE}",
     ]
     values = {round(15 * p, 6) for p in table(by_class)["p"]}
     assert values <= set(range(1, 16))
@@ -169,13 +173,41 @@ def test_a_clean_reference_keeps_a_fifth_back_where_that_is_of_use(audit, world,
     assert "no clean image was held out" in facts(small)["decision"]["reason"]
     outcome, folder = audit("--reference", world / "clean-embedded", "--flag", "fdr=0.15")
     assert facts(folder)["reference"]["calibration_images"] == 6
-    assert said(outcome)[1] == "p is against 6 held-out clean images: it cannot be below 0.143"
+    line = "p is against 6 held-out clean images (guaranteed): it cannot be below 0.143"
+    assert said(outcome)[1] == line
+    assert MORE in facts(folder)["decision"]["reason"]
     taken, folder = audit(
         "--reference", world / "clean-embedded", "--calibration", world / "clean-embedded",
         "--flag", "fdr=0.15",
     )  # fmt: skip
     assert taken.code == 2
     assert "is in the reference. Needed: other clean images to compare with" in taken.err
+
+
+def test_the_whole_reference_can_calibrate_without_a_guarantee(
+    audit, bliss, index, world, tmp_path
+):
+    whole = ("--reference", world / "clean-embedded", "--p-values", "leave-one-out")
+    outcome, folder = audit(*whole)
+    found = facts(folder)
+    assert sum(found["reference"]["images"]) == found["reference"]["calibration_images"] == 42
+    assert said(outcome)[1] == (
+        "p is against 42 images of the reference, each left out of its class (measured, not "
+        "guaranteed): it cannot be below 0.0233"
+    )
+    assert found["decision"]["guaranteed"] is False
+    assert found["decision"]["reason"].endswith("the reference's own images calibrate")
+    _, held = audit("--reference", world / "clean-embedded", "--flag", "fdr=0.15")
+    assert facts(held)["decision"]["guaranteed"] is True
+    _, plus = audit(*whole, "--score", "bliss+")
+    assert min(table(plus)["p"]) == pytest.approx(1 / 43)
+    fit = ("reference", "fit", world / "clean", "--model", "demo", "--hold-out", 0)
+    assert bliss(*fit, "-o", tmp_path / "ref").code == 0
+    score = ("score", world / "set", "--reference", tmp_path / "ref", "--index", index)
+    result = json.loads(bliss(*score, "--p-values", "leave-one-out", "--json").out)
+    by_path = dict(zip(table(folder)["path"], table(folder)["p"], strict=True))
+    for image in result["worst"]:
+        assert image["p"] == pytest.approx(by_path[image["path"]])
 
 
 def test_scoring_against_a_fitted_reference_flags_too(bliss, index, world, tmp_path):
@@ -295,6 +327,7 @@ def test_a_question_restricts_the_issues_and_nothing_is_a_stray_unless_flagged(a
     assert table(folder)["read_first"] == table(folder)["rank"]
     _, both = audit("--question", "mislabel,stray", "--json")
     kinds = set(pq.read_table(both / "issues.parquet")["kind"].to_pylist())
+    assert not (both / "copies.parquet").exists() and not (both / "quality.parquet").exists()
     assert kinds == {"label"} and facts(both)["question"] == "stray"
 
 
@@ -393,6 +426,13 @@ REFUSED = {
         "many",
     ): "--flag 'many' was given. Needed: fdr=RATE, a number or percentage of images",
     ("--per-class",): "--per-class was given without clean images to compare with.",
+    ("--p-values", "leave-one-out"): "--p-values leave-one-out was given and the images are their",
+    (
+        "--p-values",
+        "leave-one-out",
+        "--calibration",
+        ".",
+    ): "--p-values leave-one-out was given with",
     ("--fail-on", 0): "--fail-on counts flagged images, and nothing flags any here.",
     (
         "--question",

@@ -103,7 +103,9 @@ def test_a_file_that_cannot_be_repeated(bliss, tmp_path, content, code, message)
 
 def test_without_it_the_sets_must_be_given(bliss):
     done = bliss("eval")
-    assert done.code == 2 and "--reference" in done.err
+    assert done.code == 2 and "--test" in done.err
+    done = bliss("eval", "--test", "images", "--index", "captions")
+    assert done.code == 2 and "--reference was not given" in done.err
 
 
 def test_differences_by_hand():

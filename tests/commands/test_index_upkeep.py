@@ -112,8 +112,8 @@ def test_verify_prints_a_line_for_each_check(bliss, copied):
         "ok       manifest: 5 files listed\n"
         "ok       files: 6 there\n"
         "ok       checksums: 5 files, … MB\n"
-        "ok       vectors and captions: 300 rows of 1 parts\n"
-        f"ok       removed: {removed} rows removed, in 1 steps\n"
+        "ok       vectors and captions: 300 rows of 1 part\n"
+        f"ok       removed: {removed} rows removed, in 1 step\n"
         "ok       embeddings: 7 captions embedded again\n"
         f"{copied} is whole\n"
     )

@@ -173,8 +173,8 @@ def test_a_home_that_cannot_be_written_breaks_no_run(bliss, made, monkeypatch, t
     answer = bliss(*search)
     assert answer.code == 0
     assert (
-        "could not remember that you named this model: this system names no home folder. "
-        in answer.err
+        "could not remember that you named this model: this user has no home folder to keep files "
+        "in. " in answer.err
     )
     assert not (Path.cwd() / "~").exists()
 

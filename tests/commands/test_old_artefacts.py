@@ -23,7 +23,9 @@ PACKED = Path(__file__).parents[1] / "artefacts" / "8c30c78.tar.xz"
 @pytest.fixture
 def old(tmp_path, monkeypatch):
     with tarfile.open(PACKED) as packed:
-        packed.extractall(tmp_path, filter="data")
+        # Python below 3.11.4 has no filters.
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        packed.extractall(tmp_path, **safely)
     for entry in (tmp_path / "cache").rglob("*.json"):
         entry.write_text(entry.read_text().replace("/old_world", str(tmp_path)))
     monkeypatch.chdir(tmp_path)
@@ -38,7 +40,9 @@ def vectors(folder):
 def test_its_index_and_cache_give_its_run_again(bliss, old):
     done = bliss("audit", "images", "--index", "index", "--output", "again", "--report", "none")
     assert done.code == 0, done.err
-    assert "fitted reference reused from" in done.err and "images of images that are in" in done.err
+    assert "images of images that are in" in done.err
+    # It lacks what recognises rounded embeddings, and so is fitted again.
+    assert "fitted reference reused from" not in done.err
     before = pq.read_table(old / "run" / "scores.parquet", columns=["path", "score"])
     again = pq.read_table(old / "again" / "scores.parquet", columns=["path", "score"])
     assert before["path"].equals(again["path"])

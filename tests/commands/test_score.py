@@ -122,8 +122,31 @@ def test_bliss_plus_audits_a_collection_that_is_its_own_reference(bliss, plain, 
         bliss, images, index, tmp_path / "named", "--reference", images, "--score", "bliss+"
     )
     np.testing.assert_allclose(named["score"], table["score"], rtol=1e-6)
-    _, heavy = audit(bliss, images, index, tmp_path / "heavy", "--score", "bliss+", "--lambda", 3)
-    assert np.abs(np.array(heavy["score"]) - table["score"]).max() > 1e-3
+    np.testing.assert_allclose(
+        np.array(table["words"]) + table["images"], table["score"], rtol=1e-9, atol=1e-9
+    )
+    learnt = json.loads((tmp_path / "run" / "run.json").read_text())["bliss_plus"]
+    assert learnt["version"] == 2 and sum(learnt["weights"].values()) == pytest.approx(3)
+    assert f"{learnt['without_own_class']['images_auroc']:.1%} by images" in done.out
+
+
+def test_auto_picks_a_score_and_says_why(bliss, plain, index, tmp_path, monkeypatch):
+    images = plain / "images"
+    _, wanted = audit(bliss, images, index, tmp_path / "plus", "--score", "bliss+")
+    done, table = audit(bliss, images, index, tmp_path / "auto", "--score", "auto")
+    assert "\nscore auto: bliss+, from 26 reference images of 3 classes\n" in done.out
+    assert table["score"] == wanted["score"]
+    facts = json.loads((tmp_path / "auto" / "run.json").read_text())
+    assert (facts["request"]["score"], facts["settings"]["score"]) == ("auto", "bliss+")
+    one, _ = audit(bliss, images, index, tmp_path / "one", "--score", "auto", "--normal", "apple")
+    assert "of 1 class; with one class its weights are equal\n" in one.out
+    labels = ("--score", "auto", "--question", "mislabel")
+    assert "score auto" not in audit(bliss, images, index, tmp_path / "labels", *labels)[0].out
+    monkeypatch.setattr("blissaudit.audit.scores.MOST_TEXT_BYTES", 100)
+    done, table = audit(bliss, images, index, tmp_path / "large", "--score", "auto")
+    assert "score auto: bliss; bliss+ was not used because the vectors of" in done.out
+    before = pq.read_table(plain / "scores.parquet").to_pydict()
+    assert table["score"] == before["score"]
 
 
 def test_bliss_plus_with_a_fitted_reference_has_p_values(bliss, plain, collection, index, tmp_path):
@@ -163,7 +186,7 @@ def test_a_score_that_scoring_cannot_have_is_refused(bliss, collection, index, t
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--score", "knnn"], "score 'knnn' is unknown. Needed: one of bliss, bliss+, "),
+        (["--score", "knnn"], "score 'knnn' is unknown. Needed: one of auto, bliss, bliss+, "),
         (["--score", "knn"], "an image cannot be left out of its own. Needed: a folder of clean"),
     ],
 )

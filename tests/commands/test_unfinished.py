@@ -175,7 +175,8 @@ def test_another_audit_or_reference_in_the_same_folder(bliss, collection, index,
     assert turned.code == 0
     fit = ("reference", "fit", "--embeddings", tmp_path / "out" / "images", "--model", "demo")
     assert bliss(*fit, "-o", tmp_path / "reference").code == 0
-    refused = bliss(*fit, "-o", tmp_path / "reference")
+    assert bliss(*fit, "-o", tmp_path / "reference").code == 0  # it is done already
+    refused = bliss(*fit, "--hold-out", 0, "-o", tmp_path / "reference")
     assert (refused.code, refused.out) == (2, "")
     assert "Needed: a new or empty folder for the reference." in refused.err
     (tmp_path / "reference" / "manifest.json").unlink()  # as an interruption would leave it
@@ -190,7 +191,7 @@ def test_another_audit_or_reference_in_the_same_folder(bliss, collection, index,
         ({"parts": None}, "/manifest.json has no usable 'parts'. Needed: the manifest as bliss "),
         ({"checksums": 1}, "/manifest.json has no usable 'checksums'. Needed: the manifest "),
         ({"parts": [7]}, " holds an array of shape (300, 128). Needed: (7, 128), as its manifest "),
-        ({"model": {}}, "/manifest.json has no usable 'model'. Needed: the manifest as bliss "),
+        ({"model": {}}, "/manifest.json has no usable 'model.dimension'. Needed: the manifest as"),
     ],
 )
 def test_an_edited_manifest(bliss, copied, changes, problem):

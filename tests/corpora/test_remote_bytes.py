@@ -120,6 +120,6 @@ def test_a_converted_branch_says_that_configurations_are_one(
     source = open_corpus("hf:owner/name@refs/convert/parquet")
     assert notices_of(source) == (
         "hf:owner/name: refs/convert/parquet has no card, so its configurations are read as one, "
-        "2 files: texts repeat where these overlap",
+        "2 files: rows repeat where these overlap",
     )
     assert notices_of(open_corpus("hf:owner/name@main")) == ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -26,13 +28,22 @@ class TwoMachines:
         del machine["include_dashboard"]
         self.machine = machine
         self.second: Any = None
-        self.add()
         self.ray.init(self.cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+        self.add()
 
     def add(self) -> None:
-        """Add the second machine where it is lost."""
-        if self.second is None:
-            self.second = self.cluster.add_node(**self.machine)
+        """Add the second machine where it is lost, and wait until actors can start there."""
+        if self.second is not None:
+            return
+        self.second = self.cluster.add_node(**self.machine)
+        affinity = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        place = affinity(self.second.node_id, soft=False)
+        there = self.ray.remote(num_cpus=0)(lambda: None).options(scheduling_strategy=place)
+        for _ in range(30):
+            with contextlib.suppress(self.ray.exceptions.TaskUnschedulableError):
+                self.ray.get(there.remote())
+                return
+            time.sleep(0.3)
 
     def kill(self) -> None:
         """End the second machine with all its processes, at once."""

@@ -166,6 +166,19 @@ def test_the_settings_are_those_of_the_study(field, data):
     assert all(not s.protocol.others and s.protocol.size == 30 for s in far)
 
 
+def test_poor_labels_and_every_second_class_by_hand(load_benchmark):
+    made = load_benchmark("field_settings")
+    rows = unit(np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [0, 0.9, 0.1], [0, 0, 1]]))
+    each = made.EmbeddedSet(rows, ("a", "a", "b", "b", "c"))
+    world = made.odd_classes(each, each)
+    assert world.labels == ("b", "b") * 2
+    np.testing.assert_array_equal(world.images[:2], rows[2:4])
+    texts = unit(np.array([[0, 1, 0], [0, 1, 0.05], [0.2, 1, 0.9]]))
+    # The nearest text to the mean of b is the second; the first two name b, so the third is left.
+    assert made.nearest_texts(world, ["b"], texts, {}) == {"b": 1}
+    assert made.nearest_texts(world, ["b"], texts, {"b": 0}) == {"b": 2}
+
+
 def result_of(aurocs, skipped):
     scores = []
     for name, values in aurocs.items():

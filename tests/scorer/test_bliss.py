@@ -11,6 +11,7 @@ from blissaudit.errors import BlissError
 from blissaudit.indexer.vectors.nearest import Hits, exact_search
 from blissaudit.scorer import bliss as class_blocks
 from blissaudit.scorer.bliss import bliss_matrices, bliss_scores, filed_terms, gather_texts
+from blissaudit.scorer.explain import class_terms
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
@@ -102,6 +103,19 @@ def check_world(world: World, hits, left_out: LeftOut, weight: float) -> None:
     filed = world.given >= 0
     close(kept.given_ics, np.where(filed, ics[here, world.given], np.nan))
     close(kept.given_ets, np.where(filed, ets[here, world.given], np.nan))
+
+    explained = class_terms(world.images, retrieved, reference, kept.nearest, left_out)
+    label = np.arange(explained.mean.shape[1]) == 0
+    parts = [label, ~label, True]
+    linear = [
+        (explained.directions(weight, part) * world.images).sum(1)
+        + explained.constants(weight, part)
+        for part in parts
+    ]
+    for found, expected in zip(linear, (kept.ics, weight * kept.ets, kept.score), strict=True):
+        close(found, expected, 1e-4)
+    pulls = np.column_stack([-kept.ics, kept.pull])
+    close(explained.standardised(world.images), pulls, 1e-4)
 
 
 WORLDS = st.builds(

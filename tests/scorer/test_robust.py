@@ -178,16 +178,19 @@ def test_rank_correlation_is_that_of_the_mean_ranks(pairs):
         assert rank_correlation(first, second) == 1
 
 
+def reference_rows(cosines: dict[str, list[float]]) -> np.ndarray:
+    """Images with these cosines to the prompt of their class, the first two axes in turn."""
+    rows = np.zeros((sum(map(len, cosines.values())), 3))
+    where = np.repeat(np.arange(len(cosines)), [len(values) for values in cosines.values()])
+    every = np.concatenate([np.array(values) for values in cosines.values()])
+    rows[np.arange(len(rows)), where], rows[:, 2] = every, np.sqrt(1 - np.square(every))
+    return rows.astype(np.float32)
+
+
 def reference_of(cosines: dict[str, list[float]]) -> Reference:
-    """Classes whose images have these cosines to their prompt, the first two axes in turn."""
-    rows, labels = [], []
-    for number, values in enumerate(cosines.values()):
-        for s in values:
-            row = np.zeros(3)
-            row[number], row[2] = s, np.sqrt(1 - s * s)
-            rows.append(row)
-            labels.append(number)
-    moments = fit_moments(tuple(cosines), np.array(rows, np.float32), np.array(labels))
+    """The reference that these images make."""
+    labels = np.repeat(np.arange(len(cosines)), [len(values) for values in cosines.values()])
+    moments = fit_moments(tuple(cosines), reference_rows(cosines), labels)
     return Reference(moments, np.eye(3, dtype=np.float32)[: len(cosines)])
 
 
@@ -200,3 +203,56 @@ def test_the_balanced_weight_by_hand():
     assert balanced_weight(0.5, dirty, clean) == pytest.approx(expected, rel=1e-5)
     assert balanced_weight(0.5, dirty, dirty) == 0.5
     assert balanced_weight(0.5, dirty, reference_of({"a": [0.8], "b": [0.5]})) == 0.5
+
+
+def test_why_removing_strays_can_lower_auroc_by_hand():
+    """docs/decisions.md: a stray widens a class along its prompt, and hardly along captions."""
+    # Cosines to the prompt and to a caption; the stray is as close to the caption as the others.
+    rows = np.array([[0.8, 0.3], [0.8, 0.1], [0.6, 0.3], [0.6, 0.1], [0.2, 0.2]])
+    rows = np.column_stack([rows, np.sqrt(1 - np.square(rows).sum(axis=1))]).astype(np.float32)
+    axes = np.eye(3, dtype=np.float32)
+    dirty, clean = (
+        Reference(fit_moments(("a",), rows[:n], np.zeros(n, int)), axes[:1]) for n in (5, 4)
+    )
+    image = np.array([[0.5, 0.4, np.sqrt(0.59)]], np.float32)
+    retrieved = gather_texts(exact_search(image, axes[1:2], 1), axes[1:2])
+    with_it, without = (bliss_matrices(image, retrieved, each) for each in (dirty, clean))
+    # σ along the prompt is √0.048 = 0.219 and then 0.1, along the caption √0.008 = 0.0894 and 0.1.
+    assert with_it.ics[0, 0] == pytest.approx((0.6 - 0.5) / np.sqrt(0.048), rel=1e-4)
+    assert without.ics[0, 0] == pytest.approx((0.7 - 0.5) / 0.1, rel=1e-4)
+    assert with_it.ets[0, 0] == pytest.approx((0.4 - 0.2) / np.sqrt(0.008), rel=1e-4)
+    assert without.ets[0, 0] == pytest.approx((0.4 - 0.2) / 0.1, rel=1e-4)
+    # A caption's cosine counts 0.5/0.0894 against 1/0.219 for the prompt's, then 0.5/0.1 against
+    # 1/0.1: λ falls from an effective 1.22 to 0.5. The balanced λ is 1.10 and restores most of it.
+    effective = 0.5 * np.sqrt(0.048) / np.sqrt(0.008)
+    assert effective == pytest.approx(1.22, abs=0.01)
+    assert balanced_weight(0.5, dirty, clean) == pytest.approx(1.10, abs=0.01)
+
+
+@pytest.mark.parametrize(("filed_under", "alone", "left_in"), [(0, 5.0, 5.0), (1, 5.0, 1.826)])
+def test_why_leaving_images_in_looks_better_by_hand(filed_under, alone, left_in):
+    """docs/decisions.md: being left in is a discount in the class an image is filed under only.
+
+    A stray at cosine 0.2 to the second prompt has its minimum there. Filed under the first class it
+    gets no discount; filed under the nearest it gets most of its distance off. A normal image gets
+    one in either case, since it is filed where its minimum is.
+    """
+    classes = {"a": [0.8, 0.8, 0.6, 0.6], "b": [0.8, 0.8, 0.6, 0.6]}
+    stray = np.array([[0.0, 0.2, np.sqrt(0.96)]], np.float32)
+    normal = np.array([[0.6, 0.0, 0.8]], np.float32)
+    rows = np.concatenate([reference_rows(classes), stray])
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, filed_under])
+    axes = np.eye(3, dtype=np.float32)
+    reference = Reference(fit_moments(("a", "b"), rows, labels), axes[:2])
+
+    def score(image, label, out):
+        near = gather_texts(exact_search(image, axes[2:], 1), axes[2:])
+        itself = LeftOut(np.zeros(int(out), int), np.full(int(out), label))
+        return bliss_matrices(image, near, reference, 0.0, itself).total[0]
+
+    assert score(stray, filed_under, True)[1] == pytest.approx(alone, rel=1e-3)
+    assert score(stray, filed_under, False)[1] == pytest.approx(left_in, rel=1e-3)
+    if filed_under == 1:
+        # The normal image, alone: mean 0.733, σ 0.0943; left in: mean 0.7, σ 0.1.
+        assert score(normal, 0, True).min() == pytest.approx(0.1333 / 0.0943, rel=1e-3)
+        assert score(normal, 0, False).min() == pytest.approx(1.0, rel=1e-3)

@@ -45,6 +45,15 @@ def beyond(z: np.ndarray, start: float) -> np.ndarray:
     return np.maximum(z - start, 0)
 
 
+def auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
+    """The share of pairs in which evidence [a] is above evidence [m], ties as half."""
+    ordered = np.sort(normal)
+    below = np.searchsorted(ordered, anomalous, "left") + np.searchsorted(
+        ordered, anomalous, "right"
+    )
+    return float(below.mean() / (2 * len(ordered)))
+
+
 def learnt_weights(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
     """Non-negative weights [p] of p standardised kinds of evidence, summing to p.
 

@@ -11,7 +11,7 @@ from ...bliss import Retrieved, class_blocks
 from ...leave_one_out import LeftOut
 from ...reference import Reference, Sample
 from ...statistics import VariancePrior
-from .pooled_distance import SAME_IMAGE, Pooled, squared_distances
+from .pooled_distance import SAME_IMAGE, Pooled, relative, squared_distances
 from .text_weights import Own, Tail, TextWeights, log_sums, own_cosines, truncated_log_sums
 
 LABELS_AT_ONCE = 2048
@@ -50,9 +50,9 @@ class Evidence:
     bliss: np.ndarray
     """b, BLISS with moderated variances."""
     odds: np.ndarray
-    """n, log Σ_j w_j e^{r_j/τ} − log Σ_i e^{s_i/τ}."""
+    """n, log Σ_j w_j e^{r_j/τ} − log Σ_i e^{(s_i − α·h_i)/τ}."""
     distance: np.ndarray
-    """m, Mahalanobis distance to the nearest class mean."""
+    """r, relative Mahalanobis distance to the nearest class."""
     margin: np.ndarray
     """g, the mean label cosine minus the largest; of one label, the mean text's minus its."""
 
@@ -102,6 +102,7 @@ def sample_evidence(
     with_own, margin, others = _labels(normal, images, labels)
     (bliss, distance), (apart, away) = _nearest(normal, images, retrieved, pairs, labels)
     own = own_cosines(images, labels, normal.reference.prompt_vectors) / normal.texts.tau
+    own -= normal.texts.labels[labels]
     nothing = np.zeros(len(images))
     return (
         Evidence(bliss, texts - with_own, distance, margin),
@@ -124,9 +125,9 @@ def _against_texts(
 def _labels(
     normal: Normal, images: np.ndarray, gone: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log Σ_i e^{s_i/τ}, the margin, and that log without the label `gone` [n]; float64 [n] each.
+    """log Σ_i e^{(s_i − α·h_i)/τ}, the margin, and that log without the label `gone` [n].
 
-    The last is zeros where nothing goes.
+    float64 [n] each; the last is zeros where nothing goes.
     """
     tau, prompts = normal.texts.tau, normal.reference.prompt_vectors.astype(np.float64)
     log_sum, margin, others = np.empty(len(images)), np.empty(len(images)), np.zeros(len(images))
@@ -136,6 +137,7 @@ def _labels(
         middle = some @ normal.texts.mean if len(prompts) == 1 else cosines.mean(axis=1)
         margin[rows] = middle - cosines.max(axis=1)
         cosines /= tau
+        cosines -= normal.texts.labels
         log_sum[rows] = np.logaddexp.reduce(cosines, axis=1)
         if gone is not None:
             cosines[np.arange(len(cosines)), gone[rows]] = -np.inf
@@ -150,7 +152,7 @@ def _nearest(
     pairs: Pairs,
     gone: np.ndarray | None,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Least BLISS total and least Mahalanobis distance over all classes and over all but `gone`.
+    """Least BLISS total and relative distance over all classes and over all but `gone`.
 
     float64 [n] each; the latter two are zeros where no class goes, and all are without spread.
     """
@@ -170,9 +172,11 @@ def _nearest(
             here = np.flatnonzero((own >= 0) & (own < total.shape[1]))
             total[here, own[here]] = np.inf
             apart[block.images] = np.minimum(apart[block.images], total.min(axis=1))
+    itself = np.zeros(n, bool)
+    itself[pairs.left_out.images[pairs.inside]] = True
     for rows, squared in squared_distances(pooled, images, pairs.left_out, pairs.inside):
-        distance[rows] = np.sqrt(squared.min(axis=1))
+        distance[rows] = relative(pooled, squared, images[rows], itself[rows])
         if gone is not None:
             squared[np.arange(len(squared)), gone[rows]] = np.inf
-            away[rows] = np.sqrt(squared.min(axis=1))
+            away[rows] = relative(pooled, squared, images[rows], itself[rows])
     return (bliss, distance), (apart, away)

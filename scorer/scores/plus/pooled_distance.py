@@ -1,4 +1,11 @@
-"""Mahalanobis distance to class means, an image left out of its own class in closed form.
+"""Relative Mahalanobis distance, an image left out of its own class in closed form.
+
+    r(x) = min over c of d²(x, c) − d²(x, all)
+
+d²(x, c) is to the mean of class c by the pooled within-class covariance; d²(x, all) is to the mean
+of all images by their covariance, with the same shrinkage: an image that is far from everything in
+the same way as the reference images themselves does not count as far from the classes (Ren et al.,
+2021, arXiv 2106.09022). With one class both are the same, and r is √d²(x, c).
 
 Σ* = ρμI + (1 − ρ)S is the pooled within-class covariance, Ledoit–Wolf, S over the N images of a
 sample about their class's mean m_c. Take x out of class c of n images, with u = x − m_c: the mean
@@ -8,7 +15,8 @@ moves so that x is n/(n − 1)·u from it, and S loses n/(n − 1)·u uᵀ/N, so
     d'²(x, c) = (n/(n − 1))²·q/(1 − βq)     d'²(x, e) = d²(x, e) + β/(1 − βq)·(vᵀΣ*⁻¹u)²
 
 for another class e with v = x − m_e. ρ, μ and N stay as they were. Where the sample holds only part
-of the class, S loses u uᵀ/N.
+of the class, S loses u uᵀ/N. The covariance of all images loses N/(N − 1)·v vᵀ/N likewise, with
+v = x − m_all, and the mean moves so that x is N/(N − 1)·v from it.
 """
 
 from __future__ import annotations
@@ -48,6 +56,10 @@ class Pooled:
     """int64 [C], how many of them S is from."""
     size: int
     """N."""
+    middle: np.ndarray | None
+    """float64 [d], m_all, the mean of the sample; None with one class."""
+    overall: np.ndarray
+    """float64 [d, d], the whitening of all images about it."""
 
 
 def fit_pooled(moments: Moments, sample: Sample) -> Pooled | None:
@@ -57,13 +69,45 @@ def fit_pooled(moments: Moments, sample: Sample) -> Pooled | None:
     if not len(apart) or np.square(apart).sum(axis=1).max() < SAME_IMAGE:
         return None
     covariance = fit_covariance(apart, "every class")
+    d = means.shape[1]
+    middle, overall = None, np.eye(d)
+    if len(means) > 1:
+        middle = sample.images.mean(axis=0, dtype=np.float64)
+        centred = sample.images.astype(np.float64) - middle
+        overall = whiten(fit_covariance(centred, "all classes", covariance.shrinkage), np.eye(d))
     centre = means.mean(axis=0)
     sampled = np.bincount(sample.labels, minlength=len(means))
-    whitening = whiten(covariance, np.eye(means.shape[1]))
+    whitening = whiten(covariance, np.eye(d))
     white = (means - centre) @ whitening
     return Pooled(
-        covariance.shrinkage, whitening, centre, white, moments.counts, sampled, len(apart)
+        covariance.shrinkage,
+        whitening,
+        centre,
+        white,
+        moments.counts,
+        sampled,
+        len(apart),
+        middle,
+        overall,
     )
+
+
+def relative(
+    pooled: Pooled, squared: np.ndarray, images: np.ndarray, itself: np.ndarray
+) -> np.ndarray:
+    """float64 [b], r of `images` [b, d] from d² to the classes [b, C].
+
+    `itself` bool [b] says which of them are in the sample and left out of it.
+    """
+    nearest = squared.min(axis=1)
+    if pooled.middle is None:
+        return np.sqrt(nearest)
+    n = pooled.size
+    white = (images.astype(np.float64) - pooled.middle) @ pooled.overall
+    q = np.square(white).sum(axis=1)
+    grown, beta = n / max(1, n - 1), (1 - pooled.shrinkage) / max(1, n - 1)
+    without = grown**2 * q / np.maximum(1 - beta * q, 1e-9)
+    return nearest - np.where(itself, without, q)
 
 
 def squared_distances(

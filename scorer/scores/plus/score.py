@@ -2,26 +2,30 @@
 
 - b, BLISS with moderated variances: how far x lies from its nearest class, in that class's terms;
 - n, the log-odds of the external texts against the labels, each text weighted by how seldom it
-  beats the label of a normal image (`text_weights`): which side wins the competition;
-- m, the Mahalanobis distance to the nearest class mean: what the images say without any text;
-- g, the mean label cosine minus the largest: how undecided the labels are.
+  beats the label of a normal image, all corrected for hubs (`text_weights`): which side wins;
+- r, the relative Mahalanobis distance to the nearest class (`pooled_distance`): what the images say
+  without any text;
+- g, the mean label cosine minus the largest, which is LogitGap (arXiv 2510.20134) over all labels:
+  how undecided the labels are.
 
 Each is standardised on reference images left out of their own class. With z of them all,
 
-    score = w_b·b + w_n·n + w_m·m + far·max(0, z(g + m) − 1)
+    score = w_b·b + w_n·n + w_r·r + far·max(0, z(g + r) − 1)
 
 The first three tell near anomalies; the weights w are learnt by leaving out whole reference classes
-(`combination.learnt_weights`). An image that is far off is unlike every class and every label at
-once: the last term is for it, and is 0 for nearly every normal image. docs/bliss-plus.md tells how
-it was chosen and what failed.
+(`combination.learnt_weights`), so that words count little where they say little: a class without a
+name of its own, or classes that captions cannot tell apart. An image that is far off is unlike
+every class and every label at once: the last term is for it, and is 0 for nearly all normal images.
+Nothing but the reference is stored, so that references of every version serve. docs/bliss-plus.md
+tells how it was chosen and what failed.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +48,7 @@ from ..contract import (
     whole,
 )
 from ..text_terms import TextSum, TextTerm, WithTerms
-from .combination import Scale, beyond, learnt_weights, scale_of, standardised
+from .combination import Scale, auroc, beyond, learnt_weights, scale_of, standardised
 from .evidence import Evidence, Normal, Pairs, evidence, pairs_of, sample_evidence
 from .pooled_distance import fit_pooled
 from .text_weights import fit_tail, fit_text_weights
@@ -55,9 +59,8 @@ PRIOR_TEXTS = 1000
 FAR_START = 1.0
 """Deviations beyond which the far evidence counts."""
 
-Scorer = Callable[..., np.ndarray]
-"""Images [n, d], their retrieved texts and who is left out of which class, to float64 [n]; where
-nobody is left out the log-sums over texts [n] may be given, if they are known already."""
+VERSION = 2
+"""Incremented whenever the score starts to give other numbers; `run.json` states it."""
 
 
 @dataclass(frozen=True)
@@ -65,53 +68,96 @@ class _Calibration:
     """The scales and weights of the evidence, from the sample, for one k."""
 
     near: tuple[Scale, Scale, Scale]
-    """Of b, n and m."""
+    """Of b, n and r."""
     margin: Scale
     far: Scale
-    """Of z(g) + z(m)."""
+    """Of z(g) + z(r)."""
     weights: np.ndarray
-    """float64 [3], of b, n and m; without spread n alone counts."""
+    """float64 [3], of b, n and r; without spread n alone counts."""
+    words_auroc: float
+    """How well n tells reference images from the same images without their class; NaN with one
+    class."""
+    images_auroc: float
+    """How well r does."""
 
 
-def fit_bliss_plus(
-    reference: Reference, texts: np.ndarray, parameters: Mapping[str, float]
-) -> Scorer:
-    """A scorer from the reference and all external texts [M, d].
+class PlusScorer:
+    """bliss+ of one reference and one corpus; see `fit_bliss_plus`."""
 
-    An image left out of its class is left out of the class's moments, of the pooled covariance and
-    of the text weights; scales and learnt weights are the same for all images. Where a class has
-    one image, or none has two that differ, a warning says what that costs. Raises as BLISS, the
-    text weights and the parameters do.
-    """
-    return _scorer(_fit_normal(reference, texts, parameters), texts, parameters)
+    def __init__(self, normal: Normal, texts: np.ndarray, parameters: Mapping[str, float]) -> None:
+        self.normal = normal
+        self._texts = texts
+        self._far = between(parameters, "far", 0, np.inf)
+        self._calibrations: dict[int, _Calibration] = {}
 
-
-def _scorer(normal: Normal, texts: np.ndarray, parameters: Mapping[str, float]) -> Scorer:
-    far = between(parameters, "far", 0, np.inf)
-
-    @cache
-    def calibration(k: int) -> _Calibration:
-        sample = normal.sample
-        retrieved = gather_texts(exact_search(sample.images, texts, k), texts)
-        everyone = np.arange(len(sample.labels))
-        pairs = Pairs(LeftOut(everyone, sample.labels), np.ones(len(everyone), bool))
-        return _calibrate(normal, retrieved, pairs)
-
-    def scores(
+    def __call__(
+        self,
         images: np.ndarray,
         retrieved: Retrieved,
         left_out: LeftOut,
         against: np.ndarray | None = None,
     ) -> np.ndarray:
-        found = calibration(retrieved.rows.shape[1])
-        pairs = pairs_of(normal.sample, images, left_out)
-        pieces = evidence(normal, images, retrieved, pairs, against)
-        near = _near(pieces, found)
-        return near @ found.weights + far * beyond(
+        """float64 [n] of images [n, d] with their retrieved texts, each left out as `left_out`
+        says; `against` [n] are the log-sums over texts where they are known already."""
+        return self.parts(images, retrieved, left_out, against).sum(axis=1)
+
+    def parts(
+        self,
+        images: np.ndarray,
+        retrieved: Retrieved,
+        left_out: LeftOut,
+        against: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """float64 [n, 2], what words (b, n and g) and what images (r) add to the score.
+
+        The far term is shared out in proportion to what z(g) and z(r) add to it.
+        """
+        found = self.calibration(retrieved.rows.shape[1])
+        pairs = pairs_of(self.normal.sample, images, left_out)
+        pieces = evidence(self.normal, images, retrieved, pairs, against)
+        near = _near(pieces, found) * found.weights
+        doubt = np.maximum(0, standardised(pieces.margin, found.margin))
+        away = np.maximum(0, standardised(pieces.distance, found.near[2]))
+        far = self._far * beyond(
             standardised(_far(pieces, found.near[2], found.margin), found.far), FAR_START
         )
+        share = doubt / np.maximum(doubt + away, 1e-300)
+        words = near[:, 0] + near[:, 1] + far * share
+        return np.column_stack([words, near[:, 2] + far * (1 - share)])
 
-    return scores
+    def facts(self, k: int) -> dict[str, Any]:
+        """What was learnt from the reference, for k retrieved texts."""
+        found = self.calibration(k)
+        weights = dict(zip(("bliss", "texts", "images"), found.weights.tolist(), strict=True))
+        facts: dict[str, Any] = {"version": VERSION, "weights": weights}
+        if not np.isnan(found.words_auroc):
+            facts["without_own_class"] = {
+                "words_auroc": found.words_auroc, "images_auroc": found.images_auroc
+            }  # fmt: skip
+        return facts
+
+    def calibration(self, k: int) -> _Calibration:
+        """Scales and weights for k retrieved texts, made once."""
+        if k not in self._calibrations:
+            sample = self.normal.sample
+            retrieved = gather_texts(exact_search(sample.images, self._texts, k), self._texts)
+            everyone = np.arange(len(sample.labels))
+            pairs = Pairs(LeftOut(everyone, sample.labels), np.ones(len(everyone), bool))
+            self._calibrations[k] = _calibrate(self.normal, retrieved, pairs)
+        return self._calibrations[k]
+
+
+def fit_bliss_plus(
+    reference: Reference, texts: np.ndarray, parameters: Mapping[str, float]
+) -> PlusScorer:
+    """A scorer from the reference and all external texts [M, d].
+
+    An image left out of its class is left out of the class's moments, of both covariances and of
+    the text weights; scales, hubness and learnt weights are the same for all images. Where a class
+    has one image, or none has two that differ, a warning says what that costs. Raises as BLISS, the
+    text weights and the parameters do.
+    """
+    return PlusScorer(_fit_normal(reference, texts, parameters), texts, parameters)
 
 
 def _fit_normal(reference: Reference, texts: np.ndarray, parameters: Mapping[str, float]) -> Normal:
@@ -132,7 +178,9 @@ def _fit_normal(reference: Reference, texts: np.ndarray, parameters: Mapping[str
     if spread is not None:
         sample = in_company
     references = sample.images, sample.labels
-    weighted = fit_text_weights(texts, reference.prompt_vectors, references, strength, tau)
+    weighted = fit_text_weights(
+        texts, reference.prompt_vectors, references, strength, tau, between(parameters, "hub", 0, 1)
+    )
     tail = fit_tail(weighted) if len(texts) > most else None
     return Normal(reference, sample, weighted, tail, spread, weight)
 
@@ -166,15 +214,22 @@ def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> _Calibrati
     near = scale_of(pieces.bliss), scale_of(pieces.odds), scale_of(pieces.distance)
     margin = scale_of(pieces.margin)
     far = scale_of(_far(pieces, near[2], margin))
-    found = _Calibration(near, margin, far, np.ones(3))
+    found = _Calibration(near, margin, far, np.ones(3), np.nan, np.nan)
     if normal.spread is None or len(normal.reference.classes) == 1:
         return found
+    normals = _near(pieces, found)
     anomalous = np.concatenate([_near(each, found) for each in anomalies])
-    return replace(found, weights=learnt_weights(_near(pieces, found), anomalous))
+    words, images = (auroc(normals[:, piece], anomalous[:, piece]) for piece in (1, 2))
+    return replace(
+        found,
+        weights=learnt_weights(normals, anomalous),
+        words_auroc=words,
+        images_auroc=images,
+    )
 
 
 def _near(pieces: Evidence, found: _Calibration) -> np.ndarray:
-    """float64 [n, 3], b, n and m standardised."""
+    """float64 [n, 3], b, n and r standardised."""
     raw = pieces.bliss, pieces.odds, pieces.distance
     return np.column_stack([standardised(*pair) for pair in zip(raw, found.near, strict=True)])
 
@@ -190,7 +245,7 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     kept = images_to_keep(moments, normals.images, normals.labels)
     reference = Reference(moments, normals.prompts, sample=kept)
     normal = _fit_normal(reference, fitting.texts, parameters)
-    scorer = _scorer(normal, fitting.texts, parameters)
+    scorer = PlusScorer(normal, fitting.texts, parameters)
     terms: tuple[TextTerm, ...] = ()
     if normal.tail is None:
         every = np.arange(len(fitting.texts))[None]
@@ -207,18 +262,19 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
 
 BLISS_PLUS = Score(
     name="bliss+",
-    formula="w_b·z(BLISS, moderated) + w_n·z(log Σ_j w_j e^{r_j/τ} − log Σ_i e^{s_i/τ}) "
-    "+ w_m·z(m) + far·max(0, z(z(g) + z(m)) − 1), m the Mahalanobis distance to the nearest class "
-    "mean, g = mean_i s_i − max_i s_i",
-    source="this project; its parts: BLISS arXiv 2407.17083, NegLabel arXiv 2403.20078, "
-    "Mahalanobis arXiv 1807.03888, MCM arXiv 2211.13445",
+    formula="w_b·z(BLISS, moderated) + w_n·z(log Σ_j w_j e^{(r_j − α·h_j)/τ} − "
+    "log Σ_i e^{(s_i − α·h_i)/τ}) + w_r·z(r) + far·max(0, z(z(g) + z(r)) − 1), h the hubness of a "
+    "text, r the relative Mahalanobis distance to the nearest class, g = mean_i s_i − max_i s_i",
+    source="this project; its parts: BLISS arXiv 2407.17083, NegLabel arXiv 2403.20078, NNN arXiv "
+    "2410.24114, relative Mahalanobis arXiv 2106.09022, LogitGap arXiv 2510.20134",
     fit=_fit,
     defaults={
         "weight": 0.5,
         "tau": 0.01,
         "rivals": 10.0,
         "prior": 10.0,
-        "far": 2.0,
+        "far": 1.5,
+        "hub": 0.25,
         "full": 200_000,
     },
     needs=frozenset({Need.MOMENTS, Need.TEXTS, Need.RETRIEVED}),

@@ -2,7 +2,7 @@
 
 Text j has the weight
 
-    w_j = 1/(1 + λ · mean over reference images x of min(30, e^{(r_j(x) − s(x))/τ}))
+    w_j = e^{−α·h_j/τ}/(1 + λ · mean over reference images x of min(30, e^{(r_j(x) − s(x))/τ}))
 
 with s(x) the cosine of x to the label of its own class: the mean is the odds of the text against
 the right label where that label is known to be right. A synonym or a hyponym of a label fades out,
@@ -10,7 +10,12 @@ and so does a text near to every photograph; a rival that is never chosen counts
 of 30 keeps one stray among the reference images from silencing the text that names it. Texts within
 cosine `drop` of a label are left out whatever the images say.
 
-For a reference image that is itself scored, its own part is taken out of the mean.
+Some texts are near to every image, whatever it shows (hubs). h_j, the mean of the 16 largest
+cosines of reference images to the text, measures that; α·h_j is taken off the text's cosine, and
+off a label's likewise (NNN: Chowdhury et al., EMNLP 2024, arXiv 2410.24114).
+
+For a reference image that is itself scored, its own part is taken out of the mean of the odds; h is
+the same for all images.
 """
 
 from __future__ import annotations
@@ -24,12 +29,16 @@ from ....errors import BlissError
 from ....indexer.vectors import slices
 from ...bliss import Retrieved
 from ..negatives import LogSums, label_nearness, log_mean_below
+from ..similarity import hubness
 
 DROP = 0.95
 """Texts nearer than this to a label are the label in other words (CSP's rule)."""
 
 MOST_ODDS = 30.0
 """The largest odds of one image."""
+
+NEAREST_IMAGES = 16
+"""Reference images that the hubness of a text is a mean over."""
 
 IMAGES_AT_ONCE = 1024
 VECTORS_AT_ONCE = 4096
@@ -64,6 +73,10 @@ class TextWeights:
     tau: float
     weights: np.ndarray
     """float64 [M], 0 where left out."""
+    hubs: np.ndarray
+    """float64 [M], e^{−α·h/τ}, which is part of the weights."""
+    labels: np.ndarray
+    """float64 [C], α·h/τ of the labels, to be taken off their cosines over τ."""
     mean: np.ndarray
     """float64 [d], of the texts that are not left out, each counted once."""
 
@@ -85,11 +98,12 @@ def fit_text_weights(
     references: tuple[np.ndarray, np.ndarray],
     strength: float,
     tau: float,
+    hub: float = 0.0,
 ) -> TextWeights:
     """Weights of `texts` [M, d] from reference images [m, d] and their labels [m].
 
-    `prompts` are the labels' unit rows [C, d], `strength` is λ. Raises BlissError where every text
-    is within cosine 0.95 of a label.
+    `prompts` are the labels' unit rows [C, d], `strength` is λ and `hub` is α. Raises
+    BlissError where every text is within cosine 0.95 of a label.
     """
     images, labels = references
     usable = label_nearness(texts, prompts, 1.0)[1] <= DROP
@@ -99,16 +113,25 @@ def fit_text_weights(
             "texts of other things",
             "Use another corpus",
         )
-    odds = np.zeros(len(texts))
+    odds, near = np.zeros(len(texts)), min(NEAREST_IMAGES, len(images))
+    nearest = np.full((near, len(texts)), -1, np.float32)
     cosine = own_cosines(images, labels, prompts)
     for rows, block, cosines in _blocks(images, texts):
+        if hub:
+            some = np.concatenate([nearest[:, block], cosines])
+            nearest[:, block] = np.partition(some, len(cosines), axis=0)[len(cosines) :]
         odds[block] += _bounded_odds(cosines, cosine[rows], tau).sum(axis=0, dtype=np.float64)
     odds[~usable] = np.inf
+    hubs, shifts = np.ones(len(texts)), np.zeros(len(prompts))
+    if hub and near:
+        hubs = np.exp(-hub * nearest.mean(axis=0, dtype=np.float64) / tau)
+        shifts = hub * hubness(prompts, images, near) / tau
     mean = np.zeros(texts.shape[1])
     for block in slices(len(texts), VECTORS_AT_ONCE):
         mean += np.asarray(texts[block], np.float64)[usable[block]].sum(axis=0)
-    weights = 1 / (1 + strength * odds / max(1, len(images)))
-    return TextWeights(texts, odds, len(images), strength, tau, weights, mean / usable.sum())
+    weights = hubs / (1 + strength * odds / max(1, len(images)))
+    mean /= usable.sum()
+    return TextWeights(texts, odds, len(images), strength, tau, weights, hubs, shifts, mean)
 
 
 def own_cosines(images: np.ndarray, labels: np.ndarray, prompts: np.ndarray) -> np.ndarray:
@@ -153,9 +176,9 @@ def truncated_log_sums(
     left = np.maximum(0, tail.weight - each.sum(axis=1))
     if len(own.images):
         part = _bounded_odds(cosines[own.images], own.cosine, tau)
-        odds = weights.odds[retrieved.rows[np.unique(own.images)]]
-        here, without = _without(weights, odds, own.images, part)
-        each[here] = without
+        some = retrieved.rows[np.unique(own.images)]
+        here, without = _without(weights, weights.odds[some], own.images, part)
+        each[here] = without * weights.hubs[some]
     with np.errstate(divide="ignore"):
         lowest = np.logaddexp.reduce(np.log(each) + cosines / tau, axis=1)
         log_left = np.log(left)
@@ -201,6 +224,7 @@ def _block_log_sum(
         positions = own.images[first:last] - rows.start
         odds = _bounded_odds(cosines[positions], own.cosine[first:last], weights.tau)
         here, without = _without(weights, weights.odds[block], positions, odds)
+        without *= weights.hubs[block].astype(without.dtype)
         found[here] = np.einsum("bv,bv->b", terms[here], without)
     with np.errstate(divide="ignore"):
         return top / weights.tau + np.log(found)
@@ -209,7 +233,8 @@ def _block_log_sum(
 def _without(
     weights: TextWeights, odds: np.ndarray, positions: np.ndarray, own: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images among `positions` [p] (ascending) and their weights [h, v] without themselves.
+    """The images among `positions` [p] (ascending) and their weights [h, v] without themselves,
+    before hubness.
 
     `odds` are the sums over all reference images, [v] or [h, v]; `own` [p, v] are their parts.
     """

@@ -12,16 +12,10 @@ import pytest
 from blissaudit.audit.report.thumbnails import PictureShelf
 from blissaudit.audit.review.photographs import Photographs, Wanted, read_photographs
 from blissaudit.indexer.encode.encoder import UnreadableImage
-from blissaudit.indexer.images.decoding import DecodingLimits
-from blissaudit.indexer.images.workers import Decoder
+from helpers.pictures import thumbnail
 from PIL import Image, PngImagePlugin
 
 SECRET = b"SECRET-PLACE"
-
-
-def thumbnail(data, side):
-    with Decoder() as maker:
-        return maker.thumbnail(data, side, DecodingLimits())
 
 
 def photo(width=800, height=600):

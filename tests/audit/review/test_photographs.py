@@ -24,14 +24,8 @@ from blissaudit.audit.adapters.to_fiftyone import to_fiftyone
 from blissaudit.audit.folder import open_run
 from blissaudit.audit.review.apply import COLUMNS
 from blissaudit.audit.review.photographs import image_suffix
-from blissaudit.indexer.images.decoding import DecodingLimits
-from blissaudit.indexer.images.workers import Decoder
+from helpers.pictures import thumbnail
 from PIL import Image
-
-
-def thumbnail(data: bytes, side: int) -> bytes:
-    with Decoder() as maker:
-        return maker.thumbnail(data, side, DecodingLimits())
 
 
 def write_tar(path: Path, every: list[tuple[str, str, bytes]]) -> None:
@@ -189,8 +183,14 @@ def test_a_changed_or_missing_archive_shows_no_wrong_picture(bliss, made, index,
         else:
             assert_same_picture(pictures[image["picture"]], every[row][2])
     archive.unlink()
-    assert bliss("report", tmp_path / "out").code == 0
-    data, pictures = page_of(tmp_path / "out" / "report.html")
+    before = (tmp_path / "out" / "report.html").read_bytes()
+    refused = bliss("report", tmp_path / "out")
+    assert refused.code == 1
+    assert f"none of the {len(data['images'])} pictures was found in " in refused.err
+    assert (tmp_path / "out" / "report.html").read_bytes() == before
+    without = tmp_path / "without.html"
+    assert bliss("report", tmp_path / "out", "--output", without).code == 0
+    data, pictures = page_of(without)
     assert pictures == []
     assert {image["no_picture"] for image in data["images"]} == {f"{archive} does not exist"}
     outcome = bliss("export", tmp_path / "out", "--save-to-disk", tmp_path / "set")

@@ -314,7 +314,7 @@ def test_a_label_file_beside_a_folder_of_images(
 def test_a_label_file_that_meets_no_image_is_refused(tmp_path: Path) -> None:
     pictures(tmp_path, "cat/a.png", "dog/b.png")
     (tmp_path / "labels.csv").write_text("path,label\nx.png,cat\n")
-    message = r"labels.csv names 1 images, x.png first, none of which is among the 2 of .*cat/a.png"
+    message = r"labels.csv names 1 image, x.png first, none of which is among the 2 of .*cat/a.png"
     with pytest.raises(UsageError, match=message):
         open_images(tmp_path)
     (tmp_path / "labels.csv").rename(tmp_path / "metadata.csv")

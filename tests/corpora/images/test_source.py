@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -27,6 +28,7 @@ from blissaudit.corpora.images.source import (
     read_everything,
     read_image_bytes,
 )
+from blissaudit.corpora.images.tables import ImageTables
 from blissaudit.errors import BlissError, UsageError
 from PIL import Image
 
@@ -585,3 +587,10 @@ def test_images_in_base64_are_no_paths_and_no_labels(tmp_path: Path, name: str) 
     assert [item.label for item in found] == [None, "x"]
     assert found[0].problem == "its label is longer than 1,024 bytes"
     assert "base64" in found[1].problem and len(found[1].path) < 100
+
+
+def test_a_converted_branch_of_images_says_that_configurations_are_one(tmp_path: Path) -> None:
+    table = ImageTables("hf:a/b", ("x", "y"), "image", None)
+    assert table.notices == ()
+    branch = replace(table, options=ImageOptions(revision="refs/convert/parquet"))
+    assert "its configurations are read as one, 2 files: rows repeat" in branch.notices[0]

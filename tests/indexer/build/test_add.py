@@ -303,7 +303,7 @@ def test_an_index_of_many_parts_works_with_few_open_files(small, tmp_path, monke
     build_index(corpus(tmp_path, "many.txt", texts), small.small_encoder(), folder, options)
     used = len(os.listdir("/proc/self/fd"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 64, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 100, hard))
     try:
         more = [corpus(tmp_path, "more.txt", ["one more", "two more"])]
         index = add_captions(folder, more, small.small_encoder()).index

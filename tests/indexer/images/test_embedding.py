@@ -265,8 +265,9 @@ def test_commands_refuse_a_folder_in_use(bliss, collection, index, tmp_path: Pat
             )
     assert bliss("audit", collection, "--index", index, "-o", out).code == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "failures.csv", "groups.json", "hits", "images", "reference", "report.html", "run.json",
-        "scores.csv", "scores.parquet",
+        "copies.parquet", "failures.csv", "groups.json", "hits", "images", "issues.csv",
+        "issues.parquet", "quality.parquet", "reference", "report.html", "run.json", "scores.csv",
+        "scores.parquet",
     ]  # fmt: skip
 
 

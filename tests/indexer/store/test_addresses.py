@@ -6,6 +6,7 @@ import shutil
 import fsspec
 import numpy as np
 import pytest
+from blissaudit import artefacts
 from blissaudit.corpora import addresses
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
@@ -224,3 +225,15 @@ def test_an_address_of_no_place_is_refused(source, small, nowhere, tmp_path, mon
 def build_to_nothing(source, small, address):
     check_output(address, ())
     build(source, small, address)
+
+
+def test_a_full_cache_is_not_blamed_on_the_address(source, small, address, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artefacts.os, "fsync", full)
+        with pytest.raises(BlissError, match="this is the cache, for") as error:
+            build(source, small, address)
+    assert str(tmp_path / "cache") in error.value.given and "BLISS_CACHE" in error.value.remedy
+    assert build(source, small, address).count == 9

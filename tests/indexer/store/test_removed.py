@@ -194,7 +194,8 @@ def test_a_full_disk_or_a_kill_at_any_step_leaves_one_state_or_the_other(
                 remove_rows(folder, np.array([2]), {})
             else:
                 restore_rows(folder, last_only=False)
-            assert len(calls) <= step
+            assert shown(folder) == expected
+            assert len(calls) <= step + 1  # a folder that could not be synced after its rename
         except BlissError as error:
             assert "No space left on device" in str(error)
     assert shown(folder) in (was, expected)

@@ -122,7 +122,7 @@ def test_all_problems_are_told_not_only_the_first(folder):
         ({"parts": [3, True, 2]}, "'parts' is not as bliss writes it"),
         ({"parts": [3, 3]}, "'count' is 8 and the parts hold 6 rows"),
         ({"dtype": "float64"}, "'dtype' is not as bliss writes it"),
-        ({"model": {"dimension": "6"}}, "'model' is not as bliss writes it"),
+        ({"model": {"dimension": "6"}}, "'model.dimension'"),
         ({"sources": []}, "'sources' is not as bliss writes it"),
         ({"sources": [7]}, "'sources' is not as bliss writes it"),
         ({"counts": {"read": 8}}, "'counts' is not as bliss writes it"),
@@ -179,8 +179,8 @@ def metadata(change):
 @pytest.mark.parametrize(
     ("name", "write", "problem"),
     [
-        (FILES[0], spoilt(1, np.nan), "has 1 rows holding NaN or infinity, the first 1"),
-        (FILES[0], spoilt(2, 0), "has 1 rows not of length 1, the first 2"),
+        (FILES[0], spoilt(1, np.nan), "has 1 row holding NaN or infinity, the first 1"),
+        (FILES[0], spoilt(2, 0), "has 1 row not of length 1, the first 2"),
         (FILES[0], vectors(lambda a: a[:2]), "holds float32 of shape (2, 6), not float32 of (3, "),
         (FILES[0], vectors(lambda a: a[:, :5]), "holds float32 of shape (3, 5), not float32"),
         (FILES[0], vectors(lambda a: a.astype("f8")), "holds float64 of shape (3, 6), not float32"),

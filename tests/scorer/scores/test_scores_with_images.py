@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blissaudit.errors import UsageError
+from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.scores import distances as knn
@@ -126,8 +126,18 @@ def oracle(name: str, fitting: Fitting, query: Query, p: dict[str, float]) -> li
         weights = simplex(p["sharpness"] * np.sqrt(d) * np.array([x @ y for y in images]))
         return 1 - cosine(x, sum(w * y for w, y in zip(weights, images, strict=True)))
 
+    def hub_softmax(i: int, x: np.ndarray) -> float:
+        def power(t: np.ndarray) -> float:
+            near = sorted(y @ t for y in images)[-int(p["nearest"]) :]
+            return np.exp((x @ t - p["alpha"] * np.mean(near)) / p["tau"])
+
+        texts = [t for t in fitting.texts.astype(float) if max(prompts @ t) <= p["drop"]]
+        outside = sum(power(t) for t in texts)
+        return outside / (outside + sum(power(t) for t in prompts))
+
     of = {
         "bliss": bliss,
+        "hub_softmax": hub_softmax,
         "costarr": costarr,
         "gaussian_ad": lambda i, x: min(
             np.sqrt(squared(x, means[c], covariance([y - means[c] for y in rows])[0]))
@@ -155,6 +165,11 @@ def oracle(name: str, fitting: Fitting, query: Query, p: dict[str, float]) -> li
 def test_equals_the_oracle(name: str, seed: int, counts: list[int], d: int, n: int, k: int) -> None:
     fitting, query = world(seed, counts, d, n)
     changed = {"k": k} if name == "knn" else {}
+    nearest = (fitting.texts.astype(float) @ fitting.normals.prompts.T).max(axis=1)
+    if name == "hub_softmax" and (nearest > 0.95).all():
+        with pytest.raises(BlissError, match="all 5 external texts are within cosine"):
+            fit_score(SCORES[name], fitting)
+        return
     found = fit_score(SCORES[name], fitting, **changed)(query)
     expected = oracle(name, fitting, query, {**SCORES[name].defaults, **changed})
     assert found.dtype == np.float64 and found.shape == (n,)
@@ -166,6 +181,10 @@ def test_equals_the_oracle(name: str, seed: int, counts: list[int], d: int, n: i
 CHANGED = {
     ("bliss", "weight"): 0.9,
     ("costarr", "weight"): 2.0,
+    ("hub_softmax", "alpha"): 0.5,
+    ("hub_softmax", "drop"): 0.1,
+    ("hub_softmax", "nearest"): 2,
+    ("hub_softmax", "tau"): 0.1,
     ("knn", "k"): 2,
     ("smmp", "tau"): 0.1,
     ("sparse_lookup", "sharpness"): 3.0,
@@ -179,8 +198,10 @@ CHANGED = {
 )
 def test_every_parameter_changes_the_result_as_the_oracle_says(name: str, parameter: str) -> None:
     fitting, query = world(5, [6, 5, 4], 8, 6)
-    changed = {parameter: CHANGED[name, parameter]}
-    usual, other = (fit_score(SCORES[name], fitting, **c)(query) for c in ({}, changed))
+    # Hubness shows where the softmax is not too sharp.
+    usually = {"tau": 0.3} if name == "hub_softmax" else {}
+    changed = {**usually, parameter: CHANGED[name, parameter]}
+    usual, other = (fit_score(SCORES[name], fitting, **c)(query) for c in (usually, changed))
     assert np.mean(usual != other) > 0.5  # a lookup may find one reference alone either way
     expected = oracle(name, fitting, query, {**SCORES[name].defaults, **changed})
     np.testing.assert_allclose(other, expected, rtol=1e-4 if name == "bliss" else 1e-8)

@@ -121,7 +121,15 @@ def debiased_oracle(x, fitting, p):
     return 1 - sum(scores) / len(scores)
 
 
+def logit_gap_oracle(x, fitting, share):
+    first, *others = sorted(cosines(x, fitting.normals.prompts), reverse=True)
+    count = max(1, round(share * len(others)))
+    return sum(others[:count]) / len(others[:count]) - first if others else 0.0
+
+
 def oracle(name, x, fitting, p):
+    if name == "logit_gap":
+        return logit_gap_oracle(x, fitting, p["share"])
     if name == "maximum_cosine":
         return maximum_cosine_oracle(x, fitting)
     if name in ("mcm", "msp"):
@@ -143,6 +151,8 @@ ORACLE_CASES = [
     ("debiased_negatives", {}),
     ("energy", {}),
     ("eoe", {}),
+    ("logit_gap", {}),
+    ("logit_gap", {"share": 1}),
     ("maximum_cosine", {}),
     ("mcm", {}),
     ("msp", {}),

@@ -22,6 +22,8 @@ NAMES = (
     "debiased_negatives",
     "energy",
     "eoe",
+    "external_gap",
+    "logit_gap",
     "maximum_cosine",
     "mcm",
     "msp",
@@ -46,6 +48,13 @@ BETWEEN = unit([[1.0, 1.0]])
     [
         ("maximum_cosine", fitting_of(E1[None]), E1[None], {}, -1),
         ("maximum_cosine", fitting_of(E1[None]), E2[None], {}, 0),
+        ("logit_gap", fitting_of(BOTH), E1[None], {}, -1),
+        ("logit_gap", fitting_of(E1[None]), BETWEEN, {}, 0),
+        # Of four other labels at 0 and 1 the better half counts, or all of them.
+        ("logit_gap", fitting_of(np.stack([E1, E1, E1, E2, E2])), E1[None], {"share": 0.5}, 0),
+        ("logit_gap", fitting_of(np.stack([E1, E1, E1, E2, E2])), E1[None], {"share": 1}, -0.5),
+        ("external_gap", fitting_of(E1[None], FOUR), BETWEEN, {}, 0),
+        ("external_gap", fitting_of(E1[None], FOUR), E1[None], {}, -1),
         ("mcm", fitting_of(BOTH), E1[None], {}, 1 / (1 + math.e)),
         ("mcm", fitting_of(E1[None]), BETWEEN, {}, 0),
         ("msp", fitting_of(BOTH), BETWEEN, {}, 0.5),
@@ -145,6 +154,7 @@ OTHER = {
     "noise": 1,
     "samples": 7,
     "floor": 0.9,
+    "share": 1,
 }
 
 
@@ -161,7 +171,7 @@ def some_world():
 def test_every_parameter_changes_the_result(name, parameter):
     fitting, images = some_world()
     # The seed needs groups, and mining and noise show best where the softmax is not too sharp.
-    common = {"tau": 0.2} if parameter != "tau" else {}
+    common = {"tau": 0.2} if parameter != "tau" and "tau" in SCORES[name].defaults else {}
     common |= {"groups": 4} if "groups" in SCORES[name].defaults else {}
     common |= {"pi": 0.8} if "pi" in SCORES[name].defaults else {}
     before = run(name, fitting, images, **common)

@@ -7,7 +7,11 @@ from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Sample
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.plus.evidence import pairs_of
-from blissaudit.scorer.scores.plus.pooled_distance import fit_pooled, squared_distances
+from blissaudit.scorer.scores.plus.pooled_distance import (
+    fit_pooled,
+    relative,
+    squared_distances,
+)
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.similarity import fit_covariance
 
@@ -62,6 +66,16 @@ def test_without_anyone_left_out_it_is_the_score_mahalanobis():
     normals = Normals(moments.classes, images[:3], sample.images, sample.labels)
     expected = fit_score(SCORES["mahalanobis"], Fitting(normals, images[:0]))(Query(images))
     found = distances(fit_pooled(moments, sample), images).min(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_the_relative_distance_is_the_score_relative_mahalanobis():
+    moments, sample, images = world()
+    normals = Normals(moments.classes, images[:3], sample.images, sample.labels)
+    fitting = Fitting(normals, images[:0])
+    expected = fit_score(SCORES["relative_mahalanobis"], fitting)(Query(images))
+    pooled = fit_pooled(moments, sample)
+    found = relative(pooled, distances(pooled, images), images, np.zeros(len(images), bool))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 

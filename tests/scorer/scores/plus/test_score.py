@@ -57,7 +57,7 @@ class Oracle:
     def __init__(self, fitting, k, **changed):
         values = {**BLISS_PLUS.defaults, **changed}
         self.weight, self.tau, self.rivals = values["weight"], values["tau"], values["rivals"]
-        self.prior, self.far, self.k = values["prior"], values["far"], k
+        self.prior, self.far, self.hub, self.k = values["prior"], values["far"], values["hub"], k
         normals = fitting.normals
         self.texts, self.prompts = fitting.texts.astype(float), normals.prompts.astype(float)
         classes = range(len(self.prompts))
@@ -77,6 +77,11 @@ class Oracle:
         delta = ((s - mu * np.eye(d)) ** 2).sum() / d
         beta = sum(((np.outer(x, x) - s) ** 2).sum() / d for x in rows) / n**2
         self.rho, self.mu, self.n = max(1 / n, min(beta, delta) / delta), mu, n
+        every = np.concatenate(self.references)
+        self.mu_all = every.var(axis=0).mean()
+
+    def hubness(self, t):
+        return np.mean(sorted(x @ t for rows in self.references for x in rows)[-16:])
 
     def z(self, x, c, rows, t):
         sims = rows @ t
@@ -94,27 +99,38 @@ class Oracle:
         scatter = sum((r - r.mean(axis=0)).T @ (r - r.mean(axis=0)) for r in rest) / self.n
         inverse = np.linalg.inv(self.rho * self.mu * np.eye(len(x)) + (1 - self.rho) * scatter)
         means = [rest[c].mean(axis=0) for c in classes]
-        return min(np.sqrt((x - m) @ inverse @ (x - m)) for m in means)
+        nearest = min((x - m) @ inverse @ (x - m) for m in means)
+        if len(self.references) == 1:
+            return np.sqrt(nearest)
+        every = np.concatenate(rest)
+        scatter = (every - every.mean(axis=0)).T @ (every - every.mean(axis=0)) / self.n
+        overall = self.rho * self.mu_all * np.eye(len(x)) + (1 - self.rho) * scatter
+        apart = x - every.mean(axis=0)
+        return nearest - apart @ np.linalg.inv(overall) @ apart
 
     def log_text_sum(self, x, rest, also=None):
         total = 0.0
         for t in self.usable:
             odds = [min(30.0, np.exp((y @ t - y @ self.prompts[c]) / self.tau))
                     for c, rows in enumerate(rest) for y in rows]  # fmt: skip
-            total += np.exp(x @ t / self.tau) / (1 + self.rivals * np.mean(odds))
+            near = x @ t - self.hub * self.hubness(t)
+            total += np.exp(near / self.tau) / (1 + self.rivals * np.mean(odds))
         if also is not None:
-            total += np.exp(x @ self.prompts[also] / self.tau)
+            t = self.prompts[also]
+            total += np.exp((x @ t - self.hub * self.hubness(t)) / self.tau)
         return np.log(total)
 
     def pieces(self, x, own=None, i=None, without=None, also=None):
-        """b, n, m and g of x, which is image i of class `own`; class `without` is gone."""
+        """b, n, r and g of x, which is image i of class `own`; class `without` is gone."""
         rest = list(self.references)
         if own is not None:
             rest[own] = np.delete(rest[own], i, axis=0)
         classes = [c for c in range(len(rest)) if c != without]
         labels = [x @ self.prompts[c] for c in classes]
         b = min(self.bliss(x, c, rest[c]) for c in classes)
-        n = self.log_text_sum(x, rest, also) - np.log(np.sum(np.exp(np.array(labels) / self.tau)))
+        hubs = [self.hub * self.hubness(self.prompts[c]) for c in classes]
+        against = np.log(np.sum(np.exp((np.array(labels) - hubs) / self.tau)))
+        n = self.log_text_sum(x, rest, also) - against
         middle = x @ np.mean(self.usable, axis=0) if len(rest) == 1 else np.mean(labels)
         return [b, n, self.distance(x, classes, rest), middle - max(labels)]
 
@@ -136,11 +152,21 @@ class Oracle:
         if several:
             anomalous = (np.array(odd + loose) - self.mean) / self.std
             self.w = learnt_weights(scaled[:, :3], anomalous[:, :3])
+            self.aurocs = [
+                np.mean([(a > b) + 0.5 * (a == b) for a in anomalous[:, p] for b in scaled[:, p]])
+                for p in range(3)
+            ]
 
     def score(self, x, own=None, i=None):
-        b, n, m, g = (np.array(self.pieces(x, own, i)) - self.mean) / self.std
-        beyond = max(0, (m + g - self.far_mean) / self.far_std - 1)
-        return self.w @ [b, n, m] + self.far * beyond
+        return sum(self.parts(x, own, i))
+
+    def parts(self, x, own=None, i=None):
+        """What words and what images add."""
+        b, n, r, g = (np.array(self.pieces(x, own, i)) - self.mean) / self.std
+        far = self.far * max(0, (r + g - self.far_mean) / self.far_std - 1)
+        doubt, away = max(0, g), max(0, r)
+        share = doubt / (doubt + away) if far else 0
+        return self.w[:2] @ [b, n] + far * share, self.w[2] * r + far * (1 - share)
 
 
 def oracle(fitting, images, k, **changed):
@@ -243,7 +269,8 @@ def test_equals_the_oracle(sizes):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"weight": 1.5}, {"tau": 0.05}, {"rivals": 200.0}, {"prior": 1.0}, {"far": 0.0}]
+    "changed",
+    [{"weight": 1.5}, {"tau": 0.05}, {"rivals": 200.0}, {"prior": 1.0}, {"far": 0.0}, {"hub": 0.5}],
 )
 def test_every_parameter_changes_the_score_as_the_oracle_says(changed):
     fitting, images = world()
@@ -377,6 +404,29 @@ def test_scales_and_hinge_by_hand():
     assert standardised(np.array([5.0]), scale).tolist() == [3.0]
     assert scale_of(np.array([2.0, 2.0])).std == 1.0
     assert beyond(np.array([1.0, 2.5, 4.0]), 2.5).tolist() == [0, 0, 1.5]
+
+
+def test_the_parts_are_what_words_and_images_add():
+    fitting, images = world()
+    reference = Reference(
+        fit_moments(tuple("abc"), fitting.normals.images, fitting.normals.labels),
+        fitting.normals.prompts,
+    )
+    scorer = fit_bliss_plus(reference, fitting.texts, BLISS_PLUS.defaults)
+    retrieved = query(images, fitting.texts).retrieved
+    found = scorer.parts(images, retrieved, NOTHING_LEFT_OUT)
+    truth = Oracle(fitting, K)
+    expected = [truth.parts(x) for x in images.astype(float)]
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
+    total = scorer(images, retrieved, NOTHING_LEFT_OUT)
+    np.testing.assert_allclose(found.sum(axis=1), total)
+    facts = scorer.facts(K)
+    assert facts["version"] == 2
+    np.testing.assert_allclose(list(facts["weights"].values()), truth.w, rtol=1e-4)
+    assert facts["without_own_class"] == {
+        "words_auroc": pytest.approx(truth.aurocs[1]),
+        "images_auroc": pytest.approx(truth.aurocs[2]),
+    }
 
 
 def test_k_is_the_querys_and_changes_the_score():

@@ -65,6 +65,20 @@ def test_a_weight_by_hand():
     np.testing.assert_allclose(stray.weights, 1 / 301, rtol=1e-5)
 
 
+def test_hubness_by_hand():
+    # Two images at cosines 1 and 0.6 to the label and 0 and 0.8 to the text: h = 0.8 and 0.4.
+    e = np.eye(2, dtype=np.float32)
+    images = np.array([[1, 0], [0.6, 0.8]], np.float32)
+    found = fit_text_weights(e[1:], e[:1], (images, np.zeros(2, int)), 0.0, 0.1, 0.25)
+    np.testing.assert_allclose(found.weights, np.exp([-0.25 * 0.4 / 0.1]), rtol=1e-6)
+    np.testing.assert_allclose(found.labels, [0.25 * 0.8 / 0.1], rtol=1e-6)
+    # Of more than 16 images the nearest 16 count.
+    many = np.concatenate([np.repeat(images[1:], 16, axis=0), images[:1]])
+    found = fit_text_weights(e[1:], e[:1], (many, np.zeros(17, int)), 0.0, 0.1, 0.25)
+    np.testing.assert_allclose(found.weights, np.exp([-0.25 * 0.8 / 0.1]), rtol=1e-6)
+    np.testing.assert_allclose(found.labels, [0.25 * (15 * 0.6 + 1) / 16 / 0.1], rtol=1e-6)
+
+
 def test_a_text_that_is_a_label_has_no_part():
     e = np.eye(3, dtype=np.float32)
     images, labels = e[[0, 1]], np.array([0, 1])
