@@ -72,7 +72,6 @@ from .request import is_reference_folder as is_reference_folder
 from .request import read_or_embed as read_or_embed
 from .request import refuse_words as refuse_words
 from .request import run_audit as run_audit
-from .request import run_shard as run_shard
 from .result import AuditResult as AuditResult
 from .review.apply import clean as clean
 from .review.apply import copy_cleaned as copy_cleaned

@@ -86,11 +86,6 @@ INPUTS = grouped(
 @opt.DECODING
 @opt.ENGINE
 @section(
-    "Engine",
-    option("--shard", metavar="I/N", help="Embed only every N-th part of the images, from the "
-           "I-th on (0 to N - 1), and score nothing."),
-)  # fmt: skip
-@section(
     "Output",
     option("-o", "--output", "folder", default="bliss-audit", show_default=True, metavar="DIR",
            help="The folder for scores and report."),
@@ -116,7 +111,6 @@ def audit(
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
     engine: EngineName,
-    shard: str | None,
     folder: str,
     overwrite: bool,
     report: int,
@@ -141,11 +135,10 @@ def audit(
         json_summary,
         result_text,
         run_audit,
-        run_shard,
         save_audit,
         save_report,
     )
-    from ..indexer import DEFAULT_SEARCH, only_run_in, parse_shard
+    from ..indexer import DEFAULT_SEARCH, only_run_in, reused_workers
     from ..safe_text import terminal_text
 
     if inputs.image_root is not None and not (
@@ -193,15 +186,7 @@ def audit(
             overwrite=overwrite, top=top, strict=strict,
         ),
     }  # fmt: skip
-    if shard is not None:
-        if not overwrite:
-            check_output(folder, asked)
-        lines = list(run_shard(request, parse_shard(shard), progress_lines(), say))
-        end = "The same command without --shard embeds what is missing and scores the images"
-        text = "\n".join([*map(terminal_text, lines), end])
-        output.show({"shard": shard, "embedded": lines}, text)
-        return
-    with only_run_in(Path(folder)):
+    with only_run_in(Path(folder)), reused_workers():
         if not overwrite:
             check_output(folder, asked)
         result = run_audit(request, progress_lines(), say, trained.no_prompts(model))

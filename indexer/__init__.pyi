@@ -3,18 +3,14 @@ from .build.add import AddOptions as AddOptions
 from .build.add import add_captions as add_captions
 from .build.add import add_embeddings as add_embeddings
 from .build.build import build_index as build_index
-from .build.build import build_shard as build_shard
 from .build.build import index_embeddings as index_embeddings
 from .build.options import EmbeddingTask as EmbeddingTask
+from .build.options import Engine as Engine
 from .build.options import IndexOptions as IndexOptions
 from .build.parts import CAPTIONS_AT_ONCE as CAPTIONS_AT_ONCE
 from .build.parts import PROGRESS as PROGRESS
 from .build.parts import part_texts as part_texts
 from .build.plan import RowPlan as RowPlan
-from .build.shards import Shard as Shard
-from .build.shards import describe_missing as describe_missing
-from .build.shards import merge_index as merge_index
-from .build.shards import parse_shard as parse_shard
 from .encode.choosing import remember_model as remember_model
 from .encode.encoder import DEFAULT_MODEL as DEFAULT_MODEL
 from .encode.encoder import IDENTITY as IDENTITY
@@ -63,7 +59,6 @@ from .images.embedded import read_image_embeddings as read_image_embeddings
 from .images.embedding import EmbedOptions as EmbedOptions
 from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
-from .images.embedding import embed_shard as embed_shard
 from .images.embedding import embedding_request as embedding_request
 from .images.measures import MEASURES as MEASURES
 from .images.measures import SKETCH as SKETCH
@@ -75,6 +70,7 @@ from .images.workers import DecodeSettings as DecodeSettings
 from .images.workers import Outcome as Outcome
 from .images.workers import decode_images as decode_images
 from .images.workers import read_failure as read_failure
+from .images.workers import reused_workers as reused_workers
 from .search.captions import CaptionIndex as CaptionIndex
 from .search.captions import find_captions as find_captions
 from .search.captions import origin_names as origin_names
@@ -84,9 +80,11 @@ from .search.captions import text_vector as text_vector
 from .search.dispatch import describe_plan as describe_plan
 from .search.dispatch import describe_search as describe_search
 from .search.dispatch import nearest_searcher as nearest_searcher
+from .search.dispatch import open_searcher as open_searcher
 from .search.dispatch import probes_for as probes_for
 from .search.index import ArrayIndex as ArrayIndex
 from .search.index import FolderIndex as FolderIndex
+from .search.index import JoinedIndex as JoinedIndex
 from .search.index import join_indexes as join_indexes
 from .search.index import open_index as open_index
 from .search.index import open_indexes as open_indexes
@@ -103,6 +101,8 @@ from .search.kinds import candidate_settings as candidate_settings
 from .search.kinds import default_parameters as default_parameters
 from .search.kinds import read_kind as read_kind
 from .search.kinds import training_note as training_note
+from .search.searchers import Searcher as Searcher
+from .search.searchers import StructureSearcher as StructureSearcher
 from .store.addresses import build_to as build_to
 from .store.addresses import check_output as check_output
 from .store.hub import pull_index as pull_index
@@ -120,7 +120,9 @@ from .upkeep.row_choice import CaptionFilter as CaptionFilter
 from .upkeep.row_choice import matching_rows as matching_rows
 from .upkeep.verify import Check as Check
 from .upkeep.verify import verify_index as verify_index
+from .vectors.blas import blas_threads as blas_threads
 from .vectors.blas import kernels_in_use as kernels_in_use
+from .vectors.blas import use_blas_threads as use_blas_threads
 from .vectors.layout import EmbeddingFolder as EmbeddingFolder
 from .vectors.layout import column_names as column_names
 from .vectors.layout import is_embedding_folder as is_embedding_folder
@@ -131,6 +133,7 @@ from .vectors.layout import read_parquet as read_parquet
 from .vectors.nearest import Hits as Hits
 from .vectors.nearest import check_k as check_k
 from .vectors.nearest import exact_search as exact_search
+from .vectors.nearest import merge_hits as merge_hits
 from .vectors.rows import SCRATCH as SCRATCH
 from .vectors.rows import ArrayRows as ArrayRows
 from .vectors.rows import OutsideRows as OutsideRows
