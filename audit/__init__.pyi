@@ -29,6 +29,8 @@ from .drift import save_drift as save_drift
 from .explain import Explanation as Explanation
 from .explain import explain as explain
 from .explain import explanation_text as explanation_text
+from .explain import kept_images as kept_images
+from .explain import map_run as map_run
 from .explain import save_map as save_map
 from .fitting import FitRequest as FitRequest
 from .fitting import embed_query as embed_query

@@ -92,6 +92,8 @@ INPUTS = grouped(
     opt.OVERWRITE,
     option("--report", type=REPORT_SIZE, metavar="N|none", default=1000, show_default=True,
            help="Images that report.html shows one by one, or none to write no report."),
+    option("--heatmaps", is_flag=True, help="Map the score of each image in report.html over its "
+           "picture; they pass through the model again."),
     opt.TOP,
 )  # fmt: skip
 @OUTPUT
@@ -112,6 +114,7 @@ def audit(
     folder: str,
     overwrite: bool,
     report: int,
+    heatmaps: bool,
     top: int,
     output: Output,
 ) -> None:
@@ -135,7 +138,7 @@ def audit(
         save_audit,
         save_report,
     )
-    from ..indexer import DEFAULT_SEARCH, only_run_in
+    from ..indexer import DEFAULT_SEARCH, only_run_in, reused_workers
     from ..safe_text import terminal_text
 
     if inputs.image_root is not None and not (
@@ -150,6 +153,9 @@ def audit(
         inputs, scoring, classes, model,
         index=inputs.index,
     )  # fmt: skip
+    if heatmaps and report < 0:
+        raise UsageError("--heatmaps was given with --report none", "a report", "Leave one out")
+    choice = model.choice()
     rule, trained = flagging.rule(), opt.sort_trained(inputs.trained)
     if search is not None:
         opt.say_plans(inputs.index, search)
@@ -162,7 +168,7 @@ def audit(
         image_options=collection.options(),
         search=search or DEFAULT_SEARCH,
         output=folder,
-        model=model.choice(),
+        model=choice,
         settings=scoring.settings(classes.words()),
         embed=decoding.embedding(overwrite, opt.ray_engine(engine, model)),
         score=inputs.score,
@@ -180,12 +186,17 @@ def audit(
             overwrite=overwrite, top=top, strict=strict,
         ),
     }  # fmt: skip
-    with only_run_in(Path(folder)):
+    with only_run_in(Path(folder)), reused_workers():
         if not overwrite:
             check_output(folder, asked)
         result = run_audit(request, progress_lines(), say, trained.no_prompts(model))
         save_audit(result, request.settings, folder, asked)
-        page = None if report < 0 else save_report(folder, images=report)
+        page = None
+        if report >= 0:
+            page = save_report(
+                folder, images=report, heatmaps=choice if heatmaps else None,
+                reference=result.reference, say=say if heatmaps else lambda line: None,
+            )  # fmt: skip
 
     def full_text() -> str:
         lines = [

@@ -255,8 +255,8 @@ def remove(
     if undo:
         refuse_where(dry_run or any(value is not None for value in conditions.values()))
         manifest, back = restore_rows(path, undo == "last")
-        back_text = counted(back, "caption is", "captions are")
-        text = f"{back_text} back; {removals_text(manifest)}"
+        back_text = f"{counted(back, 'caption is', 'captions are')} back"
+        text = f"{back_text if back else 'nothing to undo'}; {removals_text(manifest)}"
         output.show({"restored": back, "removed": manifest["removed"]}, text)
         return
     where, index = CaptionFilter(**conditions), open_index(path)

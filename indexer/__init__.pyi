@@ -70,6 +70,7 @@ from .images.workers import DecodeSettings as DecodeSettings
 from .images.workers import Outcome as Outcome
 from .images.workers import decode_images as decode_images
 from .images.workers import read_failure as read_failure
+from .images.workers import reused_workers as reused_workers
 from .search.captions import CaptionIndex as CaptionIndex
 from .search.captions import find_captions as find_captions
 from .search.captions import origin_names as origin_names
@@ -135,6 +136,7 @@ from .vectors.nearest import merge_hits as merge_hits
 from .vectors.rows import SCRATCH as SCRATCH
 from .vectors.rows import ArrayRows as ArrayRows
 from .vectors.rows import OutsideRows as OutsideRows
+from .vectors.rows import PartedRows as PartedRows
 from .vectors.rows import SelectedRows as SelectedRows
 from .vectors.rows import release_pages as release_pages
 from .vectors.rows import remaining as remaining

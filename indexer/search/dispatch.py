@@ -152,10 +152,10 @@ EXACT_UP_TO = 50_000
 PROBES = 16
 
 
-def nearest_searcher(rows: Rows) -> Searcher:
+def nearest_searcher(rows: Rows, probes: int = PROBES) -> Searcher:
     """A searcher of rows in memory or on disk, for the nearest of many queries.
 
-    Of more than EXACT_UP_TO rows it looks at PROBES lists of an inverted file in half precision,
+    Of more than EXACT_UP_TO rows it looks at `probes` lists of an inverted file in half precision,
     made in memory; similarities are exact, and very near rows are rarely missed.
     """
     if len(rows) <= EXACT_UP_TO:
@@ -164,7 +164,7 @@ def nearest_searcher(rows: Rows) -> Searcher:
     kind = read_kind(f"IVF{lists_for(len(rows))},SQfp16")
     structure = new_structure(kind, dimension)
     fill_structure(structure, kind, rows, None)
-    parameters = check_parameters(kind, {"nprobe": PROBES, "candidates": 1})
+    parameters = check_parameters(kind, {"nprobe": probes, "candidates": 1})
     nothing = SelectedRows(rows, np.zeros(0, np.int64))
     made = FaissStructure(structure, kind, parameters)
     return StructureSearcher(made, ExactSearcher(rows), ExactSearcher(nothing))

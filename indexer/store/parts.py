@@ -413,7 +413,7 @@ class StoredCaptions:
             )
         if number not in self._checked:
             size = path.stat().st_size
-            if offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
+            if offsets[0] != 0 or offsets[-1] != size or (offsets[1:] < offsets[:-1]).any():
                 given = f"{self.folder.path / starts} does not fit {path}"
                 raise BlissError(given, "the files as bliss wrote them", remedy)
         self._checked.add(number)
