@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,19 +46,29 @@ def reference_neighbours(run: RunFolder, positions: np.ndarray) -> list[list[Nei
     nothing: list[list[Neighbour]] = [[] for _ in positions]
     if audited is None or not len(positions):
         return nothing
-    table = run.columns(["row", "left_out"])
-    places = audited.places(table["row"].to_numpy())
+    places = audited.places(run.columns(["row"])["row"].to_numpy())[positions]
+    queries, own = audited.vectors[places], audited.hashes(places.tolist())
+    return neighbours_of(run, queries, own) or nothing
+
+
+def neighbours_of(
+    run: RunFolder, queries: np.ndarray, own: Sequence[str]
+) -> list[list[Neighbour]] | None:
+    """The same of any unit rows `queries` [q, d] of images that are known by `own`.
+
+    None where the run kept no reference images.
+    """
     given = run.facts.get("request", {}).get("reference")
-    if given:
-        stored, collection, members = reference_embeddings(run), REFERENCE, None
-    else:
-        stored, collection = audited, AUDITED
-        members = places[table["left_out"].to_numpy(zero_copy_only=False).astype(bool)]
+    stored, collection, members = reference_embeddings(run), REFERENCE, None
+    if not given:
+        stored, collection = audited_embeddings(run), AUDITED
     if stored is None:
-        return nothing
-    queries = audited.vectors[places[positions]]
+        return None
+    if not given:
+        table = run.columns(["row", "left_out"])
+        left_out = table["left_out"].to_numpy(zero_copy_only=False).astype(bool)
+        members = stored.places(table["row"].to_numpy())[left_out]
     similarity, near = nearest(stored, queries, members)
-    own = audited.hashes(places[positions].tolist())
     distinct = np.unique(near[np.isfinite(similarity)])
     paths, labels = _paths(stored, distinct), stored.column("label", distinct)
     rows = stored.rows()[distinct]

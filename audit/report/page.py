@@ -17,9 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...artefacts import write_atomically
 from ...errors import BlissError, UsageError
+from ...indexer import ModelChoice
 from ...safe_text import counted
+from ...scorer import Reference
+from ..explain import map_run
 from ..folder import located, open_run
 from ..models import Say
 from ..review.photographs import check_addresses
@@ -31,12 +36,14 @@ REPORT = "report.html"
 IMAGES_SHOWN = 1000
 
 
-def save_report(
+def save_report(  # noqa: PLR0913 - keyword-only options
     run_folder: str | Path,
     output: str | Path | None = None,
     images: int = IMAGES_SHOWN,
     *,
     keep_pictures: bool = False,
+    heatmaps: ModelChoice | None = None,
+    reference: Reference | None = None,
     say: Say = lambda line: None,
 ) -> Path:
     """Write the page of the run in `run_folder` and its `groups.json`; where the page is.
@@ -44,10 +51,12 @@ def save_report(
     `output` is the page's file (default `report.html` in the run's folder), `images` how many of
     the most anomalous images are shown one by one. Pictures are looked for where the audit found
     them, and a relative folder also in the folders around the run; the page says where one is
-    missing, and `say` is given their number. Raises UsageError where there is no run or it names
-    an address that the user has not named, BlissError where its files have changed or the page
-    cannot be written, and with `keep_pictures` where a page with pictures would be replaced by one
-    without any.
+    missing, and `say` is given their number. With `heatmaps`, the images shown pass through that
+    model again, by default the run's own, and get maps of their scores (`map_run`, also for
+    `reference`); `say` is given how many, and why not more. Raises UsageError where there is no run
+    or it names an address that the user has not named, BlissError where its files have changed or
+    the page cannot be written, and with `keep_pictures` where a page with pictures would be
+    replaced by one without any.
     """
     if images < 1:
         raise UsageError(f"{images} images were asked for", "1 or more", "Correct --top")
@@ -57,7 +66,15 @@ def save_report(
     if output is None:  # with another place for the page, the run may be read-only
         save_groups(grouping, run)
     shelf = PictureShelf()
-    data = page_data(run, grouping, images, shelf)
+    made = None
+    if heatmaps is not None:
+        shown = np.argsort(run.columns(["rank"])["rank"].to_numpy(), kind="stable")[:images]
+        try:
+            made = map_run(run, shown, heatmaps, say, reference)
+            say(made.text())
+        except BlissError as error:
+            say(f"no heatmaps: {error}")
+    data = page_data(run, grouping, images, shelf, {} if made is None else made.maps)
     page = page_html(data, shelf.encoded).encode("utf-8")
     path = Path(output) if output else run.folder / REPORT
     missing = [image for image in data["images"] if image["picture"] is None]

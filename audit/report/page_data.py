@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,16 @@ class PageTexts:
         return None if text is None else self.numbers.setdefault(text, len(self.numbers))
 
 
-def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf) -> dict[str, Any]:
+def page_data(
+    run: RunFolder,
+    grouping: Grouping,
+    most: int,
+    shelf: PictureShelf,
+    maps: Mapping[int, Mapping[str, Any]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Everything on the page of a run, its `most` most anomalous images one by one.
+
+    `maps` are those of `map_run`, by source row.
 
     The pictures go onto the `shelf` and are named by their numbers there: first those of the
     images, then those of their neighbours in the reference.
@@ -72,6 +81,8 @@ def page_data(run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf
         if image["picture"] is None:
             image["no_picture"] = shelf.reason(AUDITED, image["row"])
         image["near"] = [_neighbour(found, classes, shelf) for found in near]
+        if image["row"] in maps:
+            image["map"] = maps[image["row"]]
     groups = _groups(grouping, images, captions)
     for image in images:  # the table's own spelling is not for showing
         path = image["path"]

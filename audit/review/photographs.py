@@ -35,6 +35,7 @@ from ...indexer import (
     EmbeddedImages,
     EmbeddingFolder,
     OutsideRows,
+    PartedRows,
     Texts,
     UnreadableImage,
     column_names,
@@ -306,9 +307,9 @@ class StoredImages:
         )
 
     @cached_property
-    def vectors(self) -> OutsideRows:
-        """The unit rows of all stored images."""
-        return OutsideRows(self.layout.vectors)
+    def vectors(self) -> PartedRows:
+        """The unit rows of all stored images, as they were scored."""
+        return (PartedRows if self.ours else OutsideRows)(self.layout.vectors)
 
     def hashes(self, places: Sequence[int]) -> list[str]:
         """What the images at `places` are known by: SHA-256 of the file, else of the vector."""
