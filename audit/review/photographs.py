@@ -32,6 +32,7 @@ from ...indexer import (
     SIGNATURES,
     Decoder,
     DecodingLimits,
+    EmbeddedImages,
     EmbeddingFolder,
     OutsideRows,
     PartedRows,
@@ -220,6 +221,26 @@ def opened_pictures(
                 return None
             return Image.open(io.BytesIO(small))
 
+        yield opened
+
+
+@contextmanager
+def files_of(
+    images: EmbeddedImages | None, root: str | None = None
+) -> Iterator[Callable[[int], Image.Image | None] | None]:
+    """`opened_pictures` of embeddings that were read, below `root` or the folder they are in.
+
+    None where their pictures were measured already or, without a `root`, the first is not there.
+    """
+    if images is None or images.sketches is not None or not len(images.rows):
+        yield None
+        return
+    if root is None:
+        first = os.path.join(images.source, images.paths[0])
+        if why_outside(images.source, images.paths[0], False) or not os.path.isfile(first):
+            yield None
+            return
+    with opened_pictures(Photographs(root or images.source, {}), images.paths) as opened:
         yield opened
 
 
