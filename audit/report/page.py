@@ -25,7 +25,7 @@ from ...indexer import ModelChoice
 from ...safe_text import counted
 from ...scorer import Reference
 from ..explain import map_run
-from ..folder import located, open_run
+from ..folder import RunFolder, located, open_run
 from ..models import Say
 from ..review.photographs import check_addresses
 from .grouping import group_run, save_groups
@@ -66,15 +66,9 @@ def save_report(  # noqa: PLR0913 - keyword-only options
     if output is None:  # with another place for the page, the run may be read-only
         save_groups(grouping, run)
     shelf = PictureShelf()
-    made = None
+    data = page_data(run, grouping, images, shelf)
     if heatmaps is not None:
-        shown = np.argsort(run.columns(["rank"])["rank"].to_numpy(), kind="stable")[:images]
-        try:
-            made = map_run(run, shown, heatmaps, say, reference)
-            say(made.text())
-        except BlissError as error:
-            say(f"no heatmaps: {error}")
-    data = page_data(run, grouping, images, shelf, {} if made is None else made.maps)
+        _add_maps(data["images"], run, heatmaps, reference, say)
     page = page_html(data, shelf.encoded).encode("utf-8")
     path = Path(output) if output else run.folder / REPORT
     missing = [image for image in data["images"] if image["picture"] is None]
@@ -92,6 +86,29 @@ def save_report(  # noqa: PLR0913 - keyword-only options
         say(f"{len(missing):,} of {counted(total, 'picture')} were not found in {where}")
     write_atomically(path, lambda file: file.write(page))
     return path
+
+
+def _add_maps(
+    images: Sequence[dict[str, Any]],
+    run: RunFolder,
+    model: ModelChoice,
+    reference: Reference | None,
+    say: Say,
+) -> None:
+    """Give `map` to the images that can have one, and say how many and why not more."""
+    rows = run.columns(["row"])["row"].to_numpy()
+    order = np.argsort(rows, kind="stable")
+    shown = np.array([image["row"] for image in images], np.int64)
+    positions = order[np.searchsorted(rows[order], shown)]
+    try:
+        made = map_run(run, positions, model, say, reference)
+    except BlissError as error:
+        say(f"no heatmaps: {error}")
+        return
+    for image in images:
+        if image["row"] in made.maps:
+            image["map"] = made.maps[image["row"]]
+    say(made.text())
 
 
 def _has_pictures(path: Path) -> bool:
