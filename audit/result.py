@@ -19,6 +19,7 @@ from ..indexer import (
     Decoder,
     DecodingLimits,
     EmbeddedImages,
+    Engine,
     UnreadableImage,
     origin_names,
     read_file,
@@ -92,6 +93,8 @@ class AuditResult:
     refit: Refit | None = None
     hits: HitsCache | None = None
     """The cache of what was retrieved, for steps that retrieve again."""
+    engine: Engine | None = None
+    """Where such steps search and score; None: in this process."""
     clean: str = ""
     """The fingerprint of the images of a separate reference; "" where they are not at hand."""
     hidden: HiddenTexts | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..indexer import SCRATCH, EmbeddedImages, text_column
+from ..indexer import EmbeddedImages, text_column
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer import (
@@ -22,7 +22,6 @@ from ..scorer import (
     Sample,
     as_members,
     balanced_weight,
-    bliss_scores,
     explained_images,
     filed_terms,
     label_margins,
@@ -41,6 +40,7 @@ from .run import (
     in_reference,
 )
 from .scores import rescored
+from .scoring import score_classes
 
 MOST_REFITTED = 50_000
 """Images for which the merged order refits without being told to: the neighbours of those in doubt
@@ -66,9 +66,11 @@ def refitted(
     if clean is None and not np.isnan(result.scores.given_ics[labels >= 0]).any():
         scores = result.scores
     else:
-        found = retrieve(result.index, images.vectors, settings.k, progress, result.hits)
-        scores = bliss_scores(
-            images.vectors, found, before, settings.weight, labels, left_out, allocator=SCRATCH
+        found = retrieve(
+            result.index, images.vectors, settings.k, progress, result.hits, engine=result.engine
+        )
+        scores = score_classes(
+            images.vectors, found, before, settings.weight, labels, left_out, engine=result.engine
         )
     cosine = label_margins(images.vectors, before, labels, left_out).cosine_margin
     out, better = _explained(images, labels, scores, settings.weight, cosine)
@@ -94,14 +96,14 @@ def scored_with(
         reference = calibrated_on_itself(reference)
     now = in_reference(result.images, reference)
     weight = balanced_weight(settings.weight, before, reference)
-    again = bliss_scores(
+    again = score_classes(
         result.images.vectors,
         result.retrieved,
         reference,
         weight,
         given_classes(result.images, reference),
         now,
-        allocator=SCRATCH,
+        engine=result.engine,
     )
     fewer = _fewer(result.left_out, now, len(again.score))
     refit = Refit(fewer, table, result.scores.score, weight)

@@ -1,7 +1,9 @@
+from .bliss import BEST as BEST
 from .bliss import BlissScores as BlissScores
 from .bliss import Retrieved as Retrieved
 from .bliss import bliss_matrices as bliss_matrices
 from .bliss import bliss_scores as bliss_scores
+from .bliss import classes_at_once as classes_at_once
 from .bliss import filed_terms as filed_terms
 from .bliss import gather_texts as gather_texts
 from .calibration import benjamini_hochberg as benjamini_hochberg

@@ -93,8 +93,8 @@ class Retrieved:
     """int64 [n, k], rows of the caption index."""
     position: np.ndarray
     """int32 [n, k], where in `vectors` each retrieved text is."""
-    vectors: np.ndarray
-    """float32 [u, d], unit rows of the distinct texts."""
+    vectors: Rows
+    """float32 [u, d], unit rows of the distinct texts, in memory or on disk."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ def class_blocks(
     check_counts(moments, needed=2 if prior is None else 1)
     outside = left_out_terms(images, retrieved, reference, left_out, prior, allocator=allocator)
     prompt_mean, prompt_scale = prompt_statistics(moments, prompts, prior)
-    for classes in slices(len(moments.parts), TABLE_ENTRIES // max(1, len(retrieved.vectors))):
+    for classes in slices(len(moments.parts), classes_at_once(len(retrieved.vectors))):
         some = Moments(moments.classes[classes], moments.parts[classes])
         mean, std = text_statistics(some, retrieved.vectors, needed=1 if prior else 2)
         std = _moderated(std, some.counts[:, None], prior, np.s_[classes, None])
@@ -346,6 +346,11 @@ def class_blocks(
             ets[inside.images, inside.classes] = inside.pull.mean(axis=1)
             yield ClassBlock(rows, classes, ics, ets, similarity, position, tables, inside)
             allocator.release(retrieved.similarity, retrieved.position, outside.pull)
+
+
+def classes_at_once(texts: int) -> int:
+    """How many classes are scored together where u = `texts` are distinct."""
+    return max(1, TABLE_ENTRIES // max(1, texts))
 
 
 def pull_of(block: ClassBlock, chosen: np.ndarray) -> np.ndarray:

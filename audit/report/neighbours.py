@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from ...indexer import Texts, distinct_texts, numbers_of
+from ...indexer import distinct_texts, numbers_of
 from ..folder import RunFolder
 from ..review.photographs import (
     AUDITED,
@@ -55,8 +55,8 @@ class Nearest:
 def reference_neighbours(
     run: RunFolder,
     positions: np.ndarray,
-    own: list[str | None],
-    other: list[str | None],
+    own: Sequence[str | None],
+    other: Sequence[str | None],
     doubtful: Sequence[int] = (),
 ) -> list[Nearest]:
     """The neighbours of the images at `positions`, and those of two classes of each.
@@ -65,40 +65,58 @@ def reference_neighbours(
     `doubtful` do not stand. Empty lists where the run kept no reference images, as with a fitted
     reference.
     """
-    audited = audited_embeddings(run)
-    if audited is None or not len(positions):
+    audited, find = audited_embeddings(run), _finder(run, doubtful)
+    if audited is None or find is None or not len(positions):
         return [Nearest([], [], []) for _ in positions]
-    table = run.columns(["row", "left_out", "label", "nearest_class"])
-    places = audited.places(table["row"].to_numpy())
-    if run.facts.get("request", {}).get("reference"):
-        stored, collection = reference_embeddings(run), REFERENCE
-        if stored is None:
-            return [Nearest([], [], []) for _ in positions]
-        members = np.arange(stored.layout.count)
-        labels: Texts[str | None] = stored.column("label", members)
-    else:
-        stored, collection = audited, AUDITED
-        inside = table["left_out"].to_numpy(zero_copy_only=False).astype(bool)
-        members = places[inside]
-        column = pc.coalesce(table["label"], table["nearest_class"]).filter(inside)
-        labels = column.to_pylist()
-    sound = np.ones(len(members), bool)
-    if collection == AUDITED:
-        sound = ~np.isin(table["row"].to_numpy()[inside], doubtful)
-    queries, itself = audited.vectors[places[positions]], places[positions].tolist()
-    hashes = audited.hashes(itself)
-    names = distinct_texts(labels)
-    of = numbers_of(labels, {name: c for c, name in enumerate(names)})
-    found = _Finder(stored, collection, members, of, names, sound)
+    places = audited.places(run.columns(["row"])["row"].to_numpy())[positions]
+    queries, hashes = audited.vectors[places], audited.hashes(places.tolist())
     return [
         Nearest(*three)
         for three in zip(
-            found(queries, hashes, None, SHOWN),
-            found(queries, hashes, own, OF_A_CLASS),
-            found(queries, hashes, other, OF_A_CLASS),
+            find(queries, hashes, None, SHOWN),
+            find(queries, hashes, own, OF_A_CLASS),
+            find(queries, hashes, other, OF_A_CLASS),
             strict=True,
         )
     ]
+
+
+def neighbours_of(
+    run: RunFolder, queries: np.ndarray, own: Sequence[str]
+) -> list[list[Neighbour]] | None:
+    """The neighbours of any unit rows `queries` [q, d] of images that are known by `own`.
+
+    None where the run kept no reference images.
+    """
+    find = _finder(run)
+    return None if find is None else find(queries, own, None, SHOWN)
+
+
+def _finder(run: RunFolder, doubtful: Sequence[int] = ()) -> _Finder | None:
+    """What finds the reference images of a run, None where it kept none."""
+    if run.facts.get("request", {}).get("reference"):
+        stored = reference_embeddings(run)
+        if stored is None:
+            return None
+        members = np.arange(stored.layout.count)
+        labels, sound = stored.column("label", members), np.ones(len(members), bool)
+        return _Finder(stored, REFERENCE, members, *_numbered(labels), sound)
+    stored = audited_embeddings(run)
+    if stored is None:
+        return None
+    table = run.columns(["row", "left_out", "label", "nearest_class"])
+    table = table.filter(table["left_out"])
+    rows = run.columns(["row"])["row"].to_numpy()
+    inside = np.isin(rows, table["row"].to_numpy())
+    labels = pc.coalesce(table["label"], table["nearest_class"]).to_pylist()
+    sound = ~np.isin(table["row"].to_numpy(), doubtful)
+    return _Finder(stored, AUDITED, stored.places(rows)[inside], *_numbered(labels), sound)
+
+
+def _numbered(labels: list[str | None]) -> tuple[np.ndarray, list[str]]:
+    """int64 [n], the number of each label, -1 for none, and their names by number."""
+    names = distinct_texts(labels)
+    return numbers_of(labels, {name: c for c, name in enumerate(names)}), names
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,11 @@ class _Finder:
     """bool [members], which can stand for their class."""
 
     def __call__(
-        self, queries: np.ndarray, own: list[str], classes: list[str | None] | None, most: int
+        self,
+        queries: np.ndarray,
+        own: Sequence[str],
+        classes: Sequence[str | None] | None,
+        most: int,
     ) -> list[list[Neighbour]]:
         """At most `most` neighbours of each query, not those with its own hash.
 

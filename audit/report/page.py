@@ -17,10 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...artefacts import write_atomically
 from ...errors import BlissError, UsageError
+from ...indexer import ModelChoice
 from ...safe_text import counted
-from ..folder import located, open_run
+from ...scorer import Reference
+from ..explain import map_run
+from ..folder import RunFolder, located, open_run
 from ..models import Say
 from ..review.photographs import check_addresses
 from .grouping import group_run, save_groups
@@ -31,12 +36,14 @@ REPORT = "report.html"
 IMAGES_SHOWN = 1000
 
 
-def save_report(
+def save_report(  # noqa: PLR0913 - keyword-only options
     run_folder: str | Path,
     output: str | Path | None = None,
     images: int = IMAGES_SHOWN,
     *,
     keep_pictures: bool = False,
+    heatmaps: ModelChoice | None = None,
+    reference: Reference | None = None,
     say: Say = lambda line: None,
 ) -> Path:
     """Write the page of the run in `run_folder` and its `groups.json`; where the page is.
@@ -44,10 +51,12 @@ def save_report(
     `output` is the page's file (default `report.html` in the run's folder), `images` how many of
     the most anomalous images are shown one by one. Pictures are looked for where the audit found
     them, and a relative folder also in the folders around the run; the page says where one is
-    missing, and `say` is given their number. Raises UsageError where there is no run or it names
-    an address that the user has not named, BlissError where its files have changed or the page
-    cannot be written, and with `keep_pictures` where a page with pictures would be replaced by one
-    without any.
+    missing, and `say` is given their number. With `heatmaps`, the images shown pass through that
+    model again, by default the run's own, and get maps of their scores (`map_run`, also for
+    `reference`); `say` is given how many, and why not more. Raises UsageError where there is no run
+    or it names an address that the user has not named, BlissError where its files have changed or
+    the page cannot be written, and with `keep_pictures` where a page with pictures would be
+    replaced by one without any.
     """
     if images < 1:
         raise UsageError(f"{images} images were asked for", "1 or more", "Correct --top")
@@ -59,6 +68,8 @@ def save_report(
     shelf = PictureShelf()
     path = Path(output) if output else run.folder / REPORT
     data = page_data(run, grouping, images, shelf, path)
+    if heatmaps is not None:
+        _add_maps(data["images"], run, heatmaps, reference, say)
     page = page_html(data, shelf.encoded).encode("utf-8")
     missing = [image for image in data["images"] if image["picture"] is None]
     where = located(run.source, run.folder)
@@ -75,6 +86,29 @@ def save_report(
         say(f"{len(missing):,} of {counted(total, 'picture')} were not found in {where}")
     write_atomically(path, lambda file: file.write(page))
     return path
+
+
+def _add_maps(
+    images: Sequence[dict[str, Any]],
+    run: RunFolder,
+    model: ModelChoice,
+    reference: Reference | None,
+    say: Say,
+) -> None:
+    """Give `map` to the images that can have one, and say how many and why not more."""
+    rows = run.columns(["row"])["row"].to_numpy()
+    order = np.argsort(rows, kind="stable")
+    shown = np.array([image["row"] for image in images], np.int64)
+    positions = order[np.searchsorted(rows[order], shown)]
+    try:
+        made = map_run(run, positions, model, say, reference)
+    except BlissError as error:
+        say(f"no heatmaps: {error}")
+        return
+    for image in images:
+        if image["row"] in made.maps:
+            image["map"] = made.maps[image["row"]]
+    say(made.text())
 
 
 def _has_pictures(path: Path) -> bool:

@@ -25,7 +25,7 @@ from ..store.manifest import KIND, files_of_part
 from ..store.parts import BUILDING, finish_building, vector_file
 from ..store.removed import EXPORT, REMOVED
 from ..vectors.nearest import ROUNDING
-from ..vectors.rows import load_vectors
+from ..vectors.rows import are_ascending_rows, load_vectors
 from ..vectors.unit_rows import stored_unit_rows
 from .parts import whole_part
 from .plan import RowPlan
@@ -124,12 +124,7 @@ def _stored_result(folder: Path, number: int, rows: int) -> np.ndarray | None:
         gone = read_array(_file(folder, number))
     except BlissError:
         return None
-    fits = (
-        gone.ndim == 1
-        and gone.dtype == np.int64
-        and (np.diff(gone, prepend=-1, append=rows) > 0).all()
-    )
-    return gone if fits else None
+    return gone if are_ascending_rows(gone, rows) else None
 
 
 def _file(folder: Path, number: int) -> Path:

@@ -383,6 +383,9 @@ class StoredCaptions:
         self._part = lru_cache(OPEN_FILES)(self._map_part)
         self._checked: set[int] = set()
 
+    def __reduce__(self) -> tuple[type[StoredCaptions], tuple[IndexFolder]]:
+        return StoredCaptions, (self.folder,)
+
     def __getitem__(self, rows: np.ndarray) -> list[str]:
         """The captions of stored rows int64 [u]; BlissError where a file is missing or changed."""
         found = [""] * len(rows)
@@ -410,7 +413,7 @@ class StoredCaptions:
             )
         if number not in self._checked:
             size = path.stat().st_size
-            if offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
+            if offsets[0] != 0 or offsets[-1] != size or (offsets[1:] < offsets[:-1]).any():
                 given = f"{self.folder.path / starts} does not fit {path}"
                 raise BlissError(given, "the files as bliss wrote them", remedy)
         self._checked.add(number)

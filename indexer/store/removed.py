@@ -17,7 +17,7 @@ import numpy as np
 
 from ...artefacts import MANIFEST, read_array, sha256_of, write_array
 from ...errors import BlissError, UsageError
-from ..vectors.rows import remaining
+from ..vectors.rows import are_ascending_rows, remaining
 from .manifest import IndexFolder, unusable
 
 REMOVED = "removed.npy"
@@ -57,8 +57,7 @@ def removed_rows(folder: IndexFolder) -> np.ndarray | None:
 def read_rows(path: Path, count: int) -> np.ndarray:
     """The rows a list holds; BlissError unless they ascend within 0..count - 1."""
     rows = read_array(path, remedy="Restore the file or build the index again")
-    ascending = rows.ndim == 1 and rows.dtype == np.int64
-    if not ascending or not (np.diff(rows, prepend=-1, append=count) > 0).all():
+    if not are_ascending_rows(rows, count):
         raise BlissError(
             f"{path} does not list rows of the index",
             f"ascending row numbers from 0 to {count - 1:,}",
@@ -111,16 +110,14 @@ def remove_rows(path: Path, rows: np.ndarray, where: Mapping[str, Any]) -> dict[
 def restore_rows(path: Path, last_only: bool) -> tuple[dict[str, Any], int]:
     """Undo the last removal by request, or all of them: the manifest, and how many rows came back.
 
-    Near-duplicates that were left out when the index was built stay so. Raises UsageError where
-    nothing was removed by request.
+    Near-duplicates that were left out when the index was built stay so. Where nothing was removed
+    by request, as when the same command is repeated, nothing changes.
     """
     with IndexFolder.locked(path) as folder:
         gone, before = removed_rows(folder), folder.manifest.removed or {"log": [], "count": 0}
         by_request = [number for number, entry in enumerate(before["log"]) if "where" in entry]
         if gone is None or not by_request:
-            raise UsageError(
-                f"no caption was removed from {path}", "something to undo", "Leave --undo out"
-            )
+            return folder.manifest.to_json(), 0
         log = before["log"][: by_request[-1 if last_only else 0]]
         back = sum(entry["rows"] for entry in before["log"][len(log) :])
         kept = [list_name(number + 1) for number in range(len(log))]

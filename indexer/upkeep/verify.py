@@ -265,7 +265,7 @@ def _stored_captions(
         yield f"{starts} could not be read ({error})"
         return None
     sound = offsets.dtype == np.int64 and offsets.shape == (rows + 1,) and offsets[0] == 0
-    if not sound or (np.diff(offsets) < 0).any() or offsets[-1] != len(data):
+    if not sound or (offsets[1:] < offsets[:-1]).any() or offsets[-1] != len(data):
         yield f"{starts} does not cut {texts} into {counted(rows, 'caption')}"
         return None
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]

@@ -192,6 +192,17 @@ def resident_if_few(rows: Rows, dimension: int) -> Rows:
     return whole_rows(rows) if len(rows) * dimension * 4 <= RESIDENT_BYTES else rows
 
 
+def are_ascending_rows(rows: np.ndarray, count: int) -> bool:
+    """Whether an array lists rows of 0..count - 1, each once and in order.
+
+    Values are compared, since the differences of a damaged list can overflow.
+    """
+    if rows.ndim != 1 or rows.dtype != np.int64:
+        return False
+    within = not rows.size or (rows[0] >= 0 and rows[-1] < count)
+    return bool(within and (rows[1:] > rows[:-1]).all())
+
+
 def remaining(count: int, removed: np.ndarray) -> np.ndarray:
     """int64 [M], ascending, the rows 0..count - 1 that are not in `removed`."""
     left = np.ones(count, bool)
@@ -230,6 +241,9 @@ class MappedVectors(Sequence[np.ndarray]):
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
         self._open = lru_cache(OPEN_FILES)(load_vectors)
+
+    def __reduce__(self) -> tuple[type[MappedVectors], tuple[tuple[Path, ...]]]:
+        return MappedVectors, (self.paths,)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -6,8 +6,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit.alignment import align_pairs
 from blissaudit.audit.copies import SCHEMA, CopySettings, find_copies
@@ -128,9 +131,6 @@ def test_kinds_groups_and_what_is_kept(world: tuple[EmbeddedImages, list[Image.I
     assert alike["group"] == [1, 1] and alike["correlation"][0] < 0.7
     assert not any(table["leak"].to_pylist())
     assert find_copies(images, open_picture=pictures.__getitem__).kept.tolist() == [1]  # "B" < "a"
-    conflicts = copies.label_conflicts().to_pydict()
-    assert set(conflicts["image"]) == {"a.png", "b.png", "B.png"}
-    assert conflicts["labels"] == [["a", "b"]] * 3
     assert copies.notice() == "2 pairs of pictures compared"
 
 
@@ -273,3 +273,39 @@ def test_pictures_are_opened_from_files(tmp_path: Path) -> None:
     assert align_pairs(sketches(found[:1]), sketches(found[1:2])).correlation[0] > 0.99  # type: ignore[arg-type]
     with opened_pictures(Photographs(None, {}), names) as opened:
         assert opened(0) is None
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_copies_among_given_embeddings_are_confirmed_on_their_files(
+    bliss: Any, index: Path, tmp_path: Path, named: bool
+) -> None:
+    """With --image-root, or without it where the files lie beside the embeddings."""
+    vectors = np.random.default_rng(0).standard_normal((6, 128)).astype(np.float32)
+    vectors[[1, 2]] = vectors[0] + 1e-3 * vectors[[1, 2]]
+    given = tmp_path / "given"
+    root = tmp_path / "files" if named else given
+    root.mkdir()
+    for folder in ("img_emb", "metadata"):
+        (given / folder).mkdir(parents=True)
+    np.save(given / "img_emb" / "img_emb_0.npy", vectors)
+    names = [f"{i}.png" for i in range(6)]
+    table = pa.table({"image_path": [*names[:5], "gone.png"], "label": ["x"] * 3 + ["y"] * 3})
+    pq.write_table(table, given / "metadata" / "metadata_0.parquet")
+    for i, seed in enumerate((0, 0, 1, 2, 3)):
+        picture(seed).resize((120 + 10 * i, 90)).save(root / names[i])
+
+    def found(*options: object) -> list[tuple[str, str]]:
+        out = tmp_path / f"out{len(options)}"
+        done = bliss("audit", "--embeddings", given, "--index", index, *options, "-o", out,
+                     "--question", "copy", "--report", "none")  # fmt: skip
+        assert done.code == 0, done.err
+        table = pq.read_table(out / "copies.parquet")
+        assert ("no pictures were compared" in done.out) == (table["kind"][0].as_py() != "near")
+        return list(zip(table["image"].to_pylist(), table["kind"].to_pylist(), strict=True))
+
+    alike = [("0.png", "1.png"), ("0.png", "2.png"), ("1.png", "2.png")]
+    copies = found("--image-root", root) if named else found()
+    assert sorted(copies[:2]) == [("0.png", "near"), ("1.png", "near")]
+    assert {kind for _, kind in copies[2:]} == {"look-alike"} and len(copies) == 4
+    if named:
+        assert sorted(name for name, _ in found()) == sorted(sum(alike, ()))

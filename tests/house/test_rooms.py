@@ -27,7 +27,12 @@ ORDER = (
 APART = {"evaluation": ("audit",)}
 """Rooms to the left that a room still does without."""
 HEAVY = {
-    "torch": ("indexer/encode/open_clip.py", "indexer/encode/cells.py", "training/"),
+    "torch": (
+        "indexer/encode/open_clip.py",
+        "indexer/encode/cells.py",
+        "indexer/search/torch_scan.py",
+        "training/",
+    ),
     "torchvision": ("training/",),
     "open_clip": ("indexer/encode/open_clip.py", "indexer/encode/cells.py", "training/"),
     "tokenizers": ("indexer/encode/tokens.py",),

@@ -200,6 +200,11 @@ def metadata(change):
         (FILES[2], lambda p: p.write_bytes(p.read_bytes() + b"x"), "does not cut"),
         (FILES[2], lambda p: p.write_bytes(b"\xff" + p.read_bytes()[1:]), "are not UTF-8"),
         (FILES[3], vectors(lambda a: a[::-1]), "offsets_1.npy does not cut"),
+        (
+            FILES[3],  # the differences overflow, and would be positive
+            vectors(lambda a: np.array([0, 2**62, -(2**62) - 1, a[-1]])),
+            "offsets_1.npy does not cut",
+        ),
         (FILES[3], lambda p: p.write_bytes(b"\x80\x04K\x01."), "offsets_1.npy could not be read"),
         ("removed.npy", vectors(lambda a: a[:1]), "removed.npy does not add 2 rows"),
         ("removed_2.npy", vectors(lambda a: a[::-1]), "removed_2.npy does not list rows of the"),

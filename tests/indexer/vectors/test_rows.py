@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from blissaudit.errors import BlissError
 from blissaudit.indexer.vectors.nearest import exact_search
-from blissaudit.indexer.vectors.rows import JoinedRows, PartedRows, SelectedRows
+from blissaudit.indexer.vectors.rows import (
+    JoinedRows,
+    PartedRows,
+    SelectedRows,
+    are_ascending_rows,
+)
 from blissaudit.indexer.vectors.unit_rows import blocks_of
 from blissaudit.scorer.bliss import PULL_ENTRIES, bliss_scores, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
@@ -103,3 +108,22 @@ def test_joined_and_selected_rows_are_those_of_one_array(stored, data):
             [0, *(len(block) for _, block in blocks[:-1])]
         ).tolist()
         np.testing.assert_allclose(np.concatenate([b for _, b in blocks]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "fits"),
+    [
+        ([], True),
+        ([0, 3, 4], True),
+        ([0, 3, 5], False),
+        ([-1, 2], False),
+        ([2, 2], False),
+        ([3, 1], False),
+        ([2**62, -(2**62)], False),
+        ([1, 2**63 - 1, -(2**63), 2], False),
+    ],
+)
+def test_row_lists_ascend_even_where_differences_overflow(rows, fits):
+    assert are_ascending_rows(np.array(rows, np.int64), 5) == fits
+    assert not are_ascending_rows(np.array([rows], np.int64), 5)
+    assert not are_ascending_rows(np.array(rows, np.int32 if not rows else np.float64), 5)
