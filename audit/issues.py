@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .result import AuditResult
 
@@ -133,9 +134,9 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
         return
     n, place = len(result.images.rows), _places(result.images.rows)
     groups: dict[int, list[dict[str, Any]]] = {}
-    for row in result.copies.to_pylist():
-        if row["kind"] != LOOK_ALIKE:
-            groups.setdefault(row["group"], []).append(row)
+    copies = result.copies.filter(pc.not_equal(result.copies["kind"], LOOK_ALIKE))
+    for row in copies.to_pylist():
+        groups.setdefault(row["group"], []).append(row)
     closeness = np.full(n, -np.inf)
     found: list[tuple[int, str, str, str, str | None]] = []
     for members in groups.values():

@@ -81,6 +81,7 @@ from .search.dispatch import describe_plan as describe_plan
 from .search.dispatch import describe_search as describe_search
 from .search.dispatch import nearest_searcher as nearest_searcher
 from .search.dispatch import open_searcher as open_searcher
+from .search.dispatch import probes_for as probes_for
 from .search.index import ArrayIndex as ArrayIndex
 from .search.index import FolderIndex as FolderIndex
 from .search.index import JoinedIndex as JoinedIndex

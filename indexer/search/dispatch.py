@@ -152,6 +152,14 @@ EXACT_UP_TO = 50_000
 PROBES = 16
 
 
+def probes_for(count: int) -> int:
+    """Lists of `count` rows to search where queries and rows are images and texts: 1 of 128.
+
+    They lie apart, so that fewer find few of the nearest.
+    """
+    return max(PROBES, lists_for(count) // 128)
+
+
 def nearest_searcher(rows: Rows, probes: int = PROBES) -> Searcher:
     """A searcher of rows in memory or on disk, for the nearest of many queries.
 

@@ -128,9 +128,6 @@ def test_kinds_groups_and_what_is_kept(world: tuple[EmbeddedImages, list[Image.I
     assert alike["group"] == [1, 1] and alike["correlation"][0] < 0.7
     assert not any(table["leak"].to_pylist())
     assert find_copies(images, open_picture=pictures.__getitem__).kept.tolist() == [1]  # "B" < "a"
-    conflicts = copies.label_conflicts().to_pydict()
-    assert set(conflicts["image"]) == {"a.png", "b.png", "B.png"}
-    assert conflicts["labels"] == [["a", "b"]] * 3
     assert copies.notice() == "2 pairs of pictures compared"
 
 

@@ -48,7 +48,7 @@ def test_audit_has_its_options_in_ten_sections(bliss) -> None:
         "Images", "Captions", "Scoring", "Classes", "Search", "Flagging", "Model", "Decoding",
         "Engine", "Output", "Other options",
     ]  # fmt: skip
-    assert len(options_of(EVERY["audit"])) + 1 <= 51  # and --help
+    assert len(options_of(EVERY["audit"])) + 1 <= 50  # and --help
 
 
 def test_one_spelling_has_one_type_in_every_command() -> None:

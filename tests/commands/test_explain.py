@@ -153,9 +153,19 @@ def test_maps_are_arrays_in_python_and_say_which_classes_have_no_images(fitted, 
     assert found.cells.sum() + found.constant == pytest.approx(found.score, abs=1e-3)
 
 
-def test_other_models_and_models_without_maps_are_refused(explain, small, fitted, index, bliss):
-    done = explain("--model", "ViT-B-16", "--pretrained", "nothing")
-    assert done.code == 2
+def test_other_models_and_models_without_maps_are_refused(
+    small, fitted, index, bliss, collection, tmp_path
+):
+    rows = np.eye(3, dtype=np.float32)
+    write_embeddings(tmp_path / "texts", "text", rows, caption=["a", "b", "c"])
+    made = ("index", "build", "--embeddings", tmp_path / "texts", "-o", tmp_path / "other", "-q")
+    assert bliss(*made).code == 0
+    where = ("--reference", fitted, "--index", tmp_path / "other", "--k", 1)
+    done = bliss("explain", collection / STRAY, *where)
+    assert done.code == 1
+    assert "both from the same model" in done.err or "was made with" in done.err
+    done = bliss("explain", collection / STRAY, "--reference", fitted, "--index", fitted)
+    assert done.code in (1, 2)
     with pytest.raises(UsageError, match="no map_cells"):
         explain_images([], load_reference(fitted), open_index(index), small.small_encoder())
 

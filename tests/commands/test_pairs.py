@@ -85,6 +85,12 @@ def test_pictures_end_to_end(bliss, index, tmp_path):
     [
         (lambda e: shutil.rmtree(e / "text_emb"), 2, "has no text_emb folder"),
         (lambda e: np.save(e / "text_emb/text_emb_0.npy", world()[1][:, :8]), 1, "24 dim.*and .*8"),
+        (lambda e: np.save(e / "text_emb/text_emb_0.npy", world()[1][:39]), 1, "40 images and.*39"),
+        (
+            lambda e: shutil.copy(e / "img_emb/img_emb_0.npy", e / "text_emb/text_emb_0.npy"),
+            2,
+            "have the embeddings of the images",
+        ),
     ],
 )
 def test_embeddings_that_do_not_fit_are_refused(bliss, folder, tmp_path, change, code, message):
@@ -94,6 +100,13 @@ def test_embeddings_that_do_not_fit_are_refused(bliss, folder, tmp_path, change,
     done = bliss("pairs", folder, "-o", tmp_path / "out", "-q")
     assert done.code == code
     assert re.search(message, done.err)
+
+
+def test_an_index_of_another_model_is_refused(bliss, folder, index, tmp_path):
+    done = bliss("pairs", folder, "--index", index, "-o", tmp_path / "out", "-q")
+    assert done.code == 1
+    assert "24 dimensions" in done.err
+    assert "both from the same model" in done.err
 
 
 def test_one_pair_or_no_caption_is_refused(bliss, collection, tmp_path):
