@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, checked
 from ..indexer import (
     SCRATCH,
     CaptionIndex,
@@ -69,6 +69,7 @@ class AuditSettings:
 DEFAULTS = AuditSettings()
 
 
+@checked
 def audit_own(
     images: EmbeddedImages,
     index: CaptionIndex,
@@ -87,6 +88,7 @@ def audit_own(
     return audit_against(images, index, reference, settings, progress)
 
 
+@checked
 def audit_against(
     images: EmbeddedImages,
     index: CaptionIndex,

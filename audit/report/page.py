@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artefacts import write_atomically
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ...safe_text import counted
 from ..folder import located, open_run
 from ..models import Say
@@ -31,6 +31,7 @@ REPORT = "report.html"
 IMAGES_SHOWN = 1000
 
 
+@checked
 def save_report(
     run_folder: str | Path,
     output: str | Path | None = None,

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...artefacts import MANIFEST, link_file, sha256_of
 from ...corpora import TextSource
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ...progress import Progress, no_progress
 from ..encode.encoder import IDENTITY, Encoder
 from ..search.captions import CaptionIndex
@@ -121,6 +121,7 @@ class _Job:
     """What is done with its captions, for messages."""
 
 
+@checked
 def build_index(
     sources: TextSource | Sequence[TextSource],
     encoder: Encoder,
@@ -170,6 +171,7 @@ def build_shard(
         return missing_parts(job.folder, plan)
 
 
+@checked
 def index_embeddings(
     folder: str | Path,
     output: str | Path,

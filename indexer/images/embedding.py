@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ...artefacts import digest, read_json
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
-from ...errors import BlissError
+from ...errors import BlissError, checked
 from ...progress import Progress, no_progress
 from ..build.options import EmbeddingTask, Engine
 from ..build.shards import Shard, no_part_text, refuse_while_shards_run, running_shard
@@ -70,6 +70,7 @@ class EmbedOptions:
 NO_OPTIONS = EmbedOptions()
 
 
+@checked
 def embed_images(
     images: ImageSource,
     encoder: Encoder,
