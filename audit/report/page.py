@@ -67,11 +67,11 @@ def save_report(  # noqa: PLR0913 - keyword-only options
     if output is None:  # with another place for the page, the run may be read-only
         save_groups(grouping, run)
     shelf = PictureShelf()
-    data = page_data(run, grouping, images, shelf)
+    path = Path(output) if output else run.folder / REPORT
+    data = page_data(run, grouping, images, shelf, path)
     if heatmaps is not None:
         _add_maps(data["images"], run, heatmaps, reference, say)
     page = page_html(data, shelf.encoded).encode("utf-8")
-    path = Path(output) if output else run.folder / REPORT
     missing = [image for image in data["images"] if image["picture"] is None]
     where = located(run.source, run.folder)
     if missing and not shelf.encoded and keep_pictures and _has_pictures(path):
@@ -126,11 +126,13 @@ SCRIPTS = (
     "state.js",
     "decisions.js",
     "charts.js",
-    "overview.js",
     "evidence.js",
+    "copies.js",
+    "labels.js",
+    "summary.js",
     "gallery.js",
     "review.js",
-    "groups.js",
+    "map.js",
     "start.js",
 )
 """The parts of the page's script, in the order they are put together."""
@@ -168,7 +170,7 @@ def policy(script: str, style: str) -> str:
             "default-src 'none'",
             f"script-src '{source_hash(script)}'",
             f"style-src '{source_hash(style)}'",
-            "img-src data:",
+            "img-src data: file:",
             "connect-src 'none'",
             "base-uri 'none'",
             "form-action 'none'",
