@@ -289,7 +289,7 @@ def _fitting(value: Any, hint: Any) -> Any:
         each = inner[0] if inner and hasattr(value, "__len__") else Any
         fits = each is Any or all(_fitting(one, each) is not _UNFIT for one in value)
         return value if fits else _UNFIT
-    return value if isinstance(value, kind) else _UNFIT
+    return value if not isinstance(kind, type) or isinstance(value, kind) else _UNFIT
 
 
 def _as_array(value: Any) -> Any:
