@@ -588,13 +588,13 @@ def _drawn(cells: CellMap, constants: np.ndarray, j: int) -> dict[str, Any]:
         "values": [float(f"{value:.6g}") for value in values.ravel()],
         "total": float(grid.sum() + constant),
         "constant": constant,
-        "method": METHODS[cells.method],
+        "method": f"{METHODS[cells.method]} The constant {constant:+.2f} is spread evenly.",
     }
 
 
 METHODS = {
-    "exact": "exact: each cell's own path through the model",
-    "crops": "approximate: the mean over crops of half the size",
+    "exact": "Exact: each cell's own path through the model.",
+    "crops": "Approximate: the mean over crops of half the size.",
 }
 
 

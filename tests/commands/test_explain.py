@@ -201,7 +201,7 @@ def test_maps_on_the_page_add_up_to_the_score_of_the_class_of_each_image(audited
         assert drawn["total"] == pytest.approx(score, abs=1e-3 * (1 + abs(score)))
         assert sum(drawn["values"]) == pytest.approx(drawn["total"], abs=1e-3)
         assert row["label"] in drawn["title"]
-        assert drawn["method"].startswith("exact")
+        assert drawn["method"].startswith("Exact: ")
         assert drawn["box"] == [0, 0, 1, 1]
 
 
