@@ -9,6 +9,9 @@ from .audit.decisions import DecisionRule as DecisionRule
 from .audit.drift import DriftResult as DriftResult
 from .audit.drift import DriftSettings as DriftSettings
 from .audit.drift import compare_collections as compare_collections
+from .audit.explain import Explanation as Explanation
+from .audit.explain import explain as explain
+from .audit.explain import save_map as save_map
 from .audit.folder import save_audit as save_audit
 from .audit.pairs import audit_pairs as audit_pairs
 from .audit.reference import fit_reference as fit_reference

@@ -29,6 +29,8 @@ from .drift import save_drift as save_drift
 from .explain import Explanation as Explanation
 from .explain import explain as explain
 from .explain import explanation_text as explanation_text
+from .explain import kept_images as kept_images
+from .explain import map_run as map_run
 from .explain import save_map as save_map
 from .fitting import FitRequest as FitRequest
 from .fitting import embed_query as embed_query
@@ -70,7 +72,6 @@ from .request import is_reference_folder as is_reference_folder
 from .request import read_or_embed as read_or_embed
 from .request import refuse_words as refuse_words
 from .request import run_audit as run_audit
-from .request import run_shard as run_shard
 from .result import AuditResult as AuditResult
 from .review.apply import clean as clean
 from .review.apply import copy_cleaned as copy_cleaned

@@ -13,9 +13,9 @@ vectors are does not tell a copy from another photograph of the same scene.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ from ..indexer import (
     ranks,
     sketch_of,
     slices,
+    text_column,
 )
 from ..progress import Progress, no_progress
 from ..scorer import NO_FILE, Reference, as_members
@@ -78,6 +79,10 @@ class Pairs(NamedTuple):
     mirrored: np.ndarray
     """bool [u]."""
 
+    def some(self, which: np.ndarray) -> Pairs:
+        """The pairs at int64 [m], in that order."""
+        return Pairs(*(column[which] for column in self))
+
 
 @dataclass(frozen=True)
 class Copies:
@@ -116,35 +121,7 @@ class Copies:
         `similarity`, `correlation` and `mirrored` are of the closest other image in the group;
         `keep` is a suggestion; `other` marks images of the other collection.
         """
-        rows: list[tuple[Any, ...]] = [*self._copy_rows()]
-        rows += self._pair_rows(int(self.groups.max(initial=-1)) + 1)
-        columns = zip(*rows, strict=True) if rows else [[]] * len(SCHEMA)
-        return pa.table(
-            [pa.array(list(c), f.type) for c, f in zip(columns, SCHEMA, strict=True)],
-            schema=SCHEMA,
-        )
-
-    def label_conflicts(self) -> pa.Table:
-        """The images of groups that are filed under several classes: `group`, `row`, `image`,
-        `label` and `labels`, all labels of the group."""
-        members = np.flatnonzero(self.groups >= 0)
-        filed: dict[int, set[str]] = {}
-        for i in members.tolist():
-            label = self.images.labels[i]
-            if label is not None:
-                filed.setdefault(int(self.groups[i]), set()).add(label)
-        found = [
-            (int(self.groups[i]), int(self.images.rows[i]), self.images.paths[i],
-             self.images.labels[i], sorted(filed[int(self.groups[i])]))
-            for i in members[np.argsort(self.groups[members], kind="stable")].tolist()
-            if len(filed.get(int(self.groups[i]), ())) > 1
-        ]  # fmt: skip
-        types = (pa.int32(), pa.int64(), pa.string(), pa.string(), pa.list_(pa.string()))
-        columns = list(zip(*found, strict=True)) or [()] * 5
-        return pa.table(
-            [pa.array(list(c), kind) for c, kind in zip(columns, types, strict=True)],
-            names=["group", "row", "image", "label", "labels"],
-        )
+        return pa.concat_tables([self._copy_rows(), self._leak_rows(), self._alike_rows()])
 
     def notice(self) -> str:
         """What was compared and what the result is worth, in one sentence."""
@@ -156,36 +133,40 @@ class Copies:
             "look-alikes may be copies"
         )
 
-    def _copy_rows(self) -> Iterator[tuple[Any, ...]]:
-        closest = _closest(self.pairs, len(self.images.rows))
-        kept = np.zeros(len(self.images.rows), bool)
+    def _copy_rows(self) -> pa.Table:
+        kept = np.zeros(len(self.groups), bool)
         kept[self.kept] = True
         members = np.flatnonzero(self.groups >= 0)
-        order = np.lexsort((members, ~kept[members], self.groups[members]))
-        for i in members[order].tolist():
-            facts = _facts(self.pairs, int(closest[i]))
-            yield _row(int(self.groups[i]), self.images, i, facts, bool(kept[i]))
+        i = members[np.lexsort((members, ~kept[members], self.groups[members]))]
+        pair = _closest(self.pairs, len(self.groups))[i]
+        return _rows(self.images, i, self.groups[i], self.pairs.some(pair), kept[i])
 
-    def _pair_rows(self, number: int) -> Iterator[tuple[Any, ...]]:
+    def _leak_rows(self) -> pa.Table:
         leaks = self.leaks
-        for pair in range(0 if leaks is None else len(leaks.first)):
-            assert leaks is not None
-            if leaks.kind[pair] == LOOK_ALIKE:
-                continue
-            facts = _facts(leaks, pair)
-            yield _row(number, self.images, int(leaks.first[pair]), facts, False, leak=True)
-            if isinstance(self.against, EmbeddedImages):
-                j = int(leaks.second[pair])
-                yield _row(number, self.against, j, facts, True, leak=True, other=True)
-            number += 1
+        if leaks is None:
+            return SCHEMA.empty_table()
+        leaks = leaks.some(np.flatnonzero(leaks.kind < LOOK_ALIKE))
+        group = self.groups.max(initial=-1) + 1 + np.arange(len(leaks.first))
+        keep = np.zeros(len(group), bool)
+        found = _rows(self.images, leaks.first, group, leaks, keep, leak=True)
+        if not isinstance(self.against, EmbeddedImages):
+            return found
+        others = _rows(self.against, leaks.second, group, leaks, ~keep, leak=True, other=True)
+        turns = np.arange(2 * len(group)).reshape(2, -1).T.ravel()
+        return pa.concat_tables([found, others]).take(pa.array(turns))
+
+    def _alike_rows(self) -> pa.Table:
+        """Pairs of look-alikes, with one image of each group."""
         shown = self.groups < 0
         shown[self.kept] = True
-        alike = self.pairs.kind == LOOK_ALIKE
-        alike = np.flatnonzero(alike & shown[self.pairs.first] & shown[self.pairs.second])
-        for pair in alike[np.argsort(-self.pairs.similarity[alike], kind="stable")].tolist():
-            for i in (int(self.pairs.first[pair]), int(self.pairs.second[pair])):
-                yield _row(number, self.images, i, _facts(self.pairs, pair), True)
-            number += 1
+        first, second = self.pairs.first, self.pairs.second
+        alike = (self.pairs.kind == LOOK_ALIKE) & shown[first] & shown[second]
+        pair = np.flatnonzero(alike)
+        pair = pair[np.argsort(-self.pairs.similarity[pair], kind="stable")].repeat(2)
+        leaks = 0 if self.leaks is None else int((self.leaks.kind < LOOK_ALIKE).sum())
+        group = self.groups.max(initial=-1) + 1 + leaks + np.arange(len(pair)) // 2
+        at = np.where(np.arange(len(pair)) % 2, second[pair], first[pair])
+        return _rows(self.images, at, group, self.pairs.some(pair), np.ones(len(at), bool))
 
 
 @dataclass(frozen=True)
@@ -230,7 +211,7 @@ def find_copies(
     models.
     """
     mine = _Pictures(images, open_picture)
-    pairs = _join(_equal_pairs(images), _near_pairs(mine, mine, settings, progress))
+    pairs = _join(mine.equal, _near_pairs(mine, mine, settings, progress))
     leaks, unseen = None, len(mine.unseen)
     if isinstance(against, EmbeddedImages):
         check_same_model(images.model, images.source, against.model, against.source)
@@ -248,7 +229,8 @@ class _Pictures:
 
     def __init__(self, images: EmbeddedImages, opened: OpenPicture | None) -> None:
         self.images, self.opened = images, opened
-        self.first = _first_equal(images)
+        self.equal = _equal_pairs(images)
+        self.first = _first_equal(self.equal, len(images.rows))
         """int64 [n], the first image with the same file or pixels as each."""
         self.distinct = np.unique(self.first)
         self.unseen: set[int] = set()
@@ -336,7 +318,7 @@ def _near_pairs(
     kind = np.where(same, NEAR, LOOK_ALIKE).astype(np.int8)
     listed = np.flatnonzero(same | (cosine >= settings.look_alike))
     found = Pairs(first, second, kind, cosine, correlation, mirrored)
-    return Pairs(*(column[listed] for column in found))
+    return found.some(listed)
 
 
 def _equal_pairs(images: EmbeddedImages) -> Pairs:
@@ -350,10 +332,10 @@ def _equal_pairs(images: EmbeddedImages) -> Pairs:
     return _equal(images, images, found)
 
 
-def _first_equal(images: EmbeddedImages) -> np.ndarray:
+def _first_equal(equal: Pairs, n: int) -> np.ndarray:
     """int64 [n], the first image with the same file or pixels as each."""
-    first = np.arange(len(images.rows))
-    groups = _groups(_equal_pairs(images), len(first))
+    first = np.arange(n)
+    groups = _groups(equal, n)
     members = np.flatnonzero(groups >= 0)
     _, at, inverse = np.unique(groups[members], return_index=True, return_inverse=True)
     first[members] = members[at[inverse]]
@@ -366,7 +348,7 @@ def _for_equal(pairs: Pairs, first_equal: np.ndarray) -> Pairs:
     start = np.searchsorted(first_equal[order], pairs.first)
     stop = np.searchsorted(first_equal[order], pairs.first, side="right")
     counts = stop - start
-    repeated = Pairs(*(np.repeat(column, counts) for column in pairs))
+    repeated = pairs.some(np.arange(len(counts)).repeat(counts))
     inside = np.arange(len(repeated.first)) - np.repeat(np.cumsum(counts) - counts, counts)
     return repeated._replace(first=order[np.repeat(start, counts) + inside])
 
@@ -429,15 +411,17 @@ def _join(equal: Pairs, near: Pairs) -> Pairs:
     first, second = joined.first[order], joined.second[order]
     new = np.ones(len(order), bool)
     new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-    return Pairs(*(column[order[new]] for column in joined))
+    return joined.some(order[new])
 
 
 def _groups(pairs: Pairs, n: int) -> np.ndarray:
     """int64 [n], numbered by first image; look-alikes make no group."""
+    copies = pairs.kind < LOOK_ALIKE
+    if not copies.any():
+        return np.full(n, -1, np.int64)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    copies = pairs.kind < LOOK_ALIKE
     first, second = pairs.first[copies], pairs.second[copies]
     graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(n, n))
     _, component = connected_components(graph, directed=False)
@@ -471,24 +455,33 @@ def _area(images: EmbeddedImages) -> np.ndarray:
     return np.nan_to_num(sides.astype(np.float64)).prod(axis=1)
 
 
-def _row(
-    group: int,
+def _rows(
     images: EmbeddedImages,
-    i: int,
-    facts: tuple[str, float | None, float | None, bool],
-    keep: bool,
+    at: np.ndarray,
+    group: np.ndarray,
+    pairs: Pairs,
+    keep: np.ndarray,
     **flags: bool,
-) -> tuple[Any, ...]:
-    """One row of the table, in the order of SCHEMA."""
-    label, leak, other = images.labels[i], flags.get("leak", False), flags.get("other", False)
-    return group, int(images.rows[i]), images.paths[i], *facts, keep, label, leak, other
+) -> pa.Table:
+    """Rows of the table, in the columns of SCHEMA: the images `at` int64 [m], each with its pair.
 
-
-def _facts(pairs: Pairs, pair: int) -> tuple[str, float | None, float | None, bool]:
-    similarity, correlation = float(pairs.similarity[pair]), float(pairs.correlation[pair])
-    return (
-        KINDS[pairs.kind[pair]],
-        None if np.isnan(similarity) else similarity,
-        None if np.isnan(correlation) else correlation,
-        bool(pairs.mirrored[pair]),
+    `flags` are the columns `leak` and `other`.
+    """
+    similarity, correlation = pairs.similarity, pairs.correlation
+    columns = (
+        group,
+        images.rows[at],
+        text_column(images.paths).take(at),
+        np.array(KINDS)[pairs.kind],
+        pa.array(similarity, mask=np.isnan(similarity)),
+        pa.array(correlation, mask=np.isnan(correlation)),
+        pairs.mirrored,
+        keep,
+        text_column(images.labels).take(at),
+        np.full(len(at), flags.get("leak", False)),
+        np.full(len(at), flags.get("other", False)),
+    )
+    return pa.table(
+        [pa.array(each, field.type) for each, field in zip(columns, SCHEMA, strict=True)],
+        schema=SCHEMA,
     )

@@ -7,14 +7,15 @@ the image's embedding (`scorer.explain`), and an encoder splits such a product o
     Σ cells + constant = ICS + λ·ETS of the explained class
 
 with the statistics, the prompt, the norm of the embedding and the retrieved captions kept at the
-image's own values.
+image's own values. `explain` does this for files, `map_run` for images of a finished run.
 """
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ..corpora import ImageItem
 from ..errors import BlissError, UsageError
 from ..indexer import (
     CaptionIndex,
+    CellMap,
     Decoded,
     Decoder,
     DecodeSettings,
@@ -33,18 +35,47 @@ from ..indexer import (
     EmbeddedImages,
     Encoder,
     Failure,
+    Hits,
+    ModelChoice,
     UnreadableImage,
+    numbers_of,
+    open_indexes,
     read_file,
     text_column,
     visible_box,
 )
-from ..safe_text import terminal_text
-from ..scorer import Reference, class_terms
+from ..safe_text import cell_text, counted, terminal_text
+from ..scorer import (
+    ARRAYS,
+    NO_FILE,
+    ClassTerms,
+    LeftOut,
+    Reference,
+    as_members,
+    class_terms,
+    gather_texts,
+    load_reference,
+    remove_images,
+)
+from .folder import DROPPED, RUN, RunFolder, located, open_run
+from .models import Say, encoder_of_run
+from .reference import REFERENCE
+from .report.neighbours import PATH_COLUMNS, neighbours_of
+from .review.photographs import (
+    StoredImages,
+    Wanted,
+    audited_embeddings,
+    read_photographs,
+    reference_embeddings,
+    run_photographs,
+)
 from .run import DEFAULTS, AuditSettings, audit_against, given_classes
 
 TOTAL, LABEL, CAPTIONS = "total", "label", "captions"
 PICTURE_SIDE = 1024
 """Pixels of the longer side of a picture with its map."""
+MAPPED_AT_ONCE = 8
+"""Images whose maps are made together: the states of all layers are held, 50 MB each of ViT-L."""
 LIMITS = DecodingLimits()
 
 
@@ -56,6 +87,16 @@ class PulledCaption:
     similarity: float
     pull: float
     adds: float
+
+
+@dataclass(frozen=True)
+class NearImage:
+    """A reference image near to an explained one."""
+
+    path: str | None
+    """None where the reference keeps its vector and no name."""
+    label: str | None
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +116,8 @@ class Explanation:
     """λ."""
     captions: tuple[PulledCaption, ...]
     """Strongest pull first."""
+    nearest_images: tuple[NearImage, ...]
+    """Of the reference, nearest first, without copies of the image."""
     part: str
     """What the map is of: "total", "label", "captions", or one caption by its text."""
     cells: np.ndarray
@@ -97,7 +140,7 @@ class Explanation:
 
 
 def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
-    images: Iterable[ImageItem],
+    images: Iterable[ImageItem | str | Path],
     reference: Reference,
     index: CaptionIndex,
     encoder: Encoder,
@@ -105,14 +148,15 @@ def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
     *,
     class_name: str | None = None,
     part: str = TOTAL,
+    kept: KeptImages | None = None,
 ) -> tuple[list[Explanation], list[Failure]]:
-    """Explain each image of `images`, in their order, and say which could not be read.
+    """Explain each image of `images` (files or items), and say which could not be read.
 
     The class explained is `class_name`, else the one an image's label names, else the nearest.
     `part` chooses the map: "total", "label" (minus the standardised similarity to the prompt),
-    "captions" (the rest), or "1" to "k" for one caption, strongest pull first. Raises UsageError
-    for an unknown class or part and for an encoder that cannot make maps, BlissError where models
-    differ.
+    "captions" (the rest), or "1" to "k" for one caption, strongest pull first. The nearest images
+    are those of `kept`, by default what the reference itself keeps. Raises UsageError for an
+    unknown class or part and for an encoder that cannot make maps, BlissError where models differ.
     """
     if encoder.map_cells is None:
         raise UsageError(
@@ -125,12 +169,91 @@ def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
             "Correct --class",
         )
     _check_part(part, settings.k)
-    found, failures = _decode(images, encoder)
+    items = [
+        each if isinstance(each, ImageItem) else ImageItem(row, str(each), file=str(each))
+        for row, each in enumerate(images)
+    ]
+    found, failures = _decode(items, encoder)
     explained: list[Explanation] = []
-    for start in range(0, len(found), encoder.batch_size):
-        batch = found[start : start + encoder.batch_size]
-        explained += _explain_batch(batch, reference, index, encoder, settings, class_name, part)
+    kept = KeptImages(reference) if kept is None else kept
+    size = min(encoder.batch_size, MAPPED_AT_ONCE)
+    for start in range(0, len(found), size):
+        batch = found[start : start + size]
+        explained += _explain_batch(
+            batch, kept, index, encoder, settings, class_name=class_name, part=part
+        )
     return explained, failures
+
+
+NEAREST = 3
+SAME = 1 - 1e-6
+"""Cosine from which an image that is in the reference counts as itself."""
+
+
+@dataclass(frozen=True)
+class KeptImages:
+    """The images of a reference as far as they are at hand: those of its run, or its own rows."""
+
+    reference: Reference
+    run: RunFolder | None = None
+
+    def nearest(self, images: EmbeddedImages, left_out: LeftOut) -> list[tuple[NearImage, ...]]:
+        """At most NEAREST of each of n images, without copies of it."""
+        vectors = np.asarray(images.vectors)
+        if self.run is not None:
+            found = neighbours_of(self.run, vectors, list(images.hashes))
+            if found is not None:
+                return [
+                    tuple(NearImage(each.image.path, each.label, each.similarity) for each in near)
+                    for near in found
+                ]
+        rows, labels = self._rows()
+        inside = np.isin(np.arange(len(vectors)), left_out.images)
+        near = []
+        for vector, known in zip(vectors, inside, strict=True):
+            cosines = rows @ vector
+            order = np.argsort(-cosines, kind="stable")
+            order = order[~(known & (cosines[order] >= SAME))][:NEAREST]
+            near.append(tuple(
+                NearImage(None, self.reference.classes[labels[at]], float(cosines[at]))
+                for at in order.tolist()
+            ))  # fmt: skip
+        return near
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Unit rows that the reference itself keeps, and their classes; none of some classes."""
+        parts, sample = self.reference.moments.parts, self.reference.sample
+        rows = [np.zeros((0, self.reference.prompt_vectors.shape[1]), np.float32)]
+        labels = [np.zeros(0, np.int64)]
+        for number, part in enumerate(parts):
+            if part.centred is not None:
+                rows.append((part.centred + part.mean).astype(np.float32))
+            elif sample is not None:
+                rows.append(sample.images[sample.labels == number])
+            else:
+                continue
+            labels.append(np.full(len(rows[-1]), number))
+        return np.concatenate(rows), np.concatenate(labels)
+
+    def remark(self) -> str:
+        """What the nearest images cannot say, in a line; "" where they are files of a run."""
+        if self.run is not None and (
+            reference_embeddings(self.run)
+            if self.run.facts.get("request", {}).get("reference")
+            else audited_embeddings(self.run)
+        ):
+            return ""
+        if not len(self._rows()[0]):
+            return "the reference keeps statistics only, so that no nearest images can be shown"
+        return "the reference keeps vectors without names, so that nearest images have no path"
+
+
+def kept_images(folder: str, reference: Reference) -> KeptImages:
+    """The images of the reference in `folder`, those of its run where it is a run's."""
+    path = Path(folder).resolve()
+    if path.name == REFERENCE and (path.parent / RUN).is_file():
+        return KeptImages(reference, open_run(path.parent))
+    return KeptImages(reference)
 
 
 @dataclass(frozen=True)
@@ -175,13 +298,15 @@ def _content(item: ImageItem) -> bytes:
 
 def _explain_batch(  # noqa: PLR0913
     batch: Sequence[_Picture],
-    reference: Reference,
+    kept: KeptImages,
     index: CaptionIndex,
     encoder: Encoder,
     settings: AuditSettings,
+    *,
     class_name: str | None,
     part: str,
 ) -> Iterator[Explanation]:
+    reference = kept.reference
     pixels = np.stack([each.decoded.pixels for each in batch])
     images = EmbeddedImages(
         vectors=encoder.encode_images(pixels),
@@ -210,6 +335,7 @@ def _explain_batch(  # noqa: PLR0913
     cells = encoder.map_cells(pixels, terms.directions(weight, counted))
     constants = cells.constant + terms.constants(weight, counted)
     standard = terms.standardised(cells.embedding)
+    near = kept.nearest(images, result.left_out)
     for i, each in enumerate(batch):
         texts = result.index.captions_of(result.retrieved.rows[i])
         captions = tuple(
@@ -234,6 +360,7 @@ def _explain_batch(  # noqa: PLR0913
             ets=ets,
             weight=weight,
             captions=captions,
+            nearest_images=near[i],
             part=captions[int(part) - 1].text if part.isdigit() else part,
             cells=cells.cells[i],
             constant=float(constants[i]),
@@ -278,6 +405,14 @@ def _text(each: Explanation, most: int) -> str:
         f"    {caption.adds:+8.2f}   {terminal_text(caption.text)} (pull {caption.pull:+.1f}, "
         f"cosine {caption.similarity:.2f})"
         for caption in each.captions[:most]
+    ]
+    if each.nearest_images:
+        lines.append("  nearest reference images")
+    lines += [
+        f"    {image.similarity:8.2f}   "
+        f"{terminal_text('an image' if image.path is None else image.path)}"
+        f"{'' if image.label is None else f' ({terminal_text(image.label)})'}"
+        for image in each.nearest_images
     ]
     row, column = np.unravel_index(each.cells.argmax(), each.cells.shape)
     rows, columns = each.cells.shape
@@ -325,11 +460,29 @@ def draw_map(each: Explanation) -> Image.Image:
         f"{each.explained}: {each.part}. Largest cell {each.cells.max():+.2f}, cells "
         f"{each.cells.sum():+.2f}, constant {each.constant:+.2f} ({each.method})"
     )
-    page = Image.new("RGB", (width, height + 18), "white")
+    lines = _wrapped(legend.encode("ascii", "replace").decode(), width - 8)
+    page = Image.new("RGB", (width, height + 4 + LINE * len(lines)), "white")
     page.paste(picture, (0, 0))
-    ascii_only = legend.encode("ascii", "replace").decode()
-    ImageDraw.Draw(page).text((4, height + 3), ascii_only, fill="black")
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(page).text((4, height + 3 + LINE * number), line, fill="black")
     return page
+
+
+LINE = 14
+"""Pixels of a line of a legend."""
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` pixels; a longer word has a line of its own."""
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and measure.textlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def cell_colours(cells: np.ndarray) -> np.ndarray:
@@ -342,3 +495,217 @@ def cell_colours(cells: np.ndarray) -> np.ndarray:
     colours[..., 2] = np.where(apart > 0, 30, 220)
     colours[..., 3] = np.round(170 * strength)
     return colours
+
+
+AGREEMENT = 1e-3
+"""Largest |Δ|/(1 + |score|) between a map's total and the score that the run states."""
+
+
+@dataclass(frozen=True)
+class RunMaps:
+    """The maps of some images of a run, as the page draws them."""
+
+    maps: Mapping[int, Mapping[str, Any]]
+    """By source row: rows, cols, values (row by row), total (their sum), title, method, constant
+    (as much of the total as is spread evenly), and box (left, top, right and bottom of the cells,
+    in widths and heights of the image)."""
+    reasons: Mapping[str, int]
+    """Why other images have none, and how many."""
+
+    def text(self) -> str:
+        """How many maps there are, and why not more."""
+        missing = "".join(f"; {count:,} without: {why}" for why, count in self.reasons.items())
+        return f"{counted(len(self.maps), 'heatmap')}{missing}"
+
+
+def map_run(
+    run: RunFolder,
+    positions: np.ndarray,
+    choice: ModelChoice,
+    say: Say = lambda line: None,
+    reference: Reference | None = None,
+) -> RunMaps:
+    """Maps of the images at `positions` of a run's table, each passed through the model again.
+
+    The class explained is the one an image is filed under, else the nearest. `reference` is the one
+    that the run scored with; None: it is read from its folder. An image that is gone, or whose map
+    does not add up to the score in the table, has none. Raises BlissError where no map can be made:
+    without a model, the index, the reference or the embeddings.
+    """
+    stored = audited_embeddings(run)
+    if stored is None or "caption_rows" not in run.names:
+        raise BlissError(
+            f"{run.folder} has no {'embeddings' if stored is None else 'rows of captions'}",
+            "a complete run",
+            "Run the same audit again",
+        )
+    encoder = encoder_of_run(choice, run.facts["model"], str(run.folder), say)
+    if encoder.map_cells is None:
+        raise BlissError("the model makes no maps", "one that `load_encoder` opens", "Choose it")
+    reference = reference or _reference_of(run)
+    facts = run.facts["index"]
+    folders = [each["folder"] for each in facts.get("indexes") or [facts]]
+    index = open_indexes([located(str(each), run.folder) for each in folders])
+    images = run.images(positions)
+    places = stored.places(run.columns(["row"])["row"].to_numpy())[positions]
+    weight = float(run.facts["settings"]["weight"])
+    maps: dict[int, Mapping[str, Any]] = {}
+    reasons: dict[str, int] = {}
+    for batch in _pixels(run, images, stored.hashes(places.tolist()), encoder, reasons):
+        shown = [images[i] for i, _ in batch]
+        terms, classes = _terms_of(shown, stored, places[[i for i, _ in batch]], index, reference)
+        cells = encoder.map_cells(
+            np.stack([decoded.pixels for _, decoded in batch]), terms.directions(weight)
+        )
+        constants = cells.constant + terms.constants(weight)
+        for j, (image, (_, decoded)) in enumerate(zip(shown, batch, strict=True)):
+            name = reference.classes[classes[j]]
+            drawn = _drawn(cells, constants, j) | {
+                "title": _title(name, image["label"] == name, run.facts["settings"]),
+                "box": _box(decoded, encoder),
+            }
+            filed = image["label"] == name
+            ics, ets = (image["given_ics"], image["given_ets"]) if filed else (
+                image["ics"], image["ets"])  # fmt: skip
+            stated = ics + weight * ets
+            if abs(drawn["total"] - stated) <= AGREEMENT * (1 + abs(stated)):
+                maps[int(image["row"])] = drawn
+            else:
+                _count(reasons, "the model or the reference gives another score than the run's")
+    return RunMaps(maps, reasons)
+
+
+def _count(reasons: dict[str, int], why: str) -> None:
+    reasons[why] = reasons.get(why, 0) + 1
+
+
+def _drawn(cells: CellMap, constants: np.ndarray, j: int) -> dict[str, Any]:
+    grid, constant = cells.cells[j], float(constants[j])
+    values = grid + constant / grid.size
+    return {
+        "rows": grid.shape[0],
+        "cols": grid.shape[1],
+        "values": [float(f"{value:.6g}") for value in values.ravel()],
+        "total": float(grid.sum() + constant),
+        "constant": constant,
+        "method": METHODS[cells.method],
+    }
+
+
+METHODS = {
+    "exact": "exact: each cell's own path through the model",
+    "crops": "approximate: the mean over crops of half the size",
+}
+
+
+def _title(name: str, filed: bool, settings: Mapping[str, Any]) -> str:
+    score = settings.get("score", "bliss")
+    part = "ICS + λ·ETS" if score == "bliss" else f"BLISS part, ICS + λ·ETS (ranked by {score})"
+    which = "the class it is filed under" if filed else "the nearest class"
+    return f"{part} of {terminal_text(name)}, {which}"
+
+
+def _box(decoded: Decoded, encoder: Encoder) -> list[float]:
+    assert decoded.measures is not None
+    width, height = decoded.measures.quality[:2]
+    return [round(v, 5) for v in visible_box(int(height), int(width), encoder.preprocessing)]
+
+
+def _terms_of(
+    shown: Sequence[Mapping[str, Any]],
+    stored: StoredImages,
+    places: np.ndarray,
+    index: CaptionIndex,
+    reference: Reference,
+) -> tuple[ClassTerms, np.ndarray]:
+    """The terms of images of a run with the captions that it retrieved, and their classes."""
+    vectors = np.asarray(stored.vectors[places])
+    rows = np.array([image["caption_rows"] for image in shown])
+    if (rows.max(initial=-1) >= index.count) or any(
+        index.captions_of(found) != list(image["captions"])
+        for found, image in zip(rows, shown, strict=True)
+    ):
+        raise BlissError(
+            f"the captions in {index.folder} are others than those the run retrieved",
+            "the index as it was",
+            "Run the same audit again",
+        )
+    hits = Hits(np.array([image["similarity"] for image in shown], np.float32), rows)
+    numbers = {name: number for number, name in enumerate(reference.classes)}
+    classes = numbers_of(text_column([image["label"] for image in shown]), numbers)
+    nearest = numbers_of(text_column([image["nearest_class"] for image in shown]), numbers)
+    classes = np.where(classes < 0, nearest, classes)
+    contents = text_column(stored.hashes(places.tolist()))
+    left_out = LeftOut(*as_members(reference.members).filed(contents, vectors))
+    retrieved = gather_texts(hits, index.vectors)
+    return class_terms(vectors, retrieved, reference, classes, left_out), classes
+
+
+def _pixels(
+    run: RunFolder,
+    images: Sequence[Mapping[str, Any]],
+    hashes: Sequence[str],
+    encoder: Encoder,
+    reasons: dict[str, int],
+) -> Iterator[list[tuple[int, Decoded]]]:
+    """(place in `images`, its pixels) in batches; why the others have none goes to `reasons`."""
+    wanted = [
+        Wanted(image["row"], image["path"], None if content.startswith(NO_FILE) else content)
+        for image, content in zip(images, hashes, strict=True)
+    ]
+    upright = run.facts.get("request", {}).get("ignore_exif") is not True
+    settings = DecodeSettings(replace(encoder.preprocessing, apply_exif=upright), LIMITS)
+    batch: list[tuple[int, Decoded]] = []
+    with Decoder() as decoder:
+        for found in read_photographs(run_photographs(run), wanted):
+            outcome: Any = found
+            if found.data is not None:
+                each = wanted[found.place]
+                outcome = decoder.decode(ImageItem(each.row, each.path, data=found.data), settings)
+            if isinstance(outcome, Decoded):
+                batch.append((found.place, outcome))
+            else:
+                _count(reasons, getattr(outcome, "reason", "") or found.problem)
+            if len(batch) == min(encoder.batch_size, MAPPED_AT_ONCE):
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _reference_of(run: RunFolder) -> Reference:
+    """The reference that a run scored with: the one it was given or kept, less what it dropped."""
+    given = run.facts.get("request", {}).get("reference")
+    folder = Path(located(str(given), run.folder)) if given else run.folder / REFERENCE
+    if not (folder / ARRAYS).is_file():
+        folder = run.folder / REFERENCE
+    reference = load_reference(folder)
+    if not (run.facts.get("robust") or {}).get("dropped"):
+        return reference
+    stored = reference_embeddings(run) if given else audited_embeddings(run)
+    with open(run.folder / DROPPED, encoding="utf-8", newline="") as file:
+        dropped = [(cell_text(line["path"]), cell_text(line["given_label"]))
+                   for line in csv.DictReader(file)]  # fmt: skip
+    if stored is None:
+        raise BlissError(
+            f"the embeddings of the reference of {run.folder} are gone",
+            f"them, to leave {counted(len(dropped), 'dropped image')} out again",
+            "Run the same audit again",
+        )
+    places = np.arange(stored.layout.count)
+    columns = [stored.column(name, places) for name in PATH_COLUMNS]
+    at: dict[str, list[int]] = {}
+    for place in reversed(places.tolist()):
+        named = next((column[place] for column in columns if column[place] is not None), None)
+        at.setdefault(f"row {place}" if named is None else named, []).append(place)
+    gone = np.array([at[path].pop() for path, _ in dropped if at.get(path)], np.int64)
+    numbers = {name: number for number, name in enumerate(reference.classes)}
+    labels = np.array([numbers[label] for path, label in dropped], np.int64)[: len(gone)]
+    members = as_members(reference.members)
+    contents = text_column(stored.hashes(gone.tolist()))
+    vectors = np.asarray(stored.vectors[gone])
+    return replace(
+        reference,
+        moments=remove_images(reference.moments, vectors, labels),
+        members=members.without(contents, labels),
+    )

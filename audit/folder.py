@@ -492,6 +492,19 @@ class RunFolder:
         """What `failures.csv` lists."""
         return read_failures(self.folder)
 
+    def found(self, name: str) -> list[dict[str, Any]] | None:
+        """The rows of `issues.parquet` and the like, None where the run has no such table."""
+        if name not in self.facts["checksums"]:
+            return None
+        check_checksum(self.folder, name, self.facts)
+        return read_parquet(self.folder / name).to_pylist()
+
+    @property
+    def ranked_by_labels(self) -> bool:
+        """Whether the margins of the labels ranked the images."""
+        asked = self.facts.get("request", {}).get("question", "stray")
+        return self.facts.get("question", asked) == "mislabel"
+
 
 def read_failures(folder: Path) -> list[Failure]:
     """What `failures.csv` in a folder lists."""

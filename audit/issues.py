@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .result import AuditResult
 
@@ -133,9 +134,9 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
         return
     n, place = len(result.images.rows), _places(result.images.rows)
     groups: dict[int, list[dict[str, Any]]] = {}
-    for row in result.copies.to_pylist():
-        if row["kind"] != LOOK_ALIKE:
-            groups.setdefault(row["group"], []).append(row)
+    copies = result.copies.filter(pc.not_equal(result.copies["kind"], LOOK_ALIKE))
+    for row in copies.to_pylist():
+        groups.setdefault(row["group"], []).append(row)
     closeness = np.full(n, -np.inf)
     found: list[tuple[int, str, str, str, str | None]] = []
     for members in groups.values():
@@ -219,7 +220,7 @@ def fits_no_class(result: AuditResult) -> np.ndarray:
 
 def strongest_captions(result: AuditResult, at: np.ndarray) -> list[tuple[str, float]]:
     """The caption of strongest pull of each image at int64 [m], with that pull."""
-    pull = result.scores.pull[at]
+    pull = result.scores.given_pull[at]
     best = pull.argmax(axis=1)
     rows, inverse = np.unique(
         np.take_along_axis(result.retrieved.rows[at], best[:, None], axis=1), return_inverse=True

@@ -53,6 +53,7 @@ from ..indexer import (
     nearest_searcher,
     normalise_rows,
     open_embedding_folder,
+    probes_for,
     ranks,
     read_image_embeddings,
     search_index,
@@ -235,8 +236,10 @@ def run_pairs(
     texts: Search | None = None
     images: Search | None = None
     if max(len(pairs.images), len(pairs.texts)) > EXACT_ROWS and not request.settings.full:
-        texts = nearest_searcher(pairs.texts).search
-        images = nearest_searcher(pairs.images).search
+        texts, images = (
+            nearest_searcher(rows, probes_for(len(rows))).search
+            for rows in (pairs.texts, pairs.images)
+        )
     scores = score_pairs(pairs, request.settings, texts, images, request.suggest)
     found: dict[int, tuple[str, float]] = {}
     if request.index is not None:
@@ -314,6 +317,12 @@ def _embedded_pairs(request: PairRequest, say: Say) -> PairCollection:
     uids = None
     if uid is not None:
         uids = [v for table in metadata_parts(layout, [uid]) for v in table[uid].to_pylist()]
+    if _are_equal(images.vectors, stored[images.rows[:_LOOKED_FOR]]):
+        raise UsageError(
+            f"the captions in {folder} have the embeddings of the images",
+            "embeddings of texts: an image always fits itself",
+            "Give the folder with the captions' embeddings as --text-embeddings",
+        )
     usable = np.concatenate(
         [(np.abs(stored[some]).max(axis=1) > 0) for some in slices(len(stored), _ROWS_AT_ONCE)]
     )
@@ -335,6 +344,11 @@ def _embedded_pairs(request: PairRequest, say: Say) -> PairCollection:
         request, images, kept, SelectedRows(stored, rows[first]), number, captions,
         None if uids is None else [uids[row] for row in rows.tolist()], counts, None,
     )  # fmt: skip
+
+
+def _are_equal(images: Rows, texts: np.ndarray) -> bool:
+    """Whether the first images [n, d] are `texts` [m, d], row by row."""
+    return len(texts) > 0 and np.allclose(images[: len(texts)], texts, atol=1e-6)
 
 
 def _captioned_pairs(request: PairRequest, progress: Progress, say: Say) -> PairCollection:

@@ -23,6 +23,7 @@ from ..indexer import (
     CaptionIndex,
     EmbeddedImages,
     Encoder,
+    Engine,
     SelectedRows,
     Texts,
     check_same_model,
@@ -39,7 +40,6 @@ from ..scorer import (
     REFERENCE_KIND,
     Calibration,
     Reference,
-    add_images,
     empty_moments,
     hold_out,
     images_to_keep,
@@ -61,6 +61,7 @@ from .classes import (
     named_classes,
     without_small,
 )
+from .scoring import class_moments
 
 REFERENCE, REFERENCES = "reference", "references"
 """Its folder in an output folder, and the folder in the cache that registers all of them."""
@@ -91,14 +92,16 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     store: ReferenceStore | None = None,
     *,
     least: int = 2,
+    engine: Engine | None = None,
     strict: bool = True,
 ) -> Reference:
     """Fit a reference on clean images, holding a share of them out for calibration.
 
     Label prompts are embedded by the `encoder`, or without one looked up among the `index`'s
-    captions. Raises UsageError where there is neither, BlissError where the models differ and for
-    a class with fewer than `least` images; if not `strict`, such classes are set aside, and
-    `Reference.set_aside` says which, as long as another class is left.
+    captions; an `engine` computes the moments elsewhere. Raises UsageError where there is neither,
+    BlissError where the models differ and for a class with fewer than `least` images; if not
+    `strict`, such classes are set aside, and `Reference.set_aside` says which, as long as another
+    class is left.
     """
     normal = choose_classes(images.labels, words, images.source)
     aside: dict[str, int] = {}
@@ -150,7 +153,7 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
             model,
             set_aside=aside,
         )
-        reference = _with_images(empty, images, normal.labels, calibration_share)
+        reference = _with_images(empty, images, normal.labels, calibration_share, engine)
         if store is not None and images.fingerprint:
             _save(store, key, reference, images)
     return reference if normal is None else replace(reference, set_aside=aside)
@@ -186,7 +189,11 @@ def fit_with_means(
 
 
 def _with_images(
-    empty: Reference, images: EmbeddedImages, labels: np.ndarray, share: float
+    empty: Reference,
+    images: EmbeddedImages,
+    labels: np.ndarray,
+    share: float,
+    engine: Engine | None,
 ) -> Reference:
     """The reference with the images [n] filed under `labels` [n], a `share` of them held out."""
     held = np.zeros(len(labels), bool)
@@ -194,7 +201,7 @@ def _with_images(
         held = hold_out(labels, ranks(images.hashes), share)
     used = np.flatnonzero((labels >= 0) & ~held)
     vectors = SelectedRows(images.vectors, used)
-    moments = add_images(empty.moments, vectors, labels[used])
+    moments = class_moments(empty.moments, vectors, labels[used], engine)
     contents = text_column(images.hashes)
     if len(used) < len(contents):  # otherwise the members share the images' own column
         contents = contents.take(used)

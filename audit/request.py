@@ -33,13 +33,10 @@ from ..indexer import (
     IndexOptions,
     ModelChoice,
     SearchChoice,
-    Shard,
     build_index,
     check_same_model,
     check_same_preprocessing,
-    describe_missing,
     embed_images,
-    embed_shard,
     is_embedding_folder,
     open_index,
     open_indexes,
@@ -63,6 +60,7 @@ from .models import Say, encoder_for
 from .reference import REFERENCE, ReferenceStore, fit_with_means
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
+from .review.photographs import files_of
 from .run import LEAST_IMAGES, AuditSettings, audit_against, calibrated_on_itself
 from .scores import NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
 
@@ -82,6 +80,8 @@ class AuditRequest:
     """A collection of images as `open_images` names it, often a folder of class folders."""
     embeddings: str | None = None
     """A folder of precomputed image embeddings in clip-retrieval's layout."""
+    image_root: str | None = None
+    """The folder that the paths of embeddings are relative to; None: the embeddings' own."""
     reference: str | None = None
     """Clean images, their embeddings, or a folder `bliss reference fit` made."""
     indexes: tuple[str, ...] = ()
@@ -144,7 +144,11 @@ def run_audit(
                 say(line)
     result = score_images(inputs, embedded, reference, request, progress)
     against = inputs.against if isinstance(inputs.against, Reference) else embedded.against
-    result = with_copies_and_quality(result, request.question, against, progress)
+    root, other = request.image_root, embedded.against
+    with files_of(result.images, root) as mine, files_of(other, root) as theirs:
+        result = with_copies_and_quality(
+            result, request.question, against, progress, pictures=(mine, theirs)
+        )
     return decide(result, request.question, request.settings, inputs.own, embedded.clean, progress)
 
 
@@ -400,6 +404,7 @@ def fit_or_load_reference(
         reference = fit_with_means(
             Path(request.output), say, images, index=embedded.index, encoder=inputs.encoder,
             words=words, calibration_share=share, store=store, least=least, strict=request.strict,
+            engine=request.embed.engine,
         )  # fmt: skip
         if reference.set_aside and reference.set_aside != inputs.set_aside:
             say(set_aside_text(reference.set_aside, least))
@@ -433,7 +438,8 @@ def score_images(
     """Audit by BLISS, which explains each image, then rank by the score of the request."""
     images, index, settings = embedded.images, embedded.index, request.settings
     hits = HitsCache(Path(request.output) / HITS)
-    result = audit_against(images, index, reference, settings, progress, hits=hits)
+    engine = request.embed.engine
+    result = audit_against(images, index, reference, settings, progress, hits=hits, engine=engine)
     if embedded.clean is not None:
         result = replace(result, clean=embedded.clean.fingerprint)
     words = None if isinstance(inputs.reference, Reference) else settings.words
@@ -500,32 +506,3 @@ def check_failures(images: HasFailures, most: int | None) -> None:
             f"at most {most:,}, as --max-failures says",
             "Repair or remove them; the results for the readable images are complete",
         )
-
-
-def run_shard(
-    request: AuditRequest,
-    shard: Shard,
-    progress: Progress = no_progress,
-    say: Say = lambda line: None,
-) -> list[str]:
-    """Embed the shard's parts of all images that the audit needs; a line on each collection.
-
-    An audit that embeds the same images is waited for. Raises UsageError where there are no images
-    to embed, FolderInUse where the same shard is being made, otherwise as embedding does.
-    """
-    if request.images is None:
-        raise UsageError(
-            f"--shard {shard} was given with --embeddings",
-            "IMAGES: embeddings are not embedded again",
-            "Leave --shard out",
-        )
-    inputs = open_inputs(request, say)
-    lines = []
-    for name, source in inputs.collections.items():
-        if not isinstance(source, EmbeddedImages):
-            assert inputs.encoder is not None
-            folder = Path(request.output) / name
-            missing = embed_shard(source, inputs.encoder, folder, request.embed, shard, progress)
-            state = describe_missing(missing) if missing else "no part is missing"
-            lines.append(f"{folder}: shard {shard} is done, {state}")
-    return lines

@@ -19,6 +19,7 @@ from ..indexer import (
     Decoder,
     DecodingLimits,
     EmbeddedImages,
+    Engine,
     UnreadableImage,
     origin_names,
     read_file,
@@ -92,6 +93,8 @@ class AuditResult:
     refit: Refit | None = None
     hits: HitsCache | None = None
     """The cache of what was retrieved, for steps that retrieve again."""
+    engine: Engine | None = None
+    """Where such steps search and score; None: in this process."""
     clean: str = ""
     """The fingerprint of the images of a separate reference; "" where they are not at hand."""
     hidden: HiddenTexts | None = None
@@ -149,7 +152,7 @@ class AuditResult:
             for text, similarity, pull, name, origin in zip(
                 self.index.captions_of(rows),
                 self.retrieved.similarity[i],
-                self.scores.pull[i],
+                self.scores.given_pull[i],
                 self._origins(rows),
                 self.index.origins_of(rows),
                 strict=True,
@@ -236,7 +239,7 @@ class AuditResult:
             here = slice(start, min(n, start + ROWS_AT_ONCE))
             yield self._block(here, rank, first, left_out)
             scores, retrieved = self.scores, self.retrieved
-            release_pages(retrieved.rows, retrieved.similarity, scores.pull)
+            release_pages(retrieved.rows, retrieved.similarity, scores.pull, scores.given_pull)
             release_pages(scores.best_classes, scores.best_scores)
 
     def _block(
@@ -287,6 +290,7 @@ class AuditResult:
             **origins,
             "similarity": _lists(pa.array(self.retrieved.similarity[here].ravel()), n),
             "z": _lists(pa.array(scores.pull[here].ravel()), n),
+            "given_z": _lists(pa.array(scores.given_pull[here].ravel()), n),
         }
         return pa.table(columns)
 
@@ -330,7 +334,8 @@ class Caption:
     similarity: float
     """Raw cosine to the image."""
     pull: float
-    """That cosine in standard deviations of the nearest class: large where an image is a stray."""
+    """That cosine in standard deviations of the class the image is filed under, else of the
+    nearest: large where it does not belong there."""
     origin: str | None = None
     """Its source, with the index before it where there are several; None with one source."""
     licence: str | None = None

@@ -10,8 +10,9 @@ only the batches that changed are searched.
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,18 @@ from ..artefacts import (
     write_json,
 )
 from ..errors import BlissError
-from ..indexer import SCRATCH, CaptionIndex, Hits, Rows, release_pages, scratch_array, search_index
+from ..indexer import (
+    SCRATCH,
+    CaptionIndex,
+    Engine,
+    Hits,
+    Rows,
+    SelectedRows,
+    release_pages,
+    scratch_array,
+    search_index,
+    slices,
+)
 from ..progress import Progress, no_progress
 from ..scorer import Retrieved, gather_texts
 
@@ -58,26 +70,43 @@ def retrieve(
     k: int,
     progress: Progress = no_progress,
     cache: HitsCache | None = None,
+    *,
+    engine: Engine | None = None,
 ) -> Retrieved:
     """The k captions nearest to each unit row of `images` [n, d], with their vectors.
 
-    Batches that `cache` has are read, the others searched for and saved there. Raises BlissError
-    where its folder cannot be written.
+    Batches that `cache` has are read, the others searched for and saved there. An `engine` searches
+    elsewhere, and leaves the vectors to be read where they are used. Raises BlissError where the
+    folder of the cache cannot be written.
     """
     n = len(images)
     found = Hits(scratch_array((n, k), np.float32), scratch_array((n, k), np.int64))
     searched = {"index": _digest_of_search(index), "captions": index.count, "k": k}
-    for start in range(0, n, size := batch_rows(index.count)):
-        batch = slice(start, min(n, start + size))
-        queries = np.ascontiguousarray(images[batch], np.float32)
-        if cache is None:
-            hits = search_index(index, queries, k)
-        else:
-            hits = _cached_search(cache, searched, index, queries, k)
-        found.similarity[batch], found.rows[batch] = hits.similarity, hits.rows
-        release_pages(found.similarity, found.rows)
-        progress("images searched", batch.stop, n)
-    return gather_texts(found, index.vectors, SCRATCH)
+    batches = list(slices(n, batch_rows(index.count)))
+    folder = None if cache is None else cache.folder
+    with nullcontext(index) if engine is None else engine.spread(index) as spread:
+        search = BatchSearch(spread, images, k, folder, searched)
+        each = map(search, batches) if engine is None else engine.map(search, batches)
+        for batch, (name, hits) in zip(batches, each, strict=True):
+            found.similarity[batch], found.rows[batch] = hits.similarity, hits.rows
+            release_pages(found.similarity, found.rows)
+            if cache is not None:
+                cache.used.add(name)
+            progress("images searched", batch.stop, n)
+    if engine is None:
+        return gather_texts(found, index.vectors, SCRATCH)
+    chosen = gather_texts(found, _Numbers(), SCRATCH)
+    return replace(chosen, vectors=SelectedRows(index.vectors, np.asarray(chosen.vectors)))
+
+
+class _Numbers:
+    """Row numbers in place of rows that are read elsewhere."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
+        return np.asarray(wanted)
 
 
 def batch_rows(captions: int) -> int:
@@ -91,27 +120,41 @@ def _digest_of_search(index: CaptionIndex) -> str:
     return digest({"manifest": dict(index.manifest), "live": live})
 
 
-def _cached_search(
-    cache: HitsCache, searched: dict[str, object], index: CaptionIndex, queries: np.ndarray, k: int
-) -> Hits:
-    facts = {
-        "kind": HITS,
-        **searched,
-        "images": len(queries),
-        "vectors": hashlib.sha256(queries.data).hexdigest(),
-    }
-    name = digest(facts)
-    cache.used.add(name)
-    stored = _read(cache.folder, name, facts)
-    if stored is None:
-        hits = search_index(index, queries, k)
-        stored = np.empty(len(queries), [("similarity", "<f4", (k,)), ("rows", "<i8", (k,))])
-        stored["similarity"], stored["rows"] = hits.similarity, hits.rows
-        path = cache.folder / f"{name}.npy"
-        write_array(path, stored)
-        facts["checksums"] = {path.name: sha256_of(path)}
-        write_json(cache.folder / f"{name}.json", facts)
-    return Hits(stored["similarity"], stored["rows"])
+@dataclass(frozen=True)
+class BatchSearch:
+    """The search of one batch of images, here or in another process."""
+
+    index: CaptionIndex
+    images: Rows
+    k: int
+    folder: Path | None
+    """Where hits are saved; None: nowhere."""
+    searched: Mapping[str, object]
+    """What hits depend on besides the images."""
+
+    def __call__(self, batch: slice) -> tuple[str, Hits]:
+        """The name of the batch in the folder, and its hits."""
+        queries = np.ascontiguousarray(self.images[batch], np.float32)
+        if self.folder is None:
+            return "", search_index(self.index, queries, self.k)
+        facts = {
+            "kind": HITS,
+            **self.searched,
+            "images": len(queries),
+            "vectors": hashlib.sha256(queries.data).hexdigest(),
+        }
+        name = digest(facts)
+        stored = _read(self.folder, name, facts)
+        if stored is None:
+            hits = search_index(self.index, queries, self.k)
+            pair = [("similarity", "<f4", (self.k,)), ("rows", "<i8", (self.k,))]
+            stored = np.empty(len(queries), pair)
+            stored["similarity"], stored["rows"] = hits.similarity, hits.rows
+            path = self.folder / f"{name}.npy"
+            write_array(path, stored)
+            facts["checksums"] = {path.name: sha256_of(path)}
+            write_json(self.folder / f"{name}.json", facts)
+        return name, Hits(stored["similarity"], stored["rows"])
 
 
 def _read(folder: Path, name: str, facts: dict[str, object]) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..indexer import SCRATCH, EmbeddedImages, text_column
+from ..indexer import EmbeddedImages, text_column
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer import (
@@ -20,9 +20,9 @@ from ..scorer import (
     LeftOut,
     Reference,
     Sample,
+    apart_from_class,
     as_members,
     balanced_weight,
-    bliss_scores,
     explained_images,
     filed_terms,
     label_margins,
@@ -41,6 +41,7 @@ from .run import (
     in_reference,
 )
 from .scores import rescored
+from .scoring import score_classes
 
 MOST_REFITTED = 50_000
 """Images for which the merged order refits without being told to: the neighbours of those in doubt
@@ -66,9 +67,11 @@ def refitted(
     if clean is None and not np.isnan(result.scores.given_ics[labels >= 0]).any():
         scores = result.scores
     else:
-        found = retrieve(result.index, images.vectors, settings.k, progress, result.hits)
-        scores = bliss_scores(
-            images.vectors, found, before, settings.weight, labels, left_out, allocator=SCRATCH
+        found = retrieve(
+            result.index, images.vectors, settings.k, progress, result.hits, engine=result.engine
+        )
+        scores = score_classes(
+            images.vectors, found, before, settings.weight, labels, left_out, engine=result.engine
         )
     cosine = label_margins(images.vectors, before, labels, left_out).cosine_margin
     out, better = _explained(images, labels, scores, settings.weight, cosine)
@@ -94,14 +97,14 @@ def scored_with(
         reference = calibrated_on_itself(reference)
     now = in_reference(result.images, reference)
     weight = balanced_weight(settings.weight, before, reference)
-    again = bliss_scores(
+    again = score_classes(
         result.images.vectors,
         result.retrieved,
         reference,
         weight,
         given_classes(result.images, reference),
         now,
-        allocator=SCRATCH,
+        engine=result.engine,
     )
     fewer = _fewer(result.left_out, now, len(again.score))
     refit = Refit(fewer, table, result.scores.score, weight)
@@ -153,13 +156,17 @@ def _fewer(before: LeftOut, now: LeftOut, n: int) -> np.ndarray:
 def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
     """float64 [n], `merged_order` of an audit whose labels were questioned.
 
-    Where the audited images are their `own` reference, it is first fitted again without those that
-    another class explains, unless that was done already or there are more than MOST_REFITTED.
+    Where the audited images are their `own` reference, and no more than MOST_REFITTED, they are
+    compared with their neighbours too, and the reference is first fitted again without those that
+    another class explains, unless that was done already.
     """
     assert result.labels is not None
     labels, reference, scores = result.labels, result.reference, result.scores
     ics, ets, given = scores.given_ics, scores.given_ets, labels.given
-    if own and result.refit is None and len(given) <= MOST_REFITTED:
+    apart = None
+    if own and len(given) <= MOST_REFITTED:
+        apart = apart_from_class(result.images.vectors, given)
+    if apart is not None and result.refit is None:
         weight, margin = result.weight, labels.cosine_margin
         out, _ = _explained(result.images, given, scores, weight, margin)
         if out.any():
@@ -171,7 +178,7 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
     filed = ~np.isnan(ics)
     ics, ets = np.where(filed, ics, scores.ics), np.where(filed, ets, scores.ets)
     weight = result.weight if result.refit is None else result.refit.weight
-    return merged_order(ics + weight * ets, labels.margin)
+    return merged_order(ics + weight * ets, labels.margin, apart)
 
 
 def _explained(

@@ -15,10 +15,12 @@ from ..indexer import (
     CaptionIndex,
     EmbeddedImages,
     Encoder,
+    Engine,
     check_same_model,
     check_same_preprocessing,
     numbers_of,
     remaining,
+    whole_rows,
 )
 from ..progress import Progress, no_progress
 from ..scorer import (
@@ -29,7 +31,6 @@ from ..scorer import (
     LeftOut,
     Reference,
     as_members,
-    bliss_scores,
     check_counts,
     class_p_values,
     conformal_p_values,
@@ -40,6 +41,7 @@ from .classes import ClassWords
 from .reference import fit_reference
 from .result import AuditResult
 from .retrieval import HitsCache, retrieve
+from .scoring import score_classes
 
 LEAST_IMAGES = 3
 """Images a class needs to be its own reference: two remain when one is left out."""
@@ -89,7 +91,7 @@ def audit_own(
 
 
 @checked
-def audit_against(
+def audit_against(  # noqa: PLR0913 - five positional
     images: EmbeddedImages,
     index: CaptionIndex,
     reference: Reference,
@@ -97,12 +99,13 @@ def audit_against(
     progress: Progress = no_progress,
     *,
     hits: HitsCache | None = None,
+    engine: Engine | None = None,
 ) -> AuditResult:
     """Audit a collection against a reference, with p-values where it holds calibration images.
 
     Images with the content of a reference image are left out of the class that one is filed
-    under. `hits` keeps what is retrieved for later runs. Raises BlissError where images, index and
-    reference are not of one model.
+    under. `hits` keeps what is retrieved for later runs; an `engine` searches and scores elsewhere,
+    with the same result. Raises BlissError where images, index and reference are not of one model.
     """
     check_same_model(images.model, images.source, index.model, str(index.folder))
     check_same_model(images.model, images.source, reference.model, "the reference")
@@ -114,13 +117,13 @@ def audit_against(
         index = index.without(remaining(index.count, hidden.kept))
     left_out = in_reference(images, reference)
     given = given_classes(images, reference)
-    retrieved = retrieve(index, images.vectors, settings.k, progress, hits)
-    scores = bliss_scores(
-        images.vectors, retrieved, reference, settings.weight, given, left_out, allocator=SCRATCH
+    retrieved = retrieve(index, images.vectors, settings.k, progress, hits, engine=engine)
+    scores = score_classes(
+        images.vectors, retrieved, reference, settings.weight, given, left_out, engine=engine
     )
     result = AuditResult(
         images, index, reference, retrieved, scores, left_out, None,
-        hits=hits, hidden=hidden, weight=settings.weight,
+        hits=hits, engine=engine, hidden=hidden, weight=settings.weight,
     )  # fmt: skip
     return calibrated(result, settings)
 
@@ -169,16 +172,15 @@ def calibrated(
     if reference.calibration is None:
         return result
     clean, labels = reference.calibration.images, reference.calibration.labels
-    found = retrieve(result.index, clean, settings.k, cache=result.hits)
+    engine = result.engine
+    found = retrieve(result.index, clean, settings.k, cache=result.hits, engine=engine)
     itself = left_out_of_calibration(reference.calibration)
-    scores = bliss_scores(
-        clean, found, reference, settings.weight, labels, itself, allocator=SCRATCH
-    )
+    scores = score_classes(clean, found, reference, settings.weight, labels, itself, engine=engine)
     if per_class:
         own = scores.given_ics + settings.weight * scores.given_ets
         p_values = class_p_values(
             result.images.vectors,
-            result.retrieved,
+            replace(result.retrieved, vectors=whole_rows(result.retrieved.vectors)),
             reference,
             settings.weight,
             result.left_out,

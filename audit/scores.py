@@ -192,7 +192,8 @@ def _rescored_plus(result: AuditResult, weight: float) -> AuditResult:
     p_values = None
     if reference.calibration is not None:
         clean = reference.calibration.images
-        nearest = retrieve(index, clean, result.retrieved.rows.shape[1], cache=result.hits)
+        k = result.retrieved.rows.shape[1]
+        nearest = retrieve(index, clean, k, cache=result.hits, engine=result.engine)
         itself = left_out_of_calibration(reference.calibration)
         p_values = conformal_p_values(scorer(clean, nearest, itself), found)
     scores = replace(result.scores, score=found)

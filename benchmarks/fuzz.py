@@ -588,12 +588,10 @@ def options_of(folder: Path) -> Target:
 def _made(context: click.Context) -> None:
     """What a command makes of its options before it opens anything."""
     from blissaudit.commands import options as opt
-    from blissaudit.indexer.build.shards import parse_shard
 
     values = dict(context.params)
     for name, convert in (
         ("search", lambda value: opt.check_search(value) if hasattr(opt, "check_search") else None),
-        ("shard", parse_shard),
         ("corpus", lambda value: [open_spec(v) for v in [value] if isinstance(v, str)]),
         ("images", lambda value: open_images(value) if isinstance(value, str) else None),
     ):

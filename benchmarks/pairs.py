@@ -1,6 +1,7 @@
 """Claim: pairs finds swapped captions, and the keep list keeps what it promises.
 
-Run as: python benchmarks/pairs.py [--runs 20 seeds] [--record], with BLISS_TEST_DATA set
+Run as: python benchmarks/pairs.py [--runs 20 seeds] [--exact 200000] [--lists 1000000]
+[--dimension 64] [--probes 8] [--record], with BLISS_TEST_DATA set; about 15 minutes of CPU
 
 Real: 500 image-caption pairs of COCO with 5, 20 or 50 % of the captions swapped among themselves.
 Average precision of finding the swapped at 5 % by the score with full sums and with the 10 nearest
@@ -8,12 +9,16 @@ rivals, by the cosine, and by the cosine standardised over the images; then what
 kept at level 0.05. Also with captions from outside the collection in place of swapped ones: 330 of
 the pairs, some with captions of the other 170.
 
-Synthetic: pairs of 64 dimensions in clusters, 5 % swapped: all rivals summed, then 10 rivals
-through inverted lists, each beside the bare search of the nearest text of every image.
+Synthetic: pairs in clusters of 10, 5 % swapped: all rivals of --exact pairs summed, then the 10
+nearest rivals of --lists pairs through inverted lists of which --probes are searched (`bliss pairs`
+searches 1 of 128 of them, 32 for a million pairs, which takes longer). Beside each the bare search
+of the nearest texts of 20,000 images, times their number. The peak of memory is what the searches
+and the scores take beside the embeddings.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -22,12 +27,11 @@ import numpy as np
 from blissaudit.indexer import nearest_searcher
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.pairs import Pairs, PairScores, PairSettings, score_pairs
-from measuring import Report, begin, measured, test_data, unit, verdict
+from measuring import Report, measured, setup_lines, test_data, unit, verdict
 
 CLAIM = "swapped captions are found, and at most 5 % of the kept pairs are swapped"
-DIMENSION, CLUSTER = 64, 10
-EXACT, LISTS = 60_000, 200_000
-"""Synthetic pairs; raise them to 200,000 and 1,000,000 where there is CPU for it."""
+CLUSTER, TIMED = 10, 20_000
+"""Pairs that are alike, and images whose bare search is timed."""
 
 
 def average_precision(score: np.ndarray, wrong: np.ndarray) -> float:
@@ -102,47 +106,54 @@ def line_of(name: str, made: list[tuple[float, float, float]]) -> str:
     return f"  {name:<17} {wrong:.3f}  {right:.3f}  {share:.3f} (deviation {spread:.3f})"
 
 
-def synthetic(report: Report, count: int, lists: bool) -> None:
+def synthetic(report: Report, count: int, dimension: int, probes: int | None) -> None:
     """Time and memory of one collection, beside bare search."""
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((count // CLUSTER, DIMENSION), np.float32)
+    centres = rng.standard_normal((count // CLUSTER, dimension), np.float32)
     images = centres[np.arange(count) % len(centres)]
     images = unit(images + 0.7 * rng.standard_normal(images.shape, np.float32))
     texts = unit(images + 0.12 * rng.standard_normal(images.shape, np.float32))
     text = swapped(count, 0.05, 0)
     wrong = text != np.arange(count)
     pairs = Pairs(images, texts, np.arange(count), text)
-    how = "the 10 nearest rivals through inverted lists" if lists else "all rivals"
-    report.say(f"synthetic, {count:,} pairs of {DIMENSION} dimensions, {how}")
-    searches = [None, None]
-    if lists:
+    how = "all rivals" if probes is None else f"10 nearest rivals, {probes} lists searched"
+    report.say(f"synthetic, {count:,} pairs of {dimension} dimensions, {how}")
+    cpu = {}
+
+    def scored() -> PairScores:
+        searches = [None, None]
         started = time.process_time()
-        searches = [nearest_searcher(rows).search for rows in (texts, images)]
-        report.say(f"  inverted lists of both sides: {time.process_time() - started:.0f} s CPU")
-    nearest = searches[0] or (lambda some, k: exact_search(some, texts, k))
-    started = time.process_time()
-    for first in range(0, count, 16_384):
-        nearest(images[first : first + 16_384], 10 if lists else 1)
-    bare = time.process_time() - started
-    started = time.process_time()
-    settings = PairSettings(full=not lists)
-    found, seconds, extra = measured(lambda: score_pairs(pairs, settings, *searches, suggest=0))
-    used = time.process_time() - started
-    say_costs(report, found, wrong, (bare, used, seconds), extra)
+        if probes is not None:
+            searches = [nearest_searcher(rows, probes).search for rows in (texts, images)]
+            cpu["lists"] = time.process_time() - started
+        nearest = searches[0] or (lambda some, k: exact_search(some, texts, k))
+        few = rng.choice(count, min(count, TIMED), replace=False)
+        started = time.process_time()
+        nearest(images[few], 1 if probes is None else 10)
+        cpu["bare"] = (time.process_time() - started) * count / len(few)
+        started = time.process_time()
+        found = score_pairs(pairs, PairSettings(full=probes is None), *searches, suggest=0)
+        cpu["scores"] = time.process_time() - started
+        return found
+
+    found, seconds, extra = measured(scored)
+    say_costs(report, found, wrong, cpu, seconds, extra)
 
 
 def say_costs(
     report: Report,
     found: PairScores,
     wrong: np.ndarray,
-    seconds: tuple[float, float, float],
+    cpu: dict[str, float],
+    seconds: float,
     extra: int | None,
 ) -> None:
     """The lines on one synthetic collection."""
-    bare, used, wall = seconds
     memory = "not measured" if extra is None else f"{extra / 2**20:,.0f} MiB"
-    report.say(f"  scores, p-values and suggestions {used:.0f} s CPU ({wall:.0f} s), bare search "
-               f"of one side {bare:.0f} s CPU; peak extra memory {memory}")  # fmt: skip
+    lists = f"inverted lists of both sides {cpu['lists']:.0f} s CPU, " if "lists" in cpu else ""
+    report.say(f"  {lists}bare search of one side {cpu['bare']:.0f} s CPU, scores, p-values and "
+               f"suggestions {cpu['scores']:.0f} s CPU")  # fmt: skip
+    report.say(f"  {seconds:.0f} s in all; peak memory beside the embeddings {memory}")
     report.say(
         f"  average precision {average_precision(found.score, wrong):.2f}; wrong among the kept "
         f"{wrong[found.kept].mean():.4f}, right ones kept {found.kept[~wrong].mean():.3f}, random "
@@ -154,10 +165,22 @@ def main() -> None:
     data = test_data()
     if data is None:
         sys.exit("BLISS_TEST_DATA is not set to the folder of real embeddings")
-    report = begin("pairs", CLAIM, runs=20)
+    parser = argparse.ArgumentParser(description=CLAIM)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--runs", type=int, default=20, help="seeds on the real pairs")
+    parser.add_argument("--exact", type=int, default=200_000)
+    parser.add_argument("--lists", type=int, default=1_000_000)
+    parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--probes", type=int, default=8)
+    chosen = parser.parse_args()
+    report = Report("pairs", chosen.record, chosen.runs)
+    report.say(f"pairs: {CLAIM}")
+    for line in setup_lines():
+        report.say(line)
     real(report, data / "real" / "coco-pairs")
-    synthetic(report, EXACT, lists=False)
-    synthetic(report, LISTS, lists=True)
+    for count, probes in ((chosen.exact, None), (chosen.lists, chosen.probes)):
+        if count:
+            synthetic(report, count, chosen.dimension, probes)
     report.finish()
 
 

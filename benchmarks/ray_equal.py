@@ -1,7 +1,8 @@
 """`--engine ray` against one process: the same index and images, whatever is killed meanwhile.
 
 Texts of the demo's world and rendered images, some broken, go through `bliss index build` and
-`bliss audit` with either engine, on a Ray cluster of this machine. Then the index is built again
+`bliss audit` (embedding, search and scores) with either engine, on a Ray cluster of this machine;
+`ray_search.py` measures search and scores alone on several machines. Then the index is built again
 while workers of every stage are killed, and while the command itself is killed and run again.
 Differences are counted in units of the last place of float16. Seconds are of whole commands: those
 of Ray hold its start and the loading of the model in another process, which small work does not
@@ -184,10 +185,12 @@ def main() -> int:
             here = vectors(folder / "here" / "images", "img")
             apart = ulps(vectors(folder / each / "images", "img"), here)
             failures = [(folder / f / "failures.csv").read_bytes() for f in (each, "here")]
-            met += [apart <= 1, failures[0] == failures[1]]
+            scores = [(folder / f / "scores.parquet").read_bytes() for f in (each, "here")]
+            met += [apart <= 1, failures[0] == failures[1], scores[0] == scores[1]]
             print(
                 f"=> {each}: image embeddings within 1 ulp of float16 ({apart:.2g}): "
-                f"{told(apart <= 1)}; the same failures.csv: {told(failures[0] == failures[1])}"
+                f"{told(apart <= 1)}; the same failures.csv: {told(failures[0] == failures[1])}; "
+                f"the same scores.parquet: {told(scores[0] == scores[1])}"
             )
     return int(not all(met))
 

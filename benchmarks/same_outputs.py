@@ -51,10 +51,6 @@ INTENDED: tuple[tuple[str, str], ...] = (
     ("*: *: *sources(?]/truncated: only in the new", "counted in manifests now"),
     ("*: */run.json: request/fdr: only in the old", "--fdr became --flag"),
     ("*: */run.json: request/flag: only in the new", "--fdr became --flag"),
-    (
-        "index build shard: */plan/plan.json: counts(0]/undecodable: only in the new",
-        "counted in manifests now",
-    ),
     ("*: s-*/run.json: request/trained: head became (*", "it may be given several times"),
     ("old *: */run.json: : written by the new alone", "settings were renamed"),
     ("old *: */report.html: : written by the new alone", "the program in the page changed"),
@@ -152,7 +148,6 @@ REWORDED: tuple[tuple[str, str], ...] = (
     ),
     ("the results are whole", "the results are complete"),
     (r"\b(\w+) was asked for without", r"\1 was used without"),
-    ("`bliss index merge` ends the index", "`bliss index merge` finishes the index"),
     ("--score oecl --head head", "--score oecl --trained head"),
     ("Add --(head|clipn) DIR", "Add --trained DIR"),
     (r"(skipped clipn_ctw: .*\n)(skipped clipn_atd: .*\n)", r"\2\1"),
@@ -381,8 +376,6 @@ COMMANDS = (
             "-o kkeyed", -9, "kkeyed/parts/*"),
     Command("index build dataset killed", "index build @dataset=words:train --model demo "
             "--part-rows 5 -o kwords", -9, "kwords/parts/*"),
-    Command("index build shard", "index build captions.txt --model demo --part-rows 40 --shard 0/2 "
-            "-o shards-index"),
     Command("audit killed", f"audit photos --reference clean --index idx -o kaudit {P}", -9,
             "kaudit/hits/*.npy"),
 )  # fmt: skip
@@ -395,9 +388,6 @@ LATER = (
             "-o kkeyed"),
     Command("old dataset build resumed", "index build @dataset=words:train --model demo "
             "--part-rows 5 -o kwords"),
-    Command("old shard joined", "index build captions.txt --model demo --part-rows 40 --shard 1/2 "
-            "-o shards-index"),
-    Command("old shards merged", "index merge shards-index"),
     Command("old index repeated", "index build captions.txt --model demo --part-rows 100 -o idx"),
     Command("old keyed index repeated", "index build @keyed=keyed.txt --model demo --export "
             "-o idx3"),

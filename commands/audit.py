@@ -86,17 +86,14 @@ INPUTS = grouped(
 @opt.DECODING
 @opt.ENGINE
 @section(
-    "Engine",
-    option("--shard", metavar="I/N", help="Embed only every N-th part of the images, from the "
-           "I-th on (0 to N - 1), and score nothing."),
-)  # fmt: skip
-@section(
     "Output",
     option("-o", "--output", "folder", default="bliss-audit", show_default=True, metavar="DIR",
            help="The folder for scores and report."),
     opt.OVERWRITE,
     option("--report", type=REPORT_SIZE, metavar="N|none", default=1000, show_default=True,
            help="Images that report.html shows one by one, or none to write no report."),
+    option("--heatmaps", is_flag=True, help="Map the score of each image in report.html over its "
+           "picture; they pass through the model again."),
     opt.TOP,
 )  # fmt: skip
 @OUTPUT
@@ -114,10 +111,10 @@ def audit(
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
     engine: EngineName,
-    shard: str | None,
     folder: str,
     overwrite: bool,
     report: int,
+    heatmaps: bool,
     top: int,
     output: Output,
 ) -> None:
@@ -138,11 +135,10 @@ def audit(
         json_summary,
         result_text,
         run_audit,
-        run_shard,
         save_audit,
         save_report,
     )
-    from ..indexer import DEFAULT_SEARCH, only_run_in, parse_shard
+    from ..indexer import DEFAULT_SEARCH, only_run_in, reused_workers
     from ..safe_text import terminal_text
 
     if inputs.image_root is not None and not (
@@ -157,19 +153,23 @@ def audit(
         inputs, scoring, classes, model,
         index=inputs.index,
     )  # fmt: skip
+    if heatmaps and report < 0:
+        raise UsageError("--heatmaps was given with --report none", "a report", "Leave one out")
+    choice = model.choice()
     rule, trained = flagging.rule(), opt.sort_trained(inputs.trained)
     if search is not None:
         opt.say_plans(inputs.index, search)
     request = AuditRequest(
         images=images,
         embeddings=inputs.embeddings,
+        image_root=inputs.image_root,
         reference=inputs.reference,
         indexes=inputs.index,
         corpus=inputs.corpus,
         image_options=collection.options(),
         search=search or DEFAULT_SEARCH,
         output=folder,
-        model=model.choice(),
+        model=choice,
         settings=scoring.settings(classes.words()),
         embed=decoding.embedding(overwrite, opt.ray_engine(engine, model)),
         score=inputs.score,
@@ -187,20 +187,17 @@ def audit(
             overwrite=overwrite, top=top, strict=strict,
         ),
     }  # fmt: skip
-    if shard is not None:
-        if not overwrite:
-            check_output(folder, asked)
-        lines = list(run_shard(request, parse_shard(shard), progress_lines(), say))
-        end = "The same command without --shard embeds what is missing and scores the images"
-        text = "\n".join([*map(terminal_text, lines), end])
-        output.show({"shard": shard, "embedded": lines}, text)
-        return
-    with only_run_in(Path(folder)):
+    with only_run_in(Path(folder)), reused_workers():
         if not overwrite:
             check_output(folder, asked)
         result = run_audit(request, progress_lines(), say, trained.no_prompts(model))
         save_audit(result, request.settings, folder, asked)
-        page = None if report < 0 else save_report(folder, images=report)
+        page = None
+        if report >= 0:
+            page = save_report(
+                folder, images=report, heatmaps=choice if heatmaps else None,
+                reference=result.reference, say=say if heatmaps else lambda line: None,
+            )  # fmt: skip
 
     def full_text() -> str:
         lines = [

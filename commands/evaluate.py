@@ -14,6 +14,7 @@ from ..errors import UsageError
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 from .config_file import SOURCE
+from .option_types import EngineName
 from .presets import CLEANPATRICK, ENCODER, EVAL_PRESET, was_given, with_preset
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from ..evaluation import Protocol
     from ..indexer import CaptionIndex, EmbeddedImages, EmbedOptions, Encoder, SearchChoice
 
-EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures")
+EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures",
+          "engine")  # fmt: skip
 """Options that say how an evaluation is done, not what it measures."""
 
 
@@ -129,6 +131,7 @@ MEASUREMENT = grouped(
 @opt.MODEL
 @section("Model", EVAL_PRESET)
 @opt.DECODING
+@opt.ENGINE
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-eval", show_default=True, metavar="DIR",
@@ -145,6 +148,7 @@ def evaluate(
     model: opt.ModelOptions,
     preset: str | None,
     decoding: opt.DecodingOptions,
+    engine: EngineName,
     folder: str,
     overwrite: bool,
     output: Output,
@@ -169,7 +173,7 @@ def evaluate(
     if preset == CLEANPATRICK:
         index = opt.open_searched(measurement.index, search)
         judge = encoder_for(model.choice(), index, None, say)
-        embed = decoding.embedding(overwrite)
+        embed = decoding.embedding(overwrite, opt.ray_engine(engine, model))
         found = _judge_issues(measurement, index, judge, embed, classes.words(), Path(folder))
         output.show(*found[:2])
         check_failures(found[2], decoding.max_failures)
@@ -201,7 +205,7 @@ def evaluate(
         k=measurement.k,
         baseline=measurement.baseline,
         output=folder,
-        embed=decoding.embedding(overwrite),
+        embed=decoding.embedding(overwrite, opt.ray_engine(engine, model)),
         asked=opt.recorded(**asked),
         head=trained.head,
         image_options=collection.options(),

@@ -54,7 +54,7 @@ def explain(
     output: Output,
 ) -> None:
     """Print the terms of each image's score and its captions, and map the score over the image."""
-    from ..audit import encoder_for, explain, explanation_text, save_map
+    from ..audit import encoder_for, explain, explanation_text, kept_images, save_map
     from ..corpora import open_named
     from ..errors import BlissError
     from ..safe_text import terminal_text
@@ -63,6 +63,7 @@ def explain(
     listed = open_named(images, collection.options())
     fitted, captions = load_reference(reference), opt.open_searched(index, search)
     encoder = encoder_for(model.choice(), captions, fitted, say)
+    kept = kept_images(reference, fitted)
     explained, failures = explain(
         listed.items(lambda row: False),
         fitted,
@@ -71,7 +72,10 @@ def explain(
         scoring.settings(),
         class_name=class_name,
         part=part,
+        kept=kept,
     )
+    if kept.remark():
+        say(kept.remark())
     for failure in failures:
         say(f"{terminal_text(failure.path)}: {failure.reason}")
     if not explained:

@@ -161,7 +161,6 @@ class BuildOptions:
     near_duplicates: float | None
     dtype: str | None
     part_rows: int
-    shard: str | None
     kind: str | None
     export: bool
     repair: bool
@@ -231,11 +230,6 @@ BUILD = grouped(
         option("--repair", is_flag=True, help="Look for damaged parts and build them again."),
         opt.OVERWRITE,
     ),
-    section(
-        "Engine",
-        option("--shard", metavar="I/N", help="Build only the parts p with p mod N = I, for "
-               "`bliss index merge`."),
-    ),
 )  # fmt: skip
 
 
@@ -259,12 +253,9 @@ def build(
     from ..audit import encoder_for
     from ..indexer import (
         build_index,
-        build_shard,
         build_to,
         check_output,
-        describe_missing,
         index_embeddings,
-        parse_shard,
     )
     from .text import built_text
 
@@ -281,35 +272,18 @@ def build(
     options = build.options(opt.ray_engine(engine, model))
     check_output(
         folder,
-        [name for name in ("shard", "export", "repair", "kind") if getattr(build, name)],
+        [name for name in ("export", "repair", "kind") if getattr(build, name)],
     )
-    shard = None if build.shard is None else parse_shard(build.shard)
-    if embeddings is not None:
-        for name, given in (("--shard", shard), ("--engine ray", options.engine)):
-            if given is not None:
-                raise UsageError(
-                    f"{name} was given with --embeddings",
-                    "a corpus to embed",
-                    f"Leave {name} out: indexing embeddings only copies them",
-                )
-    if shard is not None and build.kind:
+    if embeddings is not None and options.engine is not None:
         raise UsageError(
-            "--kind was given with --shard",
-            "a whole index to build a search structure over",
-            f"Leave it out; after `bliss index merge` run `bliss index kind {folder} {build.kind}`",
+            "--engine ray was given with --embeddings",
+            "a corpus to embed",
+            "Leave --engine ray out: indexing embeddings only copies them",
         )
     progress = progress_lines()
     if embeddings is None:
         sources = [reading.open(corpus) for corpus in corpora]
         encoder = encoder_for(model.choice(), None, None, say)
-        if shard is not None:
-            missing = build_shard(sources, encoder, folder, options, shard, progress)
-            state = f"; {describe_missing(missing)}" if missing else ": every part is there"
-            output.show(
-                {"index": folder, "shard": str(shard), "missing_parts": [int(p) for p in missing]},
-                f"{folder}: shard {shard} is done{state}. `bliss index merge` finishes the index",
-            )
-            return
         made = build_to(
             folder,
             build.overwrite,
@@ -327,16 +301,14 @@ def build(
     output.show(finished.manifest, lambda: built_text(finished, folder))
 
 
-@index.command(cls=Command)
-@click.argument("folder", nargs=-1, required=True)
-@OUTPUT
-def merge(*, folder: tuple[str, ...], output: Output) -> None:
-    """Finish the index that shards built in FOLDER, or in several, in the first of them."""
-    from ..audit import index_text
-    from ..indexer import merge_index
-
-    made = merge_index([Path(each) for each in folder], progress_lines())
-    output.show(made.manifest, lambda: index_text(made))
+@index.command(hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1)
+def merge(words: tuple[str, ...]) -> None:
+    raise UsageError(
+        "`bliss index merge` was given, but is no longer a command",
+        "one build for the whole index, on several machines with --engine ray",
+        "Run `bliss index build` with the folder of a shard as --output: it makes what is missing",
+    )
 
 
 @index.command(cls=Command)

@@ -10,6 +10,7 @@ import click
 
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
+from .option_types import EngineName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @opt.CLASSES
 @opt.MODEL
 @opt.DECODING
+@opt.ENGINE
 @OUTPUT
 def tune(
     *,
@@ -58,6 +60,7 @@ def tune(
     classes: opt.ClassOptions,
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
+    engine: EngineName,
     output: Output,
 ) -> None:
     """Choose how an index is searched, by its recall for images against exact search.
@@ -100,7 +103,8 @@ def tune(
     def encoder() -> Encoder:
         return encoder_for(model.choice(), index, None, say)
 
-    progress, embed = progress_lines(), decoding.embedding()
+    progress = progress_lines()
+    embed = decoding.embedding(engine=opt.ray_engine(engine, model))
     found = read_or_embed(images, encoder, collection.options(), embed, progress)
     loaded = encoder() if model.model or encoder.cache_info().currsize else None
 

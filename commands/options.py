@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -350,9 +351,9 @@ SEARCH = section(
 ENGINE = section(
     "Engine",
     option("--engine", type=ENGINE_NAME, metavar="ENGINE", default="local", show_default=True,
-           help="Where images or captions are encoded: local, or ray[:ADDRESS,actors=N], on a "
-           "Ray cluster of this machine or at ADDRESS (host:port or auto), by N actors, one per "
-           "GPU if not given."),
+           help="Where to encode, search and score: local, or ray[:ADDRESS,actors=N], on a Ray "
+           "cluster of this machine or at ADDRESS (host:port or auto), by N actors, one per GPU if "
+           "not given."),
 )  # fmt: skip
 TRAINED = option("--trained", multiple=True, metavar="DIR", help="What `bliss train` made, for "
                  "the scores that need it: oecl, clipn_ctw and others. Repeatable.")  # fmt: skip
@@ -404,12 +405,13 @@ def sort_trained(folders: Sequence[str]) -> Trained:
 
 
 def ray_engine(engine: EngineName, model: ModelOptions) -> RayEngine | None:
-    """The Ray engine that --engine names; None for this process."""
+    """The Ray engine that --engine names, which ends with the command; None for this process."""
     if engine.name == "local":
         return None
     from ..distributed import RayEngine
 
-    return RayEngine(model.choice(), engine.address, engine.actors)
+    opened = click.get_current_context().with_resource(ExitStack())
+    return RayEngine(model.choice(), engine.address, engine.actors, opened)
 
 
 def open_searched(folders: Sequence[str], search: SearchChoice | None) -> CaptionIndex:

@@ -51,6 +51,7 @@ REMOVED: dict[str, Removed] = {
     "--images-config": Removed(_DATASET, None),
     "--images-split": Removed(_DATASET, None),
     "--images-revision": Removed(_DATASET, None),
+    "--shard": Removed("--engine ray", None),
 }
 """By the spelling of earlier versions. Where a command has an option of this name, that counts."""
 

@@ -8,6 +8,7 @@ import click
 
 from . import options as opt
 from .base import OUTPUT, Output, command, option, progress_lines, say, section
+from .option_types import EngineName
 
 if TYPE_CHECKING:
     from ..indexer import SearchChoice
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @opt.FLAGGING
 @opt.MODEL
 @opt.DECODING
+@opt.ENGINE
 @section("Output", opt.TOP)
 @OUTPUT
 def score(
@@ -46,6 +48,7 @@ def score(
     flagging: opt.FlaggingOptions,
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
+    engine: EngineName,
     top: int,
     output: Output,
 ) -> None:
@@ -78,14 +81,14 @@ def score(
         fitted = calibrated_on_itself(fitted)
     encoder = encoder_for(model.choice(), captions, fitted, say)
     with temporary_folder() as scratch:
-        embed, folder = decoding.embedding(), scratch / "images"
-        found = embed_images(listed, encoder, folder, embed, progress_lines(), say)
-    for failure in found.failures:
-        say(f"{failure.path}: {failure.reason}")
-    settings = scoring.settings()
-    result = audit_against(found, captions, fitted, settings)
-    result = rescored(result, chosen, settings.weight)
-    result = decide(result, question, settings, own=False)
+        embed = decoding.embedding(engine=opt.ray_engine(engine, model))
+        found = embed_images(listed, encoder, scratch / "images", embed, progress_lines(), say)
+        for failure in found.failures:
+            say(f"{failure.path}: {failure.reason}")
+        settings = scoring.settings()
+        result = audit_against(found, captions, fitted, settings, engine=embed.engine)
+        result = rescored(result, chosen, settings.weight)
+        result = decide(result, question, settings, own=False)
     output.show(json_summary(result, top), lambda: result_text(result, top, "see above"))
     check_failures(found, decoding.max_failures)
     assert result.decision is not None

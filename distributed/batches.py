@@ -6,7 +6,9 @@ A batch travels as one row of an Arrow table, whatever it holds; nothing is pick
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -104,6 +106,12 @@ def batch_error(batch: Batch) -> BlissError:
     name, given, needed, remedy = json.loads(batch.table["error"][0].as_py())
     error: BlissError = getattr(errors, name, BlissError)(given, needed, remedy)
     return error
+
+
+def change_folder(folder: str) -> None:
+    """Enter the folder of the command, if it exists here, so that relative paths mean the same."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
 
 
 def array_to_arrow(array: np.ndarray) -> pa.Array:

@@ -1,9 +1,11 @@
-"""Ray Data as the engine that embeds parts.
+"""A Ray cluster as the engine that embeds parts, searches and scores.
 
-Reading runs on the machine of the calling process, preparing (tokenising, decoding) in tasks
-anywhere in the cluster, encoding in actors that each load the model once, one for each GPU. Ray
-restarts tasks and actors that die and gives them the same batch; results come back to the calling
-process, so no disk need be shared.
+Parts are embedded with Ray Data: reading runs on the machine of the calling process, preparing
+(tokenising, decoding) in tasks anywhere in the cluster, encoding in actors that each load the model
+once, one for each GPU. Ray restarts tasks and actors that die and gives them the same batch;
+results come back to the calling process, so no disk need be shared. Searches and scores are the
+work of actors (actors.py), which read embeddings and indexes themselves: those lie at the same path
+on every machine.
 """
 
 from __future__ import annotations
@@ -12,16 +14,30 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from ..corpora import closed_after
 from ..errors import BlissError, UsageError
-from ..indexer import PROGRESS, Described, EmbeddingTask, Encoder, ModelChoice, PartBuilder, RowPlan
+from ..indexer import (
+    PROGRESS,
+    CaptionIndex,
+    Described,
+    EmbeddingTask,
+    Encoder,
+    FolderIndex,
+    JoinedIndex,
+    ModelChoice,
+    PartBuilder,
+    RowPlan,
+    SearchChoice,
+    blas_threads,
+)
 from ..progress import Progress
+from .actors import Shards, map_items, spread_index
 from .batches import (
     READ_ERROR,
     Batch,
@@ -30,6 +46,7 @@ from .batches import (
     Step,
     apply_step,
     arrow_to_array,
+    change_folder,
     count_rows,
     error_batch,
     from_arrow,
@@ -39,15 +56,18 @@ from .cluster import cluster, import_ray
 from .images import decoded_rows, image_stages
 from .texts import text_stages
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 READ_CPUS, PREPARE_CPUS, ENCODE_CPUS = 0.5, 1.0, 0.75
 """CPUs of a task of each stage; all differ, since Ray Data fuses stages with equal resources."""
 
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Encodes on a Ray cluster: the engine of `IndexOptions` and `EmbedOptions`.
+    """Works on a Ray cluster: the engine of `IndexOptions` and `EmbedOptions`.
 
-    Both methods raise UsageError where Ray is not installed, BlissError for a cluster that cannot
+    All methods raise UsageError where Ray is not installed, BlissError for a cluster that cannot
     be reached, is too small or fails as a whole, and errors of the workers unchanged.
     """
 
@@ -56,7 +76,10 @@ class RayEngine:
     address: str | None = None
     """host:port of a running cluster, or `auto`; None: a local one, stopped afterwards."""
     actors: int | None = None
-    """How many encoders; by default one for each GPU of the cluster, without GPUs 1."""
+    """How many encoders, or shards of an index; by default one for each GPU of the cluster, without
+    GPUs one encoder, and a shard for each machine."""
+    opened: contextlib.ExitStack | None = field(default=None, compare=False, repr=False)
+    """What closes the cluster once all work is done; None: it is closed after each piece of it."""
 
     def __post_init__(self) -> None:
         if self.actors is not None and self.actors < 1:
@@ -119,12 +142,64 @@ class RayEngine:
         """
         if not tickets:
             return
-        ray = import_ray(self.address)
-        with cluster(ray, self.address, self.actors):
+        with self._cluster() as ray:
             blocks = iter(_pipeline(ray, tickets, stages, self))
             with closed_after(blocks):
                 while (block := _next(ray, blocks)) is not None:
                     yield from from_arrow(block)
+
+    @contextlib.contextmanager
+    def spread(self, index: CaptionIndex, exact: bool = False) -> Iterator[CaptionIndex]:
+        """The same index with the same hits, searched by actors that each hold some of its rows.
+
+        An index with a structure is held by every actor, unless `exact`; they then take turns with
+        batches. A GPU is used for each actor where the search is on GPUs.
+        """
+        with self._cluster() as ray:
+            gpus = 0
+            if any(choice.device.startswith("cuda") for choice in _choices(index)):
+                gpus = int(ray.cluster_resources().get("GPU", 0))
+            count = self.actors or gpus or _machines(ray)
+            threads = max(1, self._cores(ray) // count)
+            shards = Shards(count, int(gpus > 0), threads, exact)
+            with _plain_errors(ray), spread_index(index, shards) as spread:
+                yield spread
+
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What the built-in `map` gives, computed in workers that each hold `task`, in order."""
+        every, threads = list(items), blas_threads()
+        if not every:
+            return
+        with self._cluster() as ray, _plain_errors(ray):
+            count = self.actors or max(_machines(ray), self._cores(ray) // threads)
+            yield from map_items(task, every, count, threads)
+
+    def _cores(self, ray: Any) -> int:
+        """All of the cluster; a local one claims more than there are, so that no stage waits."""
+        claimed = int(ray.cluster_resources().get("CPU", 1))
+        return claimed if self.address else min(claimed, os.cpu_count() or 1)
+
+    @contextlib.contextmanager
+    def _cluster(self) -> Iterator[Any]:
+        ray = import_ray(self.address)
+        connected = cluster(ray, self.address, self.actors)
+        if self.opened is None:
+            with connected:
+                yield ray
+        else:
+            self.opened.enter_context(connected)  # does nothing from the second time on
+            yield ray
+
+
+def _choices(index: CaptionIndex) -> list[SearchChoice]:
+    """How each of several joined indexes is searched."""
+    if isinstance(index, JoinedIndex):
+        return [choice for member in index.members for choice in _choices(member)]
+    return [index.choice] if isinstance(index, FolderIndex) else []
+
+
+def _machines(ray: Any) -> int:
+    return max(1, sum(node["Alive"] for node in ray.nodes()))
 
 
 def count_actors(resources: Mapping[str, float], engine: RayEngine) -> tuple[int, int]:
@@ -185,9 +260,16 @@ def _pipeline(ray: Any, tickets: Sequence[int], stages: Stages, engine: RayEngin
 
 
 def _next(ray: Any, blocks: Iterator[pa.Table]) -> pa.Table | None:
-    """The next block, None after the last; an error of Ray itself becomes one line."""
-    try:
+    """The next block, None after the last."""
+    with _plain_errors(ray):
         return next(blocks, None)
+
+
+@contextlib.contextmanager
+def _plain_errors(ray: Any) -> Iterator[None]:
+    """An error of Ray itself becomes one line."""
+    try:
+        yield
     except ray.exceptions.RayError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise BlissError(
@@ -197,16 +279,10 @@ def _next(ray: Any, blocks: Iterator[pa.Table]) -> pa.Table | None:
         ) from error
 
 
-def _change_folder(folder: str) -> None:
-    """Enter the folder of the command, if it exists here, so that relative paths mean the same."""
-    with contextlib.suppress(OSError):
-        os.chdir(folder)
-
-
 def _read(
     folder: str, read: Callable[[int], Iterator[Batch]], tickets: pa.Table
 ) -> Iterator[pa.Table]:
-    _change_folder(folder)
+    change_folder(folder)
     for ticket in tickets["ticket"].to_pylist():
         try:
             for batch in read(ticket):
@@ -216,7 +292,7 @@ def _read(
 
 
 def _prepare(folder: str, step: Step, rows: pa.Table) -> Iterator[pa.Table]:
-    _change_folder(folder)
+    change_folder(folder)
     for batch in from_arrow(rows):
         yield to_arrow(apply_step(step, batch))
 
@@ -225,7 +301,7 @@ class _Encode:
     """An encoding actor; a model that cannot be loaded is reported with the first batch."""
 
     def __init__(self, folder: str, make: Callable[[], Step]) -> None:
-        _change_folder(folder)
+        change_folder(folder)
         try:
             self.step = make()
         except Exception as error:

@@ -32,7 +32,8 @@ def _helps(command: click.Command, parent: click.Context | None) -> list[tuple[s
     helps = [(context.command_path, command.get_help(context).rstrip())]
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
-            helps += _helps(command.commands[each], context)
+            if not command.commands[each].hidden:
+                helps += _helps(command.commands[each], context)
     return helps
 
 

@@ -1,7 +1,9 @@
+from .bliss import BEST as BEST
 from .bliss import BlissScores as BlissScores
 from .bliss import Retrieved as Retrieved
 from .bliss import bliss_matrices as bliss_matrices
 from .bliss import bliss_scores as bliss_scores
+from .bliss import classes_at_once as classes_at_once
 from .bliss import filed_terms as filed_terms
 from .bliss import gather_texts as gather_texts
 from .calibration import benjamini_hochberg as benjamini_hochberg
@@ -36,6 +38,7 @@ from .members import NO_FILE as NO_FILE
 from .members import as_members as as_members
 from .members import make_members as make_members
 from .mislabel import LabelMargins as LabelMargins
+from .mislabel import apart_from_class as apart_from_class
 from .mislabel import label_margins as label_margins
 from .mislabel import merged_order as merged_order
 from .moments import Moments as Moments

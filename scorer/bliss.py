@@ -94,8 +94,8 @@ class Retrieved:
     """int64 [n, k], rows of the caption index."""
     position: np.ndarray
     """int32 [n, k], where in `vectors` each retrieved text is."""
-    vectors: np.ndarray
-    """float32 [u, d], unit rows of the distinct texts."""
+    vectors: Rows
+    """float32 [u, d], unit rows of the distinct texts, in memory or on disk."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class BlissScores:
     """[n], ETS of that class; NaN without one."""
     pull: np.ndarray
     """[n, k], standardised similarity of each retrieved text for the nearest class."""
+    given_pull: np.ndarray
+    """[n, k], the same for the class the image is filed under; without one, `pull`."""
 
     @property
     def nearest(self) -> np.ndarray:
@@ -211,6 +213,7 @@ def bliss_scores(  # noqa: PLR0913 - six positional
         given_ics=np.full(n, np.nan),
         given_ets=np.full(n, np.nan),
         pull=allocator.empty((n, k), np.float64),
+        given_pull=allocator.empty((n, k), np.float64),
     )
     kept.best_classes[:], kept.best_scores[:] = 0, np.inf
     given = np.full(n, -1) if given is None else given
@@ -221,7 +224,11 @@ def bliss_scores(  # noqa: PLR0913 - six positional
     for block in class_blocks(images, retrieved, reference, left_out, allocator=allocator):
         _keep_nearest(kept, block, weight)
         _keep_given(kept, block, given[block.images])
-        allocator.release(kept.best_classes, kept.best_scores, kept.pull)
+        allocator.release(kept.best_classes, kept.best_scores, kept.pull, kept.given_pull)
+    for rows in slices(n, IMAGES_AT_ONCE):
+        nowhere = np.flatnonzero(given[rows] < 0) + rows.start
+        kept.given_pull[nowhere] = kept.pull[nowhere]
+        allocator.release(kept.pull, kept.given_pull)
     return kept
 
 
@@ -260,6 +267,9 @@ def _keep_given(kept: BlissScores, block: ClassBlock, given: np.ndarray) -> None
     column = given[here] - block.classes.start
     kept.given_ics[here + block.images.start] = block.ics[here, column]
     kept.given_ets[here + block.images.start] = block.ets[here, column]
+    chosen = np.zeros(len(block.ics), np.int64)
+    chosen[here] = column
+    kept.given_pull[here + block.images.start] = pull_of(block, chosen)[here]
 
 
 @dataclass(frozen=True)
@@ -348,7 +358,7 @@ def class_blocks(
     check_counts(moments, needed=2 if prior is None else 1)
     outside = left_out_terms(images, retrieved, reference, left_out, prior, allocator=allocator)
     prompt_mean, prompt_scale = prompt_statistics(moments, prompts, prior)
-    for classes in slices(len(moments.parts), TABLE_ENTRIES // max(1, len(retrieved.vectors))):
+    for classes in slices(len(moments.parts), classes_at_once(len(retrieved.vectors))):
         some = Moments(moments.classes[classes], moments.parts[classes])
         mean, std = text_statistics(some, retrieved.vectors, needed=1 if prior else 2)
         std = _moderated(std, some.counts[:, None], prior, np.s_[classes, None])
@@ -366,6 +376,11 @@ def class_blocks(
             ets[inside.images, inside.classes] = inside.pull.mean(axis=1)
             yield ClassBlock(rows, classes, ics, ets, similarity, position, tables, inside)
             allocator.release(retrieved.similarity, retrieved.position, outside.pull)
+
+
+def classes_at_once(texts: int) -> int:
+    """How many classes are scored together where u = `texts` are distinct."""
+    return max(1, TABLE_ENTRIES // max(1, texts))
 
 
 def pull_of(block: ClassBlock, chosen: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def largest_captions(
     `images` [n, d] are unit rows of both sets; c is `count`, or k where that is less.
     """
     n, k = retrieved.similarity.shape
-    dimension = retrieved.vectors.shape[1]
+    dimension = images[:1].shape[1]
     moments = add_images(empty_moments(("all",), dimension), images, np.zeros(n, np.int64))
     mean, std = text_statistics(moments, retrieved.vectors)
     rows, z = np.empty((n, min(count, k)), np.int64), np.empty((n, min(count, k)))

@@ -236,9 +236,10 @@ class OwnRows:
 
 def own_rows(mine: np.ndarray, theirs: np.ndarray, count: int) -> OwnRows:
     """The distinct rows int64 `theirs` [P] that each row of `mine` [P], of 0..count - 1, has."""
-    pairs = np.unique(np.stack([mine, theirs], axis=1), axis=0)
-    starts = np.searchsorted(pairs[:, 0], np.arange(count + 1))
-    return OwnRows(starts, np.ascontiguousarray(pairs[:, 1]))
+    width = int(theirs.max(initial=0)) + 1
+    keys = np.unique(mine * np.int64(width) + theirs)
+    starts = np.searchsorted(keys, np.arange(count + 1) * np.int64(width))
+    return OwnRows(starts, keys % width)
 
 
 def pair_similarity(pairs: Pairs, image: np.ndarray, text: np.ndarray) -> np.ndarray:
@@ -279,7 +280,8 @@ def full_sums(pairs: Pairs, temperature: float) -> tuple[np.ndarray, np.ndarray]
             np.exp(terms, out=terms)
             terms[mine] = 0
             with np.errstate(divide="ignore"):
-                here = np.log(terms.sum(axis=1, dtype=np.float64)) + top / temperature
+                rows = terms @ np.ones(len(texts), np.float32)
+                here = np.log(rows.astype(np.float64)) + top / temperature
                 of_images[some] = np.logaddexp(of_images[some], here)
                 weights = np.exp((top - top.max()) / temperature, dtype=np.float64)
                 column = (weights.astype(np.float32) @ terms).astype(np.float64)

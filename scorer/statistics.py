@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import BlissError, checked_arrays
-from ..indexer.vectors import slices
+from ..indexer.vectors import Rows, slices
 from .moments import ClassMoments, Moments
 
 TEXTS_AT_ONCE = 1024
@@ -49,7 +49,7 @@ embeddings and 6e-6 on data made to cancel; see tests/scorer/test_statistics.py.
 
 @checked_arrays(vectors=("texts",))
 def text_statistics(
-    moments: Moments, texts: np.ndarray, needed: int = 2
+    moments: Moments, texts: Rows, needed: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
     """μ and σ (ddof 0, without the 1e-8) of every class for unit rows `texts` [u, d].
 
@@ -67,7 +67,7 @@ def text_statistics(
     return mean, std
 
 
-def class_std(part: ClassMoments, texts: np.ndarray) -> np.ndarray:
+def class_std(part: ClassMoments, texts: Rows) -> np.ndarray:
     """float64 [u], σ of one class for unit rows `texts` [u, d]."""
     rows, scale = factor_rows(part)
     square_lengths = np.einsum("ij,ij->i", rows, rows)

@@ -149,9 +149,10 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
 
     What earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE
     of its own. On one thread, as its child processes too: models this small lose time to more, and
-    equal numbers can then be asked for.
+    equal numbers can then be asked for. Decoding workers serve one command after another.
     """
     import torch
+    from blissaudit.indexer import reused_workers
 
     threads = torch.get_num_threads()
     cache = tmp_path_factory.mktemp("cache")
@@ -165,7 +166,7 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
         assert "Traceback" not in out.getvalue() + err.getvalue()
         return Outcome(code, out.getvalue(), err.getvalue())
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, reused_workers():
         patch.setenv("BLISS_CACHE", str(cache))
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)

@@ -17,10 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...artefacts import write_atomically
 from ...errors import BlissError, UsageError, checked
+from ...indexer import ModelChoice
 from ...safe_text import counted
-from ..folder import located, open_run
+from ...scorer import Reference
+from ..explain import map_run
+from ..folder import RunFolder, located, open_run
 from ..models import Say
 from ..review.photographs import check_addresses
 from .grouping import group_run, save_groups
@@ -32,12 +37,14 @@ IMAGES_SHOWN = 1000
 
 
 @checked
-def save_report(
+def save_report(  # noqa: PLR0913 - keyword-only options
     run_folder: str | Path,
     output: str | Path | None = None,
     images: int = IMAGES_SHOWN,
     *,
     keep_pictures: bool = False,
+    heatmaps: ModelChoice | None = None,
+    reference: Reference | None = None,
     say: Say = lambda line: None,
 ) -> Path:
     """Write the page of the run in `run_folder` and its `groups.json`; where the page is.
@@ -45,10 +52,12 @@ def save_report(
     `output` is the page's file (default `report.html` in the run's folder), `images` how many of
     the most anomalous images are shown one by one. Pictures are looked for where the audit found
     them, and a relative folder also in the folders around the run; the page says where one is
-    missing, and `say` is given their number. Raises UsageError where there is no run or it names
-    an address that the user has not named, BlissError where its files have changed or the page
-    cannot be written, and with `keep_pictures` where a page with pictures would be replaced by one
-    without any.
+    missing, and `say` is given their number. With `heatmaps`, the images shown pass through that
+    model again, by default the run's own, and get maps of their scores (`map_run`, also for
+    `reference`); `say` is given how many, and why not more. Raises UsageError where there is no run
+    or it names an address that the user has not named, BlissError where its files have changed or
+    the page cannot be written, and with `keep_pictures` where a page with pictures would be
+    replaced by one without any.
     """
     if images < 1:
         raise UsageError(f"{images} images were asked for", "1 or more", "Correct --top")
@@ -58,9 +67,11 @@ def save_report(
     if output is None:  # with another place for the page, the run may be read-only
         save_groups(grouping, run)
     shelf = PictureShelf()
-    data = page_data(run, grouping, images, shelf)
-    page = page_html(data, shelf.encoded).encode("utf-8")
     path = Path(output) if output else run.folder / REPORT
+    data = page_data(run, grouping, images, shelf, path)
+    if heatmaps is not None:
+        _add_maps(data["images"], run, heatmaps, reference, say)
+    page = page_html(data, shelf.encoded).encode("utf-8")
     missing = [image for image in data["images"] if image["picture"] is None]
     where = located(run.source, run.folder)
     if missing and not shelf.encoded and keep_pictures and _has_pictures(path):
@@ -78,6 +89,29 @@ def save_report(
     return path
 
 
+def _add_maps(
+    images: Sequence[dict[str, Any]],
+    run: RunFolder,
+    model: ModelChoice,
+    reference: Reference | None,
+    say: Say,
+) -> None:
+    """Give `map` to the images that can have one, and say how many and why not more."""
+    rows = run.columns(["row"])["row"].to_numpy()
+    order = np.argsort(rows, kind="stable")
+    shown = np.array([image["row"] for image in images], np.int64)
+    positions = order[np.searchsorted(rows[order], shown)]
+    try:
+        made = map_run(run, positions, model, say, reference)
+    except BlissError as error:
+        say(f"no heatmaps: {error}")
+        return
+    for image in images:
+        if image["row"] in made.maps:
+            image["map"] = made.maps[image["row"]]
+    say(made.text())
+
+
 def _has_pictures(path: Path) -> bool:
     """Whether there is a page at `path` with a picture."""
     if not path.is_file():
@@ -92,11 +126,13 @@ SCRIPTS = (
     "state.js",
     "decisions.js",
     "charts.js",
-    "overview.js",
     "evidence.js",
+    "copies.js",
+    "labels.js",
+    "summary.js",
     "gallery.js",
     "review.js",
-    "groups.js",
+    "map.js",
     "start.js",
 )
 """The parts of the page's script, in the order they are put together."""
@@ -134,7 +170,7 @@ def policy(script: str, style: str) -> str:
             "default-src 'none'",
             f"script-src '{source_hash(script)}'",
             f"style-src '{source_hash(style)}'",
-            "img-src data:",
+            "img-src data: file:",
             "connect-src 'none'",
             "base-uri 'none'",
             "form-action 'none'",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from ..encode.encoder import IDENTITY, Encoder
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..search.structures import write_flat_index
-from ..store.lock import only_run_in, wait_to_run_in
+from ..store.lock import only_run_in
 from ..store.manifest import IndexFolder, checked_names, part_of
 from ..store.parts import (
     Described,
@@ -49,7 +48,6 @@ from .parts import (
     truncated_captions,
 )
 from .plan import RowPlan, make_plan, open_plan
-from .shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 
 REPAIRING = "repairing"
 """The folder, within the index, in which parts are built again."""
@@ -138,39 +136,6 @@ def build_index(
     return _build(_encoding_job(sources, encoder, folder, options, progress), progress)
 
 
-def build_shard(
-    sources: TextSource | Sequence[TextSource],
-    encoder: Encoder,
-    folder: str | Path,
-    options: IndexOptions,
-    shard: Shard,
-    progress: Progress = no_progress,
-) -> tuple[int, ...]:
-    """Make one shard's parts of the index that `build_index` would make; `merge_index` finishes it.
-
-    Several shards may work in one folder at once: the first makes the plan, the others wait for it.
-    Returns the numbers of the parts of all shards that are still missing.
-    """
-    job = _encoding_job(sources, encoder, folder, options, progress)
-    with ExitStack() as running:
-        with wait_to_run_in(job.folder, lambda why: progress(why, 0, 0)):
-            _begin(job)
-            if is_finished(job.folder):
-                return ()
-            running.enter_context(running_shard(job.folder, shard))
-            plan = _plan(job, progress)
-        missing = missing_parts(job.folder, plan)
-        idle = no_part_text(shard, len(plan.parts))
-        if idle:
-            progress(idle, 0, 0)
-            return missing
-        wanted = [p for p in missing if p % shard.count == shard.number]
-        make_parts(
-            job.folder, plan, wanted, job.encode, job.facts["dtype"], progress, doing=job.doing
-        )
-        return missing_parts(job.folder, plan)
-
-
 @checked
 def index_embeddings(
     folder: str | Path,
@@ -251,7 +216,6 @@ def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
 def _build(job: _Job, progress: Progress) -> CaptionIndex:
     folder = job.folder
     with only_run_in(folder):
-        refuse_while_shards_run(folder)
         _begin(job)
         if is_finished(folder):
             drop_records(folder)

@@ -1,10 +1,11 @@
-"""The options of building an index, and the protocol of the engines that embed somewhere else."""
+"""The options of building an index, and the protocol of engines, which work somewhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ...progress import Progress
 from ..encode.encoder import Encoder
 from ..images.cache import CachedVectors
 from ..images.decoding import DecodingLimits
+from ..search.captions import CaptionIndex
 from ..store.parts import Described, Part
 from .plan import RowPlan
 
@@ -36,8 +38,12 @@ class EmbeddingTask:
     progress: Progress
 
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
 class Engine(Protocol):
-    """Embeds parts somewhere; one object serves `IndexOptions` and `EmbedOptions`."""
+    """Embeds, searches and computes somewhere; `IndexOptions` and `EmbedOptions` have one."""
 
     def encode_captions(
         self,
@@ -51,6 +57,20 @@ class Engine(Protocol):
 
     def embed_images(self, task: EmbeddingTask) -> int:
         """Embed and write every part that is not finished; returns the rows of the collection."""
+
+    def spread(
+        self, index: CaptionIndex, exact: bool = False
+    ) -> AbstractContextManager[CaptionIndex]:
+        """The same index with the same hits, searched by the engine for as long as the block.
+
+        If `exact`, with the hits of an exact search, whatever its kind is.
+        """
+
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What the built-in `map` gives, in the order of `items`; other processes call `task`.
+
+        Both are copied there: files are to be at the same path.
+        """
 
 
 DTYPES = ("float16", "float32")

@@ -132,7 +132,7 @@ def _results_file() -> Path:
 Tokenise = Callable[[Sequence[str]], np.ndarray]
 """n texts -> ids [n, L], L the context length."""
 FastIds = Callable[[Sequence[str]], list[list[int]]]
-"""Plain texts -> their ids, without start and end."""
+"""Texts -> their ids, without start and end."""
 
 CLEANINGS = ("lower", "canonicalize", "whitespace")
 MODULE = "open_clip.tokenizer"
@@ -212,12 +212,22 @@ def _equal(one: Any, other: Any) -> bool:
 
 def simple_tokeniser(tokenizer: Any, recipe: TokenizerRecipe) -> Tokenise:
     """A function with the ids of a SimpleTokenizer that has this recipe; it may run in threads."""
-    kind: Any = type(tokenizer)
-    rust = _rust_ids(kind, fast_ids) if recipe.cleaning == "lower" else None
+    ids = _ids_without_ends(tokenizer, recipe)
     ends = (tokenizer.sot_token_id, tokenizer.eot_token_id)
-    lock = threading.Lock()  # the cache of words may be cleared between two lookups
 
     def tokenise(texts: Sequence[str]) -> np.ndarray:
+        return token_rows(ids(texts), ends, recipe.context_length)
+
+    return tokenise
+
+
+def _ids_without_ends(tokenizer: Any, recipe: TokenizerRecipe) -> FastIds:
+    """The ids of any texts, of plain ones from the Rust tokenizer; it may run in threads."""
+    kind: Any = type(tokenizer)
+    rust = _rust_ids(kind, fast_ids) if recipe.cleaning == "lower" else None
+    lock = threading.Lock()  # the cache of words may be cleared between two lookups
+
+    def ids(texts: Sequence[str]) -> list[list[int]]:
         plain = [rust is not None and is_plain(text) for text in texts]
         quick: list[list[int]] = []
         if rust is not None:
@@ -225,13 +235,12 @@ def simple_tokeniser(tokenizer: Any, recipe: TokenizerRecipe) -> Tokenise:
         with lock:
             limit_cache(tokenizer)
             following = iter(quick)
-            ids = [
+            return [
                 next(following) if yes else tokenizer.encode(text)
                 for text, yes in zip(texts, plain, strict=True)
             ]
-        return token_rows(ids, ends, recipe.context_length)
 
-    return tokenise
+    return ids
 
 
 @lru_cache(maxsize=4)
@@ -250,17 +259,14 @@ def cut_by(
     """
     if recipe is None:
         return None
+    ids = _ids_without_ends(tokenizer, recipe)
 
     def is_cut(texts: Sequence[str]) -> np.ndarray:
-        limit_cache(tokenizer)
-        return np.array(
-            [
-                (len(text) > length - 2 or not text.isascii())
-                and len(tokenizer.encode(text)) > length - 2
-                for text in texts
-            ],
-            bool,
-        )
+        cut = np.array([len(text) > length - 2 or not text.isascii() for text in texts], bool)
+        doubtful = np.flatnonzero(cut)
+        counts = map(len, ids([texts[at] for at in doubtful.tolist()]))
+        cut[doubtful] = np.fromiter(counts, np.int64, len(doubtful)) > length - 2
+        return cut
 
     return is_cut
 

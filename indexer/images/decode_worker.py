@@ -84,7 +84,9 @@ def image_request(
         "preprocessing": asdict(preprocessing),
         "limits": asdict(limits),
     }
-    return frame_bytes(header, os.fsencode(content) if isinstance(content, str) else content)
+    if isinstance(content, str):  # a worker may have been started in another folder
+        content = os.fsencode(os.path.join(os.getcwd(), content))
+    return frame_bytes(header, content)
 
 
 def thumbnail_request(content: bytes, side: int, limits: DecodingLimits) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...artefacts import digest, read_json
+from ...artefacts import digest
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError, checked
 from ...progress import Progress, no_progress
 from ..build.options import EmbeddingTask, Engine
-from ..build.shards import Shard, no_part_text, refuse_while_shards_run, running_shard
 from ..encode.encoder import IDENTITY, Encoder
 from ..store.journal import Journal, delete_files
-from ..store.lock import only_run_in, wait_to_run_in
+from ..store.lock import only_run_in
 from ..store.parts import (
-    BUILDING,
     Part,
     begin_building,
     finish_building,
@@ -91,7 +89,6 @@ def embed_images(
     for line in notices_of(images):
         say(line)
     with only_run_in(folder):
-        refuse_while_shards_run(folder)
         request = begun_request(folder, embedding_request(images, encoder, options))
         stash_parts(folder, request)
         begin_building(folder, request, options.overwrite)
@@ -317,52 +314,3 @@ class PartBuilder:
 
     def _fail(self, item: ImageItem, reason: str) -> None:
         self.failures.append({"row": item.row, "path": item.path, "reason": reason})
-
-
-def embed_shard(
-    images: ImageSource,
-    encoder: Encoder,
-    folder: Path,
-    options: EmbedOptions,
-    shard: Shard,
-    progress: Progress,
-) -> tuple[int, ...]:
-    """Embed the parts of one shard of `images` into `folder`; returns the parts still missing.
-
-    All shards share the folder, which `embed_images` finishes; each runs in one process at a time.
-    The caller holds no lock. Raises as `embed_images`, and FolderInUse where the same shard is
-    running, or shards of another state of the collection are.
-    """
-    with ExitStack() as held:
-        with wait_to_run_in(folder, lambda line: None):
-            request = begun_request(folder, embedding_request(images, encoder, options))
-            if (folder / BUILDING).is_file():
-                if read_json(folder / BUILDING).get("request") != request:
-                    refuse_while_shards_run(folder)
-            stash_parts(folder, request)
-            begin_building(folder, request, options.overwrite)
-            if is_finished(folder):
-                return ()
-            held.enter_context(running_shard(folder, shard))
-        finished = finished_parts(folder)
-        listed = embed_parts(
-            images,
-            encoder,
-            folder,
-            options,
-            lambda part: part in finished or part % shard.count != shard.number,
-            progress,
-        )
-    parts = part_count(listed, options)
-    idle = no_part_text(shard, parts)
-    if idle:
-        progress(idle, 0, 0)
-    return missing_image_parts(folder, parts)
-
-
-def missing_image_parts(folder: Path, parts: int) -> tuple[int, ...]:
-    """Which of the parts 0 to `parts` - 1 of an unfinished folder are missing or damaged."""
-    if is_finished(folder):
-        return ()
-    there = finished_parts(folder)
-    return tuple(number for number in range(parts) if number not in there)

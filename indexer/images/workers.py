@@ -3,6 +3,7 @@
 A worker is a command (`decode_worker`), not multiprocessing: scripts need no `__main__` guard and
 nothing is forked from a process that has loaded torch. A `Decoder` owns one worker; `decode_images`
 decodes many images at once, with one thread that reads the collection and one for each worker.
+Within `reused_workers` an idle worker serves the next of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -43,6 +44,30 @@ WATCH_SECONDS = 0.05
 POLL_SECONDS = 0.25
 READ_AHEAD_BYTES = 32 << 20
 """Encoded images from archives and tables that may wait for a worker, and one more."""
+
+
+_idle: list[subprocess.Popen[bytes]] | None = None
+"""Workers that wait for their next pool or decoder, within `reused_workers`."""
+
+
+@contextmanager
+def reused_workers() -> Iterator[None]:
+    """Within it, a worker that is no longer needed is kept for whoever needs one next.
+
+    Starting a worker takes as long as decoding about a hundred small images. The outermost of
+    several such contexts ends the workers.
+    """
+    global _idle
+    if _idle is not None:
+        yield
+        return
+    _idle = []
+    try:
+        yield
+    finally:
+        kept, _idle = _idle, None
+        for process in kept:
+            kill(process)
 
 
 class Cached(NamedTuple):
@@ -121,10 +146,12 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
-        """End the worker."""
+        """End the worker, or keep it for the next within `reused_workers`."""
         if self._own:
             self._processes.stop()
-        self._end()
+        if self._process is not None:
+            self._processes.release(self._process)
+            self._process = None
 
     def decode(self, item: ImageItem, settings: DecodeSettings) -> Outcome:
         """The outcome of one image; raises BlissError where no worker can be started."""
@@ -167,15 +194,11 @@ class Decoder:
         else:
             reason = f"the decoder process died ({cause_of_death(process)})"
         if frame is None or expired:
-            self._end()
+            kill(process)
+            self._process = None
         if frame is None or reason:
             raise UnreadableImage(reason)
         return frame
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._processes.end(self._process)
-            self._process = None
 
 
 def read_failure(error: UnicodeEncodeError | FileNotFoundError | PermissionError) -> str:
@@ -197,7 +220,6 @@ class WorkerProcesses:
     def __init__(self) -> None:
         self.stopping = threading.Event()
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
         self._deadlines: dict[subprocess.Popen[bytes], float] = {}
         self._watcher: threading.Thread | None = None
 
@@ -210,13 +232,21 @@ class WorkerProcesses:
                 if self._watcher is None:
                     self._watcher = threading.Thread(target=self._watch, daemon=True)
                     self._watcher.start()
+                while _idle:
+                    process = _idle.pop()
+                    if process.args == WORKER_COMMAND and process.poll() is None:
+                        return process
+                    kill(process)
                 process = launch(WORKER_COMMAND, subprocess.DEVNULL)
-                self._running.add(process)
-            frame, expired = self.exchange(process, b"", START_SECONDS)
+            try:
+                frame, expired = self.exchange(process, b"", START_SECONDS)
+            except PoolStopped:
+                kill(process)
+                raise
             if frame is not None and "ready" in frame[0] and not expired:
                 return process
             cause = f"no answer in {START_SECONDS:g} s" if expired else cause_of_death(process)
-            self.end(process)
+            kill(process)
         if self.stopping.is_set():
             raise PoolStopped
         raise BlissError(
@@ -231,25 +261,31 @@ class WorkerProcesses:
     ) -> tuple[Frame | None, bool]:
         """The response to `request` (None if the worker died), and whether time ran out.
 
-        The worker is killed when time runs out, even if its response has arrived by then.
+        The worker is killed when time runs out, even if its response has arrived by then. Raises
+        PoolStopped after `stop`.
         """
         with self._lock:
+            if self.stopping.is_set():
+                raise PoolStopped
             self._deadlines[process] = time.monotonic() + seconds
         frame = exchange(process, request)
         with self._lock:
             return frame, self._deadlines.pop(process, None) is None
 
-    def end(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill and reap one worker."""
-        kill(process)
+    def release(self, process: subprocess.Popen[bytes]) -> None:
+        """Keep one worker for others if it is idle and they may use it; end it if not."""
         with self._lock:
-            self._running.discard(process)
+            is_idle = process not in self._deadlines and process.poll() is None
+        if is_idle and _idle is not None:
+            _idle.append(process)
+        else:
+            kill(process)
 
     def stop(self) -> None:
-        """Kill all workers and let none start any more; their owners reap them."""
+        """Kill the workers that are busy and give out no more requests; owners reap or release."""
         self.stopping.set()
         with self._lock:
-            for process in self._running:
+            for process in self._deadlines:
                 process.kill()
         if self._watcher is not None:
             self._watcher.join()

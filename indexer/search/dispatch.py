@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from ..store.manifest import IndexFolder
 from ..store.vectors import IndexRows
 from ..vectors.rows import SelectedRows
 from ..vectors.unit_rows import Rows
-from .gpu import Gpus, GpuStructureSource, HoldingSearcher, StreamingSearcher, open_gpus
+from .gpu import (
+    Gpus,
+    GpuStructureSource,
+    HoldingSearcher,
+    StreamingSearcher,
+    faiss_sees_gpu,
+    open_gpus,
+)
 from .install import MadeStructure
 from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers, lists_for, read_kind
 from .plan import Machine, Plan, Task, plan_search, this_machine
@@ -28,6 +36,7 @@ from .structures import (
     read_structure,
     stored_structure,
 )
+from .torch_scan import TorchSearcher, torch_sees_gpu
 
 
 def plan_for(folder: IndexFolder, choice: SearchChoice, machine: Machine | None = None) -> Plan:
@@ -87,6 +96,15 @@ def searcher_of(folder: IndexFolder, rows: IndexRows, choice: SearchChoice, plan
     """The searcher of an index by plan; nothing is read before the first query."""
     stored = None if choice.kind == EXACT else stored_structure(folder)
     numbers = gpu_numbers(choice.device)
+    if (
+        stored is None
+        and numbers is not None
+        and len(numbers) <= 1
+        and not faiss_sees_gpu(library())
+    ):
+        if torch_sees_gpu():
+            device = f"cuda:{numbers[0]}" if numbers else "cuda"
+            return TorchSearcher(rows, device, held=plan.placement == "gpu")
     gpus = None if numbers is None else open_gpus(library(), numbers, plan)
     if stored is None:
         if gpus is not None and plan.placement in ("gpu", "gpu-shards"):
@@ -96,6 +114,24 @@ def searcher_of(folder: IndexFolder, rows: IndexRows, choice: SearchChoice, plan
     newer = IndexRows(folder, start=stored.rows)
     source = stored if gpus is None else GpuStructureSource(gpus, stored)
     return StructureSearcher(source, _exact(gpus, rows), _exact(gpus, newer))
+
+
+def open_searcher(
+    folder: str | Path, choice: SearchChoice, rows: tuple[int, int] | None = None
+) -> Searcher:
+    """The searcher of an index without its captions, or of its stored rows first, last + 1 alone.
+
+    Rows of a part are numbered from its first and searched exactly. Errors as of `open_index`.
+    """
+    opened = IndexFolder.open(folder_of(folder))
+    if rows is None:
+        plan = plan_for(opened, choice)
+        return searcher_of(opened, IndexRows(opened, resident=plan.resident), choice, plan)
+    choice = replace(choice, kind=EXACT, parameters=None)
+    task = replace(task_of(opened, choice), count=rows[1] - rows[0])
+    plan = plan_search(task, this_machine(with_gpus=task.gpus is not None))
+    some = IndexRows(opened, rows[0], plan.resident, rows[1])
+    return searcher_of(opened, some, choice, plan)
 
 
 def _exact(gpus: Gpus | None, rows: Rows) -> Searcher:
@@ -116,10 +152,18 @@ EXACT_UP_TO = 50_000
 PROBES = 16
 
 
-def nearest_searcher(rows: Rows) -> Searcher:
+def probes_for(count: int) -> int:
+    """Lists of `count` rows to search where queries and rows are images and texts: 1 of 128.
+
+    They lie apart, so that fewer find few of the nearest.
+    """
+    return max(PROBES, lists_for(count) // 128)
+
+
+def nearest_searcher(rows: Rows, probes: int = PROBES) -> Searcher:
     """A searcher of rows in memory or on disk, for the nearest of many queries.
 
-    Of more than EXACT_UP_TO rows it looks at PROBES lists of an inverted file in half precision,
+    Of more than EXACT_UP_TO rows it looks at `probes` lists of an inverted file in half precision,
     made in memory; similarities are exact, and very near rows are rarely missed.
     """
     if len(rows) <= EXACT_UP_TO:
@@ -128,7 +172,7 @@ def nearest_searcher(rows: Rows) -> Searcher:
     kind = read_kind(f"IVF{lists_for(len(rows))},SQfp16")
     structure = new_structure(kind, dimension)
     fill_structure(structure, kind, rows, None)
-    parameters = check_parameters(kind, {"nprobe": PROBES, "candidates": 1})
+    parameters = check_parameters(kind, {"nprobe": probes, "candidates": 1})
     nothing = SelectedRows(rows, np.zeros(0, np.int64))
     made = FaissStructure(structure, kind, parameters)
     return StructureSearcher(made, ExactSearcher(rows), ExactSearcher(nothing))

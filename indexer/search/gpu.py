@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ..store.vectors import IndexRows
 from ..vectors.nearest import Hits, certain_hits, check_k
 from ..vectors.rows import SelectedRows, select_blocks
 from ..vectors.unit_rows import Blocks, Rows, blocks_of, slices
@@ -35,6 +34,14 @@ ADDED_AT_ONCE = 65_536
 QUERY_BYTES = 256 << 20
 
 
+@runtime_checkable
+class StoredBlocks(Protocol):
+    """Rows that can be read as they are stored, in fp16 perhaps."""
+
+    def stored_blocks(self) -> Blocks:
+        """All rows in blocks."""
+
+
 @dataclass(frozen=True)
 class Gpus:
     """FAISS, the GPUs it may use, and where the plan wants things; memory there is made once."""
@@ -49,6 +56,11 @@ class Gpus:
         if number not in self.resources:
             self.resources[number] = self.faiss.StandardGpuResources()
         return self.resources[number]
+
+
+def faiss_sees_gpu(faiss: Any) -> bool:
+    """Whether this FAISS can use a GPU."""
+    return hasattr(faiss, "knn_gpu") and faiss.get_num_gpus() > 0
 
 
 def open_gpus(faiss: Any, numbers: tuple[int, ...], plan: Plan) -> Gpus:
@@ -78,12 +90,12 @@ class StreamingSearcher:
 
     def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
         """See `Searcher`; UsageError for a k that FAISS cannot select on a GPU."""
-        _check_k(k, self.rows, live)
+        check_selected(k, self.rows, live)
         queries = np.ascontiguousarray(queries, np.float32)
         texts = self.rows if live is None else SelectedRows(self.rows, live)
         hits, uncertain = certain_hits(queries, texts, k, StreamScan(self.gpus, texts, k))
         if uncertain.size:
-            _fill(hits, uncertain, ExactSearcher(texts).search(queries[uncertain], k))
+            fill_hits(hits, uncertain, ExactSearcher(texts).search(queries[uncertain], k))
         return hits if live is None else Hits(hits.similarity, live[hits.rows])
 
 
@@ -100,13 +112,13 @@ class HoldingSearcher:
 
     def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
         """See `Searcher`; UsageError for a k that FAISS cannot select on a GPU."""
-        _check_k(k, self.rows, live)
+        check_selected(k, self.rows, live)
         queries = np.ascontiguousarray(queries, np.float32)
         scanner = HeldScan(self.index, len(self.rows), k, live)
         hits, uncertain = certain_hits(queries, self.rows, k, scanner)
         if uncertain.size:
             rest = StreamingSearcher(self.gpus, self.rows).search(queries[uncertain], k, live)
-            _fill(hits, uncertain, rest)
+            fill_hits(hits, uncertain, rest)
         return hits
 
 
@@ -152,7 +164,7 @@ class StreamScan(GpuScan):
         faiss, number = self.gpus.faiss, self.gpus.numbers[0]
         halves = queries.astype(np.float16)
         merged = faiss.ResultHeap(len(queries), wanted, keep_max=True)
-        for first, block in _stored_blocks(self.texts):
+        for first, block in stored_blocks(self.texts):
             with gpu_errors():
                 rough, rows = faiss.knn_gpu(
                     self.gpus.resource(number),
@@ -169,14 +181,15 @@ class StreamScan(GpuScan):
         return merged.D, merged.I
 
 
-def _stored_blocks(texts: Rows) -> Blocks:
+def stored_blocks(texts: Rows) -> Blocks:
     """Blocks of texts as they are stored, where they are: they go to the GPU in fp16 anyway."""
     if isinstance(texts, SelectedRows):
-        return select_blocks(_stored_blocks(texts.rows), texts.chosen)
-    return texts.stored_blocks() if isinstance(texts, IndexRows) else blocks_of(texts)
+        return select_blocks(stored_blocks(texts.rows), texts.chosen)
+    return texts.stored_blocks() if isinstance(texts, StoredBlocks) else blocks_of(texts)
 
 
-def _check_k(k: int, rows: Rows, live: np.ndarray | None) -> None:
+def check_selected(k: int, rows: Rows, live: np.ndarray | None) -> None:
+    """Raise UsageError for a k that is not among the rows, or that a GPU does not select."""
     check_k(k, len(rows) if live is None else len(live))
     if k > MOST_SELECTED:
         raise UsageError(
@@ -186,8 +199,8 @@ def _check_k(k: int, rows: Rows, live: np.ndarray | None) -> None:
         )
 
 
-def _fill(hits: Hits, queries: np.ndarray, rest: Hits) -> None:
-    """Put the hits of the queries int64 [u] in their place."""
+def fill_hits(hits: Hits, queries: np.ndarray, rest: Hits) -> None:
+    """Put the hits of the queries int64 [u] in their place among `hits`."""
     hits.similarity[queries], hits.rows[queries] = rest.similarity, rest.rows
 
 

@@ -45,6 +45,8 @@ class FolderIndex:
     first_rows: np.ndarray
     """int64 [origins], the first stored row of each origin."""
     searcher: Searcher
+    choice: SearchChoice = DEFAULT_SEARCH
+    """How it was to be searched when it was opened."""
 
     @property
     def folder(self) -> Path:
@@ -273,6 +275,7 @@ def open_index(folder: str | Path, choice: SearchChoice = DEFAULT_SEARCH) -> Fol
         origins,
         first_rows,
         searcher_of(opened, rows, choice, plan),
+        choice,
     )
 
 

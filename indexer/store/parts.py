@@ -383,6 +383,9 @@ class StoredCaptions:
         self._part = lru_cache(OPEN_FILES)(self._map_part)
         self._checked: set[int] = set()
 
+    def __reduce__(self) -> tuple[type[StoredCaptions], tuple[IndexFolder]]:
+        return StoredCaptions, (self.folder,)
+
     def __getitem__(self, rows: np.ndarray) -> list[str]:
         """The captions of stored rows int64 [u]; BlissError where a file is missing or changed."""
         found = [""] * len(rows)

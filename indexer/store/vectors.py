@@ -15,14 +15,22 @@ RESIDENT_BYTES = 4 << 30
 
 
 class IndexRows(PartedRows):
-    """The stored rows of an index from row `start` on, removed ones too.
+    """The stored rows of an index from row `start` on, up to `stop` (None: all), removed ones too.
 
     Shapes are checked now; a part's contents are compared with its checksum when it is first read.
     `resident` keeps all rows in memory as float32 once they were scanned (None: where they are
-    few). Raises BlissError where a file has another shape than the manifest says.
+    few). Raises BlissError where a file has another shape than the manifest says. A copy in
+    another process maps the files itself.
     """
 
-    def __init__(self, folder: IndexFolder, start: int = 0, resident: bool | None = None) -> None:
+    def __init__(
+        self,
+        folder: IndexFolder,
+        start: int = 0,
+        resident: bool | None = None,
+        stop: int | None = None,
+    ) -> None:
+        self._opened_with = folder, start, resident, stop
         self.folder = folder
         self.dimension = folder.manifest.dimension
         self.names: list[str] = []
@@ -31,8 +39,9 @@ class IndexRows(PartedRows):
         """Of each part, how many of its rows come before `start`."""
         first = 0
         for number, rows in enumerate(folder.manifest.parts):
-            skipped, first = max(0, start - first), first + rows
-            if skipped >= rows:
+            skipped, before, first = max(0, start - first), first, first + rows
+            end = rows if stop is None else min(rows, stop - before)
+            if skipped >= end:
                 continue
             name = vector_file("text", number)
             array = load_vectors(folder.path / name)
@@ -43,7 +52,7 @@ class IndexRows(PartedRows):
                     "Restore the file or build the index again",
                 )
             self.names.append(name)
-            rows_left.append(rows - skipped)
+            rows_left.append(end - skipped)
             self.skipped.append(skipped)
         self.starts = part_starts(rows_left)
         self._arrays = MappedVectors([folder.path / name for name in self.names])
@@ -51,6 +60,9 @@ class IndexRows(PartedRows):
         self.resident = few if resident is None else resident
         self._whole: np.ndarray | None = None
         self._checked: set[int] = set()
+
+    def __reduce__(self) -> tuple[type[IndexRows], tuple[object, ...]]:
+        return IndexRows, self._opened_with
 
     def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
         return super().__getitem__(wanted) if self._whole is None else self._whole[wanted]
@@ -75,7 +87,9 @@ class IndexRows(PartedRows):
 
     def part(self, number: int) -> np.ndarray:
         """The mapped rows of a part."""
-        rows: np.ndarray = self._arrays[number][self.skipped[number] :]
+        skipped = self.skipped[number]
+        count = int(self.starts[number + 1] - self.starts[number])
+        rows: np.ndarray = self._arrays[number][skipped : skipped + count]
         return rows
 
     def unit_rows(self, number: int, stored: np.ndarray, first: int = 0) -> np.ndarray:

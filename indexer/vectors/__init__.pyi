@@ -10,6 +10,7 @@ from .nearest import keep_largest as keep_largest
 from .nearest import no_candidates as no_candidates
 from .rows import SCRATCH as SCRATCH
 from .rows import SelectedRows as SelectedRows
+from .rows import whole_rows as whole_rows
 from .string_columns import ROWS_AT_ONCE as ROWS_AT_ONCE
 from .string_columns import TextColumn as TextColumn
 from .string_columns import Texts as Texts

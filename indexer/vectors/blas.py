@@ -96,6 +96,16 @@ def share_among_threads(
             raise
 
 
+def blas_threads() -> int:
+    """How many threads BLAS uses for a product."""
+    return _limit.threads()
+
+
+def use_blas_threads(count: int) -> None:
+    """Let every BLAS use `count` threads in this process: sums are then taken as elsewhere."""
+    _blas().limit(limits=count)
+
+
 class _Limit:
     """One BLAS thread while there are users; the number before is restored by the last of them."""
 

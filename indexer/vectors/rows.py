@@ -242,6 +242,9 @@ class MappedVectors(Sequence[np.ndarray]):
         self.paths = tuple(paths)
         self._open = lru_cache(OPEN_FILES)(load_vectors)
 
+    def __reduce__(self) -> tuple[type[MappedVectors], tuple[tuple[Path, ...]]]:
+        return MappedVectors, (self.paths,)
+
     def __len__(self) -> int:
         return len(self.paths)
 

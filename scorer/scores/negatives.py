@@ -44,7 +44,7 @@ from math import erfc, log, log1p, pi, sqrt
 import numpy as np
 
 from ...errors import BlissError
-from ...indexer.vectors import normalise_rows, slices
+from ...indexer.vectors import normalise_rows, slices, whole_rows
 from ..bliss import Retrieved
 from .contract import Fitted, Fitting, Need, Query, Score, between, positive, retrieved_texts, whole
 from .similarity import IMAGES_AT_ONCE, VECTORS_AT_ONCE, hubness, share_of, similarity
@@ -424,7 +424,7 @@ def fit_neglabel_retrieved(fitting: Fitting, parameters: Mapping[str, float]) ->
 
     def score(query: Query) -> np.ndarray:
         retrieved = retrieved_texts(query, "neglabel_retrieved")
-        known = is_negative(negatives.mining, retrieved.vectors, prompts)
+        known = is_negative(negatives.mining, whole_rows(retrieved.vectors), prompts)
         sums = truncated_log_sums(query.images, retrieved, known, negatives, tau)
         return share_of(sums.estimate, similarity(query.images, prompts, tau).log_sum)
 

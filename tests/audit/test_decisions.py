@@ -143,7 +143,7 @@ def test_the_reference_calibrates_itself_as_refitting_without_each_image_says(mo
     rows, labels, reference, _ = small_world()
     monkeypatch.setattr(
         "blissaudit.audit.run.retrieve",
-        lambda index, images, k, cache: gather_texts(exact_search(images, rows, k), rows),
+        lambda index, images, k, cache, engine: gather_texts(exact_search(images, rows, k), rows),
     )
     kept = images_to_keep(reference.moments, rows, labels)
     whole = calibrated_on_itself(replace(reference, sample=kept))

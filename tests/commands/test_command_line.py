@@ -18,6 +18,8 @@ from blissaudit.commands.removed import REMOVED, translate
 def commands(group: click.Group = root, path: str = "") -> dict[str, click.Command]:
     found = {}
     for name, command in group.commands.items():
+        if command.hidden:  # it only names its successor
+            continue
         inner = isinstance(command, click.Group)
         found |= commands(command, f"{path}{name} ") if inner else {f"{path}{name}": command}
     return found
@@ -79,6 +81,11 @@ def test_a_removed_option_names_its_successor(bliss, option: str) -> None:
         name = WHERE.get(option, "audit")
         known = {spelling for each in options_of(EVERY[name]) for spelling in each.opts}
         assert {word for word in command if word.startswith("--")} <= known
+
+
+def test_a_removed_command_names_its_successor(bliss) -> None:
+    outcome = bliss("index", "merge", "a", "b", "--json")
+    assert (outcome.code, outcome.out) == (2, "") and "--engine ray" in outcome.err
 
 
 @pytest.mark.parametrize(

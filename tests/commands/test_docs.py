@@ -26,9 +26,9 @@ def test_every_command_and_its_options_are_on_the_page(bliss, page):
     commands = (
         "apply", "audit", "corpora", "corpora add", "corpora compare", "corpora list",
         "corpora peek", "corpora show", "demo", "diff", "drift", "eval", "explain", "export",
-        "find", "index", "index add", "index build", "index info", "index kind", "index merge",
-        "index pull", "index push", "index remove", "index search", "index tune", "index verify",
-        "pairs", "reference", "reference fit", "report", "score", "train", "train clipn",
+        "find", "index", "index add", "index build", "index info", "index kind", "index pull",
+        "index push", "index remove", "index search", "index tune", "index verify", "pairs",
+        "reference", "reference fit", "report", "score", "train", "train clipn",
         "train clipn-import", "train oecl",
     )  # fmt: skip
     headings = [line[3:] for line in page.splitlines() if line.startswith("## ")]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -103,3 +104,27 @@ def test_what_cannot_be_compared_is_refused(bliss, world, tmp_path, given, code,
     done = bliss("drift", *words, "--index", world / "index", "-o", tmp_path / "out", "-q")
     assert done.code == code
     assert re.search(message, done.err, re.S)
+
+
+def test_pictures_side_by_side_and_an_image_that_cannot_be_read(bliss, collection, tmp_path):
+    (tmp_path / "c.txt").write_text("an apple\na boat\na house\na clock\na cup\na key\na fish\n")
+    index = tmp_path / "index"
+    assert bliss("index", "build", tmp_path / "c.txt", "--model", "demo", "-o", index).code == 0
+    new = shutil.copytree(collection / "boat", tmp_path / "new")
+    (new / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    done = bliss("drift", collection / "apple", new, "--index", index, "-o", tmp_path / "out",
+                 "--permutations", 19, "--k", 7)  # fmt: skip
+    assert done.code == 0, done.err
+    assert "9 old images and 9 new images" in done.out
+    assert "1 images could not be read" in done.out
+    assert (tmp_path / "out" / "report.html").read_text().count("data:image/webp") >= 9
+
+
+def test_an_index_of_another_model_or_none_is_refused(bliss, world, index, tmp_path):
+    sides = (world / "old", world / "new", "-o", tmp_path / "out", "-q")
+    done = bliss("drift", *sides, "--index", index)
+    assert done.code == 1
+    assert "both from the same model" in done.err
+    done = bliss("drift", *sides, "--index", tmp_path / "nowhere")
+    assert done.code in (1, 2)
+    assert "nowhere" in done.err

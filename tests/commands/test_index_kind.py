@@ -45,9 +45,6 @@ def test_threads_and_kinds_that_cannot_be(bliss, embeddings, tmp_path):
     assert wrong.code == 2 and "--set 'nprobe' was given. Needed: NAME=NUMBER" in wrong.err
     many = bliss("index", "kind", folder, "IVF4096,SQ8")
     assert many.code == 2 and "4,096 lists for 400 vectors" in many.err
-    shard = ("--shard", "0/2", "--kind", "SQ8", "--model", "demo", "-o", tmp_path / "new")
-    refused = bliss("index", "build", "wordnet-nouns", *shard)
-    assert refused.code == 2 and "--kind was given with --shard" in refused.err
 
 
 def test_search_says_what_it_takes_and_does_as_asked(bliss, index, tmp_path):

@@ -59,7 +59,6 @@ def test_no_command_contacts_what_only_an_artefact_names(
     refused = [
         ("audit", collection, "--index", index, "-o", out),
         ("audit", collection, "--reference", reference, "-o", out),
-        ("audit", collection, "--index", index, "--shard", "0/2", "-o", out),
         ("find", run, "--text", "a boat"),
         ("find", run, "--image", picture),
         ("score", picture, "--reference", reference, "--index", index),

@@ -27,8 +27,12 @@ def whole(tmp_path_factory):
     return folder / "bliss-demo"
 
 
-def test_the_planted_strays_come_first(whole):
-    planted = demo.plant(whole.parent / "again", 0, no_progress)
+@pytest.fixture(scope="module")
+def planted(whole):
+    return demo.plant(whole.parent / "again", 0, no_progress)
+
+
+def test_the_planted_strays_come_first(whole, planted):
     table = pq.read_table(whole / "audit" / "scores.parquet").to_pydict()
     worst = sorted(zip(table["rank"], table["path"], strict=True))[: demo.STRAYS]
     found = sum(planted.is_stray(path) for _, path in worst)
@@ -37,8 +41,7 @@ def test_the_planted_strays_come_first(whole):
     assert set(planted.normal) == set(table["nearest_class"]) < set(KINDS)
 
 
-def test_captions_name_what_the_strays_show(whole):
-    planted = demo.plant(whole.parent / "again", 0, no_progress)
+def test_captions_name_what_the_strays_show(whole, planted):
     table = pq.read_table(whole / "audit" / "scores.parquet").to_pydict()
     named = 0
     for path, captions, z in zip(table["path"], table["captions"], table["z"], strict=True):
@@ -95,7 +98,9 @@ def test_the_next_commands_call_the_program_as_a_shell_finds_it(
     assert _program() == program
 
 
-def test_another_seed_is_another_collection(tmp_path):
+def test_another_seed_is_another_collection(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "IMAGES", 4)
+    monkeypatch.setattr(demo, "STRAYS", 2)
     one = demo.plant(tmp_path / "one", 1, no_progress)
     two = demo.plant(tmp_path / "two", 2, no_progress)
     assert one.normal != two.normal

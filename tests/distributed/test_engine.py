@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ import psutil
 import pytest
 from blissaudit.corpora.images.folders import list_images
 from blissaudit.corpora.registry import open_corpus
-from blissaudit.distributed.cluster import cluster, import_ray
+from blissaudit.distributed.cluster import cluster
 from blissaudit.distributed.encoders import for_workers, load_for_worker
 from blissaudit.distributed.engine import RayEngine, count_actors
 from blissaudit.errors import BlissError
@@ -34,15 +33,6 @@ ENCODER = "ray::MapWorker(MapBatches(_Encode))"
 
 class Interrupted(Exception):
     """Stands for a kill of this process."""
-
-
-@pytest.fixture(scope="module")
-def running(bliss: Callable) -> Iterator[None]:
-    """One cluster for all tests that need one."""
-    if find_spec("ray") is None:  # not imported: what it reads while it is must be set before
-        pytest.skip("Ray is not installed: pip install 'bliss-audit[ray]'")
-    with cluster(import_ray()):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,13 +28,12 @@ from blissaudit.distributed.encoders import WorkerEncoder
 from blissaudit.distributed.engine import RayEngine
 from blissaudit.distributed.images import BatchReader
 from blissaudit.errors import BlissError
-from blissaudit.indexer.build.shards import Shard
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decoding import DecodingLimits
-from blissaudit.indexer.images.embedding import EmbedOptions, embed_images, embed_shard
-from blissaudit.progress import no_progress
+from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
+from blissaudit.indexer.search.captions import CaptionIndex
 
 LIMITS = DecodingLimits(max_bytes=1000)
 HERE = EmbedOptions(part_rows=10, workers=1)
@@ -164,21 +165,6 @@ def test_parts_are_those_of_one_process(without_ray, bliss, collection, encoder,
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
-def test_shards_too_are_decoded_and_encoded_there(
-    without_ray, bliss, collection, encoder, tmp_path
-):
-    images, counted = list_images(collection), replace(encoder, encode_images=refuse)
-    embed_images(images, encoder, tmp_path / "here", HERE)
-    for number in range(2):
-        embed_shard(images, counted, tmp_path / "there", THERE, Shard(number, 2), no_progress)
-    embed_images(images, counted, tmp_path / "there", HERE)
-    assert stored(tmp_path / "there") == stored(tmp_path / "here")
-
-
-def refuse(pixels: np.ndarray) -> np.ndarray:
-    raise AssertionError("encoded in this process")
-
-
 TRAPPED_WORKER = """
 import os, time
 from blissaudit.indexer.images import decode_worker, decoding
@@ -240,6 +226,50 @@ def test_known_content_is_not_encoded_again(
     found = embed_images(rest, encoder, tmp_path / "there", THERE)
     assert set(encoded) == {0} and found.paths == images.paths[1:]
     assert np.array_equal(found.vectors, whole.vectors[1:])
+
+
+@pytest.mark.parametrize("command", ["audit", "score", "eval"])
+def test_commands_embed_search_and_score_there(
+    without_ray, bliss, collection, index, tmp_path, command
+):
+    calls: list[str] = []
+
+    def spread(
+        engine: RayEngine, index: CaptionIndex, exact: bool = False
+    ) -> AbstractContextManager[CaptionIndex]:
+        calls.append("spread exactly" if exact else "spread")
+        return nullcontext(index)
+
+    def each(engine: RayEngine, task: Callable, items: Iterable) -> Iterator:
+        calls.append(type(task).__name__)
+        return map(task, items)
+
+    arguments = [collection, "--index", index, "--workers", 1, "--json"]
+    if command == "eval":
+        sets = ("--reference", collection, "--test", collection)
+        arguments = [*sets, *arguments[1:], "--score", "bliss", "--model", "demo"]
+        arguments += ["--protocol", "leave-one-out"]
+    if command == "score":
+        fit = ("reference", "fit", collection, "--model", "demo", "-o", tmp_path / "reference")
+        assert bliss(*fit).code == 0
+        arguments += ["--reference", tmp_path / "reference"]
+    outputs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RayEngine, "spread", spread)
+        patch.setattr(RayEngine, "map", each)
+        for engine in ("local", "ray"):
+            folder = [] if command == "score" else ["-o", tmp_path / engine]
+            found = bliss(command, *arguments, *folder, "--engine", engine)
+            assert found.code == 0, found.err
+            costs = r'"[a-z_]*(seconds|mib)": [0-9.e-]+'
+            outputs.append(re.sub(costs, "", found.out))
+    assert outputs[0] == outputs[1]
+    if command == "eval":
+        assert calls == ["spread exactly"]
+        return
+    fitted = ["ClassImages"] if command == "audit" else []
+    calibrated = ["spread", "BatchSearch", "ClassScores"] if command == "score" else []
+    assert calls == [*fitted, "spread", "BatchSearch", "ClassScores", *calibrated]
 
 
 def test_a_collection_that_breaks_off_is_told_and_one_without_images_too(

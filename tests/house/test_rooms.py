@@ -27,7 +27,12 @@ ORDER = (
 APART = {"evaluation": ("audit",)}
 """Rooms to the left that a room still does without."""
 HEAVY = {
-    "torch": ("indexer/encode/open_clip.py", "indexer/encode/cells.py", "training/"),
+    "torch": (
+        "indexer/encode/open_clip.py",
+        "indexer/encode/cells.py",
+        "indexer/search/torch_scan.py",
+        "training/",
+    ),
     "torchvision": ("training/",),
     "open_clip": ("indexer/encode/open_clip.py", "indexer/encode/cells.py", "training/"),
     "tokenizers": ("indexer/encode/tokens.py",),
@@ -35,6 +40,7 @@ HEAVY = {
     "faiss": ("indexer/search/structures.py",),
     "duckdb": ("indexer/build/plan.py",),
     "matplotlib": ("audit/report/plots.py",),
+    "umap": ("audit/report/places.py",),
     "datasets": ("corpora/datasets.py", "audit/adapters/hub_dataset.py"),
     "huggingface_hub": ("corpora/datasets.py", "indexer/store/hub.py"),
     "click": ("cli.py", "commands/", "training/"),

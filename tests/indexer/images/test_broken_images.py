@@ -25,10 +25,10 @@ def check_a_small_collection(patch: pytest.MonkeyPatch) -> None:
     spec.loader.exec_module(benchmark)
     said: list[str] = []
     patch.setenv("BLISS_CACHE", os.environ.get("BLISS_CACHE", ""))  # put back afterwards
-    assert benchmark.check(said.append, 96, 32, archives=False), said
+    assert benchmark.check(said.append, 48, 16, archives=False), said
     ways = dict(line.split()[:2] for line in said[:-1])
-    assert ways == dict.fromkeys(benchmark.REASONS, "2")
+    assert ways == dict.fromkeys(benchmark.REASONS, "1")
     assert said[-1].startswith(
-        "folder: 32 of 32 broken images in failures.csv (exactly those, 0 with another reason), "
-        "64 of 64 scored, "
+        "folder: 16 of 16 broken images in failures.csv (exactly those, 0 with another reason), "
+        "32 of 32 scored, "
     )

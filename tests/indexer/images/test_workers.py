@@ -65,13 +65,27 @@ decode_worker.main()
 """
 
 
+KEPT: set[psutil.Process] = set()
+
+
+def new_children() -> list[psutil.Process]:
+    """The child processes that the test itself started."""
+    return [each for each in psutil.Process().children(recursive=True) if each not in KEPT]
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
-    """No child process, not even a zombie, and no thread outlives a test."""
+def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No child process, not even a zombie, and no thread outlives a test.
+
+    Workers that other tests of this process keep for each other are left aside.
+    """
+    monkeypatch.setattr(workers, "_idle", None)
+    KEPT.clear()
+    KEPT.update(psutil.Process().children(recursive=True))
     threads = set(threading.enumerate())
     yield
     gc.collect()
-    assert psutil.Process().children(recursive=True) == []
+    assert new_children() == []
     assert set(threading.enumerate()) <= threads
 
 
@@ -189,6 +203,41 @@ def test_crashes_are_named_and_the_next_image_is_fine(tmp_path: Path, trapped_wo
     assert trapped_worker.read_text() == "x" * 4  # one for each death, one at the start
 
 
+def test_idle_workers_are_reused_and_end_with_the_context(
+    tmp_path: Path, trapped_worker: Path
+) -> None:
+    paths = make_images(tmp_path, ["0", "1", "exit2", "hang3"])
+    with workers.reused_workers():
+        for _ in range(2):
+            with workers.reused_workers():
+                assert greys(list(decode_images(files(paths[:2]), EIGHT, LIMITS, 1))) == [0, 1]
+        with workers.Decoder() as decoder:
+            decoder.thumbnail(Path(paths[0]).read_bytes(), 4, LIMITS)
+        assert trapped_worker.read_text() == "x"
+        (kept,) = new_children()
+        kept.kill()
+        kept.wait()
+        outcomes = list(decode_images(files(paths[:3]), EIGHT, LIMITS, 1))  # replaced twice
+        assert greys(outcomes) == [0, 1, "the decoder process died (exit status 3)"]
+        assert trapped_worker.read_text() == "xx" and new_children() == []
+        outcomes = decode_images(files(paths), EIGHT, LIMITS, 2)  # left while one worker is busy
+        assert greys([next(outcomes), next(outcomes)]) == [0, 1]
+        next(outcomes)
+        outcomes.close()  # type: ignore[attr-defined]
+        assert len(new_children()) <= 1
+    assert new_children() == []
+
+
+def test_relative_names_mean_the_folder_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(tmp_path, ["0", "1"])
+    with workers.reused_workers():
+        assert greys(list(decode_images(files([str(tmp_path / "1")]), EIGHT, LIMITS, 1))) == [1]
+        monkeypatch.chdir(tmp_path)
+        assert greys(list(decode_images(files(["1"]), EIGHT, LIMITS, 1))) == [1]
+
+
 def test_slow_images_do_not_change_the_order(tmp_path: Path, trapped_worker: Path) -> None:
     names = [f"slow{number}" if number % 3 == 0 else str(number) for number in range(9)]
     outcomes = decode_images(files(make_images(tmp_path, names)), EIGHT, LIMITS, 3)
@@ -275,7 +324,7 @@ def test_leaving_early_ends_everything_at_once(
     paths = make_images(tmp_path, ["0", *[f"hang{number}" for number in range(9)]])
     outcomes = decode_images(files(paths), EIGHT, LIMITS, 3)
     assert greys([next(outcomes)]) == [0]
-    assert len(psutil.Process().children()) >= 1
+    assert len(new_children()) >= 1
     started = time.monotonic()
     if end == "close":
         outcomes.close()  # type: ignore[attr-defined]
@@ -289,7 +338,7 @@ def test_leaving_early_ends_everything_at_once(
     else:
         del outcomes
         gc.collect()
-    assert psutil.Process().children(recursive=True) == []
+    assert new_children() == []
     assert time.monotonic() - started < 3
     assert capfd.readouterr() == ("", "")
 

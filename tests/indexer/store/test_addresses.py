@@ -185,7 +185,7 @@ def test_places_that_hold_something_else_or_cannot_be_written(source, small, add
     assert remote(address) == {"holiday.jpg": b"x"}
     with pytest.raises(UsageError, match=r"nosuch://x/manifest\.json is no address that fsspec"):
         build(source, small, "nosuch://x")
-    for option in ("shard", "export", "repair"):
+    for option in ("export", "repair"):
         with pytest.raises(UsageError, match=rf"--{option} was given with the address"):
             index_addresses.check_output(address, [option])
         index_addresses.check_output("folder", [option])
