@@ -283,7 +283,7 @@ def _fitting(value: Any, hint: Any) -> Any:
         return value if value in inner else _UNFIT
     if kind in (Sequence, Iterable, Collection):
         single = isinstance(value, bytes | os.PathLike | Mapping)
-        single |= isinstance(value, str) and kind is not Iterable
+        single |= isinstance(value, str) and (kind is not Iterable or inner != (str,))
         if single or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
             return _UNFIT
         each = inner[0] if inner and hasattr(value, "__len__") else Any

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 
 from ..artefacts import write_atomically
 from ..corpora import ImageItem
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked
 from ..indexer import (
     CaptionIndex,
     CellMap,
@@ -139,6 +139,7 @@ class Explanation:
         return values
 
 
+@checked
 def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
     images: Iterable[ImageItem | str | Path],
     reference: Reference,
@@ -424,6 +425,7 @@ def _text(each: Explanation, most: int) -> str:
     return "\n".join(lines)
 
 
+@checked
 def save_map(each: Explanation, folder: str | Path, name: str) -> tuple[Path, Path]:
     """Write `name`.png (the map over the picture) and `name`.npz (its numbers) into `folder`.
 

@@ -348,6 +348,13 @@ def class_blocks(
             "Search for the texts of these images",
         )
     moments, prompts = reference.moments, reference.prompt_vectors
+    if prompts.shape != (len(moments.parts), moments.dimension):
+        raise UsageError(
+            f"a reference of {len(moments.parts):,} classes in {moments.dimension} dimensions has "
+            f"prompt vectors of shape {prompts.shape}",
+            "one row for each class, in the same dimensions",
+            "Correct its prompt_vectors",
+        )
     check_counts(moments, needed=2 if prior is None else 1)
     outside = left_out_terms(images, retrieved, reference, left_out, prior, allocator=allocator)
     prompt_mean, prompt_scale = prompt_statistics(moments, prompts, prior)
