@@ -38,6 +38,8 @@ LIST_SEPARATOR = " | "
 """Between the entries of a list."""
 
 _GUARD, _GUARDED = re.compile(GUARD_PATTERN), re.compile(GUARDED_PATTERN)
+_HARMLESS = re.compile(r"[0-9A-Za-z][ -+\--:<-\[\]-{}~]*")
+"""Most texts: ASCII that begins with a letter or digit, without separators and backslashes."""
 _ESCAPE = re.compile(
     r"\\(?:([\\|])|x([0-9a-f]{2})|u([0-9a-f]{4})|U(00(?:0[0-9a-f]|10)[0-9a-f]{4}))"
 )
@@ -55,6 +57,8 @@ def visible_text(text: str) -> str:
 
 def text_cell(text: str) -> str:
     """The cell that holds `text`."""
+    if _HARMLESS.fullmatch(text):
+        return text
     return _GUARD.sub(r"\1\2'", visible_text(text.replace("\\", "\\\\")))
 
 

@@ -24,7 +24,7 @@ from ..scorer import (
     least_flagged,
     null_p_values,
 )
-from .copies import find_copies
+from .copies import OpenPicture, find_copies
 from .issues import issues_table
 from .quality import not_measured, quality_issues
 from .result import AuditResult, Decision
@@ -114,7 +114,9 @@ class AuditQuestion:
             raise UsageError(
                 f"question '{unknown[0]}' is unknown",
                 f"one of {', '.join(QUESTIONS)}",
-                "Correct --question",
+                "Run 'bliss pairs' instead"
+                if unknown[0] in ("pair", "pairs")
+                else "Correct --question",
             )
         if self.rule.leave_one_out and self.calibration:
             raise UsageError(
@@ -287,15 +289,24 @@ def with_copies_and_quality(
     question: AuditQuestion,
     against: EmbeddedImages | Reference | None = None,
     progress: Progress = no_progress,
+    *,
+    pictures: tuple[OpenPicture | None, OpenPicture | None] = (None, None),
 ) -> AuditResult:
     """`result` with the copies among its images and the bad pictures, as far as they are asked for.
 
-    `against` is another collection or a reference: copies of its images are leaks. Raises
-    BlissError where it was made with another model.
+    `against` is another collection or a reference: copies of its images are leaks. `pictures` opens
+    the pictures of both where they were not measured. Raises BlissError where `against` was made
+    with another model.
     """
     if question.includes("copy") or against is not None:
-        copies = find_copies(result.images, against=against, progress=progress)
-        remarks = () if copies.compared else (copies.notice(),)
+        copies = find_copies(
+            result.images,
+            open_picture=pictures[0],
+            against=against,
+            open_other=pictures[1],
+            progress=progress,
+        )
+        remarks = () if copies.compared and not copies.unseen else (copies.notice(),)
         result = replace(result, copies=copies.table(), remarks=(*result.remarks, *remarks))
     if question.includes("quality"):
         missing = not_measured(result.images)

@@ -60,6 +60,7 @@ from .models import Say, encoder_for
 from .reference import REFERENCE, ReferenceStore, fit_with_means
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
+from .review.photographs import files_of
 from .run import LEAST_IMAGES, AuditSettings, audit_against, calibrated_on_itself
 from .scores import NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
 
@@ -79,6 +80,8 @@ class AuditRequest:
     """A collection of images as `open_images` names it, often a folder of class folders."""
     embeddings: str | None = None
     """A folder of precomputed image embeddings in clip-retrieval's layout."""
+    image_root: str | None = None
+    """The folder that the paths of embeddings are relative to; None: the embeddings' own."""
     reference: str | None = None
     """Clean images, their embeddings, or a folder `bliss reference fit` made."""
     indexes: tuple[str, ...] = ()
@@ -141,7 +144,11 @@ def run_audit(
                 say(line)
     result = score_images(inputs, embedded, reference, request, progress)
     against = inputs.against if isinstance(inputs.against, Reference) else embedded.against
-    result = with_copies_and_quality(result, request.question, against, progress)
+    root, other = request.image_root, embedded.against
+    with files_of(result.images, root) as mine, files_of(other, root) as theirs:
+        result = with_copies_and_quality(
+            result, request.question, against, progress, pictures=(mine, theirs)
+        )
     return decide(result, request.question, request.settings, inputs.own, embedded.clean, progress)
 
 

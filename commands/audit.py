@@ -162,6 +162,7 @@ def audit(
     request = AuditRequest(
         images=images,
         embeddings=inputs.embeddings,
+        image_root=inputs.image_root,
         reference=inputs.reference,
         indexes=inputs.index,
         corpus=inputs.corpus,

@@ -12,14 +12,12 @@ from blissaudit import (
     DecisionRule,
     audit_against,
     audit_arrays,
-    audit_own,
     fit_reference,
     index_embeddings,
     load_encoder,
     open_scorer,
-    read_image_embeddings,
 )
-from blissaudit.audit import decide, save_audit
+from blissaudit.audit import AuditRequest, run_audit, save_audit
 from blissaudit.errors import UsageError
 from blissaudit.indexer import ModelChoice
 from helpers.small_worlds import unit
@@ -56,22 +54,32 @@ def write(folder, kind, vectors, **columns):
 @pytest.mark.parametrize("prompted", [True, False])
 def test_arrays_give_what_files_give_bit_for_bit(world, tmp_path, dtype, prompted):
     images, labels, texts = world[0].astype(dtype), world[1], world[2].astype(dtype)
+    images[5] = images[4]
     words = [f"a word {i}" for i in range(30)]
     names = [f"{i}.jpg" for i in range(24)]
     write(tmp_path / "images", "img", images, image_path=names, label=labels)
     write(tmp_path / "texts", "text", texts, caption=words)
-    index = index_embeddings(tmp_path / "texts", tmp_path / "index", "caption")
-    files = read_image_embeddings(tmp_path / "images")
+    index_embeddings(tmp_path / "texts", tmp_path / "index", "caption")
     at = {"ant": 3, "bee": 7, "cow": 11}
     worded = ClassWords(labels={name: words[row] for name, row in at.items()})
     settings = AuditSettings(k=4, words=worded if prompted else ClassWords(means=True))
     rule = AuditQuestion(rule=DecisionRule(top=3))
-    result = decide(audit_own(files, index, None, settings), rule, settings, own=True)
+    folders = {name: str(tmp_path / name) for name in ("images", "index", "run")}
+    result = run_audit(
+        AuditRequest(
+            embeddings=folders["images"],
+            indexes=(folders["index"],),
+            output=folders["run"],
+            settings=settings,
+            question=rule,
+        )
+    )
     prompts = texts[list(at.values())] if prompted else None
     arrays = audit_arrays(images, labels, texts=words, text_vectors=texts, prompts=prompts,
                           paths=names, settings=K, question=rule)  # fmt: skip
     assert arrays.table().equals(result.table())
     assert arrays.issues is not None and arrays.issues.equals(result.issues)
+    assert arrays.copies is not None and len(arrays.copies) and arrays.copies.equals(result.copies)
     assert arrays.images.normalised == result.images.normalised == 24
     by_name = None if prompts is None else dict(zip(at, prompts, strict=True))
     again = audit_arrays(images.tolist() if dtype == np.float32 else images, list(labels),
