@@ -8,7 +8,7 @@ overexposed, blurred or of one colour). One audit of the folder reads its files.
 No model's weights were available: an encoder replays stored embeddings by the pixels that it is
 given. Photographs have their own. A changed one has none: a copy gets its source's with noise, at a
 cosine of 0.9 to 0.99, a bad picture at 0.9, one of a single colour a random direction. That the
-search proposes copies as candidates is therefore assumed, not measured, and so is what cosines find.
+search proposes copies as candidates is therefore assumed, not measured, as is what cosines find.
 
 Rivals on the same images: cleanlab's label quality (normalised margin of logistic regression in
 five folds, out of sample) for labels, thresholds of the cosine for copies. Picture quality is
