@@ -114,7 +114,9 @@ class AuditQuestion:
             raise UsageError(
                 f"question '{unknown[0]}' is unknown",
                 f"one of {', '.join(QUESTIONS)}",
-                "Correct --question",
+                "Run 'bliss pairs' instead"
+                if unknown[0] in ("pair", "pairs")
+                else "Correct --question",
             )
         if self.rule.leave_one_out and self.calibration:
             raise UsageError(

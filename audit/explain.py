@@ -74,6 +74,8 @@ from .run import DEFAULTS, AuditSettings, audit_against, given_classes
 TOTAL, LABEL, CAPTIONS = "total", "label", "captions"
 PICTURE_SIDE = 1024
 """Pixels of the longer side of a picture with its map."""
+MAPPED_AT_ONCE = 8
+"""Images whose maps are made together: the states of all layers are held, 50 MB each of ViT-L."""
 LIMITS = DecodingLimits()
 
 
@@ -174,8 +176,9 @@ def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
     found, failures = _decode(items, encoder)
     explained: list[Explanation] = []
     kept = KeptImages(reference) if kept is None else kept
-    for start in range(0, len(found), encoder.batch_size):
-        batch = found[start : start + encoder.batch_size]
+    size = min(encoder.batch_size, MAPPED_AT_ONCE)
+    for start in range(0, len(found), size):
+        batch = found[start : start + size]
         explained += _explain_batch(
             batch, kept, index, encoder, settings, class_name=class_name, part=part
         )
@@ -663,7 +666,7 @@ def _pixels(
                 batch.append((found.place, outcome))
             else:
                 _count(reasons, getattr(outcome, "reason", "") or found.problem)
-            if len(batch) == encoder.batch_size:
+            if len(batch) == min(encoder.batch_size, MAPPED_AT_ONCE):
                 yield batch
                 batch = []
     if batch:

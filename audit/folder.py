@@ -37,7 +37,7 @@ from ..artefacts import (
     write_atomically,
     write_json,
 )
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked
 from ..indexer import Failure, numbers_of, parquet_schema, ranks, read_parquet
 from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
@@ -181,6 +181,7 @@ def current_names(request: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+@checked
 def save_audit(
     result: AuditResult, settings: AuditSettings, folder: str | Path, request: Mapping[str, Any]
 ) -> None:
@@ -490,6 +491,19 @@ class RunFolder:
     def failures(self) -> list[Failure]:
         """What `failures.csv` lists."""
         return read_failures(self.folder)
+
+    def found(self, name: str) -> list[dict[str, Any]] | None:
+        """The rows of `issues.parquet` and the like, None where the run has no such table."""
+        if name not in self.facts["checksums"]:
+            return None
+        check_checksum(self.folder, name, self.facts)
+        return read_parquet(self.folder / name).to_pylist()
+
+    @property
+    def ranked_by_labels(self) -> bool:
+        """Whether the margins of the labels ranked the images."""
+        asked = self.facts.get("request", {}).get("question", "stray")
+        return self.facts.get("question", asked) == "mislabel"
 
 
 def read_failures(folder: Path) -> list[Failure]:

@@ -220,7 +220,7 @@ def fits_no_class(result: AuditResult) -> np.ndarray:
 
 def strongest_captions(result: AuditResult, at: np.ndarray) -> list[tuple[str, float]]:
     """The caption of strongest pull of each image at int64 [m], with that pull."""
-    pull = result.scores.pull[at]
+    pull = result.scores.given_pull[at]
     best = pull.argmax(axis=1)
     rows, inverse = np.unique(
         np.take_along_axis(result.retrieved.rows[at], best[:, None], axis=1), return_inverse=True

@@ -152,7 +152,7 @@ class AuditResult:
             for text, similarity, pull, name, origin in zip(
                 self.index.captions_of(rows),
                 self.retrieved.similarity[i],
-                self.scores.pull[i],
+                self.scores.given_pull[i],
                 self._origins(rows),
                 self.index.origins_of(rows),
                 strict=True,
@@ -239,7 +239,7 @@ class AuditResult:
             here = slice(start, min(n, start + ROWS_AT_ONCE))
             yield self._block(here, rank, first, left_out)
             scores, retrieved = self.scores, self.retrieved
-            release_pages(retrieved.rows, retrieved.similarity, scores.pull)
+            release_pages(retrieved.rows, retrieved.similarity, scores.pull, scores.given_pull)
             release_pages(scores.best_classes, scores.best_scores)
 
     def _block(
@@ -290,6 +290,7 @@ class AuditResult:
             **origins,
             "similarity": _lists(pa.array(self.retrieved.similarity[here].ravel()), n),
             "z": _lists(pa.array(scores.pull[here].ravel()), n),
+            "given_z": _lists(pa.array(scores.given_pull[here].ravel()), n),
         }
         return pa.table(columns)
 
@@ -333,7 +334,8 @@ class Caption:
     similarity: float
     """Raw cosine to the image."""
     pull: float
-    """That cosine in standard deviations of the nearest class: large where an image is a stray."""
+    """That cosine in standard deviations of the class the image is filed under, else of the
+    nearest: large where it does not belong there."""
     origin: str | None = None
     """Its source, with the index before it where there are several; None with one source."""
     licence: str | None = None

@@ -4,7 +4,8 @@ A collection that is its own reference is fitted, searched and scored in one pro
 and 4 actors on a Ray cluster of four machines, all of them this one, with one BLAS thread each.
 What the command sends (a task, once a machine) and receives (results) is pickled and counted: the
 moments of the classes, which do not grow with the images, and the rest, which does. Seconds of a
-stage include the start of its actors, which import the package and open the index.
+stage include the start of its actors, which import the package and open the index. The rate of one
+core, from which docs/ray.md computes the size of a cluster, is of processor time.
 
 Run as: OMP_NUM_THREADS=1 python benchmarks/ray_search.py [--record] [--images N] [--texts M]
 """
@@ -29,7 +30,7 @@ from blissaudit.audit.retrieval import retrieve
 from blissaudit.audit.scoring import ClassScores, class_moments, score_classes
 from blissaudit.distributed.cluster import import_ray
 from blissaudit.distributed.engine import RayEngine
-from blissaudit.indexer import ModelChoice, index_embeddings
+from blissaudit.indexer import ModelChoice, exact_search, index_embeddings
 from blissaudit.indexer.vectors.blas import use_blas_threads
 from blissaudit.indexer.vectors.rows import PartedRows
 from blissaudit.scorer import LeftOut, Moments, Reference, empty_moments
@@ -98,6 +99,15 @@ def make_world(root: Path, images: int, texts: int) -> dict[str, Any]:
     return {"images": PartedRows(paths), "labels": labels, "prompts": prompts, "index": index}
 
 
+def core_rate(world: dict[str, Any]) -> float:
+    """Operations of a search a second of processor time, which other work hardly changes."""
+    images, texts = world["images"][:1024], world["index"].vectors[:32_768]
+    exact_search(images, texts, K)
+    start = time.process_time()
+    exact_search(images, texts, K)
+    return 2 * len(images) * len(texts) * DIMENSION / (time.process_time() - start)
+
+
 def number_after(name: str, default: int) -> int:
     """The number after an option, which is taken out of the command line."""
     if name not in sys.argv:
@@ -129,6 +139,7 @@ def main() -> int:
                 f"\nn = {n:,}, M = {m:,}, d = {DIMENSION}, C = {CLASSES}, k = {K}; embeddings on "
                 f"disk {read / 2**20:,.1f} MiB"
             )
+            report.say(f"search: {core_rate(world) / 1e9:.0f} GFLOP/s for each core")
             whole, expected = stages(world, None)
             report.say(line("one process", whole))
             for actors in ACTORS:

@@ -25,9 +25,9 @@ from blissaudit.demo.scenes import KINDS, render_scene, sample_scene
 from blissaudit.indexer.encode.encoder import ModelChoice
 from measuring import Report, begin, peak_extra, verdict
 
-CLAIM = "one self-contained page of 5,000 images that answers within a tenth of a second"
+CLAIM = "one self-contained page of 5,000 images that answers within a twentieth of a second"
 IMAGES, STRAY_SHARE, PIXELS = 5000, 0.05, 128
-TARGET = 0.1
+TARGET = 0.05
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "browser"
@@ -37,7 +37,7 @@ DRAWN = """(act) => new Promise((done) => {
   requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
 })"""
 ACTS = {
-    "next page of 60": "[...document.querySelectorAll('#pages button')]"
+    "next page of 48": "[...document.querySelectorAll('#pages button')]"
     ".find((each) => each.textContent === 'Next').click()",
     "search as typed": "const box = document.getElementById('search');"
     "box.value = box.value ? '' : 'photo'; box.dispatchEvent(new Event('input'))",
@@ -47,6 +47,19 @@ ACTS = {
     "box.selectedIndex = box.selectedIndex ? 0 : 1; box.dispatchEvent(new Event('change'))",
     "keep by key": "document.querySelector('#cards .frame').dispatchEvent("
     "new KeyboardEvent('keydown', {key: 'k', bubbles: true}))",
+    "select by key": "document.querySelector('#cards .frame').dispatchEvent("
+    "new KeyboardEvent('keydown', {key: 'x', bubbles: true}))",
+    "open, next, close": "document.querySelector('#cards .frame').click();"
+    "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));"
+    "document.getElementById('review').close()",
+}
+ON_THE_MAP = {
+    "colour the map": "const box = document.getElementById('field-colour');"
+    "box.selectedIndex = (box.selectedIndex + 1) % 4; box.dispatchEvent(new Event('change'))",
+    "point on the map": "const box = document.getElementById('map').getBoundingClientRect();"
+    "window.turn = (window.turn ?? 0) + 1;"
+    "document.getElementById('map').dispatchEvent(new PointerEvent('pointermove',"
+    "{clientX: box.left + 20 * window.turn, clientY: box.top + 150}))",
 }
 
 
@@ -105,10 +118,13 @@ def time_page(report: Report, browser: Any, path: Path, size: str) -> None:
     page.wait_for_selector("#cards .card")
     report.say(f"{size}: opened on the gallery in {time.perf_counter() - start:.2f} s")
     slowest = 0.0
-    for name, act in ACTS.items():
-        taken = [page.evaluate(f"({DRAWN})(() => {{ {act} }})") / 1000 for _ in range(15)]
-        report.say(f"  {name:<16} {1000 * statistics.median(taken):6.1f} ms")
-        slowest = max(slowest, statistics.median(taken))
+    for view, acts in (("gallery", ACTS), ("map", ON_THE_MAP)):
+        page.evaluate(f"location.hash = '{view}'")
+        page.wait_for_selector(f"main.view-{view}")
+        for name, act in acts.items():
+            taken = [page.evaluate(f"({DRAWN})(() => {{ {act} }})") / 1000 for _ in range(15)]
+            report.say(f"  {name:<17} {1000 * statistics.median(taken):6.1f} ms")
+            slowest = max(slowest, statistics.median(taken))
     outside = [url for url in requests if not url.startswith(("file:", "data:"))]
     report.say(f"  requests that left the page: {len(outside)}")
     report.say(verdict(f"slowest act on the {size}, seconds", slowest, TARGET, at_least=False))

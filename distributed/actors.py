@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..indexer import (
+    EXACT,
     CaptionIndex,
     FolderIndex,
     Hits,
@@ -94,11 +95,22 @@ class ShardedSearcher:
         return merge_hits(found, k)
 
 
+class Shards(NamedTuple):
+    """How an index is spread."""
+
+    count: int
+    """Actors."""
+    gpus: int
+    """Of each."""
+    threads: int
+    """Of BLAS."""
+    exact: bool
+    """Whether structures are left aside."""
+
+
 @contextmanager
-def spread_index(
-    index: CaptionIndex, count: int, gpus: int, threads: int
-) -> Iterator[CaptionIndex]:
-    """`index` searched by `count` actors with `gpus` GPUs each, which end with the block."""
+def spread_index(index: CaptionIndex, wanted: Shards) -> Iterator[CaptionIndex]:
+    """`index` searched by actors, which end with the block."""
     actors: list[Any] = []
     places = _machines_in_turn()
 
@@ -108,16 +120,17 @@ def spread_index(
         assert isinstance(one, FolderIndex), "an index is in a folder, or several joined"
         given = one.origins[0].index if one.origins else str(one.folder)
         folder = str(one.folder.resolve()) if Path(given).is_dir() else given
-        shard = _ray().remote(**RESTARTED, num_gpus=gpus)(Shard)
-        whole = isinstance(one.searcher, StructureSearcher)
-        ends = np.linspace(0, one.stored_count, 1 + (1 if whole else count)).astype(np.int64)
+        shard = _ray().remote(**RESTARTED, num_gpus=wanted.gpus)(Shard)
+        whole = isinstance(one.searcher, StructureSearcher) and not wanted.exact
+        choice = replace(one.choice, kind=EXACT, parameters=None) if wanted.exact else one.choice
+        ends = np.linspace(0, one.stored_count, 1 + (1 if whole else wanted.count)).astype(np.int64)
         shards = []
         for start, stop in pairwise(ends.tolist()):
             rows = None if whole else (start, stop)
-            copies = range(count if whole else 1)
+            copies = range(wanted.count if whole else 1)
             shards.append([
                 shard.options(scheduling_strategy=next(places)).remote(
-                    folder, one.choice, rows, threads
+                    folder, choice, rows, wanted.threads
                 )
                 for _ in copies
             ])  # fmt: skip

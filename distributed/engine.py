@@ -37,7 +37,7 @@ from ..indexer import (
     blas_threads,
 )
 from ..progress import Progress
-from .actors import map_items, spread_index
+from .actors import Shards, map_items, spread_index
 from .batches import (
     READ_ERROR,
     Batch,
@@ -149,11 +149,11 @@ class RayEngine:
                     yield from from_arrow(block)
 
     @contextlib.contextmanager
-    def spread(self, index: CaptionIndex) -> Iterator[CaptionIndex]:
+    def spread(self, index: CaptionIndex, exact: bool = False) -> Iterator[CaptionIndex]:
         """The same index with the same hits, searched by actors that each hold some of its rows.
 
-        An index with a structure is held by every actor; they then take turns with batches. A GPU
-        is used for each actor where the search is on GPUs.
+        An index with a structure is held by every actor, unless `exact`; they then take turns with
+        batches. A GPU is used for each actor where the search is on GPUs.
         """
         with self._cluster() as ray:
             gpus = 0
@@ -161,7 +161,8 @@ class RayEngine:
                 gpus = int(ray.cluster_resources().get("GPU", 0))
             count = self.actors or gpus or _machines(ray)
             threads = max(1, self._cores(ray) // count)
-            with _plain_errors(ray), spread_index(index, count, int(gpus > 0), threads) as spread:
+            shards = Shards(count, int(gpus > 0), threads, exact)
+            with _plain_errors(ray), spread_index(index, shards) as spread:
                 yield spread
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

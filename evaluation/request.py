@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,10 @@ def run_eval(
         request.k,
         provide({need for entry in chosen for need in entry.score.needs}, resources),
     )
-    result = evaluate(world, draws, words, chosen, progress)
+    engine = request.embed.engine
+    with nullcontext() if engine is None else engine.spread(index, exact=True) as spread:
+        words = replace(words, search=None if spread is None else spread.nearest)
+        result = evaluate(world, draws, words, chosen, progress)
     facts = {
         "sets": {
             name: {**found, "source": sets[name].source, "failures": len(sets[name].failures)}

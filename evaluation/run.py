@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer import Rows, blocks_of, exact_search, ranks
+from ..indexer import Hits, Rows, blocks_of, exact_search, ranks
 from ..progress import Progress, no_progress
 from ..scorer import (
     RSCIN,
@@ -142,6 +142,8 @@ class Words:
     """M external texts."""
     k: int = 10
     """Texts retrieved for each image."""
+    search: Callable[[np.ndarray, int], Hits] | None = None
+    """Finds the k of `texts` nearest to unit rows [n, d], elsewhere; None: in this process."""
     extras: Mapping[Need, Any] = field(default_factory=dict)
     """The values of further needs of the scores; those of each class in the order of `prompts`."""
 
@@ -215,16 +217,16 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 def shared_queries(
     world: World,
     asked: Sequence[np.ndarray],
-    texts: Rows,
-    k: int,
+    words: Words,
     fitted: Mapping[str, Sequence[Fitted]],
 ) -> tuple[list[Query], dict[str, Cost]]:
     """A query for each int64 array of world rows in `asked`, from one pass over images and texts.
 
     The pass finds the k nearest texts and works out what the `fitted` scores (of each name one a
     draw) ask of all texts. Its cost goes in equal parts to the scores that asked, for one draw:
-    the search comes with it. Where none asked, FAISS searches.
+    the search comes with it.
     """
+    texts, k = words.texts, words.k
     rows = np.unique(np.concatenate(asked))
     images = world.images[rows]
     asking = {name: made for name, made in fitted.items() if any(map(terms_of, made))}
@@ -236,7 +238,8 @@ def shared_queries(
         cost = replace(cost, seconds=cost.seconds / sum(map(len, asking.values())))
         costs = dict.fromkeys(asking, cost)
     elif len(texts):
-        whole = Query(images, gather_texts(exact_search(images, texts, k), texts))
+        hits = words.search(images, k) if words.search else exact_search(images, texts, k)
+        whole = Query(images, gather_texts(hits, texts))
     else:
         whole = Query(images)
     return [_cut(whole, np.searchsorted(rows, some)) for some in asked], costs
@@ -390,7 +393,7 @@ def evaluate(
         except BlissError as error:
             refused[chosen.name] = error
     asked = [*(draw.test for draw in draws), *clean]
-    queries, passed = shared_queries(world, asked, words.texts, words.k, fitted)
+    queries, passed = shared_queries(world, asked, words, fitted)
     material = [
         (draw, query, calibration_of(fitting, some, calibration))
         for draw, fitting, query, some, calibration in zip(

@@ -96,6 +96,7 @@ from .search.install import make_structure as make_structure
 from .search.install import set_search_kind as set_search_kind
 from .search.install import size_note as size_note
 from .search.kinds import DEFAULT_SEARCH as DEFAULT_SEARCH
+from .search.kinds import EXACT as EXACT
 from .search.kinds import SearchChoice as SearchChoice
 from .search.kinds import candidate_settings as candidate_settings
 from .search.kinds import default_parameters as default_parameters

@@ -34,6 +34,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import UsageError, checked_arrays
 from ..indexer.vectors import Hits, Rows, slices
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut, class_texts, left_out_statistics
 from .moments import Moments
@@ -126,6 +127,8 @@ class BlissScores:
     """[n], ETS of that class; NaN without one."""
     pull: np.ndarray
     """[n, k], standardised similarity of each retrieved text for the nearest class."""
+    given_pull: np.ndarray
+    """[n, k], the same for the class the image is filed under; without one, `pull`."""
 
     @property
     def nearest(self) -> np.ndarray:
@@ -133,16 +136,26 @@ class BlissScores:
         return self.best_classes[:, 0]
 
 
+@checked_arrays(vectors=("texts",))
 def gather_texts(
     hits: Hits,
     texts: Rows,
     allocator: Allocator = IN_MEMORY,
 ) -> Retrieved:
-    """Read each distinct text of `hits` once from `texts` [M, d], in memory or on disk."""
+    """Read each distinct text of `hits` once from `texts` [M, d], in memory or on disk.
+
+    Raises UsageError where `hits` name rows that `texts` lack.
+    """
     blocks = list(slices(len(hits.rows), IMAGES_AT_ONCE))
     distinct = np.zeros(0, np.int64)
     for block in blocks:
         distinct = np.union1d(distinct, hits.rows[block])
+    if distinct.size and not 0 <= distinct[0] <= distinct[-1] < len(texts):
+        raise UsageError(
+            f"the hits name rows {distinct[0]:,} to {distinct[-1]:,} of {len(texts):,} texts",
+            "the texts that were searched",
+            "Pass the array that was given to the search",
+        )
     position = allocator.empty(hits.rows.shape, np.int32)
     for block in blocks:
         position[block] = np.searchsorted(distinct, hits.rows[block])
@@ -150,6 +163,7 @@ def gather_texts(
     return Retrieved(hits.similarity, hits.rows, position, texts[distinct])
 
 
+@checked_arrays(vectors=("images",))
 def bliss_matrices(
     images: Rows,
     retrieved: Retrieved,
@@ -170,6 +184,7 @@ def bliss_matrices(
     return BlissMatrices(ics, ets, ics + weight * ets)
 
 
+@checked_arrays(vectors=("images",), numbers=("given",))
 def bliss_scores(  # noqa: PLR0913 - six positional
     images: Rows,
     retrieved: Retrieved,
@@ -198,13 +213,22 @@ def bliss_scores(  # noqa: PLR0913 - six positional
         given_ics=np.full(n, np.nan),
         given_ets=np.full(n, np.nan),
         pull=allocator.empty((n, k), np.float64),
+        given_pull=allocator.empty((n, k), np.float64),
     )
     kept.best_classes[:], kept.best_scores[:] = 0, np.inf
     given = np.full(n, -1) if given is None else given
+    if len(given) != n:
+        raise UsageError(
+            f"{len(given):,} classes were given for {n:,} images", "one for each", "Correct `given`"
+        )
     for block in class_blocks(images, retrieved, reference, left_out, allocator=allocator):
         _keep_nearest(kept, block, weight)
         _keep_given(kept, block, given[block.images])
-        allocator.release(kept.best_classes, kept.best_scores, kept.pull)
+        allocator.release(kept.best_classes, kept.best_scores, kept.pull, kept.given_pull)
+    for rows in slices(n, IMAGES_AT_ONCE):
+        nowhere = np.flatnonzero(given[rows] < 0) + rows.start
+        kept.given_pull[nowhere] = kept.pull[nowhere]
+        allocator.release(kept.pull, kept.given_pull)
     return kept
 
 
@@ -243,6 +267,9 @@ def _keep_given(kept: BlissScores, block: ClassBlock, given: np.ndarray) -> None
     column = given[here] - block.classes.start
     kept.given_ics[here + block.images.start] = block.ics[here, column]
     kept.given_ets[here + block.images.start] = block.ets[here, column]
+    chosen = np.zeros(len(block.ics), np.int64)
+    chosen[here] = column
+    kept.given_pull[here + block.images.start] = pull_of(block, chosen)[here]
 
 
 @dataclass(frozen=True)
@@ -314,6 +341,12 @@ def class_blocks(
     With a `prior` every variance is moderated. Raises BlissError naming a class with too few
     images: two are needed, three where one of them is left out, and one fewer with a prior.
     """
+    if len(images) != len(retrieved.rows):
+        raise UsageError(
+            f"{len(images):,} images were given with the texts of {len(retrieved.rows):,}",
+            "the images that the texts were retrieved for, in the same order",
+            "Search for the texts of these images",
+        )
     moments, prompts = reference.moments, reference.prompt_vectors
     check_counts(moments, needed=2 if prior is None else 1)
     outside = left_out_terms(images, retrieved, reference, left_out, prior, allocator=allocator)

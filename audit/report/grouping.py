@@ -1,4 +1,4 @@
-"""Kinds of stray: the flagged images of a run in groups, each named by captions.
+"""The flagged, or else most unusual, images of a run in groups, each named by captions.
 
 A caption's pull on a group is the mean, over the group's images, of its positive pull (z) where an
 image retrieved it. Captions are ordered by that mean times the share of all the caption's pull that
@@ -27,7 +27,7 @@ SHARE, MOST_UNFLAGGED = 0.1, 100
 
 @dataclass(frozen=True)
 class Group:
-    """One kind of stray."""
+    """Images that are alike."""
 
     captions: tuple[str, ...]
     """Those that name it, the best first; at most CAPTIONS_KEPT."""
@@ -43,24 +43,24 @@ class Grouping:
 
     groups: tuple[Group, ...]
     of: str
-    """"flagged images", or "most anomalous images" where none was flagged."""
+    """"flagged images", or "most unusual images" where none was flagged."""
 
 
 def group_run(run: RunFolder) -> Grouping:
     """Group the flagged images of a run, else its most anomalous ones; at most MOST_IMAGES.
 
-    No groups where the run's embeddings are not at hand.
+    No groups where the run's embeddings are not at hand, or labels ranked the images.
     """
     positions, of = images_to_group(run)
     stored = audited_embeddings(run)
-    if stored is None or not len(positions):
+    if stored is None or not len(positions) or run.ranked_by_labels:
         return Grouping((), of)
     rows = run.columns(["row"])["row"].to_numpy()
     vectors = stored.vectors[stored.places(rows)[positions]]
     labels = group_images(vectors, stored.mean())
     images = run.images(positions)
     names = name_groups(
-        [dict(zip(image["captions"], image["z"], strict=True)) for image in images], labels
+        [dict(zip(image["captions"], pulls_of(image), strict=True)) for image in images], labels
     )
     groups = []
     for number, captions in enumerate(names):
@@ -86,7 +86,12 @@ def images_to_group(run: RunFolder) -> tuple[np.ndarray, str]:
         if flagged.any():
             return order[flagged[order]][:MOST_IMAGES], "flagged images"
     count = min(MOST_UNFLAGGED, max(1, round(SHARE * len(order))))
-    return order[:count], "most anomalous images"
+    return order[:count], "most unusual images"
+
+
+def pulls_of(image: Mapping[str, Any]) -> list[float]:
+    """The pull of each caption of an image, as the terminal prints it; older runs have only `z`."""
+    return image.get("given_z") or image["z"]
 
 
 def name_groups(pulls: Sequence[Mapping[str, float]], labels: np.ndarray) -> list[list[str]]:

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from ...artefacts import write_atomically
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ...indexer import ModelChoice
 from ...safe_text import counted
 from ...scorer import Reference
 from ..explain import map_run
-from ..folder import located, open_run
+from ..folder import RunFolder, located, open_run
 from ..models import Say
 from ..review.photographs import check_addresses
 from .grouping import group_run, save_groups
@@ -36,6 +36,7 @@ REPORT = "report.html"
 IMAGES_SHOWN = 1000
 
 
+@checked
 def save_report(  # noqa: PLR0913 - keyword-only options
     run_folder: str | Path,
     output: str | Path | None = None,
@@ -66,17 +67,11 @@ def save_report(  # noqa: PLR0913 - keyword-only options
     if output is None:  # with another place for the page, the run may be read-only
         save_groups(grouping, run)
     shelf = PictureShelf()
-    made = None
-    if heatmaps is not None:
-        shown = np.argsort(run.columns(["rank"])["rank"].to_numpy(), kind="stable")[:images]
-        try:
-            made = map_run(run, shown, heatmaps, say, reference)
-            say(made.text())
-        except BlissError as error:
-            say(f"no heatmaps: {error}")
-    data = page_data(run, grouping, images, shelf, {} if made is None else made.maps)
-    page = page_html(data, shelf.encoded).encode("utf-8")
     path = Path(output) if output else run.folder / REPORT
+    data = page_data(run, grouping, images, shelf, path)
+    if heatmaps is not None:
+        _add_maps(data["images"], run, heatmaps, reference, say)
+    page = page_html(data, shelf.encoded).encode("utf-8")
     missing = [image for image in data["images"] if image["picture"] is None]
     where = located(run.source, run.folder)
     if missing and not shelf.encoded and keep_pictures and _has_pictures(path):
@@ -94,6 +89,29 @@ def save_report(  # noqa: PLR0913 - keyword-only options
     return path
 
 
+def _add_maps(
+    images: Sequence[dict[str, Any]],
+    run: RunFolder,
+    model: ModelChoice,
+    reference: Reference | None,
+    say: Say,
+) -> None:
+    """Give `map` to the images that can have one, and say how many and why not more."""
+    rows = run.columns(["row"])["row"].to_numpy()
+    order = np.argsort(rows, kind="stable")
+    shown = np.array([image["row"] for image in images], np.int64)
+    positions = order[np.searchsorted(rows[order], shown)]
+    try:
+        made = map_run(run, positions, model, say, reference)
+    except BlissError as error:
+        say(f"no heatmaps: {error}")
+        return
+    for image in images:
+        if image["row"] in made.maps:
+            image["map"] = made.maps[image["row"]]
+    say(made.text())
+
+
 def _has_pictures(path: Path) -> bool:
     """Whether there is a page at `path` with a picture."""
     if not path.is_file():
@@ -108,11 +126,13 @@ SCRIPTS = (
     "state.js",
     "decisions.js",
     "charts.js",
-    "overview.js",
     "evidence.js",
+    "copies.js",
+    "labels.js",
+    "summary.js",
     "gallery.js",
     "review.js",
-    "groups.js",
+    "map.js",
     "start.js",
 )
 """The parts of the page's script, in the order they are put together."""
@@ -150,7 +170,7 @@ def policy(script: str, style: str) -> str:
             "default-src 'none'",
             f"script-src '{source_hash(script)}'",
             f"style-src '{source_hash(style)}'",
-            "img-src data:",
+            "img-src data: file:",
             "connect-src 'none'",
             "base-uri 'none'",
             "form-action 'none'",

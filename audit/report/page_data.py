@@ -1,4 +1,4 @@
-"""What the report's page shows, as JSON-like values: facts, images, groups, score spreads.
+"""What the report's page shows, as JSON-like values: facts, images, issues, copies, score spreads.
 
 Texts are given as they are; the page never runs them.
 """
@@ -6,16 +6,18 @@ Texts are given as they are; the page never runs them.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from ...indexer import (
     Texts,
+    UnreadableImage,
     arrow_texts,
     categories,
     describe_model,
@@ -24,23 +26,30 @@ from ...indexer import (
     numbers_of,
 )
 from ...safe_text import GUARD_PATTERN, GUARDED_PATTERN, counted, terminal_text, text_cell
-from ..folder import RunFolder
+from ..folder import COPIES, ISSUES, RunFolder
+from ..issues import KINDS, LOOK_ALIKE
 from ..review.photographs import (
+    AGAINST,
     NO_FILE,
+    Photographs,
     Wanted,
     audited_embeddings,
-    reference_photographs,
+    other_photographs,
+    photograph_file,
     run_photographs,
 )
-from .grouping import Grouping
-from .neighbours import AUDITED, REFERENCE, Neighbour, reference_neighbours
+from .grouping import Grouping, pulls_of
+from .neighbours import AUDITED, REFERENCE, Nearest, Neighbour, reference_neighbours
+from .places import map_points
 from .thumbnails import LARGE, SMALL, PictureShelf
+from .wording import merged, plain_caption
 
-FAILURES_SHOWN = 2000
+FAILURES_SHOWN, COPIES_SHOWN, LOOK_ALIKES_SHOWN = 2000, 500, 100
 LONGEST_CAPTION = 2000
 """Characters; the rest of a longer caption stays in `scores.parquet`."""
 OPTIONAL = ("q", "margin", "cosine_margin", "label_quality", "predicted_label", "is_label_issue")
 """Columns that only some runs have, passed on under their own names."""
+TERMS = ("ics", "ets", "given_ics", "given_ets")
 
 
 @dataclass
@@ -55,35 +64,43 @@ class PageTexts:
 
 
 def page_data(
-    run: RunFolder,
-    grouping: Grouping,
-    most: int,
-    shelf: PictureShelf,
-    maps: Mapping[int, Mapping[str, Any]] = MappingProxyType({}),
+    run: RunFolder, grouping: Grouping, most: int, shelf: PictureShelf, page: Path | None = None
 ) -> dict[str, Any]:
-    """Everything on the page of a run, its `most` most anomalous images one by one.
+    """Everything on the page of a run, `most` of its images one by one.
 
-    `maps` are those of `map_run`, by source row.
-
-    The pictures go onto the `shelf` and are named by their numbers there: first those of the
-    images, then those of their neighbours in the reference.
+    Those are the worst of each kind of issue and the most anomalous ones, in order of rank. Their
+    pictures go onto the `shelf` and are named by their numbers there, before those of their
+    neighbours in the reference. `page` is where the page will be, for links to the files.
     """
-    table = run.columns(["row", "score", "rank", "label", "nearest_class", "flagged"])
-    rank = table["rank"].to_numpy()
-    shown = np.argsort(rank, kind="stable")[:most]
+    table = run.columns(["row", "score", "rank", "label", "nearest_class", "flagged", "margin"])
+    issues, copies = _issues(run), run.found(COPIES) or []
+    rows = table["row"].to_numpy()
+    shown = choose_images(rows, table["rank"].to_numpy(), issues, copies, most)
     classes, captions = PageTexts({}), PageTexts({})
-    images = [_image(image, run, captions, classes) for image in run.images(shown)]
-    _add_hashes(images, run, table["row"].to_numpy(), shown)
-    neighbours = reference_neighbours(run, shown)
-    _fill(shelf, run, images, neighbours)
-    for image, near in zip(images, neighbours, strict=True):
+    stored = run.images(shown)
+    images = [_image(image, captions, classes) for image in stored]
+    _add_hashes(images, run, rows, shown)
+    own = [image["label"] or image["nearest_class"] for image in stored]
+    other = [_looks_like(image) for image in stored]
+    wrong = [issue["row"] for issue in issues]
+    neighbours = reference_neighbours(run, shown, own, other, wrong)
+    groups, alike = copy_groups(copies)
+    where = _fill(shelf, run, images, neighbours, [*groups, *alike])
+    links = _Links(where, None if page is None else page.resolve().parent)
+    for image, near, raw in zip(images, neighbours, stored, strict=True):
         image["picture"] = shelf.number(AUDITED, image["row"])
         if image["picture"] is None:
             image["no_picture"] = shelf.reason(AUDITED, image["row"])
-        image["near"] = [_neighbour(found, classes, shelf) for found in near]
-        if image["row"] in maps:
-            image["map"] = maps[image["row"]]
-    groups = _groups(grouping, images, captions)
+        image["file"] = links.to(AUDITED, raw["path"])
+        for name in ("any", "own", "other"):
+            found = getattr(near, name)
+            image[name] = [_neighbour(each, classes, shelf, links) for each in found]
+    places = {image["row"]: place for place, image in enumerate(images)}
+    for issue in issues:
+        if issue["row"] in places:
+            told = [issue[name] for name in ("kind", "evidence", "suggestion")]
+            severity = _short(issue["severity"])
+            images[places[issue["row"]]]["issues"].append([*map(terminal_text, told), severity])
     for image in images:  # the table's own spelling is not for showing
         path = image["path"]
         image["path"] = terminal_text(path)
@@ -91,43 +108,101 @@ def page_data(
             image["cell"] = text_cell(path)
     flagged = _flagged(table)
     failures = run.failures()
+    kinds = [issue["kind"] for issue in issues]
+    asked = run.facts.get("request", {}).get("question") or "stray"
     return {
         "title": terminal_text("/".join(Path(run.source).parts[-2:]) or run.source),
         "counts": {**run.facts["images"], "flagged": None if flagged is None else _sum(flagged)},
+        "issues": {
+            kind: [
+                kinds.count(kind),
+                len({issue["row"] for issue in issues if issue["kind"] == kind}),
+            ]
+            for kind in KINDS
+            if kind in kinds or (kind == "stray" and kind in asked)
+        },
+        "with_issues": len({issue["row"] for issue in issues}),
+        "by_labels": run.ranked_by_labels,
+        "weight": float(run.facts["settings"]["weight"]),
+        "score": str(run.facts["settings"].get("score", "bliss")),
         "facts": facts_of(run),
-        "spread": _spread(table, flagged, run.facts),
+        "spread": _spread(table, flagged, run),
         "images": images,
-        "groups": groups,
+        "groups": _groups(grouping, images, captions),
         "grouped": grouping.of,
+        "copies": [_copies(group, places, shelf, links, run) for group in groups],
+        "alike": [_copies(pair, places, shelf, links, run) for pair in alike],
+        "map": map_points(run, shown, classes),
         "classes": list(classes.numbers),
         "cells": [text_cell(name) for name in classes.numbers],
         "guard": [GUARD_PATTERN, GUARDED_PATTERN],
         "captions": [_cut(text) for text in captions.numbers],
+        "plain": [_cut(plain_caption(text)) for text in captions.numbers],
         "failures": [
             [f.row, terminal_text(f.path), terminal_text(f.reason)]
             for f in failures[:FAILURES_SHOWN]
         ],
         "left_out": {
-            "images": len(rank) - len(images),
+            "images": len(rows) - len(images),
             "failures": max(0, len(failures) - FAILURES_SHOWN),
             "pictures": shelf.left_out,
             "embeddings": audited_embeddings(run) is None,
+            "copies": _group_count(copies) - len(groups),
         },
     }
 
 
-def _image(
-    image: Mapping[str, Any], run: RunFolder, captions: PageTexts, classes: PageTexts
-) -> dict[str, Any]:
-    """One image; every caption with what it adds to the score, λ·z/k, the largest first."""
-    weight = float(run.facts["settings"]["weight"])
-    k = max(1, len(image["captions"]))
-    pulls = [
-        [captions.add(text), _short(weight * z / k), _short(z), _short(similarity)]
-        for text, z, similarity in zip(
-            image["captions"], image["z"], image["similarity"], strict=True
-        )
+def _issues(run: RunFolder) -> list[dict[str, Any]]:
+    """The issues of a run; of one that listed none, what it flagged and whose label it doubts."""
+    found = run.found(ISSUES)
+    if found is not None:
+        return found
+    table = run.columns(["row", "rank", "flagged", "is_label_issue"])
+    severity = (100 * (len(table) + 1 - table["rank"].to_numpy()) / len(table)).tolist()
+    kinds = {"is_label_issue": "label"}
+    if not run.ranked_by_labels:
+        kinds["flagged"] = "stray"
+    return [
+        {"row": row, "kind": kind, "evidence": f"this run lists it as {kind}",
+         "suggestion": "look at it", "severity": value}
+        for column, kind in kinds.items() if column in table.column_names
+        for row, yes, value in zip(
+            table["row"].to_pylist(), table[column].to_pylist(), severity, strict=True
+        ) if yes
+    ]  # fmt: skip
+
+
+def choose_images(
+    rows: np.ndarray,
+    rank: np.ndarray,
+    issues: Sequence[Mapping[str, Any]],
+    copies: Sequence[Mapping[str, Any]],
+    most: int,
+) -> np.ndarray:
+    """int64 positions of at most `most` images to show, by rank.
+
+    The lists by rank, by severity of each kind of issue and of groups of copies are read in turns.
+    """
+    place = {row: i for i, row in enumerate(rows.tolist())}
+    turn = rank.astype(np.int64)
+    lists = [
+        [i["row"] for i in sorted(issues, key=lambda i: -i["severity"]) if i["kind"] == kind]
+        for kind in KINDS
     ]
+    lists.append([c["row"] for c in copies if c["kind"] != LOOK_ALIKE and not c["other"]])
+    for chosen in lists:
+        for number, row in enumerate(dict.fromkeys(chosen), 1):
+            turn[place[row]] = min(turn[place[row]], number)
+    chosen = np.lexsort((rank, turn))[:most]
+    return chosen[np.argsort(rank[chosen], kind="stable")]
+
+
+def _image(image: Mapping[str, Any], captions: PageTexts, classes: PageTexts) -> dict[str, Any]:
+    """One image; its captions by their pull, those that say the same together."""
+    pulls = sorted(
+        zip(image["captions"], pulls_of(image), image["z"], image["similarity"], strict=True),
+        key=lambda pull: -pull[1],
+    )
     given = {
         name: classes.add(image[name]) if name == "predicted_label" else _short(image[name])
         for name in OPTIONAL
@@ -136,20 +211,31 @@ def _image(
     return {
         "row": image["row"],
         "rank": image["rank"],
+        "first": image.get("read_first", image["rank"]),
         "path": image["path"],
         "label": classes.add(image["label"]),
         "nearest": classes.add(image["nearest_class"]),
         "score": _short(image["score"]),
-        "ics": _short(image["ics"]),
+        "terms": [_short(image.get(name)) for name in TERMS],
         "p": _short(image.get("p")),
         "flagged": bool(image.get("flagged")),
-        "captions": sorted(pulls, key=lambda pull: -(pull[1] or 0)),
+        "captions": [[captions.add(each[0]), *map(_short, each[1:])] for each in pulls],
+        "reasons": merged([each[0] for each in pulls]),
+        "issues": [],
         "best": [
             [classes.add(name), _short(score)]
             for name, score in zip(image["best_classes"], image["best_scores"], strict=True)
         ],
         **given,
     }
+
+
+def _looks_like(image: Mapping[str, Any]) -> str | None:
+    """The class that an image looks like, where that is not the one it is filed under."""
+    label = image["label"]
+    better = image.get("predicted_label") if image.get("is_label_issue") else None
+    better = better or image["nearest_class"]
+    return None if label is None or better == label else better
 
 
 def _add_hashes(
@@ -167,26 +253,119 @@ def _fill(
     shelf: PictureShelf,
     run: RunFolder,
     images: Sequence[Mapping[str, Any]],
-    neighbours: Sequence[Sequence[Neighbour]],
-) -> None:
-    """Put every picture onto the shelf, the images' before their neighbours'."""
+    neighbours: Sequence[Nearest],
+    groups: Sequence[Sequence[Mapping[str, Any]]],
+) -> dict[str, Photographs]:
+    """Put every picture onto the shelf, the images' first; where the collections are."""
     for image in images:
         content = image.get("sha256")
         known = None if content is None or content.startswith(NO_FILE) else content
         shelf.request(AUDITED, Wanted(image["row"], image["path"], known), LARGE)
+    for near in neighbours:
+        for found in (*near.own[:1], *near.any, *near.other, *near.own):
+            shelf.request(found.collection, found.image, SMALL)
+    for copy in (copy for group in groups for copy in group):
+        collection = AGAINST if copy["other"] else AUDITED
+        shelf.request(collection, Wanted(copy["row"], copy["image"]), LARGE)
+    used = {collection for collection, _ in shelf.requested}
     collections = {AUDITED: run_photographs(run)}
-    for found in (each for near in neighbours for each in near):
-        shelf.request(found.collection, found.image, SMALL)
-        if found.collection == REFERENCE and REFERENCE not in collections:
-            collections[REFERENCE] = reference_photographs(run)
+    for name in (REFERENCE, AGAINST):
+        if name in used:
+            collections[name] = other_photographs(run, name)
     shelf.fill(collections)
+    return collections
 
 
-def _neighbour(found: Neighbour, classes: PageTexts, shelf: PictureShelf) -> list[Any]:
-    """[picture, class, path, cosine]"""
+@dataclass(frozen=True)
+class _Links:
+    """Addresses of image files relative to the page; none for collections that are no folder."""
+
+    collections: Mapping[str, Photographs]
+    page: Path | None
+
+    def to(self, collection: str, path: str) -> str | None:
+        """Percent-encoded, beginning with a dot, so that no name is read as a scheme or host."""
+        where = self.collections.get(collection)
+        if where is None or where.folder is None or self.page is None:
+            return None
+        try:
+            file = photograph_file(where.folder, path, where.follow_links)
+            relative = os.path.relpath(os.path.realpath(where.folder), self.page)
+        except (UnreadableImage, OSError, ValueError):
+            return None
+        inside = os.path.relpath(file, where.folder)
+        parts = os.fsencode(os.path.join(relative, inside)).split(os.fsencode(os.sep))
+        return "./" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _neighbour(
+    found: Neighbour, classes: PageTexts, shelf: PictureShelf, links: _Links
+) -> list[Any]:
+    """[picture, class, path, cosine, row among the audited images, file]"""
     picture = shelf.number(found.collection, found.image.row)
-    path = terminal_text(found.image.path)
-    return [picture, classes.add(found.label), path, _short(found.similarity)]
+    path, row = found.image.path, found.image.row if found.collection == AUDITED else None
+    file = links.to(found.collection, path)
+    shown = [picture, classes.add(found.label), terminal_text(path), _short(found.similarity)]
+    return [*shown, row, file]
+
+
+Group = Sequence[Mapping[str, Any]]
+
+
+def copy_groups(copies: Group) -> tuple[list[Group], list[Group]]:
+    """Groups of copies, leaks first, at most COPIES_SHOWN, and at most LOOK_ALIKES_SHOWN pairs of
+    look-alikes."""
+    groups: dict[int, list[Mapping[str, Any]]] = {}
+    for copy in copies:
+        groups.setdefault(copy["group"], []).append(copy)
+    same = [group for group in groups.values() if group[0]["kind"] != LOOK_ALIKE]
+    alike = [group for group in groups.values() if group[0]["kind"] == LOOK_ALIKE]
+    same.sort(key=lambda group: (not group[0]["leak"], -len(group)))
+    return same[:COPIES_SHOWN], alike[:LOOK_ALIKES_SHOWN]
+
+
+def _group_count(copies: Group) -> int:
+    return len({copy["group"] for copy in copies if copy["kind"] != LOOK_ALIKE})
+
+
+def _copies(
+    group: Group, places: Mapping[int, int], shelf: PictureShelf, links: _Links, run: RunFolder
+) -> list[dict[str, Any]]:
+    """The images of one group: each with its place among the shown images, if it is one."""
+    sizes = _sizes(run)
+    return [
+        {
+            "at": None if copy["other"] else places.get(copy["row"]),
+            "picture": shelf.number(AGAINST if copy["other"] else AUDITED, copy["row"]),
+            "path": terminal_text(copy["image"]),
+            "label": None if copy["label"] is None else terminal_text(copy["label"]),
+            "file": links.to(AGAINST if copy["other"] else AUDITED, copy["image"]),
+            "kind": copy["kind"],
+            "cosine": _short(copy["similarity"]),
+            "correlation": _short(copy["correlation"]),
+            "mirrored": bool(copy["mirrored"]),
+            "size": None if copy["other"] else sizes.get(copy["row"]),
+            **{name: bool(copy[name]) for name in ("keep", "leak", "other")},
+        }
+        for copy in group
+    ]
+
+
+def _sizes(run: RunFolder) -> Mapping[int, list[int]]:
+    """[width, height] of the images of every group of copies, by row, where they were measured."""
+    if "sizes" not in run.opened:
+        stored, found = audited_embeddings(run), run.found(COPIES) or []
+        wanted = sorted({copy["row"] for copy in found if not copy["other"]})
+        known: dict[int, list[int]] = {}
+        if stored is not None and wanted:
+            rows = run.columns(["row"])["row"].to_numpy()
+            places = stored.places(rows)[np.searchsorted(rows, wanted)]
+            width, height = (stored.column(name, places) for name in ("width", "height"))
+            for row, *size in zip(wanted, width, height, strict=True):
+                if None not in size:
+                    known[row] = [int(str(side).split(".")[0]) for side in size]
+        run.opened["sizes"] = known
+    return run.opened["sizes"]
 
 
 def _groups(
@@ -210,19 +389,28 @@ def _groups(
     return groups
 
 
-def _spread(table: Any, flagged: np.ndarray | None, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Histograms of all images and of each class, by the class they are filed under."""
-    scores = table["score"].to_numpy()
+def _spread(table: Any, flagged: np.ndarray | None, run: RunFolder) -> dict[str, Any]:
+    """Histograms of all images and of each class, by the class they are filed under.
+
+    They are of what ranked the images, and so is the threshold: scores, or margins of labels.
+    """
+    by_margin = run.ranked_by_labels and "margin" in table.column_names
+    values = table["margin" if by_margin else "score"]
+    if by_margin:
+        table = table.filter(values.is_valid())
+        flagged = None if flagged is None else flagged[values.is_valid().to_numpy()]
+    scores = table["margin" if by_margin else "score"].to_numpy()
     filed = table["label"].null_count < len(table)
     names = arrow_texts(table["label" if filed else "nearest_class"])
     classes = categories(joined(list(names)))
     marked = np.zeros(len(scores), bool) if flagged is None else flagged
     edges = bin_edges(scores)
     each = [spread_of(None, scores, marked, edges), *class_spreads(scores, marked, classes, edges)]
-    threshold = (facts.get("decision") or {}).get("threshold")
+    threshold = (run.facts.get("decision") or {}).get("threshold")
     if threshold is None and marked.any():
         threshold = float(scores[marked].min())
     return {
+        "of": "Label margins" if by_margin else "Scores",
         "edges": [_short(edge) for edge in edges],
         "threshold": _short(threshold),
         "by": "filed under" if filed else "nearest class",

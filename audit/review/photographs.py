@@ -56,7 +56,7 @@ PICTURE_SIDE = 256
 CHANGED = "its content has changed since the audit"
 NOT_THERE = "the collection has no readable image at this row any more"
 FILES = "image-files"
-AUDITED, REFERENCE = "audited", "reference"
+AUDITED, REFERENCE, AGAINST = "audited", "reference", "against"
 AGAIN = "Run the same audit again, or restore the files"
 _OPTIONS = {
     "image_column": "image_column",
@@ -140,18 +140,18 @@ def run_photographs(run: RunFolder) -> Photographs:
     return _by_kind(run.folder / "images", located(run.source, run.folder), request)
 
 
-def reference_photographs(run: RunFolder) -> Photographs:
-    """Where the images of the run's separate reference are; nothing is opened yet.
+def other_photographs(run: RunFolder, name: str = REFERENCE) -> Photographs:
+    """Where the images of the run's separate reference, or of `--against`, are; nothing is opened.
 
     AddressNotNamed for an address that the user has not named.
     """
-    given = located(str(run.facts["request"]["reference"]), run.folder)
+    given = located(str(run.facts["request"][name]), run.folder)
     check_named([given], str(run.folder))
     if is_embedding_folder(Path(given), "img"):
         root = run.facts["request"].get("image_root")
         return Photographs(located(str(root), run.folder) if root else given, {})
     folder = given if os.path.isdir(given) else os.path.dirname(os.path.abspath(given))
-    return _by_kind(run.folder / "reference-images", folder, {"images": given})
+    return _by_kind(run.folder / f"{name}-images", folder, {"images": given})
 
 
 def _by_kind(embedded: Path, folder: str, request: Mapping[str, Any]) -> Photographs:

@@ -58,8 +58,13 @@ class Engine(Protocol):
     def embed_images(self, task: EmbeddingTask) -> int:
         """Embed and write every part that is not finished; returns the rows of the collection."""
 
-    def spread(self, index: CaptionIndex) -> AbstractContextManager[CaptionIndex]:
-        """The same index with the same hits, searched by the engine for as long as the block."""
+    def spread(
+        self, index: CaptionIndex, exact: bool = False
+    ) -> AbstractContextManager[CaptionIndex]:
+        """The same index with the same hits, searched by the engine for as long as the block.
+
+        If `exact`, with the hits of an exact search, whatever its kind is.
+        """
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """What the built-in `map` gives, in the order of `items`; other processes call `task`.

@@ -84,30 +84,53 @@ def test_every_image_is_on_the_page_as_the_table_has_it(made):
     assert data["counts"]["copies"] == 1
 
 
-def test_what_captions_add_sums_to_the_score(made):
+def test_the_numbers_are_those_of_the_table(made):
     data, _ = page_data(made[0] / "report.html")
+    table = {row["row"]: row for row in pq.read_table(made[0] / "scores.parquet").to_pylist()}
+    assert data["weight"] == 0.5
     for image in data["images"]:
-        added = [each[1] for each in image["captions"]]
-        assert image["ics"] + sum(added) == pytest.approx(image["score"], abs=2e-3)
-        assert added == sorted(added, reverse=True)
-        for _, each, z, _ in image["captions"]:
-            assert each == pytest.approx(0.5 * z / 10, rel=1e-3, abs=1e-6)
+        row = table[image["row"]]
+        ics, ets, *given = image["terms"]
+        assert ics + 0.5 * ets == pytest.approx(image["score"], abs=2e-3)
+        assert given == pytest.approx([row["given_ics"], row["given_ets"]], rel=1e-4)
+        found = {data["captions"][which]: pulls for which, *pulls in image["captions"]}
+        columns = zip(row["captions"], row["given_z"], row["z"], row["similarity"], strict=True)
+        for text, *pulls in columns:
+            assert found[text] == pytest.approx(pulls, rel=1e-4)
+        pulls = [pull for _, pull, _, _ in image["captions"]]
+        assert pulls == sorted(pulls, reverse=True)
+        assert sorted(at for places in image["reasons"] for at in places) == [*range(len(pulls))]
 
 
-def test_neighbours_are_the_nearest_other_images_of_the_reference(made):
+def test_neighbours_are_the_nearest_others_of_each_class(made):
     run, _, _ = made
     data, pictures = page_data(run / "report.html")
     images = blissaudit.read_image_embeddings(run / "images")
     cosines = images.vectors @ images.vectors.T
+    wrong = set(pq.read_table(run / "issues.parquet")["row"].to_pylist())
+    sound = np.array([row not in wrong for row in images.rows])
     for image in data["images"]:
         at = images.paths.index(image["path"])
         others = [i for i in range(len(cosines)) if images.hashes[i] != images.hashes[at]]
-        nearest = sorted(others, key=lambda i: -cosines[at, i])[:3]
-        for (picture, label, path, cosine), i in zip(image["near"], nearest, strict=True):
-            assert cosine == pytest.approx(cosines[at, i], abs=1e-4)
-            assert images.hashes[images.paths.index(path)] == images.hashes[i]
-            assert data["classes"][label] == images.labels[i]
-            assert pictures[picture]
+        others.sort(key=lambda i: -cosines[at, i])
+        own = data["classes"][image["label"]]
+        nearest = data["classes"][image["nearest"]]
+        expected = {
+            "any": others[:3],
+            "own": [i for i in others if sound[i] and images.labels[i] == own][:2],
+            "other": [i for i in others if sound[i] and images.labels[i] == nearest != own][:2],
+        }
+        for name in expected if not image.get("is_label_issue") else ("any", "own"):
+            found = image[name]
+            assert len(found) == len(expected[name])
+            for (picture, label, path, cosine, row, file), i in zip(
+                found, expected[name], strict=True
+            ):
+                assert cosine == pytest.approx(cosines[at, i], abs=1e-4)
+                assert images.hashes[images.paths.index(path)] == images.hashes[i]
+                assert data["classes"][label] == images.labels[i]
+                assert pictures[picture] and row in images.rows
+                assert (run / file).is_file()
 
 
 def test_histograms_count_every_image_once(made):
@@ -131,7 +154,7 @@ def test_groups_are_written_and_hold_each_grouped_image_once(made):
     run, _, _ = made
     groups = read_json(run / "groups.json")
     assert groups["scores"] == sha256_of(run / "scores.parquet")
-    assert groups["of"] == "most anomalous images"
+    assert groups["of"] == "most unusual images"
     rows = [row for group in groups["groups"] for row in group["rows"]]
     table = pq.read_table(run / "scores.parquet").to_pydict()
     worst = sorted(range(27), key=lambda i: table["rank"][i])[:3]
@@ -165,6 +188,22 @@ def test_flagged_images_are_the_ones_grouped_and_set_the_threshold(bliss, run):
     assert data["spread"]["threshold"] == data["images"][6]["score"]
 
 
+def test_a_mislabel_run_shows_margins_and_calls_nothing_a_stray(bliss, made, index, tmp_path):
+    command = ("audit", made[1], "--index", index, "--question", "mislabel", "-o", tmp_path / "out")
+    outcome = bliss(*command)
+    assert outcome.code == 0, outcome.err
+    data, _ = page_data(tmp_path / "out" / "report.html")
+    table = pq.read_table(tmp_path / "out" / "scores.parquet")
+    margins = table["margin"].to_numpy()
+    assert data["by_labels"] and data["spread"]["of"] == "Label margins"
+    assert data["spread"]["edges"][-1] == pytest.approx(margins.max(), rel=1e-4)
+    threshold = json.loads((tmp_path / "out/run.json").read_text())["decision"].get("threshold")
+    flagged = margins[table["flagged"].to_numpy(zero_copy_only=False)]
+    expected = threshold if threshold is not None else (flagged.min() if len(flagged) else None)
+    assert data["spread"]["threshold"] == pytest.approx(expected, rel=1e-4)
+    assert data["groups"] == [] and "stray" not in data["issues"]
+
+
 def test_label_columns_and_a_decision_are_taken_over_where_a_run_has_them(bliss, run):
     def mislabelled(table):
         n = len(table)
@@ -194,7 +233,7 @@ def test_fewer_images_and_another_place_can_be_asked_for(bliss, made, tmp_path):
     assert outcome.out.startswith(f"Report: {tmp_path / 'few.html'} (0.")
     data, pictures = page_data(tmp_path / "few.html")
     assert (len(data["images"]), data["left_out"]["images"]) == (4, 23)
-    assert len(pictures) <= 4 + 4 * 3
+    assert len(pictures) <= 4 + 4 * 7 + 2
     assert blissaudit.save_report(run, tmp_path / "py.html", 4) == tmp_path / "py.html"
     assert (tmp_path / "py.html").read_bytes() == (tmp_path / "few.html").read_bytes()
     outcome = bliss("report", run, "--top", 0)
@@ -210,8 +249,8 @@ def test_a_clean_reference_gives_the_neighbours(bliss, made, index, collection, 
     assert bliss(*command).code == 0
     data, pictures = page_data(tmp_path / "out" / "report.html")
     first = data["images"][0]
-    assert len(first["near"]) == 3
-    assert all(pictures[near[0]] for near in first["near"])
+    assert len(first["any"]) == 3 and first["own"][0][1] == first["label"]
+    assert all(pictures[near[0]] for near in first["any"])
     assert ["Reference", f"{collection}; 26 images in 3 classes"] in data["facts"]
 
 
@@ -233,7 +272,7 @@ def test_moved_pictures_are_missed_in_words(bliss, run, made, tmp_path):
     assert bliss("report", run).code == 0
     data, _ = page_data(run / "report.html")
     assert (data["left_out"]["embeddings"], data["groups"]) == (True, [])
-    assert not [image for image in data["images"] if image["near"] or "sha256" in image]
+    assert not [image for image in data["images"] if image["any"] or "sha256" in image]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +361,8 @@ def test_precomputed_embeddings_make_a_page_without_pictures(bliss, made, index,
     command = ("audit", "--embeddings", foreign, "--index", index, "--model", "demo")
     assert bliss(*command, "-o", tmp_path / "again").code == 0
     for image in page_data(tmp_path / "again" / "report.html")[0]["images"]:
-        assert image["path"] not in [near[2] for near in image["near"]] and len(image["near"]) == 3
-    assert [near[1:] for near in data["images"][0]["near"]] == [
-        near[1:] for near in whole["images"][0]["near"]
+        assert image["path"] not in [near[2] for near in image["any"]] and len(image["any"]) == 3
+        assert image["path"] not in [near[2] for near in image["own"]] and len(image["own"]) == 2
+    assert [near[1:5] for near in data["images"][0]["any"]] == [
+        near[1:5] for near in whole["images"][0]["any"]
     ]

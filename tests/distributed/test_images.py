@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -227,14 +228,16 @@ def test_known_content_is_not_encoded_again(
     assert np.array_equal(found.vectors, whole.vectors[1:])
 
 
-@pytest.mark.parametrize("command", ["audit", "score"])
+@pytest.mark.parametrize("command", ["audit", "score", "eval"])
 def test_commands_embed_search_and_score_there(
     without_ray, bliss, collection, index, tmp_path, command
 ):
     calls: list[str] = []
 
-    def spread(engine: RayEngine, index: CaptionIndex) -> AbstractContextManager[CaptionIndex]:
-        calls.append("spread")
+    def spread(
+        engine: RayEngine, index: CaptionIndex, exact: bool = False
+    ) -> AbstractContextManager[CaptionIndex]:
+        calls.append("spread exactly" if exact else "spread")
         return nullcontext(index)
 
     def each(engine: RayEngine, task: Callable, items: Iterable) -> Iterator:
@@ -242,6 +245,10 @@ def test_commands_embed_search_and_score_there(
         return map(task, items)
 
     arguments = [collection, "--index", index, "--workers", 1, "--json"]
+    if command == "eval":
+        sets = ("--reference", collection, "--test", collection)
+        arguments = [*sets, *arguments[1:], "--score", "bliss", "--model", "demo"]
+        arguments += ["--protocol", "leave-one-out"]
     if command == "score":
         fit = ("reference", "fit", collection, "--model", "demo", "-o", tmp_path / "reference")
         assert bliss(*fit).code == 0
@@ -251,11 +258,15 @@ def test_commands_embed_search_and_score_there(
         patch.setattr(RayEngine, "spread", spread)
         patch.setattr(RayEngine, "map", each)
         for engine in ("local", "ray"):
-            folder = ["-o", tmp_path / engine] if command == "audit" else []
+            folder = [] if command == "score" else ["-o", tmp_path / engine]
             found = bliss(command, *arguments, *folder, "--engine", engine)
             assert found.code == 0, found.err
-            outputs.append(found.out)
+            costs = r'"[a-z_]*(seconds|mib)": [0-9.e-]+'
+            outputs.append(re.sub(costs, "", found.out))
     assert outputs[0] == outputs[1]
+    if command == "eval":
+        assert calls == ["spread exactly"]
+        return
     fitted = ["ClassImages"] if command == "audit" else []
     calibrated = ["spread", "BatchSearch", "ClassScores"] if command == "score" else []
     assert calls == [*fitted, "spread", "BatchSearch", "ClassScores", *calibrated]

@@ -23,6 +23,8 @@ from blissaudit.indexer.encode.encoder import ModelChoice
 from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.search.captions import CaptionIndex
 from blissaudit.indexer.search.index import join_indexes, open_index
+from blissaudit.indexer.search.kinds import SearchChoice
+from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.indexer.vectors.rows import PartedRows
 from blissaudit.scorer import bliss
 
@@ -35,9 +37,9 @@ class Unlucky(RayEngine):
 
     machines: Any = None
 
-    def spread(self, index: CaptionIndex) -> Any:
+    def spread(self, index: CaptionIndex, exact: bool = False) -> Any:
         self.machines.add()
-        return super().spread(index)
+        return super().spread(index, exact)
 
     def map(self, task: Callable, items: Iterable) -> Iterator:
         self.machines.add()
@@ -146,6 +148,11 @@ def test_hidden_captions_joined_indexes_and_structures_are_searched_alike(
             assert np.array_equal(found.rows, wanted.rows)
             assert found.similarity.tobytes() == wanted.similarity.tobytes()
         assert spread.count == both.count and spread.captions_of(np.array([0]))
+    approximate = open_index(tmp_path / "ivf", SearchChoice(parameters={"nprobe": 1}))
+    with RayEngine(ModelChoice("demo"), actors=1).spread(approximate, exact=True) as spread:
+        wanted = exact_search(queries, indexes[1].vectors, 20).rows
+        assert np.array_equal(spread.nearest(queries, 20).rows, wanted)
+        assert not np.array_equal(approximate.nearest(queries, 20).rows, wanted)
 
 
 def test_an_error_of_a_worker_is_that_of_one_process(running, folder, images, tmp_path):

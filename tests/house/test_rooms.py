@@ -40,6 +40,7 @@ HEAVY = {
     "faiss": ("indexer/search/structures.py",),
     "duckdb": ("indexer/build/plan.py",),
     "matplotlib": ("audit/report/plots.py",),
+    "umap": ("audit/report/places.py",),
     "datasets": ("corpora/datasets.py", "audit/adapters/hub_dataset.py"),
     "huggingface_hub": ("corpora/datasets.py", "indexer/store/hub.py"),
     "click": ("cli.py", "commands/", "training/"),

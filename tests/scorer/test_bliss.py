@@ -101,6 +101,8 @@ def check_world(world: World, hits, left_out: LeftOut, weight: float) -> None:
     close(kept.ets, ets[here, kept.nearest])
     close(kept.pull, pull[here, kept.nearest])
     filed = world.given >= 0
+    own = np.where(filed, world.given, kept.nearest)
+    close(kept.given_pull, pull[here, own])
     close(kept.given_ics, np.where(filed, ics[here, world.given], np.nan))
     close(kept.given_ets, np.where(filed, ets[here, world.given], np.nan))
 

@@ -1,28 +1,31 @@
 // Keep, remove or relabel: kept in memory, undone step by step, saved as and read from a CSV file.
 
 const decisions = new Map(); // row -> { decision, label }
-const history = [];
+const past = []; // what each step changed, for undo
 let unsaved = false;
 const NAMES = { keep: 'Keep', remove: 'Remove', relabel: 'Relabel' };
 const HEAD = ['row', 'path', 'sha256', 'decision', 'new_label'];
 
-/** Decide for several images at once; `decision` null takes a decision back. */
+/** Decide the same for several images, in one step. */
 function decide(chosen, decision, label = '') {
-  history.push(chosen.map((image) => [image.row, decisions.get(image.row)]));
-  for (const image of chosen) {
-    if (decision) decisions.set(image.row, { decision, label });
-    else decisions.delete(image.row);
-  }
-  unsaved = true;
-  const what = decision ? NAMES[decision] + (label ? ` as ${label}` : '') : 'Undecided';
+  decideEach(chosen.map((image) => [image, decision]), label);
+  const what = NAMES[decision] + (label ? ` as ${label}` : '');
   announce(`${what}: ${chosen.length === 1 ? chosen[0].path : several(chosen.length, 'image')}. `
     + `${count(decisions.size)} decided.`);
-  decisionsChanged(chosen.map((image) => image.row));
+}
+
+/** Decide for each image what its [image, decision] says, in one step. */
+function decideEach(pairs, label = '') {
+  past.push(pairs.map(([image]) => [image.row, decisions.get(image.row)]));
+  for (const [image, decision] of pairs) decisions.set(image.row, { decision, label });
+  unsaved = true;
+  announce(`${several(pairs.length, 'image')} decided, ${count(decisions.size)} in all.`);
+  decisionsChanged(pairs.map(([image]) => image.row));
 }
 
 /** Take the last step back; the row of its first image, if there was one. */
 function undo() {
-  const last = history.pop();
+  const last = past.pop();
   if (!last) {
     announce('Nothing to undo.');
     return undefined;
@@ -113,12 +116,62 @@ function readDecisions(text) {
     before.push([image.row, decisions.get(image.row)]);
     decisions.set(image.row, { decision, label });
   }
-  history.push(before);
+  past.push(before);
   announce(`${several(before.length, 'decision')} read, ${count(skipped)} of other images skipped.`);
   decisionsChanged(before.map(([row]) => row));
 }
 
-/** The bar at the foot of the page. */
+const AT_ONCE = 20; // more images than these are decided only after a question
+
+/** Decide for several images, after a question where they are many. */
+function decideMany(chosen, decision, label = '') {
+  const what = `${NAMES[decision]} ${several(chosen.length, 'image')}${label ? ` as ${label}` : ''}`;
+  if (chosen.length <= AT_ONCE) decide(chosen, decision, label);
+  else ask(`${what}?`, 'Undo takes it back in one step.', what, () => decide(chosen, decision, label));
+}
+
+/** A question with one answer that acts; `field` adds the field of a label. */
+function ask(title, text, act, action, field = false) {
+  const dialog = document.getElementById('question');
+  const input = field ? labelField('question-label', '') : null;
+  const form = element('form', { method: 'dialog' },
+    element('h2', { id: 'question-title', textContent: title }),
+    text ? element('p', { className: 'quiet', textContent: text }) : null,
+    input && element('p', { className: 'field' },
+      element('label', { htmlFor: 'question-label', textContent: 'New label' }), input),
+    element('div', { className: 'actions' },
+      element('button', { type: 'submit', className: 'strong', textContent: act }),
+      button('Cancel', () => dialog.close(), { className: 'plain' })));
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    const label = input ? checkedLabel(input) : '';
+    if (label === null) return;
+    dialog.close();
+    action(label);
+  });
+  dialog.replaceChildren(form);
+  dialog.showModal();
+  (input ?? form.querySelector('button')).focus();
+}
+
+/** A field for a label that offers the known classes. */
+function labelField(id, value) {
+  const field = element('input', { type: 'text', id, autocomplete: 'off', maxLength: 200, value });
+  field.setAttribute('list', 'known-labels');
+  return field;
+}
+
+/** The label in a field, or null, said and shown, where it is none. */
+function checkedLabel(field) {
+  const label = field.value.trim();
+  if (label && !/[\u0000-\u001f\u007f/\\]/.test(label) && !label.startsWith('.')) return label;
+  field.setAttribute('aria-invalid', 'true');
+  announce('A label is a plain name: no slash, no leading dot.');
+  field.focus();
+  return null;
+}
+
+/** The bar at the foot of the page: what is decided, what is selected, and what to do with it. */
 function drawTray() {
   const tally = { keep: 0, remove: 0, relabel: 0 };
   for (const { decision } of decisions.values()) tally[decision] += 1;
@@ -127,15 +180,22 @@ function drawTray() {
     if (file.files[0]) readDecisions(await file.files[0].text());
     file.value = '';
   });
-  const tray = document.getElementById('tray');
-  tray.hidden = !(decisions.size || history.length || document.getElementById('cards'));
-  tray.replaceChildren(element('div', { className: 'wide tray-line' },
-    element('p', { className: 'tally' },
-      ...Object.entries(tally).map(([name, of]) => element('span', { className: `mark ${name}` },
-        element('b', { textContent: count(of) }), ` ${name}`)),
-      element('span', { className: 'quiet', textContent: `${count(images.length - decisions.size)} undecided` })),
+  const chosen = [...selected].map((at) => images[at]);
+  document.getElementById('tray').replaceChildren(element('div', { className: 'wide tray-line' },
+    chosen.length ? element('div', { className: 'actions', id: 'chosen' },
+      element('b', { textContent: `${count(chosen.length)} selected` }),
+      ...['keep', 'remove'].map((decision) => button(NAMES[decision], () => decideMany(chosen, decision),
+        { className: `choice ${decision}`, ariaLabel: `${NAMES[decision]} the selected images` })),
+      button('Relabel', () => ask(`Relabel ${several(chosen.length, 'image')}`, '', 'Relabel',
+        (label) => decideMany(chosen, 'relabel', label), true),
+      { className: 'choice relabel', ariaLabel: 'Relabel the selected images' }),
+      button('Clear', clearSelection, { className: 'plain', ariaLabel: 'Clear the selection' }))
+      : element('p', { className: 'tally' },
+        ...Object.entries(tally).map(([name, of]) => element('span', { className: `mark ${name}` },
+          element('b', { textContent: count(of) }), ` ${name}`)),
+        element('span', { className: 'quiet', textContent: `${count(images.length - decisions.size)} undecided` })),
     element('div', { className: 'actions' },
-      button('Undo', undo, { disabled: !history.length, className: 'plain' }),
+      button('Undo', undo, { disabled: !past.length, className: 'plain' }),
       element('label', { className: 'plain file', htmlFor: 'decisions-file' }, 'Load', file),
       button('Download decisions', download, { disabled: !decisions.size, className: 'strong' }))));
 }

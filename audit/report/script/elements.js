@@ -36,7 +36,7 @@ function button(text, action, properties = {}) {
 
 /** A labelled select; `options` are [value, text] pairs. */
 function select(text, options, value, action) {
-  const id = `field-${text.toLowerCase().replace(' ', '-')}`;
+  const id = `field-${text.toLowerCase().replace(/[^a-z]+/g, '-')}`;
   const box = element('select', { id }, ...options.map(([each, shown]) =>
     element('option', { value: each, textContent: shown, selected: each === value })));
   box.addEventListener('change', () => action(box.value));
@@ -51,9 +51,18 @@ function count(value) {
   return value.toLocaleString('en');
 }
 
-/** '1 image', '2 images' */
+/** '98.9 %', of a share from 0 to 100, never rounded up to 100. */
+function percent(value) {
+  return `${value === 100 ? 100 : (Math.floor(value * 10) / 10).toFixed(1)} %`;
+}
+
+function signed(value, digits = 1) {
+  return value === null || value === undefined ? '–' : (value < 0 ? '' : '+') + number(value, digits);
+}
+
+/** '1 image', '2 images', '2 near-copies' */
 function several(value, noun) {
-  return `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
+  return `${count(value)} ${value === 1 ? noun : `${noun.replace(/([^aeiou])y$/, '$1ie')}s`}`;
 }
 
 /** Tell a screen reader, without moving the focus. */

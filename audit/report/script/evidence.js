@@ -1,48 +1,68 @@
-// Why an image scored as it did: terms of its score, captions, neighbours.
+// Why an image is shown: a sentence, its standing, captions, neighbours, a heat map.
 
-/** What the strongest caption of any image adds: all captions' bars are on one scale. */
-const strongest = Math.max(0, ...images.flatMap((image) => image.captions.map(([, added]) => Math.abs(added))));
+/** The text of a caption without its template; all of it as its title. */
+function captionText(which, properties = {}) {
+  return isolated(data.plain[which], { title: data.captions[which], ...properties });
+}
 
-/** Captions and what each adds to the score, the largest first; at most `most` of them. */
+/** Captions that pull an image from its class, strongest first, one for all that say the same. */
+function reasons(image, most) {
+  return image.reasons.map((places) => places.map((place) => image.captions[place]))
+    .filter(([[, pull]]) => pull > 0).slice(0, most);
+}
+
+/** The class that an image's captions are compared with. */
+function comparedWith(image) {
+  return image.terms[2] === null ? image.nearest : image.label;
+}
+
+/** What another class, copy or caption an image is to be seen beside, as one sentence. */
+function sentence(image, kind = image.issues[0]?.[0]) {
+  const [first] = reasons(image, 1);
+  const [, evidence] = image.issues.find(([each]) => each === kind) ?? [];
+  const name = (which) => isolated(className(which), { className: 'name' });
+  const parts = [];
+  if (evidence && !['stray', 'label'].includes(kind)) {
+    return [isolated(evidence[0].toUpperCase() + evidence.slice(1))];
+  }
+  if (image.label !== null) parts.push('Filed under ', name(image.label));
+  const better = kind === 'label' ? image.predicted_label : image.nearest;
+  if (kind === 'label' && !image.is_label_issue) return [isolated(evidence[0].toUpperCase() + evidence.slice(1))];
+  if (kind === 'label') return [...parts, '; looks like ', name(better)];
+  if (kind !== 'stray' && better !== image.label) {
+    return [...parts, parts.length ? '; nearest to ' : 'Nearest to ', name(better)];
+  }
+  if (!parts.length) parts.push('Nearest to ', name(image.nearest));
+  if (kind === 'stray') parts.push(', unlike every class');
+  if (first) parts.push('; resembles ', captionText(first[0][0], { className: 'name' }));
+  return parts;
+}
+
+/** '#3 of 292, more unusual than 98.9 %': where an image stands, with p or q where there is one. */
+function standing(image) {
+  const { scored } = data.counts;
+  const lower = (100 * (scored - image.rank)) / scored;
+  const what = data.by_labels ? 'label more doubtful than' : 'more unusual than';
+  const sure = image.q !== undefined ? `, q = ${number(image.q, 3)}`
+    : image.p !== null ? `, p = ${number(image.p, 3)}` : '';
+  return `#${count(image.rank)} of ${count(scored)}, ${what} ${percent(lower)}${sure}`;
+}
+
+/** The strongest captions of an image, each with its pull: the number that the terminal prints. */
 function pulls(image, most) {
-  const captions = image.captions.slice(0, most);
-  return element('ul', { className: 'pulls' },
-    ...captions.map(([which, added, z, similarity]) => contribution(
-      isolated(caption(which)), added, strongest,
-      `${caption(which)} — z ${number(z)}, cosine ${number(similarity, 3)}`)));
+  const found = reasons(image, most);
+  if (!found.length) return null;
+  return element('div', { className: 'pulls' },
+    element('p', { className: 'quiet' }, 'Compared with ', isolated(className(comparedWith(image))), ', it is more like'),
+    element('ul', {}, ...found.map(([[which, pull], ...also]) => element('li', {},
+      captionText(which),
+      element('span', { className: 'pull', textContent: signed(pull),
+        title: `${signed(pull)} standard deviations${also.length ? `; ${several(also.length, 'caption')} like it` : ''}` })))));
 }
 
-/** What its captions add to the BLISS score of an image. */
-function fromCaptions(image) {
-  return image.captions.reduce((sum, [, added]) => sum + added, 0);
-}
-
-/** Whether the images are ranked by BLISS; its terms are shown beside other scores too. */
-function rankedByBliss(image) {
-  const sum = (image.ics ?? 0) + fromCaptions(image);
-  return Math.abs(sum - image.score) <= 0.01 + 0.001 * Math.abs(sum);
-}
-
-/** The two terms that the BLISS score is the sum of. */
-function terms(image) {
-  const own = image.ics ?? 0;
-  const captions = fromCaptions(image);
-  const largest = Math.max(Math.abs(own), Math.abs(captions));
-  return element('ul', { className: 'pulls' },
-    contribution(element('span', {}, 'unlike the name of ', isolated(className(image.nearest))), own, largest),
-    contribution('like captions that its class is not like', captions, largest));
-}
-
-/** 'boat → key': what an image is filed under and what it is nearest to. */
-function filing(image) {
-  const line = element('p', { className: 'filing' });
-  if (image.label !== null) {
-    line.append(isolated(className(image.label), { title: className(image.label) }));
-    if (image.label === image.nearest) return line;
-    line.append(element('span', { className: 'quiet', textContent: ' · nearest ' }));
-  } else line.append(element('span', { className: 'quiet', textContent: 'nearest ' }));
-  line.append(isolated(className(image.nearest), { title: className(image.nearest) }));
-  return line;
+function chips(image) {
+  return element('p', { className: 'chips' }, ...kindsOf(image).map((kind) =>
+    element('span', { className: `chip ${kind}`, textContent: KINDS[kind][0] })));
 }
 
 /** A path that, where it is too long, keeps its end: the file's name. */
@@ -66,40 +86,107 @@ function mark(image) {
 function spoken(image) {
   const made = decisions.get(image.row);
   return [
-    `Rank ${image.rank}`, image.path, `score ${number(image.score)}`,
-    image.label === null ? null : `filed under ${className(image.label)}`,
-    `nearest ${className(image.nearest)}`,
-    image.flagged ? 'flagged' : null,
-    image.captions.length ? `resembles ${caption(image.captions[0][0])}` : null,
-    made ? `${NAMES[made.decision]} ${made.label}` : 'undecided',
+    element('p', {}, ...sentence(image)).textContent, kindsOf(image).map((kind) => KINDS[kind][0]).join(', '),
+    `rank ${image.rank}`, image.path, made ? `${NAMES[made.decision]} ${made.label}` : 'undecided',
   ].filter(Boolean).join(', ');
 }
 
-function statistics(image) {
-  const lines = [['Score', number(image.score)], ['Rank', `${count(image.rank)} of ${count(data.counts.scored)}`]];
-  if (image.p !== null) lines.push(['p', number(image.p, 4)]);
-  if (image.q !== undefined) lines.push(['q', number(image.q, 4)]);
-  if (image.flagged) lines.push(['Flagged', 'yes']);
-  if (image.margin !== undefined) lines.push(['Label margin', number(image.margin)]);
-  if (image.cosine_margin !== undefined) lines.push(['Cosine margin', number(image.cosine_margin, 3)]);
-  if (image.label_quality !== undefined) lines.push(['Label quality', number(image.label_quality, 3)]);
-  if (image.group !== undefined) lines.push(['Group', `${image.group + 1}`]);
-  return element('dl', { className: 'statistics' }, ...lines.map(([name, value]) =>
-    element('div', {}, element('dt', { textContent: name }), element('dd', { textContent: value }))));
+/** The neighbour that an image of one kind of issue is to be compared with. */
+function beside(image, kind) {
+  const [found] = kind === 'label' ? image.other : image.own;
+  return found ?? image.any[0];
 }
 
-function neighbours(image) {
-  if (!image.near.length) return [];
-  return [element('h3', { textContent: 'Nearest reference images' }),
-    element('ul', { className: 'neighbours' }, ...image.near.map(([which, label, path, cosine]) =>
-      element('li', {}, picture(which, `Reference image ${path}`),
-        element('p', {}, isolated(className(label), { title: path }),
-          element('span', { className: 'quiet', textContent: ` cosine ${number(cosine, 3)}` })))))];
+/** A small picture of a neighbour with its class; it opens the image where it is on this page. */
+function neighbour([which, label, path, cosine, row, file], note) {
+  const at = byRow.get(row);
+  const open = element('button', { type: 'button', className: 'frame', ariaLabel: `Open ${path}`, title: path },
+    picture(which, ''));
+  open.addEventListener('click', () => (at === undefined ? zoom(file, which, path) : visit(at)));
+  return element('li', {}, open, element('p', {}, isolated(className(label)),
+    element('span', { className: 'quiet', textContent: note ?? ` cosine ${number(cosine, 3)}` })));
 }
 
-function bestClasses(image) {
-  return [element('h3', { textContent: 'Classes it fits best' }),
-    element('ol', { className: 'best' }, ...image.best.map(([which, score]) =>
-      element('li', {}, isolated(className(which)),
-        element('span', { className: 'quiet', textContent: ` score ${number(score)}` }))))];
+/** Neighbours under a heading each, side by side. */
+function neighbours(...lists) {
+  const there = lists.filter(([, found]) => found.length);
+  return there.length ? [element('div', { className: 'neighbour-lists' }, ...there.map(([title, found]) =>
+    element('section', {}, element('h3', {}, ...title),
+      element('ul', { className: 'neighbours' }, ...found.map((each) => neighbour(each))))))] : [];
+}
+
+/** Where in a picture its score is: cells over it, orange where they add and blue where they take. */
+function heatMap(image, frame) {
+  const { rows, cols, values, total, title, method, box = [0, 0, 1, 1] } = image.map;
+  const largest = Math.max(...values.map(Math.abs), 1e-12);
+  const legend = element('figcaption', { className: 'legend', hidden: true },
+    element('b', {}, isolated(title)),
+    element('span', { className: 'ramp', ariaHidden: 'true' }),
+    element('span', { className: 'ends' },
+      ...[-largest, 0, largest].map((value) => element('span', { textContent: signed(value, 2) }))),
+    element('span', { className: 'quiet' }, `Blue takes away, orange adds. All cells add up to ${signed(total, 2)}. `,
+      isolated(method)));
+  const toggle = button('Heat map', () => {
+    const on = toggle.getAttribute('aria-pressed') === 'true';
+    toggle.setAttribute('aria-pressed', String(!on));
+    legend.hidden = on;
+    frame.querySelector('canvas')?.remove();
+    if (!on) frame.append(drawn());
+  }, { className: 'plain', ariaPressed: 'false' });
+  const drawn = () => {
+    const under = frame.querySelector('img');
+    const canvas = element('canvas', { className: 'heat', width: under?.naturalWidth || 320, height: under?.naturalHeight || 320 });
+    const pen = canvas.getContext('2d');
+    const [left, top, right, bottom] = box;
+    const [wide, high] = [(right - left) / cols * canvas.width, (bottom - top) / rows * canvas.height];
+    values.forEach((value, at) => {
+      pen.fillStyle = value < 0 ? `rgb(40 110 220 / ${0.75 * -value / largest})` : `rgb(240 110 20 / ${0.75 * value / largest})`;
+      pen.fillRect(left * canvas.width + (at % cols) * wide, top * canvas.height + Math.floor(at / cols) * high, wide, high);
+    });
+    return canvas;
+  };
+  return [toggle, legend];
+}
+
+/** The original file, or the picture on this page where it is not there, as large as the window. */
+function zoom(file, which, path) {
+  const dialog = document.getElementById('zoom');
+  const shown = element('img', { alt: path, draggable: false, src: file ?? pictureAddress(which) ?? '' });
+  if (file) shown.addEventListener('error', () => { shown.src = pictureAddress(which) ?? ''; }, { once: true });
+  const window_ = element('div', { className: 'zoom-area', tabIndex: 0, role: 'region', ariaLabel: 'Picture' }, shown);
+  let scale = 0; // 0: as large as fits
+  const set = (to) => {
+    scale = to && Math.max(0.05, Math.min(16, to));
+    shown.style.inlineSize = scale ? `${scale * shown.naturalWidth}px` : '';
+    shown.classList.toggle('fits', !scale);
+    announce(scale ? `${Math.round(100 * scale)} %` : 'Fits the window');
+  };
+  const fit = () => Math.min(window_.clientWidth / shown.naturalWidth, window_.clientHeight / shown.naturalHeight);
+  const step = (by) => set((scale || fit()) * by);
+  shown.addEventListener('click', () => set(scale ? 0 : Math.max(1, 2 * fit())));
+  window_.addEventListener('wheel', (event) => {
+    if (!event.ctrlKey) { event.preventDefault(); step(event.deltaY < 0 ? 1.25 : 0.8); }
+  }, { passive: false });
+  dialog.onkeydown = (event) => {
+    const acts = { '+': () => step(1.25), '=': () => step(1.25), '-': () => step(0.8), 0: () => set(0), 1: () => set(1) };
+    if (Object.hasOwn(acts, event.key)) { event.preventDefault(); acts[event.key](); }
+    event.stopPropagation();
+  };
+  dialog.replaceChildren(
+    element('div', { className: 'review-head' },
+      element('h2', { id: 'zoom-title' }, isolated(path)),
+      element('div', { className: 'actions' },
+        button('−', () => step(0.8), { className: 'plain', ariaLabel: 'Smaller', ariaKeyShortcuts: '-' }),
+        button('+', () => step(1.25), { className: 'plain', ariaLabel: 'Larger', ariaKeyShortcuts: '+' }),
+        button('1:1', () => set(1), { className: 'plain', ariaLabel: 'Pixel by pixel', ariaKeyShortcuts: '1' }),
+        original(file),
+        button('Close', () => dialog.close(), { className: 'plain', id: 'zoom-close' }))), window_);
+  dialog.showModal();
+  shown.classList.add('fits');
+  window_.focus();
+}
+
+/** A link to the original file, which the browser opens in another tab. */
+function original(file) {
+  return file ? element('a', { href: file, target: '_blank', rel: 'noreferrer noopener', className: 'plain', textContent: 'Original' }) : null;
 }

@@ -2,6 +2,8 @@
 
 let shownNow = []; // positions of the images that pass the filters
 let active = 0; // which card of this page takes the focus
+const selected = new Set(); // positions of the images that are selected
+let anchor = 0; // place in `shownNow` from which shift selects
 
 function gallery() {
   const many = (name, key) => {
@@ -14,30 +16,31 @@ function gallery() {
   };
   const search = element('input', { type: 'search', id: 'search', value: view.search, placeholder: 'e.g. drawing' });
   search.addEventListener('input', () => refilter({ search: search.value }));
-  const shows = [['all', 'All'], ['undecided', 'Undecided'], ['keep', 'Keep'], ['remove', 'Remove'], ['relabel', 'Relabel']];
-  if (images.some((image) => image.flagged)) shows.splice(1, 0, ['flagged', 'Flagged']);
-  if (asksLabels) shows.splice(1, 0, ['issues', 'Label issues']);
+  const kinds = Object.entries(data.issues).filter(([, [issues]]) => issues)
+    .map(([kind]) => [kind, several(2, KINDS[kind][0]).slice(2)]);
+  const shows = [['all', 'All'], ...(kinds.length ? [['issues', 'With an issue'], ...kinds] : []),
+    ['undecided', 'Undecided'], ['keep', 'Keep'], ['remove', 'Remove'], ['relabel', 'Relabel']];
   return [
     element('div', { className: 'heading-line' },
-      element('h2', { textContent: 'Gallery', tabIndex: -1 }),
+      element('h2', { textContent: 'Images', tabIndex: -1 }),
       button('Review one by one', () => review(shownNow, 0), { className: 'strong', id: 'start-review' })),
     element('details', { className: 'filters', open: matchMedia('(min-width: 761px)').matches },
       element('summary', { textContent: 'Search, filter and sort' }),
       element('div', { className: 'fields', role: 'search', ariaLabel: 'Images' },
-      element('div', { className: 'field grow' },
-        element('label', { htmlFor: 'search', textContent: 'Search captions and paths' }), search),
-      select('Sort', SORTS.map(([name, text]) => [name, text]), view.sort, (sort) => refilter({ sort })),
-      filed ? many('Class', 'label') : null,
-      many('Nearest class', 'nearest'),
-      data.groups.length ? select('Group', [['', 'All'],
-        ...data.groups.map((group, at) => [String(at), groupTitle(group, at)]), ['none', 'in no group']],
-      view.group, (group) => refilter({ group })) : null,
-      select('Show', shows, view.show, (show) => refilter({ show })))),
+        element('div', { className: 'field grow' },
+          element('label', { htmlFor: 'search', textContent: 'Search captions and paths' }), search),
+        select('Show', shows, view.show, (show) => refilter({ show })),
+        select('Sort', SORTS.map(([name, text]) => [name, text]), view.sort, (sort) => refilter({ sort })),
+        filed ? many('Class', 'label') : null,
+        many('Nearest class', 'nearest'),
+        data.groups.length > 1 ? select('Group', [['', 'All'],
+          ...data.groups.map((group, at) => [String(at), groupTitle(group, at)]), ['none', 'in no group']],
+        view.group, (group) => refilter({ group })) : null)),
     element('div', { className: 'heading-line' },
       element('p', { id: 'found', className: 'quiet' }),
       element('div', { className: 'actions', id: 'bulk' })),
     element('p', { className: 'quiet keys', id: 'keys' }, 'With an image in focus: ',
-      ...[['←→', 'move'], ['Enter', 'open'], ['K', 'keep'], ['R', 'remove'], ['L', 'relabel'], ['U', 'undo']]
+      ...[['←→', 'move'], ['Enter', 'open'], ['X', 'select'], ['Shift ←→', 'select several'], ['K', 'keep'], ['R', 'remove'], ['L', 'relabel'], ['U', 'undo']]
         .flatMap(([key, what]) => [element('kbd', { textContent: key }), ` ${what}  `])),
     element('ul', { className: 'cards', id: 'cards', 'aria-label': 'Images', 'aria-describedby': 'keys' }),
     element('nav', { className: 'pages', 'aria-label': 'Pages of images', id: 'pages' }),
@@ -52,8 +55,8 @@ function refilter(change) {
   announce(document.getElementById('found').textContent);
 }
 
-function openGallery(change) {
-  Object.assign(view, { label: '', nearest: '', group: '', show: 'all', search: '', page: 0 }, change);
+function openGallery(change, sort = view.sort) {
+  Object.assign(view, NOTHING_FILTERED, { sort, page: 0 }, change);
   active = 0;
   if (location.hash === '#gallery') openView();
   else location.hash = '#gallery';
@@ -75,21 +78,43 @@ function drawCards() {
   drawPages(pages);
 }
 
-/** Draw those cards of this page again whose images are in `rows`. */
-function redrawCards(rows) {
-  const cards = document.getElementById('cards');
-  [...cards.children].forEach((each, place) => {
-    const at = shownNow[view.page * PAGE + place];
-    if (rows.has(images[at].row)) each.replaceWith(card(at, place));
-  });
-}
-
 function drawBulk() {
   const all = () => shownNow.map((at) => images[at]);
   document.getElementById('bulk').replaceChildren(
+    view.only ? button(`${count(view.only.size)} from the map ×`, () => refilter({ only: null }), { className: 'plain', ariaLabel: 'Show the others again' }) : '',
     element('span', { className: 'quiet', textContent: `All ${count(shownNow.length)}:` }),
-    ...['keep', 'remove'].map((decision) => button(NAMES[decision], () => decide(all(), decision),
+    button('Select', () => { shownNow.forEach((at) => selected.add(at)); selectionChanged(); },
+      { className: 'plain', disabled: !shownNow.length, ariaLabel: `Select all ${shownNow.length} listed images` }),
+    ...['keep', 'remove'].map((decision) => button(NAMES[decision], () => decideMany(all(), decision),
       { className: 'plain', disabled: !shownNow.length, ariaLabel: `${NAMES[decision]} all ${shownNow.length} listed images` })));
+}
+
+/** Select or release the image at `place` of those listed; with `range`, all from the last one. */
+function pick(place, range) {
+  const on = range || !selected.has(shownNow[place]);
+  const [from, to] = range ? [Math.min(anchor, place), Math.max(anchor, place)] : [place, place];
+  for (const at of shownNow.slice(from, to + 1)) {
+    if (on) selected.add(at);
+    else selected.delete(at);
+  }
+  if (!range) anchor = place;
+  selectionChanged();
+}
+
+function clearSelection() {
+  selected.clear();
+  selectionChanged();
+  focusCard();
+}
+
+function selectionChanged() {
+  for (const each of document.querySelectorAll('.card')) {
+    const on = selected.has(Number(each.dataset.at));
+    each.classList.toggle('selected', on);
+    each.querySelector('.pick').checked = on;
+  }
+  drawTray();
+  announce(`${count(selected.size)} selected`);
 }
 
 function drawPages(pages) {
@@ -113,38 +138,42 @@ function drawPages(pages) {
 function card(at, place) {
   const image = images[at];
   const reach = place === active ? 0 : -1;
+  const here = () => view.page * PAGE + place;
   const act = (decision) => () => { setActive(place); decide([image], decision); };
-  const open = element('button', {
-    type: 'button', className: 'frame', tabIndex: reach, ariaLabel: spoken(image),
-  }, picture(image.picture, ''));
-  open.addEventListener('click', () => review(shownNow, view.page * PAGE + place));
+  const open = element('button', { type: 'button', className: 'frame', tabIndex: reach, ariaLabel: spoken(image) },
+    picture(image.picture, ''));
+  open.addEventListener('click', (event) => (event.shiftKey ? pick(here(), true) : review(shownNow, here())));
   open.addEventListener('focus', () => setActive(place));
-  return element('li', { className: `card ${decisions.get(image.row)?.decision ?? ''}` }, open,
+  const box = element('input', { type: 'checkbox', className: 'pick', tabIndex: reach, checked: selected.has(at), ariaLabel: `Select ${image.path}` });
+  box.addEventListener('click', (event) => { setActive(place); pick(here(), event.shiftKey); });
+  const [own] = image.own;
+  const made = element('li', { className: `card ${decisions.get(image.row)?.decision ?? ''} ${selected.has(at) ? 'selected' : ''}` },
+    element('div', { className: 'pair' }, open,
+      own ? element('div', { className: 'own' }, element('div', { className: 'frame' }, picture(own[0], '')),
+        element('p', { className: 'quiet' }, 'nearest ', isolated(className(own[1])))) : null),
     element('div', { className: 'card-text' },
-      element('div', { className: 'card-head' },
-        element('span', { className: 'score', textContent: number(image.score) }),
-        element('span', { className: 'quiet', textContent: `#${count(image.rank)}` }),
-        image.q !== undefined || image.p !== null ? element('span', {
-          className: 'quiet', textContent: image.q !== undefined ? `q ${number(image.q, 3)}` : `p ${number(image.p, 3)}` }) : null,
-        mark(image)),
-      filing(image),
+      element('div', { className: 'card-head' }, box, chips(image), mark(image)),
+      element('p', { className: 'sentence' }, ...sentence(image)),
+      element('p', { className: 'quiet', textContent: standing(image) }),
       pulls(image, 3),
       pathLine(image),
       element('div', { className: 'card-actions' },
         button('Keep', act('keep'), { tabIndex: reach, className: 'plain' }),
         button('Remove', act('remove'), { tabIndex: reach, className: 'plain' }),
-        button('Relabel', () => review(shownNow, view.page * PAGE + place, true), { tabIndex: reach, className: 'plain' }))));
+        button('Relabel', () => review(shownNow, here(), true), { tabIndex: reach, className: 'plain' }))));
+  made.dataset.at = at;
+  return made;
 }
 
 function setActive(place) {
   active = place;
   [...document.getElementById('cards').children].forEach((each, which) => {
-    for (const control of each.querySelectorAll('button')) control.tabIndex = which === place ? 0 : -1;
+    for (const control of each.querySelectorAll('button, input')) control.tabIndex = which === place ? 0 : -1;
   });
 }
 
 function focusCard() {
-  document.getElementById('cards')?.children[active]?.querySelector('.frame').focus();
+  document.getElementById('cards')?.children[active]?.querySelector('button.frame').focus();
 }
 
 /** Focus the image at `place` of those that pass the filters, on another page if it is there. */
@@ -159,25 +188,33 @@ function moveTo(place) {
   focusCard();
 }
 
-/** Keys that act on the card in focus. */
+/** Keys that act on the card in focus, or on the selected images. */
 function galleryKey(event) {
   const cards = document.getElementById('cards');
-  if (!cards?.contains(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!cards?.contains(event.target)) return false;
   const here = [...cards.children];
-  const image = images[shownNow[view.page * PAGE + active]];
+  const at = view.page * PAGE + active;
+  const image = images[shownNow[at]];
   const across = here.filter((each) => each.offsetTop === here[0].offsetTop).length;
   const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: across, ArrowUp: -across };
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (Object.hasOwn(steps, key)) moveTo(view.page * PAGE + active + steps[key]);
-  else if (key === 'k' || key === 'r') {
-    const at = view.page * PAGE + active;
-    decide([image], key === 'k' ? 'keep' : 'remove');
-    moveTo(images[shownNow[at]] === image ? at + 1 : at); // a filter may have taken it away
-  } else if (key === 'l') review(shownNow, view.page * PAGE + active, true);
+  const key = keyOf(event);
+  if (Object.hasOwn(steps, key)) {
+    if (event.shiftKey && !selected.has(shownNow[at])) pick(at, false);
+    moveTo(at + steps[key]);
+    if (event.shiftKey) pick(view.page * PAGE + active, true);
+  } else if (key === 'k' || key === 'r') {
+    const decision = key === 'k' ? 'keep' : 'remove';
+    if (selected.size) decideMany([...selected].map((each) => images[each]), decision);
+    else {
+      decide([image], decision);
+      moveTo(images[shownNow[at]] === image ? at + 1 : at); // a filter may have taken it away
+    }
+  } else if (key === 'l') review(shownNow, at, true);
+  else if (key === 'x') pick(at, event.shiftKey);
   else if (key === 'u') {
     const row = undo();
-    const place = shownNow.findIndex((at) => images[at].row === row);
-    moveTo(place < 0 ? view.page * PAGE + active : place);
-  } else return;
-  event.preventDefault();
+    const place = shownNow.findIndex((each) => images[each].row === row);
+    moveTo(place < 0 ? at : place);
+  } else return false;
+  return true;
 }

@@ -127,6 +127,25 @@ def test_a_resnet_cell_is_what_changes_when_only_its_value_is_taken_away():
         np.testing.assert_allclose(found[:, j], share / length, atol=1e-5)
 
 
+def test_a_cell_of_convnext_is_its_part_of_the_mean_through_the_norm_as_it_was():
+    model, images, directions, _ = made("timm")
+    head, seen = model.visual.trunk.head, {}
+    head.global_pool.register_forward_hook(lambda _, inputs, output: seen.update(x=inputs[0]))
+    found = cell_map(model, images, directions).cells
+    x, norm = seen["x"].double(), head.norm
+    pooled = x.mean((2, 3))
+    deviation = torch.sqrt(pooled.var(1, correction=0, keepdim=True) + norm.eps)
+    length = model.visual(images).norm(dim=1)
+    for row in range(2):
+        for column in range(2):
+            part = x[:, :, row, column] / 4
+            state = (part - part.mean(1, keepdim=True)) / deviation * norm.weight
+            for module in [each for each in model.visual.head if isinstance(each, nn.Linear)]:
+                state = state @ module.weight.double().T
+            expected = (state.detach().numpy() * directions).sum(1) / length.detach().numpy()
+            np.testing.assert_allclose(found[:, row, column], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "changed"),
     [
