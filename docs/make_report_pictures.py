@@ -70,15 +70,8 @@ def save_picture(page: Page, name: str) -> None:
     pixels.save(path, optimize=True)
 
 
-def main() -> None:
-    PICTURES.mkdir(exist_ok=True)
-    root = Path(tempfile.mkdtemp())
-    os.chdir(root)  # so that no path of this machine is in a picture
-    render(Path("drawings/train"))
-    write_corpus(Path("captions.txt"), 0)
-    audit = ["audit", "drawings/train", "--corpus", "captions.txt", "--model", "demo"]
-    assert run([*audit, "--flag", "25", "--output", "run", "--quiet"]) == 0
-    report = Path("run/report.html")
+def save_pictures(report: Path) -> None:
+    """Photograph the views of a report."""
     with sync_playwright() as driver:
         chromium = shutil.which("chromium")
         browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
@@ -97,6 +90,18 @@ def main() -> None:
         save_picture(dark, "image-dark")
         save_picture(open_page(browser, report, "overview", (390, 844), "light"), "phone")
         browser.close()
+
+
+def main() -> None:
+    PICTURES.mkdir(exist_ok=True)
+    root = Path(tempfile.mkdtemp())
+    os.chdir(root)  # so that no path of this machine is in a picture
+    render(Path("drawings/train"))
+    write_corpus(Path("captions.txt"), 0)
+    audit = ["audit", "drawings/train", "--corpus", "captions.txt", "--model", "demo"]
+    assert run([*audit, "--flag", "25", "--output", "run", "--quiet"]) == 0
+    report = Path("run/report.html")
+    save_pictures(report)
     shutil.rmtree(root)
 
 
