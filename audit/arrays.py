@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked
 from ..indexer import (
     ArrayIndex,
     CaptionIndex,
@@ -35,6 +35,7 @@ EVERY_QUESTION = AuditQuestion()
 STRAYS_ONLY = AuditQuestion(("stray",))
 
 
+@checked
 def audit_arrays(  # noqa: PLR0913 - all but the first two are keyword-only
     images: Any,
     labels: Sequence[Any] | None = None,
@@ -147,8 +148,7 @@ def _rows(given: Any, what: str) -> np.ndarray:
     """An array [n, d] from an array or a torch tensor; UsageError for anything else."""
     if hasattr(given, "detach"):
         given = given.detach().cpu()
-        given = given.float() if str(given.dtype) == "torch.bfloat16" else given
-        given = given.numpy()
+        given = given.float() if str(getattr(given, "dtype", "")) == "torch.bfloat16" else given
     try:
         rows = np.asanyarray(given)
     except ValueError as error:
@@ -240,6 +240,7 @@ class Scorer:
         return decide(result, question, self.settings, own=False)
 
 
+@checked
 def open_scorer(
     reference: str | Path | Reference,
     index: str | Path | CaptionIndex,

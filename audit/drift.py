@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
 from ..corpora import NO_IMAGE_OPTIONS, ImageList, ImageOptions, open_images
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked
 from ..indexer import (
     SCRATCH,
     CaptionIndex,
@@ -139,6 +139,7 @@ class DriftResult:
         return image[order][:count].tolist()
 
 
+@checked
 def compare_collections(
     old: EmbeddedImages,
     new: EmbeddedImages,

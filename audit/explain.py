@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 
 from ..artefacts import write_atomically
 from ..corpora import ImageItem
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked
 from ..indexer import (
     CaptionIndex,
     CellMap,
@@ -139,6 +139,7 @@ class Explanation:
         return values
 
 
+@checked
 def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
     images: Iterable[ImageItem | str | Path],
     reference: Reference,
@@ -424,6 +425,7 @@ def _text(each: Explanation, most: int) -> str:
     return "\n".join(lines)
 
 
+@checked
 def save_map(each: Explanation, folder: str | Path, name: str) -> tuple[Path, Path]:
     """Write `name`.png (the map over the picture) and `name`.npz (its numbers) into `folder`.
 
@@ -588,13 +590,13 @@ def _drawn(cells: CellMap, constants: np.ndarray, j: int) -> dict[str, Any]:
         "values": [float(f"{value:.6g}") for value in values.ravel()],
         "total": float(grid.sum() + constant),
         "constant": constant,
-        "method": METHODS[cells.method],
+        "method": f"{METHODS[cells.method]} The constant {constant:+.2f} is spread evenly.",
     }
 
 
 METHODS = {
-    "exact": "exact: each cell's own path through the model",
-    "crops": "approximate: the mean over crops of half the size",
+    "exact": "Exact: each cell's own path through the model.",
+    "crops": "Approximate: the mean over crops of half the size.",
 }
 
 

@@ -37,7 +37,7 @@ from ..artefacts import (
     write_atomically,
     write_json,
 )
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked
 from ..indexer import Failure, numbers_of, parquet_schema, ranks, read_parquet
 from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
@@ -181,6 +181,7 @@ def current_names(request: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+@checked
 def save_audit(
     result: AuditResult, settings: AuditSettings, folder: str | Path, request: Mapping[str, Any]
 ) -> None:

@@ -31,7 +31,7 @@ from ..corpora import (
     ImageOptions,
     open_captioned,
 )
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked_arrays
 from ..indexer import (
     CaptionIndex,
     EmbeddedImages,
@@ -168,6 +168,7 @@ SCHEMA = pa.schema(
 """The columns of `pairs.parquet`, one row a pair in the order of the collection."""
 
 
+@checked_arrays(vectors=("images", "texts"), numbers=("image", "text"))
 def audit_pairs(
     images: np.ndarray,
     texts: np.ndarray,
@@ -196,7 +197,13 @@ def audit_pairs(
         first, number = _distinct(row.tobytes() for row in made.unit)
         sides.append(made.unit[first])
         firsts.append(first)
-        numbers.append(number if chosen is None else number[np.asarray(chosen)])
+        if chosen is not None and chosen.size and not 0 <= chosen.min() <= chosen.max() < len(rows):
+            raise UsageError(
+                f"pairs name {name} from row {chosen.min():,} to {chosen.max():,}",
+                f"rows from 0 to {len(rows) - 1:,}" if len(rows) else f"{name} of some rows",
+                "Check the rows of the pairs",
+            )
+        numbers.append(number if chosen is None else number[chosen])
     _check_dimensions(sides[0], "images", sides[1], "texts")
     found = score_pairs(Pairs(sides[0], sides[1], *numbers), settings or PairSettings())
     better = [np.where(rows < 0, -1, first[rows]) for rows, first in

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..artefacts import MANIFEST, digest, read_manifest, write_atomically
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked
 from ..indexer import (
     CaptionIndex,
     EmbeddedImages,
@@ -82,6 +82,7 @@ class ReferenceStore:
     say: Callable[[str], object] = lambda line: None
 
 
+@checked
 def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     images: EmbeddedImages,
     index: CaptionIndex | None = None,

@@ -20,6 +20,7 @@ from ..scorer import (
     LeftOut,
     Reference,
     Sample,
+    apart_from_class,
     as_members,
     balanced_weight,
     explained_images,
@@ -155,13 +156,17 @@ def _fewer(before: LeftOut, now: LeftOut, n: int) -> np.ndarray:
 def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
     """float64 [n], `merged_order` of an audit whose labels were questioned.
 
-    Where the audited images are their `own` reference, it is first fitted again without those that
-    another class explains, unless that was done already or there are more than MOST_REFITTED.
+    Where the audited images are their `own` reference, and no more than MOST_REFITTED, they are
+    compared with their neighbours too, and the reference is first fitted again without those that
+    another class explains, unless that was done already.
     """
     assert result.labels is not None
     labels, reference, scores = result.labels, result.reference, result.scores
     ics, ets, given = scores.given_ics, scores.given_ets, labels.given
-    if own and result.refit is None and len(given) <= MOST_REFITTED:
+    apart = None
+    if own and len(given) <= MOST_REFITTED:
+        apart = apart_from_class(result.images.vectors, given)
+    if apart is not None and result.refit is None:
         weight, margin = result.weight, labels.cosine_margin
         out, _ = _explained(result.images, given, scores, weight, margin)
         if out.any():
@@ -173,7 +178,7 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
     filed = ~np.isnan(ics)
     ics, ets = np.where(filed, ics, scores.ics), np.where(filed, ets, scores.ets)
     weight = result.weight if result.refit is None else result.refit.weight
-    return merged_order(ics + weight * ets, labels.margin)
+    return merged_order(ics + weight * ets, labels.margin, apart)
 
 
 def _explained(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, checked
 from ..indexer import (
     SCRATCH,
     CaptionIndex,
@@ -71,6 +71,7 @@ class AuditSettings:
 DEFAULTS = AuditSettings()
 
 
+@checked
 def audit_own(
     images: EmbeddedImages,
     index: CaptionIndex,
@@ -89,6 +90,7 @@ def audit_own(
     return audit_against(images, index, reference, settings, progress)
 
 
+@checked
 def audit_against(  # noqa: PLR0913 - five positional
     images: EmbeddedImages,
     index: CaptionIndex,

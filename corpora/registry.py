@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artefacts import home_folder, write_json
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked
 from .addresses import is_remote
 from .names import NAMED
 from .opening import HUB_SPEC, open_spec
@@ -222,15 +222,16 @@ def _wrong(where: str, given: str, needed: str) -> UsageError:
 __all__ = ["JSON", "CorpusOptions", "TextBatch", "TextSource", "batch_values", "open_corpus"]
 
 
-def open_corpus(spec: str, options: CorpusOptions = NO_OPTIONS) -> TextSource:
+@checked
+def open_corpus(spec: str | os.PathLike[str], options: CorpusOptions = NO_OPTIONS) -> TextSource:
     """Open the corpus that `spec` names; `opening.ACCEPTED_SPECS` lists the accepted forms.
 
-    A preset's name comes before a file of that name, which can be given as ./NAME; what `options`
-    leave out is then as the preset says. UsageError where nothing fits `spec`, the column, config
-    or split is not there, or an option does not apply; BlissError where the data cannot be read
-    or reached.
+    A preset's name comes before a file of that name, which can be given as ./NAME or a Path; what
+    `options` leave out is then as the preset says. UsageError where nothing fits `spec`, the
+    column, config or split is not there, or an option does not apply; BlissError where the data
+    cannot be read or reached.
     """
-    preset = preset_named(spec)
+    preset = preset_named(spec) if isinstance(spec, str) else None
     if preset is not None:
         return open_preset(preset, options)
-    return open_spec(spec, options)
+    return open_spec(os.fspath(spec), options)

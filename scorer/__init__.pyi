@@ -38,6 +38,7 @@ from .members import NO_FILE as NO_FILE
 from .members import as_members as as_members
 from .members import make_members as make_members
 from .mislabel import LabelMargins as LabelMargins
+from .mislabel import apart_from_class as apart_from_class
 from .mislabel import label_margins as label_margins
 from .mislabel import merged_order as merged_order
 from .moments import Moments as Moments

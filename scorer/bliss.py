@@ -34,6 +34,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import UsageError, checked_arrays
 from ..indexer.vectors import Hits, Rows, slices
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut, class_texts, left_out_statistics
 from .moments import Moments
@@ -135,16 +136,26 @@ class BlissScores:
         return self.best_classes[:, 0]
 
 
+@checked_arrays(vectors=("texts",))
 def gather_texts(
     hits: Hits,
     texts: Rows,
     allocator: Allocator = IN_MEMORY,
 ) -> Retrieved:
-    """Read each distinct text of `hits` once from `texts` [M, d], in memory or on disk."""
+    """Read each distinct text of `hits` once from `texts` [M, d], in memory or on disk.
+
+    Raises UsageError where `hits` name rows that `texts` lack.
+    """
     blocks = list(slices(len(hits.rows), IMAGES_AT_ONCE))
     distinct = np.zeros(0, np.int64)
     for block in blocks:
         distinct = np.union1d(distinct, hits.rows[block])
+    if distinct.size and not 0 <= distinct[0] <= distinct[-1] < len(texts):
+        raise UsageError(
+            f"the hits name rows {distinct[0]:,} to {distinct[-1]:,} of {len(texts):,} texts",
+            "the texts that were searched",
+            "Pass the array that was given to the search",
+        )
     position = allocator.empty(hits.rows.shape, np.int32)
     for block in blocks:
         position[block] = np.searchsorted(distinct, hits.rows[block])
@@ -152,6 +163,7 @@ def gather_texts(
     return Retrieved(hits.similarity, hits.rows, position, texts[distinct])
 
 
+@checked_arrays(vectors=("images",))
 def bliss_matrices(
     images: Rows,
     retrieved: Retrieved,
@@ -172,6 +184,7 @@ def bliss_matrices(
     return BlissMatrices(ics, ets, ics + weight * ets)
 
 
+@checked_arrays(vectors=("images",), numbers=("given",))
 def bliss_scores(  # noqa: PLR0913 - six positional
     images: Rows,
     retrieved: Retrieved,
@@ -204,6 +217,10 @@ def bliss_scores(  # noqa: PLR0913 - six positional
     )
     kept.best_classes[:], kept.best_scores[:] = 0, np.inf
     given = np.full(n, -1) if given is None else given
+    if len(given) != n:
+        raise UsageError(
+            f"{len(given):,} classes were given for {n:,} images", "one for each", "Correct `given`"
+        )
     for block in class_blocks(images, retrieved, reference, left_out, allocator=allocator):
         _keep_nearest(kept, block, weight)
         _keep_given(kept, block, given[block.images])
@@ -324,7 +341,20 @@ def class_blocks(
     With a `prior` every variance is moderated. Raises BlissError naming a class with too few
     images: two are needed, three where one of them is left out, and one fewer with a prior.
     """
+    if len(images) != len(retrieved.rows):
+        raise UsageError(
+            f"{len(images):,} images were given with the texts of {len(retrieved.rows):,}",
+            "the images that the texts were retrieved for, in the same order",
+            "Search for the texts of these images",
+        )
     moments, prompts = reference.moments, reference.prompt_vectors
+    if prompts.shape != (len(moments.parts), moments.dimension):
+        raise UsageError(
+            f"a reference of {len(moments.parts):,} classes in {moments.dimension} dimensions has "
+            f"prompt vectors of shape {prompts.shape}",
+            "one row for each class, in the same dimensions",
+            "Correct its prompt_vectors",
+        )
     check_counts(moments, needed=2 if prior is None else 1)
     outside = left_out_terms(images, retrieved, reference, left_out, prior, allocator=allocator)
     prompt_mean, prompt_scale = prompt_statistics(moments, prompts, prior)

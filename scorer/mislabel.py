@@ -11,7 +11,8 @@ so the margin is positive where another class suits better. Of the evidence comp
 docs/mislabel.md. The ½ was chosen on some draws and confirmed on others; 0.2 to 0.5 differ little.
 
 The margin finds images that another class suits, BLISS's ICS + λ·ETS of the class an image is filed
-under finds those that do not suit their own. `merged_order` reads both at once.
+under finds those that do not suit their own, and `apart_from_class` those that no image of it is
+near. `merged_order` reads all at once.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ TEMPERATURE = 0.05
 """Margin at which `label_quality` has fallen to 1/(1 + e)."""
 
 ORDER_WEIGHT = 2.0
-"""Weight of the margin in `merged_order`: chosen on some draws, confirmed on others."""
+"""Weight of the margin in `merged_order`, one more beside `apart_from_class`: chosen on some draws,
+confirmed on others."""
+NEIGHBOURS, CANDIDATES = 3, 2000
+"""Nearest images of its class that an image is compared with, among so many of it at most."""
 
 CHUNK_ENTRIES = 4_000_000
 """Entries of one chunk's [images, classes] cosines: 32 MB each."""
@@ -127,16 +131,48 @@ def _largest(closeness: np.ndarray, given: np.ndarray) -> np.ndarray:
     return best
 
 
-def merged_order(own: np.ndarray, margin: np.ndarray) -> np.ndarray:
+def apart_from_class(images: Rows, given: np.ndarray) -> np.ndarray:
+    """float64 [n], how far unit rows [n, d] are from the nearest others filed under their class.
+
+    That is minus the mean cosine to the NEIGHBOURS nearest, above the median of the class; 0 for
+    images without a class (`given` -1) and for classes of one image. Of a class of more than
+    CANDIDATES images, so many evenly spaced ones are the others.
+    """
+    apart = np.zeros(len(given))
+    for number in np.unique(given[given >= 0]):
+        here = np.flatnonzero(given == number)
+        others = here[:: -(-len(here) // CANDIDATES)]
+        k = min(NEIGHBOURS, len(others) - 1)
+        if k < 1:
+            continue
+        known = np.ascontiguousarray(images[others])
+        for start in range(0, len(here), CANDIDATES):
+            some = here[start : start + CANDIDATES]
+            cosine = images[some] @ known.T
+            itself, place = np.nonzero(some[:, None] == others)
+            cosine[itself, place] = -2
+            apart[some] = -np.partition(cosine, -k, axis=1)[:, -k:].mean(axis=1, dtype=np.float64)
+        apart[here] -= np.median(apart[here])
+    return apart
+
+
+def merged_order(
+    own: np.ndarray, margin: np.ndarray, apart: np.ndarray | None = None
+) -> np.ndarray:
     """float64 [n], one order of strays and wrong labels: higher = to be read earlier.
 
-    z(own) + 2·z(margin), where z(v) = (v - median)/(interquartile range). `own` float64 [n] is
-    ICS + λ·ETS, leave-one-out, of the class each image is filed under; `margin` [n] as
-    `label_margins` has it. An image without a label has no margin (NaN): that of the median image.
+    z(own) + z(apart) + 3·z(margin), or z(own) + 2·z(margin) without `apart`, where z(v) =
+    (v - median)/(interquartile range). `own` float64 [n] is ICS + λ·ETS, leave-one-out, of the
+    class each image is filed under; `margin` [n] as `label_margins` and `apart` [n] as
+    `apart_from_class` have it. An image without a label has no margin (NaN): that of the median
+    image.
     """
     labelled = margin[~np.isnan(margin)]
     middle = float(np.median(labelled)) if len(labelled) else 0.0
-    return _robust_z(own) + ORDER_WEIGHT * _robust_z(np.nan_to_num(margin, nan=middle))
+    doubt = _robust_z(np.nan_to_num(margin, nan=middle))
+    if apart is None:
+        return _robust_z(own) + ORDER_WEIGHT * doubt
+    return _robust_z(own) + _robust_z(apart) + (ORDER_WEIGHT + 1) * doubt
 
 
 def _robust_z(values: np.ndarray) -> np.ndarray:

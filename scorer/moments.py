@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import BlissError
+from ..errors import BlissError, checked, checked_arrays
 from ..indexer.vectors import Rows, slices
 
 ROWS_AT_ONCE = 16_384
@@ -73,6 +73,7 @@ def empty_moments(classes: Iterable[str], dimension: int) -> Moments:
     return Moments(names, (nothing,) * len(names))
 
 
+@checked_arrays(vectors=("images",), numbers=("labels",))
 def fit_moments(classes: Iterable[str], images: np.ndarray, labels: np.ndarray) -> Moments:
     """Moments of unit rows `images` [n, d] whose class numbers are `labels` int [n]."""
     return add_images(empty_moments(classes, images.shape[1]), images, labels)
@@ -96,6 +97,7 @@ def add_images(moments: Moments, images: Rows, labels: np.ndarray) -> Moments:
     return replace(moments, parts=tuple(parts))
 
 
+@checked
 def merge(first: Moments, second: Moments) -> Moments:
     """Moments of the union of two disjoint sets of images; classes are matched by name.
 
@@ -139,6 +141,7 @@ def merge_class(first: ClassMoments, second: ClassMoments) -> ClassMoments:
     return ClassMoments(count, mean, None, scatter_of(first) + scatter_of(second) + between)
 
 
+@checked_arrays(vectors=("images",), numbers=("labels",))
 def remove_images(moments: Moments, images: np.ndarray, labels: np.ndarray) -> Moments:
     """Moments after removing `images` [n, d] from the classes `labels` int [n] they are in.
 

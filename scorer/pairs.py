@@ -170,9 +170,9 @@ def score_pairs(
         rest = full_sums(pairs, settings.temperature)
     else:
         rest = (
-            top_sums(pairs.images, own_rows(pairs.image, pairs.text), find_texts,
+            top_sums(pairs.images, own_rows(pairs.image, pairs.text, len(pairs.images)), find_texts,
                      len(pairs.texts), settings),
-            top_sums(pairs.texts, own_rows(pairs.text, pairs.image), find_images,
+            top_sums(pairs.texts, own_rows(pairs.text, pairs.image, len(pairs.texts)), find_images,
                      len(pairs.images), settings),
         )  # fmt: skip
     similarity = pair_similarity(pairs, pairs.image, pairs.text)
@@ -192,7 +192,7 @@ def score_pairs(
         others = pairs.texts if at == 0 else pairs.images
         bias = half * whole_sums(rest[1 - at], theirs, own)
         asked, place = np.unique(mine[doubtful], return_inverse=True)
-        best, fit = best_rows(rows, asked, others, bias, own_rows(mine, theirs), search)
+        best, fit = best_rows(rows, asked, others, bias, own_rows(mine, theirs, len(rows)), search)
         gain = fit[place] + score[doubtful] - half * whole_sums(rest[at], mine, own)[mine[doubtful]]
         found, gains = np.full(len(score), -1), np.full(len(score), np.nan)
         better = gain > 0
@@ -234,11 +234,11 @@ class OwnRows:
         return np.isin(keys, place * width + rows)
 
 
-def own_rows(mine: np.ndarray, theirs: np.ndarray) -> OwnRows:
-    """The distinct rows int64 `theirs` [P] that each row of `mine` [P] is paired with."""
+def own_rows(mine: np.ndarray, theirs: np.ndarray, count: int) -> OwnRows:
+    """The distinct rows int64 `theirs` [P] that each row of `mine` [P], of 0..count - 1, has."""
     width = int(theirs.max(initial=0)) + 1
     keys = np.unique(mine * np.int64(width) + theirs)
-    starts = np.searchsorted(keys, np.arange(int(mine.max(initial=-1)) + 2) * np.int64(width))
+    starts = np.searchsorted(keys, np.arange(count + 1) * np.int64(width))
     return OwnRows(starts, keys % width)
 
 
@@ -259,7 +259,7 @@ def full_sums(pairs: Pairs, temperature: float) -> tuple[np.ndarray, np.ndarray]
     """
     n, m = len(pairs.images), len(pairs.texts)
     of_images, of_texts = np.full(n, -np.inf), np.full(m, -np.inf)
-    own = own_rows(pairs.image, pairs.text)
+    own = own_rows(pairs.image, pairs.text, len(pairs.images))
     scale = np.float32(1 / temperature)
     for some in slices(n, IMAGES_AT_ONCE):
         images = np.ascontiguousarray(pairs.images[some], np.float32)
@@ -345,7 +345,7 @@ def whole_sums(rest: np.ndarray, rows: np.ndarray, own: np.ndarray) -> np.ndarra
 def mismatch_scores(pairs: Pairs, sums: tuple[np.ndarray, np.ndarray], half: float) -> np.ndarray:
     """float64 [m], scores of mismatched pairs: all, or NULL_PAIRS drawn with a fixed seed."""
     count = len(pairs.image)
-    own = own_rows(pairs.image, pairs.text)
+    own = own_rows(pairs.image, pairs.text, len(pairs.images))
     if count <= WHOLE_NULL:
         image, text = np.divmod(np.arange(count * count), count)
         products = pairs.images[pairs.image] @ pairs.texts[pairs.text].T

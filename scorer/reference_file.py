@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save
 
 from ..artefacts import MANIFEST, check_checksum, read_manifest, write_atomically, write_manifest
-from ..errors import BlissError
+from ..errors import BlissError, checked
 from ..indexer.vectors import Rows, arrow_texts, joined_contents, packed_texts
 from ..tables import read_table
 from .members import Members, as_members, make_members
@@ -30,6 +30,7 @@ ROWS_AT_ONCE = 65_536
 """Contents that are written at once."""
 
 
+@checked
 def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> None:
     """Write `reference.safetensors`, `members.parquet` and the manifest; further `facts` go there.
 
@@ -72,6 +73,7 @@ def save_reference(reference: Reference, folder: str | Path, **facts: Any) -> No
     )
 
 
+@checked
 def load_reference(folder: str | Path) -> Reference:
     """Read a finished reference; BlissError where it is missing, changed or inconsistent."""
     folder = Path(folder)

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import BlissError
+from ..errors import BlissError, checked_arrays
 from ..indexer.vectors import Rows, slices
 from .moments import ClassMoments, Moments
 
@@ -47,6 +47,7 @@ ACCEPTED_ERROR = 3e-6
 embeddings and 6e-6 on data made to cancel; see tests/scorer/test_statistics.py."""
 
 
+@checked_arrays(vectors=("texts",))
 def text_statistics(
     moments: Moments, texts: Rows, needed: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from pyod.models.base import BaseDetector
+from sklearn.utils.validation import check_is_fitted
 
 from .sklearn_detector import BlissDetector
 
@@ -46,4 +47,5 @@ class BlissPyOD(BaseDetector):
 
     def decision_function(self, X: Any) -> np.ndarray:
         """The BLISS score of each row, float64 [n]: higher = more anomalous."""
+        check_is_fitted(self, "_detector")
         return -self._detector.score_samples(X)

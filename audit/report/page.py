@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ...artefacts import write_atomically
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ...indexer import ModelChoice
 from ...safe_text import counted
 from ...scorer import Reference
@@ -36,6 +36,7 @@ REPORT = "report.html"
 IMAGES_SHOWN = 1000
 
 
+@checked
 def save_report(  # noqa: PLR0913 - keyword-only options
     run_folder: str | Path,
     output: str | Path | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...artefacts import write_atomically
-from ...errors import UsageError
+from ...errors import UsageError, checked
 from ...safe_text import counted, terminal_text
 from ..folder import RunFolder, open_run
 from .page_data import bin_edges
@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
+@checked
 def save_plots(run_folder: str | Path, folder: str | Path) -> list[Path]:
     """Write `scores` (a histogram) and `classes` (box plots) as svg and pdf into `folder`.
 

@@ -13,9 +13,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from ...artefacts import temporary_folder, write_atomically
+from ...artefacts import sha256_of, temporary_folder, write_atomically
 from ...corpora import ESCAPED_COLUMNS
 from ...errors import BlissError, UsageError, unwritable
 from ...indexer import UnreadableImage
@@ -100,14 +101,14 @@ def _shown(label: str | None) -> str:
 
 
 def write_list(cleaned: Cleaned, output: str | Path) -> None:
-    """Write `path,label` of every image that stays as a UTF-8 CSV file that is not there yet.
+    """Write `path,label` of every image that stays as a UTF-8 CSV file.
+
+    UsageError where a file is there already, unless it is this list, which an earlier run wrote.
 
     Where a path or label would begin a formula or holds what a cell cannot, the columns are
     ESCAPED_COLUMNS and hold cells as `csv_cells` writes them; otherwise both are as they are.
     """
     output = Path(output)
-    if os.path.lexists(output):
-        raise UsageError(f"{output} already exists", "a new file", "Choose another name")
     rows = [(image.path, image.label or "") for image in cleaned.images]
     plain = all(is_plain(text) for row in rows for text in row)
     text = io.StringIO()
@@ -116,6 +117,10 @@ def write_list(cleaned: Cleaned, output: str | Path) -> None:
     else:
         text.write(csv_text([ESCAPED_COLUMNS, *rows]))
     content = text.getvalue().encode("utf-8")
+    if os.path.lexists(output):
+        if output.is_file() and output.read_bytes() == content:
+            return
+        raise UsageError(f"{output} already exists", "a new file", "Choose another name")
     write_atomically(output, lambda file: file.write(content))
 
 
@@ -125,13 +130,14 @@ def copy_cleaned(
     """Copy what stays of the collection `source` into `target`, one folder a label.
 
     Images that are no files below a folder get their row for a name: `row-12.png`. `target` must
-    be new or empty and outside the collection; it appears complete, by a rename. Returns how
+    be new or empty and outside the collection; it appears complete, by a rename, and may be this
+    copy, which an earlier run finished. Returns how
     many files got another name because theirs was taken. Raises UsageError for an unsuitable
     target, BlissError for an image that is gone, has changed since the audit, or cannot be
     written; then nothing is left behind.
     """
     target = Path(target)
-    _check_target(target, source.folder)
+    _check_target(target, source.folder, len(cleaned.images))
     if source.folder is None:
         places, renamed = [_place_by_row(image) for image in cleaned.images], 0
     else:
@@ -147,6 +153,10 @@ def copy_cleaned(
                 _write(cleaned.images[found.place], found, place, source.folder is None)
                 progress("images copied", number + 1, len(places))
             if target.is_dir():
+                if _contents(target) == _contents(work):
+                    return renamed
+                if any(target.iterdir()):
+                    raise _not_empty(target)
                 target.rmdir()
             os.replace(work, target)
     except OSError as error:
@@ -154,13 +164,26 @@ def copy_cleaned(
     return renamed
 
 
-def _check_target(target: Path, source: str | None) -> None:
+def _contents(folder: Path) -> dict[str, str]:
+    """The files below a folder, and the checksum of each."""
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    return {str(path.relative_to(folder)): sha256_of(path) for path in files}
+
+
+def _not_empty(target: Path) -> UsageError:
+    return UsageError(f"{target} is not empty", "a new or empty folder", "Choose another name")
+
+
+def _check_target(target: Path, source: str | None, images: int) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError(
             f"{target} is not a folder", "a new or empty folder", "Choose another name"
         )
     if target.is_dir() and any(target.iterdir()):
-        raise UsageError(f"{target} is not empty", "a new or empty folder", "Choose another name")
+        # As many files as images may be the copy that an earlier run finished.
+        there = sum(1 for path in islice(target.rglob("*"), 10 * images) if not path.is_dir())
+        if there != images:
+            raise _not_empty(target)
     inside = Path(os.path.realpath(target))
     if source is not None and inside.is_relative_to(os.path.realpath(source)):
         raise UsageError(

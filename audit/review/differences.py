@@ -159,7 +159,7 @@ def differences_summary(found: Differences, table: pa.Table, top: int) -> dict[s
         "rank_correlation": None if np.isnan(correlation) else correlation,
         "worst": worst,
         "worst_in_both": found.common_worst(worst),
-        "changes": table.slice(0, top).to_pylist(),
+        "changes": table.slice(0, worst).to_pylist(),
     }
 
 

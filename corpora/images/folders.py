@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...artefacts import digest
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ..addresses import find_below, is_remote, read_file, stamp, suffix_of
 from ..sources import JSON
 from .source import (
@@ -115,6 +115,7 @@ class ImageList:
             )
 
 
+@checked
 def list_images(root: PathLike) -> ImageList:
     """List `root` as class folders if any subfolder holds an image, otherwise as a flat folder.
 

@@ -383,22 +383,31 @@ def choose_named(
     A name counts in any case and with spaces around it where none is written just so. UsageError
     naming `option` where `given` is not among `names`, or is several of them.
     """
-    if given is not None:
-        found = _spelled(names, given)
-        if len(found) > 1:
-            raise UsageError(
-                f"{where} has several columns like {given!r}",
-                f"one of {', '.join(found)}",
-                f"Correct {option}",
-            )
+    if given is None:
+        found = next((found[:1] for name in usual if (found := _spelled(names, name))), [])
         if not found:
-            raise UsageError(
-                f"{where} has no column {given!r}",
-                f"one of {', '.join(names) or 'none'}",
-                f"Correct {option}",
-            )
-        return found[0]
-    return next((found[0] for name in usual if (found := _spelled(names, name))), None)
+            return None
+    else:
+        found = _spelled(names, given)
+    if not found:
+        raise UsageError(
+            f"{where} has no column {given!r}",
+            f"one of {', '.join(names) or 'none'}",
+            f"Correct {option}",
+        )
+    if list(names).count(found[0]) > 1:
+        raise UsageError(
+            f"{where} has several columns called {found[0]!r}",
+            "columns with names of their own",
+            "Rename all but one of them",
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"{where} has several columns like {given!r}",
+            f"one of {', '.join(found)}",
+            f"Correct {option}",
+        )
+    return found[0]
 
 
 def _spelled(names: Sequence[str], wanted: str) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...artefacts import read_json
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ...safe_text import counted
 from ..addresses import expand, is_remote, is_remote_folder
 from ..datasets import check_inside, choose_split, open_builder, quiet
@@ -146,6 +146,7 @@ _SPLIT = re.compile(
 _SHARD = re.compile(r"\d{5}")
 
 
+@checked
 def open_images(
     spec: str | os.PathLike[str], options: ImageOptions = NO_IMAGE_OPTIONS
 ) -> ImageSource:

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 
 if TYPE_CHECKING:  # decoding processes do without pyarrow
     from ..sources import JSON
@@ -119,6 +119,7 @@ def read_everything(row: int) -> bool:
     return False
 
 
+@checked
 def read_image_bytes(source: ImageSource, rows: Collection[int]) -> Iterator[tuple[int, bytes]]:
     """(row, encoded image) of each of `rows` that can be read, in source order.
 

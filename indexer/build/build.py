@@ -17,7 +17,7 @@ import numpy as np
 
 from ...artefacts import MANIFEST, link_file, sha256_of
 from ...corpora import TextSource
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ...progress import Progress, no_progress
 from ..encode.encoder import IDENTITY, Encoder
 from ..search.captions import CaptionIndex
@@ -119,6 +119,7 @@ class _Job:
     """What is done with its captions, for messages."""
 
 
+@checked
 def build_index(
     sources: TextSource | Sequence[TextSource],
     encoder: Encoder,
@@ -135,6 +136,7 @@ def build_index(
     return _build(_encoding_job(sources, encoder, folder, options, progress), progress)
 
 
+@checked
 def index_embeddings(
     folder: str | Path,
     output: str | Path,

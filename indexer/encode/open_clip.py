@@ -15,7 +15,7 @@ import open_clip
 import torch
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ..store.hub import cache_alone_if_offline
 from .choosing import (
     FOLDER,
@@ -46,6 +46,7 @@ TRUNCATION_TOLERANCE = 1e-5
 """Largest |Δ| of a unit vector's entries for which shorter input counts as exact."""
 
 
+@checked
 def load_encoder(choice: ModelChoice) -> Encoder:
     """The encoder for a model choice; errors as of `load_model`."""
     return encoder_of_model(load_model(choice))

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
 from ...corpora import LONGEST_PATH, ImageList, display_path, list_paths
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
     EmbeddingFolder,
@@ -254,6 +254,7 @@ def read_metadata(folder: Path, number: int, rows: int) -> pa.Table:
     return table
 
 
+@checked
 def read_image_embeddings(folder: str | Path) -> EmbeddedImages:
     """Existing image embeddings in clip-retrieval's layout, normalised here.
 

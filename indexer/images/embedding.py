@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ...artefacts import digest
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
-from ...errors import BlissError
+from ...errors import BlissError, checked
 from ...progress import Progress, no_progress
 from ..build.options import EmbeddingTask, Engine
 from ..encode.encoder import IDENTITY, Encoder
@@ -68,6 +68,7 @@ class EmbedOptions:
 NO_OPTIONS = EmbedOptions()
 
 
+@checked
 def embed_images(
     images: ImageSource,
     encoder: Encoder,

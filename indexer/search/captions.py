@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...errors import BlissError
+from ...errors import BlissError, checked_arrays
 from ..encode.encoder import Encoder
 from ..vectors.nearest import Hits, check_k
 from ..vectors.unit_rows import Rows, slices
@@ -78,6 +78,7 @@ class CaptionIndex(Protocol):
         """The facts of the model its vectors come from."""
 
 
+@checked_arrays(vectors=("queries",))
 def search_index(index: CaptionIndex, queries: np.ndarray, k: int) -> Hits:
     """The k captions nearest to each unit row of `queries` [n, d].
 

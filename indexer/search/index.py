@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked
 from ..encode.encoder import check_same_model
 from ..store.addresses import folder_of
 from ..store.manifest import IndexFolder, IndexManifest
@@ -250,6 +250,7 @@ class ArrayIndex:
         return ArrayIndex(self.captions_of(kept), self.vectors[kept], self.model)
 
 
+@checked
 def open_index(folder: str | Path, choice: SearchChoice = DEFAULT_SEARCH) -> FolderIndex:
     """Open a finished index; its vectors are memory-mapped and read at the first search.
 

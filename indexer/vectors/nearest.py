@@ -29,7 +29,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, checked_arrays
 from .blas import share_among_threads
 from .unit_rows import Rows, blocks_of, slices
 
@@ -94,6 +94,7 @@ class Scanner(Protocol):
         """float [n] or one number: how far a product may be off at most."""
 
 
+@checked_arrays(vectors=("queries", "texts"))
 def exact_search(queries: np.ndarray, texts: Rows, k: int) -> Hits:
     """The k rows of `texts` (M unit rows) of largest inner product with each of `queries` [n, d].
 

@@ -397,3 +397,14 @@ def test_few_images_in_a_class_of_its_own_break_the_promise(least, own, said):
     reason = decided(result, DecisionRule(), own).decision.reason
     assert ("without guarantee: the collection is its own reference" in reason) == said
     assert (f"one of its classes has {least} images, fewer than 8" in reason) == said
+
+
+@pytest.mark.parametrize("name", ["auto", "bliss+", "mahalanobis", "energy"])
+def test_auto_alone_stands_for_another_score(name):
+    for question, chosen in (
+        (AuditQuestion(), name),
+        (AuditQuestion(kinds=("mislabel",)), "bliss" if name == "auto" else name),
+        (AuditQuestion(kinds=("stray",), rule=DecisionRule(per_class=True)),
+         "bliss" if name == "auto" else name),
+    ):  # fmt: skip
+        assert question.score_for(name) == chosen

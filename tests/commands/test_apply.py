@@ -109,7 +109,8 @@ def test_the_list_holds_what_stays_with_its_new_label_and_no_formula(
         if path != "apple/clock.png"
     ]
     assert ["boat/=1+1.png", "boat"] in rows
-    again = bliss("apply", decided(*DECISIONS), "--run", made[0], "--list", out)
+    assert bliss("apply", decided(*DECISIONS), "--run", made[0], "--list", out) == outcome
+    again = bliss("apply", decided(*DECISIONS[1:]), "--run", made[0], "--list", out)
     assert again.code == 2
     assert "already exists. Needed: a new file. Choose another name." in again.err
 
@@ -158,7 +159,12 @@ def test_the_copy_is_the_cleaned_folder_and_the_original_stays(bliss, made, deci
     }
     assert files(tmp_path / "clean") == expected
     assert files(images) == before
+    command = ("apply", tmp_path / "decisions.csv", "--run", run, "--copy", tmp_path / "clean")
+    assert bliss(*command)[:2] == outcome[:2]  # as after a kill just past the rename
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clean", "decisions.csv"]
+    (tmp_path / "clean" / "house" / "1.png").write_bytes(b"another")
+    again = bliss(*command)
+    assert (again.code, "is not empty" in again.err) == (2, True)
 
 
 def test_a_taken_name_is_changed_and_said(bliss, made, decided, tmp_path):

@@ -106,11 +106,14 @@ def test_what_cannot_be_compared_is_refused(bliss, world, tmp_path, given, code,
     assert re.search(message, done.err, re.S)
 
 
-def test_pictures_side_by_side_and_an_image_that_cannot_be_read(bliss, collection, index, tmp_path):
+def test_pictures_side_by_side_and_an_image_that_cannot_be_read(bliss, collection, tmp_path):
+    (tmp_path / "c.txt").write_text("an apple\na boat\na house\na clock\na cup\na key\na fish\n")
+    index = tmp_path / "index"
+    assert bliss("index", "build", tmp_path / "c.txt", "--model", "demo", "-o", index).code == 0
     new = shutil.copytree(collection / "boat", tmp_path / "new")
     (new / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
     done = bliss("drift", collection / "apple", new, "--index", index, "-o", tmp_path / "out",
-                 "--permutations", 19)  # fmt: skip
+                 "--permutations", 19, "--k", 7)  # fmt: skip
     assert done.code == 0, done.err
     assert "9 old images and 9 new images" in done.out
     assert "1 images could not be read" in done.out

@@ -37,6 +37,23 @@ def explain(bliss, fitted, index, collection):
     return run
 
 
+def page_data(path):
+    page = path.read_text(encoding="utf-8")
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
+    )
+
+
+@pytest.fixture(scope="module")
+def audited(bliss, collection, index, tmp_path_factory):
+    """A run with --robust and maps, and what its command printed."""
+    folder = tmp_path_factory.mktemp("maps") / "run"
+    audit = ("audit", collection, "--index", index, "-o", folder, "--report", 5, "--heatmaps")
+    done = bliss(*audit, "--robust")
+    assert done.code == 0, done.err
+    return folder, done
+
+
 def facts(done):
     assert done.code == 0, done.err
     return json.loads(done.out)
@@ -81,6 +98,7 @@ def test_maps_are_written_over_the_upright_picture(explain, tmp_path, collection
     done = explain("-o", tmp_path / "maps", images=(STRAY, "boat/0.png"))
     assert done.code == 0, done.err
     assert f"Maps: {tmp_path / 'maps'}" in done.out
+    assert "the reference keeps vectors without names" in done.err
     assert "2 x 2 cells (exact)" in done.out
     with Image.open(tmp_path / "maps" / "0001.png") as drawn:
         assert drawn.size[0] == Image.open(collection / STRAY).size[0]
@@ -118,25 +136,24 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_explained(
 
 
 def test_the_nearest_reference_images_are_printed_with_what_is_known_of_them(
-    explain, bliss, index, collection, tmp_path
+    explain, audited, bliss, index, collection
 ):
     (found,) = facts(explain("--json"))
     assert [near["path"] for near in found["nearest_images"]] == [None] * 3
     cosines = [near["similarity"] for near in found["nearest_images"]]
     assert cosines == sorted(cosines, reverse=True)
     assert cosines[0] < 0.9999  # the image itself is in the reference
-    said = explain().err
-    assert "the reference keeps vectors without names" in said
-    run = tmp_path / "run"
-    audit = ("audit", collection, "--index", index, "-o", run, "--report", "none")
-    assert bliss(*audit).code == 0
+    run = audited[0]
     done = bliss("explain", collection / STRAY, "--reference", run / "reference", "--index", index)
     assert "without names" not in done.err
     near = done.out.split("nearest reference images\n")[1].split("  map of")[0]
     images = np.load(run / "images/img_emb/img_emb_0.npy")
-    paths = pq.read_table(run / "images/metadata")["image_path"].to_pylist()
-    order = np.argsort(-(images @ images[paths.index(STRAY)]), kind="stable")[1:4]
-    assert re.findall(r"(\S+\.png)", near) == [paths[at] for at in order]
+    scored = pq.read_table(run / "scores.parquet").to_pylist()
+    paths = [row["path"] for row in scored]
+    cosines = images @ images[paths.index(STRAY)]
+    order = [at for at in np.argsort(-cosines, kind="stable").tolist()
+             if scored[at]["left_out"] and paths[at] != STRAY]  # fmt: skip
+    assert re.findall(r"(\S+\.png)", near) == [paths[at] for at in order[:3]]
 
 
 def test_maps_are_arrays_in_python_and_say_which_classes_have_no_images(fitted, index, collection):
@@ -170,23 +187,6 @@ def test_other_models_and_models_without_maps_are_refused(
         explain_images([], load_reference(fitted), open_index(index), small.small_encoder())
 
 
-def page_data(path):
-    page = path.read_text(encoding="utf-8")
-    return json.loads(
-        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
-    )
-
-
-@pytest.fixture(scope="module")
-def audited(bliss, collection, index, tmp_path_factory):
-    """A run with --robust and maps, and what its command printed."""
-    folder = tmp_path_factory.mktemp("maps") / "run"
-    audit = ("audit", collection, "--index", index, "-o", folder, "--report", 5, "--heatmaps")
-    done = bliss(*audit, "--robust")
-    assert done.code == 0, done.err
-    return folder, done
-
-
 def test_maps_on_the_page_add_up_to_the_score_of_the_class_of_each_image(audited):
     folder, done = audited
     assert "5 heatmaps" in done.err
@@ -201,7 +201,7 @@ def test_maps_on_the_page_add_up_to_the_score_of_the_class_of_each_image(audited
         assert drawn["total"] == pytest.approx(score, abs=1e-3 * (1 + abs(score)))
         assert sum(drawn["values"]) == pytest.approx(drawn["total"], abs=1e-3)
         assert row["label"] in drawn["title"]
-        assert drawn["method"].startswith("exact")
+        assert drawn["method"].startswith("Exact: ")
         assert drawn["box"] == [0, 0, 1, 1]
 
 

@@ -143,6 +143,7 @@ def test_a_run_and_itself_do_not_differ(bliss, run):
     assert found["rank_correlation"] == pytest.approx(1)
     assert {each["change"] for each in found["changes"]} == {0}
     assert (found["worst"], found["worst_in_both"]) == (5, 5)
+    assert bliss("diff", run, run, "--json", "--top", "9" * 40).code == 0
 
 
 def test_find_by_text_puts_the_kind_first(bliss, run):

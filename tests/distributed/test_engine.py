@@ -56,7 +56,9 @@ def test_an_index_built_with_ray_is_the_same_file_by_file(running, bliss, captio
     assert stored(tmp_path / "ray") == stored(tmp_path / "local")
 
 
-def test_a_killed_encoder_and_an_interrupted_run_lose_nothing(running, encoder, captions, tmp_path):
+def test_a_killed_encoder_a_lost_machine_and_an_interrupted_run_lose_nothing(
+    running, encoder, captions, tmp_path
+):
     source = open_corpus(str(captions))
     options = IndexOptions(part_rows=20)
     build_index(source, encoder, tmp_path / "local", options)
@@ -70,12 +72,14 @@ def test_a_killed_encoder_and_an_interrupted_run_lose_nothing(running, encoder, 
         done.append(now)
         if len(done) == 3:
             os.kill(encoding_process().pid, signal.SIGKILL)
+            running.kill()
 
     with pytest.raises(Interrupted):
         build_index(source, encoder, tmp_path / "ray", replace(options, engine=ENGINE), interrupt)
     kept = len(list((tmp_path / "ray" / "parts").iterdir()))
     assert 0 < kept < 15
     build_index(source, encoder, tmp_path / "ray", replace(options, engine=ENGINE), kill_once)
+    running.add()
     assert done[0] == 20 * kept and len(done) > 3
     assert stored(tmp_path / "ray") == stored(tmp_path / "local")
 

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from blissaudit.errors import BlissError
+from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.vectors.nearest import Hits, exact_search
 from blissaudit.scorer import bliss as class_blocks
 from blissaudit.scorer.bliss import bliss_matrices, bliss_scores, filed_terms, gather_texts
@@ -15,6 +15,7 @@ from blissaudit.scorer.explain import class_terms
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
+from blissaudit.scorer.statistics import VariancePrior
 from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,3 +239,29 @@ def test_the_terms_of_the_class_an_image_is_filed_under_are_those_of_the_whole(s
     np.testing.assert_allclose(ics, whole.given_ics, rtol=1e-12)
     np.testing.assert_allclose(ets, whole.given_ets, rtol=1e-12)
     assert np.isnan(ics[given < 0]).all() and np.isfinite(ics[given >= 0]).all()
+
+
+def test_a_class_of_one_image_cannot_leave_it_out_whatever_the_prior():
+    rows = np.eye(3, dtype=np.float32)
+    reference = Reference(fit_moments(["cup", "mug"], rows, np.array([0, 0, 1])), rows[:2])
+    retrieved = gather_texts(Hits(np.ones((1, 1), np.float32), np.zeros((1, 1), int)), rows)
+    left_out = LeftOut(np.zeros(1, np.int64), np.ones(1, np.int64))
+    prior = VariancePrior(np.ones(2), 10.0)
+    with pytest.raises(BlissError, match=r"class 'mug' has 1 reference image\. Needed: at least 2"):
+        list(class_blocks.class_blocks(rows[2:], retrieved, reference, left_out, prior))
+
+
+def test_arrays_that_do_not_belong_together_are_refused():
+    rows = np.eye(3, dtype=np.float32)
+    moments = fit_moments(["cup", "mug"], rows[[0, 0, 1, 1]], np.array([0, 0, 1, 1]))
+    hits = exact_search(rows, rows, 1)
+    retrieved = gather_texts(hits, rows)
+    with pytest.raises(UsageError, match=r"rows 0 to 2 of 2 texts. Needed: the texts that were"):
+        gather_texts(hits, rows[:2])
+    for score in (bliss_scores, bliss_matrices):
+        with pytest.raises(UsageError, match=r"prompt vectors of shape \(1, 3\). Needed: one row"):
+            score(rows, retrieved, Reference(moments, rows[:1]))
+        with pytest.raises(UsageError, match=r"2 images were given with the texts of 3"):
+            score(rows[:2], retrieved, Reference(moments, rows[:2]))
+    with pytest.raises(UsageError, match=r"1 classes were given for 3 images"):
+        bliss_scores(rows, retrieved, Reference(moments, rows[:2]), given=np.zeros(1, np.int64))

@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
+from blissaudit.scorer import mislabel
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
-from blissaudit.scorer.mislabel import LabelMargins, label_margins, merged_order
+from blissaudit.scorer.mislabel import (
+    LabelMargins,
+    apart_from_class,
+    label_margins,
+    merged_order,
+)
 from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
+from helpers.small_worlds import unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,3 +164,26 @@ def test_the_merged_order_puts_strays_and_wrong_labels_before_the_others():
     assert merged_order(7 * own + 3, 0.1 * margin - 2) == pytest.approx(order)
     assert merged_order(np.ones(3), np.array([0.0, 0.0, 1.0])).argmax() == 2
     assert np.isfinite(merged_order(np.ones(3), np.full(3, np.nan))).all()
+
+
+@pytest.mark.parametrize("candidates", [100, 6])
+def test_images_far_from_their_own_class_are_found(monkeypatch, candidates):
+    """As loops over images; of a class of 12 only every second image is compared with."""
+    monkeypatch.setattr(mislabel, "CANDIDATES", candidates)
+    rng = np.random.default_rng(3)
+    rows = unit(rng.standard_normal((20, 6))).astype(np.float32)
+    filed = np.array([0] * 12 + [1] * 5 + [2] + [-1] * 2)
+    expected = np.zeros(20)
+    for c in (0, 1):
+        here = np.flatnonzero(filed == c)
+        others = here[:: 2 if len(here) > candidates else 1]
+        for i in here:
+            near = sorted((float(rows[i] @ rows[j]) for j in others if j != i), reverse=True)
+            expected[i] = -np.mean(near[:3])
+        expected[here] -= np.median(expected[here])
+    apart = apart_from_class(rows, filed)
+    assert apart == pytest.approx(expected, abs=1e-6) and (apart[17:] == 0).all()
+    own, margin = rng.standard_normal((2, 20))
+    plain = merged_order(own, margin)
+    assert merged_order(own, margin, apart) != pytest.approx(plain)
+    assert merged_order(own, margin, 5 * apart) == pytest.approx(merged_order(own, margin, apart))

@@ -9,7 +9,14 @@ import pytest
 from blissaudit.errors import BlissError
 from blissaudit.scorer import statistics as module
 from blissaudit.scorer.moments import ClassMoments, Moments, fit_moments, scatter_of
-from blissaudit.scorer.statistics import class_std, factor_rows, text_statistics
+from blissaudit.scorer.statistics import (
+    VariancePrior,
+    class_std,
+    factor_rows,
+    moderated,
+    text_statistics,
+    variance_prior,
+)
 from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,3 +198,36 @@ def test_real_images_of_many_classes_as_one(n):
     for first in range(0, 1501 - n, 500):
         rows = images[first : first + n]
         assert worst_error(one_class(rows), rows, texts) < 2e-6  # 1.2e-6 measured, for pairs
+
+
+def test_the_variance_prior_is_the_mean_sample_variance_of_each_class():
+    rng = np.random.default_rng(3)
+    texts, rows = (oracle.unit_rows(rng.normal(size=(n, 4))) for n in (9, 7))
+    labels = np.array([0, 0, 0, 1, 1, 1, 2])
+    moments = fit_moments(["a", "b", "c", "none"], rows, labels)
+    similarity = rows.astype(float) @ texts.T.astype(float)
+    known = [similarity[labels == c].var(axis=0, ddof=1).mean() for c in (0, 1)]
+    prior = variance_prior(moments, texts, 10.0)
+    assert prior.images == 10.0
+    np.testing.assert_allclose(prior.std**2, [*known, np.mean(known), np.mean(known)], rtol=1e-5)
+    single = fit_moments(["a", "b"], rows[:2], np.array([0, 1]))
+    assert variance_prior(single, texts, 10.0) is None
+    same = fit_moments(["a"], rows[[0, 0, 0]], np.zeros(3, int))
+    assert variance_prior(same, texts, 10.0) is None
+
+
+def test_moderated_deviations_by_hand():
+    prior = VariancePrior(np.array([0.2, 0.5]), 10.0)
+    count, std = np.array([[3], [1]]), np.array([[0.1, 0.3], [0.0, 0.0]])
+    # (10·0.04 + 3·0.01)/12, (10·0.04 + 3·0.09)/12 and, of one image, the prior itself.
+    expected = np.sqrt([[0.43 / 12, 0.67 / 12], [0.25, 0.25]])
+    found = moderated(std, count, np.array([[0.2], [0.5]]), prior)
+    np.testing.assert_allclose(found, expected)
+
+
+def test_a_singular_scatter_has_as_many_factor_rows_as_its_rank():
+    rows = np.repeat(np.eye(6, dtype=np.float32)[:3], 4, axis=0)
+    part = as_scatter(one_class(rows)).parts[0]
+    made, scale = factor_rows(part)
+    assert (made.shape, scale) == ((2, 6), 1.0)
+    np.testing.assert_allclose(made.T @ made, part.scatter / part.count, atol=1e-12)

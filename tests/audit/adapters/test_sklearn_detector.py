@@ -14,6 +14,7 @@ from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
 from blissaudit.scorer.reference import Reference
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
 EXPECTED = {"check_estimators_dtypes": "its data has a row of zeros, which has no direction"}
@@ -136,3 +137,6 @@ def test_pyod_has_the_same_scores_with_our_sign(world):
         pyods.predict(new), (pyods.decision_function(new) > pyods.threshold_).astype(int)
     )
     assert pyods.get_params()["k"] == 4
+    for method in ("predict", "predict_proba", "decision_function", "predict_with_rejection"):
+        with pytest.raises(NotFittedError, match="not fitted"):
+            getattr(BlissPyOD(), method)(images)

@@ -167,6 +167,9 @@ def test_bytes_of_rows_are_found_in_one_pass_that_ends_early(tmp_path: Path) -> 
     read: list[int] = []
 
     class Counted:
+        def __getattr__(self, name):
+            return getattr(source, name)
+
         def items(self, skip):
             for item in source.items(skip):
                 read.append(item.row)
@@ -504,6 +507,19 @@ def test_a_label_column_is_found_or_its_lack_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has several columns like 'kind'.*one of Kind, KIND"):
         open_images(tmp_path, ImageOptions(labels=str(file), label_column="kind"))
     assert labels(open_images(file, ImageOptions(label_column="KIND"))) == ["dog"]
+
+
+@pytest.mark.parametrize("name", ["label", " Label"])
+def test_two_label_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    content = pa.struct({"bytes": pa.binary()})
+    columns = [pa.array([], content), pa.array([], pa.string()), pa.array([], pa.string())]
+    pq.write_table(pa.table(columns, names=["image", name, name]), tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match=rf"several columns called '{name}'.*Rename all but one"):
+        open_images(tmp_path / "t.parquet")
+    (tmp_path / "1.png").write_bytes(png(1))
+    (tmp_path / "t.csv").write_text(f"path,{name},{name}\n1.png,cat,dog\n")
+    with pytest.raises(UsageError, match=r"several columns called"):
+        open_images(tmp_path / "t.csv")
 
 
 def test_captions_beside_images_are_no_classes(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import os
 import shutil
@@ -21,7 +20,6 @@ from blissaudit.corpora.images.folders import ImageList, list_images
 from blissaudit.corpora.images.source import ImageItem, Skip
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.encoder import Encoder, Preprocessing
-from blissaudit.indexer.images import embedding
 from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decode_worker import image_request
 from blissaudit.indexer.images.embedded import EmbeddedImages
@@ -274,10 +272,11 @@ def test_commands_refuse_a_folder_in_use(bliss, collection, index, tmp_path: Pat
 
 
 KILLED = """
-import functools, sys, time
+import sys, time
 from blissaudit import cli
 from blissaudit.indexer.images import embedding as image_embedding
-image_embedding.EmbedOptions = functools.partial(image_embedding.EmbedOptions, part_rows=5)
+made = image_embedding.EmbedOptions.__init__
+made.__defaults__ = tuple(5 if value == 2048 else value for value in made.__defaults__)
 write = image_embedding.write_part
 image_embedding.write_part = lambda *given: (time.sleep(0.05), write(*given))
 sys.exit(cli.run(sys.argv[1:]))
@@ -288,8 +287,9 @@ def test_a_killed_audit_continues_to_the_same_scores(
     bliss, collection, index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["audit", str(collection), "--index", str(index), "--report", "none", "-o"]
-    of_five = functools.partial(embedding.EmbedOptions, part_rows=5)
-    monkeypatch.setattr(embedding, "EmbedOptions", of_five)
+    made = EmbedOptions.__init__
+    of_five = tuple(5 if value == 2048 else value for value in made.__defaults__)
+    monkeypatch.setattr(made, "__defaults__", of_five)
     assert bliss(*command, tmp_path / "whole").code == 0
     out = tmp_path / "out"
     monkeypatch.setenv("BLISS_CACHE", str(tmp_path / "cache"))  # that has not seen the whole run

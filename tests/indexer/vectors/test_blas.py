@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from blissaudit.indexer.vectors import blas
 from blissaudit.indexer.vectors.blas import share_among_threads
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.indexer.vectors.rows import JoinedRows
@@ -77,6 +78,7 @@ def test_an_error_ends_the_work_and_is_raised(threads, place):
 def test_an_interrupt_ends_a_scan_without_finishing_it():
     code = """
 import os, signal, threading, time
+from blissaudit.indexer.vectors import blas
 from blissaudit.indexer.vectors.blas import share_among_threads
 done = []
 def worker(items):
@@ -130,3 +132,11 @@ exact_search(numpy.eye(4, dtype="f4"), numpy.eye(4, dtype="f4"), 2)
 print("faiss" in sys.modules)
 """
     assert several_threads(code) == ["False"]
+
+
+def test_without_a_library_for_products_there_is_one_thread(monkeypatch):
+    class NoLibrary:
+        lib_controllers = ()
+
+    monkeypatch.setattr(blas, "_blas", NoLibrary)
+    assert blas._Limit().threads() == 1

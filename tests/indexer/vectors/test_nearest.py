@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from blissaudit.errors import UsageError
 from blissaudit.indexer.search.structures import write_flat_index
-from blissaudit.indexer.vectors.nearest import exact_search
+from blissaudit.indexer.vectors import nearest
+from blissaudit.indexer.vectors.nearest import (
+    ROUNDING,
+    Candidates,
+    exact_hits,
+    exact_search,
+    keep_largest,
+)
 from blissaudit.indexer.vectors.rows import JoinedRows
 from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
@@ -141,3 +148,35 @@ def test_real_embeddings_equal_faiss_and_float64(tmp_path):
     in_file, rows_in_file = index.search(queries, 10)
     assert np.mean(rows_in_file == rows) > 0.999  # float32 may swap neighbours
     assert in_file == pytest.approx(found.similarity, abs=2e-6)
+
+
+@pytest.mark.parametrize(("below", "found"), [(0.5, 3), (1.5, 2)])
+def test_candidates_that_rounding_could_hide_a_text_from_are_searched_again(below, found):
+    """The k-th similarity decides, and the lowest product may be wrong by ROUNDING."""
+    texts = np.zeros((5, 2), np.float32)
+    texts[:, 0] = [0.9, 0.8, 0.5, 0.5 + 1e-6, 0.1]
+    values = np.array([[0.9, 0.8, 0.5 - below * ROUNDING]], np.float32)
+    hits = exact_hits(
+        np.eye(1, 2, dtype=np.float32), texts, 3, Candidates(values, np.array([[0, 1, 2]]))
+    )
+    assert hits.rows.tolist() == [[0, 1, found]]
+
+
+def test_the_smallest_candidate_makes_room_for_a_larger_text():
+    rng = np.random.default_rng(4)
+    values = rng.permuted(np.tile(np.arange(50, dtype=np.float32), (20, 1)), axis=1)
+    kept = Candidates(values.copy(), np.tile(np.arange(50), (20, 1)))
+    products = np.full((20, 100), -1, np.float32)
+    products[np.arange(20), np.arange(20)] = 99
+    keep_largest(kept, products, 1000)
+    for query in range(20):
+        row = values[query].argmin()
+        assert set(kept.rows[query]) == {*range(50), 1000 + query} - {row}
+        assert sorted(kept.values[query]) == [*range(1, 50), 99]
+
+
+def test_blocks_of_texts_know_their_first_row():
+    rows = np.arange(22, dtype=np.float32).reshape(11, 2)
+    blocks = list(nearest._text_blocks(in_blocks(rows, [5]), 4))
+    assert [first for first, _ in blocks] == [0, 4, 5, 9]
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), rows)

@@ -1,0 +1,290 @@
+"""Mutants of the core and of what decides: are they noticed by the tests of their modules?
+
+The mutants are cosmic-ray's (https://cosmic-ray.readthedocs.io; `pip install cosmic-ray`): one
+operator, number or keyword of a line is replaced. Those in annotations are left out, since nothing
+runs them. --count are drawn with a fixed seed, at least ten of each module. For each one the
+module's tests run in a process forked from one that has imported the libraries, until a test fails.
+Hypothesis draws the same examples each time and does not shrink.
+
+A mutant that survives is listed with its verdict: "equivalent" and why, from
+mutants_equivalent.json, or "not caught".
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import importlib.abc
+import importlib.util
+import json
+import os
+import random
+import select
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+EQUIVALENT = Path(__file__).with_name("mutants_equivalent.json")
+SEED, AT_LEAST, TARGET = 12, 10, 0.97
+TESTS = {
+    "indexer/vectors/unit_rows": ("indexer/vectors/test_unit_rows",),
+    "indexer/vectors/blas": ("indexer/vectors/test_blas",),
+    "indexer/vectors/nearest": ("indexer/vectors/test_nearest",),
+    "scorer/moments": ("scorer/test_core_examples", "scorer/test_moments"),
+    "scorer/statistics": ("scorer/test_core_examples", "scorer/test_statistics"),
+    "scorer/leave_one_out": ("scorer/test_core_examples", "scorer/test_leave_one_out"),
+    "scorer/bliss": ("scorer/test_core_examples", "scorer/test_bliss"),
+    "scorer/reference": ("scorer/test_core_examples", "scorer/test_bliss"),
+    "scorer/calibration": ("scorer/test_calibration", "audit/test_decisions"),
+    "audit/decisions": ("scorer/test_core_examples", "audit/test_decisions"),
+    "indexer/build/finish": ("indexer/build/test_near_duplicates",),
+    "indexer/store/removed": ("indexer/store/test_removed",),
+    "indexer/upkeep/row_choice": ("indexer/store/test_removed",),
+}
+"""The modules, and the test files that run for a mutant of each."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed module: its source, and the change as 'line: before -> after'."""
+
+    module: str
+    operator: str
+    source: str
+    line: int
+    before: str
+    after: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.module}: {self.before} -> {self.after}"
+
+
+class Module:
+    """A module and the places where cosmic-ray's operators change it."""
+
+    def __init__(self, name: str) -> None:
+        from cosmic_ray.ast import ast_nodes, get_ast
+        from cosmic_ray.plugins import get_operator, operator_names
+
+        self.name, self.source = name, (ROOT / f"{name}.py").read_text(encoding="utf-8")
+        self.seen, nodes = {_executed(self.source)}, list(ast_nodes(get_ast(self.source)))
+        self.places: list[tuple[str, int]] = []
+        for operator in sorted(operator_names()):
+            if "Variable" not in operator:  # those need names to replace
+                positions = get_operator(operator)().mutation_positions
+                count = sum(len(list(positions(node))) for node in nodes)
+                self.places += [(operator, number) for number in range(count)]
+
+    def mutant(self, operator: str, number: int) -> Mutant | None:
+        """The mutant of a place; None where only annotations differ, or as one made before."""
+        from cosmic_ray.mutating import mutate_code
+        from cosmic_ray.plugins import get_operator
+
+        changed = mutate_code(self.source, get_operator(operator)(), number)
+        try:
+            executed = _executed(changed)
+        except SyntaxError:
+            return None
+        if executed in self.seen:
+            return None
+        self.seen.add(executed)
+        return _mutant(self.name, operator.partition("/")[2], self.source, changed)
+
+
+def _executed(source: str) -> str:
+    """A module as a tree without annotations."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(0)
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.dump(tree)
+
+
+def _mutant(module: str, operator: str, source: str, changed: str) -> Mutant:
+    old, new = source.splitlines(), changed.splitlines()
+    blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    _, first, last, start, stop = next(block for block in blocks if block[0] != "equal")
+    before, after = (
+        " ".join(line.strip() for line in lines) for lines in (old[first:last], new[start:stop])
+    )
+    return Mutant(module, operator, changed, first + 1, before, after)
+
+
+def sample(count: int) -> list[Mutant]:
+    """AT_LEAST mutants of every module, the rest from all of them."""
+    rng, drawn, rest = random.Random(SEED), [], []
+    for name in TESTS:
+        module = Module(name)
+        rng.shuffle(module.places)
+        first: list[Mutant] = []
+        while module.places and len(first) < AT_LEAST:
+            if (mutant := module.mutant(*module.places.pop())) is not None:
+                first.append(mutant)
+        drawn += first
+        rest += [(module, place) for place in module.places]
+    rng.shuffle(rest)
+    while rest and len(drawn) < count:
+        module, place = rest.pop()
+        if (mutant := module.mutant(*place)) is not None:
+            drawn.append(mutant)
+    order = list(TESTS)
+    return sorted(drawn, key=lambda m: (order.index(m.module), m.line, m.after))
+
+
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a changed source in place of the module's own."""
+
+    def __init__(self, module: str, source: str) -> None:
+        self.name, self.path = "blissaudit." + module.replace("/", "."), ROOT / f"{module}.py"
+        self.source = source
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != self.name:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self.path, loader=self)
+
+    def exec_module(self, module: Any) -> None:
+        exec(compile(self.source, str(self.path), "exec"), module.__dict__)
+
+
+class FirstFailure:
+    """A plugin of pytest's that notes the first test that failed."""
+
+    name = ""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.name = self.name or report.nodeid
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.name = self.name or f"{report.nodeid} (import)"
+
+
+def run_tests(module: str, source: str | None, limit: float) -> tuple[str, float, list[str]]:
+    """The first test that fails ('' where none does), seconds, and the libraries imported."""
+    reading, writing = os.pipe()
+    begun, child = time.monotonic(), os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setpgid(0, 0)
+        answer: dict[str, Any] = {"failed": "the process ended", "libraries": []}
+        try:
+            sink = os.open(os.environ.get("MUTANT_LOG", os.devnull), os.O_WRONLY | os.O_CREAT)
+            os.dup2(sink, 1)
+            os.dup2(sink, 2)
+            answer = _tests_in_child(module, source)
+        finally:
+            with os.fdopen(writing, "w") as pipe:
+                json.dump(answer, pipe)
+            os._exit(0)
+    os.close(writing)
+    ready, _, _ = select.select([reading], [], [], limit)
+    with os.fdopen(reading) as pipe:
+        content = pipe.read() if ready else ""
+    if not ready:
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    answer = json.loads(content or '{"failed": "timed out or ended", "libraries": []}')
+    return answer["failed"], time.monotonic() - begun, answer["libraries"]
+
+
+def _tests_in_child(module: str, source: str | None) -> dict[str, Any]:
+    import pytest
+    from hypothesis import Phase, settings
+
+    os.chdir(ROOT)
+    if source is not None:
+        sys.meta_path.insert(0, Changed(module, source))
+    settings.register_profile(
+        "mutants", deadline=None, database=None, derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+    )  # fmt: skip
+    settings.load_profile("mutants")
+    type.__setattr__(settings, "load_profile", staticmethod(lambda name: None))  # tests load one
+    failure = FirstFailure()
+    files = [str(ROOT / "tests" / f"{name}.py") for name in TESTS[module]]
+    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[failure])
+    failed = failure.name.rpartition("/")[2] or ("" if status == 0 else f"exit status {status}")
+    own = ("blissaudit", "tests", "helpers", "conftest", "test_")
+    return {"failed": failed, "libraries": [n for n in sys.modules if not n.startswith(own)]}
+
+
+def outcomes(mutants: list[Mutant]) -> Iterator[tuple[Mutant, str, float]]:
+    """Each mutant, the first test that fails for it, and seconds."""
+    imported: set[str] = set()
+    for module in dict.fromkeys(mutant.module for mutant in mutants):
+        failed, seconds, libraries = run_tests(module, None, 600)
+        if failed:
+            raise SystemExit(f"without a mutant, {module} fails at {failed}")
+        for name in sorted(set(libraries) - imported, key=len):
+            imported.add(name)
+            try:
+                importlib.import_module(name)
+            except Exception:  # part of a library that is not there
+                continue
+        _, seconds, _ = run_tests(module, None, 600)
+        print(f"  {module}: its tests take {seconds:.1f} s", file=sys.stderr, flush=True)
+        for mutant in mutants:
+            if mutant.module == module:
+                failed, took, _ = run_tests(module, mutant.source, 20 + 5 * seconds)
+                yield mutant, failed, took
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--only", choices=TESTS, action="append", help="modules")
+    parser.add_argument("--again", type=Path, help="only the survivors named in this file")
+    parser.add_argument("--survivors", type=Path, help="write their keys to this file")
+    chosen = parser.parse_args()
+    drawn = [m for m in sample(chosen.count) if not chosen.only or m.module in chosen.only]
+    if chosen.again:
+        keys = set(chosen.again.read_text().splitlines())
+        drawn = [mutant for mutant in drawn if mutant.key in keys]
+    reasons: dict[str, str] = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
+    survivors: list[Mutant] = []
+    counts: dict[str, list[int]] = {}
+    for mutant, failed, took in outcomes(drawn):
+        counts.setdefault(mutant.module, [0, 0])[bool(failed)] += 1
+        if not failed:
+            survivors.append(mutant)
+        print(
+            f"  {mutant.module}:{mutant.line} {took:.1f} s {failed or 'SURVIVED ' + mutant.key}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        if chosen.survivors:
+            chosen.survivors.write_text("".join(f"{m.key}\n" for m in survivors))
+    print(f"{len(drawn)} mutants, seed {SEED}; caught and surviving, by module:")
+    for module, (alive, caught) in counts.items():
+        print(f"  {module}.py: {caught} caught, {alive} survive ({', '.join(TESTS[module])})")
+    equivalent = [mutant for mutant in survivors if mutant.key in reasons]
+    print(f"{len(survivors)} survive, {len(equivalent)} of them equivalent:")
+    for mutant in survivors:
+        verdict = f"equivalent: {reasons[mutant.key]}" if mutant.key in reasons else "not caught"
+        print(f"  {mutant.module}.py:{mutant.line} {mutant.operator}")
+        print(f"    {mutant.before}\n    {mutant.after}\n    {verdict}")
+    others = len(drawn) - len(equivalent)
+    share = (len(drawn) - len(survivors)) / max(others, 1)
+    met = "met" if share >= TARGET else "MISSED"
+    print(f"=> {TARGET:.0%} of the {others} others are caught, {share:.1%}: {met}")
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(sys.path))
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = scratch
+        sys.exit(main())
