@@ -148,10 +148,12 @@ class _Finder:
         if classes is None:
             similarity, near = nearest(self.stored, queries, self.members)
         else:
-            for c in {self.names.index(name) for name in {*classes} if name in self.names}:
-                here = np.array([name == self.names[c] for name in classes])
-                some = self.members[(self.of == c) & self.sound]
-                similarity[here], near[here] = nearest(self.stored, queries[here], some)
+            wanted = {*classes}
+            for c, name in enumerate(self.names):
+                if name in wanted:
+                    here = np.array([each == name for each in classes])
+                    some = self.members[(self.of == c) & self.sound]
+                    similarity[here], near[here] = nearest(self.stored, queries[here], some)
         distinct = np.unique(near[np.isfinite(similarity)])
         if not len(distinct):
             return [[] for _ in queries]

@@ -190,8 +190,8 @@ def choose_images(
         for kind in KINDS
     ]
     lists.append([c["row"] for c in copies if c["kind"] != LOOK_ALIKE and not c["other"]])
-    for chosen in lists:
-        for number, row in enumerate(dict.fromkeys(chosen), 1):
+    for listed in lists:
+        for number, row in enumerate(dict.fromkeys(listed), 1):
             turn[place[row]] = min(turn[place[row]], number)
     chosen = np.lexsort((rank, turn))[:most]
     return chosen[np.argsort(rank[chosen], kind="stable")]
@@ -318,8 +318,8 @@ def copy_groups(copies: Group) -> tuple[list[Group], list[Group]]:
     groups: dict[int, list[Mapping[str, Any]]] = {}
     for copy in copies:
         groups.setdefault(copy["group"], []).append(copy)
-    same = [group for group in groups.values() if group[0]["kind"] != LOOK_ALIKE]
-    alike = [group for group in groups.values() if group[0]["kind"] == LOOK_ALIKE]
+    same: list[Group] = [group for group in groups.values() if group[0]["kind"] != LOOK_ALIKE]
+    alike: list[Group] = [group for group in groups.values() if group[0]["kind"] == LOOK_ALIKE]
     same.sort(key=lambda group: (not group[0]["leak"], -len(group)))
     return same[:COPIES_SHOWN], alike[:LOOK_ALIKES_SHOWN]
 
