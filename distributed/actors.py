@@ -98,8 +98,7 @@ class ShardedSearcher:
 class Shards(NamedTuple):
     """How an index is spread."""
 
-    count: int
-    """Actors."""
+    actors: int
     gpus: int
     """Of each."""
     threads: int
