@@ -187,7 +187,8 @@ def name_too_long(path: object) -> UsageError:
     )
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -228,6 +229,7 @@ def checked_arrays(
                     refuse(argument, _shown(value), _described(hints[argument]))
             fitted = [getattr(value, "moments", value) for value in values.values()]
             lengths = [n for each in fitted if (n := getattr(each, "dimension", None))]
+            array: Any
             for argument in vectors:
                 array = values.get(argument)
                 if hasattr(array, "dtype"):

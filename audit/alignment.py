@@ -109,11 +109,11 @@ def _align(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
     first, second, at, box = first[like], second[like], at[like], box[like]
     second = np.where(mirrored[like][:, None, None] > 0, second[:, :, ::-1], second)
     _, at = _refine(first, second, at, LEVELS[2], box)
-    found = _compare(first, second, at, GRID)
-    correlation[like] = _with_windows(found)
-    again = np.flatnonzero((found.correlation < SURE) & (found.correlation >= DOUBTFUL))
+    fine = _compare(first, second, at, GRID)
+    correlation[like] = _with_windows(fine)
+    again = np.flatnonzero((fine.correlation < SURE) & (fine.correlation >= DOUBTFUL))
     if again.size:
-        first, second, at, box = first[again], second[again], at[again], found.box[again]
+        first, second, at, box = first[again], second[again], at[again], fine.box[again]
         _, at = _refine(first, second, at, LEVELS[2], box)
         better = _with_windows(_compare(first, second, at, GRID))
         correlation[like[again]] = np.maximum(correlation[like[again]], better)

@@ -561,7 +561,7 @@ def options_of(folder: Path) -> Target:
         path, command = commands[drawn[0] % len(commands)]
         options = [p for p in command.params if isinstance(p, click.Option) and not p.is_eager]
         found = list(given_first.get(path, []))
-        for number, text in drawn[1]:
+        for number, text in drawn[1] if options else ():
             option = options[number % len(options)]
             safe = option.name not in ("file", "folder", "list_file", "target", "output", "config")
             if option.is_flag:

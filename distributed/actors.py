@@ -98,8 +98,7 @@ class ShardedSearcher:
 class Shards(NamedTuple):
     """How an index is spread."""
 
-    count: int
-    """Actors."""
+    actors: int
     gpus: int
     """Of each."""
     threads: int
@@ -123,11 +122,13 @@ def spread_index(index: CaptionIndex, wanted: Shards) -> Iterator[CaptionIndex]:
         shard = _ray().remote(**RESTARTED, num_gpus=wanted.gpus)(Shard)
         whole = isinstance(one.searcher, StructureSearcher) and not wanted.exact
         choice = replace(one.choice, kind=EXACT, parameters=None) if wanted.exact else one.choice
-        ends = np.linspace(0, one.stored_count, 1 + (1 if whole else wanted.count)).astype(np.int64)
+        ends = np.linspace(0, one.stored_count, 1 + (1 if whole else wanted.actors)).astype(
+            np.int64
+        )
         shards = []
         for start, stop in pairwise(ends.tolist()):
             rows = None if whole else (start, stop)
-            copies = range(wanted.count if whole else 1)
+            copies = range(wanted.actors if whole else 1)
             shards.append([
                 shard.options(scheduling_strategy=next(places)).remote(
                     folder, choice, rows, wanted.threads

@@ -133,7 +133,7 @@ def run_eval(
         dict(zip(classes, labels.prompts(classes), strict=True)),
         index.vectors,
         request.k,
-        provide({need for entry in chosen for need in entry.score.needs}, resources),
+        extras=provide({need for entry in chosen for need in entry.score.needs}, resources),
     )
     engine = request.embed.engine
     with nullcontext() if engine is None else engine.spread(index, exact=True) as spread:
