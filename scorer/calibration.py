@@ -106,8 +106,6 @@ def hold_out(labels: np.ndarray, contents: np.ndarray, share: float) -> np.ndarr
         members = np.flatnonzero(labels == number)
         members = members[np.argsort(contents[members], kind="stable")]
         count = min(int(share * len(members)), len(members) - 2)
-        while 0 < count and contents[members[count - 1]] == contents[members[count]]:
-            count -= 1
         held[members[: max(0, count)]] = True
     left_in = contents[~held & (labels >= 0)]
     return held & ~np.isin(contents, left_in)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -132,7 +132,7 @@ def page_data(
         "grouped": grouping.of,
         "copies": [_copies(group, places, shelf, links, run) for group in groups],
         "alike": [_copies(pair, places, shelf, links, run) for pair in alike],
-        "map": map_points(run, shown, classes),
+        "map": map_points(run, shown, classes.add),
         "classes": list(classes.numbers),
         "cells": [text_cell(name) for name in classes.numbers],
         "guard": [GUARD_PATTERN, GUARDED_PATTERN],
@@ -282,13 +282,25 @@ class _Links:
 
     collections: Mapping[str, Photographs]
     page: Path | None
+    known: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     def to(self, collection: str, path: str) -> str | None:
-        """Percent-encoded, beginning with a dot, so that no name is read as a scheme or host."""
+        """Percent-encoded, beginning with a dot, so that no name is read as a scheme or host.
+
+        None for a file that is not there.
+        """
+        if (collection, path) not in self.known:
+            self.known[collection, path] = self._made(collection, path)
+        return self.known[collection, path]
+
+    def _made(self, collection: str, path: str) -> str | None:
         where = self.collections.get(collection)
         if where is None or where.folder is None or self.page is None:
             return None
         try:
+            escaped = "\\" in path  # stands for bytes, which `photograph_file` tries
+            if not escaped and not os.path.lexists(os.path.join(where.folder, path)):
+                return None
             file = photograph_file(where.folder, path, where.follow_links)
             relative = os.path.relpath(os.path.realpath(where.folder), self.page)
         except (UnreadableImage, OSError, ValueError):

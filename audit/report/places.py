@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..folder import RunFolder
 from ..review.photographs import audited_embeddings
-
-if TYPE_CHECKING:
-    from .page_data import PageTexts
 
 POINTS = 5000
 """At most so many images are on the map: those shown one by one, and a random sample."""
@@ -20,11 +18,13 @@ LEAST_FOR_UMAP = 16
 """UMAP looks at 15 neighbours of each image."""
 
 
-def map_points(run: RunFolder, shown: np.ndarray, classes: PageTexts) -> dict[str, Any] | None:
+def map_points(
+    run: RunFolder, shown: np.ndarray, number: Callable[[str], int | None]
+) -> dict[str, Any] | None:
     """Columns of the points of the map: x, y, at, class and rank.
 
-    `at` is the place among the images shown one by one, whose positions are `shown` int64, or -1.
-    None where the run's embeddings are not at hand, or there are fewer than three images.
+    `at` is the place among the images shown one by one, whose positions are `shown` int64, or -1;
+    `class` is the `number` of a class's name. None where the run's embeddings are not at hand, or there are fewer than three images.
     """
     stored = audited_embeddings(run)
     table = run.columns(["row", "rank", "label", "nearest_class"])
@@ -48,7 +48,7 @@ def map_points(run: RunFolder, shown: np.ndarray, classes: PageTexts) -> dict[st
         "x": steps[:, 0].tolist(),
         "y": steps[:, 1].tolist(),
         "at": [*range(len(shown)), *[-1] * len(others)],
-        "class": [classes.add(label or near) for label, near in names],
+        "class": [number(label or near) for label, near in names],
         "rank": some["rank"].to_pylist(),
     }
 

@@ -86,8 +86,10 @@ def test_precision_at_the_planted_count_by_hand():
     precision, recall = precision_recall_at(scores, bools("aannna"), 5)
     assert precision == pytest.approx((2 + 2 / 3) / 5)
     assert recall == pytest.approx((2 + 2 / 3) / 3)
-    with pytest.raises(UsageError, match="precision at 7 of 6"):
-        precision_recall_at(scores, bools("aannna"), 7)
+    assert precision_recall_at(scores, bools("aannna"), 6) == (1 / 2, 1.0)
+    for count in (0, 7):
+        with pytest.raises(UsageError, match=f"precision at {count} of 6"):
+            precision_recall_at(scores, bools("aannna"), count)
 
 
 def test_realised_fdp():

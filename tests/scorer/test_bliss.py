@@ -241,6 +241,19 @@ def test_the_terms_of_the_class_an_image_is_filed_under_are_those_of_the_whole(s
     assert np.isnan(ics[given < 0]).all() and np.isfinite(ics[given >= 0]).all()
 
 
+def test_a_class_that_is_one_point_without_an_image_is_far_from_it():
+    """σ is 0 once the image is left out, and its 1e-8 alone divides, with its sign."""
+    one, other = np.eye(2, dtype=np.float32)
+    images = np.stack([one, one, one, other])
+    reference = Reference(fit_moments(["a"], images, np.zeros(4, np.int64)), np.stack([one]))
+    found = bliss_scores(
+        images[3:], gather_texts(exact_search(images[3:], images[3:], 1), images[3:]), reference,
+        0.5, np.zeros(1, np.int64), LeftOut(np.zeros(1, np.int64), np.zeros(1, np.int64)),
+    )  # fmt: skip
+    assert found.given_ics == pytest.approx([1e8])
+    assert found.given_ets == pytest.approx([1e8])
+
+
 def test_a_class_of_one_image_cannot_leave_it_out_whatever_the_prior():
     rows = np.eye(3, dtype=np.float32)
     reference = Reference(fit_moments(["cup", "mug"], rows, np.array([0, 0, 1])), rows[:2])

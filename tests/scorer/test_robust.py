@@ -12,6 +12,7 @@ from blissaudit.scorer.moments import fit_moments, remove_images
 from blissaudit.scorer.reference import Reference
 from blissaudit.scorer.robust import (
     FiledImages,
+    _copies_together,
     agreeing_neighbours,
     balanced_weight,
     explained_images,
@@ -100,6 +101,18 @@ def test_two_neighbours_of_its_class_keep_an_image_and_one_does_not():
         rows = circle([*degrees, *(90 + np.arange(12))])
         found = explained_images(filed(rows, labels, np.where(np.arange(24) == 11, 1, -1)))
         assert found[11] != kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.booleans()), min_size=1))
+def test_an_image_stays_where_a_copy_in_its_class_does(images):
+    hashes, labels, out = map(list, zip(*images, strict=True))
+    n = len(images)
+    world = filed(np.ones((n, 2), np.float32), np.array(labels), np.ones(n), hashes=hashes)
+    kept = {(h, c) for h, c, gone in images if not gone}
+    expected = [gone and (h, c) not in kept for h, c, gone in images]
+    found = _copies_together(np.array(out), world) & np.array(out)
+    assert found.tolist() == expected
 
 
 @pytest.mark.parametrize(
