@@ -24,7 +24,8 @@ def map_points(
     """Columns of the points of the map: x, y, at, class and rank.
 
     `at` is the place among the images shown one by one, whose positions are `shown` int64, or -1;
-    `class` is the `number` of a class's name. None where the run's embeddings are not at hand, or there are fewer than three images.
+    `class` is the `number` of a class's name. None where the run's embeddings are not at hand, or
+    there are fewer than three images.
     """
     stored = audited_embeddings(run)
     table = run.columns(["row", "rank", "label", "nearest_class"])
