@@ -45,6 +45,23 @@ def collection(tmp_path_factory):
     return folder
 
 
+def test_the_run_on_photographs_is_that_of_the_script(real_data, capfd, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("BLISS_CACHE", os.environ.get("BLISS_CACHE", ""))  # put back afterwards
+    monkeypatch.setenv("BLISS_TEST_DATA", str(real_data.parent))
+    import readme_run
+
+    assert readme_run.main() == 0
+    printed = capfd.readouterr().out.splitlines()
+    (shown,) = (block for block in blocks("text") if block.startswith("   score "))
+    assert [line for line in shown.splitlines() if line and line not in printed] == []
+    first = [line.split()[1] for line in printed if line.startswith("    ") and "(+" in line][:9]
+    photographs, _ = readme_run.make(real_data, tmp_path)
+    columns = readme_run.read_rows(photographs, "img")[1]
+    last = dict(zip(columns["label"], columns["image_path"], strict=True))  # of each folder
+    assert {*last.values()} <= {*first}
+
+
 def test_the_make_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
     named = [command[1] for command in commands() if command[0] == "make"]
