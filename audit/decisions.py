@@ -114,8 +114,8 @@ class AuditQuestion:
             raise UsageError(
                 f"question '{unknown[0]}' is unknown",
                 f"one of {', '.join(QUESTIONS)}",
-                "Run 'bliss pairs' instead"
-                if unknown[0] in ("pair", "pairs")
+                "Ask it alone, or run 'bliss pairs'"
+                if unknown[0] == "pairs"
                 else "Correct --question",
             )
         if self.rule.leave_one_out and self.calibration:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
 from . import options as opt
-from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
+from .base import OUTPUT, Command, Output, command, grouped, option, progress_lines, say, section
 from .option_types import REPORT_SIZE, EngineName, split_names
 from .presets import ENCODER, PRESET, with_preset
 
@@ -64,7 +64,8 @@ INPUTS = grouped(
                "auto: bliss+ where it can be fitted, else bliss."),
         option("--question", multiple=True, metavar="NAME", callback=split_names, help="stray: "
                "does an image belong to any class? mislabel: to its own? copy: is it there twice? "
-               "quality: is it a bad picture? Repeatable, or separated by commas [default: all]"),
+               "quality: is it a bad picture? Repeatable, or separated by commas [default: all but "
+               "pairs, which is the command of that name]"),
         option("--robust", is_flag=True, help="Fit again without the images that another class "
                "explains better."),
         opt.TRAINED,
@@ -72,7 +73,24 @@ INPUTS = grouped(
 )  # fmt: skip
 
 
-@command()
+class _Audit(Command):
+    """`bliss audit DATA --question pairs …` is `bliss pairs DATA …`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:  # fmt: skip
+        for question in (["--question", "pairs"], ["--question=pairs"]):
+            for at in range(len(args)):
+                if args[at : at + len(question)] == question:
+                    from .pairs import pairs
+
+                    rest = args[:at] + args[at + len(question) :]
+                    return pairs.make_context("pairs", rest, parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@command(kind=_Audit)
 @click.argument("images", required=False)
 @INPUTS
 @opt.COLLECTION

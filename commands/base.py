@@ -124,9 +124,11 @@ class Command(cloup.Command):
             raise
 
 
-def command(name: str | None = None) -> Callable[[Callable], click.Command]:
+def command(
+    name: str | None = None, kind: type[Command] = Command
+) -> Callable[[Callable], click.Command]:
     """Make a function a command of `bliss`."""
-    return cloup.command(name, cls=Command)
+    return cloup.command(name, cls=kind)
 
 
 def section(title: str, *options: Decorator) -> Decorator:

@@ -419,7 +419,7 @@ def test_robust_cleans_a_separate_reference_too(audit, world):
 
 REFUSED = {
     ("--question", "stray,odd"): "question 'odd' is unknown. Needed: one of stray, mislabel, copy,",
-    ("--question", "pairs"): "quality. Run 'bliss pairs' instead",
+    ("--question", "pairs,copy"): "quality. Ask it alone, or run 'bliss pairs'",
     ("--flag", "fdr=0"): "a false discovery rate of 0.0 was given. Needed: above 0, below 1.",
     ("--flag", "200%"): "a contamination of 2.0 was given. Needed: the share of images",
     (

@@ -31,6 +31,17 @@ def folder(tmp_path):
     return tmp_path / "e"
 
 
+@pytest.mark.parametrize("question", [("--question", "pairs"), ("--question=pairs",)])
+def test_the_audit_with_that_question_is_the_same_command(bliss, folder, tmp_path, question):
+    rest = ("--json", "-q", "--shown", 0, "--keep", 0.1)
+    assert bliss("pairs", folder, "-o", tmp_path / "a", *rest).code == 0
+    assert bliss("audit", *question, folder, "-o", tmp_path / "b", *rest).code == 0
+    for file in (tmp_path / "a").glob("*.parquet"):
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+    refused = bliss("audit", folder, *question, "--robust")
+    assert (refused.code, "--robust" in refused.err) == (2, True)
+
+
 def test_swapped_captions_are_found_and_left_out(bliss, folder, tmp_path):
     done = bliss("pairs", folder, "-o", tmp_path / "out", "--json", "-q", "--shown", 0)
     assert done.code == 0, done.err
