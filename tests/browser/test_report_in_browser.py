@@ -304,7 +304,8 @@ def test_an_image_has_an_address_neighbours_and_its_original(report, open_page):
     assert address.startswith("./") and address.endswith(there)
     page.locator("#full-size").click()
     size = "document.querySelector('#zoom img').naturalWidth"
-    page.wait_for_function(f"{size} > 0")
+    page.locator("#zoom img").evaluate("image => image.decode()")
+    assert page.evaluate(size) > 0
     wide = "document.querySelector('#zoom img').getBoundingClientRect().width"
     page.keyboard.press("1")
     assert page.evaluate(wide) == page.evaluate(size)
@@ -313,7 +314,7 @@ def test_an_image_has_an_address_neighbours_and_its_original(report, open_page):
     page.keyboard.press("0")
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
-    page.wait_for_function("location.hash === '#overview'")
+    page.wait_for_url(re.compile("#overview$"))
     assert (watched.outside(), watched.trouble) == ([], [])
 
 

@@ -252,6 +252,7 @@ def test_damaged_embeddings_of_images(bliss, collection, index, tmp_path):
 STOPPED = """
 import os, signal, sys, time
 from blissaudit import cli
+signal.signal(getattr(signal, sys.argv[1]), signal.SIG_DFL)  # nohup has it ignored
 def work(*given, **how):
     os.kill(os.getpid(), getattr(signal, sys.argv[1]))
     time.sleep(5)

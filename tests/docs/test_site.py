@@ -57,8 +57,12 @@ def test_functions_named_beside_equations_are_defined_there():
         assert set(re.findall(r"\w+", names)) <= defined, file
 
 
-OF_OTHER_PROGRAMS = {"--check", "--constraint", "--index-url", "--no-deps", "--record", "--sort"}
-"""Options of pip, tar and benchmarks."""
+OF_OTHER_PROGRAMS = {
+    "--check", "--constraint", "--index-url", "--no-deps", "--record", "--sort",
+    "--address", "--block", "--exclusive", "--head", "--nodes", "--ntasks", "--ntasks-per-node",
+    "--overlap", "--port",
+}  # fmt: skip
+"""Options of pip, tar, benchmarks, Ray and Slurm."""
 
 
 def known_options(command: click.Command) -> set[str]:

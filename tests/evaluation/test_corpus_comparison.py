@@ -196,14 +196,14 @@ def test_images_are_embedded_once_and_the_reference_is_fitted_once(
 
     from blissaudit.audit import reference as reference_fit
 
-    fit = reference_fit.add_images
+    fit = reference_fit.class_moments
 
     def fitting(*given):
         counted["fits"] += 1
         return fit(*given)
 
     monkeypatch.setattr(indexer, "load_encoder", counting)
-    monkeypatch.setattr(reference_fit, "add_images", fitting)
+    monkeypatch.setattr(reference_fit, "class_moments", fitting)
     done = bliss("corpora", "compare", collection, *indexes, "--json")
     assert done.code == 0, done.err
     assert counted == {"images": 26, "texts": 3, "fits": 1}

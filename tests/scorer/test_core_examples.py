@@ -34,7 +34,7 @@ def test_results_cannot_be_changed(name):
         if (
             isinstance(made, type)
             and made.__module__ == module.__name__
-            and "__annotations__" in vars(made)
+            and vars(made).get("__annotations__")
         ):
             if not getattr(made, "_is_protocol", False):
                 assert dataclasses.is_dataclass(made) and made.__dataclass_params__.frozen, made
