@@ -95,15 +95,18 @@ def retrieve(
             progress("images searched", batch.stop, n)
     if engine is None:
         return gather_texts(found, index.vectors, SCRATCH)
-    chosen = gather_texts(found, _Numbers(), SCRATCH)
+    chosen = gather_texts(found, _Numbers(len(index.vectors)), SCRATCH)
     return replace(chosen, vectors=SelectedRows(index.vectors, np.asarray(chosen.vectors)))
 
 
+@dataclass(frozen=True)
 class _Numbers:
-    """Row numbers in place of rows that are read elsewhere."""
+    """Row numbers in place of the `count` rows, which are read elsewhere."""
+
+    count: int
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return self.count
 
     def __getitem__(self, wanted: slice | np.ndarray, /) -> np.ndarray:
         return np.asarray(wanted)

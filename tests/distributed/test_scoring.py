@@ -45,8 +45,7 @@ class Unlucky(RayEngine):
         self.machines.add()
         for number, found in enumerate(super().map(task, items)):
             if number == 0 and type(task).__name__ != "ClassImages":  # like scores
-                wanted = {"Worker", "Shard"} if "Search" in type(task).__name__ else {"Worker"}
-                wait_for(self.machines.raylet, wanted)
+                wait_for(self.machines.raylet, {"Worker"})
                 self.machines.lost.append(type(task).__name__)
                 self.machines.kill()
             yield found
