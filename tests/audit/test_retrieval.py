@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.search.index import open_index, open_indexes
 from blissaudit.indexer.search.install import set_search_kind
+from helpers.killing import kill_when_made
 
 AUDIT = ("audit", "--report", "none")
 
@@ -86,13 +84,7 @@ def test_an_audit_killed_while_it_retrieves_continues_to_the_same_bytes(
     assert bliss(*AUDIT, collection, "--index", index, "-o", tmp_path / "whole").code == 0
     out = tmp_path / "out"
     arguments = [*AUDIT, str(collection), "--index", str(index), "-o", str(out)]
-    command = [sys.executable, "-P", "-c", KILLED, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("hits/*.json"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    kill_when_made(KILLED, arguments, out, "hits/*.json", 4)
     assert not (out / "scores.parquet").exists()
     before = {path: path.stat().st_mtime_ns for path in out.glob("hits/*.json")}
     assert 4 <= len(before) < 9

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
 from blissaudit.indexer.store import journal
 from blissaudit.indexer.store.lock import only_run_in
+from helpers.killing import kill_when_made
 from PIL import Image
 
 PARTS = EmbedOptions(part_rows=4, workers=1)
@@ -293,16 +293,7 @@ def test_a_killed_audit_continues_to_the_same_scores(
     assert bliss(*command, tmp_path / "whole").code == 0
     out = tmp_path / "out"
     monkeypatch.setenv("BLISS_CACHE", str(tmp_path / "cache"))  # that has not seen the whole run
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", KILLED, *command, str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("images/parts/*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    kill_when_made(KILLED, [*command, str(out)], out, "images/parts/*.json", 2)
     assert not (out / "scores.parquet").exists()
     assert bliss(*command, out).code == 0
     for name in ("scores.parquet", "failures.csv", "images/manifest.json"):
