@@ -242,7 +242,7 @@ def _keep_nearest(kept: BlissScores, block: ClassBlock, weight: float) -> None:
     kept.score[rows] = lowest[better]
     kept.ics[rows] = block.ics[better, nearest[better]]
     kept.ets[rows] = block.ets[better, nearest[better]]
-    kept.pull[rows] = pull_of(block, nearest)[better]
+    kept.pull[rows] = pull_of(block, better, nearest[better])
     _merge_best(kept, block, total)
 
 
@@ -267,9 +267,7 @@ def _keep_given(kept: BlissScores, block: ClassBlock, given: np.ndarray) -> None
     column = given[here] - block.classes.start
     kept.given_ics[here + block.images.start] = block.ics[here, column]
     kept.given_ets[here + block.images.start] = block.ets[here, column]
-    chosen = np.zeros(len(block.ics), np.int64)
-    chosen[here] = column
-    kept.given_pull[here + block.images.start] = pull_of(block, chosen)[here]
+    kept.given_pull[here + block.images.start] = pull_of(block, here, column)
 
 
 @dataclass(frozen=True)
@@ -383,13 +381,19 @@ def classes_at_once(texts: int) -> int:
     return max(1, TABLE_ENTRIES // max(1, texts))
 
 
-def pull_of(block: ClassBlock, chosen: np.ndarray) -> np.ndarray:
-    """float64 [b, k], how far each retrieved text pulls each image from class `chosen` [b]."""
-    mean = block.tables.mean[block.position, chosen[:, None]]
-    scale = block.tables.scale[block.position, chosen[:, None]]
-    pull = (block.similarity - mean) * scale
-    own = block.left_out.classes == chosen[block.left_out.images]
-    pull[block.left_out.images[own]] = block.left_out.pull[own]
+def pull_of(block: ClassBlock, rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """float64 [r, k], how far each retrieved text pulls some images, `rows` int64 [r] of the block,
+    from the class `chosen` int64 [r] of each."""
+    position = block.position[rows]
+    mean = block.tables.mean[position, chosen[:, None]]
+    scale = block.tables.scale[position, chosen[:, None]]
+    pull = (block.similarity[rows] - mean) * scale
+    place = np.full(len(block.ics), -1)
+    place[rows] = np.arange(len(rows))
+    place = place[block.left_out.images]
+    own = np.flatnonzero(place >= 0)
+    own = own[block.left_out.classes[own] == chosen[place[own]]]
+    pull[place[own]] = block.left_out.pull[own]
     return pull
 
 
