@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -55,7 +56,6 @@ from ..scorer import (
     class_terms,
     gather_texts,
     load_reference,
-    remove_images,
 )
 from .folder import DROPPED, RUN, RunFolder, located, open_run
 from .models import Say, encoder_of_run
@@ -69,6 +69,7 @@ from .review.photographs import (
     reference_embeddings,
     run_photographs,
 )
+from .robust import without_rows
 from .run import DEFAULTS, AuditSettings, audit_against, given_classes
 
 TOTAL, LABEL, CAPTIONS = "total", "label", "captions"
@@ -223,18 +224,9 @@ class KeptImages:
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Unit rows that the reference itself keeps, and their classes; none of some classes."""
-        parts, sample = self.reference.moments.parts, self.reference.sample
-        rows = [np.zeros((0, self.reference.prompt_vectors.shape[1]), np.float32)]
-        labels = [np.zeros(0, np.int64)]
-        for number, part in enumerate(parts):
-            if part.centred is not None:
-                rows.append((part.centred + part.mean).astype(np.float32))
-            elif sample is not None:
-                rows.append(sample.images[sample.labels == number])
-            else:
-                continue
-            labels.append(np.full(len(rows[-1]), number))
-        return np.concatenate(rows), np.concatenate(labels)
+        rows = [self.reference.kept_images(number) for number in range(len(self.reference.classes))]
+        labels = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+        return np.concatenate(rows), labels
 
     def remark(self) -> str:
         """What the nearest images cannot say, in a line; "" where they are files of a run."""
@@ -552,7 +544,7 @@ def map_run(
     places = stored.places(run.columns(["row"])["row"].to_numpy())[positions]
     weight = float(run.facts["settings"]["weight"])
     maps: dict[int, Mapping[str, Any]] = {}
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for batch in _pixels(run, images, stored.hashes(places.tolist()), encoder, reasons):
         shown = [images[i] for i, _ in batch]
         terms, classes = _terms_of(shown, stored, places[[i for i, _ in batch]], index, reference)
@@ -573,12 +565,8 @@ def map_run(
             if abs(drawn["total"] - stated) <= AGREEMENT * (1 + abs(stated)):
                 maps[int(image["row"])] = drawn
             else:
-                _count(reasons, "the model or the reference gives another score than the run's")
+                reasons["the model or the reference gives another score than the run's"] += 1
     return RunMaps(maps, reasons)
-
-
-def _count(reasons: dict[str, int], why: str) -> None:
-    reasons[why] = reasons.get(why, 0) + 1
 
 
 def _drawn(cells: CellMap, constants: np.ndarray, j: int) -> dict[str, Any]:
@@ -648,7 +636,7 @@ def _pixels(
     images: Sequence[Mapping[str, Any]],
     hashes: Sequence[str],
     encoder: Encoder,
-    reasons: dict[str, int],
+    reasons: Counter[str],
 ) -> Iterator[list[tuple[int, Decoded]]]:
     """(place in `images`, its pixels) in batches; why the others have none goes to `reasons`."""
     wanted = [
@@ -667,7 +655,7 @@ def _pixels(
             if isinstance(outcome, Decoded):
                 batch.append((found.place, outcome))
             else:
-                _count(reasons, getattr(outcome, "reason", "") or found.problem)
+                reasons[getattr(outcome, "reason", "") or found.problem] += 1
             if len(batch) == min(encoder.batch_size, MAPPED_AT_ONCE):
                 yield batch
                 batch = []
@@ -703,11 +691,5 @@ def _reference_of(run: RunFolder) -> Reference:
     gone = np.array([at[path].pop() for path, _ in dropped if at.get(path)], np.int64)
     numbers = {name: number for number, name in enumerate(reference.classes)}
     labels = np.array([numbers[label] for path, label in dropped], np.int64)[: len(gone)]
-    members = as_members(reference.members)
     contents = text_column(stored.hashes(gone.tolist()))
-    vectors = np.asarray(stored.vectors[gone])
-    return replace(
-        reference,
-        moments=remove_images(reference.moments, vectors, labels),
-        members=members.without(contents, labels),
-    )
+    return without_rows(reference, np.asarray(stored.vectors[gone]), contents, labels)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..indexer import EmbeddedImages, text_column
+from ..indexer import EmbeddedImages, Texts, text_column
 from ..progress import Progress, no_progress
 from ..safe_text import counted
 from ..scorer import (
@@ -134,12 +134,18 @@ def without_images(
     """The reference without the images where `out` [n] is true, filed under `labels` int64 [n]."""
     leaving = np.flatnonzero(out)
     contents = text_column(images.hashes).take(leaving)
-    members = as_members(reference.members).without(contents, labels[leaving])
-    vectors = np.asarray(images.vectors[leaving])
-    moments = remove_images(reference.moments, vectors, labels[leaving])
+    return without_rows(reference, np.asarray(images.vectors[leaving]), contents, labels[leaving])
+
+
+def without_rows(
+    reference: Reference, vectors: np.ndarray, contents: Texts[str], labels: np.ndarray
+) -> Reference:
+    """The reference without images [m]: their vectors [m, d], content hashes and classes."""
+    members = as_members(reference.members).without(contents, labels)
+    moments = remove_images(reference.moments, vectors, labels)
     sample = reference.sample
     if sample is not None:
-        gone = {(label, row.tobytes()) for label, row in zip(labels[leaving], vectors, strict=True)}
+        gone = {(label, row.tobytes()) for label, row in zip(labels, vectors, strict=True)}
         stays = np.array(
             [(label, row.tobytes()) not in gone
              for label, row in zip(sample.labels, sample.images, strict=True)], bool

@@ -70,6 +70,18 @@ class Reference:
         """The C class names, in the order of every class number."""
         return self.moments.classes
 
+    def kept_images(self, number: int) -> np.ndarray:
+        """float32 [m, d], unit rows: the images of class `number` that are kept, which may be none.
+
+        All of them where the moments hold rows, else those in `sample`.
+        """
+        part = self.moments.parts[number]
+        if part.centred is not None:
+            return (part.centred + part.mean).astype(np.float32)
+        if self.sample is None:
+            return np.zeros((0, part.mean.size), np.float32)
+        return self.sample.images[self.sample.labels == number]
+
     @property
     def calibration_count(self) -> int:
         """m, how many images p-values are computed from."""

@@ -198,11 +198,7 @@ def sample_of(reference: Reference) -> Sample:
     """
     images, labels = [], []
     for number, part in enumerate(reference.moments.parts):
-        rows = np.zeros((0, part.mean.size), np.float32)
-        if part.centred is not None:
-            rows = (part.centred + part.mean).astype(np.float32)
-        elif reference.sample is not None:
-            rows = reference.sample.images[reference.sample.labels == number]
+        rows = reference.kept_images(number)
         if part.count and not len(rows):
             raise BlissError(
                 f"of the {part.count:,} images of class '{reference.classes[number]}' only "
