@@ -70,6 +70,19 @@ def reused_workers() -> Iterator[None]:
             kill(process)
 
 
+def _idle_worker() -> subprocess.Popen[bytes] | None:
+    """A worker that was kept and is alive, None where there is none."""
+    while _idle:
+        try:
+            process = _idle.pop()
+        except IndexError:  # another pool took the last one
+            return None
+        if process.args == WORKER_COMMAND and process.poll() is None:
+            return process
+        kill(process)
+    return None
+
+
 class Cached(NamedTuple):
     """An image that was read and not decoded, since its content is known."""
 
@@ -232,11 +245,9 @@ class WorkerProcesses:
                 if self._watcher is None:
                     self._watcher = threading.Thread(target=self._watch, daemon=True)
                     self._watcher.start()
-                while _idle:
-                    process = _idle.pop()
-                    if process.args == WORKER_COMMAND and process.poll() is None:
-                        return process
-                    kill(process)
+                kept = _idle_worker()
+                if kept is not None:
+                    return kept
                 process = launch(WORKER_COMMAND, subprocess.DEVNULL)
             try:
                 frame, expired = self.exchange(process, b"", START_SECONDS)

@@ -96,15 +96,10 @@ def searcher_of(folder: IndexFolder, rows: IndexRows, choice: SearchChoice, plan
     """The searcher of an index by plan; nothing is read before the first query."""
     stored = None if choice.kind == EXACT else stored_structure(folder)
     numbers = gpu_numbers(choice.device)
-    if (
-        stored is None
-        and numbers is not None
-        and len(numbers) <= 1
-        and not faiss_sees_gpu(library())
-    ):
-        if torch_sees_gpu():
-            device = f"cuda:{numbers[0]}" if numbers else "cuda"
-            return TorchSearcher(rows, device, held=plan.placement == "gpu")
+    one_gpu = numbers is not None and len(numbers) <= 1
+    if stored is None and one_gpu and not faiss_sees_gpu(library()) and torch_sees_gpu():
+        device = f"cuda:{numbers[0]}" if numbers else "cuda"
+        return TorchSearcher(rows, device, held=plan.placement == "gpu")
     gpus = None if numbers is None else open_gpus(library(), numbers, plan)
     if stored is None:
         if gpus is not None and plan.placement in ("gpu", "gpu-shards"):

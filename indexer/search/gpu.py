@@ -8,7 +8,7 @@ GPU selects is searched by a scan on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ...errors import BlissError, UsageError
-from ..vectors.nearest import Hits, certain_hits, check_k
+from ..vectors.nearest import Hits, Scanner, certain_hits, check_k
 from ..vectors.rows import SelectedRows, select_blocks
 from ..vectors.unit_rows import Blocks, Rows, blocks_of, slices
 from .plan import Plan
@@ -90,13 +90,25 @@ class StreamingSearcher:
 
     def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
         """See `Searcher`; UsageError for a k that FAISS cannot select on a GPU."""
-        check_selected(k, self.rows, live)
-        queries = np.ascontiguousarray(queries, np.float32)
-        texts = self.rows if live is None else SelectedRows(self.rows, live)
-        hits, uncertain = certain_hits(queries, texts, k, StreamScan(self.gpus, texts, k))
-        if uncertain.size:
-            fill_hits(hits, uncertain, ExactSearcher(texts).search(queries[uncertain], k))
-        return hits if live is None else Hits(hits.similarity, live[hits.rows])
+        return scan_live(lambda texts: StreamScan(self.gpus, texts, k), self.rows, queries, k, live)
+
+
+def scan_live(
+    scan_of: Callable[[Rows], Scanner],
+    rows: Rows,
+    queries: np.ndarray,
+    k: int,
+    live: np.ndarray | None,
+) -> Hits:
+    """`Searcher.search` among `rows` by a scan of those that are live; the CPU searches again where
+    it leaves a query uncertain."""
+    _check_selected(k, rows, live)
+    queries = np.ascontiguousarray(queries, np.float32)
+    texts = rows if live is None else SelectedRows(rows, live)
+    hits, uncertain = certain_hits(queries, texts, k, scan_of(texts))
+    if uncertain.size:
+        _fill_hits(hits, uncertain, ExactSearcher(texts).search(queries[uncertain], k))
+    return hits if live is None else Hits(hits.similarity, live[hits.rows])
 
 
 class HoldingSearcher:
@@ -112,13 +124,13 @@ class HoldingSearcher:
 
     def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
         """See `Searcher`; UsageError for a k that FAISS cannot select on a GPU."""
-        check_selected(k, self.rows, live)
+        _check_selected(k, self.rows, live)
         queries = np.ascontiguousarray(queries, np.float32)
         scanner = HeldScan(self.index, len(self.rows), k, live)
         hits, uncertain = certain_hits(queries, self.rows, k, scanner)
         if uncertain.size:
             rest = StreamingSearcher(self.gpus, self.rows).search(queries[uncertain], k, live)
-            fill_hits(hits, uncertain, rest)
+            _fill_hits(hits, uncertain, rest)
         return hits
 
 
@@ -188,7 +200,7 @@ def stored_blocks(texts: Rows) -> Blocks:
     return texts.stored_blocks() if isinstance(texts, StoredBlocks) else blocks_of(texts)
 
 
-def check_selected(k: int, rows: Rows, live: np.ndarray | None) -> None:
+def _check_selected(k: int, rows: Rows, live: np.ndarray | None) -> None:
     """Raise UsageError for a k that is not among the rows, or that a GPU does not select."""
     check_k(k, len(rows) if live is None else len(live))
     if k > MOST_SELECTED:
@@ -199,7 +211,7 @@ def check_selected(k: int, rows: Rows, live: np.ndarray | None) -> None:
         )
 
 
-def fill_hits(hits: Hits, queries: np.ndarray, rest: Hits) -> None:
+def _fill_hits(hits: Hits, queries: np.ndarray, rest: Hits) -> None:
     """Put the hits of the queries int64 [u] in their place among `hits`."""
     hits.similarity[queries], hits.rows[queries] = rest.similarity, rest.rows
 

@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..vectors.nearest import Hits, certain_hits
-from ..vectors.rows import SelectedRows
+from ..vectors.nearest import Hits
 from ..vectors.unit_rows import Rows, slices
-from .gpu import GpuScan, check_selected, fill_hits, stored_blocks
-from .searchers import ExactSearcher
+from .gpu import GpuScan, scan_live, stored_blocks
 
 OUTPUT_ERROR = 1e-3
 """A product below 2 is rounded by 2⁻¹¹ at most, and the sum in float32 by less than that again."""
@@ -44,13 +42,7 @@ class TorchSearcher:
 
     def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
         """See `Searcher`; UsageError for a k above MOST_SELECTED."""
-        check_selected(k, self.rows, live)
-        queries = np.ascontiguousarray(queries, np.float32)
-        texts = self.rows if live is None else SelectedRows(self.rows, live)
-        hits, uncertain = certain_hits(queries, texts, k, TorchScan(self, texts, k))
-        if uncertain.size:
-            fill_hits(hits, uncertain, ExactSearcher(texts).search(queries[uncertain], k))
-        return hits if live is None else Hits(hits.similarity, live[hits.rows])
+        return scan_live(lambda texts: TorchScan(self, texts, k), self.rows, queries, k, live)
 
     def blocks(self, texts: Rows) -> Iterator[tuple[int, Any]]:
         """(first row, fp16 [m, d] on the device); all rows stay there where they may."""
