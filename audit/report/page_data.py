@@ -95,6 +95,7 @@ def page_data(
         for name in ("any", "own", "other"):
             found = getattr(near, name)
             image[name] = [_neighbour(each, classes, shelf, links) for each in found]
+    sizes = _sizes(run, copies)
     places = {image["row"]: place for place, image in enumerate(images)}
     for issue in issues:
         if issue["row"] in places:
@@ -130,8 +131,8 @@ def page_data(
         "images": images,
         "groups": _groups(grouping, images, captions),
         "grouped": grouping.of,
-        "copies": [_copies(group, places, shelf, links, run) for group in groups],
-        "alike": [_copies(pair, places, shelf, links, run) for pair in alike],
+        "copies": [_copies(group, places, shelf, links, sizes) for group in groups],
+        "alike": [_copies(pair, places, shelf, links, sizes) for pair in alike],
         "map": map_points(run, shown, classes.add),
         "classes": list(classes.numbers),
         "cells": [text_cell(name) for name in classes.numbers],
@@ -341,10 +342,13 @@ def _group_count(copies: Group) -> int:
 
 
 def _copies(
-    group: Group, places: Mapping[int, int], shelf: PictureShelf, links: _Links, run: RunFolder
+    group: Group,
+    places: Mapping[int, int],
+    shelf: PictureShelf,
+    links: _Links,
+    sizes: Mapping[int, list[int]],
 ) -> list[dict[str, Any]]:
     """The images of one group: each with its place among the shown images, if it is one."""
-    sizes = _sizes(run)
     return [
         {
             "at": None if copy["other"] else places.get(copy["row"]),
@@ -363,21 +367,18 @@ def _copies(
     ]
 
 
-def _sizes(run: RunFolder) -> Mapping[int, list[int]]:
+def _sizes(run: RunFolder, copies: Group) -> dict[int, list[int]]:
     """[width, height] of the images of every group of copies, by row, where they were measured."""
-    if "sizes" not in run.opened:
-        stored, found = audited_embeddings(run), run.found(COPIES) or []
-        wanted = sorted({copy["row"] for copy in found if not copy["other"]})
-        known: dict[int, list[int]] = {}
-        if stored is not None and wanted:
-            rows = run.columns(["row"])["row"].to_numpy()
-            places = stored.places(rows)[np.searchsorted(rows, wanted)]
-            width, height = (stored.column(name, places) for name in ("width", "height"))
-            for row, *size in zip(wanted, width, height, strict=True):
-                if None not in size:
-                    known[row] = [int(str(side).split(".")[0]) for side in size]
-        run.opened["sizes"] = known
-    return run.opened["sizes"]
+    stored, known = audited_embeddings(run), {}
+    wanted = sorted({copy["row"] for copy in copies if not copy["other"]})
+    if stored is not None and wanted:
+        rows = run.columns(["row"])["row"].to_numpy()
+        places = stored.places(rows)[np.searchsorted(rows, wanted)]
+        width, height = (stored.column(name, places) for name in ("width", "height"))
+        for row, *size in zip(wanted, width, height, strict=True):
+            if None not in size:
+                known[row] = [int(str(side).split(".")[0]) for side in size]
+    return known
 
 
 def _groups(
@@ -407,11 +408,12 @@ def _spread(table: Any, flagged: np.ndarray | None, run: RunFolder) -> dict[str,
     They are of what ranked the images, and so is the threshold: scores, or margins of labels.
     """
     by_margin = run.ranked_by_labels and "margin" in table.column_names
-    values = table["margin" if by_margin else "score"]
+    column = "margin" if by_margin else "score"
     if by_margin:
-        table = table.filter(values.is_valid())
-        flagged = None if flagged is None else flagged[values.is_valid().to_numpy()]
-    scores = table["margin" if by_margin else "score"].to_numpy()
+        known = table[column].is_valid()
+        table = table.filter(known)
+        flagged = None if flagged is None else flagged[known.to_numpy()]
+    scores = table[column].to_numpy()
     filed = table["label"].null_count < len(table)
     names = arrow_texts(table["label" if filed else "nearest_class"])
     classes = categories(joined(list(names)))
