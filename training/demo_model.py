@@ -60,15 +60,15 @@ def model_view(scene: Scene) -> Pixels:
     return np.asarray(small, dtype=np.uint8)
 
 
-def _render_chunk(scenes: list[Scene]) -> Pixels:
+def _render_batch(scenes: list[Scene]) -> Pixels:
     return np.stack([model_view(scene) for scene in scenes])
 
 
 def render_all(scenes: list[Scene], workers: int = 2) -> Pixels:
     """Pictures of shape (scenes, 64, 64, 3), rendered by several processes."""
-    chunks = [scenes[start : start + 200] for start in range(0, len(scenes), 200)]
+    batches = [scenes[start : start + 200] for start in range(0, len(scenes), 200)]
     with ProcessPoolExecutor(workers) as pool:
-        return np.concatenate(list(pool.map(_render_chunk, chunks)))
+        return np.concatenate(list(pool.map(_render_batch, batches)))
 
 
 def rendered(scenes: list[Scene], cache: Path) -> Pixels:
@@ -145,7 +145,7 @@ def kind_rows() -> Rows:
     return rows
 
 
-def asked_rows(scenes: Rows, column: int) -> Rows:
+def pair_rows(scenes: Rows, column: int) -> Rows:
     """The different pairs of kind and one further attribute that occur among the scenes."""
     rows = np.full_like(scenes, UNSAID)
     rows[:, [0, column]] = scenes[:, [0, column]]
@@ -277,7 +277,7 @@ def step_loss(
     """Summed loss of one batch, and its three parts: kinds, one attribute, mixed captions."""
     sets = [
         kind_rows(),
-        asked_rows(rows, int(rng.integers(1, 4))),
+        pair_rows(rows, int(rng.integers(1, 4))),
         mixed_rows(rows, rng),
     ]
     texts = [text for captions in sets for text in written(captions, rng)]

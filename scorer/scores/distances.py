@@ -41,7 +41,7 @@ from .similarity import (
     ENTRIES,
     Covariance,
     fit_covariance,
-    in_chunks,
+    in_batches,
     second_moment,
     similarity,
     squared_lengths,
@@ -85,12 +85,12 @@ def _fit_knn(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     def scores(query: Query) -> np.ndarray:
         distance = np.empty(len(query.images))
         step = ENTRIES // max(query.images.shape[1], k)
-        for chunk in slices(len(distance), step):
-            images = query.images[chunk]
+        for batch in slices(len(distance), step):
+            images = query.images[batch]
             kth = exact_search(images, rows, k).rows[:, k - 1]
             # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
             apart = images.astype(np.float64) - references[kth]
-            distance[chunk] = np.linalg.norm(apart, axis=1)
+            distance[batch] = np.linalg.norm(apart, axis=1)
         return distance
 
     return scores
@@ -127,14 +127,14 @@ def nearest_squared(covariance: Covariance, means: np.ndarray, images: np.ndarra
     weighed_means = weighed(covariance, apart)
     constant = np.einsum("cd,cd->c", weighed_means, apart)
 
-    def of_chunk(chunk: np.ndarray) -> np.ndarray:
-        chunk -= centre
+    def of_batch(batch: np.ndarray) -> np.ndarray:
+        batch -= centre
         own = squared_lengths(
-            covariance, chunk @ covariance.directions.T, np.einsum("nd,nd->n", chunk, chunk)
+            covariance, batch @ covariance.directions.T, np.einsum("nd,nd->n", batch, batch)
         )
-        return np.maximum(0, own + (constant - 2 * chunk @ weighed_means.T).min(axis=1))
+        return np.maximum(0, own + (constant - 2 * batch @ weighed_means.T).min(axis=1))
 
-    return in_chunks(images, max(means.shape), of_chunk)
+    return in_batches(images, max(means.shape), of_batch)
 
 
 def _fit_mahalanobis(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -205,18 +205,18 @@ def _fit_gaussian_ad(fitting: Fitting, parameters: Mapping[str, float]) -> Fitte
         mean = images.mean(axis=0)
         gaussians.append((mean, fit_covariance(images - mean, f"class '{name}'")))
 
-    def of_chunk(chunk: np.ndarray) -> np.ndarray:
-        nearest = np.full(len(chunk), np.inf)
+    def of_batch(batch: np.ndarray) -> np.ndarray:
+        nearest = np.full(len(batch), np.inf)
         for mean, covariance in gaussians:
-            chunk -= mean
-            along = chunk @ covariance.directions.T
-            whole = np.einsum("nd,nd->n", chunk, chunk)
+            batch -= mean
+            along = batch @ covariance.directions.T
+            whole = np.einsum("nd,nd->n", batch, batch)
             np.minimum(nearest, squared_lengths(covariance, along, whole), out=nearest)
-            chunk += mean
+            batch += mean
         return np.sqrt(nearest)
 
     def scores(query: Query) -> np.ndarray:
-        return in_chunks(query.images, 4 * query.images.shape[1], of_chunk)
+        return in_batches(query.images, 4 * query.images.shape[1], of_batch)
 
     return scores
 
@@ -249,11 +249,11 @@ def _fit_vim(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
 
     d = images.shape[1]
     best_logits = scale * similarity(images, prompts, 1 / scale).largest
-    alpha = best_logits.mean() / in_chunks(images, d, residual).mean()
+    alpha = best_logits.mean() / in_batches(images, d, residual).mean()
 
     def scores(query: Query) -> np.ndarray:
         log_sum = similarity(query.images, prompts, 1 / scale).log_sum
-        return alpha * in_chunks(query.images, d, residual) - log_sum
+        return alpha * in_batches(query.images, d, residual) - log_sum
 
     return scores
 
@@ -290,11 +290,11 @@ def _fit_smmp(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     means = class_means(fitting.normals)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
 
-    def of_chunk(images: np.ndarray) -> np.ndarray:
+    def of_batch(images: np.ndarray) -> np.ndarray:
         return (unmatched(images @ texts.T / tau) + unmatched(images @ means.T / tau)) / 2
 
     def scores(query: Query) -> np.ndarray:
-        return in_chunks(query.images, max(texts.shape), of_chunk)
+        return in_batches(query.images, max(texts.shape), of_batch)
 
     return scores
 
@@ -328,12 +328,12 @@ def _fit_costarr(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     pulled = metric * means
     mean_square = np.einsum("cd,cd->c", pulled, means)
 
-    def of_chunk(images: np.ndarray) -> np.ndarray:
+    def of_batch(images: np.ndarray) -> np.ndarray:
         length = np.sqrt(np.square(images) @ metric.T * mean_square)
         return 1 - (images @ pulled.T / np.maximum(length, 1e-12)).max(axis=1)
 
     def scores(query: Query) -> np.ndarray:
-        return in_chunks(query.images, 2 * max(prompts.shape), of_chunk)
+        return in_batches(query.images, 2 * max(prompts.shape), of_batch)
 
     return scores
 

@@ -89,17 +89,17 @@ def share_of(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, rest - part))
 
 
-def in_chunks(
+def in_batches(
     images: np.ndarray, width: int, score: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """float64 [n], `score` of `images` [n, d], a block at a time.
+    """float64 [n], `score` of `images` [n, d], a batch at a time.
 
     `score` maps float64 [b, d] to [b]; `width` is how many numbers it holds for an image.
     """
     step = ENTRIES // max(1, width)
     scores = np.empty(len(images))
-    for chunk in slices(len(images), step):
-        scores[chunk] = score(images[chunk].astype(np.float64))
+    for batch in slices(len(images), step):
+        scores[batch] = score(images[batch].astype(np.float64))
     return scores
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .contract import Fitted, Fitting, Need, Query, Score, between, positive, retrieved_texts
-from .similarity import in_chunks, share_of, similarity
+from .similarity import in_batches, share_of, similarity
 
 
 def fit_mcm(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -117,14 +117,14 @@ def fit_logit_gap(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     others = wide.shape[1] - 1
     count = max(1, round(between(parameters, "share", 0, 1) * others))
 
-    def of_chunk(images: np.ndarray) -> np.ndarray:
+    def of_batch(images: np.ndarray) -> np.ndarray:
         if not others:
             return np.zeros(len(images))
         cosines = -np.sort(-(images @ wide), axis=1)
         return cosines[:, 1 : 1 + count].mean(axis=1) - cosines[:, 0]
 
     def score(query: Query) -> np.ndarray:
-        return in_chunks(query.images, 2 * wide.shape[1], of_chunk)
+        return in_batches(query.images, 2 * wide.shape[1], of_batch)
 
     return score
 

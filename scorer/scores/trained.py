@@ -26,7 +26,7 @@ from ...artefacts import check_checksum, read_manifest, write_atomically, write_
 from ...errors import BlissError, UsageError
 from ...indexer.vectors import exact_search, slices
 from .contract import Fitted, Fitting, Need, Query, Score, missing, positive
-from .similarity import ENTRIES, IMAGES_AT_ONCE, in_chunks
+from .similarity import ENTRIES, IMAGES_AT_ONCE, in_batches
 
 HEAD_KIND = "oecl-head"
 ARRAYS, LOSSES = "head.safetensors", "losses.csv"
@@ -201,11 +201,11 @@ def feature_lengths(head: Mapping[str, np.ndarray], views: np.ndarray) -> np.nda
     weights, bias = head["first"].astype(np.float64), head["first_bias"].astype(np.float64)
     second = head["second"].astype(np.float64)
 
-    def of_chunk(chunk: np.ndarray) -> np.ndarray:
-        hidden = np.maximum(chunk @ weights.T + bias, 0).mean(axis=1)
+    def of_batch(batch: np.ndarray) -> np.ndarray:
+        hidden = np.maximum(batch @ weights.T + bias, 0).mean(axis=1)
         return np.linalg.norm(hidden @ second.T + head["second_bias"], axis=1)
 
-    return in_chunks(views, views.shape[1] * max(weights.shape), of_chunk)
+    return in_batches(views, views.shape[1] * max(weights.shape), of_batch)
 
 
 def _fit_oecl(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -244,10 +244,10 @@ def _fit_outlier_knn_ratio(fitting: Fitting, parameters: Mapping[str, float]) ->
 def _nearest(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """float64 [n], Euclidean distance of each image to the nearest of `rows`."""
     distance = np.empty(len(images))
-    for chunk in slices(len(images), max(1, ENTRIES // max(1, images.shape[1]))):
-        found = exact_search(images[chunk], rows, 1).rows[:, 0]
+    for batch in slices(len(images), max(1, ENTRIES // max(1, images.shape[1]))):
+        found = exact_search(images[batch], rows, 1).rows[:, 0]
         # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
-        distance[chunk] = np.linalg.norm(images[chunk].astype(np.float64) - rows[found], axis=1)
+        distance[batch] = np.linalg.norm(images[batch].astype(np.float64) - rows[found], axis=1)
     return distance
 
 
@@ -266,7 +266,7 @@ def _fit_outlier_logistic(fitting: Fitting, parameters: Mapping[str, float]) -> 
     weights = weights.astype(np.float64)
 
     def scores(query: Query) -> np.ndarray:
-        return in_chunks(query.images, len(weights), lambda rows: rows @ weights) + float(bias[0])
+        return in_batches(query.images, len(weights), lambda rows: rows @ weights) + float(bias[0])
 
     return scores
 

@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import BlissError, UsageError
 from ...indexer.vectors import exact_search
 from .contract import Fitted, Fitting, Need, Normals, Query, Score
-from .similarity import in_chunks
+from .similarity import in_batches
 from .text_terms import WithTerms, terms_of
 
 RSCIN = "+rscin"
@@ -114,7 +114,7 @@ def bootstrap_rows(
             "Try count = 10 and cut = 3",
         )
     texts = prompts.astype(np.float64)
-    nearest = in_chunks(images, max(texts.shape), lambda x: (x @ texts.T).argmax(axis=1))
+    nearest = in_batches(images, max(texts.shape), lambda x: (x @ texts.T).argmax(axis=1))
     rows, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for number, text in enumerate(texts):
         members = np.flatnonzero(nearest == number)
