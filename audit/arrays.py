@@ -26,8 +26,8 @@ from ..indexer import (
 from ..scorer import Reference, load_reference
 from .classes import ClassWords
 from .decisions import AuditQuestion, decide, with_copies_and_quality
+from .fitting.reference import fit_reference
 from .models import encoder_for
-from .reference import fit_reference
 from .result import AuditResult
 from .run import DEFAULTS, LEAST_IMAGES, AuditSettings, audit_against
 

@@ -24,11 +24,11 @@ from ..scorer import (
     least_flagged,
     null_p_values,
 )
-from .copies import OpenPicture, find_copies
+from .fitting.robust import merged_with_refit, refitted
 from .issues import issues_table
-from .quality import not_measured, quality_issues
+from .pictures.copies import OpenPicture, find_copies
+from .pictures.quality import not_measured, quality_issues
 from .result import AuditResult, Decision
-from .robust import merged_with_refit, refitted
 from .run import AuditSettings, calibrated, given_classes
 
 QUESTIONS = ("stray", "mislabel", "copy", "quality")

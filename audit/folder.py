@@ -43,9 +43,9 @@ from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
 from .decisions import decision_facts
+from .fitting.robust import refit_facts
 from .issues import issue_counts, issues_table, worst_issues
 from .result import AuditedImage, AuditResult, Refit
-from .robust import refit_facts
 from .run import AuditSettings
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"

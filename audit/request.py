@@ -56,8 +56,8 @@ from .classes import (
     without_small,
 )
 from .decisions import AuditQuestion, decide, with_calibration, with_copies_and_quality
+from .fitting.reference import REFERENCE, ReferenceStore, fit_with_means
 from .models import Say, encoder_for
-from .reference import REFERENCE, ReferenceStore, fit_with_means
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
 from .review.photographs import files_of

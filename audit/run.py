@@ -38,7 +38,7 @@ from ..scorer import (
     sample_of,
 )
 from .classes import ClassWords
-from .reference import fit_reference
+from .fitting.reference import fit_reference
 from .result import AuditResult
 from .retrieval import HitsCache, retrieve
 from .scoring import score_classes

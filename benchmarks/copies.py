@@ -3,11 +3,11 @@
 Run as: BLISS_TEST_DATA=DIR python benchmarks/copies.py [--planted 400] [--rows 200000] [--record]
 
 1. Real copies: the 4,114 photographs of Caltech-101 val and test. The copies among the pairs of
-   cosine 0.95 and more were listed by eye (`tests/audit/caltech_copies.csv`, names alone) before
-   the confirmation was made, and doubtful ones looked at again when its first results were known;
-   pairs listed there as `edited` (recoloured, another background) count as neither, and neither do
-   copies of a lower cosine, `found` by the confirmation and seen by eye afterwards. All other pairs
-   among the 1,500 of highest cosine are look-alikes.
+   cosine 0.95 and more were listed by eye (`tests/audit/pictures/caltech_copies.csv`,
+   names alone) before the confirmation was made, and doubtful ones looked at again when its first
+   results were known; pairs listed there as `edited` (recoloured, another background) count as
+   neither, and neither do copies of a lower cosine, `found` by the confirmation and seen by eye
+   afterwards. All other pairs among the 1,500 of highest cosine are look-alikes.
 2. Planted copies: photographs resized, encoded again, cropped by up to 10 % of a side, mirrored, or
    with a watermark of up to 5 % of the area. They are compared with their originals directly: no
    model's weights were available to embed them, so whether an embedding proposes them as candidates
@@ -31,8 +31,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from blissaudit.audit.alignment import align_pairs
-from blissaudit.audit.copies import CopySettings, candidate_pairs
+from blissaudit.audit.pictures.alignment import align_pairs
+from blissaudit.audit.pictures.copies import CopySettings, candidate_pairs
 from blissaudit.indexer import sketch_of
 from measuring import Report, measured, setup_lines
 from PIL import Image, ImageDraw
@@ -41,7 +41,7 @@ from scipy.fft import dctn
 PAIRS = 1500
 RECALL = {"resize": 0.99, "encode": 0.99, "crop": 0.99, "mirror": 0.99, "watermark": 0.9}
 """What is wanted of each change of a planted copy; a precision of 0.95 is wanted too."""
-LISTED = Path(__file__).resolve().parent.parent / "tests" / "audit" / "caltech_copies.csv"
+LISTED = Path(__file__).resolve().parents[1] / "tests/audit/pictures/caltech_copies.csv"
 
 
 def main() -> None:

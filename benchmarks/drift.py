@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from blissaudit import exact_search, gather_texts
 from blissaudit.indexer.vectors.nearest import Hits
-from blissaudit.scorer.drift import count_captions, largest_captions, smallest_p
+from blissaudit.scorer.questions.drift import count_captions, largest_captions, smallest_p
 from measuring import begin, test_data, verdict
 from planted_strays import embeddings, plain, usable_classes
 

@@ -25,7 +25,7 @@ from blissaudit.evaluation.metrics import paired_interval
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut
-from blissaudit.scorer.mislabel import label_margins
+from blissaudit.scorer.questions.mislabel import label_margins
 from planted_strays import embeddings, judge, plain, usable_classes
 
 SHARE = 0.05

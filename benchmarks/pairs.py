@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from blissaudit.indexer import nearest_searcher
 from blissaudit.indexer.vectors.nearest import exact_search
-from blissaudit.scorer.pairs import Pairs, PairScores, PairSettings, score_pairs
+from blissaudit.scorer.questions.pairs import Pairs, PairScores, PairSettings, score_pairs
 from measuring import Report, measured, setup_lines, test_data, unit, verdict
 
 CLAIM = "swapped captions are found, and at most 5 % of the kept pairs are swapped"

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from blissaudit.audit.quality import THRESHOLDS, quality_scores
+from blissaudit.audit.pictures.quality import THRESHOLDS, quality_scores
 from blissaudit.indexer import EmbeddedImages, Preprocessing
 from blissaudit.indexer.images.decoding import DecodingLimits, decode_image
 from measuring import Report, setup_lines

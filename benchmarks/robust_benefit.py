@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from blissaudit import audit_own, open_index
 from blissaudit.audit.classes import ClassWords
 from blissaudit.audit.decisions import AuditQuestion, decide
-from blissaudit.audit.robust import reference_labels, scored_with, without_images
+from blissaudit.audit.fitting.robust import reference_labels, scored_with, without_images
 from blissaudit.audit.run import AuditSettings
 from blissaudit.audit.scores import rescored
 from blissaudit.evaluation.metrics import mean_interval

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import blissaudit.audit.reference as fit_module
+import blissaudit.audit.fitting.reference as fit_module
 import blissaudit.audit.request as request_module
 import blissaudit.audit.run as run_module
 import faiss

@@ -24,9 +24,9 @@ from ...errors import BlissError, UsageError, checked
 from ...indexer import ModelChoice
 from ...safe_text import counted
 from ...scorer import Reference
-from ..explain import map_run
 from ..folder import RunFolder, located, open_run
 from ..models import Say
+from ..questions.explain import map_run
 from ..review.photographs import check_addresses
 from .grouping import group_run, save_groups
 from .page_data import page_data

@@ -11,10 +11,10 @@ from ...indexer import CaptionIndex, describe_model
 from ...progress import Progress
 from ...safe_text import counted, terminal_text
 from ...scorer import HiddenTexts
+from ..fitting.robust import refit_facts, refit_text
 from ..folder import count_facts
 from ..issues import issue_counts, worst_issues
 from ..result import AuditedImage, AuditResult
-from ..robust import refit_facts, refit_text
 
 CAPTIONS_SHOWN = 2
 READ_FIRST = 5

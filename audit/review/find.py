@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import BlissError, UsageError
 from ...indexer import Encoder, SelectedRows, exact_search, normalise_rows
 from ...safe_text import counted, terminal_text
-from ..fitting import embed_query
+from ..fitting.fit import embed_query
 from ..folder import RunFolder
 from .photographs import StoredImages, audited_embeddings
 

@@ -14,8 +14,8 @@ from blissaudit.audit.decisions import (
     decided,
     decision_facts,
 )
+from blissaudit.audit.fitting.robust import without_images
 from blissaudit.audit.result import AuditResult
-from blissaudit.audit.robust import without_images
 from blissaudit.audit.run import AuditSettings, calibrated, calibrated_on_itself
 from blissaudit.errors import BlissError, TooManyFlagged, UsageError
 from blissaudit.indexer.images.embedded import EmbeddedImages
@@ -33,8 +33,8 @@ from blissaudit.scorer.calibration import (
 )
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT
 from blissaudit.scorer.members import make_members
-from blissaudit.scorer.mislabel import LabelMargins
 from blissaudit.scorer.moments import fit_moments
+from blissaudit.scorer.questions.mislabel import LabelMargins
 from blissaudit.scorer.reference import Calibration, Reference
 from blissaudit.scorer.reference_file import images_to_keep
 from hypothesis import given, settings

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit import UsageError
 from blissaudit import explain as explain_images
-from blissaudit.audit.explain import KeptImages
+from blissaudit.audit.questions.explain import KeptImages
 from blissaudit.indexer import ModelChoice, load_encoder, open_index
 from blissaudit.scorer import load_reference
 from blissaudit.scorer.moments import scatter_of

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from blissaudit.audit import retrieval
-from blissaudit.audit.reference import fit_reference
+from blissaudit.audit.fitting.reference import fit_reference
 from blissaudit.audit.result import AuditResult
 from blissaudit.audit.run import AuditSettings, audit_against
 from blissaudit.distributed.engine import RayEngine
@@ -86,7 +86,7 @@ def audit(folder: Path, images: EmbeddedImages, engine: Any, hits: Path, **setti
     index, rng = open_index(folder / "index"), np.random.default_rng(1)
     words = unit(rng, C)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blissaudit.audit.reference.look_up_class_prompts", lambda *_: words)
+        patch.setattr("blissaudit.audit.fitting.reference.look_up_class_prompts", lambda *_: words)
         reference = fit_reference(images, index, engine=engine)
     chosen, cache = AuditSettings(k=5, **settings), retrieval.HitsCache(hits)
     return audit_against(images, index, reference, chosen, hits=cache, engine=engine)

@@ -194,7 +194,7 @@ def test_images_are_embedded_once_and_the_reference_is_fitted_once(
 
         return dataclasses.replace(encoder, encode_images=images, encode_texts=texts)
 
-    from blissaudit.audit import reference as reference_fit
+    from blissaudit.audit.fitting import reference as reference_fit
 
     fit = reference_fit.class_moments
 

@@ -11,9 +11,9 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.vectors.nearest import Hits, exact_search
 from blissaudit.scorer import bliss as class_blocks
 from blissaudit.scorer.bliss import bliss_matrices, bliss_scores, filed_terms, gather_texts
-from blissaudit.scorer.explain import class_terms
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from blissaudit.scorer.moments import fit_moments
+from blissaudit.scorer.questions.explain import class_terms
 from blissaudit.scorer.reference import Reference
 from blissaudit.scorer.statistics import VariancePrior
 from helpers import bliss_oracle as oracle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blissaudit.audit.robust import rank_correlation
+from blissaudit.audit.fitting.robust import rank_correlation
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.bliss import bliss_matrices, gather_texts
 from blissaudit.scorer.leave_one_out import LeftOut

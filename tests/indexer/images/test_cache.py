@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit.reference import ReferenceStore, fit_reference
+from blissaudit.audit.fitting.reference import ReferenceStore, fit_reference
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.images import embedding
 from blissaudit.indexer.images.embedded import read_image_embeddings
@@ -225,7 +225,7 @@ def test_a_reference_that_would_be_too_large_is_fitted_again(
 ):
     audit = (*AUDIT, collection, "--index", index, "-o")
     assert bliss(*audit, tmp_path / "first").code == 0
-    monkeypatch.setattr("blissaudit.audit.reference.MOST_BYTES", 100)
+    monkeypatch.setattr("blissaudit.audit.fitting.reference.MOST_BYTES", 100)
     shutil.rmtree(tmp_path / "cache" / "references")
     assert bliss(*audit, tmp_path / "second").code == 0
     assert sum(encoded) == 26 and not list((tmp_path / "second" / "reference").glob("*"))

@@ -11,7 +11,7 @@ from blissaudit.errors import BlissError
 from blissaudit.indexer.images import embedded as outside_metadata
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.vectors.string_columns import text_column
-from blissaudit.scorer.mislabel import LabelMargins
+from blissaudit.scorer.questions.mislabel import LabelMargins
 
 
 def write(folder, tables):

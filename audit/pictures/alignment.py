@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..indexer import SKETCH, slices
+from ...indexer import SKETCH, slices
 
 PAIRS_AT_ONCE = 64
 COVERED = 0.06

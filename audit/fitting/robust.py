@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..indexer import EmbeddedImages, Texts, text_column
-from ..progress import Progress, no_progress
-from ..safe_text import counted
-from ..scorer import (
+from ...indexer import EmbeddedImages, Texts, text_column
+from ...progress import Progress, no_progress
+from ...safe_text import counted
+from ...scorer import (
     LEAST,
     SCORES,
     SHARE,
@@ -31,17 +31,11 @@ from ..scorer import (
     remove_images,
     top_in_common,
 )
-from .result import AuditResult, Refit
-from .retrieval import retrieve
-from .run import (
-    AuditSettings,
-    calibrated,
-    calibrated_on_itself,
-    given_classes,
-    in_reference,
-)
-from .scores import rescored
-from .scoring import score_classes
+from ..result import AuditResult, Refit
+from ..retrieval import retrieve
+from ..run import AuditSettings, calibrated, calibrated_on_itself, given_classes, in_reference
+from ..scores import rescored
+from ..scoring import score_classes
 
 MOST_REFITTED = 50_000
 """Images for which the merged order refits without being told to: the neighbours of those in doubt

@@ -1,7 +1,7 @@
 """What is new in a collection: two sets of images compared in words.
 
-`bliss drift`: embed or read both sets, retrieve captions, test them (`scorer/drift.py`), write
-`captions.parquet` and a page with examples of both sets side by side.
+`bliss drift`: embed or read both sets, retrieve captions, test them (`scorer/questions/drift.py`),
+write `captions.parquet` and a page with examples of both sets side by side.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
-from ..corpora import NO_IMAGE_OPTIONS, ImageList, ImageOptions, open_images
-from ..errors import BlissError, UsageError, checked
-from ..indexer import (
+from ...artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
+from ...corpora import NO_IMAGE_OPTIONS, ImageList, ImageOptions, open_images
+from ...errors import BlissError, UsageError, checked
+from ...indexer import (
     SCRATCH,
     CaptionIndex,
     EmbeddedImages,
@@ -40,9 +40,9 @@ from ..indexer import (
     read_image_embeddings,
     text_column,
 )
-from ..progress import Progress, no_progress
-from ..safe_text import counted, terminal_text
-from ..scorer import (
+from ...progress import Progress, no_progress
+from ...safe_text import counted, terminal_text
+from ...scorer import (
     CaptionCounts,
     ShareShift,
     benjamini_hochberg,
@@ -53,14 +53,14 @@ from ..scorer import (
     shifted_shares,
     smallest_p,
 )
-from .folder import RUN as RUN_FILE
-from .folder import open_run
-from .models import Say, encoder_for
+from ..folder import RUN as RUN_FILE
+from ..folder import open_run
+from ..models import Say, encoder_for
+from ..report.cards import figure, safe, save_page
+from ..report.thumbnails import SMALL, PictureShelf
+from ..retrieval import HITS, HitsCache, retrieve
+from ..review.photographs import Photographs, Wanted, run_photographs
 from .pairs import photographs_of
-from .report.cards import figure, safe, save_page
-from .report.thumbnails import SMALL, PictureShelf
-from .retrieval import HITS, HitsCache, retrieve
-from .review.photographs import Photographs, Wanted, run_photographs
 
 TABLE, RUN, PAGE = "captions.parquet", "run.json", "report.html"
 EXAMPLES = 6

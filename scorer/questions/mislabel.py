@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..indexer.vectors import Rows
-from .leave_one_out import LeftOut
-from .moments import Moments
-from .reference import Reference
-from .statistics import check_counts
+from ...indexer.vectors import Rows
+from ..leave_one_out import LeftOut
+from ..moments import Moments
+from ..reference import Reference
+from ..statistics import check_counts
 
 MEAN_WEIGHT = 0.5
 """Weight of the cosine to the class's images beside the cosine to its prompt."""

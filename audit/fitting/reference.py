@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import MANIFEST, digest, read_manifest, write_atomically
-from ..errors import BlissError, UsageError, checked
-from ..indexer import (
+from ...artefacts import MANIFEST, digest, read_manifest, write_atomically
+from ...errors import BlissError, UsageError, checked
+from ...indexer import (
     CaptionIndex,
     EmbeddedImages,
     Encoder,
@@ -33,8 +33,8 @@ from ..indexer import (
     reuse_files,
     text_column,
 )
-from ..safe_text import counted, csv_text
-from ..scorer import (
+from ...safe_text import counted, csv_text
+from ...scorer import (
     ARRAYS,
     MEMBERS,
     REFERENCE_KIND,
@@ -48,7 +48,7 @@ from ..scorer import (
     save_reference,
     sketch_rows,
 )
-from .classes import (
+from ..classes import (
     ClassWords,
     MissingPrompts,
     assign_classes,
@@ -61,7 +61,7 @@ from .classes import (
     named_classes,
     without_small,
 )
-from .scoring import class_moments
+from ..scoring import class_moments
 
 REFERENCE, REFERENCES = "reference", "references"
 """Its folder in an output folder, and the folder in the cache that registers all of them."""

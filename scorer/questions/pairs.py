@@ -34,9 +34,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UsageError
-from ..indexer.vectors import Hits, Rows, exact_search, slices
-from .calibration import benjamini_hochberg, conformal_p_values
+from ...errors import UsageError
+from ...indexer.vectors import Hits, Rows, exact_search, slices
+from ..calibration import benjamini_hochberg, conformal_p_values
 
 IMAGES_AT_ONCE, TEXTS_AT_ONCE = 512, 4096
 """Of one product of `full_sums`, 8 MiB."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from blissaudit import UsageError
 from blissaudit.indexer.vectors.nearest import exact_search
-from blissaudit.scorer import pairs as module
-from blissaudit.scorer.pairs import Pairs, PairSettings, full_sums, score_pairs
+from blissaudit.scorer.questions import pairs as module
+from blissaudit.scorer.questions.pairs import Pairs, PairSettings, full_sums, score_pairs
 from helpers.small_worlds import unit
 
 

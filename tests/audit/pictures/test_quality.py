@@ -9,7 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit.quality import THRESHOLDS, not_measured, quality_issues, quality_scores
+from blissaudit.audit.pictures.quality import (
+    THRESHOLDS,
+    not_measured,
+    quality_issues,
+    quality_scores,
+)
 from blissaudit.corpora.images.folders import list_images
 from blissaudit.indexer import (
     MEASURES,

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from blissaudit import UsageError, exact_search, gather_texts
-from blissaudit.scorer.drift import (
+from blissaudit.scorer.questions.drift import (
     count_captions,
     hypergeometric,
     images_needed,

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ..errors import UsageError
-from ..indexer import (
+from ...errors import UsageError
+from ...indexer import (
     MEASURES,
     SKETCH,
     EmbeddedImages,
@@ -36,8 +36,8 @@ from ..indexer import (
     slices,
     text_column,
 )
-from ..progress import Progress, no_progress
-from ..scorer import NO_FILE, Reference, as_members
+from ...progress import Progress, no_progress
+from ...scorer import NO_FILE, Reference, as_members
 from .alignment import align_pairs
 
 KINDS = ("exact", "same-pixels", "near", "look-alike")

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from ..indexer import MEASURES, EmbeddedImages
+from ...indexer import MEASURES, EmbeddedImages
 
 THRESHOLDS = {
     "dark": 0.32,

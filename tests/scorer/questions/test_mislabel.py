@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.scorer import mislabel
 from blissaudit.scorer.leave_one_out import NOTHING_LEFT_OUT, LeftOut
-from blissaudit.scorer.mislabel import (
+from blissaudit.scorer.moments import fit_moments
+from blissaudit.scorer.questions import mislabel
+from blissaudit.scorer.questions.mislabel import (
     LabelMargins,
     apart_from_class,
     label_margins,
     merged_order,
 )
-from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
 from helpers.small_worlds import unit
 from hypothesis import given, settings
@@ -91,7 +91,7 @@ def test_chunks_and_rotations_change_nothing(seed, chunk):
     rows, labels, prompts = drawn(seed)
     whole = label_margins(rows, reference_of(rows, labels, prompts), labels, everyone(labels))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blissaudit.scorer.mislabel.CHUNK_ENTRIES", 4 * chunk)
+        patch.setattr("blissaudit.scorer.questions.mislabel.CHUNK_ENTRIES", 4 * chunk)
         again = label_margins(rows, reference_of(rows, labels, prompts), labels, everyone(labels))
     assert again.margin == pytest.approx(whole.margin, abs=1e-12)
     turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(9, 9)))[0]

@@ -1,7 +1,8 @@
 """Image-caption pairs: which caption does not fit its image, and which pairs to train on.
 
-`bliss pairs`: read the captions, embed both sides or read embeddings, score (`scorer/pairs.py`),
-write `pairs.parquet`, the lists of kept samples and a page with the worst pairs.
+`bliss pairs`: read the captions, embed both sides or read embeddings, score
+(`scorer/questions/pairs.py`), write `pairs.parquet`, the lists of kept samples
+and a page with the worst pairs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
-from ..corpora import (
+from ...artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
+from ...corpora import (
     CAPTION_COLUMNS,
     NO_IMAGE_OPTIONS,
     CaptionedImages,
@@ -31,8 +32,8 @@ from ..corpora import (
     ImageOptions,
     open_captioned,
 )
-from ..errors import BlissError, UsageError, checked_arrays
-from ..indexer import (
+from ...errors import BlissError, UsageError, checked_arrays
+from ...indexer import (
     CaptionIndex,
     EmbeddedImages,
     EmbedOptions,
@@ -60,13 +61,13 @@ from ..indexer import (
     slices,
     text_column,
 )
-from ..progress import Progress, no_progress
-from ..safe_text import counted, terminal_text
-from ..scorer import Pairs, PairScores, PairSettings, Search, score_pairs
-from .models import Say, encoder_for
-from .report.cards import card, figure, safe, save_page
-from .report.thumbnails import LARGE, SMALL, PictureShelf
-from .review.photographs import Photographs, Wanted
+from ...progress import Progress, no_progress
+from ...safe_text import counted, terminal_text
+from ...scorer import Pairs, PairScores, PairSettings, Search, score_pairs
+from ..models import Say, encoder_for
+from ..report.cards import card, figure, safe, save_page
+from ..report.thumbnails import LARGE, SMALL, PictureShelf
+from ..review.photographs import Photographs, Wanted
 
 TABLE, RUN, PAGE = "pairs.parquet", "run.json", "report.html"
 UIDS, DATACOMP = "kept-uids.txt", "kept-uids.npy"

@@ -35,12 +35,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UsageError
-from ..indexer.vectors import Rows, slices
-from .bliss import Retrieved
-from .calibration import benjamini_hochberg
-from .moments import add_images, empty_moments
-from .statistics import text_statistics
+from ...errors import UsageError
+from ...indexer.vectors import Rows, slices
+from ..bliss import Retrieved
+from ..calibration import benjamini_hochberg
+from ..moments import add_images, empty_moments
+from ..statistics import text_statistics
 
 CAPTIONS_AN_IMAGE = 5
 LEAST_IMAGES = 5

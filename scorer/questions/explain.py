@@ -26,10 +26,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .bliss import EPSILON, Retrieved
-from .leave_one_out import LeftOut, class_texts, left_out_statistics
-from .reference import Reference
-from .statistics import class_std_float64
+from ..bliss import EPSILON, Retrieved
+from ..leave_one_out import LeftOut, class_texts, left_out_statistics
+from ..reference import Reference
+from ..statistics import class_std_float64
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import MANIFEST, digest, read_json, write_atomically
-from ..corpora import NO_IMAGE_OPTIONS, ImageItem, ImageOptions, display_path, open_images
-from ..errors import BlissError, UsageError
-from ..indexer import (
+from ...artefacts import MANIFEST, digest, read_json, write_atomically
+from ...corpora import NO_IMAGE_OPTIONS, ImageItem, ImageOptions, display_path, open_images
+from ...errors import BlissError, UsageError
+from ...indexer import (
     IDENTITY,
     LOCK,
     CaptionIndex,
@@ -31,11 +31,11 @@ from ..indexer import (
     open_indexes,
     read_image_embeddings,
 )
-from ..progress import Progress, no_progress
-from ..scorer import ARRAYS, MEMBERS, REFERENCE_KIND, Reference, load_reference, save_reference
-from .classes import ClassWords, choose_classes, set_aside_text, without_small
-from .folder import FAILURES, failures_csv, read_failures
-from .models import Say, encoder_for
+from ...progress import Progress, no_progress
+from ...scorer import ARRAYS, MEMBERS, REFERENCE_KIND, Reference, load_reference, save_reference
+from ..classes import ClassWords, choose_classes, set_aside_text, without_small
+from ..folder import FAILURES, failures_csv, read_failures
+from ..models import Say, encoder_for
 from .reference import MISSING, fit_with_means
 
 EMBEDDING = "embedding"

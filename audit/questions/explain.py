@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..artefacts import write_atomically
-from ..corpora import ImageItem
-from ..errors import BlissError, UsageError, checked
-from ..indexer import (
+from ...artefacts import write_atomically
+from ...corpora import ImageItem
+from ...errors import BlissError, UsageError, checked
+from ...indexer import (
     CaptionIndex,
     CellMap,
     Decoded,
@@ -45,8 +45,8 @@ from ..indexer import (
     text_column,
     visible_box,
 )
-from ..safe_text import cell_text, counted, terminal_text
-from ..scorer import (
+from ...safe_text import cell_text, counted, terminal_text
+from ...scorer import (
     ARRAYS,
     NO_FILE,
     ClassTerms,
@@ -57,11 +57,12 @@ from ..scorer import (
     gather_texts,
     load_reference,
 )
-from .folder import DROPPED, RUN, RunFolder, located, open_run
-from .models import Say, encoder_of_run
-from .reference import REFERENCE
-from .report.neighbours import PATH_COLUMNS, neighbours_of
-from .review.photographs import (
+from ..fitting.reference import REFERENCE
+from ..fitting.robust import without_rows
+from ..folder import DROPPED, RUN, RunFolder, located, open_run
+from ..models import Say, encoder_of_run
+from ..report.neighbours import PATH_COLUMNS, neighbours_of
+from ..review.photographs import (
     StoredImages,
     Wanted,
     audited_embeddings,
@@ -69,8 +70,7 @@ from .review.photographs import (
     reference_embeddings,
     run_photographs,
 )
-from .robust import without_rows
-from .run import DEFAULTS, AuditSettings, audit_against, given_classes
+from ..run import DEFAULTS, AuditSettings, audit_against, given_classes
 
 TOTAL, LABEL, CAPTIONS = "total", "label", "captions"
 PICTURE_SIDE = 1024

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit.alignment import align_pairs
-from blissaudit.audit.copies import SCHEMA, CopySettings, find_copies
+from blissaudit.audit.pictures.alignment import align_pairs
+from blissaudit.audit.pictures.copies import SCHEMA, CopySettings, find_copies
 from blissaudit.audit.review.photographs import Photographs, opened_pictures
 from blissaudit.errors import UsageError
 from blissaudit.indexer import MEASURES, EmbeddedImages, sketch_of, text_column

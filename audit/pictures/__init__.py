@@ -1,0 +1,1 @@
+"""What an audit finds on the pictures themselves: copies and technical quality."""

@@ -1,0 +1,1 @@
+"""What the moments answer beside scores: wrong labels, pairs, drift, and where in an image."""
