@@ -36,12 +36,14 @@ FINE = {0, 1, 2}
 
 
 SERVER = """
-import json, os, sys, traceback
+import gc, json, os, sys
 import datasets, faiss, numpy, PIL.Image, pyarrow.compute, pyarrow.parquet
 from blissaudit import audit, cli, corpora, indexer
 for name in ("open_run", "clean", "find_like", "save_report", "compare_runs", "save_dataset"):
     getattr(audit, name)
 indexer.open_index, indexer.verify_index
+gc.collect()
+gc.freeze()  # a fork that ends does not look through what it has imported
 for line in sys.stdin:
     words, log = json.loads(line)
     child = os.fork()
@@ -185,6 +187,8 @@ def main() -> int:
                 codes.setdefault(command, Counter())[code] += 1
                 seconds.setdefault(command, []).append(took)
                 wrong += bad
+            if turn % 50 == 49:
+                print(f"  {turn + 1} of each, {wrong} wrong", file=sys.stderr, flush=True)
         took = time.monotonic() - begun
         while not servers.empty():
             servers.get().end()
