@@ -2,9 +2,10 @@
 
 Light commands end soon after they read a table, when a reader's thread may still run and abort the
 process (exit code 134). Each is run on one small audit and one small index, as it would be typed,
-in rounds of all commands, until each has run N times or the time is over. With --forked each is a
+in rounds of all commands, until each has run N times or the time is over. Each is a
 fork of a process that has imported the libraries and read nothing: importing takes most of the time
-of such a command. A fork ends as any process does, and starts readers' threads of its own.
+of such a command. A fork ends as any process does, and starts readers' threads of its own. With
+--spawned each is a process that imports them itself.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=500, help="of each command")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no round after that")
     parser.add_argument("--at-once", type=int, default=3)
-    parser.add_argument("--forked", action="store_true")
+    parser.add_argument("--spawned", action="store_true")
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     codes: dict[str, Counter[int]] = {}
@@ -173,7 +174,7 @@ def main() -> int:
             "BLISS_CONFIG": str(folder / "settings"),
         }
         make_world(folder)
-        servers: queue.Queue[Server] = queue.Queue(chosen.at_once if chosen.forked else 0)
+        servers: queue.Queue[Server] = queue.Queue(0 if chosen.spawned else chosen.at_once)
         for _ in range(servers.maxsize):
             servers.put(Server(folder))
         begun, load = time.monotonic(), os.getloadavg()[0]
@@ -193,7 +194,7 @@ def main() -> int:
         while not servers.empty():
             servers.get().end()
     print(
-        f"{'Forked, ' if chosen.forked else ''}{chosen.at_once} at a time, {took:.0f} s, "
+        f"{'Spawned' if chosen.spawned else 'Forked'}, {chosen.at_once} at a time, {took:.0f} s, "
         f"load {load:.1f} before and {os.getloadavg()[0]:.1f} after"
     )
     for command, found in codes.items():
