@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib.util
 import io
 import os
@@ -23,6 +25,7 @@ from blissaudit.corpora.registry import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.indexer.build.plan import make_plan, read_plan_part
+from blissaudit.indexer.encode.encoder import Encoder, ModelChoice, demo_model
 from hypothesis import settings
 
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
@@ -36,6 +39,10 @@ settings.load_profile("bliss")
 # added; models that tests name are remembered in a folder of the tests' own.
 _SETTINGS = tempfile.TemporaryDirectory(prefix="bliss-settings-")
 os.environ["BLISS_CONFIG"] = _SETTINGS.name
+
+# No test cuts the power: what was written is there for whoever reads it, also after a kill. A
+# descriptor that is not open still fails, and child processes of tests still wait for their disks.
+os.fsync = os.fstat  # type: ignore[assignment]
 
 HELPERS = Path(__file__).with_name("helpers")
 KINDS = ("apple", "boat", "house")
@@ -167,11 +174,34 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
         return Outcome(code, out.getvalue(), err.getvalue())
 
     with pytest.MonkeyPatch.context() as patch, reused_workers():
+        load_the_demo_model_once(patch)
         patch.setenv("BLISS_CACHE", str(cache))
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
         yield command
         torch.set_num_threads(threads)
+
+
+def load_the_demo_model_once(patch: pytest.MonkeyPatch) -> None:
+    """Commands share an encoder of the demo model for each ModelChoice; training gets copies."""
+    from blissaudit.indexer.encode import open_clip
+
+    load_encoder, load, tokenizer = open_clip.load_encoder, open_clip._load, open_clip._tokenizer
+    encoder, model, words = (functools.cache(each) for each in (load_encoder, load, tokenizer))
+    shipped = demo_model()
+
+    def same_encoder(choice: ModelChoice) -> Encoder:
+        return (encoder if getattr(choice, "model", "") == "demo" else load_encoder)(choice)
+
+    def same_model(name: str, *more: Any) -> Any:
+        return copy.deepcopy(model(name, *more)) if name == shipped else load(name, *more)
+
+    def same_tokenizer(name: str, *more: Any) -> Any:
+        return (words if name == shipped else tokenizer)(name, *more)
+
+    patch.setattr(open_clip, "load_encoder", same_encoder)
+    patch.setattr(open_clip, "_load", same_model)
+    patch.setattr(open_clip, "_tokenizer", same_tokenizer)
 
 
 def render(path: Path, kind: str, rng: np.random.Generator) -> None:
