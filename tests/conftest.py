@@ -50,6 +50,59 @@ EACH = 8
 STRAYS = ("apple/clock.png", "boat/umbrella.png")
 
 
+SLOW_FILES = (
+    "distributed/test_engine.py",
+    "distributed/test_scoring.py",
+    "distributed/test_images.py",
+    "distributed/test_batches.py",
+    "indexer/images/test_workers.py",
+    "browser/test_report_in_browser.py",
+    "commands/test_train_clipn.py",
+    "commands/test_unfinished.py",
+    "audit/test_decisions_real.py",
+    "commands/test_decisions.py",
+    "commands/test_score.py",
+    "house/test_trust.py",
+    "demo/test_run.py",
+    "indexer/encode/test_tokens.py",
+    "commands/test_options.py",
+    "scorer/scores/plus/test_score.py",
+    "indexer/images/test_embedding.py",
+    "commands/test_address_trust.py",
+    "commands/test_model_trust.py",
+    "indexer/images/test_broken_images.py",
+    "indexer/images/test_cache.py",
+    "commands/test_real.py",
+    "audit/test_retrieval.py",
+    "indexer/encode/test_pipeline.py",
+    "audit/review/test_photographs.py",
+)
+"""The files of `make test` that take longest, longest first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under xdist the longest files come first: begun last, one would keep one core waiting."""
+    if hasattr(config, "workerinput"):
+        place = {Path(__file__).parent / name: number for number, name in enumerate(SLOW_FILES)}
+        items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One file after another in their order; all that uses the Ray cluster goes to one worker."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongestFirst(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/distributed" if file.startswith("tests/distributed/") else file
+
+    config.option.loadscopereorder = False  # by number of tests, in which long files have few
+    return LongestFirst(config, log)
+
+
 def load_file(path: Path) -> ModuleType:
     """A Python file as a module: in importlib mode, tests cannot import one another."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
