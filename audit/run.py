@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..errors import UsageError, checked
+from ..arguments import checked
+from ..errors import UsageError
 from ..indexer import (
     SCRATCH,
     CaptionIndex,

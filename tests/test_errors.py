@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import blissaudit as ba
 import numpy as np
 import pytest
-from blissaudit.errors import BlissError, UsageError, checked
+from blissaudit.arguments import checked
+from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.encoder import Encoder, Preprocessing
 from helpers import ROOT
 

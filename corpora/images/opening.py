@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...arguments import checked
 from ...artefacts import read_json
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ...safe_text import counted
 from ..addresses import expand, is_remote, is_remote_folder
 from ..datasets import check_inside, choose_split, open_builder, quiet

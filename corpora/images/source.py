@@ -12,7 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ...errors import BlissError, UsageError, checked
+from ...arguments import checked
+from ...errors import BlissError, UsageError
 
 if TYPE_CHECKING:  # decoding processes do without pyarrow
     from ..sources import JSON

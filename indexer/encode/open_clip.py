@@ -15,7 +15,8 @@ import open_clip
 import torch
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
-from ...errors import BlissError, UsageError, checked
+from ...arguments import checked
+from ...errors import BlissError, UsageError
 from ..store.hub import cache_alone_if_offline
 from .choosing import (
     FOLDER,

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...arguments import checked
 from ...artefacts import digest
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
-from ...errors import BlissError, checked
+from ...errors import BlissError
 from ...progress import Progress, no_progress
 from ..build.options import EmbeddingTask, Engine
 from ..encode.encoder import IDENTITY, Encoder
