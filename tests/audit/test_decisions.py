@@ -266,6 +266,12 @@ def test_the_empirical_null_flags_what_lies_far_out():
     decision = decided(result_of(scores), DecisionRule(empirical_null=True), own=True).decision
     assert np.flatnonzero(decision.flagged).tolist() == [99]
     assert decision.facts["guarantee"] is False
+    scores = np.array([*np.linspace(-1, 1, 99), 3])
+    q = benjamini_hochberg(null_p_values(fit_empirical_null(scores), scores)).min()
+    assert 0.001 < q < 0.1
+    for level, flagged in ((np.nextafter(q, 0), 1), (q / 1.001, 0)):  # rounding decides nothing
+        rule = DecisionRule(fdr=float(level), empirical_null=True)
+        assert decided(result_of(scores), rule, own=True).decision.flagged.sum() == flagged
 
 
 def test_labels_are_flagged_by_margin_unless_a_share_is_named():
