@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -476,7 +477,9 @@ def test_a_source_whose_system_fails_in_the_middle_is_an_error(memory, monkeypat
         list(items)
 
 
-@pytest.mark.parametrize("name", ["Label", " label", "CATEGORY", "class_name", "labels "])
+@pytest.mark.parametrize(
+    "name", ["Label", " label", "CATEGORY", "class_name", "labels ", "Class Name", "Species"]
+)
 def test_label_columns_in_other_spellings(tmp_path: Path, name: str) -> None:
     for value in (1, 2):
         (tmp_path / f"{value}.png").write_bytes(png(value))
@@ -503,6 +506,17 @@ def test_a_label_column_is_found_or_its_lack_is_said(tmp_path: Path) -> None:
         open_images(tmp_path, given)
     found = open_images(tmp_path, ImageOptions(labels=str(file), label_column="Kind"))
     assert labels(found) == ["cat"]
+    said = r"holds labels \(label, labels, class, …\); --label-column names another"
+    make_table(tmp_path / "t.parquet", [1], kind=["cat"])
+    for table in (file, tmp_path / "t.parquet"):
+        (line,) = open_images(table).notices
+        assert re.search(said, line)
+        assert not open_images(table, ImageOptions(label_column="kind")).notices
+    make_table(tmp_path / "alone.parquet", [1])
+    assert not open_images(tmp_path / "alone.parquet").notices
+    for name in ("Image Path", "filepath"):
+        file.write_text(f"{name};label\n1.png;cat\n")
+        assert labels(open_images(file)) == ["cat"]
     file.write_text("path,Kind,KIND\n1.png,cat,dog\n")
     with pytest.raises(UsageError, match=r"has several columns like 'kind'.*one of Kind, KIND"):
         open_images(tmp_path, ImageOptions(labels=str(file), label_column="kind"))

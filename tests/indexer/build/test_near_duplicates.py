@@ -129,6 +129,8 @@ def test_verdicts_on_parts_are_kept_and_damaged_ones_made_again(made, tmp_path, 
         return real(where, number, found, threshold)
 
     monkeypatch.setattr(module, "_part_duplicates", noted)
+    monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(module, "OTHERS", 3)
     with pytest.raises(KeyboardInterrupt):
         near_duplicates(folder, parts, 0.9, lambda *_: None)
     (folder / "near" / "near_1.npy").write_bytes(b"half")
