@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..corpora import PAPER_PROMPT, check_prompts, fill_prompt
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked_fields
 from ..indexer import (
     CaptionIndex,
     Encoder,
@@ -32,6 +32,7 @@ NAMED = 5
 """Classes that a message names."""
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ClassWords:
     """How the normal classes are named and worded."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TooManyFlagged, UsageError
+from ..errors import TooManyFlagged, UsageError, checked_fields
 from ..indexer import EmbeddedImages, Texts, check_same_model, numbers_of
 from ..progress import Progress, no_progress
 from ..safe_text import counted
@@ -225,6 +225,10 @@ class AuditQuestion:
                 "clean images of every class, in folders of their names",
                 "Add some, or leave --per-class out",
             )
+
+
+checked_fields(DecisionRule)
+checked_fields(AuditQuestion)
 
 
 def with_calibration(

@@ -50,7 +50,7 @@ TESTS = {
     "scorer/reference": ("scorer/test_core_examples", "scorer/test_bliss"),
     "scorer/calibration": ("scorer/test_calibration", "audit/test_decisions"),
     "audit/decisions": ("audit/test_decisions",),
-    "indexer/build/finish": ("indexer/build/test_near_duplicates",),
+    "indexer/build/finish": ("indexer/build/test_near_duplicates", "indexer/build/test_add"),
     "indexer/store/removed": ("indexer/store/test_removed",),
     "indexer/upkeep/row_choice": ("indexer/store/test_removed",),
 }

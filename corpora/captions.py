@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from ..errors import BlissError, UsageError
+from ..errors import BlissError, UsageError, checked_fields
 from .sources import TextSource
 
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
@@ -22,6 +22,7 @@ Item = TypeVar("Item")
 UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class CaptionRules:
     """How captions are cleaned and which are kept; lengths are characters after cleaning.

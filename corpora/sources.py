@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from ..errors import UsageError
+from ..errors import UsageError, checked_fields
 
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
 
@@ -78,6 +78,7 @@ class TextSource(Protocol):
         """
 
 
+@checked_fields
 @dataclass(frozen=True)
 class CorpusOptions:
     """Which part of a corpus to read; None leaves the choice to the source."""

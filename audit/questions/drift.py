@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ...artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
 from ...corpora import NO_IMAGE_OPTIONS, ImageList, ImageOptions, open_images
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError, checked, checked_fields
 from ...indexer import (
     SCRATCH,
     CaptionIndex,
@@ -69,6 +69,7 @@ LEAST_IN_CLASS = 5
 DIRECTIONS = ("gained", "lost")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class DriftSettings:
     """What the comparison depends on besides the images and the captions."""

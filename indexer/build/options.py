@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from ...corpora import CaptionRules, ImageSource
-from ...errors import UsageError
+from ...errors import UsageError, checked_fields
 from ...progress import Progress
 from ..encode.encoder import Encoder
 from ..images.cache import CachedVectors
@@ -76,6 +76,7 @@ class Engine(Protocol):
 DTYPES = ("float16", "float32")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class IndexOptions:
     """How captions become an index."""

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...corpora import fill_prompt
-from ...errors import BlissError, UsageError
+from ...errors import BlissError, UsageError, checked_fields
 from ..vectors.unit_rows import row_lengths
 from .tokens import TokenizerRecipe
 
@@ -133,6 +133,7 @@ DEMO_MODEL = "demo"
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ModelChoice:
     """Which model to load and how to run it; None means that the value is chosen and reported."""

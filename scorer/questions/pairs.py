@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, checked_fields
 from ...indexer.vectors import Hits, Rows, exact_search, slices
 from ..calibration import benjamini_hochberg, conformal_p_values
 
@@ -80,6 +80,7 @@ class Pairs:
             )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class PairSettings:
     """What the scores and the keep list depend on besides the pairs."""
