@@ -143,6 +143,7 @@ def audit(
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of any of
     these.
     """
+    from ..artefacts import only_run_in
     from ..audit import (
         AuditQuestion,
         AuditRequest,
@@ -156,7 +157,7 @@ def audit(
         save_audit,
         save_report,
     )
-    from ..indexer import DEFAULT_SEARCH, only_run_in, reused_workers
+    from ..indexer import DEFAULT_SEARCH, reused_workers
     from ..safe_text import terminal_text
 
     if inputs.image_root is not None and not (

@@ -30,10 +30,9 @@ from .choosing import (
     resolve_model,
     weight_files,
 )
-from .encoder import CellMap, Encoder, ModelChoice, Preprocessing, Through
+from .encoder import CellMap, Encoder, ModelChoice, Preprocessing, Through, TokenizerRecipe
 from .tokens import (
     Tokenise,
-    TokenizerRecipe,
     cut_by,
     encode_by_length,
     recall_truncation,

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from ...artefacts import MANIFEST, read_manifest, sha256_of
+from ...artefacts import MANIFEST, only_run_in, read_manifest, sha256_of
 from ...errors import BlissError, UsageError
 from ...progress import Progress
 from ...safe_text import counted
@@ -27,7 +27,6 @@ from ..encode.encoder import describe_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..upkeep.verify import check_whole
-from .lock import only_run_in
 from .manifest import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
 
 CARD = "README.md"
