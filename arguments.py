@@ -9,6 +9,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from .errors import UsageError
@@ -26,6 +27,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return checked_arrays()(function)
 
 
+def checked_fields(kind: type[R]) -> type[R]:
+    """A dataclass whose fields are compared with their annotations before one is made.
+
+    UsageError for one of another type; a list becomes the tuple that it stands for.
+    """
+    kind.__init__ = checked(kind.__init__)  # type: ignore[method-assign]
+    return kind
+
+
 def checked_arrays(
     vectors: Sequence[str] = (), numbers: Sequence[str] = ()
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -36,7 +46,8 @@ def checked_arrays(
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature, name = inspect.signature(function), function.__name__
+        signature = inspect.signature(function)
+        name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
         hints: dict[str, Any] = {}
 
         def refuse(argument: str, given: str, needed: str) -> NoReturn:
@@ -46,6 +57,7 @@ def checked_arrays(
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             if not hints:
+                hints.update(dict.fromkeys(signature.parameters, Any))
                 hints.update(typing.get_type_hints(function))
             bound = signature.bind(*args, **kwargs)
             values = bound.arguments
@@ -93,7 +105,13 @@ def _fitting(value: Any, hint: Any) -> Any:
     if kind is float:
         kind = numbers.Real
     elif kind is int:
-        kind = numbers.Integral
+        kind = type(None) if isinstance(value, bool) else numbers.Integral
+    elif kind is tuple and isinstance(value, list | tuple):
+        each = (*inner[:1],) * len(value) if inner[-1:] == (...,) else inner or (Any,) * len(value)
+        lost = (_fitting(*pair) is _UNFIT for pair in zip(value, each, strict=False))
+        return _UNFIT if len(each) != len(value) or any(lost) else tuple(value)
+    elif kind is Path and isinstance(value, str):
+        return Path(value)
     if getattr(kind, "__module__", "") == "numpy":
         return value if isinstance(value, kind) else _as_array(value)
     if getattr(kind, "_is_protocol", False) and not kind.__module__.startswith("collections"):
@@ -114,8 +132,8 @@ def _fitting(value: Any, hint: Any) -> Any:
         single |= isinstance(value, str) and (kind is not Iterable or inner != (str,))
         if single or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
             return _UNFIT
-        each = inner[0] if inner and hasattr(value, "__len__") else Any
-        fits = each is Any or all(_fitting(one, each) is not _UNFIT for one in value)
+        first = inner[0] if inner and hasattr(value, "__len__") else Any
+        fits = first is Any or all(_fitting(one, first) is not _UNFIT for one in value)
         return value if fits else _UNFIT
     return value if not isinstance(kind, type) or isinstance(value, kind) else _UNFIT
 
@@ -164,6 +182,8 @@ _DESCRIPTIONS = {
     "int": "a whole number",
     "float": "a number",
     "bool": "True or False",
+    "tuple": "a list",
+    "Mapping": "a dict",
     "Callable": "a function",
     "ImageSource": "a collection that open_images opened",
     "TextSource": "a corpus that open_corpus opened",

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ...arguments import checked
+from ...arguments import checked, checked_fields
 from ...errors import BlissError, UsageError
 
 if TYPE_CHECKING:  # decoding processes do without pyarrow
@@ -82,6 +82,7 @@ class ImageSource(Protocol):
         """BlissError where the collection as a whole is no longer there."""
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ImageOptions:
     """Which part of a collection to read, and where its labels are; None leaves the choice."""

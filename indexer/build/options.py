@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ...arguments import checked_fields
 from ...corpora import CaptionRules, ImageSource
 from ...errors import UsageError
 from ...progress import Progress
@@ -57,6 +58,7 @@ class EmbeddingEngine(Engine, Protocol):
 DTYPES = ("float16", "float32")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class IndexOptions:
     """How captions become an index."""

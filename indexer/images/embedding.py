@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...arguments import checked
+from ...arguments import checked, checked_fields
 from ...artefacts import digest, only_run_in
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError
@@ -50,6 +50,7 @@ that are used again. Which of two defaults refused a file is in its failure."""
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class EmbedOptions:
     """How images are read and stored."""
