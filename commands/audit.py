@@ -82,9 +82,9 @@ class _Audit(Command):
     ) -> click.Context:  # fmt: skip
         for question in (["--question", "pairs"], ["--question=pairs"]):
             for at in range(len(args)):
-                if args[at : at + len(question)] == question:
-                    from .pairs import pairs
-
+                if args[at : at + len(question)] == question and parent is not None:
+                    assert isinstance(parent.command, click.Group)
+                    pairs = parent.command.commands["pairs"]
                     rest = args[:at] + args[at + len(question) :]
                     return pairs.make_context("pairs", rest, parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
