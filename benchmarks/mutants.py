@@ -10,8 +10,8 @@ A mutant that survives is listed with its verdict: "equivalent" and why, from
 mutants_equivalent.json, or "not caught".
 
 The whole takes about an hour of one core. With --outcomes FILE it can be run module by module, and
-only what changed is run again: a mutant stays caught while its module and the test that failed for
-it are the same, and has survived while its module and all of the module's tests are.
+only what changed is run again: a mutant stays caught while its module (but for imports) and the test
+that failed for it are the same, and has survived while its module and all of the module's tests are.
 """
 
 from __future__ import annotations
@@ -242,11 +242,19 @@ def sources_of_tests(module: str) -> dict[str, str]:
     return found
 
 
+@cache
+def without_imports(source: str) -> str:
+    tree = ast.parse(source)
+    tree.body = [each for each in tree.body if not isinstance(each, ast.Import | ast.ImportFrom)]
+    return ast.dump(tree)
+
+
 def digest(mutant: Mutant, failed: str) -> str:
     """Changes with the mutant and with the test that failed for it, or with any where none did."""
     sources = sources_of_tests(mutant.module)
     test = sources.get(failed.rpartition("::")[2].partition("[")[0], sources[""])
-    return hashlib.sha256("\0".join([mutant.source, failed, test]).encode()).hexdigest()
+    read = "\0".join([without_imports(mutant.source), failed, test])
+    return hashlib.sha256(read.encode()).hexdigest()
 
 
 def known_outcomes(path: Path | None, mutants: list[Mutant]) -> dict[str, str]:
