@@ -10,8 +10,9 @@ A mutant that survives is listed with its verdict: "equivalent" and why, from
 mutants_equivalent.json, or "not caught".
 
 The whole takes about an hour of one core. With --outcomes FILE it can be run module by module, and
-only what changed is run again: a mutant stays caught while its module (but for imports) and the test
-that failed for it are the same, and has survived while its module and all of the module's tests are.
+only what changed is run again: a mutant stays caught while its module (but for imports) and the
+test that failed for it are the same, and has survived while its module and all of the module's
+tests are.
 """
 
 from __future__ import annotations
