@@ -310,6 +310,7 @@ def main() -> int:
     reasons: dict[str, str] = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
     survivors: list[Mutant] = []
     counts: dict[str, list[int]] = {}
+    earlier = len(known_outcomes(chosen.outcomes, drawn))
     for mutant, failed, took in outcomes(drawn, chosen.outcomes):
         counts.setdefault(mutant.module, [0, 0])[bool(failed)] += 1
         if not failed:
@@ -318,7 +319,10 @@ def main() -> int:
             f"  {mutant.module}:{mutant.line} {took:.1f} s {failed or 'SURVIVED ' + mutant.key}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-    print(f"{len(drawn)} mutants, seed {SEED}; caught and surviving, by module:")
+    print(
+        f"{len(drawn)} mutants, seed {SEED}; {earlier} outcomes are of earlier runs with the same"
+    )
+    print("module and test; caught and surviving, by module:")
     for module, (alive, caught) in counts.items():
         print(f"  {module}.py: {caught} caught, {alive} survive ({', '.join(TESTS[module])})")
     equivalent = [mutant for mutant in survivors if mutant.key in reasons]
