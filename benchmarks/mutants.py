@@ -245,9 +245,10 @@ def sources_of_tests(module: str) -> dict[str, str]:
 
 @cache
 def without_imports(source: str) -> str:
+    """The digest of a module but for its imports."""
     tree = ast.parse(source)
     tree.body = [each for each in tree.body if not isinstance(each, ast.Import | ast.ImportFrom)]
-    return ast.dump(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def digest(mutant: Mutant, failed: str) -> str:
