@@ -48,7 +48,11 @@ TESTS = {
     "scorer/statistics": ("scorer/test_core_examples", "scorer/test_statistics"),
     "scorer/leave_one_out": ("scorer/test_core_examples", "scorer/test_leave_one_out"),
     "scorer/bliss": ("scorer/test_core_examples", "scorer/test_bliss"),
-    "scorer/reference": ("scorer/test_core_examples", "scorer/test_bliss"),
+    "scorer/reference": (
+        "scorer/test_core_examples",
+        "scorer/test_bliss",
+        "scorer/test_reference_sample",
+    ),
     "scorer/calibration": ("scorer/test_calibration", "audit/test_decisions"),
     "audit/decisions": ("audit/test_decisions",),
     "indexer/build/finish": ("indexer/build/test_near_duplicates", "indexer/build/test_add"),
