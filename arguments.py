@@ -32,7 +32,7 @@ def checked_fields(kind: type[R]) -> type[R]:
 
     UsageError for one of another type; a list becomes the tuple that it stands for.
     """
-    kind.__init__ = checked(kind.__init__)  # type: ignore[method-assign, misc]
+    kind.__init__ = checked(kind.__init__)  # type: ignore[method-assign]
     return kind
 
 
@@ -132,8 +132,8 @@ def _fitting(value: Any, hint: Any) -> Any:
         single |= isinstance(value, str) and (kind is not Iterable or inner != (str,))
         if single or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
             return _UNFIT
-        each = inner[0] if inner and hasattr(value, "__len__") else Any
-        fits = each is Any or all(_fitting(one, each) is not _UNFIT for one in value)
+        first = inner[0] if inner and hasattr(value, "__len__") else Any
+        fits = first is Any or all(_fitting(one, first) is not _UNFIT for one in value)
         return value if fits else _UNFIT
     return value if not isinstance(kind, type) or isinstance(value, kind) else _UNFIT
 

@@ -225,7 +225,7 @@ def _in_dtype(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 def _lacks_bf16() -> bool:
     """Whether the CPU is known to have no instructions for bf16."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     known = [bool(has) for name, has in found.items() if name.endswith("bf16")]
     return bool(known) and not any(known)
 
