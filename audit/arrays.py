@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BlissError, UsageError, checked
+from ..arguments import checked
+from ..errors import BlissError, UsageError
 from ..indexer import (
     ArrayIndex,
     CaptionIndex,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib.util
 import io
 import os
@@ -23,6 +25,7 @@ from blissaudit.corpora.registry import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.indexer.build.plan import make_plan, read_plan_part
+from blissaudit.indexer.encode.encoder import Encoder, ModelChoice, demo_model
 from hypothesis import settings
 
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
@@ -37,10 +40,67 @@ settings.load_profile("bliss")
 _SETTINGS = tempfile.TemporaryDirectory(prefix="bliss-settings-")
 os.environ["BLISS_CONFIG"] = _SETTINGS.name
 
+# No test cuts the power: what was written is there for whoever reads it, also after a kill. A
+# descriptor that is not open still fails, and child processes of tests still wait for their disks.
+os.fsync = os.fstat  # type: ignore[assignment]
+
 HELPERS = Path(__file__).with_name("helpers")
 KINDS = ("apple", "boat", "house")
 EACH = 8
 STRAYS = ("apple/clock.png", "boat/umbrella.png")
+
+
+SLOW_FILES = (
+    "distributed/test_engine.py",
+    "distributed/test_scoring.py",
+    "distributed/test_images.py",
+    "distributed/test_batches.py",
+    "indexer/images/test_workers.py",
+    "browser/test_report_in_browser.py",
+    "commands/test_train_clipn.py",
+    "commands/test_unfinished.py",
+    "audit/test_decisions_real.py",
+    "commands/test_decisions.py",
+    "commands/test_score.py",
+    "house/test_trust.py",
+    "demo/test_run.py",
+    "indexer/encode/test_tokens.py",
+    "commands/test_options.py",
+    "scorer/scores/plus/test_score.py",
+    "indexer/images/test_embedding.py",
+    "commands/test_address_trust.py",
+    "commands/test_model_trust.py",
+    "indexer/images/test_broken_images.py",
+    "indexer/images/test_cache.py",
+    "commands/test_real.py",
+    "audit/test_retrieval.py",
+    "indexer/encode/test_pipeline.py",
+    "audit/review/test_photographs.py",
+)
+"""The files of `make test` that take longest, longest first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under xdist the longest files come first: begun last, one would keep one core waiting."""
+    if hasattr(config, "workerinput"):
+        place = {Path(__file__).parent / name: number for number, name in enumerate(SLOW_FILES)}
+        items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One file after another in their order; all that uses the Ray cluster goes to one worker."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongestFirst(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/distributed" if file.startswith("tests/distributed/") else file
+
+    config.option.loadscopereorder = False  # by number of tests, in which long files have few
+    return LongestFirst(config, log)
 
 
 def load_file(path: Path) -> ModuleType:
@@ -167,11 +227,34 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
         return Outcome(code, out.getvalue(), err.getvalue())
 
     with pytest.MonkeyPatch.context() as patch, reused_workers():
+        load_the_demo_model_once(patch)
         patch.setenv("BLISS_CACHE", str(cache))
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
         yield command
         torch.set_num_threads(threads)
+
+
+def load_the_demo_model_once(patch: pytest.MonkeyPatch) -> None:
+    """Commands share an encoder of the demo model for each ModelChoice; training gets copies."""
+    from blissaudit.indexer.encode import open_clip
+
+    load_encoder, load, tokenizer = open_clip.load_encoder, open_clip._load, open_clip._tokenizer
+    encoder, model, words = (functools.cache(each) for each in (load_encoder, load, tokenizer))
+    shipped = demo_model()
+
+    def same_encoder(choice: ModelChoice) -> Encoder:
+        return (encoder if getattr(choice, "model", "") == "demo" else load_encoder)(choice)
+
+    def same_model(name: str, *more: Any) -> Any:
+        return copy.deepcopy(model(name, *more)) if name == shipped else load(name, *more)
+
+    def same_tokenizer(name: str, *more: Any) -> Any:
+        return (words if name == shipped else tokenizer)(name, *more)
+
+    patch.setattr(open_clip, "load_encoder", same_encoder)
+    patch.setattr(open_clip, "_load", same_model)
+    patch.setattr(open_clip, "_tokenizer", same_tokenizer)
 
 
 def render(path: Path, kind: str, rng: np.random.Generator) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from ...arguments import checked_fields
 from ...corpora import fill_prompt
 from ...errors import BlissError, UsageError
 from ..vectors.unit_rows import row_lengths
@@ -136,6 +137,7 @@ CAST_BF16 = "pure_bf16"
 PRECISIONS = ("fp32", "bf16", "fp16", CAST_BF16)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ModelChoice:
     """Which model to load and how to run it; None means that the value is chosen and reported."""

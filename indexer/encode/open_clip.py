@@ -24,7 +24,8 @@ finally:
     if collecting:
         gc.enable()
 
-from ...errors import BlissError, UsageError, checked
+from ...arguments import checked
+from ...errors import BlissError, UsageError
 from ..store.hub import cache_alone_if_offline
 from .choosing import (
     FOLDER,
@@ -224,7 +225,7 @@ def _in_dtype(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 def _lacks_bf16() -> bool:
     """Whether the CPU is known to have no instructions for bf16."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     known = [bool(has) for name, has in found.items() if name.endswith("bf16")]
     return bool(known) and not any(known)
 
