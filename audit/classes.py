@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ..arguments import checked_fields
 from ..corpora import PAPER_PROMPT, check_prompts, fill_prompt
 from ..errors import BlissError, UsageError
 from ..indexer import (
@@ -32,6 +33,7 @@ NAMED = 5
 """Classes that a message names."""
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ClassWords:
     """How the normal classes are named and worded."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import checked_fields
 from ..errors import TooManyFlagged, UsageError
 from ..indexer import EmbeddedImages, Texts, check_same_model, numbers_of
 from ..progress import Progress, no_progress
@@ -225,6 +226,10 @@ class AuditQuestion:
                 "clean images of every class, in folders of their names",
                 "Add some, or leave --per-class out",
             )
+
+
+checked_fields(DecisionRule)
+checked_fields(AuditQuestion)
 
 
 def with_calibration(

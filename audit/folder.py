@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..arguments import checked
 from ..artefacts import (
     FORMAT_VERSION,
     MODEL,
@@ -37,7 +38,7 @@ from ..artefacts import (
     write_atomically,
     write_json,
 )
-from ..errors import BlissError, UsageError, checked
+from ..errors import BlissError, UsageError
 from ..indexer import Failure, numbers_of, parquet_schema, ranks, read_parquet
 from ..safe_text import cell_text, csv_text
 from ..scorer import HiddenTexts

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..errors import UsageError, checked
+from ..arguments import checked, checked_fields
+from ..errors import UsageError
 from ..indexer import (
     SCRATCH,
     CaptionIndex,
@@ -47,6 +49,7 @@ LEAST_IMAGES = 3
 """Images a class needs to be its own reference: two remain when one is left out."""
 
 
+@checked_fields
 @dataclass(frozen=True)
 class AuditSettings:
     """What a score depends on besides the images, the index and the reference."""
@@ -62,7 +65,7 @@ class AuditSettings:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"k = {self.k} was given", "1 or more", "Correct --k")
-        if not (np.isfinite(self.weight) and self.weight >= 0):
+        if not 0 <= self.weight < math.inf:
             raise UsageError(
                 f"a weight of {self.weight} was given", "a finite number, 0 or more", "Try 0.5"
             )

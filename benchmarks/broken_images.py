@@ -64,7 +64,8 @@ def audit(folder: Path, images: Path | str, output: Path, index: Path) -> tuple[
     worker = folder / "worker.py"
     worker.write_text(WORKER)
     arguments = ["audit", str(images), "--index", str(index), "-o", str(output)]
-    command = [sys.executable, "-P", "-c", COMMAND, str(worker), *arguments, "--time-limit", "2"]
+    arguments += ["--time-limit", "2", "--report", "none"]
+    command = [sys.executable, "-P", "-c", COMMAND, str(worker), *arguments]
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, preexec_fn=obey_permissions)
     return done.returncode, done.stderr.decode(errors="replace"), time.monotonic() - start
@@ -88,19 +89,30 @@ def results(output: Path) -> tuple[list[tuple[str, str]], list[str]]:
     return failures, scored["path"].to_pylist()
 
 
-def check(say: Callable[[str], None], total: int, broken: int, archives: bool = True) -> bool:
+def build_index(folder: Path) -> Path:
+    """An index of some captions of the demo's world."""
+    captions, index = folder / "captions.txt", folder / "index"
+    captions.write_text("\n".join(sorted(all_captions())[::20]), encoding="utf-8")
+    build = ["index", "build", str(captions), "--model", "demo", "-o", str(index)]
+    subprocess.run(
+        [sys.executable, "-P", "-m", "blissaudit", *build], check=True, capture_output=True
+    )
+    return index
+
+
+def check(
+    say: Callable[[str], None],
+    total: int,
+    broken: int,
+    archives: bool = True,
+    index: Path | None = None,
+) -> bool:
     """Make everything, audit it, and say whether it is as it must be."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["BLISS_CACHE"] = str(folder / "cache")
-        captions = folder / "captions.txt"
-        captions.write_text("\n".join(sorted(all_captions())[::20]), encoding="utf-8")
-        index = folder / "index"
-        build = ["index", "build", str(captions), "--model", "demo", "-o", str(index)]
-        subprocess.run(
-            [sys.executable, "-P", "-m", "blissaudit", *build], check=True, capture_output=True
-        )
+        index = index or build_index(folder)
         listed = make_collection(folder / "images", total, broken, rng)
         status, errors, seconds = audit(folder, folder / "images", folder / "out", index)
         if status:

@@ -2,9 +2,10 @@
 
 Light commands end soon after they read a table, when a reader's thread may still run and abort the
 process (exit code 134). Each is run on one small audit and one small index, as it would be typed,
-in rounds of all commands, until each has run N times or the time is over. With --forked each is a
+in rounds of all commands, until each has run N times or the time is over. Each is a
 fork of a process that has imported the libraries and read nothing: importing takes most of the time
-of such a command. A fork ends as any process does, and starts readers' threads of its own.
+of such a command. A fork ends as any process does, and starts readers' threads of its own. With
+--spawned each is a process that imports them itself.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ FINE = {0, 1, 2}
 
 
 SERVER = """
-import json, os, sys, traceback
+import gc, json, os, sys
 import datasets, faiss, numpy, PIL.Image, pyarrow.compute, pyarrow.parquet
 from blissaudit import audit, cli, corpora, indexer
 for name in ("open_run", "clean", "find_like", "save_report", "compare_runs", "save_dataset"):
     getattr(audit, name)
 indexer.open_index, indexer.verify_index
+gc.collect()
+gc.freeze()  # a fork that ends does not look through what it has imported
 for line in sys.stdin:
     words, log = json.loads(line)
     child = os.fork()
@@ -158,7 +161,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=500, help="of each command")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no round after that")
     parser.add_argument("--at-once", type=int, default=3)
-    parser.add_argument("--forked", action="store_true")
+    parser.add_argument("--spawned", action="store_true")
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     codes: dict[str, Counter[int]] = {}
@@ -171,7 +174,7 @@ def main() -> int:
             "BLISS_CONFIG": str(folder / "settings"),
         }
         make_world(folder)
-        servers: queue.Queue[Server] = queue.Queue(chosen.at_once if chosen.forked else 0)
+        servers: queue.Queue[Server] = queue.Queue(0 if chosen.spawned else chosen.at_once)
         for _ in range(servers.maxsize):
             servers.put(Server(folder))
         begun, load = time.monotonic(), os.getloadavg()[0]
@@ -185,11 +188,13 @@ def main() -> int:
                 codes.setdefault(command, Counter())[code] += 1
                 seconds.setdefault(command, []).append(took)
                 wrong += bad
+            if turn % 50 == 49:
+                print(f"  {turn + 1} of each, {wrong} wrong", file=sys.stderr, flush=True)
         took = time.monotonic() - begun
         while not servers.empty():
             servers.get().end()
     print(
-        f"{'Forked, ' if chosen.forked else ''}{chosen.at_once} at a time, {took:.0f} s, "
+        f"{'Spawned' if chosen.spawned else 'Forked'}, {chosen.at_once} at a time, {took:.0f} s, "
         f"load {load:.1f} before and {os.getloadavg()[0]:.1f} after"
     )
     for command, found in codes.items():

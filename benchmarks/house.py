@@ -46,7 +46,7 @@ CORES = (
     ),
 )
 """The core of each layout, newest first: the first whose modules are all there is taken."""
-NOT_CORE = ("errors",)
+NOT_CORE = ("errors", "arguments")
 """Modules that the core imports and that are not counted as its own."""
 STARTS = {"audit/run.py": "audit/run", "the audit command": "commands/audit"}
 ROOM_OF = {"cli": "commands"}

@@ -8,6 +8,10 @@ Hypothesis draws the same examples each time and does not shrink.
 
 A mutant that survives is listed with its verdict: "equivalent" and why, from
 mutants_equivalent.json, or "not caught".
+
+The whole takes about an hour of one core. With --outcomes FILE it can be run module by module, and
+only what changed is run again: a mutant stays caught while its module and the test that failed for
+it are the same, and has survived while its module and all of the module's tests are.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import hashlib
 import importlib.abc
 import importlib.util
 import json
@@ -27,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +49,8 @@ TESTS = {
     "scorer/bliss": ("scorer/test_core_examples", "scorer/test_bliss"),
     "scorer/reference": ("scorer/test_core_examples", "scorer/test_bliss"),
     "scorer/calibration": ("scorer/test_calibration", "audit/test_decisions"),
-    "audit/decisions": ("scorer/test_core_examples", "audit/test_decisions"),
-    "indexer/build/finish": ("indexer/build/test_near_duplicates",),
+    "audit/decisions": ("audit/test_decisions",),
+    "indexer/build/finish": ("indexer/build/test_near_duplicates", "indexer/build/test_add"),
     "indexer/store/removed": ("indexer/store/test_removed",),
     "indexer/upkeep/row_choice": ("indexer/store/test_removed",),
 }
@@ -222,10 +228,50 @@ def _tests_in_child(module: str, source: str | None) -> dict[str, Any]:
     return {"failed": failed, "libraries": [n for n in sys.modules if not n.startswith(own)]}
 
 
-def outcomes(mutants: list[Mutant]) -> Iterator[tuple[Mutant, str, float]]:
-    """Each mutant, the first test that fails for it, and seconds."""
+@cache
+def sources_of_tests(module: str) -> dict[str, str]:
+    """The source of each test that runs for a module; under "" that of all their files."""
+    found = {"": ""}
+    for name in TESTS[module]:
+        text = (ROOT / "tests" / f"{name}.py").read_text(encoding="utf-8")
+        found[""] += text
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef):
+                first = min(each.lineno for each in (node, *node.decorator_list))
+                found[node.name] = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+    return found
+
+
+def digest(mutant: Mutant, failed: str) -> str:
+    """Changes with the mutant and with the test that failed for it, or with any where none did."""
+    sources = sources_of_tests(mutant.module)
+    test = sources.get(failed.rpartition("::")[2].partition("[")[0], sources[""])
+    return hashlib.sha256("\0".join([mutant.source, failed, test]).encode()).hexdigest()
+
+
+def known_outcomes(path: Path | None, mutants: list[Mutant]) -> dict[str, str]:
+    """By the source of a mutant, the test that failed for it, of outcomes that still hold."""
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    found = dict(map(json.loads, lines))
+    tests = sorted(set(found.values()))
+    return {
+        mutant.source: failed
+        for mutant in mutants
+        for failed in tests
+        if found.get(digest(mutant, failed)) == failed
+    }
+
+
+def outcomes(mutants: list[Mutant], path: Path | None) -> Iterator[tuple[Mutant, str, float]]:
+    """Each mutant, the first test that fails for it, and seconds; new ones are added to a file."""
     imported: set[str] = set()
+    known = known_outcomes(path, mutants)
     for module in dict.fromkeys(mutant.module for mutant in mutants):
+        own = [mutant for mutant in mutants if mutant.module == module]
+        yield from ((m, known[m.source], 0.0) for m in own if m.source in known)
+        own = [mutant for mutant in own if mutant.source not in known]
+        if not own:
+            continue
         failed, seconds, libraries = run_tests(module, None, 600)
         if failed:
             raise SystemExit(f"without a mutant, {module} fails at {failed}")
@@ -237,27 +283,25 @@ def outcomes(mutants: list[Mutant]) -> Iterator[tuple[Mutant, str, float]]:
                 continue
         _, seconds, _ = run_tests(module, None, 600)
         print(f"  {module}: its tests take {seconds:.1f} s", file=sys.stderr, flush=True)
-        for mutant in mutants:
-            if mutant.module == module:
-                failed, took, _ = run_tests(module, mutant.source, 20 + 5 * seconds)
-                yield mutant, failed, took
+        for mutant in own:
+            failed, took, _ = run_tests(module, mutant.source, 20 + 5 * seconds)
+            if path is not None:
+                with path.open("a") as file:
+                    file.write(json.dumps([digest(mutant, failed), failed]) + "\n")
+            yield mutant, failed, took
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", choices=TESTS, action="append", help="modules")
-    parser.add_argument("--again", type=Path, help="only the survivors named in this file")
-    parser.add_argument("--survivors", type=Path, help="write their keys to this file")
+    parser.add_argument("--outcomes", type=Path, help="outcomes that are known, and new ones")
     chosen = parser.parse_args()
     drawn = [m for m in sample(chosen.count) if not chosen.only or m.module in chosen.only]
-    if chosen.again:
-        keys = set(chosen.again.read_text().splitlines())
-        drawn = [mutant for mutant in drawn if mutant.key in keys]
     reasons: dict[str, str] = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
     survivors: list[Mutant] = []
     counts: dict[str, list[int]] = {}
-    for mutant, failed, took in outcomes(drawn):
+    for mutant, failed, took in outcomes(drawn, chosen.outcomes):
         counts.setdefault(mutant.module, [0, 0])[bool(failed)] += 1
         if not failed:
             survivors.append(mutant)
@@ -265,14 +309,12 @@ def main() -> int:
             f"  {mutant.module}:{mutant.line} {took:.1f} s {failed or 'SURVIVED ' + mutant.key}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-        if chosen.survivors:
-            chosen.survivors.write_text("".join(f"{m.key}\n" for m in survivors))
     print(f"{len(drawn)} mutants, seed {SEED}; caught and surviving, by module:")
     for module, (alive, caught) in counts.items():
         print(f"  {module}.py: {caught} caught, {alive} survive ({', '.join(TESTS[module])})")
     equivalent = [mutant for mutant in survivors if mutant.key in reasons]
     print(f"{len(survivors)} survive, {len(equivalent)} of them equivalent:")
-    for mutant in survivors:
+    for mutant in sorted(survivors, key=drawn.index):
         verdict = f"equivalent: {reasons[mutant.key]}" if mutant.key in reasons else "not caught"
         print(f"  {mutant.module}.py:{mutant.line} {mutant.operator}")
         print(f"    {mutant.before}\n    {mutant.after}\n    {verdict}")

@@ -121,7 +121,8 @@ def planted_strays(
             for score in SCORES[:2]:
                 output = folder / str(seed) / name / score
                 command("audit", "--embeddings", images, "--index", index, "--prompt", PROMPT,
-                        *worded, "--score", score.lower(), "-o", output, *options)  # fmt: skip
+                        *worded, "--score", score.lower(), "-o", output, "--report", "none",
+                        *options)  # fmt: skip
                 values = np.array(pq.read_table(output / "scores.parquet")["score"])
                 found[name, score] = judge(values, collection.stray)
             found[name, SCORES[2]] = cosine

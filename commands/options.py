@@ -70,7 +70,7 @@ def _model(default: str) -> Callable:
                f"[default: {default}]"),
         option("--pretrained", help="Weights tag or file, for open_clip names."),
         option("--device", help="cpu, cuda, cuda:1 or mps [default: the best there is]"),
-        option("--precision", help="fp32, bf16 or fp16 [default: by device]"),
+        option("--precision", help="fp32, bf16 or fp16 [default: fp16 on a GPU, else fp32]"),
         option("--batch-size", type=int, help="Images or captions per batch [default: by device]"),
         option("--allow-torchscript", is_flag=True, help="Load TorchScript weights, which can "
                "run any code."),

@@ -197,10 +197,10 @@ def suffix_of(address: str) -> str:
 
 
 def text_suffix(address: str) -> str:
-    """`suffix_of` a text file without its compression: .jsonl for a.jsonl.gz and a.jsonlines."""
+    """`suffix_of` a text file without its compression: .jsonl for a.jsonl.gz and its synonyms."""
     name = base_name(address)
     suffix = suffix_of(name[:-3] if is_gzip(address) else name)
-    return ".jsonl" if suffix == ".jsonlines" else suffix
+    return ".jsonl" if suffix in (".jsonlines", ".ndjson") else suffix
 
 
 def is_gzip(address: str) -> bool:

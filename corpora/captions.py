@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+from ..arguments import checked_fields
 from ..errors import BlissError, UsageError
 from .sources import TextSource
 
@@ -22,6 +23,7 @@ Item = TypeVar("Item")
 UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class CaptionRules:
     """How captions are cleaned and which are kept; lengths are characters after cleaning.

@@ -231,6 +231,13 @@ def check_text_encoding(file: IO[bytes], name: str) -> None:
         raise BlissError(
             f"{name} is not UTF-8: it starts like UTF-16", "UTF-8 text", "Save it as UTF-8"
         )
+    nuls = start[::2].count(0), start[1::2].count(0)
+    if max(nuls) > len(start) // 4 > min(nuls):
+        raise BlissError(
+            f"{name} is not UTF-8: every other byte is NUL, as in UTF-16 without its mark",
+            "UTF-8 text",
+            "Save it as UTF-8",
+        )
     if b"\x00\x00" in start:
         raise BlissError(
             f"{name} is not text: it holds runs of NUL bytes", "UTF-8 text", "Check the file"

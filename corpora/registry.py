@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..arguments import checked
 from ..artefacts import home_folder, write_json
-from ..errors import BlissError, UsageError, checked
+from ..errors import BlissError, UsageError
 from .addresses import is_remote
 from .names import NAMED
 from .opening import HUB_SPEC, open_spec

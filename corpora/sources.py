@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from ..arguments import checked_fields
 from ..errors import UsageError
 
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -78,6 +79,7 @@ class TextSource(Protocol):
         """
 
 
+@checked_fields
 @dataclass(frozen=True)
 class CorpusOptions:
     """Which part of a corpus to read; None leaves the choice to the source."""

@@ -82,7 +82,7 @@ def _connect(ray: Any, address: str) -> None:
         raise BlissError(
             f"no Ray cluster at {address} ({_first_line(error)})",
             "host:port of a Ray cluster that this machine belongs to, or auto",
-            "Correct --ray-address, or leave it out to start Ray on this machine",
+            "Correct the address in --engine ray:ADDRESS, or leave it out to start Ray here",
         ) from error
 
 

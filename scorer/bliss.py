@@ -34,7 +34,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import UsageError, checked_arrays
+from ..arguments import checked_arrays
+from ..errors import UsageError
 from ..indexer.vectors import Hits, Rows, slices
 from .leave_one_out import NOTHING_LEFT_OUT, LeftOut, class_texts, left_out_statistics
 from .moments import Moments

@@ -29,7 +29,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import BlissError, checked, checked_arrays
+from ..arguments import checked, checked_arrays
+from ..errors import BlissError
 from ..indexer.vectors import Rows, slices
 
 ROWS_AT_ONCE = 16_384

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save
 
+from ..arguments import checked
 from ..artefacts import MANIFEST, check_checksum, read_manifest, write_atomically, write_manifest
-from ..errors import BlissError, checked
+from ..errors import BlissError
 from ..indexer.vectors import Rows, arrow_texts, joined_contents, packed_texts
 from ..tables import read_table
 from .members import Members, as_members, make_members

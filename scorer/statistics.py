@@ -30,7 +30,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import BlissError, checked_arrays
+from ..arguments import checked_arrays
+from ..errors import BlissError
 from ..indexer.vectors import Rows, slices
 from .moments import ClassMoments, Moments
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib.util
 import io
 import os
@@ -23,6 +25,7 @@ from blissaudit.corpora.registry import TextSource
 from blissaudit.demo.captions import all_captions
 from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.indexer.build.plan import make_plan, read_plan_part
+from blissaudit.indexer.encode.encoder import Encoder, ModelChoice, demo_model
 from hypothesis import settings
 
 # A shell starts background jobs with Ctrl-C ignored; tests and their child processes need it.
@@ -37,10 +40,67 @@ settings.load_profile("bliss")
 _SETTINGS = tempfile.TemporaryDirectory(prefix="bliss-settings-")
 os.environ["BLISS_CONFIG"] = _SETTINGS.name
 
+# No test cuts the power: what was written is there for whoever reads it, also after a kill. A
+# descriptor that is not open still fails, and child processes of tests still wait for their disks.
+os.fsync = os.fstat  # type: ignore[assignment]
+
 HELPERS = Path(__file__).with_name("helpers")
 KINDS = ("apple", "boat", "house")
 EACH = 8
 STRAYS = ("apple/clock.png", "boat/umbrella.png")
+
+
+SLOW_FILES = (
+    "distributed/test_engine.py",
+    "distributed/test_scoring.py",
+    "distributed/test_images.py",
+    "distributed/test_batches.py",
+    "indexer/images/test_workers.py",
+    "browser/test_report_in_browser.py",
+    "commands/test_train_clipn.py",
+    "commands/test_unfinished.py",
+    "audit/test_decisions_real.py",
+    "commands/test_decisions.py",
+    "commands/test_score.py",
+    "house/test_trust.py",
+    "demo/test_run.py",
+    "indexer/encode/test_tokens.py",
+    "commands/test_options.py",
+    "scorer/scores/plus/test_score.py",
+    "indexer/images/test_embedding.py",
+    "commands/test_address_trust.py",
+    "commands/test_model_trust.py",
+    "indexer/images/test_broken_images.py",
+    "indexer/images/test_cache.py",
+    "commands/test_real.py",
+    "audit/test_retrieval.py",
+    "indexer/encode/test_pipeline.py",
+    "audit/review/test_photographs.py",
+)
+"""The files of `make test` that take longest, longest first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under xdist the longest files come first: begun last, one would keep one core waiting."""
+    if hasattr(config, "workerinput"):
+        place = {Path(__file__).parent / name: number for number, name in enumerate(SLOW_FILES)}
+        items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One file after another in their order; all that uses the Ray cluster goes to one worker."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongestFirst(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/distributed" if file.startswith("tests/distributed/") else file
+
+    config.option.loadscopereorder = False  # by number of tests, in which long files have few
+    return LongestFirst(config, log)
 
 
 def load_file(path: Path) -> ModuleType:
@@ -147,8 +207,10 @@ Bliss = Callable[..., Outcome]
 def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
     """`bliss(*arguments)` runs the command in this process, with an empty cache of its own.
 
-    What earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE
-    of its own. On one thread, as its child processes too: models this small lose time to more, and
+    `audit` and `score` rank by BLISS where a test names neither a score nor a preset: its numbers
+    are those worked out by hand. `--score auto` is the default of the commands themselves. What
+    earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE of its
+    own. On one thread, as its child processes too: models this small lose time to more, and
     equal numbers can then be asked for. Decoding workers serve one command after another.
     """
     import torch
@@ -160,18 +222,44 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
     def command(*arguments: object) -> Outcome:
         for name in ("image-embeddings", "references"):
             shutil.rmtree(cache / name, ignore_errors=True)
+        words = [os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments]
+        if words[:1] in (["audit"], ["score"]) and not {"--score", "--preset"} & {*words}:
+            words += ["--score", "bliss"]
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run([os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments])
+            code = run(words)
         assert "Traceback" not in out.getvalue() + err.getvalue()
         return Outcome(code, out.getvalue(), err.getvalue())
 
     with pytest.MonkeyPatch.context() as patch, reused_workers():
+        load_the_demo_model_once(patch)
         patch.setenv("BLISS_CACHE", str(cache))
         patch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
         yield command
         torch.set_num_threads(threads)
+
+
+def load_the_demo_model_once(patch: pytest.MonkeyPatch) -> None:
+    """Commands share an encoder of the demo model for each ModelChoice; training gets copies."""
+    from blissaudit.indexer.encode import open_clip
+
+    load_encoder, load, tokenizer = open_clip.load_encoder, open_clip._load, open_clip._tokenizer
+    encoder, model, words = (functools.cache(each) for each in (load_encoder, load, tokenizer))
+    shipped = demo_model()
+
+    def same_encoder(choice: ModelChoice) -> Encoder:
+        return (encoder if getattr(choice, "model", "") == "demo" else load_encoder)(choice)
+
+    def same_model(name: str, *more: Any) -> Any:
+        return copy.deepcopy(model(name, *more)) if name == shipped else load(name, *more)
+
+    def same_tokenizer(name: str, *more: Any) -> Any:
+        return (words if name == shipped else tokenizer)(name, *more)
+
+    patch.setattr(open_clip, "load_encoder", same_encoder)
+    patch.setattr(open_clip, "_load", same_model)
+    patch.setattr(open_clip, "_tokenizer", same_tokenizer)
 
 
 def render(path: Path, kind: str, rng: np.random.Generator) -> None:

@@ -1,8 +1,10 @@
 """Every public function called with values of other kinds: it works, or says what it needs."""
 
+import contextlib
 import inspect
 import re
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,8 @@ from types import SimpleNamespace
 import blissaudit as ba
 import numpy as np
 import pytest
-from blissaudit.errors import BlissError, UsageError, checked
+from blissaudit.arguments import checked
+from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.encoder import Encoder, Preprocessing
 from helpers import ROOT
 
@@ -155,8 +158,27 @@ def test_arguments_of_other_kinds_work_or_are_refused(calls, name, tmp_path, mon
     assert not faults, "\n".join(faults)
 
 
+OPTIONS = [
+    each for name in dir(ba) if is_dataclass(each := getattr(ba, name))
+    and name.endswith(("Settings", "Options", "Question", "Rule", "Rules", "Choice", "Words"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPTIONS, ids=lambda kind: kind.__name__)
+def test_options_of_other_kinds_are_refused_where_they_are_made(kind):
+    assert len(OPTIONS) == 12
+    for each in fields(kind):
+        for value in WRONG.values():
+            with contextlib.suppress(BlissError):
+                kind(**{each.name: value})
+
+
 def test_messages_name_the_argument_its_value_and_the_function(tmp_path):
     for call, words in (
+        (partial(ba.AuditSettings, k="3"), "AuditSettings was called with k='3' (str). Needed: a "
+         "whole number. Correct the argument `k`; help(AuditSettings) explains it."),
+        (partial(ba.exact_search, ROWS, ROWS, True), "k=True. Needed: a whole number."),
+        (partial(ba.AuditQuestion, "stray"), "kinds='stray' (str). Needed: a list."),
         (partial(ba.open_index, [tmp_path]), "open_index was called with folder=a list. Needed: "
          "text or a path. Correct the argument `folder`; help(open_index) explains it."),
         (partial(ba.embed_images, [ROWS], None, tmp_path), "images=a list. Needed: a collection "

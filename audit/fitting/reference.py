@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import checked
 from ...artefacts import MANIFEST, digest, read_manifest, write_atomically
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ...indexer import (
     CaptionIndex,
     EmbeddedImages,

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...arguments import checked, checked_fields
 from ...artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
 from ...corpora import NO_IMAGE_OPTIONS, ImageList, ImageOptions, open_images
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ...indexer import (
     SCRATCH,
     CaptionIndex,
@@ -69,6 +70,7 @@ LEAST_IN_CLASS = 5
 DIRECTIONS = ("gained", "lost")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class DriftSettings:
     """What the comparison depends on besides the images and the captions."""

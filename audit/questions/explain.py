@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ...arguments import checked
 from ...artefacts import write_atomically
 from ...corpora import ImageItem
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ...indexer import (
     CaptionIndex,
     CellMap,

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...arguments import checked_arrays
 from ...artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
 from ...corpora import (
     CAPTION_COLUMNS,
@@ -32,7 +33,7 @@ from ...corpora import (
     ImageOptions,
     open_captioned,
 )
-from ...errors import BlissError, UsageError, checked_arrays
+from ...errors import BlissError, UsageError
 from ...indexer import (
     CaptionIndex,
     EmbeddedImages,

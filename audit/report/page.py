@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import checked
 from ...artefacts import write_atomically
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ...indexer import ModelChoice
 from ...safe_text import counted
 from ...scorer import Reference

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import checked
 from ...artefacts import write_atomically
-from ...errors import UsageError, checked
+from ...errors import UsageError
 from ...safe_text import counted, terminal_text
 from ..folder import RunFolder, open_run
 from .page_data import bin_edges

@@ -16,8 +16,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...arguments import checked
 from ...artefacts import digest
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ..addresses import find_below, is_remote, read_file, stamp, suffix_of
 from ..sources import JSON
 from .source import (

@@ -106,7 +106,14 @@ def list_labelled(file: str, options: ImageOptions) -> ImageList:
             "paths relative to the folder of the file, or absolute ones inside it",
             remedy,
         )
-    return replace(listed, problems={**read.problems, **listed.problems})
+    notices = () if read.has_labels else (no_labels(file),)
+    return replace(listed, problems={**read.problems, **listed.problems}, notices=notices)
+
+
+def no_labels(where: str) -> str:
+    """What to say of a table without a column of labels."""
+    usual = f"{', '.join(LABEL_COLUMNS[:3])}, …"
+    return f"{display_path(where)}: no column holds labels ({usual}); --label-column names another"
 
 
 def add_labels(listed: ImageList, file: str, options: ImageOptions) -> ImageList:
@@ -263,10 +270,11 @@ def _encoding(file: str) -> str:
 def _delimiter(file: str, header: str, options: ImageOptions) -> str:
     """The one separator that cuts a column of paths out of the header; else its suffix's."""
     usual = "\t" if file.lower().endswith(".tsv") else ","
-    wanted = {options.image_column or "", *PATH_COLUMNS, ESCAPED_COLUMNS[0]} - {""}
+    wanted = {_plain(each) for each in (options.image_column or "path", *PATH_COLUMNS)}
+    wanted.add(_plain(ESCAPED_COLUMNS[0]))
     for sign in (usual, *SEPARATORS):
-        fields = [each.strip().strip('"').strip().lower() for each in header.split(sign)]
-        if len(fields) > 1 and {name.lower() for name in wanted} & {*fields}:
+        fields = [_plain(each.strip().strip('"')) for each in header.split(sign)]
+        if len(fields) > 1 and wanted & {*fields}:
             return sign
     return usual
 
@@ -365,8 +373,14 @@ def _unreadable(file: str, error: Exception) -> BlissError:
     )
 
 
-PATH_COLUMNS = ("path", "file_name", "filename", "image_path", "image", "file")
-LABEL_COLUMNS = ("label", "labels", "class", "cls", "category", "class_name", "target")
+PATH_COLUMNS = (
+    *("path", "file_name", "image_path", "image", "file", "file_path", "img_path", "image_name"),
+)
+LABEL_COLUMNS = (
+    *("label", "labels", "class", "cls", "category", "class_name", "target", "label_name"),
+    *("class_label", "species", "breed"),
+)
+"""The first of each kind that is there is taken."""
 ESCAPED_COLUMNS = ("escaped_path", "escaped_label")
 """Of a csv file whose cells are as `csv_cells` writes them."""
 
@@ -380,7 +394,8 @@ def choose_named(
 ) -> str | None:
     """`given`, or else the first of the `usual` names that is there, or None.
 
-    A name counts in any case and with spaces around it where none is written just so. UsageError
+    A name counts in any case, and with spaces and other joints, where none is written just so:
+    Class Name is class_name. UsageError
     naming `option` where `given` is not among `names`, or is several of them.
     """
     if given is None:
@@ -411,10 +426,15 @@ def choose_named(
 
 
 def _spelled(names: Sequence[str], wanted: str) -> list[str]:
-    """The names that are `wanted`, or else those that differ from it in case and spaces alone."""
+    """The names that are `wanted`, or else those that differ from it in case and joints alone."""
     if wanted in names:
         return [wanted]
-    return [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
+    return [name for name in names if _plain(name) == _plain(wanted)]
+
+
+def _plain(name: str) -> str:
+    """The name of a column without case, spaces, hyphens and underscores."""
+    return "".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def label_text(value: object) -> str | None:

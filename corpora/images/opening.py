@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...arguments import checked
 from ...artefacts import read_json
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ...safe_text import counted
 from ..addresses import expand, is_remote, is_remote_folder
 from ..datasets import check_inside, choose_split, open_builder, quiet
@@ -140,7 +141,7 @@ ACCEPTED_COLLECTIONS = (
 
 _SPLIT = re.compile(
     r"(train|training|test|testing|val|valid|validation|dev|eval)([ _-]?(set|data|images|\d+))?"
-    r"|fold[ _-]?\d+"
+    r"|(fold|split)[ _-]?\d+"
 )
 """Folders of these names that hold all images are splits of a data set and no classes."""
 _SHARD = re.compile(r"\d{5}")
@@ -281,6 +282,20 @@ def _open_image_files(folder: str, found: Findings, options: ImageOptions) -> Im
             f"{display_path(folder)}: one class, {display_path(name)}, with its images in "
             f"{counted(len(inner_folders), 'folder')}; if those are the classes, give "
             f"{display_path(os.path.join(folder, name))}"
+        )
+        return replace(listed, notices=(*listed.notices, note))
+    inside = {top: {below for above, below in inner_folders if above == top} for top in tops}
+    alike = set.union(*inside.values()) if inside else set()
+    if (
+        len(tops) > 1 < len(alike)
+        and all(names == alike for names in inside.values())
+        and not _are_splits(alike)
+    ):
+        first = os.path.join(folder, min(tops))
+        note = (
+            f"{display_path(folder)}: its folders are the classes, and each has the folders "
+            f"{display_path(min(alike))}, {display_path(sorted(alike)[1])}"
+            f"{', …' * (len(alike) > 2)}; if those are the classes, give {display_path(first)}"
         )
         return replace(listed, notices=(*listed.notices, note))
     return listed

@@ -12,7 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ...errors import BlissError, UsageError, checked
+from ...arguments import checked, checked_fields
+from ...errors import BlissError, UsageError
 
 if TYPE_CHECKING:  # decoding processes do without pyarrow
     from ..sources import JSON
@@ -81,6 +82,7 @@ class ImageSource(Protocol):
         """BlissError where the collection as a whole is no longer there."""
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ImageOptions:
     """Which part of a collection to read, and where its labels are; None leaves the choice."""

@@ -34,6 +34,7 @@ from .labels import (
     image_features,
     is_too_long,
     label_values,
+    no_labels,
 )
 from .source import (
     MAX_IMAGE_BYTES,
@@ -60,11 +61,18 @@ class ImageTables:
     options: ImageOptions = NO_IMAGE_OPTIONS
     labels: Sequence[str | None] | None = None
     count: int | None = None
+    others: tuple[str, ...] = ()
+    """The columns that hold no images."""
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """That the hub's own copy of a repository has no configurations."""
-        return merged_configurations(self.spec, self.options.revision, len(self.addresses))
+        """That the hub's own copy of a repository has no configurations; that there are no labels.
+
+        Where images are the only column, nobody misses labels.
+        """
+        merged = merged_configurations(self.spec, self.options.revision, len(self.addresses))
+        lost = self.label_column is None and self.others
+        return (*merged, no_labels(self.spec)) if lost else merged
 
     def facts(self) -> dict[str, JSON]:
         """The fingerprint is over name, size and time of change of every file, and options."""
@@ -174,7 +182,8 @@ def open_image_tables(
     if label is not None:
         label_values(pa.array([], schema.field(label).type), schema, label, None)
     names = names_of(label) if names_of is not None and label is not None else None
-    return ImageTables(spec, tuple(addresses), image, label, names, options)
+    others = tuple(name for name in schema.names if name != image)
+    return ImageTables(spec, tuple(addresses), image, label, names, options, others=others)
 
 
 def choose_image_column(spec: str, schema: pa.Schema, given: str | None) -> str | None:

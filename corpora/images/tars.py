@@ -50,6 +50,7 @@ _KEYS_KEPT = 100_000
 _LONGEST_HEADER = 256 << 10
 """All that is read to learn of one member: pax and GNU headers, whose names may be long."""
 _CUT_SHORT = "the archive ends early or is damaged from here on"
+_SECOND_ARCHIVE = "the file goes on behind the end of the archive, which is not read"
 _HEADER_TOO_LARGE = (
     f"the archive is not read from here on: a header is larger than {_LONGEST_HEADER >> 10} KiB"
 )
@@ -348,6 +349,8 @@ def _members(file: IO[bytes]) -> Generator[tarfile.TarInfo | _Lost, None, None]:
                     yield member
             file.seek(archive.offset)
             whole = file.read(512) == bytes(512)
+            if whole and file.read(_LONGEST_HEADER).strip(b"\0"):
+                yield _Lost(_SECOND_ARCHIVE)
     except _LargeHeader:
         yield _Lost(_HEADER_TOO_LARGE)
         return
@@ -361,9 +364,13 @@ def _ends_inside(file: IO[bytes], last: tarfile.TarInfo) -> bool:
     """Whether the file ends within its last member, which then fails by itself."""
     if not (last.isfile() and has_image_suffix(last.name)):
         return False
+    if last.sparse is not None and last.size > _LARGEST_SPARSE:
+        return False
     try:
-        file.seek(last.offset_data)
-        return len(file.read(min(last.size, MAX_IMAGE_BYTES))) < last.size
+        if last.sparse is None:
+            file.seek(last.offset_data)
+            return len(file.read(min(last.size, MAX_IMAGE_BYTES))) < last.size
+        return len(_read_member(last, file)) < last.size
     except DAMAGE:
         return True
 

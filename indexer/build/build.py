@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import checked
 from ...artefacts import MANIFEST, link_file, sha256_of
 from ...corpora import TextSource
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ...progress import Progress, no_progress
 from ..encode.encoder import IDENTITY, Encoder
 from ..search.captions import CaptionIndex

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from ...arguments import checked_fields
 from ...corpora import CaptionRules, ImageSource
 from ...errors import UsageError
 from ...progress import Progress
@@ -76,6 +77,7 @@ class Engine(Protocol):
 DTYPES = ("float16", "float32")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class IndexOptions:
     """How captions become an index."""

@@ -6,6 +6,7 @@ those of `open_clip.transform.image_transform` at inference, before ToTensor and
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from ...arguments import checked_fields
 from ...corpora import fill_prompt
 from ...errors import BlissError, UsageError
 from ..vectors.unit_rows import row_lengths
@@ -130,9 +132,12 @@ def shape_of(image: Resizable) -> str:
 DEFAULT_MODEL = "ViT-B-16"
 DEFAULT_PRETRAINED = "openai"
 DEMO_MODEL = "demo"
-PRECISIONS = ("fp32", "bf16", "fp16")
+CAST_BF16 = "pure_bf16"
+"""Weights and activations in bf16, as open_clip calls it; `bf16` and `fp16` are autocast."""
+PRECISIONS = ("fp32", "bf16", "fp16", CAST_BF16)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ModelChoice:
     """Which model to load and how to run it; None means that the value is chosen and reported."""
@@ -143,6 +148,7 @@ class ModelChoice:
     """A tag or weights file, for open_clip names only."""
     device: str | None = None
     precision: str | None = None
+    """One of PRECISIONS; `bf16` on a CPU is `pure_bf16`, which casts no weights at every step."""
     batch_size: int | None = None
     allow_torchscript: bool = False
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -263,7 +269,8 @@ def check_same_model(
 ) -> None:
     """Raise BlissError, naming both models, where two artefacts come from different ones.
 
-    Embeddings from other programs have no weights hash; only their dimension is compared.
+    Embeddings from other programs have no weights hash; only their dimension is compared. Warns
+    where one model was run in two precisions.
     """
     for fact in IDENTITY:
         one, other = first.get(fact), second.get(fact)
@@ -274,6 +281,13 @@ def check_same_model(
                 "both from the same model and weights",
                 f"Make {second_name} again with the model of {first_name}, or vice versa",
             )
+    one, other = first.get("precision"), second.get("precision")
+    if one is not None and other is not None and one != other:
+        warnings.warn(
+            f"{first_name} was embedded in {one}, {second_name} in {other}: similarities differ a "
+            "little from those in one precision; --precision chooses it",
+            stacklevel=2,
+        )
 
 
 PREPROCESSING = ("size", "interpolation", "resize_mode", "mean", "std")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +13,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import open_clip
-import torch
-from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
-from ...errors import BlissError, UsageError, checked
+try:  # nothing that these imports make is garbage: looking for some is a sixth of their time
+    collecting = gc.isenabled()
+    gc.disable()
+    import open_clip
+    import torch
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
+finally:
+    if collecting:
+        gc.enable()
+
+from ...arguments import checked
+from ...errors import BlissError, UsageError
 from ..store.hub import cache_alone_if_offline
 from .choosing import (
     FOLDER,
@@ -29,7 +39,7 @@ from .choosing import (
     resolve_model,
     weight_files,
 )
-from .encoder import CellMap, Encoder, ModelChoice, Preprocessing, Through
+from .encoder import CAST_BF16, CellMap, Encoder, ModelChoice, Preprocessing, Through
 from .tokens import (
     Tokenise,
     TokenizerRecipe,
@@ -74,7 +84,8 @@ def encoder_of(
 ) -> Encoder:
     """The Encoder of an open_clip model in memory; `facts` may name it.
 
-    `statistics` are mean and standard deviation per channel; None: the model's own.
+    `statistics` are mean and standard deviation per channel; None: the model's own. `model` is not
+    changed: the precision `pure_bf16` casts a copy of its weights.
     """
     device = next(model.parameters()).device
     weights = weights_sha256(model)
@@ -87,7 +98,7 @@ def encoder_of(
 
     def encode_batch(tokens: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast():
-            return _unit(_text_features(model, torch.from_numpy(tokens).to(device)))
+            return _unit(_text_features(used, torch.from_numpy(tokens).to(device)))
 
     def standardised(pixels: np.ndarray) -> torch.Tensor:
         images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
@@ -97,17 +108,21 @@ def encoder_of(
 
     def encode_images(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), autocast():
-            return _unit(model.encode_image(standardised(pixels)))  # type: ignore[operator]
+            return _unit(used.encode_image(standardised(pixels).to(dtype)))  # type: ignore[operator]
 
     def map_cells(pixels: np.ndarray, directions: np.ndarray) -> CellMap:
         from .cells import cell_map
 
-        return cell_map(model, standardised(pixels), directions)
+        precise = used if dtype == torch.float32 else copy.deepcopy(used).float()
+        return cell_map(precise, standardised(pixels), directions)
 
     short = recall_truncation(weights)
     if short is None:
         short = truncation_is_exact(model, tokenise(trial_captions(context_length)), pad)
         remember_truncation(weights, short)
+    cast = facts.get("precision") == CAST_BF16
+    dtype = torch.bfloat16 if cast else torch.float32
+    used = _in_dtype(model, dtype) if cast else model
 
     def encode_tokens(tokens: np.ndarray, through: Through | None = None) -> np.ndarray:
         if not len(tokens):
@@ -198,6 +213,23 @@ def _autocast(device: torch.device, precision: str) -> Any:
     return context
 
 
+def _in_dtype(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A copy of a model whose floating-point weights and buffers are cast, one after the other."""
+    parameters = {
+        id(each): torch.nn.Parameter(each.detach().to(dtype), requires_grad=False)
+        for each in model.parameters()
+    }
+    buffers = {id(each): each.to(dtype) for each in model.buffers() if each.is_floating_point()}
+    return copy.deepcopy(model, {**parameters, **buffers})
+
+
+def _lacks_bf16() -> bool:
+    """Whether the CPU is known to have no instructions for bf16."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    known = [bool(has) for name, has in found.items() if name.endswith("bf16")]
+    return bool(known) and not any(known)
+
+
 def _preprocessing(model: torch.nn.Module) -> Preprocessing:
     config = open_clip.get_model_preprocess_cfg(model)
     size = config.get("size", 224)
@@ -254,6 +286,8 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     """
     device = _device(choice.device)
     precision = choice.precision or ("fp16" if device.type == "cuda" else "fp32")
+    if precision == "bf16" and device.type == "cpu":
+        precision = CAST_BF16
     batch_size = choice.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
     name, pretrained = resolve_model(
         choice, open_clip.list_models(), open_clip.list_pretrained_tags_by_model
@@ -264,6 +298,8 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     facts = {"model": choice.model or name, "pretrained": pretrained, "precision": precision}
     picked = {"device": choice.device, "precision": choice.precision, "batch": choice.batch_size}
     values = {"device": str(device), "precision": precision, "batch": str(batch_size)}
+    if precision == CAST_BF16 and device.type == "cpu" and _lacks_bf16():
+        values["precision"] += " (slow: this CPU has no bf16 instructions)"
     chosen = ", ".join(
         f"{key} {values[key]}{' (chosen)' * (picked[key] is None)}" for key in values
     )

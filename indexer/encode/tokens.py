@@ -138,6 +138,8 @@ CLEANINGS = ("lower", "canonicalize", "whitespace")
 MODULE = "open_clip.tokenizer"
 CACHED_WORDS = 200_000
 """Words whose tokens are cached; open_clip itself caches every word it has met."""
+WORTH_RUST = 1000
+"""From how many texts on the Rust tokenizer, which takes a quarter of a second to make, is used."""
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+"
 """open_clip's pattern on lower-case printable ASCII."""
 TRIALS = (
@@ -222,12 +224,19 @@ def simple_tokeniser(tokenizer: Any, recipe: TokenizerRecipe) -> Tokenise:
 
 
 def _ids_without_ends(tokenizer: Any, recipe: TokenizerRecipe) -> FastIds:
-    """The ids of any texts, of plain ones from the Rust tokenizer; it may run in threads."""
+    """The ids of any texts, of plain ones from the Rust tokenizer; it may run in threads.
+
+    The Rust tokenizer is made when there are so many texts that it pays.
+    """
     kind: Any = type(tokenizer)
-    rust = _rust_ids(kind, fast_ids) if recipe.cleaning == "lower" else None
+    make_fast, seen = fast_ids, 0
     lock = threading.Lock()  # the cache of words may be cleared between two lookups
 
     def ids(texts: Sequence[str]) -> list[list[int]]:
+        nonlocal seen
+        seen += len(texts)
+        many = seen >= WORTH_RUST and recipe.cleaning == "lower"
+        rust = _rust_ids(kind, make_fast) if many else None
         plain = [rust is not None and is_plain(text) for text in texts]
         quick: list[list[int]] = []
         if rust is not None:

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...arguments import checked
 from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
 from ...corpora import LONGEST_PATH, ImageList, display_path, list_paths
-from ...errors import BlissError, UsageError, checked
+from ...errors import BlissError, UsageError
 from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
     EmbeddingFolder,

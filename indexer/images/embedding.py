@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...arguments import checked, checked_fields
 from ...artefacts import digest
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
-from ...errors import BlissError, checked
+from ...errors import BlissError
 from ...progress import Progress, no_progress
 from ..build.options import EmbeddingTask, Engine
 from ..encode.encoder import IDENTITY, Encoder
@@ -49,6 +50,7 @@ that are used again. Which of two defaults refused a file is in its failure."""
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class EmbedOptions:
     """How images are read and stored."""

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...errors import BlissError, checked_arrays
+from ...arguments import checked_arrays
+from ...errors import BlissError
 from ..encode.encoder import Encoder
 from ..vectors.nearest import Hits, check_k
 from ..vectors.unit_rows import Rows, slices

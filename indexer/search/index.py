@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BlissError, UsageError, checked
+from ...arguments import checked
+from ...errors import BlissError, UsageError
 from ..encode.encoder import check_same_model
 from ..store.addresses import folder_of
 from ..store.manifest import IndexFolder, IndexManifest

@@ -29,7 +29,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ...errors import UsageError, checked_arrays
+from ...arguments import checked_arrays
+from ...errors import UsageError
 from .blas import share_among_threads
 from .unit_rows import Rows, blocks_of, slices
 

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...arguments import checked_fields
 from ...errors import UsageError
 from ...indexer.vectors import Hits, Rows, exact_search, slices
 from ..calibration import benjamini_hochberg, conformal_p_values
@@ -80,6 +81,7 @@ class Pairs:
             )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class PairSettings:
     """What the scores and the keep list depend on besides the pairs."""

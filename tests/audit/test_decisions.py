@@ -7,12 +7,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from blissaudit.audit.arrays import audit_arrays
 from blissaudit.audit.decisions import (
     AuditQuestion,
     DecisionRule,
     check_flagged,
+    decide,
     decided,
     decision_facts,
+    with_calibration,
+    with_copies_and_quality,
 )
 from blissaudit.audit.fitting.robust import without_images
 from blissaudit.audit.result import AuditResult
@@ -240,6 +244,7 @@ P = [0.01, 0.9, 0.03, 0.6, 0.3]
         (DecisionRule(), P, "fdr", [1, 0, 1, 0, 0]),
         (DecisionRule(fdr=0.06), P, "fdr", [1, 0, 0, 0, 0]),
         (DecisionRule(fdr=0.02), P, "fdr", [0, 0, 0, 0, 0]),
+        (DecisionRule(fdr=0.7), [0.14, 1, 1, 1, 1], "fdr", [1, 0, 0, 0, 0]),  # 5·p is rounded up
         (DecisionRule(top=1), P, "top", [1, 0, 0, 0, 0]),
         (DecisionRule(contamination=0.6), P, "contamination", [1, 0, 1, 0, 1]),
         (DecisionRule(contamination=0.6), None, "contamination", [1, 0, 1, 0, 1]),
@@ -261,12 +266,19 @@ def test_the_empirical_null_flags_what_lies_far_out():
     decision = decided(result_of(scores), DecisionRule(empirical_null=True), own=True).decision
     assert np.flatnonzero(decision.flagged).tolist() == [99]
     assert decision.facts["guarantee"] is False
+    scores = np.array([*np.linspace(-1, 1, 99), 3])
+    q = benjamini_hochberg(null_p_values(fit_empirical_null(scores), scores)).min()
+    assert 0.001 < q < 0.1
+    for level, flagged in ((np.nextafter(q, 0), 1), (q / 1.001, 0)):  # rounding decides nothing
+        rule = DecisionRule(fdr=float(level), empirical_null=True)
+        assert decided(result_of(scores), rule, own=True).decision.flagged.sum() == flagged
 
 
 def test_labels_are_flagged_by_margin_unless_a_share_is_named():
     result = result_of(RANKED, margins=[-1, 0.2, -2, 0, np.nan])
     by_margin = decided(result, DecisionRule(), own=True).decision
     assert by_margin.flagged.tolist() == [False, True, False, False, False]
+    assert by_margin.reason == "1 image flagged: another class suits it better"
     number = decided(result, DecisionRule(top=2), own=True).decision
     assert number.flagged.tolist() == [False, True, False, True, False]
     share = decided(result, DecisionRule(contamination=0.4), own=True).decision
@@ -357,8 +369,8 @@ def test_rules_that_cannot_be(wrong, message):
 
 def test_too_many_flagged_and_nothing_that_flags():
     decision = decided(result_of(RANKED), DecisionRule(top=2), own=True).decision
-    check_flagged(decision, 2)
-    check_flagged(decision, None)
+    for most in (2, 300, None):
+        check_flagged(decision, most)
     with pytest.raises(TooManyFlagged, match=r"2 images flagged \(top\). Needed: at most 1"):
         check_flagged(decision, 1)
     nothing = decided(result_of(RANKED), DecisionRule(), own=True).decision
@@ -408,3 +420,77 @@ def test_auto_alone_stands_for_another_score(name):
          "bliss" if name == "auto" else name),
     ):  # fmt: skip
         assert question.score_for(name) == chosen
+
+
+def test_calibration_images_are_other_than_the_reference_s_and_filed_under_its_classes():
+    rows, labels, reference, _ = small_world()
+    hashes, old = [f"{i:064x}" for i in range(60)], np.arange(60) % 20 < 15
+    members = make_members([hashes[i] for i in np.flatnonzero(old)], labels[old])
+    reference = replace(reference, members=members)
+
+    def clean(names, own=~old):
+        chosen = np.flatnonzero(own)
+        contents = tuple(hashes[i] for i in chosen)
+        return EmbeddedImages(
+            rows[chosen], chosen, contents, tuple(names[i] for i in chosen), contents, (), {},
+            "clean",
+        )  # fmt: skip
+
+    names = [None if i == 59 else "abc"[label] for i, label in enumerate(labels)]
+    found = with_calibration(reference, clean(names, np.ones(60, bool)), AuditQuestion())
+    assert found.calibration.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 4 + [-1]
+    assert np.array_equal(found.calibration.images, rows[~old])
+    by_class = AuditQuestion(rule=DecisionRule(per_class=True))
+    found = with_calibration(reference, clean(names), by_class)
+    assert found.calibration.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 4
+    assert np.array_equal(found.calibration.images, rows[~old][:-1])
+    for lost in "abc":
+        without = ["kite" if name == lost else name for name in names]
+        assert with_calibration(reference, clean(without), AuditQuestion()).calibration_count == 15
+        with pytest.raises(UsageError, match=f"clean has no image of class '{lost}'"):
+            with_calibration(reference, clean(without), by_class)
+    with pytest.raises(UsageError, match="every image of clean is in the reference"):
+        with_calibration(reference, clean(names, old), AuditQuestion())
+
+
+def test_each_question_answers_what_it_names():
+    rng = np.random.default_rng(5)
+    images, texts = small_world()[0][::3].copy(), rng.normal(size=(9, 6)).astype(np.float32)
+    labels = ["abc"[i] for i in small_world()[1][::3]]
+    images[8], labels[2] = images[7], "b"  # a copy and a wrong label
+    prompts = dict(zip("abc", np.eye(6, dtype=np.float32), strict=False))
+
+    def audit(*kinds, labels=labels, **options):
+        question = AuditQuestion(kinds, **options)
+        return audit_arrays(
+            images, labels, text_vectors=texts, prompts=prompts if labels is None else None,
+            settings=AuditSettings(k=3), question=question,
+        )  # fmt: skip
+
+    every = audit()
+    assert every.copies.num_rows == 2 and not every.quality.num_rows
+    assert every.labels.is_issue.tolist() == [i == 2 for i in range(20)]
+    assert "20 images without measures of picture quality" in every.remarks
+    assert set(every.issues["kind"].to_pylist()) == {"label", "near-copy"}
+    assert len(every.merged) == 20 and not every.ranked_by_labels
+    for kind in ("stray", "mislabel", "copy", "quality"):
+        one = audit(kind)
+        assert (one.labels is not None) == (kind == "mislabel") == one.ranked_by_labels
+        assert (one.copies is not None) == (kind == "copy")
+        assert (one.quality is not None) == (kind == "quality")
+        assert one.decision.rule == ("label margin" if kind == "mislabel" else "none")
+    assert audit("mislabel", "stray").decision.rule == "none"
+    leaks = with_copies_and_quality(every, AuditQuestion(("stray",)), every.images)
+    assert sum(leaks.copies["leak"].to_pylist()) == 40  # pairs
+    assert audit(robust=True).refit is not None and every.refit is None
+    assert audit(labels=None).labels is None  # filed by a prompt, not by anybody
+    for kind, robust in (("mislabel", False), ("stray", True)):
+        with pytest.raises(UsageError, match="was given and 'a' is the only class"):
+            audit(kind, robust=robust, labels=["a"] * 20)
+    alone = audit(labels=["a"] * 20)
+    assert alone.labels is None and alone.merged is None
+    apart = replace(every, images=replace(every.images, labels=("kite",) * 20), labels=None)
+    for kinds in ((), ("stray",)):
+        assert decide(apart, AuditQuestion(kinds), AuditSettings(k=3), False).labels is None
+    with pytest.raises(UsageError, match=r"no image of .* has a label among the classes"):
+        decide(apart, AuditQuestion(("mislabel",)), AuditSettings(k=3), False)

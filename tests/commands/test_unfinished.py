@@ -69,7 +69,7 @@ def test_a_full_disk_keeps_finished_parts_and_the_same_command_goes_on(
 
 def test_ctrl_c_says_how_to_go_on_and_the_result_is_that_of_one_run(bliss, captions, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
-    command = ["index", "build", str(captions), "--model", "demo", "--part-rows", "10"]
+    command = ["index", "build", str(captions), "--model", "demo", "--part-rows", "30"]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "blissaudit", *command, "-o", str(out)],
         stdout=subprocess.PIPE,

@@ -174,6 +174,8 @@ def test_unclear_columns_of_plain_files(
         ("a.txt", "a\n" + "b" * MAX_LINE, r"line 2 of .*a\.txt has more than 1,048,575 char"),
         ("a.txt", "dog".encode("utf-16"), "is not UTF-8: it starts like UTF-16"),
         ("a.csv", "text".encode("utf-16"), "is not UTF-8: it starts like UTF-16"),
+        ("a.txt", "a dog\n".encode("utf-16-le"), "every other byte is NUL, as in UTF-16 without"),
+        ("a.csv", "text\ncafé\n".encode("utf-16-be"), "every other byte is NUL, as in UTF-16 with"),
         ("a.json", "{", r"a\.json could not be read"),
         ("a.json", '{"annotations": [{"id": 1}]}', "JSON without captions.*COCO"),
         ("a.json", "[1]", "JSON without captions.*as .jsonl"),

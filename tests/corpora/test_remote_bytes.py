@@ -84,7 +84,7 @@ def test_an_address_of_the_hub_tells_a_version(
     assert change_marks.marks_of([address]) != before
 
 
-@pytest.mark.parametrize("name", ["a.jsonlines", "a.jsonl.gz", "a.csv.gz", "a.txt.gz"])
+@pytest.mark.parametrize("name", ["a.jsonlines", "a.ndjson", "a.jsonl.gz", "a.csv.gz", "a.txt.gz"])
 def test_other_names_of_the_same_formats(tmp_path: Path, name: str) -> None:
     import gzip
 

@@ -178,7 +178,7 @@ def test_model_tells_the_kinds_of_held_out_scenes():
     model.eval()
     tokens = open_clip.get_tokenizer(name)([f"This is a photo of a {kind}" for kind in KINDS])
     rng = np.random.default_rng(HELD_OUT_SEED)
-    scenes = [sample_scene(rng) for _ in range(1000)]
+    scenes = [sample_scene(rng) for _ in range(300)]
     right = 0
     with torch.inference_mode():
         texts = model.encode_text(tokens, normalize=True)
@@ -187,4 +187,4 @@ def test_model_tells_the_kinds_of_held_out_scenes():
             batch = torch.stack([preprocess(render_scene(scene, 128)) for scene in part])
             nearest = (model.encode_image(batch, normalize=True) @ texts.T).argmax(dim=1)
             right += sum(KINDS[at] == scene.kind for at, scene in zip(nearest, part, strict=True))
-    assert right >= 950
+    assert right >= 285

@@ -11,6 +11,7 @@ from blissaudit.scorer import statistics as module
 from blissaudit.scorer.moments import ClassMoments, Moments, fit_moments, scatter_of
 from blissaudit.scorer.statistics import (
     VariancePrior,
+    check_counts,
     class_std,
     factor_rows,
     moderated,
@@ -87,6 +88,7 @@ def test_repeated_images_leave_a_singular_scatter(distinct):
     texts = oracle.unit_rows(rng.normal(size=(200, 16)))
     moments = one_class(rows)
     assert len(rows) > 16 and moments.parts[0].scatter is not None
+    assert len(factor_rows(moments.parts[0])[0]) == distinct - 1  # and none of rounding
     assert worst_error(moments, rows, texts) < 1e-5
 
 
@@ -142,6 +144,8 @@ def test_a_class_of_one_image_is_refused_by_name():
     message = r"class 'mug' has 1 reference image\. Needed: at least 2 in every class\."
     with pytest.raises(BlissError, match=message):
         text_statistics(moments, np.eye(3, dtype=np.float32))
+    with pytest.raises(BlissError, match=r"class 'cup' has 2 reference images\."):
+        check_counts(moments, 3)
 
 
 def cancelling(rng, n: int, d: int, noise: float) -> tuple[np.ndarray, np.ndarray]:

@@ -447,7 +447,7 @@ LAYOUTS = {
     "coco": ("train2017/a.png val2017/b.png", None),
     "sets": ("training_set/cup/a.png test_set/cup/b.png", None),
     "prefixed": ("seg_train/cup/a.png seg_test/cup/b.png", None),
-    "folds": ("fold_1/cup/a.png fold_2/cup/b.png", None),
+    "folds": ("fold_1/cup/a.png fold_2/cup/b.png split3/mug/c.png", None),
     "classes that end alike": ("toy_train/a.png toy_car/b.png", ["toy_car", "toy_train"]),
     "nested": ("dataset/images/cup/a.png dataset/images/mug/b.png", ["cup", "mug"]),
     "one split and a picture": ("train/cup/a.png train/mug/b.png cover.png", ["cup", "mug"]),
@@ -477,6 +477,13 @@ def test_what_may_be_classes_or_labels_is_said(tmp_path):
     said = "\n".join(listed.notices)
     assert "one class, cup, with its images in 2 folders; if those are the classes, give" in said
     assert "train.csv is not read; labels are read from a table that --labels names" in said
+    make(tmp_path / "d", *(f"{d}/{c}/a.png" for d in ("photo", "sketch") for c in ("dog", "cat")))
+    make(tmp_path / "m", *(f"{c}/{s}/a.png" for c in ("cup", "mug") for s in ("train", "test")))
+    listed = open_images(tmp_path / "d")
+    assert sorted(set(listed.labels)) == ["photo", "sketch"]
+    (said,) = listed.notices
+    assert "each has the folders cat, dog; if those are the classes, give " in said
+    assert said.endswith("/d/photo") and not open_images(tmp_path / "m").notices
 
 
 @pytest.mark.parametrize("sign", [";", "\t", "|", ","])

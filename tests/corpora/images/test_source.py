@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -476,7 +477,9 @@ def test_a_source_whose_system_fails_in_the_middle_is_an_error(memory, monkeypat
         list(items)
 
 
-@pytest.mark.parametrize("name", ["Label", " label", "CATEGORY", "class_name", "labels "])
+@pytest.mark.parametrize(
+    "name", ["Label", " label", "CATEGORY", "class_name", "labels ", "Class Name", "Species"]
+)
 def test_label_columns_in_other_spellings(tmp_path: Path, name: str) -> None:
     for value in (1, 2):
         (tmp_path / f"{value}.png").write_bytes(png(value))
@@ -503,6 +506,17 @@ def test_a_label_column_is_found_or_its_lack_is_said(tmp_path: Path) -> None:
         open_images(tmp_path, given)
     found = open_images(tmp_path, ImageOptions(labels=str(file), label_column="Kind"))
     assert labels(found) == ["cat"]
+    said = r"holds labels \(label, labels, class, …\); --label-column names another"
+    make_table(tmp_path / "t.parquet", [1], kind=["cat"])
+    for table in (file, tmp_path / "t.parquet"):
+        (line,) = open_images(table).notices
+        assert re.search(said, line)
+        assert not open_images(table, ImageOptions(label_column="kind")).notices
+    make_table(tmp_path / "alone.parquet", [1])
+    assert not open_images(tmp_path / "alone.parquet").notices
+    for name in ("Image Path", "filepath"):
+        file.write_text(f"{name};label\n1.png;cat\n")
+        assert labels(open_images(file)) == ["cat"]
     file.write_text("path,Kind,KIND\n1.png,cat,dog\n")
     with pytest.raises(UsageError, match=r"has several columns like 'kind'.*one of Kind, KIND"):
         open_images(tmp_path, ImageOptions(labels=str(file), label_column="kind"))
@@ -548,27 +562,62 @@ def test_labels_apart_from_their_images_are_noticed(tmp_path: Path, images_first
     assert labels(open_images(tmp_path / "t.tar")) == [None] * 3  # there is nothing to put right
 
 
-def sparse_tar(path: Path, data: bytes, stated: int) -> Path:
-    """A pax archive with a sparse member as GNU tar writes it: `data`, then a hole."""
-    fields = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "1.png",
-              "GNU.sparse.size": str(stated), "GNU.sparse.numblocks": "1",
-              "GNU.sparse.map": f"0,{len(data)}"}  # fmt: skip
+def sparse_tar(path: Path, data: bytes, stated: int, kind: str = "0.1") -> Path:
+    """An archive with a sparse member as GNU tar writes it: a hole of 512, `data`, another hole."""
+    fields = {"GNU.sparse.name": "1.png", "GNU.sparse.size": str(stated)}
+    if kind == "1.0":
+        fields |= {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        fields["GNU.sparse.realsize"] = fields.pop("GNU.sparse.size")
+        data = f"1\n512\n{len(data)}\n".encode().ljust(512, b"\0") + data
+    elif kind == "0.1":
+        fields |= {"GNU.sparse.numblocks": "1", "GNU.sparse.map": f"512,{len(data)}"}
+    member = tarfile.TarInfo("1.png" if kind == "gnu" else "GNUSparseFile.1/1.png")
+    member.size, member.pax_headers = len(data), {} if kind == "gnu" else fields
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        member = tarfile.TarInfo("GNUSparseFile.1/1.png")
-        member.size, member.pax_headers = len(data), fields
         archive.addfile(member, io.BytesIO(data))
         add(archive, "2.png", png(2))
+    if kind == "gnu":  # type S, the map from byte 386 on, the size of the whole at 483
+        header = bytearray(path.read_bytes())
+        header[156:157], header[257:265] = b"S", b"ustar  \0"
+        header[345:512] = bytes(167)
+        header[386:410] = b"%011o\0%011o\0" % (512, len(data))
+        header[483:495] = b"%011o\0" % stated
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header[:512])
+        path.write_bytes(header)
     return path
 
 
-def test_sparse_members_have_their_holes(tmp_path: Path) -> None:
-    path = sparse_tar(tmp_path / "t.tar", png(1), len(png(1)) + 5000)
+@pytest.mark.parametrize("kind", ["0.1", "1.0", "gnu"])
+def test_sparse_members_have_their_holes(tmp_path: Path, kind: str) -> None:
+    path = sparse_tar(tmp_path / "t.tar", png(1), len(png(1)) + 5000, kind)
     first, second = everything(open_images(path))
-    assert (first.data, second.data) == (png(1) + bytes(5000), png(2))
-    path = sparse_tar(tmp_path / "t.tar", png(1), 100 << 20)
+    assert first.data == bytes(512) + png(1) + bytes(5000 - 512)
+    assert (first.path, second.data) == ("t.tar/1.png", png(2))
+    path = sparse_tar(tmp_path / "t.tar", png(1), 100 << 20, kind)
     first, second = everything(open_images(path))
     assert first.problem == "it is a sparse file larger than 16 MiB"
     assert second.data == png(2)
+
+
+def test_what_follows_a_sparse_member_or_the_end_of_an_archive_is_missed_aloud(
+    tmp_path: Path,
+) -> None:
+    path = sparse_tar(tmp_path / "t.tar", png(1), len(png(1)) + 5000)
+    short = path.read_bytes()
+    with tarfile.open(path) as archive:
+        archive.next()
+        short = short[: archive.next().offset]  # behind the first member
+    path.write_bytes(short)
+    first, lost = everything(open_images(path))
+    assert (first.problem, lost.problem) == (
+        "", "the archive ends early or is damaged from here on",
+    )  # fmt: skip
+    one, two = (make_tar(tmp_path / name, [(name + ".png", png(3))]) for name in "ab")
+    path.write_bytes(one.read_bytes() + two.read_bytes())  # as `cat` does it, and tar stops there
+    first, lost = everything(open_images(path))
+    assert first.data == png(3)
+    assert lost.problem == "the file goes on behind the end of the archive, which is not read"
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.jsonl", "list.parquet"])

@@ -148,11 +148,33 @@ def test_batch_size_and_company_do_not_change_a_vector(demo):
 
 
 def test_precision_changes_the_vectors_a_little(demo):
-    half = load_encoder(ModelChoice("demo", precision="bf16"))
-    gap = np.abs(half.encode_texts(CAPTIONS) - demo.encode_texts(CAPTIONS)).max()
-    assert 1e-6 < gap < 0.05
-    assert half.facts["precision"] == "bf16"
+    half = load_encoder(ModelChoice("demo", device="cpu", precision="bf16"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    for one, other in (
+        (half.encode_texts(CAPTIONS), demo.encode_texts(CAPTIONS)),
+        (half.encode_images(pixels), demo.encode_images(pixels)),
+        (half.map_cells(pixels, half.encode_images(pixels)).embedding, demo.encode_images(pixels)),
+    ):
+        assert one.shape == other.shape and 1e-6 < np.abs(one - other).max() < 0.05
     assert half.facts["weights_sha256"] == demo.facts["weights_sha256"]
+    assert half.facts["precision"] == "pure_bf16"
+    assert "device cpu, precision pure_bf16" in half.chosen
+    message = "X was embedded in fp32, Y in pure_bf16: similarities differ a little"
+    with pytest.warns(UserWarning, match=message):
+        check_same_model(demo.facts, "X", half.facts, "Y")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_same_model(half.facts, "X", half.facts, "Y")
+        check_same_model(half.facts, "X", {"dimension": 128}, "Y")
+
+
+def test_weights_are_cast_in_a_copy(own_cache):
+    model, tokenizer = small_model({}, custom=True)
+    cast = encoder_of(model, tokenizer, {"precision": "pure_bf16"}, batch_size=2)
+    same = encoder_of(model, tokenizer, {}, batch_size=2)
+    assert {each.dtype for each in model.state_dict().values()} == {torch.float32}
+    texts = cast.encode_texts(CAPTIONS), same.encode_texts(CAPTIONS)
+    assert 0 < np.abs(texts[0] - texts[1]).max() < 0.05
 
 
 def test_several_prompts_are_averaged_and_renormalised(demo):

@@ -89,19 +89,23 @@ def test_other_texts_are_left_to_python(python, monkeypatch, text):
         return lambda texts: asked.extend(texts) or rust(texts)
 
     monkeypatch.setattr("blissaudit.indexer.encode.tokens.fast_ids", watched)
+    monkeypatch.setattr("blissaudit.indexer.encode.tokens.WORTH_RUST", 5)
     tokenise, recipe = tokeniser_of(open_clip.SimpleTokenizer())
     texts = ["a key", text, f"{text} and more", "THE END"]
+    np.testing.assert_array_equal(tokenise(texts), python(texts).numpy())
+    assert not asked  # it is not made for so few
     np.testing.assert_array_equal(tokenise(texts), python(texts).numpy())
     assert asked == ["a key", "THE END"] and recipe == TokenizerRecipe(77, "lower")
 
 
 @pytest.mark.parametrize("length", [3, 8, 32, 77, 120])
 @pytest.mark.parametrize("cleaning", CLEANINGS)
-def test_every_length_and_cleaning_has_open_clips_rows(length, cleaning):
+def test_every_length_and_cleaning_has_open_clips_rows(length, cleaning, monkeypatch):
     texts = ["", "A Red_Apple, it's here!", "word " * 90, "caf\u00e9 &amp; <b>", "<END_OF_TEXT> x"]
     tokenizer = open_clip.SimpleTokenizer(context_length=length, clean=cleaning)
     tokenise, recipe = tokeniser_of(tokenizer)
     assert recipe == TokenizerRecipe(length, cleaning)
+    monkeypatch.setattr(tokens, "WORTH_RUST", 0)
     expected = tokenizer(texts).numpy()
     np.testing.assert_array_equal(tokenise(texts), expected, strict=True)
     np.testing.assert_array_equal(recipe_tokeniser(recipe)(texts), expected)

@@ -13,9 +13,11 @@ from blissaudit.indexer.vectors import nearest
 from blissaudit.indexer.vectors.nearest import (
     ROUNDING,
     Candidates,
+    Hits,
     exact_hits,
     exact_search,
     keep_largest,
+    merge_hits,
 )
 from blissaudit.indexer.vectors.rows import JoinedRows
 from helpers import bliss_oracle as oracle
@@ -180,3 +182,13 @@ def test_blocks_of_texts_know_their_first_row():
     blocks = list(nearest._text_blocks(in_blocks(rows, [5]), 4))
     assert [first for first, _ in blocks] == [0, 4, 5, 9]
     np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), rows)
+
+
+def test_hits_of_two_searches_become_one_list():
+    first = Hits(np.float32([[0.9, 0.5]]), np.array([[1, 0]]))
+    second = Hits(np.float32([[0.7, 0.5]]), np.array([[6, 5]]))
+    for found in ([first, second], [second, first]):
+        both = merge_hits(found, 3)
+        assert both.rows.tolist() == [[1, 6, 0]]  # of equal ones the lower row
+        assert both.similarity.tolist() == np.float32([[0.9, 0.7, 0.5]]).tolist()
+    assert merge_hits([first], 2) is first
