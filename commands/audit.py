@@ -60,7 +60,7 @@ INPUTS = grouped(
     ),
     section(
         "Scoring",
-        option("--score", default="bliss", show_default=True, help="Score that ranks the images; "
+        option("--score", default="auto", show_default=True, help="Score that ranks the images; "
                "auto: bliss+ where it can be fitted, else bliss."),
         option("--question", multiple=True, metavar="NAME", callback=split_names, help="stray: "
                "does an image belong to any class? mislabel: to its own? copy: is it there twice? "
@@ -168,7 +168,7 @@ def audit(
     model_set = () if inputs.index and not images else ENCODER
     inputs, scoring, classes, model = with_preset(
         preset,
-        (*model_set, *index_set, "prompt", "k", "weight"),
+        (*model_set, *index_set, "prompt", "score", "k", "weight"),
         inputs, scoring, classes, model,
         index=inputs.index,
     )  # fmt: skip

@@ -251,6 +251,7 @@ def _judge_issues(
     from ..corpora import list_paths
     from ..evaluation import cleanpatrick_lines, judge_cleanpatrick, read_cleanpatrick
     from ..indexer import embed_images
+    from ..safe_text import counted
 
     for name in ("reference", "ood", "draws", "shots", "contamination", "scores", "baseline"):
         if getattr(measurement, name):
@@ -274,7 +275,7 @@ def _judge_issues(
         write_json(folder / "cleanpatrick.json", facts)
     lines = cleanpatrick_lines(rows)
     if truth.missing:
-        lines.append(f"{truth.missing:,} images of the table have no file")
+        lines.append(f"{counted(truth.missing, 'image')} of the table without a file")
     return facts, "\n".join([*lines, f"All of it: {folder / 'cleanpatrick.json'}"]), images
 
 

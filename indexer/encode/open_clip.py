@@ -24,6 +24,9 @@ try:  # nothing that these imports make is garbage: looking for some is a sixth 
     import torch
     from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 finally:
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.unfreeze()  # all objects are now in the oldest generation, without a look at them
     if collecting:
         gc.enable()
 
