@@ -16,7 +16,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -344,9 +344,15 @@ def run_facts(
             **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         },
         **answer_facts(result, int(request.get("top", TOP))),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: _version(name) for name in LIBRARIES},
         "python": platform.python_version(),
     }
+
+
+@cache
+def _version(name: str) -> str:
+    """The version of a library, which is read from its files once."""
+    return version(name)
 
 
 def hidden_facts(hidden: HiddenTexts) -> dict[str, Any]:

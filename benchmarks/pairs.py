@@ -1,7 +1,7 @@
 """Claim: pairs finds swapped captions, and the keep list keeps what it promises.
 
 Run as: python benchmarks/pairs.py [--runs 20 seeds] [--exact 200000] [--lists 1000000]
-[--dimension 64] [--probes 8] [--record], with BLISS_TEST_DATA set; about 15 minutes of CPU
+[--dimension 64] [--record], with BLISS_TEST_DATA set; about 30 minutes of CPU
 
 Real: 500 image-caption pairs of COCO with 5, 20 or 50 % of the captions swapped among themselves.
 Average precision of finding the swapped at 5 % by the score with full sums and with the 10 nearest
@@ -10,8 +10,8 @@ kept at level 0.05. Also with captions from outside the collection in place of s
 the pairs, some with captions of the other 170.
 
 Synthetic: pairs in clusters of 10, 5 % swapped: all rivals of --exact pairs summed, then the 10
-nearest rivals of --lists pairs through inverted lists of which --probes are searched (`bliss pairs`
-searches 1 of 128 of them, 32 for a million pairs, which takes longer). Beside each the bare search
+nearest rivals of --lists pairs through inverted lists, of which as many are searched as
+`bliss pairs` does, 1 of 128. Beside each the bare search
 of the nearest texts of 20,000 images, times their number. The peak of memory is what the searches
 and the scores take beside the embeddings.
 """
@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from blissaudit.indexer import nearest_searcher
+from blissaudit.indexer import nearest_searcher, probes_for
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.scorer.questions.pairs import Pairs, PairScores, PairSettings, score_pairs
 from measuring import Report, measured, setup_lines, test_data, unit, verdict
@@ -171,14 +171,13 @@ def main() -> None:
     parser.add_argument("--exact", type=int, default=200_000)
     parser.add_argument("--lists", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=64)
-    parser.add_argument("--probes", type=int, default=8)
     chosen = parser.parse_args()
     report = Report("pairs", chosen.record, chosen.runs)
     report.say(f"pairs: {CLAIM}")
     for line in setup_lines():
         report.say(line)
     real(report, data / "real" / "coco-pairs")
-    for count, probes in ((chosen.exact, None), (chosen.lists, chosen.probes)):
+    for count, probes in ((chosen.exact, None), (chosen.lists, probes_for(chosen.lists))):
         if count:
             synthetic(report, count, chosen.dimension, probes)
     report.finish()

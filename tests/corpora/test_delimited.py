@@ -181,8 +181,8 @@ def test_the_command_says_what_was_decided_and_takes_names_of_separators(bliss, 
 def test_a_build_begun_with_a_removed_scheme_is_continued(tmp_path, small) -> None:
     import json
 
+    from blissaudit.artefacts import BUILDING
     from blissaudit.indexer.build.build import build_index
-    from blissaudit.indexer.store.parts import BUILDING
 
     (tmp_path / "words.txt").write_text("n1\tapple, boat\nn2\tclock\n")
     folder = tmp_path / "index"
