@@ -10,8 +10,9 @@ A mutant that survives is listed with its verdict: "equivalent" and why, from
 mutants_equivalent.json, or "not caught".
 
 The whole takes about an hour of one core. With --outcomes FILE it can be run module by module, and
-only what changed is run again: a mutant stays caught while its module and the test that failed for
-it are the same, and has survived while its module and all of the module's tests are.
+only what changed is run again: a mutant stays caught while its module (but for imports) and the
+test that failed for it are the same, and has survived while its module and all of the module's
+tests are.
 """
 
 from __future__ import annotations
@@ -47,7 +48,11 @@ TESTS = {
     "scorer/statistics": ("scorer/test_core_examples", "scorer/test_statistics"),
     "scorer/leave_one_out": ("scorer/test_core_examples", "scorer/test_leave_one_out"),
     "scorer/bliss": ("scorer/test_core_examples", "scorer/test_bliss"),
-    "scorer/reference": ("scorer/test_core_examples", "scorer/test_bliss"),
+    "scorer/reference": (
+        "scorer/test_core_examples",
+        "scorer/test_bliss",
+        "scorer/test_reference_sample",
+    ),
     "scorer/calibration": ("scorer/test_calibration", "audit/test_decisions"),
     "audit/decisions": ("audit/test_decisions",),
     "indexer/build/finish": ("indexer/build/test_near_duplicates", "indexer/build/test_add"),
@@ -242,11 +247,20 @@ def sources_of_tests(module: str) -> dict[str, str]:
     return found
 
 
+@cache
+def without_imports(source: str) -> str:
+    """The digest of a module but for its imports."""
+    tree = ast.parse(source)
+    tree.body = [each for each in tree.body if not isinstance(each, ast.Import | ast.ImportFrom)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
 def digest(mutant: Mutant, failed: str) -> str:
     """Changes with the mutant and with the test that failed for it, or with any where none did."""
     sources = sources_of_tests(mutant.module)
     test = sources.get(failed.rpartition("::")[2].partition("[")[0], sources[""])
-    return hashlib.sha256("\0".join([mutant.source, failed, test]).encode()).hexdigest()
+    read = "\0".join([without_imports(mutant.source), failed, test])
+    return hashlib.sha256(read.encode()).hexdigest()
 
 
 def known_outcomes(path: Path | None, mutants: list[Mutant]) -> dict[str, str]:
@@ -301,6 +315,7 @@ def main() -> int:
     reasons: dict[str, str] = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
     survivors: list[Mutant] = []
     counts: dict[str, list[int]] = {}
+    earlier = len(known_outcomes(chosen.outcomes, drawn))
     for mutant, failed, took in outcomes(drawn, chosen.outcomes):
         counts.setdefault(mutant.module, [0, 0])[bool(failed)] += 1
         if not failed:
@@ -309,7 +324,10 @@ def main() -> int:
             f"  {mutant.module}:{mutant.line} {took:.1f} s {failed or 'SURVIVED ' + mutant.key}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-    print(f"{len(drawn)} mutants, seed {SEED}; caught and surviving, by module:")
+    print(
+        f"{len(drawn)} mutants, seed {SEED}; {earlier} outcomes are of earlier runs with the same"
+    )
+    print("module and test; caught and surviving, by module:")
     for module, (alive, caught) in counts.items():
         print(f"  {module}.py: {caught} caught, {alive} survive ({', '.join(TESTS[module])})")
     equivalent = [mutant for mutant in survivors if mutant.key in reasons]

@@ -37,6 +37,7 @@ PRINTING = (
     "merged_order",
     "calibrated",
     "guessed_null",
+    "learnt_weights",
     "label_evidence",
     "demo_accuracy",
     "broken_images",
@@ -58,9 +59,9 @@ def run_recording(name: str) -> int:
     return subprocess.run([sys.executable, str(HERE / f"{name}.py"), "--record"]).returncode
 
 
-def run_printing(name: str) -> int:
+def run_printing(name: str, *arguments: str) -> int:
     """Run one benchmark and record what it prints; its exit status."""
-    command = [sys.executable, str(HERE / f"{name}.py")]
+    command = [sys.executable, str(HERE / f"{name}.py"), *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     report = Report(name, record=done.returncode == 0, runs=1)
     report.say(name)

@@ -184,7 +184,7 @@ def clipn(
     output: Output,
 ) -> None:
     """Train CLIPN's "no" text tower on image-caption pairs."""
-    from ..safe_text import terminal_text
+    from ..safe_text import counted, terminal_text
     from ..training import ClipnRequest, TrainingSettings, run_clipn
 
     request = ClipnRequest(
@@ -198,8 +198,9 @@ def clipn(
     counts, losses = facts["counts"], facts["losses"]
     output.show(
         facts,
-        f"{counts['pairs']:,} pairs of {counts['images']:,} images and {counts['captions']:,} "
-        f"captions, {counts['failures']:,} images unreadable, {counts['dropped']:,} records empty\n"
+        f"{counted(counts['pairs'], 'pair')} of {counted(counts['images'], 'image')} and "
+        f"{counted(counts['captions'], 'caption')}; unreadable: {counts['failures']:,}, empty: "
+        f"{counts['dropped']:,}\n"
         f"best after {facts['steps']:,} of {facts['last_step']:,} steps: losses "
         f"{losses['image_text']:.3f} (image-text) + {losses['text']:.3f} (text), "
         f"{losses['held_out']:.3f} on held-out pairs\n"
@@ -208,7 +209,7 @@ def clipn(
     most = decoding.max_failures
     if most is not None and counts["failures"] > most:
         raise TooManyFailures(
-            f"{counts['failures']:,} images could not be read",
+            f"{counted(counts['failures'], 'image')} could not be read",
             f"at most {most:,}, as --max-failures says",
             "Repair or remove them; the CLIPN trained on the readable ones is complete",
         )

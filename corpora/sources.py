@@ -25,7 +25,7 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 """What may separate the columns of delimited text."""
 HEADERS = ("yes", "no")
 
-_ESCAPED = re.compile("[\udc80-\udcff]")
+_ESCAPED = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,10 @@ def split_values(
 
 
 def make_batch(texts: list[str], rows: np.ndarray) -> TextBatch:
-    """A batch of texts decoded with UNDECODABLE: other bytes become U+FFFD, and are counted."""
+    """A batch of texts decoded with UNDECODABLE: other bytes become U+FFFD, and are counted.
+
+    So do halves of surrogate pairs, which JSON can hold.
+    """
     lost = [
         number
         for number, text in enumerate(texts)

@@ -527,10 +527,11 @@ def summary_lines(facts: Mapping[str, Any], settings: DriftSettings) -> list[str
         f"{counted(facts['old'], 'old image')} and {counted(facts['new'], 'new image')}, "
         f"{counted(facts['captions_tested'], 'caption')} tested"
         + (", within classes" if facts["within_classes"] else "")
-        + (f"; {facts['failed']:,} images could not be read" if facts["failed"] else ""),
+        + (f"; {counted(facts['failed'], 'image')} could not be read" if facts["failed"] else ""),
     ]
     if facts["in_both"]:
-        lines.append(f"{counted(facts['in_both'], 'new image')} are among the old ones")
+        verb = "is" if facts["in_both"] == 1 else "are"
+        lines.append(f"{counted(facts['in_both'], 'new image')} {verb} among the old ones")
     if facts["p"] is not None:
         least = 1 / (1 + facts["permutations"])
         lines.append(

@@ -430,7 +430,7 @@ def _embed_captions(
     index = build_index(source, encoder, folder, options, progress)
     if index.count != len(captions):
         raise BlissError(
-            f"{len(captions) - index.count:,} captions have no finite embedding",
+            f"{counted(len(captions) - index.count, 'caption')} without a finite embedding",
             "a model that embeds every caption",
             "Leave these captions out, or choose another model",
         )

@@ -85,7 +85,7 @@ def save_report(  # noqa: PLR0913 - keyword-only options
         )
     if missing:
         total = len(data["images"])
-        say(f"{len(missing):,} of {counted(total, 'picture')} were not found in {where}")
+        say(f"not found in {where}: {len(missing):,} of {counted(total, 'picture')}")
     write_atomically(path, lambda file: file.write(page))
     return path
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ...errors import BlissError, UsageError
+from ...safe_text import counted
 from ..addresses import open_file, reachable
 from ..captions import CaptionRules, clean_texts
 from ..files import readable
@@ -178,7 +179,7 @@ def open_captioned(
     rows, lost = _by_row(source, records)
     if not rows:
         raise UsageError(
-            f"{display_path(captions)} names {len(records):,} images"
+            f"{display_path(captions)} names {counted(len(records), 'image')}"
             f"{f', {display_path(records[0][0])} first' if records else ''}, none of which is in "
             f"{display_path(spec)}",
             "the captions of these images, by path or by file name",
@@ -186,7 +187,9 @@ def open_captioned(
         )
     note = f"captions are those of {display_path(captions)}"
     if lost:
-        note += f"; {lost:,} of its {len(records):,} captions are of images that are not there"
+        note += (
+            f"; {lost:,} of its {counted(len(records), 'caption')} for images that are not there"
+        )
     return CaptionedImages(source, column, rows, (note,))
 
 

@@ -74,8 +74,7 @@ def test_training_says_what_it_did_and_writes_all_of_it(made):
     losses = manifest["losses"]
     counts = manifest["counts"]
     assert outcome.out.splitlines() == [
-        f"192 pairs of 192 images and {counts['captions']} captions, 0 images unreadable, "
-        "0 records empty",
+        f"192 pairs of 192 images and {counts['captions']} captions; unreadable: 0, empty: 0",
         f"best after {manifest['steps']} of 4 steps: losses {losses['image_text']:.3f} "
         f"(image-text) + {losses['text']:.3f} (text), {losses['held_out']:.3f} on held-out pairs",
         f"CLIPN: {folder}",
@@ -121,7 +120,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(made, tmp_path):
 def test_a_table_of_images_and_captions(bliss, table, tmp_path):
     outcome = train(bliss, table, tmp_path / "out")
     assert outcome.code == 0, outcome.err
-    assert outcome.out.splitlines()[0].endswith("1 images unreadable, 1 records empty")
+    assert outcome.out.splitlines()[0].endswith("unreadable: 1, empty: 1")
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
     assert counts["pairs"] == 49 and counts["images"] == 48
     pq.write_table(parquet_of(table), table / "pairs.parquet")

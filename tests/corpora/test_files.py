@@ -279,3 +279,10 @@ def test_a_few_bytes_of_another_encoding_are_no_reason_to_refuse(tmp_path):
         "a caf\ufffd in the old town",
         "na\ufffdve art",
     ]
+
+
+def test_halves_of_surrogate_pairs_are_counted_and_not_the_same(tmp_path):
+    """JSON can hold them, UTF-8 cannot: without them two captions would be one."""
+    (tmp_path / "a.jsonl").write_text('{"caption": "a \\ud800"}\n{"caption": "a \\ud83d\\ude00"}\n')
+    (batch,) = open_corpus(str(tmp_path / "a.jsonl")).batches(9)
+    assert (batch.texts, batch.undecodable) == (["a \ufffd", "a \U0001f600"], 1)

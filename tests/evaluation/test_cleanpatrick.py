@@ -93,7 +93,7 @@ def test_the_command_judges_a_whole_audit(bliss, index, folder, tmp_path):
     assert (facts["images"], facts["missing"]) == (31, 1)
     assert all(rows[name]["auroc"] > 0.9 for name in rows)
     assert "off-topic: 2 of 31 ranked: auroc " in outcome.out
-    assert "1 images of the table have no file" in outcome.out
+    assert "1 image of the table without a file" in outcome.out
     refused = bliss(*command, "--shots", "4")
     assert refused.code == 2 and "--shots was given with --preset cleanpatrick" in refused.err
     bare = bliss("eval", "--test", folder, "--index", index, "-o", out)

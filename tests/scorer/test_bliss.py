@@ -260,6 +260,8 @@ def test_a_class_of_one_image_cannot_leave_it_out_whatever_the_prior():
     retrieved = gather_texts(Hits(np.ones((1, 1), np.float32), np.zeros((1, 1), int)), rows)
     left_out = LeftOut(np.zeros(1, np.int64), np.ones(1, np.int64))
     prior = VariancePrior(np.ones(2), 10.0)
+    (block,) = class_blocks.class_blocks(rows[2:], retrieved, reference, NOTHING_LEFT_OUT, prior)
+    assert block.classes == slice(0, 2)
     with pytest.raises(BlissError, match=r"class 'mug' has 1 reference image\. Needed: at least 2"):
         list(class_blocks.class_blocks(rows[2:], retrieved, reference, left_out, prior))
 

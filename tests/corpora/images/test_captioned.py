@@ -76,7 +76,7 @@ def test_a_file_of_captions(images, tmp_path, suffix):
     expected = [(0, "zero"), (2, "two"), (2, "deux")]
     found = open_captioned(str(images), str(table))
     assert [each[:2] for each in found.captions()] == expected
-    assert "1 of its 4 captions are of images that are not there" in found.notices[0]
+    assert "1 of its 4 captions for images that are not there" in found.notices[0]
     alone = open_captioned(str(table), image_root=str(images))
     assert alone.source.paths == ("0.png", "2.png", "9.png")
     assert [each.text for each in alone.captions()] == [text for _, text in RECORDS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.images.folders import ImageList, list_images
 from blissaudit.corpora.images.source import ImageItem, Skip
 from blissaudit.errors import BlissError, UsageError
@@ -23,8 +25,7 @@ from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decode_worker import image_request
 from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
-from blissaudit.indexer.store import journal
-from blissaudit.indexer.store.lock import only_run_in
+from blissaudit.indexer.store import parts as stored_parts
 from helpers.killing import kill_when_made
 from PIL import Image
 
@@ -73,7 +74,7 @@ def test_an_interrupt_loses_about_a_minute_of_an_unfinished_part_and_no_byte_dif
 
         return replace(encoder, encode_images=encode)
 
-    monkeypatch.setattr(journal, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stored_parts, "monotonic", lambda: now[0])
     with pytest.raises(Interrupted):
         embed_images(listed, slow(18), tmp_path / "out", options)
     embed_images(listed, slow(None), tmp_path / "out", options)
@@ -220,7 +221,7 @@ def test_a_folder_that_vanishes_ends_the_run_and_not_its_images(tmp_path: Path) 
 def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = (
-        "import sys, time, pathlib\nfrom blissaudit.indexer.store.lock import only_run_in\n"
+        "import sys, time, pathlib\nfrom blissaudit.artefacts import only_run_in\n"
         "with only_run_in(pathlib.Path(sys.argv[1])):\n"
         "    print('in', flush=True)\n    time.sleep(60)"
     )
@@ -272,10 +273,10 @@ def test_commands_refuse_a_folder_in_use(bliss, collection, index, tmp_path: Pat
 
 
 KILLED = """
-import sys, time
+import inspect, sys, time
 from blissaudit import cli
 from blissaudit.indexer.images import embedding as image_embedding
-made = image_embedding.EmbedOptions.__init__
+made = inspect.unwrap(image_embedding.EmbedOptions.__init__)
 made.__defaults__ = tuple(5 if value == 2048 else value for value in made.__defaults__)
 write = image_embedding.write_part
 image_embedding.write_part = lambda *given: (time.sleep(0.05), write(*given))
@@ -287,7 +288,7 @@ def test_a_killed_audit_continues_to_the_same_scores(
     bliss, collection, index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["audit", str(collection), "--index", str(index), "--report", "none", "-o"]
-    made = EmbedOptions.__init__
+    made = inspect.unwrap(EmbedOptions.__init__)
     of_five = tuple(5 if value == 2048 else value for value in made.__defaults__)
     monkeypatch.setattr(made, "__defaults__", of_five)
     assert bliss(*command, tmp_path / "whole").code == 0

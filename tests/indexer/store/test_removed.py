@@ -7,12 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+from blissaudit import artefacts
+from blissaudit.artefacts import only_run_in
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.lock import only_run_in
-from blissaudit.indexer.store.removed import remove_rows, restore_rows
+from blissaudit.indexer.store.removed import read_rows, remove_rows, restore_rows
 from blissaudit.indexer.upkeep.row_choice import CaptionFilter, matching_rows
 
 TEXTS = ["a red dog", "a Dog of 2 colours", "cat", "a red cat", "dogs", "naïve", "(odd) [x]"]
@@ -87,6 +88,7 @@ def test_likeness_is_the_cosine_with_what_is_stored(folder):
         ({"like": "a dog"}, "--like was given without --above"),
         ({"above": 0.5}, "--above was given without --like"),
         ({"like": "a", "above": 1.0}, "a cosine above 1 was asked for"),
+        ({"like": "a", "above": -1.5}, "a cosine above -1.5 was asked for"),
         ({"like": "a", "above": float("nan")}, "a cosine above nan was asked for"),
     ],
 )
@@ -209,13 +211,12 @@ def test_a_full_disk_or_a_kill_at_any_step_leaves_one_state_or_the_other(
 def test_two_runs_at_once_and_a_folder_that_cannot_be_written(folder, monkeypatch):
     with only_run_in(folder), pytest.raises(BlissError, match=r"another bliss run .* is working"):
         remove_rows(folder, np.array([0]), {})
-    from blissaudit.indexer.store import lock as folder_lock
 
     def read_only(path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     before = tree(folder)
-    monkeypatch.setattr(folder_lock, "_lock", read_only)
+    monkeypatch.setattr(artefacts, "_open_lock", read_only)
     with pytest.raises(BlissError, match=r"could not write .*Read-only file system"):
         remove_rows(folder, np.array([0]), {})
     with pytest.raises(BlissError, match=r"could not write .*Read-only file system"):
@@ -256,3 +257,14 @@ def test_a_damaged_list_is_refused(folder, damage):
     for attempt in (open_index, lambda f: remove_rows(f, np.array([0]), {})):
         with pytest.raises(BlissError, match=r"removed\.npy does not match the checksum"):
             attempt(folder)
+
+
+def test_what_an_undoing_would_name_is_checked_first(folder):
+    for row in range(3):
+        remove_rows(folder, np.array([row]), {})
+    np.save(folder / "removed_2.npy", np.array([1, 0]))
+    with pytest.raises(BlissError, match=r"removed_2\.npy does not match the checksum"):
+        restore_rows(folder, last_only=True)
+    assert len(shown(folder)) == 4
+    with pytest.raises(BlissError, match=r"Needed: ascending row numbers from 0 to 6\."):
+        read_rows(folder / "removed_2.npy", 7)
