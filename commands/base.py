@@ -47,14 +47,21 @@ class _TerminalHandler(logging.Handler):
 
 @contextmanager
 def logs_on_terminal() -> Iterator[None]:
-    """Show log messages while a command runs, and warnings as log messages."""
+    """Show log messages while a command runs, and each warning once as a log message."""
+    seen: set[str] = set()
+
+    def show_once(message: Warning | str, *where: Any, **more: Any) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            _log_warning(message, *where, **more)
+
     handler, root = _TerminalHandler(), logging.getLogger()
     levels, show_warning = (root.level, LOG.level), warnings.showwarning
     for name, value in LIBRARIES_SILENT.items():
         os.environ.setdefault(name, value)
     root.addHandler(handler)
     LOG.setLevel(logging.INFO)
-    warnings.showwarning = _log_warning
+    warnings.showwarning = show_once
     try:
         yield
     finally:

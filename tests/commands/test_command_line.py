@@ -202,7 +202,8 @@ def test_libraries_write_to_the_terminal_only_with_verbose(bliss, monkeypatch) -
     def noisy() -> dict:
         logging.getLogger("some.library").error("a library's error")
         logging.warning("a root warning")
-        warnings.warn("a library's warning", stacklevel=1)
+        for _ in range(2):
+            warnings.warn("a library's warning", stacklevel=1)
         return own()
 
     monkeypatch.setattr(registry, "presets", noisy)
@@ -211,7 +212,7 @@ def test_libraries_write_to_the_terminal_only_with_verbose(bliss, monkeypatch) -
         assert bliss("corpora", "list").err == ""
         shown = bliss("corpora", "list", "--verbose").err
     assert "some.library: a library's error" in shown and "a root warning" in shown
-    assert "UserWarning: a library's warning" in shown
+    assert shown.count("UserWarning: a library's warning") == 1
 
 
 def test_runs_of_earlier_versions_are_the_same_request(bliss, collection, index, tmp_path) -> None:
