@@ -1,4 +1,4 @@
-"""Atomic files, and the manifests of finished folders.
+"""Atomic files, the manifests of finished folders, and the locks of folders that runs work in.
 
 Every artefact (caption index, image embeddings, reference, audit) is a folder with a
 `manifest.json`. Files are written in a temporary folder, fsynced and renamed, so that an
@@ -17,20 +17,23 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
 
-from .errors import NO_HOME, BlissError, unwritable
+from .errors import NO_HOME, BlissError, FolderInUse, unwritable
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+BUILDING = "building.json"
+"""The request of a folder that is not finished."""
 LOCK = ".bliss.lock"
-"""In a folder that a run works in; see `indexer/store/lock.py`."""
+"""In a folder that a run works in; see `only_run_in`."""
 _TEMPORARY = (".bliss-", ".tmp")
 """How the name of a temporary folder begins and ends."""
 _LOCK = "lock"
@@ -403,3 +406,106 @@ def _writer_of(folder: Path) -> str | None:
         if holder != str(os.getpid()) and lock_file(file) is False:
             return holder or "unknown"
     return None
+
+
+def register(entries: Path, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write an entry for `folder` with `facts` to the folder `entries`."""
+    real = os.path.realpath(folder)
+    write_json(entries / f"{digest({'folder': real})}.json", {**facts, "folder": real})
+
+
+def registered(entries: Path, exclude: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Finished folders and their facts, the newest entry first, without the folder `exclude`.
+
+    Entries of folders without a manifest are deleted.
+    """
+    files = [(path.stat().st_mtime_ns, path) for path in entries.glob("*.json")]
+    for _, path in sorted(files, reverse=True):
+        with suppress(BlissError, OSError, KeyError, TypeError):
+            facts = read_json(path)
+            folder = Path(facts["folder"])
+            if not (folder / MANIFEST).is_file():
+                path.unlink()
+            elif os.path.realpath(exclude) != str(folder):
+                yield folder, facts
+
+
+def reuse_files(
+    source: Path, folder: Path, names: Sequence[str], manifest: Mapping[str, Any]
+) -> None:
+    """Link or copy the files `names` of `source` into `folder`, check them, write `manifest`.
+
+    Raises BlissError where one of them is missing or does not match the manifest.
+    """
+    for name in names:
+        link_file(source / name, folder / name)
+        check_checksum(folder, name, manifest)
+    write_json(folder / MANIFEST, manifest)
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Lock an output folder, which is created if needed, while this process works in it.
+
+    Temporary folders that killed runs left in it are deleted. The lock ends with the process,
+    however it ends. Raises FolderInUse, naming the process, where another run has it, BlissError
+    where the folder cannot be written.
+    """
+    path = folder / LOCK
+    try:
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _open_lock(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with file:
+        try:
+            delete_abandoned(folder, levels=2)
+            yield
+        finally:
+            with suppress(OSError):  # its folder vanished or turned read-only
+                path.unlink(missing_ok=True)
+            if new:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+
+
+@contextmanager
+def wait_to_run_in(folder: Path, notify: Callable[[str], None]) -> Iterator[None]:
+    """`only_run_in`, once no other run has the lock; `notify` is told once why this one waits."""
+    with ExitStack() as held:
+        waiting = False
+        while True:
+            try:
+                held.enter_context(only_run_in(folder))
+                break
+            except FolderInUse as error:
+                if not waiting:
+                    notify(f"waiting: {error.given}")
+                waiting = True
+                time.sleep(0.2)
+        yield
+
+
+def _open_lock(path: Path) -> IO[bytes]:
+    """Open `path` and lock it; again where the file was removed meanwhile."""
+    while True:
+        file = open(path, "a+b")
+        try:
+            if lock_file(file) is False:
+                file.seek(0)
+                holder = file.read(20).decode("ascii", "replace").strip() or "unknown"
+                raise FolderInUse(
+                    f"another bliss run (process {holder}) is working in {path.parent}",
+                    "one run at a time in an output folder",
+                    "Wait until it has ended, or choose another output folder",
+                )
+            if path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+                file.flush()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()

@@ -72,13 +72,15 @@ def list_cell(entries: Sequence[object]) -> str:
 
     Numbers below 0 get no apostrophe, but for the first of several, with which the cell begins.
     """
-    cells = [
-        text_cell(entry).replace("|", "\\|") if isinstance(entry, str) else str(entry)
-        for entry in entries
-    ]
+    cells = [entry_cell(entry) if isinstance(entry, str) else str(entry) for entry in entries]
     if len(entries) > 1 and not isinstance(entries[0], str):
         cells[0] = _GUARD.sub(r"\1\2'", cells[0])
     return LIST_SEPARATOR.join(cells)
+
+
+def entry_cell(text: str) -> str:
+    """What stands in the cell of a list for one of its texts."""
+    return text_cell(text).replace("|", "\\|")
 
 
 def cell_text(cell: str) -> str:
@@ -96,12 +98,18 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 
     Texts and lists as above, None empty, numbers and truth values as Python writes them.
     """
+    return csv_lines([any_cell(value) for value in row] for row in rows)
+
+
+def csv_lines(rows: Iterable[Iterable[object]]) -> str:
+    """Comma-separated lines of cells."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def _cell(value: object) -> object:
+def any_cell(value: object) -> object:
+    """The cell that holds a text, a list, None, a number or a truth value."""
     if isinstance(value, str):
         return text_cell(value)
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from ..indexer import (
     picture_pixels,
     stored_unit_rows,
 )
-from ..scorer import Reference, load_reference
+from ..scorer import SCORES, PlusScorer, Reference, Score, load_reference
 from .classes import ClassWords
 from .decisions import AuditQuestion, decide, with_copies_and_quality
 from .fitting.reference import fit_reference
 from .models import encoder_for
 from .result import AuditResult
 from .run import DEFAULTS, LEAST_IMAGES, AuditSettings, audit_against
+from .scores import AUTO, MOST_TEXT_BYTES, choose_score, held_bytes, plus_of, rescored
 
 EVERY_QUESTION = AuditQuestion()
 STRAYS_ONLY = AuditQuestion(("stray",))
@@ -46,6 +48,7 @@ def audit_arrays(  # noqa: PLR0913 - all but the first two are keyword-only
     prompts: Any = None,
     paths: Sequence[str] | None = None,
     reference: Reference | None = None,
+    score: str = AUTO,
     settings: AuditSettings = DEFAULTS,
     question: AuditQuestion = EVERY_QUESTION,
 ) -> AuditResult:
@@ -58,7 +61,8 @@ def audit_arrays(  # noqa: PLR0913 - all but the first two are keyword-only
     for an image without one. `prompts` are the classes' text vectors, [C, d] in the sorted order of
     the classes or a mapping from their names; without them the mean of a class's images is used.
     Without `labels`, images are filed under the class of the nearest prompt of a mapping. `paths`
-    [n] name the images. With a `reference`, images are compared with that one.
+    [n] name the images. With a `reference`, images are compared with that one. `score` ranks them:
+    bliss, bliss+, another that needs no file, or auto, bliss+ where it can be fitted.
 
     Everything is as in `bliss audit --embeddings`, to the last bit. Raises UsageError for rows that
     are zero or not finite, for arrays that do not fit together, for k above M and for a class with
@@ -90,9 +94,12 @@ def audit_arrays(  # noqa: PLR0913 - all but the first two are keyword-only
         raise UsageError(
             "prompts were given with a reference", "one of them", "A reference brings its prompts"
         )
+    question.check_score(score)
+    chosen = choose_score(question.score_for(score), separate=not own, saved=not own)
     question.check_classes(reference.classes)
     question.check_reference(None if own else "the reference given", None if own else reference)
     result = audit_against(collection, index, reference, settings)
+    result = rescored(result, chosen, settings.weight)
     result = with_copies_and_quality(result, question)
     return decide(result, question, settings, own)
 
@@ -213,6 +220,21 @@ class Scorer:
     index: CaptionIndex
     encoder: Encoder
     settings: AuditSettings = field(default=DEFAULTS)
+    ranked_by: Score = SCORES["bliss"]
+    """The score that ranks the pictures; see `choose_score`."""
+
+    @cached_property
+    def _plus(self) -> PlusScorer | None:
+        """bliss+, fitted once; None where another score ranks or where it cannot be fitted."""
+        auto = self.ranked_by.name == AUTO
+        if not auto and self.ranked_by.name != "bliss+":
+            return None
+        if auto and held_bytes(self.index) > MOST_TEXT_BYTES:
+            return None
+        try:
+            return plus_of(self.reference, self.index, self.settings.weight)
+        except BlissError:
+            return None  # `rescored` tries again, and says why or raises
 
     def score(
         self, images: Sequence[Any], labels: Sequence[str | None] | None = None
@@ -237,6 +259,7 @@ class Scorer:
             "the images given",
         )
         result = audit_against(found, self.index, self.reference, self.settings)
+        result = rescored(result, self.ranked_by, self.settings.weight, plus=self._plus)
         question = EVERY_QUESTION if labels is not None else STRAYS_ONLY
         return decide(result, question, self.settings, own=False)
 
@@ -247,17 +270,20 @@ def open_scorer(
     index: str | Path | CaptionIndex,
     model: ModelChoice | Encoder | None = None,
     settings: AuditSettings = DEFAULTS,
+    score: str = AUTO,
 ) -> Scorer:
     """A `Scorer` of a fitted reference and an index: folders, or opened ones.
 
-    `model` is needed where neither names the one that they were made with. Raises BlissError where
+    `model` is needed where neither names the one that they were made with. `score` ranks the
+    pictures: bliss, bliss+, or auto, bliss+ where it can be fitted. Raises BlissError where
     their models differ.
     """
     fitted = reference if isinstance(reference, Reference) else load_reference(reference)
     captions = open_index(index) if isinstance(index, str | Path) else index
     if not isinstance(model, Encoder):
         model = encoder_for(model or ModelChoice(), captions, fitted, lambda line: None)
-    return Scorer(fitted, captions, model, settings)
+    ranked_by = choose_score(score, separate=True, saved=True)
+    return Scorer(fitted, captions, model, settings, ranked_by)
 
 
 def _pixels(given: Any, number: int, preprocessing: Any) -> np.ndarray:

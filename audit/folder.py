@@ -16,13 +16,14 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..arguments import checked
@@ -40,7 +41,15 @@ from ..artefacts import (
 )
 from ..errors import BlissError, UsageError
 from ..indexer import Failure, numbers_of, parquet_schema, ranks, read_parquet
-from ..safe_text import cell_text, csv_text
+from ..safe_text import (
+    LIST_SEPARATOR,
+    any_cell,
+    cell_text,
+    csv_lines,
+    csv_text,
+    entry_cell,
+    text_cell,
+)
 from ..scorer import HiddenTexts
 from ..tables import open_table, read_batches
 from .decisions import decision_facts
@@ -335,9 +344,15 @@ def run_facts(
             **({"set_aside": dict(reference.set_aside)} if reference.set_aside else {}),
         },
         **answer_facts(result, int(request.get("top", TOP))),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: _version(name) for name in LIBRARIES},
         "python": platform.python_version(),
     }
+
+
+@cache
+def _version(name: str) -> str:
+    """The version of a library, which is read from its files once."""
+    return version(name)
 
 
 def hidden_facts(hidden: HiddenTexts) -> dict[str, Any]:
@@ -430,16 +445,49 @@ def write_scores_csv(
 ) -> None:
     """Write the table as UTF-8 CSV with a header, a batch of rows at a time.
 
-    Booleans are true and false; everything else is as `csv_cells` writes it.
+    Booleans are true and false; everything else is as `csv_text` writes it.
     """
     write(csv_text([names]).encode("utf-8"))
     for batch in batches:
-        columns = [[_lower(value) for value in column.to_pylist()] for column in batch.columns]
-        write(csv_text(zip(*columns, strict=True)).encode("utf-8"))
+        cells = zip(*map(_cells, batch.columns), strict=True)
+        write(csv_lines(cells).encode("utf-8"))
 
 
-def _lower(value: object) -> object:
-    return str(value).lower() if isinstance(value, bool) else value
+def _cells(column: pa.Array) -> list[object]:
+    """The cells of a column, as `any_cell` makes them; each distinct text is looked at once."""
+    kind = column.type
+    if pa.types.is_string(kind):
+        return _taken(column, text_cell, "")
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        return ["" if value is None else value for value in column.to_pylist()]
+    if pa.types.is_list(kind):
+        entries = column.flatten()
+        if pa.types.is_string(kind.value_type):
+            return _joined(column, _taken(entries, entry_cell, "None"))
+        if pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type):
+            return _joined(column, [str(entry) for entry in entries.to_pylist()], signed=True)
+    return [
+        str(value).lower() if isinstance(value, bool) else any_cell(value)
+        for value in column.to_pylist()
+    ]
+
+
+def _joined(column: pa.Array, cells: list[Any], signed: bool = False) -> list[object]:
+    """One cell for each list of a column; the first of several numbers may begin with a sign."""
+    joined: list[object] = []
+    start = 0
+    for length in pc.fill_null(pc.list_value_length(column), 0).to_pylist():
+        cell = LIST_SEPARATOR.join(cells[start : start + length])
+        joined.append(f"'{cell}" if signed and length > 1 and cell.startswith("-") else cell)
+        start += length
+    return joined
+
+
+def _taken(column: pa.Array, cell: Callable[[str], str], null: str) -> list[Any]:
+    """The cell of each text of a column."""
+    encoded = column.dictionary_encode()
+    cells = [*map(cell, encoded.dictionary.to_pylist()), null]
+    return [cells[at] for at in pc.fill_null(encoded.indices, len(cells) - 1).to_pylist()]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ from .result import AuditResult
 from .retrieval import HITS, HitsCache
 from .review.photographs import files_of
 from .run import LEAST_IMAGES, AuditSettings, audit_against, calibrated_on_itself
-from .scores import NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
+from .scores import AUTO, NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
 
 HELD_OUT = 0.2
 """Share of a separate reference's images that is held out for calibration."""
@@ -97,8 +97,8 @@ class AuditRequest:
     model: ModelChoice = field(default_factory=ModelChoice)
     settings: AuditSettings = field(default_factory=AuditSettings)
     embed: EmbedOptions = field(default_factory=EmbedOptions)
-    score: str = "bliss"
-    """Which score ranks the images; see `scorer/scores/registry.py`."""
+    score: str = AUTO
+    """Which score ranks the images: one of `scorer/scores/registry.py`, or AUTO."""
     keep_duplicates: bool = False
     """Whether an index built for this audit keeps equal captions."""
     head: str | None = None

@@ -19,6 +19,7 @@ from ..scorer import (
     Head,
     Need,
     Normals,
+    PlusScorer,
     Query,
     Reference,
     Resources,
@@ -124,19 +125,24 @@ def check_clipn(score: Score, given: bool) -> None:
 
 
 def rescored(
-    result: AuditResult, score: Score, weight: float, inputs: ScoreInputs = NO_INPUTS
+    result: AuditResult,
+    score: Score,
+    weight: float,
+    inputs: ScoreInputs = NO_INPUTS,
+    plus: PlusScorer | None = None,
 ) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
-    `weight` is the λ of the scores that contain BLISS. Only BLISS and bliss+ have p-values. Raises
-    BlissError where something of `inputs` was made with another model.
+    `weight` is the λ of the scores that contain BLISS, `plus` bliss+ of the same reference and
+    captions where it is fitted already. Only BLISS and bliss+ have p-values. Raises BlissError
+    where something of `inputs` was made with another model.
     """
     if score.name == "bliss":
         return result
     if score.name == "bliss+":
-        return _rescored_plus(result, weight)
+        return _rescored_plus(result, plus or plus_of(result.reference, result.index, weight))
     if score.name == AUTO:
-        return _rescored_auto(result, weight)
+        return _rescored_auto(result, weight, plus)
     fitting = fitting_for(score, result, inputs)
     found = fit_score(score, fitting)(Query(whole_rows(result.images.vectors), result.retrieved))
     return replace(
@@ -177,16 +183,21 @@ def _prompt_texts(reference: Reference, words: ClassWords | None) -> list[list[s
     return class_prompts(reference.classes, words)
 
 
-def _rescored_plus(result: AuditResult, weight: float) -> AuditResult:
-    """`result` ranked by bliss+ with the weight λ, for any kind of reference.
+def plus_of(reference: Reference, index: CaptionIndex, weight: float) -> PlusScorer:
+    """bliss+ with the weight λ, fitted on all captions. Raises as `fit_bliss_plus` does."""
+    return fit_bliss_plus(
+        reference, _all_texts(index), {**SCORES["bliss+"].defaults, "weight": weight}
+    )
+
+
+def _rescored_plus(result: AuditResult, scorer: PlusScorer) -> AuditResult:
+    """`result` ranked by bliss+, for any kind of reference.
 
     Images of the reference are left out of it as `result` left them out. Calibration images give
     p-values: if held out, neither the moments of the reference nor any scale of the score has seen
-    them; if not, each is left out of its class. Raises as `fit_bliss_plus` does.
+    them; if not, each is left out of its class.
     """
     reference, index = result.reference, result.index
-    parameters = {**SCORES["bliss+"].defaults, "weight": weight}
-    scorer = fit_bliss_plus(reference, _all_texts(index), parameters)
     parts = scorer.parts(whole_rows(result.images.vectors), result.retrieved, result.left_out)
     found = parts.sum(axis=1)
     p_values = None
@@ -207,15 +218,21 @@ def _rescored_plus(result: AuditResult, weight: float) -> AuditResult:
     )
 
 
-def _rescored_auto(result: AuditResult, weight: float) -> AuditResult:
+def held_bytes(index: CaptionIndex) -> int:
+    """Bytes of all caption vectors as bliss+ reads them."""
+    return int(index.count * index.model["dimension"] * 4)
+
+
+def _rescored_auto(result: AuditResult, weight: float, plus: PlusScorer | None) -> AuditResult:
     """`result` ranked by bliss+ where that is possible, else as it is, with the reason."""
     index, counts = result.index, result.reference.moments.counts
-    size = index.count * index.model["dimension"] * 4
+    size = held_bytes(index)
     if size > MOST_TEXT_BYTES:
         held = f"the vectors of {index.count:,} captions, {size >> 20:,} MiB, would be held at once"
         return replace(result, chosen=f"score auto: bliss; bliss+ was not used because {held}")
     try:
-        found = _rescored_plus(result, weight)
+        scorer = plus or plus_of(result.reference, index, weight)
+        found = _rescored_plus(result, scorer)
     except UsageError:
         raise
     except BlissError as error:

@@ -107,7 +107,7 @@ def audit(images: Path, index: Path, output: Path, model: str) -> tuple[float, f
 
     choice = ModelChoice(model=model, device="cpu", batch_size=BATCH)
     request = AuditRequest(
-        images=str(images), indexes=(str(index),), output=str(output), model=choice
+        images=str(images), indexes=(str(index),), output=str(output), model=choice, score="bliss"
     )
     request_module.encoder_for = timed_encoder
     try:

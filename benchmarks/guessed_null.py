@@ -71,7 +71,7 @@ def realised(
     with tempfile.TemporaryDirectory() as folder:
         images, output = write_embeddings(Path(folder) / "images", collection), Path(folder) / "out"
         command("audit", "--embeddings", images, "--index", index, "-o", output, *words,
-                "--flag", "empirical-null", *more)  # fmt: skip
+                "--score", "bliss", "--flag", "empirical-null", *more)  # fmt: skip
         flagged = pq.read_table(output / "scores.parquet")["flagged"].to_numpy()
     stray = collection.stray
     power = flagged[stray].mean() if stray.any() else np.nan

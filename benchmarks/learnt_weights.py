@@ -15,7 +15,7 @@ import itertools
 import time
 
 import numpy as np
-from blissaudit.scorer.scores.plus.combination import RIDGE, bounded_minimum
+from blissaudit.scorer.scores.plus.score import RIDGE, bounded_minimum
 
 LOSS, WEIGHT = 1e-9, 1e-5
 """Targets: the largest differences of the loss, as a share of it, and of a weight."""

@@ -118,7 +118,8 @@ def index_of(real: Path, folder: Path, texts: str) -> Path:
 
 def audited(output: Path, *arguments: object) -> dict[str, np.ndarray]:
     """The columns of one audit's scores."""
-    command("audit", "--embeddings", *arguments, "-o", output, "--report", "none")
+    words = ("--score", "bliss", "--report", "none")
+    command("audit", "--embeddings", *arguments, "-o", output, *words)
     table = pq.read_table(output / "scores.parquet")
     wanted = ("score", "margin", "cosine_margin", "dropped")
     return {name: table[name].to_numpy() for name in wanted if name in table.column_names}

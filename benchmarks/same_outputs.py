@@ -566,6 +566,8 @@ class Checkout:
     def spell(self, folder: Path, tokens: str) -> list[str]:
         """A command's words as this checkout has them."""
         words = tokens.split()
+        if words[0] in ("audit", "score") and "--score" not in words:
+            words += ["--score", "bliss"]  # bliss+ is the default now
         plain = next((i for i, word in enumerate(words) if word[0] in "-@"), len(words))
         groups = ("index", "corpora", "reference", "train")
         path = words[: min(plain, 2 if words[0] in groups else 1)]

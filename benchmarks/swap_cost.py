@@ -99,6 +99,7 @@ def audit(images: Path, index: Path, output: Path, words: ClassWords) -> AuditRe
         embeddings=str(images),
         indexes=(str(index),),
         output=str(output),
+        score="bliss",
         settings=AuditSettings(K, words=words),
         embed=EmbedOptions(cache=output.parent / "cache"),
     )

@@ -60,7 +60,7 @@ INPUTS = grouped(
     ),
     section(
         "Scoring",
-        option("--score", default="bliss", show_default=True, help="Score that ranks the images; "
+        option("--score", default="auto", show_default=True, help="Score that ranks the images; "
                "auto: bliss+ where it can be fitted, else bliss."),
         option("--question", multiple=True, metavar="NAME", callback=split_names, help="stray: "
                "does an image belong to any class? mislabel: to its own? copy: is it there twice? "
@@ -82,9 +82,9 @@ class _Audit(Command):
     ) -> click.Context:  # fmt: skip
         for question in (["--question", "pairs"], ["--question=pairs"]):
             for at in range(len(args)):
-                if args[at : at + len(question)] == question:
-                    from .pairs import pairs
-
+                if args[at : at + len(question)] == question and parent is not None:
+                    assert isinstance(parent.command, click.Group)
+                    pairs = parent.command.commands["pairs"]
                     rest = args[:at] + args[at + len(question) :]
                     return pairs.make_context("pairs", rest, parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
@@ -143,6 +143,7 @@ def audit(
     tar shards; parquet or Arrow files; hf:owner/name or a dataset folder; the address of any of
     these.
     """
+    from ..artefacts import only_run_in
     from ..audit import (
         AuditQuestion,
         AuditRequest,
@@ -156,7 +157,7 @@ def audit(
         save_audit,
         save_report,
     )
-    from ..indexer import DEFAULT_SEARCH, only_run_in, reused_workers
+    from ..indexer import DEFAULT_SEARCH, reused_workers
     from ..safe_text import terminal_text
 
     if inputs.image_root is not None and not (
@@ -167,7 +168,7 @@ def audit(
     model_set = () if inputs.index and not images else ENCODER
     inputs, scoring, classes, model = with_preset(
         preset,
-        (*model_set, *index_set, "prompt", "k", "weight"),
+        (*model_set, *index_set, "prompt", "score", "k", "weight"),
         inputs, scoring, classes, model,
         index=inputs.index,
     )  # fmt: skip

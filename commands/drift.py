@@ -98,6 +98,7 @@ def drift(
     OLD and NEW are each a collection of images, a folder of image embeddings, or the output folder
     of `bliss audit`. With --column, OLD alone is parted by the values of a column.
     """
+    from ..artefacts import only_run_in
     from ..audit import (
         DriftRequest,
         DriftSettings,
@@ -108,7 +109,6 @@ def drift(
         save_drift,
     )
     from ..errors import UsageError
-    from ..indexer import only_run_in
     from ..safe_text import terminal_text
 
     values = None

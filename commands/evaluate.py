@@ -154,7 +154,7 @@ def evaluate(
     output: Output,
 ) -> None:
     """Measure scores on the draws of a protocol: one table, and eval.json to repeat it."""
-    from ..artefacts import MANIFEST, read_json
+    from ..artefacts import MANIFEST, only_run_in, read_json
     from ..audit import check_failures, class_prompts, encoder_for, prompt_vectors
     from ..evaluation import (
         SUMMARY,
@@ -166,7 +166,6 @@ def evaluate(
         notes,
         run_eval,
     )
-    from ..indexer import only_run_in
     from ..safe_text import terminal_text
     from ..scorer import SCORES
 
@@ -247,11 +246,11 @@ def _judge_issues(
 
     Facts and text to show, and the images.
     """
-    from ..artefacts import write_json
+    from ..artefacts import only_run_in, write_json
     from ..audit import AuditQuestion, AuditSettings, audit_own, decide
     from ..corpora import list_paths
     from ..evaluation import cleanpatrick_lines, judge_cleanpatrick, read_cleanpatrick
-    from ..indexer import embed_images, only_run_in
+    from ..indexer import embed_images
     from ..safe_text import counted
 
     for name in ("reference", "ood", "draws", "shots", "contamination", "scores", "baseline"):

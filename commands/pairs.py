@@ -107,6 +107,7 @@ def pairs(
     dataset with images and captions, a csv, tsv, parquet or COCO json file of paths and captions,
     or a folder with embeddings of both (img_emb and text_emb), row by row.
     """
+    from ..artefacts import only_run_in
     from ..audit import (
         PairRequest,
         check_failures,
@@ -116,7 +117,6 @@ def pairs(
         save_pairs,
     )
     from ..corpora import ImageOptions
-    from ..indexer import only_run_in
     from ..safe_text import terminal_text
     from ..scorer import PairSettings
 

@@ -22,6 +22,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "corpus": "paper-dictionary-raw",
         "keep_duplicates": True,
         "prompt": (PAPER_PROMPT,),
+        "score": "bliss",
         "k": 10,
         "weight": 0.5,
     },

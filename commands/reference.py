@@ -63,8 +63,8 @@ def fit(
     output: Output,
 ) -> None:
     """Save moments, label prompts and a held-out calibration sample of clean images."""
+    from ..artefacts import only_run_in
     from ..audit import FitRequest, check_failures, run_fit
-    from ..indexer import only_run_in
     from ..safe_text import terminal_text
 
     model_set = () if images is None and index else ENCODER

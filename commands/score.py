@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @section(
     "Scoring",
-    option("--score", "name", default="bliss", show_default=True, help="Score that ranks the "
+    option("--score", "name", default="auto", show_default=True, help="Score that ranks the "
            "images; auto: bliss+ where it can be fitted, else bliss."),
 )  # fmt: skip
 @opt.SCORING

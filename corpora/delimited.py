@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
+import numpy as np
+
 from ..errors import BlissError, UsageError
 from .addresses import text_suffix
 from .sources import CAPTION_COLUMNS, SEPARATORS, UNDECODABLE, CorpusOptions, choose_column
@@ -81,20 +83,74 @@ def find_layout(file: IO[bytes], name: str, options: CorpusOptions) -> Layout:
 
 
 def delimited_rows(
-    file: IO[bytes], name: str, layout: Layout
+    file: IO[bytes], name: str, layout: Layout, before: int = 0
 ) -> Generator[tuple[int, list[str]], None, None]:
-    """(line number from 1 where the record ends, its fields), blank lines left out."""
-    with decoded(file, "") as text:
+    """(line number from 1 where the record ends, its fields), blank lines left out.
+
+    `before` is the number of lines that were read before.
+    """
+    with decoded(file, "", "utf-8" if before else "utf-8-sig") as text:
         start = text.readline()
-        told = _EXCELS.fullmatch(start) is not None
+        told = not before and _EXCELS.fullmatch(start) is not None
         lines = text if told else itertools.chain([start] if start else [], text)
         reader = _reader(lines, layout.delimiter, layout.quoted)
         try:
             for fields in reader:
                 if fields:
-                    yield reader.line_num + told, fields
+                    yield before + reader.line_num + told, fields
         except csv.Error as error:
-            raise malformed(name, reader.line_num + told, str(error)) from error
+            raise malformed(name, before + reader.line_num + told, str(error)) from error
+
+
+FIRST_BLOCK, BLOCK = 1 << 16, 1 << 20
+"""Bytes."""
+
+
+def plain_blocks(file: IO[bytes], layout: Layout) -> Generator[bytes, None, None]:
+    """Blocks of whole records that all readers of delimited text cut alike.
+
+    Ends at the first block of which that is not certain; `file` is then just behind the last one.
+    """
+    if not file.seekable() or not layout.delimiter.isascii():
+        return
+    at, rest, size = file.tell(), b"", FIRST_BLOCK
+    while True:
+        read = file.read(size)
+        data = rest + (read or b"\n" * bool(rest))
+        cut = _plain_until(data, layout)
+        if not cut:
+            break
+        yield data[:cut]
+        at, rest, size = at + cut, data[cut:], BLOCK
+        if not read:
+            return
+    file.seek(at)
+
+
+def _plain_until(data: bytes, layout: Layout) -> int:
+    """Where the last whole record of `data` ends; 0 where its records are not plain.
+
+    They are where a quote only opens a field, ends it or is doubled in it, every line ends in LF or
+    CR LF, and no record is longer than the csv module allows a field to be.
+    """
+    codes = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(codes == ord("\n"))
+    quotes = np.flatnonzero(codes == ord('"')) if layout.quoted else ends[:0]
+    ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
+    if not len(ends) or np.diff(ends, prepend=-1).max() > csv.field_size_limit():
+        return 0
+    cut = int(ends[-1]) + 1
+    if b"\0" in data or data.count(b"\r", 0, cut) != data.count(b"\r\n", 0, cut):
+        return 0
+    quotes = quotes[: np.searchsorted(quotes, cut)]
+    opening, closing = quotes[::2], quotes[1::2]
+    before = np.where(opening == 0, ord("\n"), codes[opening - 1])
+    begins = np.isin(before, [ord("\n"), ord(layout.delimiter)])
+    finishes = np.isin(codes[closing + 1], [*b"\r\n", ord(layout.delimiter)])
+    doubled = closing[:-1] + 1 == opening[1:]
+    begins[1:] |= doubled
+    finishes[:-1] |= doubled
+    return cut if begins.all() and finishes.all() else 0
 
 
 def columns_in_lines(file: IO[bytes], name: str) -> str | None:
@@ -128,9 +184,11 @@ def columns_in_lines(file: IO[bytes], name: str) -> str | None:
 
 
 @contextmanager
-def decoded(file: IO[bytes], newline: str | None) -> Generator[io.TextIOWrapper, None, None]:
+def decoded(
+    file: IO[bytes], newline: str | None, encoding: str = "utf-8-sig"
+) -> Generator[io.TextIOWrapper, None, None]:
     """`file` as text; EOFError where it ended before the size that its system gives."""
-    with io.TextIOWrapper(file, "utf-8-sig", UNDECODABLE, newline) as text:
+    with io.TextIOWrapper(file, encoding, UNDECODABLE, newline) as text:
         yield text
         size = getattr(file, "size", None)
         if isinstance(size, int) and file.tell() < size:

@@ -6,6 +6,7 @@ The records of text files of five formats, each read from an opened file in one 
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 import os
@@ -36,6 +37,7 @@ from .delimited import (
     delimited_rows,
     find_layout,
     malformed,
+    plain_blocks,
 )
 from .parquet_pages import parquet_batches
 from .prompts import CAPTION_PROMPT, PAPER_PROMPT
@@ -269,21 +271,72 @@ def read_lines(file: IO[bytes], name: str) -> Generator[tuple[int, str], None, N
 
 
 def read_delimited(file: IO[bytes], name: str, layout: Layout) -> Values:
-    """(record from 0, value) of delimited text as `layout` says."""
-    rows = delimited_rows(file, name, layout)
+    """(record from 0, value) of delimited text as `layout` says.
+
+    Arrow reads the blocks that it certainly reads as the csv module does, which takes a third of
+    the time; the csv module reads the others.
+    """
     header: list[str] | None = None
-    if layout.header:
-        header = [each.strip() for each in next(rows, (0, [layout.column]))[1]]
     wanted: list[int] | None = None
-    for number, (line, fields) in enumerate(rows):
-        if wanted is None:
-            header = header or [str(at) for at in range(1, len(fields) + 1)]
-            wanted = [header.index(each) for each in _present(name, layout.column, header)]
-        if header is not None and len(fields) > len(header):
-            raise malformed(name, line, f"{len(fields)} fields under {len(header)} columns")
-        yield number, joined([fields[at] if at < len(fields) else None for at in wanted])
+
+    def values(rows: Iterator[tuple[int, list[str]]]) -> Iterator[object]:
+        nonlocal header, wanted
+        for line, fields in rows:
+            if header is None and layout.header:
+                header = [each.strip() for each in fields]
+                continue
+            if wanted is None:
+                header = header or [str(at) for at in range(1, len(fields) + 1)]
+                wanted = [header.index(each) for each in _present(name, layout.column, header)]
+            if header is not None and len(fields) > len(header):
+                raise malformed(name, line, f"{len(fields)} fields under {len(header)} columns")
+            yield joined([fields[at] if at < len(fields) else None for at in wanted])
+
+    number = lines = 0
+    for block in plain_blocks(file, layout):
+        found = None
+        if header is not None and wanted is not None:
+            found = _arrow_values(block, layout, len(header), wanted)
+        if found is None:
+            found = values(delimited_rows(io.BytesIO(block), name, layout, lines))
+        for value in found:
+            yield number, value
+            number += 1
+        lines += block.count(b"\n")
+    for value in values(delimited_rows(file, name, layout, lines)):
+        yield number, value
+        number += 1
     if wanted is None and header is not None:
         _present(name, layout.column, header)
+
+
+def _arrow_values(
+    block: bytes, layout: Layout, width: int, wanted: Sequence[int]
+) -> Iterator[object] | None:
+    """The values of a block of `plain_blocks`.
+
+    None where it is not UTF-8, or where a record has more or fewer fields than `width`.
+    """
+    from pyarrow import csv
+
+    names = [str(at) for at in range(width)]
+    texts = [names[at] for at in wanted]
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(block),
+            csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
+            csv.ParseOptions(
+                delimiter=layout.delimiter,
+                quote_char='"' if layout.quoted else False,
+                newlines_in_values=layout.quoted,
+            ),
+            csv.ConvertOptions(
+                column_types=dict.fromkeys(texts, pa.string()), include_columns=texts
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    return joined_columns([table[text] for text in texts])
 
 
 def _json_objects(

@@ -110,14 +110,16 @@ def write_corpus(path: Path, seed: int) -> Path:
 
 
 def report(result: AuditResult, planted: Planted, folder: Path) -> str:
-    """The worst images, and precision and recall of both scores by the planted truth."""
+    """The worst images, and precision and recall of the scores by the planted truth."""
     stray = np.array([planted.is_stray(path) for path in result.images.paths])
+    bliss = result.scores.ics + result.weight * result.scores.ets
     cosine = -(whole_rows(result.images.vectors) @ result.reference.prompt_vectors.T).max(axis=1)
     rows = [
         f"{name:<14}" + "".join(f"{found:>22}" for found in cuts)
         for name, cuts in (
             ("", [f"top {cut}" for cut in (STRAYS, 2 * STRAYS)]),
-            ("BLISS", _cuts(result.scores.score, stray)),
+            (result.score_name, _cuts(result.scores.score, stray)),
+            ("BLISS", _cuts(bliss, stray)),
             ("plain cosine", _cuts(cosine, stray)),
         )
     ]
@@ -151,7 +153,7 @@ def next_commands(folder: Path, planted: Planted, program: str) -> list[str]:
         f"  {program} {shlex.join(words)}"
         for words in (
             ["find", first, "--text", f"a drawing of a {kind}"],
-            ["audit", images, *corpus, "--score", "bliss+", "--output", second],
+            ["audit", images, *corpus, "--score", "bliss", "--output", second],
             ["diff", first, second],
         )
     ]

@@ -30,7 +30,7 @@ class Collection(NamedTuple):
     """float32 [M, d], their embeddings."""
 
 
-def audit_collection(collection: Collection, k: int = 10) -> ba.AuditResult:
+def audit_collection(collection: Collection, k: int = 10, score: str = "auto") -> ba.AuditResult:
     """The audit of a collection that is its own reference, each image left out of its class."""
     return ba.audit_arrays(
         collection.images,
@@ -38,6 +38,7 @@ def audit_collection(collection: Collection, k: int = 10) -> ba.AuditResult:
         texts=collection.captions,
         text_vectors=collection.texts,
         prompts=collection.prompts,
+        score=score,
         settings=ba.AuditSettings(k=k),
         question=ba.AuditQuestion(rule=ba.DecisionRule(top=6)),
     )

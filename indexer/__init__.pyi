@@ -5,7 +5,6 @@ from .build.add import add_embeddings as add_embeddings
 from .build.build import build_index as build_index
 from .build.build import index_embeddings as index_embeddings
 from .build.options import EmbeddingTask as EmbeddingTask
-from .build.options import Engine as Engine
 from .build.options import IndexOptions as IndexOptions
 from .build.parts import CAPTIONS_AT_ONCE as CAPTIONS_AT_ONCE
 from .build.parts import PROGRESS as PROGRESS
@@ -19,6 +18,7 @@ from .encode.encoder import CellMap as CellMap
 from .encode.encoder import Encoder as Encoder
 from .encode.encoder import ModelChoice as ModelChoice
 from .encode.encoder import Preprocessing as Preprocessing
+from .encode.encoder import TokenizerRecipe as TokenizerRecipe
 from .encode.encoder import UnreadableImage as UnreadableImage
 from .encode.encoder import average_prompts as average_prompts
 from .encode.encoder import check_same_model as check_same_model
@@ -36,14 +36,10 @@ from .encode.open_clip import threads_used as threads_used
 from .encode.open_clip import use_threads as use_threads
 from .encode.open_clip import weights_sha256 as weights_sha256
 from .encode.tokens import Tokenise as Tokenise
-from .encode.tokens import TokenizerRecipe as TokenizerRecipe
 from .encode.tokens import cache_folder as cache_folder
 from .encode.tokens import caption_lengths as caption_lengths
 from .encode.trust import model_named_by as model_named_by
-from .images.cache import register as register
 from .images.cache import register_images as register_images
-from .images.cache import registered as registered
-from .images.cache import reuse_files as reuse_files
 from .images.decoding import SIGNATURES as SIGNATURES
 from .images.decoding import Decoded as Decoded
 from .images.decoding import DecodingLimits as DecodingLimits
@@ -72,6 +68,7 @@ from .images.workers import decode_images as decode_images
 from .images.workers import read_failure as read_failure
 from .images.workers import reused_workers as reused_workers
 from .search.captions import CaptionIndex as CaptionIndex
+from .search.captions import Engine as Engine
 from .search.captions import find_captions as find_captions
 from .search.captions import origin_names as origin_names
 from .search.captions import plain as plain
@@ -109,10 +106,7 @@ from .store.addresses import check_output as check_output
 from .store.hub import pull_index as pull_index
 from .store.hub import push_index as push_index
 from .store.hub import unknown_licences as unknown_licences
-from .store.lock import LOCK as LOCK
-from .store.lock import only_run_in as only_run_in
 from .store.manifest import local_folder as local_folder
-from .store.parts import BUILDING as BUILDING
 from .store.parts import Described as Described
 from .store.parts import encoding_prompts as encoding_prompts
 from .store.removed import remove_rows as remove_rows

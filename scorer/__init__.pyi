@@ -82,6 +82,7 @@ from .scores.contract import fit_score as fit_score
 from .scores.contract import for_classes as for_classes
 from .scores.contract import missing as missing
 from .scores.contract import provide as provide
+from .scores.plus.score import PlusScorer as PlusScorer
 from .scores.plus.score import fit_bliss_plus as fit_bliss_plus
 from .scores.registry import SCORES as SCORES
 from .scores.text_terms import search_with_terms as search_with_terms

@@ -207,8 +207,10 @@ Bliss = Callable[..., Outcome]
 def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
     """`bliss(*arguments)` runs the command in this process, with an empty cache of its own.
 
-    What earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE
-    of its own. On one thread, as its child processes too: models this small lose time to more, and
+    `audit` and `score` rank by BLISS where a test names neither a score nor a preset: its numbers
+    are those worked out by hand. `--score auto` is the default of the commands themselves. What
+    earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE of its
+    own. On one thread, as its child processes too: models this small lose time to more, and
     equal numbers can then be asked for. Decoding workers serve one command after another.
     """
     import torch
@@ -220,9 +222,12 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
     def command(*arguments: object) -> Outcome:
         for name in ("image-embeddings", "references"):
             shutil.rmtree(cache / name, ignore_errors=True)
+        words = [os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments]
+        if words[:1] in (["audit"], ["score"]) and not {"--score", "--preset"} & {*words}:
+            words += ["--score", "bliss"]
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run([os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments])
+            code = run(words)
         assert "Traceback" not in out.getvalue() + err.getvalue()
         return Outcome(code, out.getvalue(), err.getvalue())
 

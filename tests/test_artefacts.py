@@ -16,6 +16,7 @@ from blissaudit.artefacts import (
     check_checksum,
     delete_abandoned,
     link_file,
+    only_run_in,
     temporary_folder,
     write_atomically,
     write_json,
@@ -23,7 +24,6 @@ from blissaudit.artefacts import (
 from blissaudit.corpora.registry import settings_folder
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.tokens import cache_folder
-from blissaudit.indexer.store.lock import only_run_in
 
 KILLED = """
 import os, signal, sys

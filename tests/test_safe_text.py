@@ -154,6 +154,28 @@ def test_scores_csv_holds_the_same_as_the_table() -> None:
     assert (first["flagged"], second["flagged"]) == ("true", "false")
 
 
+def test_columns_are_written_as_their_values_are() -> None:
+    lists = [[-1.5, 2.0], [-1.0], [], None, [None, 1e-05], [float("-inf"), -0.0]]
+    table = pa.table(
+        {
+            "text": pa.array(["=a", "b\\|c", None, "-1", "\u202e", 'x,"y"']),
+            "texts": [["=a", "|"], ["-b"], [], None, [None, "q"], ["\u200b"]],
+            "numbers": lists,
+            "float32": pa.array(lists, pa.list_(pa.float32())),
+            "integers": [[-1, 2], [-3], [], None, [None, 4], [-5, -6]],
+            "truths": [[True, False], [True], [], None, [None, False], [False]],
+            "integer": [1, -2, None, 3, 4, 5],
+            "float": [-1.5, None, float("nan"), 1e300, 0.1, 2.0],
+            "large": pa.array(["a", "-b", None, "c", "d", "e"], pa.large_string()),
+        }
+    )
+    for some in (table, table.slice(1, 4)):
+        written: list[bytes] = []
+        write_scores_csv(some.column_names, some.to_batches(), written.append)
+        rows = zip(*some.to_pydict().values(), strict=True)
+        assert b"".join(written).decode() == csv_text([some.column_names, *rows])
+
+
 def test_the_table_of_an_evaluation_is_guarded_within_cells_too() -> None:
     text = csv_table([{"score": "bliss;=1", "auroc": -0.5, "=head": None}])
     assert text == "score,auroc,'=head\nbliss;'=1,-0.5,\n"

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ...artefacts import MANIFEST, digest, read_json, write_atomically
+from ...artefacts import LOCK, MANIFEST, digest, read_json, write_atomically
 from ...corpora import NO_IMAGE_OPTIONS, ImageItem, ImageOptions, display_path, open_images
 from ...errors import BlissError, UsageError
 from ...indexer import (
     IDENTITY,
-    LOCK,
     CaptionIndex,
     Decoded,
     DecodingLimits,

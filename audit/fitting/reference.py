@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from ...arguments import checked
-from ...artefacts import MANIFEST, digest, read_manifest, write_atomically
+from ...artefacts import (
+    MANIFEST,
+    digest,
+    read_manifest,
+    register,
+    registered,
+    reuse_files,
+    write_atomically,
+)
 from ...errors import BlissError, UsageError
 from ...indexer import (
     CaptionIndex,
@@ -29,9 +37,6 @@ from ...indexer import (
     Texts,
     check_same_model,
     ranks,
-    register,
-    registered,
-    reuse_files,
     text_column,
 )
 from ...safe_text import counted, csv_text

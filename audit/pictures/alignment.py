@@ -4,8 +4,8 @@ One picture may be the other resized, cropped a little, mirrored, re-encoded or 
 
 1. Align: x' = a x + b and y' = c y + d, without rotation. Both pictures are smoothed by a Gaussian,
    wide at first and then narrower; at each width Gauss-Newton steps fit a, b, c, d and a gain to
-   the least squared difference. Starts: the whole of both, or of one in a part of the other; each
-   as it is and mirrored.
+   the least squared difference. They start where the whole of one fits best in a few parts of the
+   other, as it is and mirrored. Pairs that do not fit are given up early: most pairs are no copies.
 2. Compare: in blocks of 4 x 4 pixels, without the mean of each block, the correlation of all blocks
    together. Means and slow changes are left out since other photographs of the same scene share
    them. A box of at most COVERED of the area may be left out, the one that helps most: a watermark.
@@ -27,7 +27,7 @@ import numpy as np
 
 from ...indexer import SKETCH, slices
 
-PAIRS_AT_ONCE = 64
+PAIRS_AT_ONCE = 256
 COVERED = 0.06
 """The share of the area that a box may cover, without half of the blocks at its edge."""
 HELPS = 0.3
@@ -37,14 +37,19 @@ GRID, BLOCK = 64, 4
 """Points a side, and points a side of a block, where pictures are compared."""
 FINE = 0.03
 """The Gaussian's standard deviation there. Pictures reach from -1 to 1."""
-LEVELS = ((0.14, 16, 5), (0.11, 16, 3), (0.03, 64, 3))
+LEVELS = ((0.14, 16, 5), (0.11, 16, 3), (0.06, 32, 4), (0.03, 64, 3))
 """Standard deviation, points a side, steps."""
-UNLIKE = 0.6
+PARTS = ((1.0, 0.0), (0.9, -0.1), (0.9, 0.0), (0.9, 0.1), (0.8, 0.0))
+"""Scale and shift, across and down, of the parts of one picture where the other is tried first."""
+ALIKE = (0.7, 0.7, 0.8)
+"""Pairs with a lower correlation there, and after each of the first two levels, are not aligned
+further, unless they fit where they are."""
+NEARLY = 0.1
+"""Mirrored or not: a correlation so much lower than the other way's is not followed."""
+UNLIKE = 0.8
 """Pairs with a lower correlation at half the resolution are not aligned further."""
 DOUBTFUL, SURE = 0.85, 0.98
 """Pairs with a correlation between them are aligned once more, without the box that was found."""
-SCALE = 0.8
-"""Of the starts from a part of one picture."""
 WINDOW, LOWEST = 3, 0.1
 """Blocks a side of a window, and which quantile of the windows counts."""
 STRUCTURE = 0.5
@@ -79,45 +84,119 @@ def align_pairs(first: np.ndarray, second: np.ndarray) -> Aligned:
 
 def _align(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of one batch, float32 [p, S, S]."""
-    p, pairs = len(first), np.arange(len(first))
-    sides = [(one, np.stack([other, other[:, :, ::-1]])) for one, other in _shrunk(first, second)]
-    one, both = sides[0]
-    here, there = np.concatenate([one, one]), np.concatenate(both)
-    still = np.tile(_IDENTITY, (2 * p, 1))
-    tries = [_refine(here, there, scale * still, LEVELS[0]) for scale in (1, SCALE)]
-    # A part of the first is found as the whole of the second: more of the pictures is compared.
-    found, at = _refine(there, here, SCALE * still, LEVELS[0])
-    tries.append((found, _inverse(at)))
-    best = np.argmax([found for found, _ in tries], axis=0)
-    at = np.stack([at for _, at in tries])[best, np.arange(2 * p)]
-    one, both = sides[1]
-    found, at = _refine(np.concatenate([one, one]), np.concatenate(both), at, LEVELS[1])
-    mirrored = found.reshape(2, p).argmax(axis=0)
-    at = at.reshape(2, p, 4)[mirrored, pairs]
-    # A box with much contrast can spoil the alignment: pictures that fit where they are stay there.
-    tried = [_compare(one, both[mirrored, pairs], at, GRID // 2)]
-    tried += [_compare(one, each, still[:p], GRID // 2) for each in both]
-    rough = np.stack([found.correlation for found in tried])
-    best = rough.argmax(axis=0)
-    at = np.where(best[:, None] > 0, _IDENTITY, at)
-    mirrored = np.where(best > 0, best - 1, mirrored)
-    box = np.stack([found.box for found in tried])[best, pairs]
-    correlation = rough[best, pairs]
-    like = np.flatnonzero(correlation >= UNLIKE)
-    if not like.size:
-        return correlation, mirrored.astype(bool)
-    first, second, at, box = first[like], second[like], at[like], box[like]
-    second = np.where(mirrored[like][:, None, None] > 0, second[:, :, ::-1], second)
-    _, at = _refine(first, second, at, LEVELS[2], box)
-    fine = _compare(first, second, at, GRID)
-    correlation[like] = _with_windows(fine)
-    again = np.flatnonzero((fine.correlation < SURE) & (fine.correlation >= DOUBTFUL))
-    if again.size:
-        first, second, at, box = first[again], second[again], at[again], fine.box[again]
-        _, at = _refine(first, second, at, LEVELS[2], box)
-        better = _with_windows(_compare(first, second, at, GRID))
-        correlation[like[again]] = np.maximum(correlation[like[again]], better)
-    return correlation, mirrored.astype(bool)
+    quarter, half = _shrunk(first, second)
+    # Pictures that fit where they are, but for a box: it can spoil the alignment.
+    still = [_compare(half[0], each, None, GRID // 2) for each in (half[1], half[1][:, :, ::-1])]
+    turned = np.stack([found.correlation for found in still]).argmax(axis=0)
+    here = turned, np.arange(len(first))
+    correlation, box, helped = (np.stack(each)[here] for each in list(zip(*still, strict=True))[:3])
+    at = np.tile(_IDENTITY, (len(first), 1))
+    side, pair, where = _roughly(quarter, half, correlation >= UNLIKE)
+    if pair.size:
+        moved = _compare(half[0][pair], _turned(half[1][pair], side), where, GRID // 2)
+        better = moved.correlation >= correlation[pair]
+        pair = pair[better]
+        turned[pair], at[pair] = side[better], where[better]
+        for old, new in zip((correlation, box, helped), moved, strict=False):
+            old[pair] = new[better]
+    fine = np.flatnonzero(correlation >= UNLIKE)
+    if fine.size:
+        other, rough = _turned(second[fine], turned[fine]), (box[fine], helped[fine])
+        correlation[fine] = _closely(first[fine], other, at[fine], rough, correlation[fine])
+    return correlation, turned.astype(bool)
+
+
+def _roughly(
+    quarter: list[np.ndarray], half: list[np.ndarray], fit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs that can be aligned well, or that `fit` bool [p] where they are, of pictures at a
+    quarter and a half of their size: whether mirrored and which pair, int64 [m], where [m, 4].
+    """
+    found, at = _starts(*quarter)
+    side, pair = np.indices(found.shape).reshape(2, -1)
+    found, at = found.ravel(), at.reshape(-1, 4)
+    steps = zip(ALIKE, LEVELS, (quarter, half, half), strict=False)
+    for alike, level, (one, other) in steps:
+        best = np.full(len(fit), -1, np.float32)
+        np.maximum.at(best, pair, found)
+        keep = (found >= best[pair] - NEARLY) & (fit[pair] | (best[pair] >= alike))
+        side, pair, at = side[keep], pair[keep], at[keep]
+        found, at = _refine(one[pair], _turned(other[pair], side), at, level)
+    order = np.lexsort((-found, pair))
+    _, first = np.unique(pair[order], return_index=True)
+    chosen = order[first]
+    return side[chosen], pair[chosen], at[chosen]
+
+
+def _turned(pictures: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+    """The pictures [p, S, S], mirrored where `mirror` [p] says so."""
+    return np.where(mirror[:, None, None] > 0, pictures[:, :, ::-1], pictures)
+
+
+def _closely(
+    first: np.ndarray,
+    second: np.ndarray,
+    at: np.ndarray,
+    box: tuple[np.ndarray, np.ndarray],
+    rough: np.ndarray,
+) -> np.ndarray:
+    """float32 [p], the correlation at full resolution of pairs that are aligned roughly.
+
+    `box` [p, 4] and whether it helped are of the comparison that gave the correlation `rough`.
+    Pairs in doubt are aligned once more without that box in any case, then without the fine one.
+    """
+    # The picture that shows more is smoothed most, relative to its pixels.
+    narrower = at[:, 0] * at[:, 2] < 1
+    at = np.where(narrower[:, None], _inverse(at), at)
+    first, second = (
+        np.where(narrower[:, None, None], one, other)
+        for one, other in ((second, first), (first, second))
+    )
+    boxes = np.where(narrower[:, None], 0, box[0])
+    correlation = np.full(len(at), -1, np.float32)
+    which, begin, out = np.arange(len(at)), at, boxes * box[1][:, None]
+    for attempt in range(3):
+        for level in LEVELS[2 + (attempt == 0) :]:
+            _, begin = _refine(first[which], second[which], begin, level, out)
+        fine = _compare(first[which], second[which], begin, GRID)
+        correlation[which] = np.maximum(correlation[which], _with_windows(fine))
+        likely = np.maximum(fine.correlation, rough[which]) >= DOUBTFUL
+        again = (fine.correlation < SURE) & likely
+        which, begin, out = which[again], begin[again], fine.box[again]
+        if attempt == 0:
+            begin, out = at[which], boxes[which]
+        if not which.size:
+            break
+    return correlation
+
+
+def _starts(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best of a few positions of small pictures float32 [p, S, S]: correlations [2, p], with
+    the second as it is and mirrored, and where, [2, p, 4].
+
+    The whole of one is tried in each of PARTS of the other, in both directions.
+    """
+    p, width, points = len(first), *LEVELS[0][:2]
+    scale, shift = np.array(PARTS, np.float32).T
+    across = _sampling(scale, shift, first.shape[2], width, points)[0].reshape(-1, first.shape[2])
+    k, found = len(PARTS), []
+    for one in (first, second):
+        cut = (across @ one @ across.T).reshape(p, k, points, k, points).transpose(0, 1, 3, 2, 4)
+        cut = cut.reshape(p, k * k, -1)
+        cut -= cut.mean(axis=2, keepdims=True)
+        cut /= np.sqrt(np.einsum("pks,pks->pk", cut, cut))[:, :, None] + 1e-6
+        found.append(cut)
+    inside = []
+    for cut, whole in zip(found[::-1], found, strict=True):
+        whole = whole[:, 0].reshape(p, points, points)
+        inside.append(cut @ np.stack([whole, whole[:, :, ::-1]], 3).reshape(p, -1, 2))
+    every = np.concatenate(inside, axis=1)
+    at = np.array([(*PARTS[i], *PARTS[j]) for j in range(k) for i in range(k)], np.float32)
+    back = at * np.array([1, -1, 1, 1], np.float32)  # a part of a mirrored picture
+    places = np.stack([np.concatenate([each, _inverse(at)]) for each in (at, back)])
+    best = every.argmax(axis=1)
+    where = places[np.arange(2)[:, None], best.T]
+    return every.max(axis=1).T, where
 
 
 def _inverse(at: np.ndarray) -> np.ndarray:
@@ -127,14 +206,14 @@ def _inverse(at: np.ndarray) -> np.ndarray:
     return np.clip(turned, _LOW, _HIGH).astype(np.float32)
 
 
-def _shrunk(*pictures: np.ndarray) -> list[list[np.ndarray]]:
-    """The pictures at a quarter and a half of their size: averages."""
-    sides = []
-    for factor in (4, 2):
-        pixels = pictures[0].shape[1] // factor
-        shape = -1, pixels, factor, pixels, factor
-        sides.append([each.reshape(shape).mean(axis=(2, 4)) for each in pictures])
-    return sides
+def _shrunk(*pictures: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The pictures at a quarter and at a half of their size: averages."""
+    sides, made = [], list(pictures)
+    for _ in range(2):
+        pairs = np.eye(made[0].shape[1] // 2, dtype=np.float32).repeat(2, axis=1) / 2
+        made = [pairs @ each @ pairs.T for each in made]
+        sides.append(made)
+    return sides[1], sides[0]
 
 
 def _refine(
@@ -148,6 +227,8 @@ def _refine(
 
     `box` (rows and columns from 0 to 1: top, bottom, left, right, [p, 4]) is left out.
     """
+    if not len(at):
+        return np.zeros(0, np.float32), at
     width, points, steps = level
     target = _smooth(first, width, points)
     weight = np.ones((1, points, points), np.float32) if box is None else _outside(box, points)
@@ -191,22 +272,29 @@ class _Compared(NamedTuple):
     """p pairs compared block by block."""
 
     correlation: np.ndarray
-    """float32 [p], of blocks without their means, leaving out the best box."""
+    """float32 [p], of blocks without their means, without the best box where that helps."""
     box: np.ndarray
-    """float32 [p, 4], that box."""
+    """float32 [p, 4], the best box."""
+    helped: np.ndarray
+    """bool [p], whether it was left out."""
     sums: np.ndarray
     """float [3, p, blocks, blocks], squares of both and products, 0 in a box that was left out."""
 
 
-def _compare(first: np.ndarray, second: np.ndarray, at: np.ndarray, points: int) -> _Compared:
-    """`points` is the resolution, and FINE the width of the Gaussian at GRID."""
+def _compare(
+    first: np.ndarray, second: np.ndarray, at: np.ndarray | None, points: int
+) -> _Compared:
+    """`points` is the resolution, and FINE the width of the Gaussian at GRID; None: not moved."""
     p, blocks, width = len(first), points // BLOCK, FINE * GRID / points
-    across, _, inside_x = _sampling(at[:, 0], at[:, 1], second.shape[2], width, points)
-    down, _, inside_y = _sampling(at[:, 2], at[:, 3], second.shape[1], width, points)
-    moved = down @ second @ across.transpose(0, 2, 1)
-    whole_x = inside_x.reshape(p, blocks, BLOCK).min(axis=2)
-    whole_y = inside_y.reshape(p, blocks, BLOCK).min(axis=2)
-    whole = whole_y[:, :, None] * whole_x[:, None, :]
+    if at is None:
+        moved, whole = _smooth(second, width, points), np.ones((p, blocks, blocks), np.float32)
+    else:
+        across, _, inside_x = _sampling(at[:, 0], at[:, 1], second.shape[2], width, points)
+        down, _, inside_y = _sampling(at[:, 2], at[:, 3], second.shape[1], width, points)
+        moved = down @ second @ across.transpose(0, 2, 1)
+        whole_x = inside_x.reshape(p, blocks, BLOCK).min(axis=2)
+        whole_y = inside_y.reshape(p, blocks, BLOCK).min(axis=2)
+        whole = whole_y[:, :, None] * whole_x[:, None, :]
     one, other = (_without_means(each, blocks) for each in (_smooth(first, width, points), moved))
     sums = np.stack([(one * one).sum(3), (other * other).sum(3), (one * other).sum(3)]) * whole
     noise = NOISE**2 * BLOCK**2 * whole.sum(axis=(1, 2))
@@ -231,7 +319,7 @@ def _compare(first: np.ndarray, second: np.ndarray, at: np.ndarray, points: int)
     helped = 1 - best <= HELPS * (1 - plain)
     box = box.astype(np.float32)
     sums = sums * np.where(helped[:, None, None], _outside(box, blocks), 1)
-    return _Compared(np.where(helped, best, plain).astype(np.float32), box, sums)
+    return _Compared(np.where(helped, best, plain).astype(np.float32), box, helped, sums)
 
 
 def _with_windows(found: _Compared) -> np.ndarray:

@@ -13,6 +13,7 @@ vectors are does not tell a copy from another photograph of the same scene.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -105,10 +106,14 @@ class Copies:
 
     @property
     def kept(self) -> np.ndarray:
-        """int64 [g], the image to keep of each group: the largest, then the first by name."""
+        """int64 [g], the image to keep of each group: the largest, then the first by name.
+
+        Names are compared without their endings: `a.jpg` comes before `a-copy.jpg`.
+        """
         members = np.flatnonzero(self.groups >= 0)
-        paths = [self.images.paths[i] for i in members.tolist()]
-        by_name = np.argsort(np.argsort(np.array(paths, object))) if paths else members
+        paths = [os.path.splitext(self.images.paths[i]) for i in members.tolist()]
+        by_name = np.empty(len(members), np.int64)
+        by_name[sorted(range(len(paths)), key=paths.__getitem__)] = np.arange(len(paths))
         order = np.lexsort((by_name, -_area(self.images)[members], self.groups[members]))
         _, first = np.unique(self.groups[members][order], return_index=True)
         return members[order[first]]

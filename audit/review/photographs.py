@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ...artefacts import MANIFEST, check_checksum, digest, read_json, read_manifest
+from ...artefacts import BUILDING, MANIFEST, check_checksum, digest, read_json, read_manifest
 from ...corpora import (
     ImageOptions,
     ImageSource,
@@ -28,7 +28,6 @@ from ...corpora import (
 )
 from ...errors import BlissError
 from ...indexer import (
-    BUILDING,
     SIGNATURES,
     Decoder,
     DecodingLimits,

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...artefacts import check_checksum, digest, read_json
+from ...artefacts import BUILDING, check_checksum, digest, read_json
 from ...corpora import CAPTION_PROMPT, PAPER_PROMPT, CaptionRules, TextSource, preset_named
 from ...errors import BlissError, UsageError
 from ...progress import Progress
@@ -29,16 +29,15 @@ from ..store.manifest import (
     type_problems,
 )
 from ..store.parts import (
-    BUILDING,
     Described,
     begin_building,
     describe_sources,
     differing_fields,
     in_current_terms,
-    metadata_file,
     request_of,
     without_names,
 )
+from ..vectors.layout import metadata_file
 from .finish import ADDING, finish_addition
 from .parts import (
     COPYING,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...arguments import checked
-from ...artefacts import MANIFEST, link_file, sha256_of
+from ...artefacts import MANIFEST, link_file, only_run_in, sha256_of
 from ...corpora import TextSource
 from ...errors import BlissError, UsageError
 from ...progress import Progress, no_progress
@@ -24,7 +24,6 @@ from ..encode.encoder import IDENTITY, Encoder
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..search.structures import write_flat_index
-from ..store.lock import only_run_in
 from ..store.manifest import IndexFolder, checked_names, part_of
 from ..store.parts import (
     Described,
@@ -36,7 +35,7 @@ from ..store.parts import (
 )
 from ..vectors.rows import load_vectors
 from .finish import finish_index
-from .options import NO_OPTIONS, Engine, IndexOptions
+from .options import NO_OPTIONS, EmbeddingEngine, IndexOptions
 from .parts import (
     COPYING,
     PROGRESS,
@@ -199,7 +198,10 @@ def _encoding_job(
 
 
 def _encoding(
-    encoder: Encoder, described: Sequence[Described], engine: Engine | None, progress: Progress
+    encoder: Encoder,
+    described: Sequence[Described],
+    engine: EmbeddingEngine | None,
+    progress: Progress,
 ) -> Encode:
     encode = encoded_parts if engine is None else engine.encode_captions
     return lambda plan, numbers: encode(plan, numbers, encoder, described, progress)

@@ -19,11 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from ...artefacts import MANIFEST, link_file, read_array, read_json, write_array, write_json
+from ...artefacts import (
+    BUILDING,
+    MANIFEST,
+    link_file,
+    read_array,
+    read_json,
+    write_array,
+    write_json,
+)
 from ...errors import BlissError
 from ..store.manifest import KIND, files_of_part
-from ..store.parts import BUILDING, finish_building, vector_file
+from ..store.parts import finish_building
 from ..store.removed import EXPORT, REMOVED
+from ..vectors.layout import vector_file
 from ..vectors.nearest import ROUNDING
 from ..vectors.rows import are_ascending_rows, load_vectors
 from ..vectors.unit_rows import stored_unit_rows

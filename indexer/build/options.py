@@ -1,11 +1,10 @@
-"""The options of building an index, and the protocol of engines, which work somewhere else."""
+"""The options of building an index, and the protocol of engines that embed somewhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from ...progress import Progress
 from ..encode.encoder import Encoder
 from ..images.cache import CachedVectors
 from ..images.decoding import DecodingLimits
-from ..search.captions import CaptionIndex
+from ..search.captions import Engine
 from ..store.parts import Described, Part
 from .plan import RowPlan
 
@@ -39,12 +38,8 @@ class EmbeddingTask:
     progress: Progress
 
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Engine(Protocol):
-    """Embeds, searches and computes somewhere; `IndexOptions` and `EmbedOptions` have one."""
+class EmbeddingEngine(Engine, Protocol):
+    """An engine that also embeds; `IndexOptions` and `EmbedOptions` have one."""
 
     def encode_captions(
         self,
@@ -58,20 +53,6 @@ class Engine(Protocol):
 
     def embed_images(self, task: EmbeddingTask) -> int:
         """Embed and write every part that is not finished; returns the rows of the collection."""
-
-    def spread(
-        self, index: CaptionIndex, exact: bool = False
-    ) -> AbstractContextManager[CaptionIndex]:
-        """The same index with the same hits, searched by the engine for as long as the block.
-
-        If `exact`, with the hits of an exact search, whatever its kind is.
-        """
-
-    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """What the built-in `map` gives, in the order of `items`; other processes call `task`.
-
-        Both are copied there: files are to be at the same path.
-        """
 
 
 DTYPES = ("float16", "float32")
@@ -97,7 +78,7 @@ class IndexOptions:
     repair: bool = False
     """Check a finished index and make its damaged parts again."""
     overwrite: bool = False
-    engine: Engine | None = None
+    engine: EmbeddingEngine | None = None
     """Where to encode; None: in this process."""
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...artefacts import digest, read_json, sha256_of
+from ...artefacts import BUILDING, digest, read_json, sha256_of
 from ...corpora import (
     JSON,
     TextBatch,
@@ -38,11 +38,11 @@ from ...corpora import (
 from ...progress import Progress
 from ...safe_text import counted
 from ..encode.encoder import Encoder, Through, average_prompts
-from ..store.journal import Journal, delete_files
 from ..store.parts import (
-    BUILDING,
     Described,
+    Journal,
     Part,
+    delete_files,
     encoding_prompts,
     files_of,
     finished_part,

@@ -19,7 +19,6 @@ from ...arguments import checked_fields
 from ...corpora import fill_prompt
 from ...errors import BlissError, UsageError
 from ..vectors.unit_rows import row_lengths
-from .tokens import TokenizerRecipe
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZE_MODES = ("shortest", "longest", "squash")
@@ -198,6 +197,15 @@ class CellMap:
     """"exact", or "crops" where the model has no exact decomposition."""
     embedding: np.ndarray
     """float64 [b, d], the unit embeddings that the products are with."""
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """What the ids of a SimpleTokenizer with open_clip's own vocabulary depend on."""
+
+    context_length: int
+    cleaning: str
+    """One of CLEANINGS of `tokens.py`."""
 
 
 @dataclass(frozen=True)

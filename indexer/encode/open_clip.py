@@ -6,11 +6,14 @@ import copy
 import gc
 import hashlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -21,12 +24,14 @@ try:  # nothing that these imports make is garbage: looking for some is a sixth 
     import torch
     from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 finally:
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.unfreeze()  # all objects are now in the oldest generation, without a look at them
     if collecting:
         gc.enable()
 
 from ...arguments import checked
 from ...errors import BlissError, UsageError
-from ..store.hub import cache_alone_if_offline
 from .choosing import (
     FOLDER,
     HUB,
@@ -39,10 +44,17 @@ from .choosing import (
     resolve_model,
     weight_files,
 )
-from .encoder import CAST_BF16, CellMap, Encoder, ModelChoice, Preprocessing, Through
+from .encoder import (
+    CAST_BF16,
+    CellMap,
+    Encoder,
+    ModelChoice,
+    Preprocessing,
+    Through,
+    TokenizerRecipe,
+)
 from .tokens import (
     Tokenise,
-    TokenizerRecipe,
     cut_by,
     encode_by_length,
     recall_truncation,
@@ -416,7 +428,7 @@ def _cached_if_offline(name: str, pretrained: str | None) -> Iterator[None]:
     if name.startswith(FOLDER) or (pretrained is not None and os.path.isfile(pretrained)):
         yield
         return
-    with cache_alone_if_offline() as host:
+    with _hub_cache_if_offline() as host:
         if host is not None and pretrained is not None and lists_weights(name, pretrained):
             try:
                 open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
@@ -430,6 +442,37 @@ def _cached_if_offline(name: str, pretrained: str | None) -> Iterator[None]:
                     "trying the program out only",
                 ) from error
         yield
+
+
+@contextmanager
+def _hub_cache_if_offline() -> Iterator[str | None]:
+    """Have the Hub's client read its cache alone where its host has no address here.
+
+    Otherwise it tries again for a minute. Gives the host where that is so or HF_HUB_OFFLINE is set,
+    None where it can be reached.
+    """
+    from huggingface_hub import constants
+
+    host, before = urlsplit(constants.ENDPOINT).hostname or "", constants.HF_HUB_OFFLINE
+    if not (before or _has_no_address(host)):
+        yield None
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield host
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _has_no_address(host: str) -> bool:
+    """Whether a host cannot be found, and no proxy could find it."""
+    if not host or getproxies():
+        return False
+    try:
+        socket.getaddrinfo(host, 443)
+    except socket.gaierror:
+        return True
+    return False
 
 
 @contextmanager

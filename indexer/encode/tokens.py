@@ -40,7 +40,6 @@ import string
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,7 @@ import numpy as np
 
 from ...artefacts import home_folder, write_json
 from ...errors import BlissError
+from .encoder import TokenizerRecipe
 
 
 def caption_lengths(tokens: np.ndarray, pad: int) -> np.ndarray:
@@ -154,15 +154,6 @@ TRIALS = (
     "the quick brown fox jumps over the lazy dog; THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
 )
 """Texts on which both tokenizers are compared before the Rust one is used."""
-
-
-@dataclass(frozen=True)
-class TokenizerRecipe:
-    """What the ids of a SimpleTokenizer with open_clip's own vocabulary depend on."""
-
-    context_length: int
-    cleaning: str
-    """One of CLEANINGS."""
 
 
 def tokeniser_of(tokenizer: Any) -> tuple[Tokenise, TokenizerRecipe | None]:

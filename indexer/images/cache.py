@@ -23,24 +23,20 @@ from typing import Any
 import numpy as np
 
 from ...artefacts import (
+    BUILDING,
     MANIFEST,
     check_checksum,
     digest,
-    link_file,
     read_json,
     read_manifest,
+    register,
+    registered,
+    reuse_files,
     write_json,
 )
 from ...errors import BlissError
-from ..store.parts import (
-    BUILDING,
-    drop_records,
-    files_of,
-    finished_part,
-    metadata_file,
-    vector_file,
-)
-from ..vectors.layout import read_parquet
+from ..store.parts import drop_records, files_of, finished_part
+from ..vectors.layout import metadata_file, read_parquet, vector_file
 from ..vectors.rows import MappedVectors
 from .embedded import KIND, stored_measures
 from .measures import Measures
@@ -140,41 +136,6 @@ def previous_folder(
 def collection_name(spec: str) -> str:
     """The name of a collection in the cache: its absolute path where it is a path."""
     return os.path.abspath(spec) if os.path.exists(spec) else spec
-
-
-def register(entries: Path, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write an entry for `folder` with `facts` to the folder `entries`."""
-    real = os.path.realpath(folder)
-    write_json(entries / f"{digest({'folder': real})}.json", {**facts, "folder": real})
-
-
-def registered(entries: Path, exclude: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Finished folders and their facts, the newest entry first, without the folder `exclude`.
-
-    Entries of folders without a manifest are deleted.
-    """
-    files = [(path.stat().st_mtime_ns, path) for path in entries.glob("*.json")]
-    for _, path in sorted(files, reverse=True):
-        with suppress(BlissError, OSError, KeyError, TypeError):
-            facts = read_json(path)
-            folder = Path(facts["folder"])
-            if not (folder / MANIFEST).is_file():
-                path.unlink()
-            elif os.path.realpath(exclude) != str(folder):
-                yield folder, facts
-
-
-def reuse_files(
-    source: Path, folder: Path, names: Sequence[str], manifest: Mapping[str, Any]
-) -> None:
-    """Link or copy the files `names` of `source` into `folder`, check them, write `manifest`.
-
-    Raises BlissError where one of them is missing or does not match the manifest.
-    """
-    for name in names:
-        link_file(source / name, folder / name)
-        check_checksum(folder, name, manifest)
-    write_json(folder / MANIFEST, manifest)
 
 
 def _entries(cache: Path, request: Mapping[str, Any]) -> Path:

@@ -13,15 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...arguments import checked
-from ...artefacts import MANIFEST, check_checksum, digest, read_manifest
+from ...artefacts import BUILDING, MANIFEST, check_checksum, digest, read_manifest
 from ...corpora import LONGEST_PATH, ImageList, display_path, list_paths
 from ...errors import BlissError, UsageError
-from ..store.parts import BUILDING, metadata_file, vector_file
 from ..vectors.layout import (
     EmbeddingFolder,
     column_names,
+    metadata_file,
     open_embedding_folder,
     read_parquet,
+    vector_file,
 )
 from ..vectors.rows import (
     ArrayRows,

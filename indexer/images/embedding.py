@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 
 from ...arguments import checked, checked_fields
-from ...artefacts import digest
+from ...artefacts import digest, only_run_in
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
-from ..build.options import EmbeddingTask, Engine
+from ..build.options import EmbeddingEngine, EmbeddingTask
 from ..encode.encoder import IDENTITY, Encoder
-from ..store.journal import Journal, delete_files
-from ..store.lock import only_run_in
 from ..store.parts import (
+    Journal,
     Part,
     begin_building,
+    delete_files,
     finish_building,
     finished_parts,
     is_finished,
@@ -63,7 +63,7 @@ class EmbedOptions:
     overwrite: bool = False
     cache: Path | None = None
     """The cache folder for finished embeddings; None: no cache."""
-    engine: Engine | None = None
+    engine: EmbeddingEngine | None = None
     """Where to decode and encode; None: on this machine."""
 
 

@@ -1,14 +1,17 @@
 """A caption index as its users see it: M captions with vectors and origins, numbered 0..M - 1.
 
+An `Engine` searches one somewhere else.
+
 `index.py` opens and joins the indexes that are on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -77,6 +80,28 @@ class CaptionIndex(Protocol):
     @property
     def model(self) -> Mapping[str, Any]:
         """The facts of the model its vectors come from."""
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Engine(Protocol):
+    """Searches and computes somewhere: an audit has one."""
+
+    def spread(
+        self, index: CaptionIndex, exact: bool = False
+    ) -> AbstractContextManager[CaptionIndex]:
+        """The same index with the same hits, searched by the engine for as long as the block.
+
+        If `exact`, with the hits of an exact search, whatever its kind is.
+        """
+
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What the built-in `map` gives, in the order of `items`; other processes call `task`.
+
+        Both are copied there: files are to be at the same path.
+        """
 
 
 @checked_arrays(vectors=("queries",))

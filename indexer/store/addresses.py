@@ -22,6 +22,7 @@ from ...artefacts import (
     digest,
     read_json,
     read_manifest,
+    wait_to_run_in,
     write_atomically,
     write_json,
 )
@@ -35,7 +36,6 @@ from ...corpora import (
 )
 from ...errors import BlissError, UsageError
 from ..encode.tokens import cache_folder
-from .lock import wait_to_run_in
 from .manifest import KIND, UNLISTED, checked_names, foreign_names
 
 Progress = Callable[[str, int, int], None]

@@ -1,8 +1,7 @@
 """Caption indexes in dataset repositories of the Hugging Face hub, with their cards.
 
 Large files are uploaded first and an index is then pushed in one commit, so that readers never see
-half of it. A pulled index is checked from end to end before it gets its name. The only module that
-imports huggingface_hub.
+half of it. A pulled index is checked from end to end before it gets its name.
 """
 
 from __future__ import annotations
@@ -11,15 +10,12 @@ import json
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-from ...artefacts import MANIFEST, read_manifest, sha256_of
+from ...artefacts import MANIFEST, only_run_in, read_manifest, sha256_of
 from ...errors import BlissError, UsageError
 from ...progress import Progress
 from ...safe_text import counted
@@ -27,7 +23,6 @@ from ..encode.encoder import describe_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..upkeep.verify import check_whole
-from .lock import only_run_in
 from .manifest import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
 
 CARD = "README.md"
@@ -277,34 +272,3 @@ def _quoted(text: str) -> str:
     """One line of text, with Markdown and HTML escaped."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return "".join(c if c.isalnum() or c in " .,:;/-+=" else f"&#{ord(c)};" for c in line)
-
-
-@contextmanager
-def cache_alone_if_offline() -> Iterator[str | None]:
-    """Have the Hub's client read its cache alone where its host has no address here.
-
-    Otherwise it tries again for a minute. Gives the host where that is so or HF_HUB_OFFLINE is set,
-    None where it can be reached.
-    """
-    from huggingface_hub import constants
-
-    host, before = urlsplit(constants.ENDPOINT).hostname or "", constants.HF_HUB_OFFLINE
-    if not (before or _has_no_address(host)):
-        yield None
-        return
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield host
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _has_no_address(host: str) -> bool:
-    """Whether a host cannot be found, and no proxy could find it."""
-    if not host or getproxies():
-        return False
-    try:
-        socket.getaddrinfo(host, 443)
-    except socket.gaierror:
-        return True
-    return False

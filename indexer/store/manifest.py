@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...artefacts import MANIFEST, check_checksum, read_manifest, write_json
+from ...artefacts import LOCK, MANIFEST, check_checksum, only_run_in, read_manifest, write_json
 from ...corpora import is_remote
 from ...errors import BlissError, UsageError
-from .lock import LOCK, only_run_in
+from ..vectors.layout import caption_files, metadata_file, vector_file
 
 KIND = "caption-index"
 HOW_TO_BUILD = (
@@ -48,21 +48,6 @@ def local_folder(given: str | Path) -> Path:
             "Copy it here, or build the index here with another -o",
         )
     return Path(given)
-
-
-def vector_file(kind: str, number: int) -> str:
-    """Name of a part's vectors; `kind` is "text" or "img"."""
-    return f"{kind}_emb/{kind}_emb_{number}.npy"
-
-
-def metadata_file(number: int) -> str:
-    """Name of a part's metadata."""
-    return f"metadata/metadata_{number}.parquet"
-
-
-def caption_files(number: int) -> tuple[str, str]:
-    """Names of the captions of a part and of their offsets."""
-    return f"captions/captions_{number}.bin", f"captions/offsets_{number}.npy"
 
 
 def files_of_part(number: int) -> tuple[str, ...]:

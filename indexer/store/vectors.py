@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import BlissError
+from ..vectors.layout import vector_file
 from ..vectors.rows import MappedVectors, PartedRows, load_vectors, part_starts
 from ..vectors.unit_rows import Blocks, stored_unit_rows
 from .manifest import IndexFolder
-from .parts import vector_file
 
 RESIDENT_BYTES = 4 << 30
 """Indexes up to this size as float32 stay in memory once searched, where a plan says no more."""

@@ -25,16 +25,14 @@ from ..store.manifest import (
     UNLISTED,
     IndexFolder,
     IndexManifest,
-    caption_files,
     count_problems,
     files_below,
-    metadata_file,
     name_problems,
     part_of,
     type_problems,
-    vector_file,
 )
 from ..store.removed import list_name, read_rows, removed_rows
+from ..vectors.layout import caption_files, metadata_file, vector_file
 from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import STORED_TOLERANCE, row_lengths
 

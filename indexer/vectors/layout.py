@@ -34,6 +34,21 @@ class EmbeddingFolder:
         return sum(self.rows)
 
 
+def vector_file(kind: str, number: int) -> str:
+    """Name of a part's vectors; `kind` is "text" or "img"."""
+    return f"{kind}_emb/{kind}_emb_{number}.npy"
+
+
+def metadata_file(number: int) -> str:
+    """Name of a part's metadata."""
+    return f"metadata/metadata_{number}.parquet"
+
+
+def caption_files(number: int) -> tuple[str, str]:
+    """Names of the captions of a part and of their offsets."""
+    return f"captions/captions_{number}.bin", f"captions/offsets_{number}.npy"
+
+
 def is_embedding_folder(folder: Path, kind: str) -> bool:
     """Whether `folder` has a folder `kind`_emb, as the layout has."""
     return (folder / f"{kind}_emb").is_dir()

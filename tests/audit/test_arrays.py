@@ -17,9 +17,10 @@ from blissaudit import (
     load_encoder,
     open_scorer,
 )
-from blissaudit.audit import AuditRequest, run_audit, save_audit
+from blissaudit.audit import AuditRequest, rescored, run_audit, save_audit
 from blissaudit.errors import UsageError
 from blissaudit.indexer import ModelChoice
+from blissaudit.scorer import SCORES
 from helpers.small_worlds import unit
 from PIL import Image
 
@@ -174,7 +175,7 @@ def test_pictures_in_memory_are_scored_as_their_files(collection, index, bliss, 
 
     embedded = embed_images(open_images(str(collection)), encoder, tmp_path / "images")
     reference = fit_reference(embedded, None, encoder)
-    scorer = open_scorer(reference, index)
+    scorer = open_scorer(reference, index, score="bliss")
     paths = [collection / path for path in list(embedded.paths)[:3]]
     found = scorer.score([Image.open(path) for path in paths])
     scores = bliss_scores_of(embedded, open_index(index), reference, 3)
@@ -183,6 +184,12 @@ def test_pictures_in_memory_are_scored_as_their_files(collection, index, bliss, 
     again = scorer.score(pixels, ["apple"] * 3)
     assert again.scores.score == pytest.approx(found.scores.score)
     assert again.labels is not None and found.labels is None
+    best = open_scorer(reference, index)
+    whole = rescored(audit_against(embedded, open_index(index), reference), SCORES["bliss+"], 0.5)
+    for _ in range(2):  # fitted once
+        plus = best.score(pixels)
+        assert plus.score_name == "bliss+" and plus.chosen.startswith("score auto: bliss+, from")
+        assert plus.scores.score == pytest.approx(whole.scores.score[:3], rel=1e-3)
     for wrong, message in (
         ([pixels[0] / 255], "image 0 is an array of shape .* and type float64. Needed: uint8"),
         ([paths[0]], "image 0 is of type PosixPath"),

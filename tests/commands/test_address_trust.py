@@ -39,26 +39,26 @@ def naming(run, target, images=None, reference=None):
     return target
 
 
-@pytest.mark.parametrize("kind", ["hub", "https", "s3"])
 def test_no_command_contacts_an_address_that_only_a_run_names(
-    commands, hub, made, collection, tmp_path, kind
+    commands, hub, made, collection, tmp_path
 ):
-    place = {"hub": REPOSITORY, "https": f"{hub.url}/{kind}.tar", "s3": "s3://bucket/a.parquet"}
-    place = place[kind]
-    run = naming(made / "run", tmp_path / "run", images=place)
-    by_reference = naming(made / "run", tmp_path / "other", reference=place)
-    saved = tmp_path / "saved"
-    refused = [
-        ("report", run),
-        ("report", by_reference),
-        ("export", run, "--save-to-disk", saved),
-        ("apply", tmp_path / "decisions.json", "--run", run, "--copy", saved),
-    ]
-    served = [("find", run, "--image", "boat/1.png"), ("diff", run, made / "run")]
+    refused, served, runs = [], [], []
+    for number, place in enumerate((REPOSITORY, f"{hub.url}/a.tar", "s3://bucket/a.parquet")):
+        root = tmp_path / str(number)
+        run = naming(made / "run", root / "run", images=place)
+        by_reference = naming(made / "run", root / "other", reference=place)
+        saved = root / "saved"
+        refused += [
+            (("report", run), run, place),
+            (("report", by_reference), by_reference, place),
+            (("export", run, "--save-to-disk", saved), run, place),
+            (("apply", root / "decisions.json", "--run", run, "--copy", saved), run, place),
+        ]
+        served += [("find", run, "--image", "boat/1.png"), ("diff", run, made / "run")]
+        runs.append((run, saved))
     before = list(hub.requests)
-    answers = commands([*refused, *served], AWS_ENDPOINT_URL=hub.url)
-    for command, answer in zip(refused, answers, strict=False):
-        named = by_reference if by_reference in command else run
+    answers = commands([*(line for line, *_ in refused), *served], AWS_ENDPOINT_URL=hub.url)
+    for (command, named, place), answer in zip(refused, answers, strict=False):
         again = shlex.join(["bliss", *map(str, command), "--allow-address", place])
         assert answer.code == 2, (command, answer)
         assert f"{named} names the address {place}, which you have not named" in answer.err
@@ -66,8 +66,9 @@ def test_no_command_contacts_an_address_that_only_a_run_names(
     for command, answer in zip(served, answers[len(refused) :], strict=True):
         assert answer.code == 0, (command, answer)
     assert hub.requests == before
-    assert not (run / "report.html").exists() and not (run / "groups.json").exists()
-    assert not saved.exists()
+    for run, saved in runs:
+        assert not (run / "report.html").exists() and not (run / "groups.json").exists()
+        assert not saved.exists()
 
 
 def test_an_address_that_was_named_is_contacted_and_remembered(commands, hub, made, tmp_path):
@@ -77,10 +78,10 @@ def test_an_address_that_was_named_is_contacted_and_remembered(commands, hub, ma
     assert named.code == 0, named.err
     assert any("/named.tar" in line for line in hub.requests)
     asked = len(hub.requests)
-    (later,) = commands([("report", run)])
+    remembered, wrong = ("report", run), ("report", run, "--allow-address", str(tmp_path))
+    later, other = commands([remembered, wrong])
     assert later.code == 0, later.err
     assert len(hub.requests) > asked
-    (other,) = commands([("report", run, "--allow-address", str(tmp_path))])
     assert other.code == 2
     assert "Needed: an address, such as hf:owner/name" in other.err
 

@@ -10,6 +10,7 @@ import blissaudit
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from blissaudit.cli import run
 
 COLUMNS = {
     "row": "int64",
@@ -247,3 +248,17 @@ def test_precomputed_embeddings_need_no_model(bliss, audited, captions, tmp_path
     first, second = table(tmp_path / "out"), table(tmp_path / "b")
     assert [path for path, rank in zip(first["path"], first["rank"], strict=True) if rank < 3]
     np.testing.assert_allclose(first["score"], second["score"], atol=1e-3)
+
+
+def test_bliss_plus_ranks_by_default_and_the_output_says_so(
+    bliss, collection, index, tmp_path, capsys
+):
+    """Without --score, as users type it; `--preset paper` ranks by BLISS."""
+    for output, more in (("default", ()), ("auto", ("--score", "auto"))):
+        words = ("audit", collection, "--index", index, "--report", "none", "-o")
+        assert run([*map(str, words), str(tmp_path / output), *more]) == 0
+        assert "score auto: bliss+, from " in capsys.readouterr().out
+    default, auto = (
+        pq.read_table(tmp_path / name / "scores.parquet") for name in ("default", "auto")
+    )
+    assert default["score"] == auto["score"] and "words" in default.column_names

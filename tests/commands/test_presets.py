@@ -22,6 +22,7 @@ def test_the_preset_is_what_was_published():
         "corpus": "paper-dictionary-raw",
         "keep_duplicates": True,
         "prompt": ("This is a photo of a {label}",),
+        "score": "bliss",
         "k": 10,
         "weight": 0.5,
     }
@@ -62,7 +63,7 @@ def test_an_audit_with_the_preset(bliss, folders):
     )
     assert plain.code == done.code == 0
     assert done.err.splitlines()[:3] == [
-        f"preset paper: {SAID}; prompt 'This is a photo of a {{label}}'; λ 0.5",
+        f"preset paper: {SAID}; prompt 'This is a photo of a {{label}}'; score bliss; λ 0.5",
         "model demo was given and wins over preset paper",
         "k 4 was given and wins over preset paper",
     ]
@@ -177,7 +178,7 @@ def test_embeddings_need_no_model_and_the_preset_sets_none(bliss, folders):
     )
     assert done.code == 0, done.err
     assert done.err.splitlines()[:3] == [
-        "preset paper: prompt 'This is a photo of a {label}'; λ 0.5",
+        "preset paper: prompt 'This is a photo of a {label}'; score bliss; λ 0.5",
         "k 2 was given and wins over preset paper",
         "the index holds words.txt, not the preset's paper-dictionary-raw",
     ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blissaudit.corpora import delimited, files
+from blissaudit.corpora.delimited import Layout
 from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.corpora.sources import notices_of
 from blissaudit.errors import BlissError, UsageError
@@ -176,8 +181,8 @@ def test_the_command_says_what_was_decided_and_takes_names_of_separators(bliss, 
 def test_a_build_begun_with_a_removed_scheme_is_continued(tmp_path, small) -> None:
     import json
 
+    from blissaudit.artefacts import BUILDING
     from blissaudit.indexer.build.build import build_index
-    from blissaudit.indexer.store.parts import BUILDING
 
     (tmp_path / "words.txt").write_text("n1\tapple, boat\nn2\tclock\n")
     folder = tmp_path / "index"
@@ -242,3 +247,57 @@ def test_a_txt_file_of_lines_with_tabs_says_that_these_are_columns(tmp_path):
     for text in ("a dog, a caption\na cat, two\n", "caption\na dog\n", "one\ttab\nnone\n", ""):
         path.write_text(text)
         assert open_corpus(str(path)).notices == ()
+
+
+def written(rng, sep, quoted, wild):
+    """Random delimited bytes: well-formed, or `wild` ones."""
+
+    def field():
+        some = "ab é,;\t|x \u2028\x0b" + '"\n' * (rng.random() < 0.3)
+        text = "".join(rng.choice(some) for _ in range(rng.randint(0, 6)))
+        if quoted and ({sep, '"', "\n"} & {*text} or rng.random() < 0.1):
+            return '"' + text.replace('"', '""') + '"'
+        return text if wild else re.sub(f'[{sep}"\n]', "", text)
+
+    rows = [["x", "my text", "z"]]
+    rows += [
+        [field() for _ in range(3 if not wild or rng.random() < 0.9 else rng.randint(1, 5))]
+        for _ in range(rng.randint(1, 14))
+    ]
+    end = rng.choice(["\n", "\r\n", "\n\n", *["\r"] * wild])
+    start = rng.choice(["", "\ufeff", f"sep={sep}\n"])
+    data = (start + end.join(map(sep.join, rows)) + end * rng.randint(0, 1)).encode()
+    for _ in range(rng.randint(1, 3) * wild):
+        at = rng.randrange(len(data))
+        data = data[:at] + rng.choice([b'"', b"\xff", b"\0", b"\r", b"\n", b","]) + data[at:]
+    return data
+
+
+def test_arrow_reads_what_the_csv_module_reads(monkeypatch):
+    class Stream(io.BytesIO):
+        def seekable(self):
+            return False
+
+    def read(file, layout):
+        values = []
+        try:
+            values += files.read_delimited(file, "f.csv", layout)
+        except BlissError as error:
+            values.append(str(error))
+        return values
+
+    fast, by_arrow = files._arrow_values, []
+    monkeypatch.setattr(
+        files, "_arrow_values", lambda *a: by_arrow.append(fast(*a)) or by_arrow[-1]
+    )
+    rng = random.Random(0)
+    for _ in range(250):
+        monkeypatch.setattr(delimited, "FIRST_BLOCK", rng.choice([8, 40]))
+        monkeypatch.setattr(delimited, "BLOCK", rng.choice([7, 30, 200]))
+        sep, header, quoted = rng.choice(",\t;|"), rng.random() < 0.8, rng.random() < 0.8
+        column = rng.choice(["my text", "z"] if header else "123")
+        layout = Layout(sep, header, quoted, column, False)
+        data = written(rng, sep, quoted, rng.random() < 0.4)
+        assert read(io.BytesIO(data), layout) == read(Stream(data), layout), data
+    used = [each is not None for each in by_arrow]
+    assert 60 < sum(used) < len(used)

@@ -25,6 +25,9 @@ class TwoMachines:
         # answers late, on a busy machine, is not.
         seen = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
         settings = {**seen, "health_check_timeout_ms": 30_000, "health_check_failure_threshold": 3}
+        # A process that has imported torch for one test serves the next; none starts unasked.
+        settings |= {"idle_worker_killing_time_threshold_ms": 120_000}
+        settings |= {"prestart_worker_first_driver": False}
         self.cluster = Cluster(True, head_node_args={**machine, "_system_config": settings})
         del machine["include_dashboard"]
         self.machine = machine

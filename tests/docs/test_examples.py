@@ -47,7 +47,7 @@ def test_arrays_are_scored_and_every_stray_comes_first(capsys):
 def test_scores_of_arrays_are_those_of_the_formula():
     script = example("numpy_embeddings")
     collection, _, _ = script.make_collection(3)
-    result = script.audit_collection(collection, k=5)
+    result = script.audit_collection(collection, k=5, score="bliss")
     scores, retrieved, classes = result.scores, result.retrieved, result.reference.classes
     assert classes == ("cup", "key", "shoe")
     here = 7

@@ -55,7 +55,7 @@ def test_the_run_on_photographs_is_that_of_the_script(real_data, capfd, monkeypa
     printed = capfd.readouterr().out.splitlines()
     (shown,) = (block for block in blocks("text") if block.startswith("   score "))
     assert [line for line in shown.splitlines() if line and line not in printed] == []
-    first = [line.split()[1] for line in printed if line.startswith("    ") and "(+" in line][:9]
+    first = [line.split()[1] for line in printed if line.startswith("   ") and "(+" in line][:9]
     photographs, _ = readme_run.make(real_data, tmp_path)
     columns = readme_run.read_rows(photographs, "img")[1]
     last = dict(zip(columns["label"], columns["image_path"], strict=True))  # of each folder

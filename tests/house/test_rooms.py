@@ -43,7 +43,11 @@ HEAVY = {
     "matplotlib": ("audit/report/plots.py",),
     "umap": ("audit/report/places.py",),
     "datasets": ("corpora/datasets.py", "audit/adapters/hub_dataset.py"),
-    "huggingface_hub": ("corpora/datasets.py", "indexer/store/hub.py"),
+    "huggingface_hub": (
+        "corpora/datasets.py",
+        "indexer/encode/open_clip.py",
+        "indexer/store/hub.py",
+    ),
     "click": ("cli.py", "commands/", "training/"),
     "sklearn": ("audit/adapters/",),
     "pyod": ("audit/adapters/",),

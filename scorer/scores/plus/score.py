@@ -12,8 +12,10 @@ Each is standardised on reference images left out of their own class. With z of 
 
     score = w_b·b + w_n·n + w_r·r + far·max(0, z(g + r) − 1)
 
-The first three tell near anomalies; the weights w are learnt by leaving out whole reference classes
-(`combination.learnt_weights`), so that words count little where they say little: a class without a
+The first three tell near anomalies. Their weights w are learnt by leaving out whole reference
+classes: without its class, a reference image is an anomaly of the nearest and hardest kind, and a
+logistic regression between such images and the same images as normal ones gives the weights
+(`learnt_weights`), so that words count little where they say little: a class without a
 name of its own, or classes that captions cannot tell apart. An image that is far off is unlike
 every class and every label at once: the last term is for it, and is 0 for nearly all normal images.
 Nothing but the reference is stored, so that references of every version serve. docs/bliss-plus.md
@@ -48,7 +50,6 @@ from ..contract import (
     whole,
 )
 from ..text_terms import TextSum, TextTerm, WithTerms
-from .combination import Scale, auroc, beyond, learnt_weights, scale_of, standardised
 from .evidence import Evidence, Normal, Pairs, evidence, pairs_of, sample_evidence
 from .pooled_distance import fit_pooled
 from .text_weights import fit_tail, fit_text_weights
@@ -59,8 +60,87 @@ PRIOR_TEXTS = 1000
 FAR_START = 1.0
 """Deviations beyond which the far evidence counts."""
 
+RIDGE = 1.0
+"""Weight of the penalty in `learnt_weights`."""
+
+CONSTANT = 1e-9
+"""Deviation, as a share of the largest value, below which evidence counts as constant."""
+
 VERSION = 2
 """Incremented whenever the score starts to give other numbers; `run.json` states it."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and deviation of one kind of evidence over the reference images."""
+
+    mean: float
+    std: float
+
+
+def scale_of(reference: np.ndarray) -> Scale:
+    """The scale of evidence [m]; deviation 1 where it is constant up to rounding."""
+    std = float(reference.std())
+    constant = std <= CONSTANT * float(np.abs(reference).max(initial=0))
+    return Scale(float(reference.mean()), 1.0 if constant else std)
+
+
+def standardised(evidence: np.ndarray, scale: Scale) -> np.ndarray:
+    """Evidence in deviations from the reference mean."""
+    return (evidence - scale.mean) / scale.std
+
+
+def beyond(z: np.ndarray, start: float) -> np.ndarray:
+    """max(0, z - start): evidence that is 0 for nearly every reference image."""
+    return np.maximum(z - start, 0)
+
+
+def auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
+    """The share of pairs in which evidence [a] is above evidence [m], ties as half."""
+    ordered = np.sort(normal)
+    below = np.searchsorted(ordered, anomalous, "left") + np.searchsorted(
+        ordered, anomalous, "right"
+    )
+    return float(below.mean() / (2 * len(ordered)))
+
+
+def learnt_weights(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """Non-negative weights [p] of p standardised kinds of evidence, summing to p.
+
+    Those of a ridge logistic regression between `normal` [m, p] and `anomalous` [a, p], shrunk
+    towards equal weights, with an intercept: the minimum over w >= 0 and b of
+
+        Σ log(1 + e^z) - y·z + RIDGE/2·‖w - ½‖²,  z = w·x + b,  y = 1 for anomalous rows
+
+    Equal weights where one of the sets is empty or every weight is 0.
+    """
+    p = normal.shape[1]
+    if not len(normal) or not len(anomalous):
+        return np.ones(p)
+    weights = bounded_minimum(normal, anomalous)[:p]
+    return weights * (p / weights.sum()) if weights.any() else np.ones(p)
+
+
+def bounded_minimum(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """float64 [p + 1], w and b at the minimum that `learnt_weights` states, both sets not empty."""
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    p = normal.shape[1]
+    rows = np.concatenate([normal, anomalous])
+    rows = np.column_stack([rows, np.ones(len(rows))])
+    truth = np.repeat([0.0, 1.0], [len(normal), len(anomalous)])
+    start = np.append(np.full(p, 0.5), 0.0)
+    ridge = np.append(np.full(p, RIDGE), 0.0)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits, apart = rows @ weights, weights - start
+        value = np.logaddexp(0, logits).sum() - truth @ logits + 0.5 * ridge @ np.square(apart)
+        return float(value), rows.T @ (expit(logits) - truth) + ridge * apart
+
+    bounds = [(0, None)] * p + [(None, None)]
+    options = {"ftol": 0, "gtol": 1e-9, "maxls": 60}  # as near as rounding allows
+    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,8 @@ def test_kinds_groups_and_what_is_kept(world: tuple[EmbeddedImages, list[Image.I
     assert alike["group"] == [1, 1] and alike["correlation"][0] < 0.7
     assert not any(table["leak"].to_pylist())
     assert find_copies(images, open_picture=pictures.__getitem__).kept.tolist() == [1]  # "B" < "a"
+    named = replace(images, paths=["b.png", "b-copy.png", "b (2).png", *images.paths[3:]])
+    assert find_copies(named, open_picture=pictures.__getitem__).kept.tolist() == [0]
     assert copies.notice() == "2 pairs of pictures compared"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blissaudit import artefacts
+from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.build import add as add_module
@@ -17,7 +18,6 @@ from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import remove_rows, restore_rows
 from blissaudit.indexer.store.vectors import IndexRows
 from blissaudit.indexer.upkeep.verify import verify_index

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from blissaudit import artefacts
+from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, FolderInUse
 from blissaudit.indexer.build import parts as encoded_parts
 from blissaudit.indexer.build.build import build_index
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store import journal
-from blissaudit.indexer.store.lock import only_run_in
+from blissaudit.indexer.store import parts as stored_parts
 
 SMALL = IndexOptions(part_rows=4)
 TEXT = CorpusOptions(column="text")
@@ -131,7 +131,7 @@ def test_what_was_encoded_of_an_unfinished_part_is_not_encoded_again(
     folder, seen = tmp_path / "index", small.Seen()
     build_index([names, captions], small.small_encoder(), tmp_path / "whole")
     monkeypatch.setattr(encoded_parts, "CAPTIONS_AT_ONCE", 2)
-    monkeypatch.setattr(journal, "SECONDS", 0)
+    monkeypatch.setattr(stored_parts, "JOURNAL_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         build_index([names, captions], small.small_encoder(small.Seen([], 5)), folder)
     stored = sorted((folder / "journal").glob("*.npz"))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.images.folders import ImageList, list_images
 from blissaudit.corpora.images.source import ImageItem, Skip
 from blissaudit.errors import BlissError, UsageError
@@ -23,8 +24,7 @@ from blissaudit.indexer.images import workers as decode_process
 from blissaudit.indexer.images.decode_worker import image_request
 from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images
-from blissaudit.indexer.store import journal
-from blissaudit.indexer.store.lock import only_run_in
+from blissaudit.indexer.store import parts as stored_parts
 from helpers.killing import kill_when_made
 from PIL import Image
 
@@ -73,7 +73,7 @@ def test_an_interrupt_loses_about_a_minute_of_an_unfinished_part_and_no_byte_dif
 
         return replace(encoder, encode_images=encode)
 
-    monkeypatch.setattr(journal, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stored_parts, "monotonic", lambda: now[0])
     with pytest.raises(Interrupted):
         embed_images(listed, slow(18), tmp_path / "out", options)
     embed_images(listed, slow(None), tmp_path / "out", options)
@@ -220,7 +220,7 @@ def test_a_folder_that_vanishes_ends_the_run_and_not_its_images(tmp_path: Path) 
 def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = (
-        "import sys, time, pathlib\nfrom blissaudit.indexer.store.lock import only_run_in\n"
+        "import sys, time, pathlib\nfrom blissaudit.artefacts import only_run_in\n"
         "with only_run_in(pathlib.Path(sys.argv[1])):\n"
         "    print('in', flush=True)\n    time.sleep(60)"
     )

@@ -7,11 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
+from blissaudit import artefacts
+from blissaudit.artefacts import only_run_in
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import index_embeddings
 from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.lock import only_run_in
 from blissaudit.indexer.store.removed import read_rows, remove_rows, restore_rows
 from blissaudit.indexer.upkeep.row_choice import CaptionFilter, matching_rows
 
@@ -210,13 +211,12 @@ def test_a_full_disk_or_a_kill_at_any_step_leaves_one_state_or_the_other(
 def test_two_runs_at_once_and_a_folder_that_cannot_be_written(folder, monkeypatch):
     with only_run_in(folder), pytest.raises(BlissError, match=r"another bliss run .* is working"):
         remove_rows(folder, np.array([0]), {})
-    from blissaudit.indexer.store import lock as folder_lock
 
     def read_only(path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     before = tree(folder)
-    monkeypatch.setattr(folder_lock, "_lock", read_only)
+    monkeypatch.setattr(artefacts, "_open_lock", read_only)
     with pytest.raises(BlissError, match=r"could not write .*Read-only file system"):
         remove_rows(folder, np.array([0]), {})
     with pytest.raises(BlissError, match=r"could not write .*Read-only file system"):

@@ -15,14 +15,15 @@ from blissaudit.scorer.moments import fit_moments
 from blissaudit.scorer.reference import Reference
 from blissaudit.scorer.reference_file import images_to_keep
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
-from blissaudit.scorer.scores.plus.combination import (
+from blissaudit.scorer.scores.plus.score import (
+    BLISS_PLUS,
     beyond,
     bounded_minimum,
+    fit_bliss_plus,
     learnt_weights,
     scale_of,
     standardised,
 )
-from blissaudit.scorer.scores.plus.score import BLISS_PLUS, fit_bliss_plus
 from blissaudit.scorer.statistics import VariancePrior, moderated, variance_prior
 from helpers import BENCHMARKS
 
