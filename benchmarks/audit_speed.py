@@ -108,7 +108,14 @@ def main() -> int:
             for way in list(ways)[:: -1 if turn % 2 else 1]:
                 made_by = way if way in packages else "this version"
                 inputs = ("--embeddings", folder / "img", "--index", folder / f"index {made_by}")
-                audit = ("audit", *map(str, inputs), "-o", str(folder / f"run {way} {turn}"))
+                audit = (
+                    "audit",
+                    *map(str, inputs),
+                    "--score",
+                    "bliss",
+                    "-o",
+                    str(folder / f"run {way} {turn}"),
+                )
                 cache = folder / f"cache {way} {turn}"
                 taken, peak = bliss(packages[made_by], cache, *audit, *ways[way])
                 seconds[way].append(taken)

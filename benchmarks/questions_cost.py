@@ -94,7 +94,7 @@ def main() -> None:
             given = {"embeddings": str(folder / "embeddings"), "output": output}
             request = AuditRequest(
                 embeddings=given["embeddings"], image_root=root, indexes=(str(folder / "index"),),
-                output=output, settings=AuditSettings(words=ClassWords(means=True)),
+                output=output, settings=AuditSettings(words=ClassWords(means=True)), score="bliss",
                 question=question,
             )  # fmt: skip
             whole_audit(request, given if root is None else {**given, "image_root": root})
@@ -102,7 +102,7 @@ def main() -> None:
         def embedded(question: AuditQuestion, output: str) -> None:
             request = AuditRequest(
                 images=str(folder / "images"), indexes=(str(folder / "captions"),), output=output,
-                model=choice, question=question,
+                model=choice, score="bliss", question=question,
             )  # fmt: skip
             whole_audit(request, {"images": str(folder / "images"), "output": output})
 

@@ -223,7 +223,8 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
         for name in ("image-embeddings", "references"):
             shutil.rmtree(cache / name, ignore_errors=True)
         words = [os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments]
-        if words[:1] in (["audit"], ["score"]) and not {"--score", "--preset"} & {*words}:
+        names = {"--score", "--preset", "pairs", "--question=pairs"}
+        if words[:1] in (["audit"], ["score"]) and not names & {*words}:
             words += ["--score", "bliss"]
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -213,8 +213,8 @@ def index_text(index: CaptionIndex) -> str:
         + (f", dropped: {dropped}" if dropped else ", none dropped"),
     ]
     lines += altered_text(facts["sources"], index.model.get("context_length"))
-    if facts.get("prompts"):
-        lines.append("prompts: " + "; ".join(facts["prompts"]))
+    if (prompts := facts.get("prompts") or ["{}"]) != ["{}"]:  # {} is the caption as it is
+        lines.append("prompts: " + "; ".join(prompts))
     if facts.get("normalised") and not index.model.get("model"):
         count = counted(facts["normalised"], "vector was", "vectors were")
         lines.append(f"{count} not of unit length and normalised")

@@ -81,9 +81,12 @@ sys.exit(cli.run(sys.argv[1:]))
 def test_an_audit_killed_while_it_retrieves_continues_to_the_same_bytes(
     bliss, collection, index, tmp_path, monkeypatch
 ):
-    assert bliss(*AUDIT, collection, "--index", index, "-o", tmp_path / "whole").code == 0
+    assert bliss(*AUDIT, collection, "--index", index, "-o", tmp_path / "run").code == 0
+    embedded = ("--embeddings", str(tmp_path / "run" / "images"), "--prompts", "means")
+    audit = [*AUDIT, *embedded, "--index", str(index), "-o"]  # without a model: it starts at once
+    assert bliss(*audit, tmp_path / "whole").code == 0
     out = tmp_path / "out"
-    arguments = [*AUDIT, str(collection), "--index", str(index), "-o", str(out)]
+    arguments = [*audit, str(out)]
     kill_when_made(KILLED, arguments, out, "hits/*.json", 4)
     assert not (out / "scores.parquet").exists()
     before = {path: path.stat().st_mtime_ns for path in out.glob("hits/*.json")}

@@ -18,7 +18,7 @@ def kill_when_made(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while len(list(folder.glob(pattern))) < count and time.monotonic() < deadline:
         time.sleep(0.005)
     process.kill()

@@ -103,3 +103,8 @@ def test_this_checkout_is_counted_whole(script):
     ).stdout
     options = {line.split()[0] for line in help_text.splitlines() if line.startswith("  -")}
     assert script.audit_options(ROOT) == len(options)
+
+
+def test_the_files_that_start_first_are_there(request):
+    shared = request.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    assert [name for name in shared.SLOW_FILES if not (ROOT / "tests" / name).is_file()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -272,10 +273,10 @@ def test_commands_refuse_a_folder_in_use(bliss, collection, index, tmp_path: Pat
 
 
 KILLED = """
-import sys, time
+import inspect, sys, time
 from blissaudit import cli
 from blissaudit.indexer.images import embedding as image_embedding
-made = image_embedding.EmbedOptions.__init__
+made = inspect.unwrap(image_embedding.EmbedOptions.__init__)
 made.__defaults__ = tuple(5 if value == 2048 else value for value in made.__defaults__)
 write = image_embedding.write_part
 image_embedding.write_part = lambda *given: (time.sleep(0.05), write(*given))
@@ -287,7 +288,7 @@ def test_a_killed_audit_continues_to_the_same_scores(
     bliss, collection, index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["audit", str(collection), "--index", str(index), "--report", "none", "-o"]
-    made = EmbedOptions.__init__
+    made = inspect.unwrap(EmbedOptions.__init__)
     of_five = tuple(5 if value == 2048 else value for value in made.__defaults__)
     monkeypatch.setattr(made, "__defaults__", of_five)
     assert bliss(*command, tmp_path / "whole").code == 0

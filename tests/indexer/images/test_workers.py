@@ -66,11 +66,28 @@ decode_worker.main()
 
 
 KEPT: set[psutil.Process] = set()
+REUSED: list[subprocess.Popen[bytes]] = []
+"""Workers that wait for the next test with the fixture `reused`."""
 
 
 def new_children() -> list[psutil.Process]:
-    """The child processes that the test itself started."""
-    return [each for each in psutil.Process().children(recursive=True) if each not in KEPT]
+    """The child processes that the test itself started, and that none reuses."""
+    kept = {process.pid for process in REUSED}
+    every = psutil.Process().children(recursive=True)
+    return [each for each in every if each not in KEPT and each.pid not in kept]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_worker_is_reused_elsewhere() -> Iterator[None]:
+    yield
+    while REUSED:
+        workers.kill(REUSED.pop())
+
+
+@pytest.fixture
+def reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode with the workers of earlier tests, where how they start and end is not the point."""
+    monkeypatch.setattr(workers, "_idle", REUSED)
 
 
 @pytest.fixture(autouse=True)
@@ -123,12 +140,13 @@ def greys(outcomes: Sequence[Decoded | Undecodable]) -> list[int | str]:
     return found
 
 
+@pytest.mark.usefixtures("reused")
 @pytest.mark.parametrize("count", [1, 3])
 def test_outcomes_come_in_order_and_equal_decode_image(tmp_path: Path, count: int) -> None:
     rng = np.random.default_rng(5)
     paths = []
     for number in range(40):
-        height, width = rng.integers(1, 400, 2).tolist()
+        height, width = rng.integers(1, 200, 2).tolist()
         path = tmp_path / f"{number}.png"
         noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         exif = Image.Exif()
@@ -149,6 +167,7 @@ def test_outcomes_come_in_order_and_equal_decode_image(tmp_path: Path, count: in
             assert rotated is (number % 8 != 0)
 
 
+@pytest.mark.usefixtures("reused")
 def test_all_preprocessing_reaches_the_worker(tmp_path: Path) -> None:
     image = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10))
     exif = Image.Exif()
@@ -167,6 +186,7 @@ def test_all_preprocessing_reaches_the_worker(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("reused")
 def test_names_of_any_kind_reach_the_worker(tmp_path: Path) -> None:
     names = ["plain.png", "with space\nand newline.png", "日本.png", os.fsdecode(b"\xff\xe9.png")]
     try:
@@ -251,6 +271,7 @@ def counted(items: Sequence[ImageItem], read: list[int]) -> Iterator[ImageItem]:
         yield item
 
 
+@pytest.mark.usefixtures("reused")
 def test_look_ahead_is_bounded(tmp_path: Path) -> None:
     items = files(make_images(tmp_path, [str(number) for number in range(60)]))
     read: list[int] = []
@@ -277,6 +298,7 @@ def test_bytes_read_ahead_are_bounded(
     assert greys(list(outcomes)) == [0] * 39
 
 
+@pytest.mark.usefixtures("reused")
 def test_bytes_are_decoded_like_files_and_problems_are_passed_on(tmp_path: Path) -> None:
     (path,) = make_images(tmp_path, ["a"])
     data = Path(path).read_bytes()
@@ -470,6 +492,7 @@ def test_a_hanging_worker_without_a_parent_ends_by_itself(
     workers.kill(process)
 
 
+@pytest.mark.usefixtures("reused")
 def test_no_time_limit_is_possible(tmp_path: Path) -> None:
     endless = DecodingLimits(seconds=float("inf"))
     outcomes = decode_images(files(make_images(tmp_path, ["0", "1"])), EIGHT, endless, 1)
