@@ -295,7 +295,6 @@ def outcomes(mutants: list[Mutant], path: Path | None) -> Iterator[tuple[Mutant,
                 importlib.import_module(name)
             except Exception:  # part of a library that is not there
                 continue
-        _, seconds, _ = run_tests(module, None, 600)
         print(f"  {module}: its tests take {seconds:.1f} s", file=sys.stderr, flush=True)
         for mutant in own:
             failed, took, _ = run_tests(module, mutant.source, 20 + 5 * seconds)

@@ -51,6 +51,13 @@ def test_rows_of_small_classes_come_from_the_moments_and_of_large_ones_from_the_
     np.testing.assert_array_equal(found.images[5:], images[labels == 1])
 
 
+def test_each_of_several_large_classes_has_its_own_images():
+    images, labels, reference = world((20, 30))
+    for number in (0, 1):
+        kept = reference.kept_images(number)
+        np.testing.assert_array_equal(kept, images[labels == number])
+
+
 def test_nothing_is_kept_where_the_moments_hold_every_row(tmp_path):
     _, _, reference = world((5, 8))
     assert reference.sample is None

@@ -153,3 +153,9 @@ def test_the_command_removes_near_duplicates(bliss, made, tmp_path):
     assert f"{lost} near duplicate" in built.out
     refused = bliss(*command, "--near-duplicates", 0.98)
     assert "(near_duplicates differ)" in refused.err
+
+
+def test_counts_that_not_every_source_has_are_added_up():
+    counts = [{"kept": 2, "near_duplicate": 1}, {"kept": 3}]
+    total = module._total_counts([{"counts": each} for each in counts])
+    assert total == {"kept": 5, "near_duplicate": 1}
