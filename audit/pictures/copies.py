@@ -182,7 +182,7 @@ class CopySettings:
     """Nearest images that each image is compared with."""
     candidate: float = 0.85
     """Cosine from which pictures are compared."""
-    correlation: float = 0.975
+    correlation: float = 0.984
     """Aligned correlation from which two pictures are the same."""
     look_alike: float = 0.95
     """Cosine from which images that are not the same picture are listed."""
