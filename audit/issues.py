@@ -43,6 +43,7 @@ HOW = {
 }
 """How an image equals another, by the kind of copy."""
 
+ANY_CLASS = "see whether it belongs to any class"
 FAR = 2.5
 """Robust standard deviations above the median score from which an image fits no class well."""
 
@@ -116,14 +117,13 @@ def _labels(result: AuditResult) -> Iterator[Issue]:
     classes = result.reference.classes
     for i in np.flatnonzero(labels.is_issue).tolist():
         given, better = classes[labels.given[i]], classes[labels.predicted[i]]
+        looks = "unlike every class, nearest to" if unlike[i] else "looks like"
         yield Issue(
             i,
             "label",
-            f"filed under {given}, looks like {better} (margin {labels.margin[i]:.3f})",
+            f"filed under {given}, {looks} {better} (margin {labels.margin[i]:.3f})",
             severity[i],
-            f"see whether it belongs to any class; the nearest is {better}"
-            if unlike[i]
-            else f"file under {better}",
+            ANY_CLASS if unlike[i] else f"file under {better}",
             better,
         )
 

@@ -311,6 +311,10 @@ def test_one_run_answers_every_question_in_one_table(audit):
         at = rows.index((path, "label", better))
         assert issues["suggestion"][at] == f"file under {better}"
         assert f"filed under {path.split('/')[0]}, looks like {better}" in issues["evidence"][at]
+    told = zip(issues["kind"], issues["evidence"], issues["suggestion"], strict=True)
+    unlike = {(", unlike every class, nearest to " in evidence, suggestion.startswith("file under"))
+              for kind, evidence, suggestion in told if kind == "label"}  # fmt: skip
+    assert unlike == {(True, False), (False, True)}
     counts = {kind: issues["kind"].count(kind) for kind in dict.fromkeys(issues["kind"])}
     assert facts(folder)["issues"].items() >= counts.items()
     assert f"{counts['label']:8,}  label      worst: " in outcome.out

@@ -19,7 +19,7 @@ function comparedWith(image) {
 /** What another class, copy or caption an image is to be seen beside, as one sentence. */
 function sentence(image, kind = image.issues[0]?.[0]) {
   const [first] = reasons(image, 1);
-  const [, evidence] = image.issues.find(([each]) => each === kind) ?? [];
+  const [, evidence, suggestion] = image.issues.find(([each]) => each === kind) ?? [];
   const name = (which) => isolated(className(which), { className: 'name' });
   const parts = [];
   if (evidence && !['stray', 'label'].includes(kind)) {
@@ -28,6 +28,8 @@ function sentence(image, kind = image.issues[0]?.[0]) {
   if (image.label !== null) parts.push('Filed under ', name(image.label));
   const better = kind === 'label' ? image.predicted_label : image.nearest;
   if (kind === 'label' && !image.is_label_issue) return [isolated(evidence[0].toUpperCase() + evidence.slice(1))];
+  const unlike = kind === 'label' && suggestion === 'see whether it belongs to any class';
+  if (unlike) return [...parts, ', unlike every class; nearest to ', name(better)];
   if (kind === 'label') return [...parts, '; looks like ', name(better)];
   if (kind !== 'stray' && better !== image.label) {
     return [...parts, parts.length ? '; nearest to ' : 'Nearest to ', name(better)];
