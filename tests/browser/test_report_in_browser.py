@@ -175,11 +175,14 @@ def test_sorting_filtering_and_searching_show_the_right_images(report, open_page
 
 
 def test_the_card_gives_the_numbers_of_the_terminal(report, open_page):
+    from playwright.sync_api import expect
+
     page = open_page(report[0], "gallery").page
     page.get_by_label("Sort", exact=True).select_option("worst")
     line = next(line for line in report[2].splitlines() if " apple/clock.png " in line)
     card = page.locator(".card", has=page.get_by_text("clock.png", exact=True))
-    assert "Filed under apple, unlike every class; resembles" in card.inner_text()
+    card.scroll_into_view_if_needed()  # cards out of sight are not laid out
+    expect(card).to_contain_text("Filed under apple, unlike every class; resembles")
     assert card.locator(".pull").first.inner_text() == re.search(r"\((\+[\d.]+)\)", line)[1]
     shown = card.locator(".pulls li bdi")
     assert "photo of" not in " ".join(shown.all_inner_texts())

@@ -116,7 +116,7 @@ def test_pictures_side_by_side_and_an_image_that_cannot_be_read(bliss, collectio
                  "--permutations", 19, "--k", 7)  # fmt: skip
     assert done.code == 0, done.err
     assert "9 old images and 9 new images" in done.out
-    assert "1 images could not be read" in done.out
+    assert "1 image could not be read" in done.out
     assert (tmp_path / "out" / "report.html").read_text().count("data:image/webp") >= 9
 
 
