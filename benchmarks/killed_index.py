@@ -29,6 +29,7 @@ from blissaudit.artefacts import sha256_of
 from blissaudit.corpora.captions import CaptionRules, normalise_caption
 from blissaudit.corpora.prompts import PAPER_PROMPT
 from blissaudit.corpora.registry import TextSource, add_presets, open_corpus
+from blissaudit.corpora.sources import CorpusOptions
 
 SPECS = (
     "{}/flavors.txt",
@@ -108,8 +109,13 @@ class Moment:
     seconds: float
 
 
-def next_moment(output: Path, stages: list[str], rng: np.random.Generator) -> Moment | None:
-    """The next moment for a run that was killed in `stages` so far; None: let it end."""
+def next_moment(
+    output: Path, stages: list[str], rng: np.random.Generator, in_plan: Sequence[str]
+) -> Moment | None:
+    """The next moment for a run that was killed in `stages` so far; None: let it end.
+
+    `in_plan` are the files to wait for while the plan is made: few texts need not all of them.
+    """
     record, pattern = output / "plan" / "plan.json", IN_PARTS[int(rng.integers(len(IN_PARTS)))]
     seconds = rng.uniform(0, 0.3) if pattern is None else 0.0
     if record.exists():
@@ -118,9 +124,9 @@ def next_moment(output: Path, stages: list[str], rng: np.random.Generator) -> Mo
             ended = any(stage == "at the end" for stage in stages)
             return None if ended else Moment(whole, AT_THE_END, 0.0)
         return Moment(done + int(rng.integers(APART)), pattern, seconds)
-    if len(stages) < len(IN_PLAN):
-        return Moment(0, IN_PLAN[len(stages)], 0.0)
-    if len(stages) < len(IN_PLAN) + 2:
+    if len(stages) < len(in_plan):
+        return Moment(0, in_plan[len(stages)], 0.0)
+    if len(stages) < len(in_plan) + 2:
         return Moment(0, None, rng.uniform(0, 0.5))
     return Moment(1 + int(rng.integers(APART)), pattern, seconds)
 
@@ -191,10 +197,10 @@ def same_captions(texts: Path) -> bool:
     found = [
         sorted(
             normalise_caption(text, rules)
-            for batch in open_corpus(spec).batches(4096)
+            for batch in open_corpus(str(texts / spec), CorpusOptions(column)).batches(4096)
             for text in batch.texts
         )
-        for spec in (str(texts / "flickr8k-dataset"), "flickr8k-captions")
+        for spec, column in (("flickr8k-dataset", None), ("flickr8k.token.txt", "2"))
     ]
     return found[0] == found[1]
 
@@ -236,13 +242,13 @@ def main() -> int:
             )
             print(f"  {source['name']}: {there}")
         stages: list[str] = []
-        runs, same = 0, True
+        runs, same, in_plan = 0, True, list(IN_PLAN)
         while len(stages) < chosen.kills:
             output, mine = folder / f"run-{runs}", list[str]()
             killed = True
             while killed:
                 enough = len(stages) + len(mine) >= chosen.kills and "at the end" in stages + mine
-                moment = None if enough else next_moment(output, mine, rng)
+                moment = None if enough else next_moment(output, mine, rng, in_plan)
                 process = start(specs, output, chosen.part_rows)
                 wait_for_work(process, output)
                 killed = moment is not None and kill(process, output, moment)
@@ -252,6 +258,8 @@ def main() -> int:
                 elif process.returncode or b"Traceback" in errors:
                     print(f"run {runs}: {errors.decode(errors='replace')[-500:]}")
                     return 1
+                elif moment is not None and moment.pattern in in_plan:
+                    in_plan.remove(moment.pattern)
             same = same and checksums(output) == whole
             stages += mine
             runs += 1
