@@ -28,6 +28,7 @@ class TwoMachines:
         # A process that has imported torch for one test serves the next; none starts unasked.
         settings |= {"idle_worker_killing_time_threshold_ms": 120_000}
         settings |= {"prestart_worker_first_driver": False}
+        settings |= {"worker_niceness": 0}  # the other tests run beside them
         self.cluster = Cluster(True, head_node_args={**machine, "_system_config": settings})
         del machine["include_dashboard"]
         self.machine = machine
