@@ -147,7 +147,7 @@ def test_columns_that_are_absent_unclear_or_no_text(
 @pytest.mark.parametrize("other", [pa.array([1]), pa.array([{"b": "x"}]), pa.array(["y"])])
 def test_a_text_column_whose_name_another_column_has(tmp_path: Path, other: pa.Array) -> None:
     pq.write_table(pa.table([pa.array(["x"]), other], ["a", "a"]), tmp_path / "a.parquet")
-    with pytest.raises(UsageError, match="more than one column 'a'|no single one looks like"):
+    with pytest.raises(UsageError, match=r"more than one column 'a'|no single one looks like"):
         open_corpus(str(tmp_path / "a.parquet"))
 
 
