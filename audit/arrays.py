@@ -32,7 +32,7 @@ from .fitting.reference import fit_reference
 from .models import encoder_for
 from .result import AuditResult
 from .run import DEFAULTS, LEAST_IMAGES, AuditSettings, audit_against
-from .scores import AUTO, MOST_TEXT_BYTES, choose_score, held_bytes, plus_of, rescored
+from .scores import AUTO, choose_score, plus_of, rescored
 
 EVERY_QUESTION = AuditQuestion()
 STRAYS_ONLY = AuditQuestion(("stray",))
@@ -224,17 +224,9 @@ class Scorer:
     """The score that ranks the pictures; see `choose_score`."""
 
     @cached_property
-    def _plus(self) -> PlusScorer | None:
-        """bliss+, fitted once; None where another score ranks or where it cannot be fitted."""
-        auto = self.ranked_by.name == AUTO
-        if not auto and self.ranked_by.name != "bliss+":
-            return None
-        if auto and held_bytes(self.index) > MOST_TEXT_BYTES:
-            return None
-        try:
-            return plus_of(self.reference, self.index, self.settings.weight)
-        except BlissError:
-            return None  # `rescored` tries again, and says why or raises
+    def _plus(self) -> PlusScorer:
+        """bliss+, fitted by the first pictures that it ranks."""
+        return plus_of(self.reference, self.index, self.settings.weight)
 
     def score(
         self, images: Sequence[Any], labels: Sequence[str | None] | None = None
@@ -259,7 +251,8 @@ class Scorer:
             "the images given",
         )
         result = audit_against(found, self.index, self.reference, self.settings)
-        result = rescored(result, self.ranked_by, self.settings.weight, plus=self._plus)
+        weight = self.settings.weight
+        result = rescored(result, self.ranked_by, weight, fit=lambda *given: self._plus)
         question = EVERY_QUESTION if labels is not None else STRAYS_ONLY
         return decide(result, question, self.settings, own=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -111,6 +111,9 @@ class ScoreInputs:
 
 NO_INPUTS = ScoreInputs()
 
+FitPlus = Callable[[Reference, CaptionIndex, float], PlusScorer]
+"""Gives bliss+ of a reference and captions with the weight λ, as `plus_of` does."""
+
 
 def check_clipn(score: Score, given: bool) -> None:
     """UsageError where a score needs a CLIPN and there is none, or the other way round."""
@@ -129,20 +132,20 @@ def rescored(
     score: Score,
     weight: float,
     inputs: ScoreInputs = NO_INPUTS,
-    plus: PlusScorer | None = None,
+    fit: FitPlus | None = None,
 ) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
-    `weight` is the λ of the scores that contain BLISS, `plus` bliss+ of the same reference and
-    captions where it is fitted already. Only BLISS and bliss+ have p-values. Raises BlissError
-    where something of `inputs` was made with another model.
+    `weight` is the λ of the scores that contain BLISS; `fit` is called for bliss+ in place of
+    `plus_of`. Only BLISS and bliss+ have p-values. Raises BlissError where something of `inputs`
+    was made with another model.
     """
     if score.name == "bliss":
         return result
     if score.name == "bliss+":
-        return _rescored_plus(result, plus or plus_of(result.reference, result.index, weight))
+        return _rescored_plus(result, weight, fit or plus_of)
     if score.name == AUTO:
-        return _rescored_auto(result, weight, plus)
+        return _rescored_auto(result, weight, fit or plus_of)
     fitting = fitting_for(score, result, inputs)
     found = fit_score(score, fitting)(Query(whole_rows(result.images.vectors), result.retrieved))
     return replace(
@@ -190,14 +193,15 @@ def plus_of(reference: Reference, index: CaptionIndex, weight: float) -> PlusSco
     )
 
 
-def _rescored_plus(result: AuditResult, scorer: PlusScorer) -> AuditResult:
-    """`result` ranked by bliss+, for any kind of reference.
+def _rescored_plus(result: AuditResult, weight: float, fit: FitPlus) -> AuditResult:
+    """`result` ranked by bliss+ with the weight λ, for any kind of reference.
 
     Images of the reference are left out of it as `result` left them out. Calibration images give
     p-values: if held out, neither the moments of the reference nor any scale of the score has seen
-    them; if not, each is left out of its class.
+    them; if not, each is left out of its class. Raises as `fit` does.
     """
     reference, index = result.reference, result.index
+    scorer = fit(reference, index, weight)
     parts = scorer.parts(whole_rows(result.images.vectors), result.retrieved, result.left_out)
     found = parts.sum(axis=1)
     p_values = None
@@ -218,21 +222,15 @@ def _rescored_plus(result: AuditResult, scorer: PlusScorer) -> AuditResult:
     )
 
 
-def held_bytes(index: CaptionIndex) -> int:
-    """Bytes of all caption vectors as bliss+ reads them."""
-    return int(index.count * index.model["dimension"] * 4)
-
-
-def _rescored_auto(result: AuditResult, weight: float, plus: PlusScorer | None) -> AuditResult:
+def _rescored_auto(result: AuditResult, weight: float, fit: FitPlus) -> AuditResult:
     """`result` ranked by bliss+ where that is possible, else as it is, with the reason."""
     index, counts = result.index, result.reference.moments.counts
-    size = held_bytes(index)
+    size = index.count * index.model["dimension"] * 4
     if size > MOST_TEXT_BYTES:
         held = f"the vectors of {index.count:,} captions, {size >> 20:,} MiB, would be held at once"
         return replace(result, chosen=f"score auto: bliss; bliss+ was not used because {held}")
     try:
-        scorer = plus or plus_of(result.reference, index, weight)
-        found = _rescored_plus(result, scorer)
+        found = _rescored_plus(result, weight, fit)
     except UsageError:
         raise
     except BlissError as error:
