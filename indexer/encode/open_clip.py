@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -125,8 +125,7 @@ def encoder_of(
     def map_cells(pixels: np.ndarray, directions: np.ndarray) -> CellMap:
         from .cells import cell_map
 
-        precise = used if dtype == torch.float32 else copy.deepcopy(used).float()
-        return cell_map(precise, standardised(pixels), directions)
+        return cell_map(precise(), standardised(pixels), directions)
 
     short = recall_truncation(weights)
     if short is None:
@@ -135,6 +134,11 @@ def encoder_of(
     cast = facts.get("precision") == CAST_BF16
     dtype = torch.bfloat16 if cast else torch.float32
     used = _in_dtype(model, dtype) if cast else model
+
+    @cache
+    def precise() -> torch.nn.Module:
+        """The same weights in float32."""
+        return _in_dtype(used, torch.float32) if cast else used
 
     def encode_tokens(tokens: np.ndarray, through: Through | None = None) -> np.ndarray:
         if not len(tokens):
