@@ -27,7 +27,7 @@ from ...indexer import (
 )
 from ...safe_text import GUARD_PATTERN, GUARDED_PATTERN, counted, terminal_text, text_cell
 from ..folder import COPIES, ISSUES, RunFolder
-from ..issues import KINDS, LOOK_ALIKE
+from ..issues import ANY_CLASS, KINDS, LOOK_ALIKE
 from ..review.photographs import (
     AGAINST,
     NO_FILE,
@@ -131,6 +131,7 @@ def page_data(
         "images": images,
         "groups": _groups(grouping, images, captions),
         "grouped": grouping.of,
+        "any_class": ANY_CLASS,
         "copies": [_copies(group, places, shelf, links, sizes) for group in groups],
         "alike": [_copies(pair, places, shelf, links, sizes) for pair in alike],
         "map": map_points(run, shown, classes.add),

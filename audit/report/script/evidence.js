@@ -28,7 +28,7 @@ function sentence(image, kind = image.issues[0]?.[0]) {
   if (image.label !== null) parts.push('Filed under ', name(image.label));
   const better = kind === 'label' ? image.predicted_label : image.nearest;
   if (kind === 'label' && !image.is_label_issue) return [isolated(evidence[0].toUpperCase() + evidence.slice(1))];
-  const unlike = kind === 'label' && suggestion === 'see whether it belongs to any class';
+  const unlike = kind === 'label' && suggestion === data.any_class;
   if (unlike) return [...parts, ', unlike every class; nearest to ', name(better)];
   if (kind === 'label') return [...parts, '; looks like ', name(better)];
   if (kind !== 'stray' && better !== image.label) {
