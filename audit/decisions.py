@@ -45,6 +45,7 @@ NOTHING_FLAGS = (
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class DecisionRule:
     """How images are to be flagged."""
@@ -96,6 +97,7 @@ class DecisionRule:
             raise _nothing_to_count()
 
 
+@checked_fields
 @dataclass(frozen=True)
 class AuditQuestion:
     """What an audit is to find out, and how it is to decide."""
@@ -226,10 +228,6 @@ class AuditQuestion:
                 "clean images of every class, in folders of their names",
                 "Add some, or leave --per-class out",
             )
-
-
-checked_fields(DecisionRule)
-checked_fields(AuditQuestion)
 
 
 def with_calibration(

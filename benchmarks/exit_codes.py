@@ -2,10 +2,10 @@
 
 Light commands end soon after they read a table, when a reader's thread may still run and abort the
 process (exit code 134). Each is run on one small audit and one small index, as it would be typed,
-in rounds of all commands, until each has run N times or the time is over. Each is a
-fork of a process that has imported the libraries and read nothing: importing takes most of the time
-of such a command. A fork ends as any process does, and starts readers' threads of its own. With
---spawned each is a process that imports them itself.
+in rounds of all commands, until each has run N times or the time is over. Each is a fork of a
+process that has imported the libraries and read nothing: importing takes most of the time of such a
+command. A fork ends as any process does, and starts readers' threads of its own. With --spawned
+each is a process that imports them itself.
 """
 
 from __future__ import annotations

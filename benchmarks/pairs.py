@@ -10,10 +10,9 @@ kept at level 0.05. Also with captions from outside the collection in place of s
 the pairs, some with captions of the other 170.
 
 Synthetic: pairs in clusters of 10, 5 % swapped: all rivals of --exact pairs summed, then the 10
-nearest rivals of --lists pairs through inverted lists, of which as many are searched as
-`bliss pairs` does, 1 of 128. Beside each the bare search
-of the nearest texts of 20,000 images, times their number. The peak of memory is what the searches
-and the scores take beside the embeddings.
+nearest rivals of --lists pairs through inverted lists, of which as many are searched as `bliss
+pairs` does, 1 of 128. Beside each the bare search of the nearest texts of 20,000 images, times
+their number. The peak of memory is what the searches and the scores take beside the embeddings.
 """
 
 from __future__ import annotations

@@ -196,9 +196,9 @@ def choose_column(where: str, given: str | None, columns: Sequence[tuple[str, bo
     else:
         candidates = [name for name in names if name == given]
         problem = f"there is {'more than one' if candidates else 'no'} column {given!r}"
-    if len(candidates) == 1 and names.count(candidates[0]) == 1:
-        return candidates[0]
     if len(candidates) == 1:
+        if names.count(candidates[0]) == 1:
+            return candidates[0]
         problem = f"there is more than one column {candidates[0]!r}"
     raise UsageError(
         f"in {where} {problem}",

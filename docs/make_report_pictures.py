@@ -98,16 +98,8 @@ def main() -> None:
     os.chdir(root)  # so that no path of this machine is in a picture
     render(Path("drawings/train"))
     write_corpus(Path("captions.txt"), 0)
-    audit = [
-        "audit",
-        "drawings/train",
-        "--corpus",
-        "captions.txt",
-        "--model",
-        "demo",
-        "--score",
-        "bliss",
-    ]
+    audit = ["audit", "drawings/train", "--corpus", "captions.txt"]
+    audit += ["--model", "demo", "--score", "bliss"]
     assert run([*audit, "--flag", "25", "--output", "run", "--quiet"]) == 0
     report = Path("run/report.html")
     save_pictures(report)

@@ -374,12 +374,12 @@ def _unreadable(file: str, error: Exception) -> BlissError:
 
 
 PATH_COLUMNS = (
-    *("path", "file_name", "image_path", "image", "file", "file_path", "img_path", "image_name"),
-)
+    "path", "file_name", "image_path", "image", "file", "file_path", "img_path", "image_name",
+)  # fmt: skip
 LABEL_COLUMNS = (
-    *("label", "labels", "class", "cls", "category", "class_name", "target", "label_name"),
-    *("class_label", "species", "breed"),
-)
+    "label", "labels", "class", "cls", "category", "class_name", "target", "label_name",
+    "class_label", "species", "breed",
+)  # fmt: skip
 """The first of each kind that is there is taken."""
 ESCAPED_COLUMNS = ("escaped_path", "escaped_label")
 """Of a csv file whose cells are as `csv_cells` writes them."""
@@ -395,8 +395,8 @@ def choose_named(
     """`given`, or else the first of the `usual` names that is there, or None.
 
     A name counts in any case, and with spaces and other joints, where none is written just so:
-    Class Name is class_name. UsageError
-    naming `option` where `given` is not among `names`, or is several of them.
+    Class Name is class_name. UsageError naming `option` where `given` is not among `names`, or is
+    several of them.
     """
     if given is None:
         found = next((found[:1] for name in usual if (found := _spelled(names, name))), [])
