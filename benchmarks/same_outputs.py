@@ -265,12 +265,17 @@ def _flag(value: str, known: set[str]) -> list[str]:
     return [names[0] if names else "--top", value]
 
 
+def _fail_on(value: str, known: set[str]) -> list[str]:
+    return ["--fail-on", value if "--max-failures" in known else f"flagged={value}"]
+
+
 SPELLINGS: dict[str, Callable[[str, set[str]], list[str]]] = {
     "lambda": spell_pair("--weight", "--lambda"),
     "show": spell_pair("--top", "--show"),
     "labels": spell_pair("--labels", "--labels-file"),
     "image": spell_pair("--image", "--like"),
     "flag": _flag,
+    "failon": _fail_on,
     "class": _class_prompt,
     "report": _report,
     "search": _search,
@@ -323,7 +328,7 @@ COMMANDS = (
             "--index idx -o calibrated2 @report=none " + P),
     Command("audit contamination", "audit photos --index idx --contamination 0.1 -o share " + P),
     Command("audit null", "audit photos --index idx --empirical-null @report=none -o null " + P),
-    Command("audit flag", f"audit photos --index idx @flag=3 --fail-on 1 -o flagged {P}", 4),
+    Command("audit flag", f"audit photos --index idx @flag=3 @failon=1 -o flagged {P}", 4),
     Command("audit robust", "audit photos --index idx --robust @report=none -o robust " + P),
     Command("audit mislabel", "audit photos --index idx --question mislabel -o mislabel " + P),
     Command("audit normal", "audit flat --index idx --normal apple --normal boat "
