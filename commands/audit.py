@@ -100,8 +100,8 @@ class _Audit(Command):
 @opt.SEARCH
 @opt.FLAGGING
 @opt.MODEL
-@opt.AUDIT_DECODING
 @opt.ENGINE
+@opt.AUDIT_DECODING
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-audit", show_default=True, metavar="DIR",

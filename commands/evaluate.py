@@ -130,8 +130,8 @@ MEASUREMENT = grouped(
 @opt.COLLECTION
 @opt.MODEL
 @section("Model", EVAL_PRESET)
-@opt.DECODING
 @opt.ENGINE
+@opt.DECODING
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-eval", show_default=True, metavar="DIR",

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 @opt.COLLECTION
 @opt.CLASSES
 @opt.MODEL
-@opt.DECODING
 @opt.ENGINE
+@opt.DECODING
 @OUTPUT
 def tune(
     *,

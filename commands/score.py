@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @opt.COLLECTION
 @opt.FLAGGING
 @opt.MODEL
-@opt.SCORE_DECODING
 @opt.ENGINE
+@opt.SCORE_DECODING
 @section("Output", opt.TOP)
 @OUTPUT
 def score(

@@ -45,8 +45,8 @@ def test_audit_has_its_options_in_ten_sections(bliss) -> None:
     shown = bliss("audit", "--help").out
     titles = [line[:-1] for line in shown.splitlines() if line[:1].isalpha() and line[-1:] == ":"]
     assert titles == [
-        "Images", "Captions", "Scoring", "Classes", "Search", "Flagging", "Model", "Decoding",
-        "Engine", "Output", "Other options",
+        "Images", "Captions", "Scoring", "Classes", "Search", "Flagging", "Model", "Engine",
+        "Decoding", "Output", "Other options",
     ]  # fmt: skip
     assert len(options_of(EVERY["audit"])) + 1 <= 46  # and --help
 
