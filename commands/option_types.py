@@ -61,7 +61,7 @@ def limits(
     def made(
         context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
     ) -> Limits | None:
-        found: dict[str, int] = {}
+        found: dict[str, Any] = {}
         for word in split_names(context, parameter, values):
             name, equals, number = word.partition("=")
             counts = name != "small-classes"
