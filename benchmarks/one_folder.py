@@ -8,7 +8,9 @@ overexposed, blurred or of one colour). One audit of the folder reads its files.
 No model's weights were available: an encoder replays stored embeddings by the pixels that it is
 given. Photographs have their own. A changed one has none: a copy gets its source's with noise, at a
 cosine of 0.9 to 0.99, a bad picture at 0.9, one of a single colour a random direction. That the
-search proposes copies as candidates is therefore assumed, not measured, as is what cosines find.
+search proposes copies as candidates is therefore assumed, not measured, as is what cosines find. A
+picture of one colour is then unlike everything, and read early: orders are judged with and without
+the bad pictures, which another question finds.
 
 Rivals on the same images: cleanlab's label quality (normalised margin of logistic regression in
 five folds, out of sample) for labels, thresholds of the cosine for copies, and with --beside
@@ -235,14 +237,17 @@ def judged(
     stray, swap, bad = kind == "stray", kind == "swap", np.isin(kind, BAD)
     assert result.labels is not None and result.merged is not None and result.issues is not None
     filed = np.array([name.split("/")[0] for name in planted.names])[order]
-    found = {
-        "strays, by the stray score": at_count(result.scores.score, stray),
-        "wrong labels and strays, by the margin": at_count(result.labels.margin, stray | swap),
-        "the same, by read_first": at_count(result.merged, stray | swap),
-        "the same, by cleanlab": at_count(
-            cleanlab_doubt(np.asarray(result.images.vectors[:]), filed), stray | swap
-        ),
+    orders = {
+        "the margin": result.labels.margin,
+        "read_first": result.merged,
+        "cleanlab": cleanlab_doubt(np.asarray(result.images.vectors[:]), filed),
     }
+    found = {"strays, by the stray score": at_count(result.scores.score, stray)}
+    for name, each in orders.items():
+        found[f"strays and wrong labels, by {name}"] = at_count(each, stray | swap)
+    for name, each in orders.items():
+        kept = np.where(bad, -np.inf, each)
+        found[f"the same without bad pictures, by {name}"] = at_count(kept, stray | swap)
     issue = {name: np.zeros(len(order), bool) for name in ("label", "quality")}
     row = {int(r): i for i, r in enumerate(result.images.rows)}
     for each in result.issues.to_pylist():

@@ -119,7 +119,7 @@ def _candidates(
 
 def _products(rows: Rows, first: np.ndarray, second: np.ndarray, dtype: type) -> np.ndarray:
     """[p], inner products of pairs of rows, one at a time."""
-    made = np.empty(len(first), dtype)
+    made: np.ndarray = np.empty(len(first), dtype)
     for some in slices(len(first), PAIRS_AT_ONCE):
         made[some] = np.einsum("pd,pd->p", rows[first[some]], rows[second[some]], dtype=dtype)
     return made
