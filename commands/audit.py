@@ -51,7 +51,8 @@ INPUTS = grouped(
         option("--calibration", metavar="DIR", help="Further clean images, or their embeddings, "
                "for p-values."),
         option("--against", metavar="DIR", help="Another collection, its embeddings, or a fitted "
-               "reference: copies of its images are leaks."),
+               "reference: copies of its images are leaks. Or column=NAME, which says the split of "
+               "each image: copies in several splits are."),
     ),
     section(
         "Captions",

@@ -125,6 +125,7 @@ from .vectors.layout import metadata_parts as metadata_parts
 from .vectors.layout import open_embedding_folder as open_embedding_folder
 from .vectors.layout import parquet_schema as parquet_schema
 from .vectors.layout import read_parquet as read_parquet
+from .vectors.near_pairs import near_pairs as near_pairs
 from .vectors.nearest import Hits as Hits
 from .vectors.nearest import check_k as check_k
 from .vectors.nearest import exact_search as exact_search

@@ -35,6 +35,7 @@ from ...indexer import (
     EmbeddingFolder,
     OutsideRows,
     PartedRows,
+    Rows,
     Texts,
     UnreadableImage,
     column_names,
@@ -45,6 +46,7 @@ from ...indexer import (
     read_file,
     read_parquet,
     slices,
+    whole_rows,
 )
 from ...scorer import ARRAYS, NO_FILE
 from ..folder import RunFolder, located
@@ -283,6 +285,8 @@ def _unless_changed(place: int, data: bytes, wanted: Wanted) -> Photograph:
 
 
 ROWS_AT_ONCE = 65_536
+HELD_BYTES = 64 << 20
+"""Size up to which rows are held: a page reads them five times."""
 
 
 @dataclass(frozen=True)
@@ -306,9 +310,11 @@ class StoredImages:
         )
 
     @cached_property
-    def vectors(self) -> PartedRows:
-        """The unit rows of all stored images, as they were scored."""
-        return (PartedRows if self.ours else OutsideRows)(self.layout.vectors)
+    def vectors(self) -> Rows:
+        """The unit rows of all stored images, as they were scored; in memory where they are few."""
+        rows = (PartedRows if self.ours else OutsideRows)(self.layout.vectors)
+        few = self.layout.count * self.layout.dimension * 4 <= HELD_BYTES
+        return whole_rows(rows) if few else rows
 
     def hashes(self, places: Sequence[int]) -> list[str]:
         """What the images at `places` are known by: SHA-256 of the file, else of the vector."""
