@@ -80,9 +80,9 @@ def evidence(
 ) -> Evidence:
     """All four for unit rows `images` [n, d] with their retrieved texts.
 
-    `against` [n] are the log-sums over texts where they are known already.
+    `against` [n] are the log-sums over texts, nobody left out, where they are known already.
     """
-    texts = _against_texts(normal, images, retrieved, pairs) if against is None else against
+    texts = _against_texts(normal, images, retrieved, pairs, against)
     labels, margin, _ = _labels(normal, images, None)
     (bliss, distance), _ = _nearest(normal, images, retrieved, pairs, None)
     return Evidence(bliss, texts - labels, distance, margin)
@@ -112,13 +112,17 @@ def sample_evidence(
 
 
 def _against_texts(
-    normal: Normal, images: np.ndarray, retrieved: Retrieved, pairs: Pairs
+    normal: Normal,
+    images: np.ndarray,
+    retrieved: Retrieved,
+    pairs: Pairs,
+    known: np.ndarray | None = None,
 ) -> np.ndarray:
     """float64 [n], log of the weighted sum over texts, over all of them or by the tail."""
     rows, classes = pairs.left_out.images[pairs.inside], pairs.left_out.classes[pairs.inside]
     own = Own(rows, own_cosines(images[rows], classes, normal.reference.prompt_vectors))
     if normal.tail is None:
-        return log_sums(normal.texts, images, own)
+        return log_sums(normal.texts, images, own, known)
     return truncated_log_sums(normal.texts, normal.tail, images, retrieved, own).estimate
 
 

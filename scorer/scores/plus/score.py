@@ -49,7 +49,7 @@ from ..contract import (
     retrieved_texts,
     whole,
 )
-from ..text_terms import TextSum, TextTerm, WithTerms
+from ..text_terms import TextTerm, WithTerms
 from .evidence import Evidence, Normal, Pairs, evidence, pairs_of, sample_evidence
 from .pooled_distance import fit_pooled
 from .text_weights import fit_tail, fit_text_weights
@@ -169,6 +169,8 @@ class PlusScorer:
         self._texts = texts
         self._far = between(parameters, "far", 0, np.inf)
         self._calibrations: dict[int, _Calibration] = {}
+        self.terms: tuple[TextTerm, ...] = (normal.texts.term,) if normal.tail is None else ()
+        """The sums over all texts that it takes if a pass over them made them."""
 
     def __call__(
         self,
@@ -178,7 +180,7 @@ class PlusScorer:
         against: np.ndarray | None = None,
     ) -> np.ndarray:
         """float64 [n] of images [n, d] with their retrieved texts, each left out as `left_out`
-        says; `against` [n] are the log-sums over texts where they are known already."""
+        says; `against` [n] are its `terms`, where they are known already."""
         return self.parts(images, retrieved, left_out, against).sum(axis=1)
 
     def parts(
@@ -326,18 +328,13 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     reference = Reference(moments, normals.prompts, sample=kept)
     normal = _fit_normal(reference, fitting.texts, parameters)
     scorer = PlusScorer(normal, fitting.texts, parameters)
-    terms: tuple[TextTerm, ...] = ()
-    if normal.tail is None:
-        every = np.arange(len(fitting.texts))[None]
-        asked = TextSum(every, normal.texts.tau, normal.texts.weights)
-        terms = (TextTerm(fitting.texts, (asked,), lambda images, found: found[0]),)
 
     def scores(query: Query) -> np.ndarray:
         retrieved = retrieved_texts(query, "bliss+")
-        against = terms[0](query) if terms else None
+        against = scorer.terms[0](query) if scorer.terms else None
         return scorer(query.images, retrieved, NOTHING_LEFT_OUT, against)
 
-    return WithTerms(scores, terms)
+    return WithTerms(scores, scorer.terms)
 
 
 BLISS_PLUS = Score(
