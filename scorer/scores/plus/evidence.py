@@ -11,8 +11,16 @@ from ...bliss import Retrieved, class_blocks
 from ...leave_one_out import LeftOut
 from ...reference import Reference, Sample
 from ...statistics import VariancePrior
-from .pooled_distance import SAME_IMAGE, Pooled, relative, squared_distances
-from .text_weights import Own, Tail, TextWeights, log_sums, own_cosines, truncated_log_sums
+from .pooled_distance import SAME_IMAGE, Pooled, relative, squared_distances, without_own_classes
+from .text_weights import (
+    Own,
+    Tail,
+    TextWeights,
+    log_sums,
+    log_sums_without_classes,
+    own_cosines,
+    truncated_log_sums,
+)
 
 LABELS_AT_ONCE = 2048
 
@@ -94,11 +102,15 @@ def sample_evidence(
     """The sample's evidence as it is, and twice without the class of each image.
 
     Without their class its images are anomalies of the nearest kind: once the label is nowhere, and
-    once it is among the external texts, as the names of real anomalies often are. Their margins are
-    zeros.
+    once it is among the external texts, as the names of real anomalies often are. Neither the text
+    weights nor the covariance of all images know the class then. Their margins are zeros.
     """
     images, labels = normal.sample.images, normal.sample.labels
     texts = _against_texts(normal, images, retrieved, pairs)
+    unknown = texts
+    if normal.tail is None:
+        cosines = own_cosines(images, labels, normal.reference.prompt_vectors)
+        unknown = log_sums_without_classes(normal.texts, images, labels, cosines)
     with_own, margin, others = _labels(normal, images, labels)
     (bliss, distance), (apart, away) = _nearest(normal, images, retrieved, pairs, labels)
     own = own_cosines(images, labels, normal.reference.prompt_vectors) / normal.texts.tau
@@ -106,8 +118,8 @@ def sample_evidence(
     nothing = np.zeros(len(images))
     return (
         Evidence(bliss, texts - with_own, distance, margin),
-        Evidence(apart, texts - others, away, nothing),
-        Evidence(apart, np.logaddexp(texts, own) - others, away, nothing),
+        Evidence(apart, unknown - others, away, nothing),
+        Evidence(apart, np.logaddexp(unknown, own) - others, away, nothing),
     )
 
 
@@ -180,7 +192,6 @@ def _nearest(
     itself[pairs.left_out.images[pairs.inside]] = True
     for rows, squared in squared_distances(pooled, images, pairs.left_out, pairs.inside):
         distance[rows] = relative(pooled, squared, images[rows], itself[rows])
-        if gone is not None:
-            squared[np.arange(len(squared)), gone[rows]] = np.inf
-            away[rows] = relative(pooled, squared, images[rows], itself[rows])
+    if gone is not None and len(np.unique(gone)) > 1:
+        away = without_own_classes(pooled, normal.sample)
     return (bliss, distance), (apart, away)

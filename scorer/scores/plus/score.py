@@ -15,7 +15,7 @@ Each is standardised on reference images left out of their own class. With z of 
 The first three tell near anomalies. Their weights w are learnt by leaving out whole reference
 classes: without its class, a reference image is an anomaly of the nearest and hardest kind, and a
 logistic regression between such images and the same images as normal ones gives the weights
-(`learnt_weights`), so that words count little where they say little: a class without a
+(`learnt_weights`; neither the text weights nor a covariance then knows the class), so that words count little where they say little: a class without a
 name of its own, or classes that captions cannot tell apart. An image that is far off is unlike
 every class and every label at once: the last term is for it, and is 0 for nearly all normal images.
 Nothing but the reference is stored, so that references of every version serve. docs/bliss-plus.md
@@ -66,7 +66,7 @@ RIDGE = 1.0
 CONSTANT = 1e-9
 """Deviation, as a share of the largest value, below which evidence counts as constant."""
 
-VERSION = 2
+VERSION = 3
 """Incremented whenever the score starts to give other numbers; `run.json` states it."""
 
 
@@ -297,7 +297,7 @@ def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> _Calibrati
     margin = scale_of(pieces.margin)
     far = scale_of(_far(pieces, near[2], margin))
     found = _Calibration(near, margin, far, np.ones(3), np.nan, np.nan)
-    if normal.spread is None or len(normal.reference.classes) == 1:
+    if normal.spread is None or len(np.unique(normal.sample.labels)) == 1:
         return found
     normals = _near(pieces, found)
     anomalous = np.concatenate([_near(each, found) for each in anomalies])

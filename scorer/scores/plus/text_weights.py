@@ -44,6 +44,8 @@ NEAREST_IMAGES = 16
 
 IMAGES_AT_ONCE, VECTORS_AT_ONCE = 512, 1024
 """Together they bound a block of cosines, 2 MB, so that it stays in cache."""
+CLASS_TEXTS_AT_ONCE = 256
+"""Texts that all reference images meet at once."""
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,48 @@ def _sums_without(weights: TextWeights, images: np.ndarray, labels: np.ndarray) 
         terms /= left
         found = top / weights.tau + np.log(largest * terms.sum(axis=1, dtype=np.float64))
         total = np.logaddexp(total, found)
+    return total
+
+
+def log_sums_without_classes(
+    weights: TextWeights, images: np.ndarray, labels: np.ndarray, cosines: np.ndarray
+) -> np.ndarray:
+    """float64 [m], log Σ_j w_j e^{r_j/τ} for the reference images [m, d], each with the weights
+    from the images of the other classes alone.
+
+    `labels` [m] are their classes and `cosines` [m] those to their labels; h is the same for all.
+    """
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    counts = np.diff(np.append(starts, len(order)))
+    which = np.repeat(np.arange(len(starts)), counts)
+    share = (weights.strength / np.maximum(1, weights.count - counts))[:, None]
+    some, tau = np.asarray(images[order], np.float32), np.float32(weights.tau)
+    blocks = list(slices(len(weights.texts), CLASS_TEXTS_AT_ONCE))
+    sums = np.full((len(blocks), len(order)), -np.inf)
+
+    def work(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            block = blocks[number]
+            odds, hubs = weights.odds[block], weights.hubs[block]
+            gone = np.isinf(odds)
+            if gone.all():
+                continue
+            near = some @ np.asarray(weights.texts[block], np.float32).T
+            near[:, gone] = -np.inf
+            part = _bounded_odds(near, cosines[order], weights.tau)
+            left = odds - np.add.reduceat(part, starts, axis=0, dtype=np.float64)
+            each = (hubs / (1 + share * np.maximum(0, left))).astype(np.float32)
+            top = near.max(axis=1)
+            near -= top[:, None]
+            near /= tau
+            found = np.einsum("mv,mv->m", np.exp(near, out=near), each[which])
+            with np.errstate(divide="ignore"):
+                sums[number] = top / weights.tau + np.log(found)
+
+    share_among_threads(work, range(len(blocks)), len(blocks))
+    total = np.empty(len(order))
+    total[order] = np.logaddexp.reduce(sums, axis=0)
     return total
 
 
