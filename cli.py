@@ -36,8 +36,8 @@ from .errors import BlissError, NotNamed, name_too_long, out_of_files, too_many_
 def main() -> None:
     """Run the command line; every failure is one message on stderr and an exit code.
 
-    0 done; 1 the run met a problem; 2 the request cannot be met; 3 more failures than
-    --max-failures; 4 more flagged images than --fail-on; 130 interrupted.
+    0 done; 1 the run met a problem; 2 the request cannot be met; 3 more unreadable images than
+    --fail-on allows; 4 more flagged images than it allows; 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what it cannot show must not end a run

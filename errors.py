@@ -109,7 +109,7 @@ class FolderInUse(BlissError):
 
 
 class TooManyFailures(BlissError):
-    """More unreadable images than `--max-failures` allows."""
+    """More unreadable images than `--fail-on` allows."""
 
     exit_code = 3
 

@@ -113,7 +113,7 @@ def without_small(
             + rest * (len(aside) > 1),
             f"at least {least} in {'every class' if strict else 'one class'}",
             "Add reference images of that class or leave the class out"
-            + ", or leave --strict out to set it aside" * (strict and not few.all()),
+            + ", or leave --fail-on small-classes out to set it aside" * (strict and not few.all()),
         )
     numbers = np.where(few, -1, np.cumsum(~few) - 1)
     labels = np.where(normal.labels >= 0, numbers[normal.labels], -1)
@@ -125,7 +125,8 @@ def set_aside_text(aside: Mapping[str, int], least: int) -> str:
     shown = _first([f"{terminal_text(name)} ({count:,})" for name, count in aside.items()])
     return (
         f"{counted(len(aside), 'class', 'classes')} with fewer than {least} images set aside: "
-        f"{shown}; their images are compared with the other classes (--strict refuses)"
+        f"{shown}; their images are compared with the other classes (--fail-on small-classes "
+        "refuses)"
     )
 
 

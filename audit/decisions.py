@@ -88,9 +88,9 @@ class DecisionRule:
         """Raise UsageError for what needs p-values, where there are no clean images for them."""
         if self.per_class:
             raise UsageError(
-                "--per-class was given without clean images to compare with",
+                "--p-values per-class was given without clean images to compare with",
                 "p-values, from a clean --reference or --calibration DIR",
-                "Add one of them, or leave --per-class out",
+                "Add one of them, or leave per-class out",
             )
         named = self.top is not None or self.contamination is not None or self.empirical_null
         if self.fail_on is not None and not named:
@@ -131,7 +131,7 @@ class AuditQuestion:
             for given, name in (
                 (self.rule.leave_one_out, "--p-values leave-one-out"),
                 (self.calibration, "--calibration"),
-                (self.rule.per_class, "--per-class"),
+                (self.rule.per_class, "--p-values per-class"),
                 (self.rule.empirical_null, "--flag empirical-null"),
             ):
                 if given:
@@ -164,7 +164,7 @@ class AuditQuestion:
             (self.ranks_labels, "--question mislabel", ("bliss",)),
             (self.robust, "--robust", ("bliss", "bliss+")),
             (self.calibration, "--calibration", ("bliss", "bliss+")),
-            (self.rule.per_class, "--per-class", ("bliss",)),
+            (self.rule.per_class, "--p-values per-class", ("bliss",)),
             (self.rule.leave_one_out, "--p-values leave-one-out", ("bliss", "bliss+")),
         ):
             if given and score not in works:
@@ -216,17 +216,17 @@ class AuditQuestion:
     def check_calibration(
         self, labels: Texts[str | None], classes: Sequence[str], source: str
     ) -> None:
-        """Raise UsageError where --per-class has no calibration image of a class."""
+        """Raise UsageError where --p-values per-class has no calibration image of a class."""
         if not self.rule.per_class:
             return
         found = numbers_of(labels, {name: number for number, name in enumerate(classes)})
         counts = np.bincount(found[found >= 0], minlength=len(classes))
         if counts.min() == 0:
             raise UsageError(
-                f"--per-class was given and {source} has no image of class "
+                f"--p-values per-class was given and {source} has no image of class "
                 f"'{classes[int(counts.argmin())]}'",
                 "clean images of every class, in folders of their names",
-                "Add some, or leave --per-class out",
+                "Add some, or leave per-class out",
             )
 
 
@@ -236,7 +236,7 @@ def with_calibration(
     """The reference with `clean` images as its calibration sample, replacing any it held out.
 
     Those that are in the reference are not used. Raises BlissError for another model's embeddings,
-    UsageError where none is left, or with --per-class where a class has none.
+    UsageError where none is left, or with --p-values per-class where a class has none.
     """
     check_same_model(clean.model, clean.source, reference.model, "the reference")
     members = as_members(reference.members)

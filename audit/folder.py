@@ -178,6 +178,8 @@ def current_names(request: Mapping[str, Any]) -> dict[str, Any]:
         "trained": sorted(filter(None, trained)),
     }
     made |= {name: value for name, value in merged.items() if value}
+    if "leave-one-out" in made.pop("p_values", ()):  # per-class only changes the decision
+        made["p_values"] = "leave-one-out"
     # What ranks the images: the other questions only add issues, and are answered again.
     questions = made.pop("question", "")
     questions = [questions] if isinstance(questions, str) else questions

@@ -506,6 +506,6 @@ def check_failures(images: HasFailures, most: int | None) -> None:
         raise TooManyFailures(
             f"{counted(count, 'image')} could not be read (the first: "
             f"{images.failures[0].path}: {images.failures[0].reason})",
-            f"at most {most:,}, as --max-failures says",
+            f"at most {most:,}, as --fail-on says",
             "Repair or remove them; the results for the readable images are complete",
         )

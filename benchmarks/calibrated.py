@@ -107,7 +107,7 @@ def main() -> None:
         fdp = np.array([each.fdp for each in found])
         error = fdp.std(ddof=1) / np.sqrt(len(fdp))
         power = np.mean([each.power for each in found])
-        name = "p by class (--per-class)" if per_class else "p of the score (default)"
+        name = "p by class (--p-values per-class)" if per_class else "p of the score (default)"
         met = fdp.mean() <= LEVEL + error
         print(
             f"{name}: false discovery proportion {fdp.mean():.3f}, standard error {error:.3f}; "

@@ -45,6 +45,10 @@ from blissaudit.commands.removed import translate
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 0.0
 """Largest difference of two numbers that passes for none."""
+MEASURED = (
+    "width", "height", "brightness", "brightness_perc_5", "brightness_perc_99", "entropy", "colour",
+    "blurriness", "blurriness_grayscale_std", "range", "pixels_sha256", "sketch",
+)  # fmt: skip
 INTENDED: tuple[tuple[str, str], ...] = (
     ("*: */build.log.jsonl: : written by the old alone", "stage rates are no longer logged"),
     ("*: *: *sources(?]/undecodable: only in the new", "counted in manifests now"),
@@ -70,7 +74,74 @@ INTENDED: tuple[tuple[str, str], ...] = (
     ("*: */run.json: checksums/scores.*: *", "of a file that is compared itself"),
     ("*: */hits/*.json: index: *", "a digest of the index's manifest, which has other keys"),
     ("*: */hits/*.json: checksums/*: only in the *", "named by the digest"),
-    ("*: *.html: data/guard: only in the new", "cells are guarded by one pattern"),
+    ("*: *.html: *", "the page was designed again"),
+    ("*: */issues.*: *", "one list of issues of every kind"),
+    ("audit *mislabel: */label_issues.csv: *", "issues.csv under another name"),
+    ("*: */run.json: issues: only in the new", "one list of issues of every kind"),
+    ("*: stdout: *issues: only in the new", "one list of issues of every kind"),
+    ("*: stdout: read_first: only in the new", "one order of strays and wrong labels"),
+    ("*: stdout: line *: 0 lines became *issues of *", "issues are listed in the terminal"),
+    ("*: */run.json: checksums/*issues.*: *", "of a file that is compared itself"),
+    ("*: */run.json: request/question: * became (*", "several questions can be asked"),
+    ("*: */run.json: images/set_aside: only in the new", "classes that are set aside are counted"),
+    ("*: stdout: counts/set_aside: only in the new", "classes that are set aside are counted"),
+    ("*: */run.json: */fingerprint: only in the new", "a run says what it was made from"),
+    ("*: *: decision/guaranteed: only in the new", "measured and guaranteed rates are told apart"),
+    ("*: *: decision/reason: *", "it says what to do, and names --p-values"),
+    ("*: stdout: line *held out for calibration *", "it says what to do, and names --p-values"),
+    ("*: */scores.csv: line 1: *", "it has the columns of scores.parquet, which is compared"),
+    ("*: */scores.parquet: read_first: only in the new", "one order of strays and wrong labels"),
+    ("*: */scores.parquet: given_z: only in the new", "pulls against the class filed under"),
+    *(
+        (
+            f"*: stdout: worst*/captions*/{key}: *",
+            "captions that pull away from the class filed under",
+        )
+        for key in ("caption", "z", "similarity")
+    ),
+    ("*: stdout: line *(+*", "captions that pull away from the class filed under"),
+    ("*: */groups.json: groups*", "captions that pull away from the class filed under"),
+    ("*: */groups.json: of: *", "what was not flagged is called unusual"),
+    ("*: */groups.json: scores: *", "a checksum of scores.parquet, which is compared itself"),
+    *(
+        (f"*: */metadata_?.parquet: {key}: only in the new", "measured while images are decoded")
+        for key in MEASURED
+    ),
+    ("*: */manifest.json: checksums/metadata/*: *", "of a file that is compared itself"),
+    ("*: */manifest.json: request/collection: only in the new", "labels are part of a request"),
+    ("audit table: */manifest.json: request/images: *", "columns are part of a request"),
+    ("*: */members.parquet: sketch: only in the new", "for copies between collections"),
+    ("*: */manifest.json: checksums/members.parquet: *", "of a file that is compared itself"),
+    ("*: */reference/manifest.json: key: *", "made of more than before"),
+    ("reference fit: */manifest.json: request: only in the new", "a fit can be repeated"),
+    ("audit labels file: stderr: *none of them new*", "contents embedded before are reused"),
+    ("audit flag: */run.json: request/fail_on: 1 became flagged=1", "one --fail-on"),
+    ("audit per class: */run.json: request/p*: only in the *", "--per-class became --p-values"),
+    ("*robust: *", "λ keeps the balance of prompt and captions, so that scores differ"),
+    ("audit embeddings own: */run.json: *", "--robust with that λ"),
+    ("audit embeddings own: */scores.parquet: *", "--robust with that λ"),
+    ("*: stderr: * of emb/test is no class of the reference*", "such labels are counted"),
+    ("*: stdout: line *'prompts: {}' became ''", "an empty entry is left out"),
+    ("*: stderr: *captions embedded: 603* became 'captions copied*", "they are not embedded"),
+    ("*: stdout: line * (guaranteed): *", "measured and guaranteed rates are told apart"),
+    ("audit embeddings own: stdout: line *", "--robust with that λ"),
+    ("audit embeddings mislabel: stdout: line *issue of*", "issues are listed in the terminal"),
+    ("score bliss+: stdout: line *", "version 2 of bliss+"),
+    ("score bliss+: */scores.*: *", "version 2 of bliss+"),
+    ("*eval *: stderr: *scores evaluated: 26*", "three scores more"),
+    ("score bliss+: */run.json: bliss_plus: *", "version 2 of bliss+"),
+    ("*eval *: eval/eval.json: *", "three scores more, and version 2 of bliss+"),
+    ("*eval *: bliss-eval/*: *", "three scores more, and version 2 of bliss+"),
+    ("*eval *: eval/*: *", "three scores more, and version 2 of bliss+"),
+    ("*eval *: stdout: *", "three scores more, and version 2 of bliss+"),
+    ("*: stdout: *rank*_[ab]: only in the new", "runs are compared by rank"),
+    ("*export*: exported*/data*: *", "the columns of scores.parquet"),
+    ("*export*: exported*/dataset_info.json: *", "the columns of scores.parquet"),
+    ("*: stdout: *similarity: *, a difference of ?.*e-08", "rounded once, from float64"),
+    ("old *: */*: : written by the new alone", "repeated with what the new one adds"),
+    ("old run reported: stdout: line 1: *", "the size of a page that was designed again"),
+    ("diff: *: *rank*", "runs are compared by rank"),
+    ("old *: stderr: *fitted reference reused from*", "a reference made before is found"),
     (
         "score bliss+: s-bliss+/scores.*: score: *, at most by ?.*e-08",
         "its weights are scipy's L-BFGS-B's",
@@ -265,12 +336,17 @@ def _flag(value: str, known: set[str]) -> list[str]:
     return [names[0] if names else "--top", value]
 
 
+def _fail_on(value: str, known: set[str]) -> list[str]:
+    return ["--fail-on", value if "--max-failures" in known else f"flagged={value}"]
+
+
 SPELLINGS: dict[str, Callable[[str, set[str]], list[str]]] = {
     "lambda": spell_pair("--weight", "--lambda"),
     "show": spell_pair("--top", "--show"),
     "labels": spell_pair("--labels", "--labels-file"),
     "image": spell_pair("--image", "--like"),
     "flag": _flag,
+    "failon": _fail_on,
     "class": _class_prompt,
     "report": _report,
     "search": _search,
@@ -323,7 +399,7 @@ COMMANDS = (
             "--index idx -o calibrated2 @report=none " + P),
     Command("audit contamination", "audit photos --index idx --contamination 0.1 -o share " + P),
     Command("audit null", "audit photos --index idx --empirical-null @report=none -o null " + P),
-    Command("audit flag", f"audit photos --index idx @flag=3 --fail-on 1 -o flagged {P}", 4),
+    Command("audit flag", f"audit photos --index idx @flag=3 @failon=1 -o flagged {P}", 4),
     Command("audit robust", "audit photos --index idx --robust @report=none -o robust " + P),
     Command("audit mislabel", "audit photos --index idx --question mislabel -o mislabel " + P),
     Command("audit normal", "audit flat --index idx --normal apple --normal boat "
@@ -568,6 +644,8 @@ class Checkout:
         words = tokens.split()
         if words[0] in ("audit", "score") and "--score" not in words:
             words += ["--score", "bliss"]  # bliss+ is the default now
+        if words[0] == "audit" and "--question" not in words:
+            words += ["--question", "stray"]  # every question is the default now
         plain = next((i for i, word in enumerate(words) if word[0] in "-@"), len(words))
         groups = ("index", "corpora", "reference", "train")
         path = words[: min(plain, 2 if words[0] in groups else 1)]

@@ -145,7 +145,7 @@ def jobs(folder: Path) -> list[Job]:
     captions.write_text("".join(f"a photo of thing number {i} on a table\n" for i in range(30_000)))
     command = ["-m", "blissaudit"]
     audit = [*command, "audit", "--embeddings", str(images), "--index", str(indexes[1])]
-    audit += ["--score", "bliss"]
+    audit += ["--score", "bliss", "--question", "stray"]
     made = [
         Job("search_cost", lambda _: ["-c", SEARCH, str(indexes[0]), str(queries)]),
         Job("bulk_scoring", lambda _: ["-c", SCORING, str(arrays)]),
@@ -171,6 +171,7 @@ def jobs(folder: Path) -> list[Job]:
                 "audit_overhead",
                 lambda out: [
                     *command, "audit", str(photographs), "--model", "demo", "--score", "bliss",
+                    "--question", "stray",
                     "-o", str(out / "run"),
                 ],
             )

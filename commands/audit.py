@@ -95,14 +95,13 @@ class _Audit(Command):
 @INPUTS
 @opt.COLLECTION
 @opt.CLASSES
-@opt.STRICT
 @opt.SCORING
 @section("Scoring", PRESET)
 @opt.SEARCH
 @opt.FLAGGING
 @opt.MODEL
-@opt.DECODING
 @opt.ENGINE
+@opt.AUDIT_DECODING
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-audit", show_default=True, metavar="DIR",
@@ -110,8 +109,6 @@ class _Audit(Command):
     opt.OVERWRITE,
     option("--report", type=REPORT_SIZE, metavar="N|none", default=1000, show_default=True,
            help="Images that report.html shows one by one, or none to write no report."),
-    option("--heatmaps", is_flag=True, help="Map the score of each image in report.html over its "
-           "picture; they pass through the model again."),
     opt.TOP,
 )  # fmt: skip
 @OUTPUT
@@ -121,7 +118,6 @@ def audit(
     inputs: Inputs,
     collection: opt.CollectionOptions,
     classes: opt.ClassOptions,
-    strict: bool,
     scoring: opt.ScoringOptions,
     preset: str | None,
     search: SearchChoice | None,
@@ -132,7 +128,6 @@ def audit(
     folder: str,
     overwrite: bool,
     report: int,
-    heatmaps: bool,
     top: int,
     output: Output,
 ) -> None:
@@ -172,10 +167,8 @@ def audit(
         inputs, scoring, classes, model,
         index=inputs.index,
     )  # fmt: skip
-    if heatmaps and report < 0:
-        raise UsageError("--heatmaps was given with --report none", "a report", "Leave one out")
-    choice = model.choice()
-    rule, trained = flagging.rule(), opt.sort_trained(inputs.trained)
+    limits = decoding.limits
+    rule, trained = flagging.rule(limits.flagged), opt.sort_trained(inputs.trained)
     if search is not None:
         opt.say_plans(inputs.index, search)
     request = AuditRequest(
@@ -188,14 +181,14 @@ def audit(
         image_options=collection.options(),
         search=search or DEFAULT_SEARCH,
         output=folder,
-        model=choice,
+        model=model.choice(),
         settings=scoring.settings(classes.words()),
         embed=decoding.embedding(overwrite, opt.ray_engine(engine, model)),
         score=inputs.score,
         keep_duplicates=inputs.keep_duplicates,
         head=trained.head,
         question=AuditQuestion(inputs.question, inputs.robust, inputs.calibration, rule),
-        strict=strict,
+        strict=limits.small_classes,
         against=inputs.against,
     )
     asked = {
@@ -203,7 +196,7 @@ def audit(
         **opt.recorded(
             inputs, collection, classes, scoring, flagging, model, decoding,
             images=images, preset=preset, search=search, engine=engine, output=folder,
-            overwrite=overwrite, top=top, strict=strict,
+            overwrite=overwrite, top=top,
         ),
     }  # fmt: skip
     with only_run_in(Path(folder)), reused_workers():
@@ -213,10 +206,7 @@ def audit(
         save_audit(result, request.settings, folder, asked)
         page = None
         if report >= 0:
-            page = save_report(
-                folder, images=report, heatmaps=choice if heatmaps else None,
-                reference=result.reference, say=say if heatmaps else lambda line: None,
-            )  # fmt: skip
+            page = save_report(folder, images=report, reference=result.reference)
 
     def full_text() -> str:
         lines = [
@@ -227,6 +217,6 @@ def audit(
         return "\n".join(lines)
 
     output.show(json_summary(result, top), full_text)
-    check_failures(result.images, decoding.max_failures)
+    check_failures(result.images, limits.unreadable)
     assert result.decision is not None
-    check_flagged(result.decision, rule.fail_on)
+    check_flagged(result.decision, limits.flagged)

@@ -145,4 +145,4 @@ def drift(
 
     output.show(drift_summary(result, top), full_text)
     for images in (result.old, result.new):
-        check_failures(images, decoding.max_failures)
+        check_failures(images, decoding.limits.unreadable)

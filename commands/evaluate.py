@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..evaluation import Protocol
     from ..indexer import CaptionIndex, EmbeddedImages, EmbedOptions, Encoder, SearchChoice
 
-EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "max_failures",
+EFFORT = ("folder", "repeats", "as_json", "device", "workers", "overwrite", "fail_on",
           "engine")  # fmt: skip
 """Options that say how an evaluation is done, not what it measures."""
 
@@ -130,8 +130,8 @@ MEASUREMENT = grouped(
 @opt.COLLECTION
 @opt.MODEL
 @section("Model", EVAL_PRESET)
-@opt.DECODING
 @opt.ENGINE
+@opt.DECODING
 @section(
     "Output",
     option("-o", "--output", "folder", default="bliss-eval", show_default=True, metavar="DIR",
@@ -175,7 +175,7 @@ def evaluate(
         embed = decoding.embedding(overwrite, opt.ray_engine(engine, model))
         found = _judge_issues(measurement, index, judge, embed, classes.words(), Path(folder))
         output.show(*found[:2])
-        check_failures(found[2], decoding.max_failures)
+        check_failures(found[2], decoding.limits.unreadable)
         return
     reference = measurement.reference
     if reference is None:
@@ -231,7 +231,7 @@ def evaluate(
     if measurement.repeats is not None:
         _say_differences(measurement.repeats, read_json(Path(folder) / SUMMARY))
     for each in sets:
-        check_failures(each, decoding.max_failures)
+        check_failures(each, decoding.limits.unreadable)
 
 
 def _judge_issues(

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 @opt.COLLECTION
 @opt.CLASSES
 @opt.MODEL
-@opt.DECODING
 @opt.ENGINE
+@opt.DECODING
 @OUTPUT
 def tune(
     *,
@@ -133,7 +133,7 @@ def tune(
     if not output.as_json:
         done = "--dry-run: nothing was stored" if dry_run else f"stored in {folder}"
         click.echo(terminal_text(done))
-    check_failures(found, decoding.max_failures)
+    check_failures(found, decoding.limits.unreadable)
 
 
 @click.command(cls=Command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,66 @@ def split_names(
     """Names that were given one by one or separated by commas, each once, in order."""
     names = (name.strip() for value in values for name in value.split(","))
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def p_value_words(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """held-out or leave-one-out, and per-class, as they were given."""
+    words = split_names(context, parameter, values)
+    if not {*words} <= {"held-out", "leave-one-out", "per-class"} or {*words} >= {
+        "held-out",
+        "leave-one-out",
+    }:
+        raise UsageError(
+            f"--p-values {','.join(words)} was given",
+            "held-out or leave-one-out, per-class, or two of them separated by a comma",
+            "Write --p-values leave-one-out,per-class",
+        )
+    return words
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too much for a command to succeed."""
+
+    flagged: int | None = None
+    unreadable: int | None = None
+    small_classes: bool = False
+
+    def __str__(self) -> str:
+        numbers = {"flagged": self.flagged, "unreadable": self.unreadable}
+        words = [f"{name}={most}" for name, most in numbers.items() if most is not None]
+        return ",".join(words + ["small-classes"] * self.small_classes)
+
+
+def limits(
+    *kinds: str,
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], Limits | None]:
+    """What makes Limits of NAME=N and small-classes, of those in `kinds`; None if there is none."""
+
+    def made(
+        context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+    ) -> Limits | None:
+        found: dict[str, Any] = {}
+        for word in split_names(context, parameter, values):
+            name, equals, number = word.partition("=")
+            counts = name != "small-classes"
+            if name not in kinds or not (_is_count(number) if counts else not equals):
+                forms = [kind if kind == "small-classes" else f"{kind}=N" for kind in kinds]
+                raise UsageError(
+                    f"--fail-on {word} was given",
+                    f"{', '.join(forms[:-1])} or {forms[-1]}" if forms[1:] else forms[0],
+                    f"Write --fail-on {kinds[0]}={word if _is_count(word) else 0}",
+                )
+            found[name.replace("-", "_")] = int(number) if counts else True
+        return Limits(**found) if found else None
+
+    return made
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 class SearchWords(click.ParamType):
@@ -45,7 +106,7 @@ class SearchWords(click.ParamType):
                 devices.append(number)
             elif not equals and word:
                 kind.append(word)
-            elif name and number.isascii() and number.isdigit():
+            elif name and _is_count(number):
                 numbers[name] = int(number)
             else:
                 raise UsageError(
@@ -93,7 +154,7 @@ class EngineType(click.ParamType):
             number = word.removeprefix("actors=")
             if number == word and address is None:
                 address = word
-            elif number != word and number.isascii() and number.isdigit():
+            elif number != word and _is_count(number):
                 actors = int(number)
             else:
                 wrong = True
@@ -116,7 +177,7 @@ class ReportSize(click.ParamType):
             return value
         if value == "none":
             return -1
-        if value.isascii() and value.isdigit():
+        if _is_count(value):
             return int(value)
         raise UsageError(
             f"--report {value!r} was given",
@@ -186,7 +247,7 @@ class Flag(click.ParamType):
         if isinstance(value, FlagRule):
             return value
         text = str(value)
-        if text.isascii() and text.isdigit():
+        if _is_count(text):
             return FlagRule("count", int(text))
         name, equals, number = text.partition("=")
         try:

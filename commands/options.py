@@ -16,7 +16,17 @@ from click.core import ParameterSource
 from ..errors import BlissError, UsageError
 from .base import grouped, option, say, section
 from .config_file import SOURCE
-from .option_types import ENGINE_NAME, EXCLUSION, FLAG_RULE, SEARCH_WORDS, EngineName, FlagRule
+from .option_types import (
+    ENGINE_NAME,
+    EXCLUSION,
+    FLAG_RULE,
+    SEARCH_WORDS,
+    EngineName,
+    FlagRule,
+    Limits,
+    limits,
+    p_value_words,
+)
 
 if TYPE_CHECKING:
     from ..audit import AuditSettings, ClassWords, DecisionRule, NoPrompts
@@ -103,11 +113,6 @@ ADDRESSES = option("--allow-address", multiple=True, metavar="ADDRESS", expose_v
 INDEX_HELP = "A caption index. Repeatable: several are searched as one."
 INDEX = option("--index", multiple=True, help=INDEX_HELP)
 INDEX_NEEDED = option("--index", multiple=True, required=True, help=INDEX_HELP)
-STRICT = section(
-    "Classes",
-    option("--strict", is_flag=True, help="Refuse classes with too few images, which are set aside "
-           "otherwise."),
-)  # fmt: skip
 OVERWRITE = option("--overwrite", is_flag=True, help="Replace the results of a different "
                    "request.")  # fmt: skip
 TOP = option("--top", type=click.IntRange(0), default=20, show_default=True, help="Images to show.")
@@ -194,7 +199,12 @@ class DecodingOptions:
     ignore_exif: bool
     workers: int | None
     time_limit: float
-    max_failures: int | None
+    fail_on: Limits | None
+
+    @property
+    def limits(self) -> Limits:
+        """What --fail-on says."""
+        return self.fail_on or Limits()
 
     def embedding(self, overwrite: bool = False, engine: RayEngine | None = None) -> EmbedOptions:
         """How images are decoded and embedded."""
@@ -210,15 +220,33 @@ class DecodingOptions:
         )
 
 
-DECODING = grouped("decoding", DecodingOptions, section(
-    "Decoding",
-    option("--workers", type=int, help="Decoding processes [default: one per core]"),
-    option("--time-limit", type=click.FloatRange(0, min_open=True), default=30.0,
-           show_default=True, metavar="SECONDS", help="Give up on an image after so long."),
-    option("--ignore-exif", is_flag=True, help="Do not rotate images as their EXIF data says."),
-    option("--max-failures", type=click.IntRange(0), metavar="N", help="Exit with code 3 when "
-           "more images cannot be read."),
-))  # fmt: skip
+FAIL_ON = {
+    "flagged": "flagged=N: exit with code 4 when more than N images are flagged",
+    "unreadable": "unreadable=N: exit with code 3 when more than N images cannot be read",
+    "small-classes": "small-classes: refuse classes with too few images, which are set aside "
+    "otherwise",
+}
+
+
+def _decoding(*kinds: str) -> Callable:
+    return grouped("decoding", DecodingOptions, section(
+        "Decoding",
+        option("--workers", type=int, help="Decoding processes [default: one per core]"),
+        option("--time-limit", type=click.FloatRange(0, min_open=True), default=30.0,
+               show_default=True, metavar="SECONDS", help="Give up on an image after so long."),
+        option("--ignore-exif", is_flag=True, help="Do not rotate images as their EXIF data says."),
+    ), section(
+        "Output",
+        option("--fail-on", multiple=True, metavar="LIMIT", callback=limits(*kinds),
+               help=f"{'; '.join(FAIL_ON[kind] for kind in kinds)}. Repeatable."),
+    ))  # fmt: skip
+
+
+DECODING = _decoding("unreadable")
+FIT_DECODING = _decoding("unreadable", "small-classes")
+SCORE_DECODING = _decoding("flagged", "unreadable")
+AUDIT_DECODING = _decoding("flagged", "unreadable", "small-classes")
+"""By what can be too much for the command."""
 
 
 @dataclass(frozen=True)
@@ -309,22 +337,20 @@ SCORING = grouped("scoring", ScoringOptions, section(
 
 @dataclass(frozen=True)
 class FlaggingOptions:
-    """Which images are flagged, and how many are too many."""
+    """Which images are flagged."""
 
     flag: FlagRule
-    per_class: bool
-    p_values: str | None
-    fail_on: int | None
+    p_values: tuple[str, ...]
 
-    def rule(self) -> DecisionRule:
-        """The options as an audit takes them."""
+    def rule(self, most: int | None) -> DecisionRule:
+        """The options as an audit takes them, with how many flagged images are not too many."""
         from ..audit import DecisionRule
 
         return DecisionRule(
             **self.flag.fields(),
-            per_class=self.per_class,
-            leave_one_out=self.p_values == "leave-one-out",
-            fail_on=self.fail_on,
+            per_class="per-class" in self.p_values,
+            leave_one_out="leave-one-out" in self.p_values,
+            fail_on=most,
         )
 
 
@@ -334,13 +360,11 @@ FLAGGING = grouped("flagging", FlaggingOptions, section(
            help="Which images are flagged. fdr=RATE: by q-values, where clean images give any; N "
            "or N%: the most anomalous; empirical-null[=RATE]: by a null estimated from the "
            "scores, without a guarantee."),
-    option("--per-class", is_flag=True, help="Compute p-values class by class."),
-    option("--p-values", type=click.Choice(["held-out", "leave-one-out"]), help="Compare with "
-           "clean images that were held out, which guarantees the rate, or with all images of a "
-           "clean reference, each left out of its class: more power, measured and not guaranteed "
-           "[default: held-out]"),
-    option("--fail-on", type=click.IntRange(0), metavar="N", help="Exit with code 4 when more "
-           "images are flagged."),
+    option("--p-values", multiple=True, metavar="HOW", callback=p_value_words, help="held-out: "
+           "compare with clean images that were held out, which guarantees the rate; "
+           "leave-one-out: with all images of a clean reference, each left out of its class: more "
+           "power, measured and not guaranteed; per-class: class by class. Repeatable, or "
+           "separated by commas [default: held-out]"),
 ))  # fmt: skip
 SEARCH = section(
     "Search",

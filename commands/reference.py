@@ -30,7 +30,6 @@ def reference() -> None:
            help="Share of the images held out for calibration."),
 )  # fmt: skip
 @opt.CLASSES
-@opt.STRICT
 @section(
     "Classes",
     option("--index", multiple=True, help="An index whose captions hold the label prompts, so "
@@ -38,7 +37,7 @@ def reference() -> None:
 )  # fmt: skip
 @opt.NEW_MODEL
 @section("Model", PRESET)
-@opt.DECODING
+@opt.FIT_DECODING
 @section(
     "Output",
     option("-o", "--output", "folder", required=True, metavar="DIR", help="The folder for the "
@@ -53,7 +52,6 @@ def fit(
     collection: opt.CollectionOptions,
     hold_out: float,
     classes: opt.ClassOptions,
-    strict: bool,
     index: tuple[str, ...],
     model: opt.ModelOptions,
     preset: str | None,
@@ -79,7 +77,7 @@ def fit(
         words=classes.words(),
         calibration_share=hold_out,
         embed=decoding.embedding(overwrite),
-        strict=strict,
+        strict=decoding.limits.small_classes,
     )
     with only_run_in(Path(folder)):
         found = run_fit(request, progress_lines(), say)
@@ -101,4 +99,4 @@ def fit(
         f"class{'es' * (len(names) != 1)}, {fitted.calibration_count:,} held out "
         f"for calibration, {len(found.failures):,} unreadable: {terminal_text(folder)}",
     )
-    check_failures(found, decoding.max_failures)
+    check_failures(found, decoding.limits.unreadable)

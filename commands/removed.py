@@ -51,6 +51,10 @@ REMOVED: dict[str, Removed] = {
     "--images-config": Removed(_DATASET, None),
     "--images-split": Removed(_DATASET, None),
     "--images-revision": Removed(_DATASET, None),
+    "--max-failures": Removed("--fail-on unreadable=N", "unreadable={}"),
+    "--strict": Removed("--fail-on small-classes", "small-classes", True),
+    "--per-class": Removed("--p-values per-class", "per-class", True),
+    "--heatmaps": Removed("`bliss report RUN --heatmaps`", None, True),
     "--shard": Removed("--engine ray", None),
 }
 """By the spelling of earlier versions. Where a command has an option of this name, that counts."""

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @opt.COLLECTION
 @opt.FLAGGING
 @opt.MODEL
-@opt.DECODING
 @opt.ENGINE
+@opt.SCORE_DECODING
 @section("Output", opt.TOP)
 @OUTPUT
 def score(
@@ -72,7 +72,7 @@ def score(
     from ..indexer import embed_images
     from ..scorer import load_reference
 
-    question = AuditQuestion(("stray",), rule=flagging.rule())
+    question = AuditQuestion(("stray",), rule=flagging.rule(decoding.limits.flagged))
     chosen = choose_score(question.score_for(name), separate=True, saved=True)
     question.check_score(chosen.name)
     listed = open_named(images, collection.options())
@@ -92,6 +92,6 @@ def score(
         result = rescored(result, chosen, settings.weight, plus=plus)
         result = decide(result, question, settings, own=False)
     output.show(json_summary(result, top), lambda: result_text(result, top, "see above"))
-    check_failures(found, decoding.max_failures)
+    check_failures(found, decoding.limits.unreadable)
     assert result.decision is not None
     check_flagged(result.decision, question.rule.fail_on)

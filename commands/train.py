@@ -106,7 +106,7 @@ def oecl(
     output.show(
         facts, lambda: "\n".join(terminal_text(line) for line in result_lines(result, folder))
     )
-    check_failures(result, decoding.max_failures)
+    check_failures(result, decoding.limits.unreadable)
 
 
 @dataclass(frozen=True)
@@ -206,11 +206,11 @@ def clipn(
         f"{losses['held_out']:.3f} on held-out pairs\n"
         f"CLIPN: {terminal_text(folder)}",
     )
-    most = decoding.max_failures
+    most = decoding.limits.unreadable
     if most is not None and counts["failures"] > most:
         raise TooManyFailures(
             f"{counted(counts['failures'], 'image')} could not be read",
-            f"at most {most:,}, as --max-failures says",
+            f"at most {most:,}, as --fail-on says",
             "Repair or remove them; the CLIPN trained on the readable ones is complete",
         )
 

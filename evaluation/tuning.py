@@ -187,7 +187,8 @@ class ToMeasure(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Candidate]: ...
+    def made(self, images: np.ndarray) -> Iterator[Candidate]:
+        """Each of them; `images` float32 [n, d] lay out those that images lay out."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def tune(
     truth = exact_truth(exact, queries, rescore)
     itself = measure(Candidate(EXACT, {}, exact, 0, 0.0), queries, truth, rescore)
     found = [replace(itself, recall_bound=1.0)]  # by definition, not by measuring
-    for candidate in candidates:
+    for candidate in candidates.made(queries.images[queries.first_half]):
         found.append(measure(candidate, queries, truth, rescore))
         progress("settings measured", len(found), 1 + len(candidates))
     found = with_dominated(found)
@@ -340,13 +341,15 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.settings)
 
-    def __iter__(self) -> Iterator[Candidate]:
+    def made(self, images: np.ndarray) -> Iterator[Candidate]:
+        """See `ToMeasure`."""
         index = self.index
         for kind, group in groupby(self.settings, key=lambda setting: setting[0]):
             if kind not in self.keep.made:
                 start = time.perf_counter()
                 path = self.keep.folder / f"{len(self.keep.made)}.faiss"
-                made = make_structure(index.stored, index.model["dimension"], kind, path)
+                dimension = index.model["dimension"]
+                made = make_structure(index.stored, dimension, kind, path, images=images)
                 self.keep.made[kind] = made
                 self.keep.seconds[kind] = time.perf_counter() - start
             for _, parameters in group:

@@ -273,7 +273,7 @@ class GpuStructure:
         self.rows, self.parameters = structure.rows, structure.parameters
         self.lists = min(structure.lists, MOST_SELECTED)
         self.most = min(structure.most, MOST_SELECTED)
-        self.index = _moved(gpus, structure.index)
+        self.index, self.asked = _moved(gpus, structure.index), structure.asked
 
     def propose(
         self,
@@ -288,7 +288,7 @@ class GpuStructure:
                 probes = min(parameters["nprobe"], MOST_SELECTED)
                 space = self.faiss.GpuParameterSpace()
                 space.set_index_parameter(self.index, "nprobe", probes)
-            _, rows = self.index.search(queries, wanted)
+            _, rows = self.index.search(self.asked(queries), wanted)
         return rows if selected is None else drop_unselected(rows, selected)
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...artefacts import sha256_of, write_atomically
 from ...errors import BlissError, UsageError
 from ..store.manifest import IndexFolder, local_folder
@@ -25,6 +27,7 @@ from .structures import (
     SEED,
     StoredStructure,
     fill_structure,
+    image_transform,
     new_structure,
     stored_structure,
     version,
@@ -51,15 +54,30 @@ class MadeStructure:
 
 
 def make_structure(
-    vectors: Rows, dimension: int, kind: str, path: Path, threads: int | None = None
+    vectors: Rows,
+    dimension: int,
+    kind: str,
+    path: Path,
+    threads: int | None = None,
+    *,
+    images: np.ndarray | None = None,
 ) -> MadeStructure:
     """Build a structure of `kind` over all of `vectors` in the file `path`, without installing it.
 
-    Raises UsageError where FAISS does not know the kind or it does not fit the vectors.
+    `images` float32 [n, d] are a sample of those that will be searched for, for a kind that is laid
+    out by images. Raises UsageError where they are missing, where FAISS does not know the kind or
+    it does not fit the vectors.
     """
     parts = read_kind(kind)
     check_fit(parts, len(vectors), dimension)
-    structure = new_structure(parts, dimension)
+    if parts.by_images and images is None:
+        raise UsageError(
+            f"kind of search '{kind}' was asked for without images to lay it out by",
+            "a sample of the images that are to be audited",
+            f"Run `bliss index tune INDEX --images DIR --kind {kind}`",
+        )
+    transform = image_transform(vectors, images) if parts.by_images and images is not None else None
+    structure = new_structure(parts, dimension, transform)
     fill_structure(structure, parts, vectors, threads)
     write_atomically(path, lambda file: write_structure(structure, file))
     return MadeStructure(parts, path, len(vectors), threads)

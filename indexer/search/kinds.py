@@ -27,6 +27,8 @@ CANDIDATES_OF_CODES = 32
 GRAPH_BREADTH = 128
 MOST = {"candidates": 10_000, "efSearch": 1_000_000, "quantizer_efSearch": 1_000_000}
 """Largest values: beyond them exact search is faster."""
+BY_IMAGES = "Images,"
+"""Before a kind with lists: its vectors are laid out by a sample of images, see `structures`."""
 LINKS = range(2, 513)
 """Neighbours of a vector in a graph: FAISS aborts at 0, and 512 take 4 KiB a vector."""
 
@@ -44,6 +46,16 @@ class Kind:
     """Lists are found through a graph of their centres."""
     code: str
     """How a vector is stored: Flat, SQ8, PQ64, RaBitQ4, …"""
+
+    @property
+    def by_images(self) -> bool:
+        """Whether it is laid out by a sample of images."""
+        return self.name.startswith(BY_IMAGES)
+
+    @property
+    def factory(self) -> str:
+        """The string that FAISS makes it from."""
+        return self.name.removeprefix(BY_IMAGES)
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -77,6 +89,8 @@ def read_kind(name: str) -> Kind:
             raise _unknown(
                 name, f"a graph keeps {LINKS[0]} to {LINKS[-1]} neighbours of each vector"
             )
+    if name.startswith(BY_IMAGES) and not inverted:
+        raise _unknown(name, "images only help to lay out lists")
     last = name.rsplit(",", 1)[-1]
     code = "Flat" if re.match(r"HNSW|IVF", last) else last
     return Kind(
@@ -197,7 +211,8 @@ def _code_bytes(code: str, dimension: int) -> int:
 
 def structure_bytes(kind: Kind, count: int, dimension: int) -> int:
     """Size of a structure, estimated from the kind."""
-    return count * bytes_per_vector(kind, dimension) + 4 * kind.lists * dimension
+    matrix = 4 * dimension * dimension if kind.by_images else 0
+    return count * bytes_per_vector(kind, dimension) + 4 * kind.lists * dimension + matrix
 
 
 def lists_for(count: int) -> int:
@@ -218,6 +233,8 @@ def candidate_settings(count: int, dimension: int) -> list[tuple[str, dict[str, 
             if not code.startswith("PQ") or count >= 100_000:
                 kind = f"IVF{lists},{code}"
                 settings += [(kind, {"nprobe": n, "candidates": candidates}) for n in probes]
+        kind = f"{BY_IMAGES}IVF{lists},SQ8"
+        settings += [(kind, {"nprobe": n, "candidates": 2}) for n in probes]
     if 1_000 <= count <= 300_000:
         settings += [("HNSW32", {"efSearch": breadth}) for breadth in (32, 128, 512)]
     return settings

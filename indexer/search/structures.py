@@ -20,6 +20,7 @@ from ...errors import BlissError, UsageError
 from ..store.manifest import IndexFolder
 from ..vectors.unit_rows import Rows, blocks_of
 from .kinds import (
+    BY_IMAGES,
     EXACT,
     EXAMPLES,
     Kind,
@@ -42,12 +43,15 @@ def library() -> Any:
     return faiss
 
 
-def new_structure(kind: Kind, dimension: int) -> Any:
-    """An empty FAISS index for inner products; UsageError with FAISS's reason where it has none."""
+def new_structure(kind: Kind, dimension: int, transform: Any = None) -> Any:
+    """An empty FAISS index for inner products; UsageError with FAISS's reason where it has none.
+
+    `transform` is that of `image_transform`, for a kind that is laid out by images.
+    """
     faiss = library()
 
     try:
-        made = faiss.index_factory(dimension, kind.name, faiss.METRIC_INNER_PRODUCT)
+        made = faiss.index_factory(dimension, kind.factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise UsageError(
             f"kind of search '{kind.name}' was asked for, which FAISS does not make for "
@@ -55,7 +59,62 @@ def new_structure(kind: Kind, dimension: int) -> Any:
             EXAMPLES,
             "Spell it as FAISS spells it",
         ) from error
-    return made
+    if transform is None:
+        return made
+    made.cp.niter, made.cp.max_points_per_centroid = BRIEFLY
+    return faiss.IndexPreTransform(transform, made)
+
+
+SHRINKAGE = 0.8
+BRIEFLY = 6, 64
+"""Iterations over so many texts of each list: enough for lists that are laid out by images, by
+benchmarks/ivf_training.py."""
+
+
+def image_transform(texts: Rows, images: np.ndarray) -> Any:
+    """How unit rows `images` [n, d] lay out texts [M, d]: t becomes C^½ (t − mean text).
+
+    C is the images' second moment, shrunk by SHRINKAGE towards the same for all directions. The
+    lists of an inverted file then part the texts along the directions in which these images differ.
+    A query q is asked as C^-½ q (`_asked`): inner products change by a constant for each query.
+    """
+    faiss = library()
+
+    dimension = images.shape[1]
+    rows = images.astype(np.float64)
+    moment = rows.T @ rows / max(1, len(rows))
+    moment *= dimension / max(np.trace(moment), 1e-300)
+    moment = (1 - SHRINKAGE) * moment + SHRINKAGE * np.eye(dimension)
+    values, directions = np.linalg.eigh(moment)
+    root = (directions * np.sqrt(values)) @ directions.T
+    total = np.zeros(dimension)
+    for _, block in blocks_of(texts):
+        total += block.sum(axis=0, dtype=np.float64)
+    transform = faiss.LinearTransform(dimension, dimension, True)
+    faiss.copy_array_to_vector(root.astype(np.float32).ravel(), transform.A)
+    shift = -root @ (total / max(1, len(texts)))
+    faiss.copy_array_to_vector(shift.astype(np.float32), transform.b)
+    transform.is_trained = True
+    return transform
+
+
+class AskedByImages:
+    """What a structure laid out by images is asked in place of queries.
+
+    The structure multiplies what it is asked by C^½ and adds its shift, as it does with texts.
+    """
+
+    def __init__(self, structure: Any) -> None:
+        faiss = library()
+        transform = faiss.downcast_VectorTransform(structure.chain.at(0))
+        dimension = transform.d_in
+        root = faiss.vector_to_array(transform.A).reshape(dimension, dimension).astype(np.float64)
+        self.inverse = np.linalg.inv(root)
+        self.shift = -self.inverse @ faiss.vector_to_array(transform.b).astype(np.float64)
+
+    def __call__(self, queries: np.ndarray) -> np.ndarray:
+        """float32 [n, d] for queries [n, d]."""
+        return (queries @ (self.inverse @ self.inverse).T + self.shift).astype(np.float32)
 
 
 def fill_structure(structure: Any, kind: Kind, vectors: Rows, threads: int | None) -> None:
@@ -185,6 +244,7 @@ class FaissStructure:
 
     def __init__(self, index: Any, kind: Kind, parameters: Mapping[str, int]) -> None:
         self.index, self.parameters = index, parameters
+        self.asked = AskedByImages(index) if kind.by_images else np.asarray
         self.rows = self.most = int(index.ntotal)
         self.lists, self.selects = kind.lists, takes_selection(index)
 
@@ -200,7 +260,9 @@ class FaissStructure:
         if selected is not None and self.selects:
             selector = library().IDSelectorBitmap(selected)
         _, rows = self.index.search(
-            queries, wanted, params=_search_parameters(self.index, parameters, wanted, selector)
+            self.asked(queries),
+            wanted,
+            params=_search_parameters(self.index, parameters, wanted, selector),
         )
         return rows if selected is None or selector else drop_unselected(rows, selected)
 
@@ -347,4 +409,6 @@ def stored_structure(folder: IndexFolder) -> StoredStructure | None:
 
 def how_to_make_again(folder: Path, kind: str) -> str:
     """The remedy: the command that builds a structure again."""
+    if kind.startswith(BY_IMAGES):
+        return f"Make it again with `bliss index tune {folder} --images DIR --kind {kind}`"
     return f"Make it again from the index's vectors with `bliss index kind {folder} {kind}`"

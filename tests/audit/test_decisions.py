@@ -378,7 +378,7 @@ def test_too_many_flagged_and_nothing_that_flags():
         check_flagged(nothing, 0)
     with pytest.raises(UsageError, match="counts flagged images, and nothing flags any"):
         DecisionRule(fail_on=3).check_can_flag()
-    with pytest.raises(UsageError, match="--per-class was given without clean images"):
+    with pytest.raises(UsageError, match="--p-values per-class was given without clean images"):
         DecisionRule(per_class=True).check_can_flag()
     replace(DecisionRule(fail_on=3), top=1).check_can_flag()
 

@@ -53,12 +53,14 @@ def test_a_class_with_too_few_images_is_refused_first(
     few = shutil.copytree(collection, tmp_path / "few")
     for path in sorted((few / "house").iterdir())[2:]:
         path.unlink()
-    refused = bliss("audit", few, "--index", index, "-o", tmp_path / "own", "--strict")
+    refused = bliss(
+        "audit", few, "--index", index, "-o", tmp_path / "own", "--fail-on", "small-classes"
+    )
     assert refused.code == 1
     assert "class 'house' has 2 reference images. Needed: at least 3 in every class" in refused.err
     (sorted((few / "house").iterdir())[0]).unlink()
     against = ("--reference", few, "--index", index, "-o", tmp_path / "separate")
-    refused = bliss("audit", collection, *against, "--strict")
+    refused = bliss("audit", collection, *against, "--fail-on", "small-classes")
     assert refused.code == 1
     assert "class 'house' has 1 reference image. Needed: at least 2 in every class" in refused.err
     nothing = ("--reference", few, "--normal", "house", "--index", index, "-o", tmp_path / "none")
@@ -95,7 +97,7 @@ def test_small_classes_are_set_aside_and_their_images_compared(bliss, collection
         assert facts["images"]["set_aside"] == 2 and facts["images"]["failed"] == 1
         tables[given] = pq.read_table(out / "scores.parquet").sort_by("content")
         assert bliss("audit", given, "--index", index, "-o", out, "--question", "mislabel",
-                     "--strict").code == 1  # fmt: skip
+                     "--fail-on", "small-classes").code == 1  # fmt: skip
     one, other = tables.values()
     assert one["score"] == other["score"] and one["left_out"].to_pylist().count(False) == 2
     named = ("audit", few, "--index", index, "--question", "mislabel")
@@ -113,7 +115,7 @@ def test_a_small_class_of_a_reference_is_set_aside(bliss, collection, index, tmp
     for path in sorted((clean / "boat").iterdir())[1:]:
         path.unlink()
     fit = ("reference", "fit", clean, "--model", "demo", "--hold-out", 0)
-    assert bliss(*fit, "-o", tmp_path / "no", "--strict").code == 1
+    assert bliss(*fit, "-o", tmp_path / "no", "--fail-on", "small-classes").code == 1
     fitted = bliss(*fit, "-o", tmp_path / "fitted")
     assert fitted.code == 0 and "1 class with fewer than 2 images set aside: boat (1)" in fitted.err
     for reference in (clean, tmp_path / "fitted"):
@@ -143,8 +145,8 @@ def test_questions_about_one_class_and_missing_calibration_classes_are_refused_f
         refused = bliss(*one, *option)
         assert refused.code == 2 and "'apple' is the only class. Needed: " in refused.err
     shutil.copytree(collection / "boat", tmp_path / "clean" / "boat")
-    refused = bliss("audit", collection, "--index", index, "--per-class", "--calibration",
-                    tmp_path / "clean", "-o", tmp_path / "out")  # fmt: skip
+    by_class = ("--p-values", "per-class", "--calibration", tmp_path / "clean")
+    refused = bliss("audit", collection, "--index", index, *by_class, "-o", tmp_path / "out")
     assert refused.code == 2 and "has no image of class 'apple'" in refused.err
 
 

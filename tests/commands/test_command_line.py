@@ -11,7 +11,7 @@ import click
 import pytest
 from blissaudit.audit.folder import current_names
 from blissaudit.cli import bliss as root
-from blissaudit.commands.option_types import ENGINE_NAME, FLAG_RULE, SEARCH_WORDS
+from blissaudit.commands.option_types import ENGINE_NAME, FLAG_RULE, SEARCH_WORDS, limits
 from blissaudit.commands.removed import REMOVED, translate
 
 
@@ -45,10 +45,10 @@ def test_audit_has_its_options_in_ten_sections(bliss) -> None:
     shown = bliss("audit", "--help").out
     titles = [line[:-1] for line in shown.splitlines() if line[:1].isalpha() and line[-1:] == ":"]
     assert titles == [
-        "Images", "Captions", "Scoring", "Classes", "Search", "Flagging", "Model", "Decoding",
-        "Engine", "Output", "Other options",
+        "Images", "Captions", "Scoring", "Classes", "Search", "Flagging", "Model", "Engine",
+        "Decoding", "Output", "Other options",
     ]  # fmt: skip
-    assert len(options_of(EVERY["audit"])) + 1 <= 50  # and --help
+    assert len(options_of(EVERY["audit"])) + 1 <= 46  # and --help
 
 
 def test_one_spelling_has_one_type_in_every_command() -> None:
@@ -101,6 +101,8 @@ def test_a_removed_command_names_its_successor(bliss) -> None:
         ("--fdr 0.2 --contamination 0.1", "--flag 0.1"),
         ("--head a --clipn b --weight=2", "--trained a --trained b --lambda 2"),
         ("--no-report --exclude-near-labels 0.9", "--report none --exclude near-labels=0.9"),
+        ("--strict --max-failures=3", "--fail-on small-classes --fail-on unreadable=3"),
+        ("--per-class", "--p-values per-class"),
     ],
 )
 def test_old_commands_are_translated(old: str, new: str) -> None:
@@ -115,6 +117,9 @@ def test_values_with_a_form_of_their_own() -> None:
         assert str(ENGINE_NAME.convert(text, None, None)) == text
     for text, shown in (("7", "7"), ("5%", "5%"), ("0.05", "5%"), ("fdr=0.2", "fdr=0.2")):
         assert str(FLAG_RULE.convert(text, None, None)) == shown
+    every = limits("flagged", "unreadable", "small-classes")
+    for given in ((), ("unreadable=3",), ("flagged=0,unreadable=2", "small-classes")):
+        assert str(every(None, None, given) or "") == ",".join(given)
 
 
 def test_options_come_from_a_file_unless_they_are_given(bliss, collection, index, tmp_path) -> None:

@@ -154,7 +154,7 @@ def test_the_rate_decides_what_is_flagged(audit, world):
 
 def test_p_by_class(audit, world):
     _, folder = audit("--calibration", world / "clean-embedded")
-    outcome, by_class = audit("--calibration", world / "clean-embedded", "--per-class")
+    outcome, by_class = audit("--calibration", world / "clean-embedded", "--p-values", "per-class")
     assert said(outcome)[1:] == [
         "p is against 42 held-out clean images (guaranteed): it cannot be below 0.0667",
         "0 images flagged at a false discovery rate of 0.1: with 14 calibration images in a class "
@@ -219,9 +219,9 @@ def test_scoring_against_a_fitted_reference_flags_too(bliss, index, world, tmp_p
     assert {image["path"] for image in result["worst"] if image["flagged"]} >= set(STRAYS)
     for image in result["worst"]:
         assert image["flagged"] == (image["q"] <= 0.9)
-    by_class = json.loads(bliss(*score, "--per-class", "--json").out)
+    by_class = json.loads(bliss(*score, "--p-values", "per-class", "--json").out)
     assert by_class["decision"]["smallest_possible_p"] == pytest.approx(1 / 8)
-    failed = bliss(*score, "--flag", "fdr=0.9", "--fail-on", 1, "--top", 0)
+    failed = bliss(*score, "--flag", "fdr=0.9", "--fail-on", "flagged=1", "--top", 0)
     assert failed.code == 4
     assert failed.err.endswith(
         f"bliss: {result['decision']['flagged']} images flagged (fdr). Needed: at most 1, as "
@@ -231,13 +231,13 @@ def test_scoring_against_a_fitted_reference_flags_too(bliss, index, world, tmp_p
 
 
 def test_fail_on_counts_flagged_images_after_writing_them(audit):
-    outcome, folder = audit("--flag", 3, "--fail-on", 2)
+    outcome, folder = audit("--flag", 3, "--fail-on", "flagged=2")
     assert (outcome.code, len(flagged(folder))) == (4, 3)
     assert outcome.err.endswith(
         "\nbliss: 3 images flagged (top). Needed: at most 2, as --fail-on says. Look at them; the "
         "results are complete.\n"
     )
-    assert audit("--flag", 3, "--fail-on", 3)[0].code == 0
+    assert audit("--flag", 3, "--fail-on", "flagged=3")[0].code == 0
 
 
 def test_deciding_anew_needs_no_new_folder(bliss, audit, index, world):
@@ -430,7 +430,10 @@ REFUSED = {
         "--flag",
         "many",
     ): "--flag 'many' was given. Needed: fdr=RATE, a number or percentage of images",
-    ("--per-class",): "--per-class was given without clean images to compare with.",
+    (
+        "--p-values",
+        "per-class",
+    ): "--p-values per-class was given without clean images to compare with.",
     ("--p-values", "leave-one-out"): "--p-values leave-one-out was given and the images are their",
     (
         "--p-values",
@@ -438,14 +441,19 @@ REFUSED = {
         "--calibration",
         ".",
     ): "--p-values leave-one-out was given with",
-    ("--fail-on", 0): "--fail-on counts flagged images, and nothing flags any here.",
+    ("--fail-on", "flagged=0"): "--fail-on counts flagged images, and nothing flags any here.",
     (
         "--question",
         "mislabel",
         "--flag",
         "empirical-null",
     ): "--flag empirical-null was given with --question",
-    ("--question", "mislabel", "--per-class"): "--per-class was given with --question mislabel.",
+    (
+        "--question",
+        "mislabel",
+        "--p-values",
+        "per-class",
+    ): "--p-values per-class was given with --question mislabel.",
     ("--robust", "--score", "energy"): "--robust was given with --score energy.",
     ("--question", "mislabel", "--score", "energy"): "--question mislabel was given with --score",
     ("--calibration", ".", "--score", "energy"): "--calibration was given with --score energy.",
@@ -469,12 +477,12 @@ def test_refusals_that_depend_on_the_reference(bliss, audit, world, index, tmp_p
     outcome, _ = audit("--reference", tmp_path / "ref", "--robust")
     assert outcome.code == 2
     assert "a fitted reference without its images. Needed: the images, to see" in outcome.err
-    outcome, _ = audit("--reference", tmp_path / "ref", "--per-class")
-    assert "--per-class was given without clean images" in outcome.err
+    outcome, _ = audit("--reference", tmp_path / "ref", "--p-values", "per-class")
+    assert "--p-values per-class was given without clean images" in outcome.err
     (tmp_path / "some" / "apple").mkdir(parents=True)
     for number in range(3):
         shutil.copy(world / "clean" / "apple" / f"c{number}.png", tmp_path / "some" / "apple")
-    outcome, _ = audit("--calibration", tmp_path / "some", "--per-class")
+    outcome, _ = audit("--calibration", tmp_path / "some", "--p-values", "per-class")
     assert outcome.code == 2
     assert "has no image of class 'boat'. Needed: clean images of every class" in outcome.err
     flat = tmp_path / "flat"

@@ -76,9 +76,34 @@ def test_no_command_at_all_shows_the_help_as_it_is(bliss):
             "dtype 'int8' was given. Needed: one of float16, float32. Correct --dtype.",
         ),
         (
-            ["audit", "a", "--max-failures", "-1"],
-            "Invalid value for '--max-failures': -1 is not in the range x>=0. "
-            "Try `bliss audit --help`.",
+            ["audit", "a", "--fail-on", "unreadable=-1"],
+            "--fail-on unreadable=-1 was given. Needed: flagged=N, unreadable=N or small-classes. "
+            "Write --fail-on flagged=0.",
+        ),
+        (
+            ["score", "a", "--reference", "b", "--index", "c", "--fail-on", "unreadable=1,5"],
+            "--fail-on 5 was given. Needed: flagged=N or unreadable=N. Write --fail-on flagged=5.",
+        ),
+        (
+            ["reference", "fit", "a", "-o", "b", "--fail-on", "flagged=1"],
+            "--fail-on flagged=1 was given. Needed: unreadable=N or small-classes. Write --fail-on "
+            "unreadable=0.",
+        ),
+        (
+            ["drift", "a", "b", "--fail-on", "small-classes"],
+            "--fail-on small-classes was given. Needed: unreadable=N. Write --fail-on "
+            "unreadable=0.",
+        ),
+        (
+            ["audit", "a", "--p-values", "per-class,all"],
+            "--p-values per-class,all was given. Needed: held-out or leave-one-out, per-class, or "
+            "two of them separated by a comma. Write --p-values leave-one-out,per-class.",
+        ),
+        (
+            ["audit", "a", "--p-values", "held-out", "--p-values", "leave-one-out"],
+            "--p-values held-out,leave-one-out was given. Needed: held-out or leave-one-out, "
+            "per-class, or two of them separated by a comma. Write --p-values "
+            "leave-one-out,per-class.",
         ),
     ],
 )
@@ -120,27 +145,31 @@ def test_an_empty_folder(bliss, index, tmp_path):
 
 def test_one_image_in_a_class_of_a_reference(bliss, tmp_path):
     images = pictures(tmp_path / "images", {"cup": 3, "spoon": 1})
-    outcome = bliss("reference", "fit", images, "--model", "demo", "--strict",
+    outcome = bliss("reference", "fit", images, "--model", "demo", "--fail-on", "small-classes",
                     "-o", tmp_path / "reference")  # fmt: skip
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.startswith(MODEL_LINE)
     assert "images embedded" not in outcome.err
     assert outcome.err.endswith(
         "\nbliss: class 'spoon' has 1 reference image. Needed: at least 2 in every class. "
-        "Add reference images of that class or leave the class out, or leave --strict out to set "
-        "it aside.\n"
+        "Add reference images of that class or leave the class out, or leave --fail-on "
+        "small-classes out to set it aside.\n"
     )
 
 
 def test_two_images_in_a_class_that_are_left_out_of_it_in_turn(bliss, index, tmp_path):
     images = pictures(tmp_path / "images", {"cup": 3, "spoon": 2})
-    own = bliss("audit", images, "--strict", "--index", index, "-o", tmp_path / "out")
+    own = bliss(
+        "audit", images, "--fail-on", "small-classes", "--index", index, "-o", tmp_path / "out"
+    )
     assert (own.code, own.out) == (1, "")
     needs_three = (
         "\nbliss: class 'spoon' has 2 reference images. Needed: at least 3 in every class. "
         "Add reference images of that class or leave the class out"
     )
-    assert own.err.endswith(f"{needs_three}, or leave --strict out to set it aside.\n")
+    assert own.err.endswith(
+        f"{needs_three}, or leave --fail-on small-classes out to set it aside.\n"
+    )
     fit = ("reference", "fit", images, "--model", "demo", "--hold-out", 0)
     assert bliss(*fit, "-o", tmp_path / "reference").code == 0
     copy = tmp_path / "copy.png"

@@ -284,5 +284,5 @@ def test_image_folders_with_the_demo_model(tmp_path, capsys):
     facts = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert facts["sets"]["test"]["failures"] == 1 and facts["model"]["weights_sha256"]
     check_clip_ad(facts, tmp_path / "out" / "sets" / "test")
-    assert run([*arguments, "--max-failures", "0"]) == 3
+    assert run([*arguments, "--fail-on", "unreadable=0"]) == 3
     assert "1 image could not be read" in capsys.readouterr().err

@@ -46,10 +46,11 @@ def page_data(path):
 
 @pytest.fixture(scope="module")
 def audited(bliss, collection, index, tmp_path_factory):
-    """A run with --robust and maps, and what its command printed."""
+    """A run with --robust and maps, and what the command that made the maps printed."""
     folder = tmp_path_factory.mktemp("maps") / "run"
-    audit = ("audit", collection, "--index", index, "-o", folder, "--report", 5, "--heatmaps")
-    done = bliss(*audit, "--robust")
+    audit = ("audit", collection, "--index", index, "-o", folder, "--report", "none", "--robust")
+    assert bliss(*audit).code == 0
+    done = bliss("report", folder, "--top", 5, "--heatmaps")
     assert done.code == 0, done.err
     return folder, done
 
@@ -239,11 +240,11 @@ def test_it_says_why_there_are_no_maps(audited, bliss, index, tmp_path):
     labels = pq.read_table(folder / "images/metadata")["label"].to_pylist()
     write_embeddings(tmp_path / "e", "img", rows, label=labels)
     audit = ("audit", "--embeddings", tmp_path / "e", "--index", index, "-o", tmp_path / "run")
-    done = bliss(*audit, "--heatmaps", "--report", 3, "--prompts", "means")
-    assert done.code == 0, done.err
+    assert bliss(*audit, "--report", "none", "--prompts", "means").code == 0
+    done = bliss("report", tmp_path / "run", "--heatmaps", "--top", 3)
     assert re.search("no heatmaps: .*embeddings.*names no model", done.err)
     done = bliss("report", tmp_path / "run", "--heatmaps", "--model", "demo")
     assert "0 heatmaps; 26 without: " in done.err
-    done = bliss(*audit, "--heatmaps", "--report", "none")
+    done = bliss(*audit, "--heatmaps")
     assert done.code == 2
-    assert "--heatmaps was given with --report none" in done.err
+    assert "`bliss report RUN --heatmaps` in its place" in done.err

@@ -86,7 +86,7 @@ def test_pictures_end_to_end(bliss, index, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/webp") >= 24
     assert "<script" not in page
-    options = ("--model", "demo", "-o", tmp_path / "out", "-q", "--max-failures", 0)
+    options = ("--model", "demo", "-o", tmp_path / "out", "-q", "--fail-on", "unreadable=0")
     again = bliss("pairs", images, *options)
     assert again.code == 3
 

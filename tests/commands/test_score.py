@@ -61,7 +61,7 @@ def test_the_same_fit_again_succeeds_and_another_is_refused(bliss, collection, t
     assert (first.code, again.code, again.out) == (0, 0, first.out)
     assert "was fitted by the same command before: nothing changed" in again.err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "fitted").iterdir()} == before
-    assert bliss(*command, "--max-failures", 0).code == 3
+    assert bliss(*command, "--fail-on", "unreadable=0").code == 3
     (broken / "apple" / "=broken.png").unlink()
     for changed in ((), ("--hold-out", 0.3)):
         refused = bliss(*command, *changed)

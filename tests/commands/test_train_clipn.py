@@ -184,7 +184,7 @@ def test_a_training_that_cannot_be_done(bliss, table, tmp_path, more, code, mess
 
 
 def test_too_many_unreadable_images_and_a_table_without_paths(bliss, table, tmp_path):
-    outcome = train(bliss, table, tmp_path / "out", "--max-failures", "0")
+    outcome = train(bliss, table, tmp_path / "out", "--fail-on", "unreadable=0")
     assert outcome.code == 3 and "1 image could not be read" in outcome.err
     assert open_clipn(tmp_path / "out").manifest["finished"]
     (tmp_path / "words.csv").write_text("caption\na key\n")

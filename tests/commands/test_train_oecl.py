@@ -136,7 +136,7 @@ def test_the_whole_output_for_image_files(bliss, collection, strange, tmp_path):
     first = (folder / "head.safetensors").read_bytes()
     assert bliss(*asked).code == 0
     assert (folder / "head.safetensors").read_bytes() == first
-    assert bliss(*asked, "--max-failures", 0).code == 3
+    assert bliss(*asked, "--fail-on", "unreadable=0").code == 3
     refused = bliss(*asked, "--alpha", 0.5)
     assert (refused.code, refused.out) == (2, "")
     assert "was made with other settings (settings differ)" in refused.err

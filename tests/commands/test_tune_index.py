@@ -85,6 +85,33 @@ def test_the_chosen_setting_is_the_indexs_own_from_then_on(bliss, world, clock):
     assert bliss("index", "verify", world / "index").code == 0
 
 
+def test_lists_laid_out_by_the_images_are_stored_searched_and_made_again(bliss, world, clock):
+    kind = f"Images,{KIND}"
+    done = tune(bliss, world, "--kind", kind, "--min-recall", 0.3, "--json")
+    facts = json.loads(done.out)
+    assert {setting["kind"] for setting in facts["settings"]} == {"exact", KIND, kind}
+    assert facts["chosen"]["kind"] == kind  # the later, the faster by this clock
+    stored = manifest(world)["search"]
+    assert stored["kind"] == kind
+    images = read_image_embeddings(world / "images").vectors
+    tuned = search(open_index(world / "index"), images, 5)
+    exact = search(open_index(world / "index", SearchChoice(kind="exact")), images, 5)
+    one = next(s for s in facts["settings"] if s["parameters"] == facts["chosen"]["parameters"]
+               and s["kind"] == kind)  # fmt: skip
+    recall = np.mean(tuned.similarity >= exact.similarity[:, -1:])
+    assert recall == pytest.approx((one["recall"] + one["recall_first"]) / 2)
+    assert bliss("index", "kind", world / "index", kind, "--set", "nprobe=16").code == 0
+    whole = search(open_index(world / "index"), images, 5)
+    assert np.mean(whole.rows == exact.rows) > 0.99
+    (world / "index" / stored["file"]).write_bytes(b"x")
+    failed = bliss(
+        "index", "search", world / "index", "--image", world / "images", "--model", "demo"
+    )
+    damaged = bliss("audit", "--embeddings", world / "images", "--index", world / "index")
+    assert failed.code and damaged.code == 1
+    assert f"bliss index tune {world / 'index'} --images DIR --kind {kind}" in damaged.err
+
+
 def test_the_whole_screen_and_a_dry_run_leaves_all_as_it_was(bliss, world, clock):
     before = {path: path.read_bytes() for path in world.rglob("*") if path.is_file()}
     done = tune(bliss, world, "--dry-run", "--text-queries", 40)

@@ -18,13 +18,22 @@ def test_failures_are_listed_with_reasons_and_counted(bliss, collection, index, 
     (images / "boat" / "=cmd|x.png").write_bytes(b"not an image")
     (images / "boat" / "cut.png").write_bytes((images / "boat" / "1.png").read_bytes()[:200])
     (images / "boat" / "empty.jpg").write_bytes(b"")
-    command = ("audit", images, "--index", index, "-o", tmp_path / "out", "--max-failures", 2)
+    command = (
+        "audit",
+        images,
+        "--index",
+        index,
+        "-o",
+        tmp_path / "out",
+        "--fail-on",
+        "unreadable=2",
+    )
     outcome = bliss(*command)
     assert outcome.code == 3
     assert "3 images could not be read (failures.csv says why)" in outcome.out
     assert outcome.err.endswith(
         "\nbliss: 3 images could not be read (the first: boat/=cmd|x.png: the content is not a "
-        "JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image). Needed: at most 2, as --max-failures "
+        "JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image). Needed: at most 2, as --fail-on "
         "says. Repair or remove them; the results for the readable images are complete.\n"
     )
     with open(tmp_path / "out" / "failures.csv", encoding="utf-8", newline="") as file:
@@ -35,7 +44,9 @@ def test_failures_are_listed_with_reasons_and_counted(bliss, collection, index, 
     found = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
     assert not {int(row[0]) for row in rows} & set(found["row"])
     assert len(found["row"]) + len(rows) == 29
-    outcome = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--max-failures", 3)
+    outcome = bliss(
+        "audit", images, "--index", index, "-o", tmp_path / "out", "--fail-on", "unreadable=3"
+    )
     assert outcome.code == 0, outcome.err
 
 
@@ -45,7 +56,9 @@ def test_a_hostile_class_name_is_escaped_in_the_refusal(bliss, collection, index
     small.mkdir()
     for name in ("1.png", "2.png"):
         (small / name).write_bytes(b"x")
-    outcome = bliss("audit", images, "--index", index, "-o", tmp_path / "out", "--strict")
+    outcome = bliss(
+        "audit", images, "--index", index, "-o", tmp_path / "out", "--fail-on", "small-classes"
+    )
     assert (outcome.code, outcome.out) == (1, "")
     assert "class '\\x1b[2J=HYPERLINK(1)' has 2 reference images. Needed: at least 3" in outcome.err
     assert "\x1b" not in outcome.err

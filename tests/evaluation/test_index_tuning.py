@@ -149,6 +149,13 @@ def test_the_walk_goes_from_slow_to_fast_and_ends_at_the_first_that_fails():
     assert choose([exact, slow, middle, fast], 0.9951).kind == "exact"
 
 
+class Given(list):
+    """Candidates that depend on no images."""
+
+    def made(self, images):
+        return iter(self)
+
+
 def test_dominated_is_as_good_and_slower_or_as_fast_and_worse():
     rows = [
         some("a", 100, 1, 1), some("b", 50, 1, 1), some("c", 100, 1, 0.9),
@@ -162,7 +169,7 @@ def test_dominated_is_as_good_and_slower_or_as_fast_and_worse():
 def test_measured_recall_is_that_of_a_loop_over_all_pairs(world, hidden):
     index, images = world
     options = TuningOptions(k=5, text_queries=12, least_recall=0.5)
-    found = tune(index, images, [partial(index, sorted(hidden))], options)
+    found = tune(index, images, Given([partial(index, sorted(hidden))]), options)
     one = found.measured[1]
     texts = index.vectors[np.arange(M)].astype(float)
     left = [row for row in range(M) if row not in hidden]
@@ -186,12 +193,12 @@ def test_measured_recall_is_that_of_a_loop_over_all_pairs(world, hidden):
 def test_scores_are_those_of_an_audit_of_the_images_against_themselves(world):
     index, images = world
     hidden = list(range(0, M, 3))
-    found = tune(index, images, [partial(index, hidden)], TuningOptions(k=5), prompts(index))
+    found = tune(index, images, Given([partial(index, hidden)]), TuningOptions(k=5), prompts(index))
     exact, one = found.measured
     whole = audit_own(images, index, settings=AuditSettings(k=5)).scores.score
     shown = index.without(np.array([r for r in hidden if r > 3]))  # the prompts must stay
     other = tune(
-        index, images, [partial(index, [r for r in hidden if r > 3])], TuningOptions(k=5),
+        index, images, Given([partial(index, [r for r in hidden if r > 3])]), TuningOptions(k=5),
         prompts(index),
     ).measured[1]  # fmt: skip
     half = audit_own(images, shown, settings=AuditSettings(k=5)).scores.score
@@ -241,7 +248,7 @@ def test_the_table_the_choice_and_the_facts(world, clock):
     lossless = partial(index, [], "IVF4,SQ8", {"nprobe": 4})
     poor = partial(index, range(30), "PQ8")
     found = tune(
-        index, images, [lossless, poor], TuningOptions(k=5, least_recall=0.8, text_queries=0)
+        index, images, Given([lossless, poor]), TuningOptions(k=5, least_recall=0.8, text_queries=0)
     )
     assert found.chosen.kind == "IVF4,SQ8"
     lines = tuning_lines(found)
@@ -286,7 +293,9 @@ def test_exact_stays_and_it_is_said_why(world, clock, least, seconds, said):
     index, images = world
     clock += [0.4, seconds]
     hidden = [] if least != 0.86 else [0]
-    found = tune(index, images, [partial(index, hidden)], TuningOptions(k=5, least_recall=least))
+    found = tune(
+        index, images, Given([partial(index, hidden)]), TuningOptions(k=5, least_recall=least)
+    )
     assert found.chosen.kind == "exact"
     assert tuning_lines(found)[-1] == said
 
@@ -300,7 +309,7 @@ def test_options_change_what_is_asked(world):
     assert not np.array_equal(asked.images, again.images)
     candidate = partial(index, range(0, 60, 2))
     light, heavy = (
-        tune(index, images, [candidate], TuningOptions(k=5, weight=w)).measured[1]
+        tune(index, images, Given([candidate]), TuningOptions(k=5, weight=w)).measured[1]
         for w in (0.5, 5.0)
     )
     assert heavy.score_max > 2 * light.score_max
@@ -314,9 +323,9 @@ def test_what_cannot_be_tuned_is_refused(world):
     with pytest.raises(UsageError, match=r"1 image and 1000 text queries were asked for"):
         TuningOptions(image_queries=1)
     with pytest.raises(UsageError, match=r"k = 61 was asked of an index of M = 60 texts"):
-        tune(index, images, [], TuningOptions(k=60))
+        tune(index, images, Given([]), TuningOptions(k=60))
     with pytest.raises(BlissError, match=r"16 dimensions"):
         other = replace(images, model={**images.model, "dimension": 8})
-        tune(index, other, [], TuningOptions(k=5))
+        tune(index, other, Given(), TuningOptions(k=5))
     with pytest.raises(UsageError, match=r"has 1 image\. Needed: 2 or more"):
-        tune(index, replace(images, rows=images.rows[:1]), [], TuningOptions(k=5))
+        tune(index, replace(images, rows=images.rows[:1]), Given(), TuningOptions(k=5))

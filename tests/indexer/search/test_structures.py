@@ -12,7 +12,13 @@ from blissaudit.indexer.search import searchers
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import join_indexes, open_index, with_structure
 from blissaudit.indexer.search.install import install_structure, make_structure, set_search_kind
-from blissaudit.indexer.search.kinds import DEFAULT_SEARCH, SearchChoice, candidate_settings
+from blissaudit.indexer.search.kinds import (
+    DEFAULT_SEARCH,
+    SearchChoice,
+    candidate_settings,
+    read_kind,
+)
+from blissaudit.indexer.search.structures import AskedByImages, image_transform, new_structure
 from helpers import bliss_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +38,7 @@ EXHAUSTIVE = {
     "IVF16,RaBitQ4": {"nprobe": 16, "candidates": 40, "qb": 8},
     "IVF16,PQ8x4fs": {"nprobe": 16, "candidates": 140},
     "PCA16,IVF16,SQ8": {"nprobe": 16, "candidates": 140},
+    "Images,IVF16,SQ8": {"nprobe": 16, "candidates": 10},
 }
 
 
@@ -53,7 +60,7 @@ def world(tmp_path_factory, write_embeddings):
 def test_exhaustive_settings_equal_brute_force(world, tmp_path, kind):
     folder, rows, queries = world
     index = open_index(folder)
-    made = make_structure(index.stored, D, kind, tmp_path / "made.faiss")
+    made = make_structure(index.stored, D, kind, tmp_path / "made.faiss", images=queries)
     found = with_structure(index, made, EXHAUSTIVE[kind])
     hits, (similarity, expected) = search(found, queries, K), oracle.brute_force(queries, rows, K)
     assert np.array_equal(hits.rows, expected)
@@ -80,6 +87,53 @@ def test_defaults_come_close_with_exact_similarities(world, tmp_path, kind, leas
     assert hits.similarity == pytest.approx(
         np.take_along_axis(products, hits.rows, axis=1), rel=1e-6, abs=1e-7
     )
+
+
+BY_IMAGES = "Images,IVF16,Flat"
+
+
+def test_lists_laid_out_by_images_find_more_of_what_such_images_are_near(world, tmp_path):
+    folder, rows, _ = world
+    index, rng = open_index(folder), np.random.default_rng(5)
+    few = rng.standard_normal((6, D))  # images differ in six directions of D
+    asked = oracle.unit_rows((rng.standard_normal((400, 6)) @ few).astype(np.float32))
+    sample, queries = asked[:200], asked[200:]
+    expected = oracle.brute_force(queries, rows, K)[1]
+    recall = {}
+    for kind in ("IVF16,Flat", BY_IMAGES):
+        made = make_structure(index.stored, D, kind, tmp_path / "made.faiss", images=sample)
+        found = search(with_structure(index, made, {"nprobe": 4}), queries, K).rows
+        recall[kind] = np.mean([len(set(a) & set(b)) for a, b in zip(found, expected, strict=True)])
+        hits = search(with_structure(index, made, {"nprobe": 16, "candidates": 5}), queries, K)
+        assert np.array_equal(hits.rows, expected)
+    assert recall[BY_IMAGES] > 1.05 * recall["IVF16,Flat"]
+
+
+def test_texts_are_multiplied_by_the_root_of_the_images_moment_and_queries_by_its_inverse(world):
+    _, rows, queries = world
+    transform = image_transform(rows, queries)
+    structure = new_structure(read_kind(BY_IMAGES), D, transform)
+    moment = queries.T.astype(float) @ queries / len(queries)
+    moment = 0.2 * moment / np.trace(moment) * D + 0.8 * np.eye(D)
+    laid = transform.apply(rows)
+    values, directions = np.linalg.eigh(moment)
+    root = directions * np.sqrt(values) @ directions.T
+    np.testing.assert_allclose(laid, (rows - rows.mean(axis=0)) @ root, atol=1e-5)
+    asked = transform.apply(AskedByImages(structure)(queries))
+    np.testing.assert_allclose(asked, queries @ np.linalg.inv(root), atol=1e-5)
+    products = asked.astype(float) @ laid.T.astype(float)
+    constant = products - queries.astype(float) @ rows.T.astype(float)
+    np.testing.assert_allclose(constant, constant[:, :1].repeat(M, axis=1), atol=1e-5)
+
+
+def test_a_kind_laid_out_by_images_needs_some(world, own, tmp_path):
+    index = open_index(world[0])
+    with pytest.raises(UsageError, match=r"without images to lay it out by.*bliss index tune"):
+        make_structure(index.stored, D, BY_IMAGES, tmp_path / "made.faiss")
+    with pytest.raises(UsageError, match="without images to lay it out by"):
+        set_search_kind(own[0], BY_IMAGES)
+    with pytest.raises(UsageError, match="images only help to lay out lists"):
+        read_kind("Images,SQ8")
 
 
 @settings(max_examples=12, deadline=None)
@@ -215,12 +269,13 @@ def test_what_was_made_apart_can_be_installed(own, tmp_path):
 
 
 def test_every_candidate_setting_can_be_built(own, tmp_path):
-    index = open_index(own[0])
+    folder, _, queries = own
+    index = open_index(folder)
     for kind, parameters in candidate_settings(index.count, D):
         if kind != "exact":
             path = tmp_path / "candidate.faiss"
-            made = make_structure(index.stored, D, kind, path)
-            assert search(with_structure(index, made, parameters), own[2][:2], 3).rows.min() >= 0
+            made = make_structure(index.stored, D, kind, path, images=queries)
+            assert search(with_structure(index, made, parameters), queries[:2], 3).rows.min() >= 0
 
 
 @pytest.mark.parametrize("kind", ["RQ2x4", "IVF16,RQ2x4"])
