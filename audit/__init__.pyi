@@ -90,6 +90,7 @@ from .run import AuditSettings as AuditSettings
 from .run import audit_against as audit_against
 from .run import audit_own as audit_own
 from .run import calibrated_on_itself as calibrated_on_itself
+from .scores import FittedPlus as FittedPlus
 from .scores import NoPrompts as NoPrompts
 from .scores import choose_score as choose_score
 from .scores import rescored as rescored

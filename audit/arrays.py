@@ -25,14 +25,14 @@ from ..indexer import (
     picture_pixels,
     stored_unit_rows,
 )
-from ..scorer import SCORES, PlusScorer, Reference, Score, load_reference
+from ..scorer import SCORES, Reference, Score, load_reference
 from .classes import ClassWords
 from .decisions import AuditQuestion, decide, with_copies_and_quality
 from .fitting.reference import fit_reference
 from .models import encoder_for
 from .result import AuditResult
 from .run import DEFAULTS, LEAST_IMAGES, AuditSettings, audit_against
-from .scores import AUTO, choose_score, plus_of, rescored
+from .scores import AUTO, FittedPlus, choose_score, rescored
 
 EVERY_QUESTION = AuditQuestion()
 STRAYS_ONLY = AuditQuestion(("stray",))
@@ -98,8 +98,9 @@ def audit_arrays(  # noqa: PLR0913 - all but the first two are keyword-only
     chosen = choose_score(question.score_for(score), separate=not own, saved=not own)
     question.check_classes(reference.classes)
     question.check_reference(None if own else "the reference given", None if own else reference)
-    result = audit_against(collection, index, reference, settings)
-    result = rescored(result, chosen, settings.weight)
+    plus = FittedPlus(chosen, settings.weight)
+    result = audit_against(collection, index, reference, settings, plus=plus)
+    result = rescored(result, chosen, settings.weight, plus=plus)
     result = with_copies_and_quality(result, question)
     return decide(result, question, settings, own)
 
@@ -224,9 +225,9 @@ class Scorer:
     """The score that ranks the pictures; see `choose_score`."""
 
     @cached_property
-    def _plus(self) -> PlusScorer:
+    def _plus(self) -> FittedPlus:
         """bliss+, fitted by the first pictures that it ranks."""
-        return plus_of(self.reference, self.index, self.settings.weight)
+        return FittedPlus(self.ranked_by, self.settings.weight)
 
     def score(
         self, images: Sequence[Any], labels: Sequence[str | None] | None = None
@@ -250,9 +251,9 @@ class Scorer:
             self.encoder.facts,
             "the images given",
         )
-        result = audit_against(found, self.index, self.reference, self.settings)
-        weight = self.settings.weight
-        result = rescored(result, self.ranked_by, weight, fit=lambda *given: self._plus)
+        plus, settings = self._plus, self.settings
+        result = audit_against(found, self.index, self.reference, settings, plus=plus)
+        result = rescored(result, self.ranked_by, settings.weight, plus=plus)
         question = EVERY_QUESTION if labels is not None else STRAYS_ONLY
         return decide(result, question, self.settings, own=False)
 

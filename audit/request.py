@@ -66,7 +66,7 @@ from .result import AuditResult
 from .retrieval import HITS, HitsCache
 from .review.photographs import files_of
 from .run import LEAST_IMAGES, AuditSettings, audit_against, calibrated_on_itself
-from .scores import AUTO, NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
+from .scores import AUTO, FittedPlus, NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
 
 HELD_OUT = 0.2
 """Share of a separate reference's images that is held out for calibration."""
@@ -457,12 +457,15 @@ def score_images(
     images, index, settings = embedded.images, embedded.index, request.settings
     hits = HitsCache(Path(request.output) / HITS)
     engine = request.embed.engine
-    result = audit_against(images, index, reference, settings, progress, hits=hits, engine=engine)
+    plus = FittedPlus(inputs.score, settings.weight)
+    result = audit_against(
+        images, index, reference, settings, progress, hits=hits, engine=engine, plus=plus
+    )
     if embedded.clean is not None:
         result = replace(result, clean=embedded.clean.fingerprint)
     words = None if isinstance(inputs.reference, Reference) else settings.words
     used = ScoreInputs(embedded.clean, inputs.head, inputs.no_prompts, words, index, inputs.encoder)
-    return rescored(result, inputs.score, settings.weight, used)
+    return rescored(result, inputs.score, settings.weight, used, plus)
 
 
 def is_reference_folder(folder: str) -> bool:

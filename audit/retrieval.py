@@ -40,7 +40,7 @@ from ..indexer import (
     slices,
 )
 from ..progress import Progress, no_progress
-from ..scorer import Retrieved, gather_texts
+from ..scorer import Retrieved, TextPass, gather_texts
 
 HITS = "hits"
 PAIRS_A_BATCH = 1 << 31
@@ -64,7 +64,17 @@ class HitsCache:
                     path.unlink()
 
 
-def retrieve(
+@dataclass(frozen=True)
+class CaptionSums:
+    """One number an image, from sums over all captions that the search makes in passing."""
+
+    made: TextPass
+    """Of one term, over the captions of an index that is searched exactly, in this process."""
+    values: np.ndarray
+    """float64 [n], set by `retrieve`."""
+
+
+def retrieve(  # noqa: PLR0913 - five positional
     index: CaptionIndex,
     images: Rows,
     k: int,
@@ -72,12 +82,13 @@ def retrieve(
     cache: HitsCache | None = None,
     *,
     engine: Engine | None = None,
+    sums: CaptionSums | None = None,
 ) -> Retrieved:
     """The k captions nearest to each unit row of `images` [n, d], with their vectors.
 
     Batches that `cache` has are read, the others searched for and saved there. An `engine` searches
-    elsewhere, and leaves the vectors to be read where they are used. Raises BlissError where the
-    folder of the cache cannot be written.
+    elsewhere, and leaves the vectors to be read where they are used. `sums` are filled. Raises
+    BlissError where the folder of the cache cannot be written.
     """
     n = len(images)
     found = Hits(scratch_array((n, k), np.float32), scratch_array((n, k), np.int64))
@@ -85,10 +96,13 @@ def retrieve(
     batches = list(slices(n, batch_rows(index.count)))
     folder = None if cache is None else cache.folder
     with nullcontext(index) if engine is None else engine.spread(index) as spread:
-        search = BatchSearch(spread, images, k, folder, searched)
+        made = None if sums is None else sums.made
+        search = BatchSearch(spread, images, k, folder, searched, made)
         each = map(search, batches) if engine is None else engine.map(search, batches)
-        for batch, (name, hits) in zip(batches, each, strict=True):
+        for batch, (name, hits, values) in zip(batches, each, strict=True):
             found.similarity[batch], found.rows[batch] = hits.similarity, hits.rows
+            if sums is not None:
+                sums.values[batch] = values
             release_pages(found.similarity, found.rows)
             if cache is not None:
                 cache.used.add(name)
@@ -134,12 +148,14 @@ class BatchSearch:
     """Where hits are saved; None: nowhere."""
     searched: Mapping[str, object]
     """What hits depend on besides the images."""
+    sums: TextPass | None = None
+    """What is made in the same pass."""
 
-    def __call__(self, batch: slice) -> tuple[str, Hits]:
-        """The name of the batch in the folder, and its hits."""
+    def __call__(self, batch: slice) -> tuple[str, Hits, np.ndarray | None]:
+        """The name of the batch in the folder, its hits, and the sums, if any."""
         queries = np.ascontiguousarray(self.images[batch], np.float32)
         if self.folder is None:
-            return "", search_index(self.index, queries, self.k)
+            return "", *self._search(queries)
         facts = {
             "kind": HITS,
             **self.searched,
@@ -147,9 +163,9 @@ class BatchSearch:
             "vectors": hashlib.sha256(queries.data).hexdigest(),
         }
         name = digest(facts)
-        stored = _read(self.folder, name, facts)
+        stored, sums = _read(self.folder, name, facts), None
         if stored is None:
-            hits = search_index(self.index, queries, self.k)
+            hits, sums = self._search(queries)
             pair = [("similarity", "<f4", (self.k,)), ("rows", "<i8", (self.k,))]
             stored = np.empty(len(queries), pair)
             stored["similarity"], stored["rows"] = hits.similarity, hits.rows
@@ -157,7 +173,15 @@ class BatchSearch:
             write_array(path, stored)
             facts["checksums"] = {path.name: sha256_of(path)}
             write_json(self.folder / f"{name}.json", facts)
-        return name, Hits(stored["similarity"], stored["rows"])
+        elif self.sums is not None:
+            sums = self.sums(queries)[0]
+        return name, Hits(stored["similarity"], stored["rows"]), sums
+
+    def _search(self, queries: np.ndarray) -> tuple[Hits, np.ndarray | None]:
+        if self.sums is None:
+            return search_index(self.index, queries, self.k), None
+        hits, (sums,) = self.sums.search(queries, self.k)
+        return hits, sums
 
 
 def _read(folder: Path, name: str, facts: dict[str, object]) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -42,7 +43,7 @@ from ..scorer import (
 from .classes import ClassWords
 from .fitting.reference import fit_reference
 from .result import AuditResult
-from .retrieval import HitsCache, retrieve
+from .retrieval import CaptionSums, HitsCache, retrieve
 from .scoring import score_classes
 
 LEAST_IMAGES = 3
@@ -74,6 +75,15 @@ class AuditSettings:
 DEFAULTS = AuditSettings()
 
 
+class PlansSums(Protocol):
+    """A score whose sums over all captions the search can make in passing."""
+
+    def plan(
+        self, images: EmbeddedImages, index: CaptionIndex, reference: Reference, left_out: LeftOut
+    ) -> CaptionSums | None:
+        """The sums for these images, to be filled; None where they are better made later."""
+
+
 @checked
 def audit_own(
     images: EmbeddedImages,
@@ -103,12 +113,14 @@ def audit_against(  # noqa: PLR0913 - five positional
     *,
     hits: HitsCache | None = None,
     engine: Engine | None = None,
+    plus: PlansSums | None = None,
 ) -> AuditResult:
     """Audit a collection against a reference, with p-values where it holds calibration images.
 
     Images with the content of a reference image are left out of the class that one is filed
     under. `hits` keeps what is retrieved for later runs; an `engine` searches and scores elsewhere,
-    with the same result. Raises BlissError where images, index and reference are not of one model.
+    with the same result; `plus` has its sums made by the search. Raises BlissError where images,
+    index and reference are not of one model.
     """
     check_same_model(images.model, images.source, index.model, str(index.folder))
     check_same_model(images.model, images.source, reference.model, "the reference")
@@ -120,7 +132,12 @@ def audit_against(  # noqa: PLR0913 - five positional
         index = index.without(remaining(index.count, hidden.kept))
     left_out = in_reference(images, reference)
     given = given_classes(images, reference)
-    retrieved = retrieve(index, images.vectors, settings.k, progress, hits, engine=engine)
+    sums = None
+    if plus is not None and engine is None:
+        sums = plus.plan(images, index, reference, left_out)
+    retrieved = retrieve(
+        index, images.vectors, settings.k, progress, hits, engine=engine, sums=sums
+    )
     scores = score_classes(
         images.vectors, retrieved, reference, settings.weight, given, left_out, engine=engine
     )

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import BlissError, UsageError
-from ..indexer import CaptionIndex, EmbeddedImages, Encoder, blocks_of, check_same_model, whole_rows
+from ..indexer import (
+    CaptionIndex,
+    EmbeddedImages,
+    Encoder,
+    blocks_of,
+    check_same_model,
+    searches_all,
+    whole_rows,
+)
 from ..safe_text import counted
 from ..scorer import (
     RSCIN,
     SCORES,
     Fitting,
     Head,
+    LeftOut,
     Need,
     Normals,
     PlusScorer,
@@ -24,6 +33,7 @@ from ..scorer import (
     Reference,
     Resources,
     Score,
+    TextPass,
     conformal_p_values,
     fit_bliss_plus,
     fit_score,
@@ -33,7 +43,7 @@ from ..scorer import (
 )
 from .classes import ClassWords, class_prompts
 from .result import AuditResult
-from .retrieval import retrieve
+from .retrieval import CaptionSums, retrieve
 from .run import given_classes, left_out_of_calibration
 
 AUTO = "auto"
@@ -111,8 +121,56 @@ class ScoreInputs:
 
 NO_INPUTS = ScoreInputs()
 
-FitPlus = Callable[[Reference, CaptionIndex, float], PlusScorer]
-"""Gives bliss+ of a reference and captions with the weight λ, as `plus_of` does."""
+
+class FittedPlus:
+    """bliss+ with the weight λ, fitted for each new reference or index, before the captions are
+    searched: where all are compared anyway, the search makes its sums in passing."""
+
+    def __init__(self, score: Score, weight: float) -> None:
+        self._auto, self._used = score.name == AUTO, score.name in (AUTO, "bliss+")
+        self.weight = weight
+        self._made: tuple[Reference, CaptionIndex, PlusScorer | BlissError] | None = None
+        self._sums: tuple[EmbeddedImages, CaptionSums] | None = None
+
+    def of(self, reference: Reference, index: CaptionIndex) -> PlusScorer:
+        """Fitted on the reference and all captions; errors as of `fit_bliss_plus`."""
+        if self._made is None or self._made[0] is not reference or self._made[1] is not index:
+            parameters = {**SCORES["bliss+"].defaults, "weight": self.weight}
+            try:
+                made = fit_bliss_plus(reference, _all_texts(index), parameters)
+            except BlissError as error:
+                self._made = reference, index, error
+                raise
+            self._made = reference, index, made
+        found = self._made[2]
+        if isinstance(found, BlissError):
+            raise found
+        return found
+
+    def plan(
+        self, images: EmbeddedImages, index: CaptionIndex, reference: Reference, left_out: LeftOut
+    ) -> CaptionSums | None:
+        """The sums for these images, where they are worth making for all of them at once."""
+        self._sums = None
+        if not self._used or (self._auto and _too_large(index)) or not searches_all(index):
+            return None
+        try:
+            scorer = self.of(reference, index)
+        except BlissError:
+            return None  # said by whoever ranks by bliss+
+        n, apart = len(images.rows), min(len(left_out.images), len(scorer.normal.sample.labels))
+        if not scorer.terms or 2 * apart > n:
+            return None  # images that are left out have sums of their own
+        sums = CaptionSums(TextPass(scorer.terms, scorer.terms[0].texts), np.empty(n))
+        self._sums = images, sums
+        return sums
+
+    def sums_of(self, result: AuditResult) -> np.ndarray | None:
+        """float64 [n], the sums that were planned for this result, if any were."""
+        if self._sums is None or self._made is None or self._sums[0] is not result.images:
+            return None
+        same = self._made[0] is result.reference and self._made[1] is result.index
+        return self._sums[1].values if same else None
 
 
 def check_clipn(score: Score, given: bool) -> None:
@@ -132,20 +190,20 @@ def rescored(
     score: Score,
     weight: float,
     inputs: ScoreInputs = NO_INPUTS,
-    fit: FitPlus | None = None,
+    plus: FittedPlus | None = None,
 ) -> AuditResult:
     """`result` with the score of each image replaced; nearest class and captions stay BLISS's.
 
-    `weight` is the λ of the scores that contain BLISS; `fit` is called for bliss+ in place of
-    `plus_of`. Only BLISS and bliss+ have p-values. Raises BlissError where something of `inputs`
+    `weight` is the λ of the scores that contain BLISS; `plus` is what `audit_against` was given, if
+    anything. Only BLISS and bliss+ have p-values. Raises BlissError where something of `inputs`
     was made with another model.
     """
     if score.name == "bliss":
         return result
     if score.name == "bliss+":
-        return _rescored_plus(result, weight, fit or plus_of)
+        return _rescored_plus(result, plus or FittedPlus(score, weight))
     if score.name == AUTO:
-        return _rescored_auto(result, weight, fit or plus_of)
+        return _rescored_auto(result, plus or FittedPlus(score, weight))
     fitting = fitting_for(score, result, inputs)
     found = fit_score(score, fitting)(Query(whole_rows(result.images.vectors), result.retrieved))
     return replace(
@@ -186,23 +244,17 @@ def _prompt_texts(reference: Reference, words: ClassWords | None) -> list[list[s
     return class_prompts(reference.classes, words)
 
 
-def plus_of(reference: Reference, index: CaptionIndex, weight: float) -> PlusScorer:
-    """bliss+ with the weight λ, fitted on all captions. Raises as `fit_bliss_plus` does."""
-    return fit_bliss_plus(
-        reference, _all_texts(index), {**SCORES["bliss+"].defaults, "weight": weight}
-    )
-
-
-def _rescored_plus(result: AuditResult, weight: float, fit: FitPlus) -> AuditResult:
-    """`result` ranked by bliss+ with the weight λ, for any kind of reference.
+def _rescored_plus(result: AuditResult, plus: FittedPlus) -> AuditResult:
+    """`result` ranked by bliss+, for any kind of reference.
 
     Images of the reference are left out of it as `result` left them out. Calibration images give
     p-values: if held out, neither the moments of the reference nor any scale of the score has seen
     them; if not, each is left out of its class. Raises as `fit` does.
     """
     reference, index = result.reference, result.index
-    scorer = fit(reference, index, weight)
-    parts = scorer.parts(whole_rows(result.images.vectors), result.retrieved, result.left_out)
+    scorer = plus.of(reference, index)
+    images = whole_rows(result.images.vectors)
+    parts = scorer.parts(images, result.retrieved, result.left_out, plus.sums_of(result))
     found = parts.sum(axis=1)
     p_values = None
     if reference.calibration is not None:
@@ -222,15 +274,15 @@ def _rescored_plus(result: AuditResult, weight: float, fit: FitPlus) -> AuditRes
     )
 
 
-def _rescored_auto(result: AuditResult, weight: float, fit: FitPlus) -> AuditResult:
+def _rescored_auto(result: AuditResult, plus: FittedPlus) -> AuditResult:
     """`result` ranked by bliss+ where that is possible, else as it is, with the reason."""
     index, counts = result.index, result.reference.moments.counts
-    size = index.count * index.model["dimension"] * 4
-    if size > MOST_TEXT_BYTES:
-        held = f"the vectors of {index.count:,} captions, {size >> 20:,} MiB, would be held at once"
+    if _too_large(index):
+        size = f"{index.count * index.model['dimension'] >> 18:,} MiB"
+        held = f"the vectors of {index.count:,} captions, {size}, would be held at once"
         return replace(result, chosen=f"score auto: bliss; bliss+ was not used because {held}")
     try:
-        found = _rescored_plus(result, weight, fit)
+        found = _rescored_plus(result, plus)
     except UsageError:
         raise
     except BlissError as error:
@@ -241,6 +293,10 @@ def _rescored_auto(result: AuditResult, weight: float, fit: FitPlus) -> AuditRes
     classes = f"{counted(len(counts), 'class', 'classes')}"
     alone = "; with one class its weights are equal" if len(counts) == 1 else ""
     return replace(found, chosen=f"score auto: bliss+, from {images} of {classes}{alone}")
+
+
+def _too_large(index: CaptionIndex) -> bool:
+    return index.count * index.model["dimension"] * 4 > MOST_TEXT_BYTES
 
 
 def _all_texts(index: CaptionIndex) -> np.ndarray:

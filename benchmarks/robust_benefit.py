@@ -219,11 +219,17 @@ def main() -> None:
     chosen = parser.parse_args()
     real, names = Path(chosen.data) / "real", chosen.collection or list(COLLECTIONS)
     warnings.simplefilter("ignore")
+    record = RESULTS / "robust_benefit.txt"
+    kept = dict[str, str]()
+    if record.exists():  # the part of a score that is not run stays
+        parts = record.read_text(encoding="utf-8").rstrip().split("\n\n")[1:]
+        kept = {part.partition(",")[0]: part for part in parts}
     lines = ["robust_benefit", *setup_lines()]
     with tempfile.TemporaryDirectory() as folder:
         index = open_index(index_of(real, Path(folder), "photo-of-a"))
         for score, draws in (("bliss", chosen.draws), ("bliss+", chosen.plus)):
             if not draws:
+                lines += ["", kept[score]] if score in kept else []
                 continue
             lines += [
                 "",
@@ -237,7 +243,7 @@ def main() -> None:
             lines += list(summary(found))
             print("\n".join(lines[-8:]))
     if chosen.record:
-        (RESULTS / "robust_benefit.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        record.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def score(
     from ..artefacts import temporary_folder
     from ..audit import (
         AuditQuestion,
+        FittedPlus,
         audit_against,
         calibrated_on_itself,
         check_failures,
@@ -86,8 +87,9 @@ def score(
         for failure in found.failures:
             say(f"{failure.path}: {failure.reason}")
         settings = scoring.settings()
-        result = audit_against(found, captions, fitted, settings, engine=embed.engine)
-        result = rescored(result, chosen, settings.weight)
+        plus = FittedPlus(chosen, settings.weight)
+        result = audit_against(found, captions, fitted, settings, engine=embed.engine, plus=plus)
+        result = rescored(result, chosen, settings.weight, plus=plus)
         result = decide(result, question, settings, own=False)
     output.show(json_summary(result, top), lambda: result_text(result, top, "see above"))
     check_failures(found, decoding.limits.unreadable)

@@ -85,6 +85,7 @@ from .search.index import JoinedIndex as JoinedIndex
 from .search.index import join_indexes as join_indexes
 from .search.index import open_index as open_index
 from .search.index import open_indexes as open_indexes
+from .search.index import searches_all as searches_all
 from .search.index import with_structure as with_structure
 from .search.install import MadeStructure as MadeStructure
 from .search.install import chosen_kind as chosen_kind

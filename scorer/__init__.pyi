@@ -85,6 +85,7 @@ from .scores.contract import provide as provide
 from .scores.plus.score import PlusScorer as PlusScorer
 from .scores.plus.score import fit_bliss_plus as fit_bliss_plus
 from .scores.registry import SCORES as SCORES
+from .scores.text_terms import TextPass as TextPass
 from .scores.text_terms import search_with_terms as search_with_terms
 from .scores.text_terms import terms_of as terms_of
 from .scores.trained import HEAD_KIND as HEAD_KIND

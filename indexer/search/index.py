@@ -30,7 +30,7 @@ from .captions import CaptionIndex, Origin
 from .dispatch import made_searcher, plan_for, searcher_of
 from .install import MadeStructure
 from .kinds import DEFAULT_SEARCH, SearchChoice
-from .searchers import Searcher
+from .searchers import ExactSearcher, Searcher
 
 
 @dataclass(frozen=True)
@@ -304,6 +304,14 @@ def join_indexes(indexes: Sequence[CaptionIndex]) -> CaptionIndex:
     for other in indexes[1:]:
         check_same_model(first.model, str(first.folder), other.model, str(other.folder))
     return JoinedIndex(tuple(indexes), _joint_manifest(indexes))
+
+
+def searches_all(index: CaptionIndex) -> bool:
+    """Whether `index.nearest` compares every query with every caption, here on the CPU."""
+    if isinstance(index, JoinedIndex):
+        return all(map(searches_all, index.members))
+    searcher = index.searcher if isinstance(index, FolderIndex) else None
+    return isinstance(index, ArrayIndex) or isinstance(searcher, ExactSearcher)
 
 
 def with_structure(

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from ...indexer.vectors import (
     SPARE,
     Candidates,
+    Hits,
     check_k,
     exact_hits,
     keep_largest,
@@ -81,12 +83,8 @@ def search_with_terms(
 
     Raises UsageError saying both numbers when k is not between 1 and M.
     """
-    check_k(k, len(texts))
     terms = [term for score in fitted for term in terms_of(score)]
-    wanted = min(k + SPARE, len(texts))
-    candidates = no_candidates(len(images), wanted, np.dtype(np.float64))
-    values = _in_blocks(terms, texts, images, candidates)
-    hits = exact_hits(images, texts, k, candidates)
+    hits, values = TextPass(terms, texts).search(images, k)
     return Query(images, gather_texts(hits, texts), dict(zip(terms, values, strict=True)))
 
 
@@ -99,30 +97,47 @@ def terms_of(fitted: Fitted) -> tuple[TextTerm, ...]:
 
 def text_terms(terms: Sequence[TextTerm], images: np.ndarray) -> list[np.ndarray]:
     """Each term, float64 [n], of unit rows `images` [n, d]; all terms have the same texts."""
-    return _in_blocks(terms, terms[0].texts, images, None)
+    return TextPass(terms, terms[0].texts, every=False)(images)
 
 
-def _in_blocks(
-    terms: Sequence[TextTerm], texts: np.ndarray, images: np.ndarray, nearest: Candidates | None
-) -> list[np.ndarray]:
-    """Each term, float64 [n]; candidates for the nearest of all texts are kept if asked for."""
-    wanted = [[asked.content for asked in term.sums] for term in terms]
-    needed = {asked.content: asked for term in terms for asked in term.sums}
-    plan = plan_sums(texts, list(needed.values()), every=nearest is not None)
-    made = [np.empty(len(images)) for _ in terms]
+class TextPass:
+    """One product of images with `texts` [M, d] for all `terms`, each of which is over them."""
 
-    def work(blocks: Iterator[slice]) -> None:
-        for rows in blocks:
-            part = None
-            if nearest is not None:
-                part = Candidates(nearest.values[rows], nearest.rows[rows])
-            found = dict(zip(needed, log_sums(images[rows], plan, part), strict=True))
-            for term, sums, out in zip(terms, wanted, made, strict=True):
-                out[rows] = term.reduce(images[rows], *(found[content] for content in sums))
+    def __init__(self, terms: Sequence[TextTerm], texts: np.ndarray, every: bool = True) -> None:
+        """`every` text is taken, as a search needs it, or only those of some term."""
+        self.terms, self._texts = terms, texts
+        self._wanted = [[asked.content for asked in term.sums] for term in terms]
+        self._needed = {asked.content: asked for term in terms for asked in term.sums}
+        self._work = plan_sums(texts, list(self._needed.values()), every)
 
-    count = -(-len(images) // IMAGES_AT_ONCE)
-    share_among_threads(work, slices(len(images), IMAGES_AT_ONCE), count)
-    return made
+    def __call__(self, images: np.ndarray, nearest: Candidates | None = None) -> list[np.ndarray]:
+        """Each term, float64 [n], of unit rows `images` [n, d]; `nearest` is filled if given."""
+        made = [np.empty(len(images)) for _ in self.terms]
+
+        def work(blocks: Iterator[slice]) -> None:
+            for rows in blocks:
+                part = None
+                if nearest is not None:
+                    part = Candidates(nearest.values[rows], nearest.rows[rows])
+                sums = log_sums(images[rows], self._work, part)
+                found = dict(zip(self._needed, sums, strict=True))
+                for term, asked, out in zip(self.terms, self._wanted, made, strict=True):
+                    out[rows] = term.reduce(images[rows], *(found[content] for content in asked))
+
+        count = -(-len(images) // IMAGES_AT_ONCE)
+        share_among_threads(work, slices(len(images), IMAGES_AT_ONCE), count)
+        return made
+
+    def search(self, images: np.ndarray, k: int) -> tuple[Hits, list[np.ndarray]]:
+        """The k nearest texts, which are those of `exact_search`, and each term.
+
+        Raises UsageError saying both numbers when k is not between 1 and M.
+        """
+        check_k(k, len(self._texts))
+        wanted = min(k + SPARE, len(self._texts))
+        candidates = no_candidates(len(images), wanted, np.dtype(np.float64))
+        values = self(images, candidates)
+        return exact_hits(images, self._texts, k, candidates), values
 
 
 IMAGES_AT_ONCE, TEXTS_AT_ONCE = 1024, 512
@@ -168,6 +183,11 @@ class Work:
     weights: Sequence[np.ndarray]
     """For each sum [v], what each text taken counts."""
 
+    @cached_property
+    def taus(self) -> list[float]:
+        """Each τ once; the powers of the last take the place of the cosines, but for MAXIMUM."""
+        return sorted({asked.tau for asked in self.sums})
+
 
 def plan_sums(texts: np.ndarray, sums: Sequence[TextSum], every: bool) -> Work:
     """`every` text is taken, or only those of some sum."""
@@ -198,13 +218,17 @@ def log_sums(images: np.ndarray, work: Work, nearest: Candidates | None) -> list
     turned = np.ascontiguousarray(images.T, dtype)
     top = np.full(len(images), -np.inf, dtype)
     totals = [_nothing(asked, len(images)) for asked in work.sums]
+    taus = [tau for tau in work.taus if tau != MAXIMUM]
     for block in slices(len(work.vectors), TEXTS_AT_ONCE):
         cosines = work.vectors[block] @ turned
         if nearest is not None:
             keep_largest(nearest, cosines.T, block.start)
         largest = cosines.max(axis=0)
         before, top = top, np.maximum(top, largest)
-        powers = {tau: _powers(cosines, top, tau) for tau in {s.tau for s in work.sums} if tau}
+        powers = {}
+        for tau in taus:
+            room = cosines if taus == work.taus and tau == taus[-1] else np.empty_like(cosines)
+            powers[tau] = _powers(cosines, top, tau, room)
         for asked, group_of, weights, total in zip(
             work.sums, work.group_of, work.weights, totals, strict=True
         ):
@@ -236,11 +260,11 @@ def _nothing(asked: TextSum, images: int) -> np.ndarray:
     return np.full((len(asked.groups), images), -np.inf if asked.tau == MAXIMUM else 0.0)
 
 
-def _powers(cosines: np.ndarray, top: np.ndarray, tau: float) -> np.ndarray:
-    """e^{(cosine - top)/τ}, in the type of the cosines."""
-    powers = cosines - top
-    powers *= cosines.dtype.type(1 / tau)
-    return np.exp(powers, out=powers)
+def _powers(cosines: np.ndarray, top: np.ndarray, tau: float, room: np.ndarray) -> np.ndarray:
+    """e^{(cosine - top)/τ}, in the type of the cosines, written to `room`."""
+    np.subtract(cosines, top, out=room)
+    room *= cosines.dtype.type(1 / tau)
+    return np.exp(room, out=room)
 
 
 def _take_logarithm(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,10 +19,12 @@ from blissaudit import (
     load_encoder,
     open_scorer,
 )
-from blissaudit.audit import AuditRequest, rescored, run_audit, save_audit
+from blissaudit.audit import AuditRequest, FittedPlus, rescored, run_audit, save_audit, scores
+from blissaudit.audit.retrieval import HitsCache
+from blissaudit.audit.run import in_reference
 from blissaudit.errors import UsageError
-from blissaudit.indexer import ModelChoice
-from blissaudit.scorer import SCORES
+from blissaudit.indexer import ArrayIndex, ModelChoice, embedded_arrays
+from blissaudit.scorer import NOTHING_LEFT_OUT, SCORES, TextPass
 from helpers.small_worlds import unit
 from PIL import Image
 
@@ -220,3 +224,39 @@ def test_a_result_shows_itself(world, tmp_path, monkeypatch):
     frame = result.to_pandas()
     assert list(frame["score"]) == result.scores.score.tolist()
     assert list(frame.columns) == result.table().column_names
+
+
+def test_the_search_makes_the_sums_of_bliss_plus(world, tmp_path, monkeypatch):
+    images, labels, texts = world
+    facts, words = {"dimension": 8}, ClassWords(means=True)
+    index = ArrayIndex([f"a word {i}" for i in range(30)], unit(texts), facts)
+    clean, every = (
+        embedded_arrays(unit(images[some]), labels[some], None, facts, "images")
+        for some in ([0, 1, 2, 8, 9, 10, 16, 17, 18], slice(None))
+    )
+    reference = fit_reference(clean, index, None, words)
+    plus, products = FittedPlus(SCORES["bliss+"], 0.5), []
+    real = TextPass.__call__
+    monkeypatch.setattr(
+        TextPass, "__call__", lambda *given: products.append(len(given[1])) or real(*given)
+    )
+    alone = rescored(audit_against(every, index, reference, K), SCORES["bliss+"], 0.5)
+    assert products == [24]
+    for _ in range(2):  # the second time the hits are read and the sums made
+        hits = HitsCache(tmp_path)
+        result = audit_against(every, index, reference, K, hits=hits, plus=plus)
+        found = rescored(result, SCORES["bliss+"], 0.5, plus=plus)
+        np.testing.assert_array_equal(found.scores.score, alone.scores.score)
+    assert products == [24] * 3
+    sums = plus.sums_of(result)
+    assert sums is not None
+    sums += 1.0
+    changed = rescored(result, SCORES["bliss+"], 0.5, plus=plus).scores.score
+    assert (changed > found.scores.score).sum() == 15  # those left out have sums of their own
+    again = replace(result, reference=replace(reference))
+    assert plus.sums_of(again) is None  # another reference
+    itself = fit_reference(every, index, None, words)  # too many are left out
+    assert plus.plan(every, index, itself, in_reference(every, itself)) is None
+    assert plus.plan(every, index, reference, NOTHING_LEFT_OUT) is not None
+    monkeypatch.setattr(scores, "searches_all", lambda index: False)
+    assert plus.plan(every, index, reference, NOTHING_LEFT_OUT) is None

@@ -92,12 +92,12 @@ def test_scores_over_all_texts_share_one_pass_over_all_draws(monkeypatch):
     world, words, texts = world_and_words()
     draws = make_draws(world, Protocol("p", "random", size=2, draws=3))
     passes = []
-    real = text_terms._in_blocks
+    real = text_terms.TextPass.__call__
     monkeypatch.setattr(
-        text_terms,
-        "_in_blocks",
-        lambda terms, texts, images, near: (
-            passes.append((len(terms), len(images))) or real(terms, texts, images, near)
+        text_terms.TextPass,
+        "__call__",
+        lambda self, images, nearest: (
+            passes.append((len(self.terms), len(images))) or real(self, images, nearest)
         ),
     )
     monkeypatch.setattr(shared, "exact_search", None)

@@ -11,8 +11,16 @@ from ...bliss import Retrieved, class_blocks
 from ...leave_one_out import LeftOut
 from ...reference import Reference, Sample
 from ...statistics import VariancePrior
-from .pooled_distance import SAME_IMAGE, Pooled, relative, squared_distances
-from .text_weights import Own, Tail, TextWeights, log_sums, own_cosines, truncated_log_sums
+from .pooled_distance import SAME_IMAGE, Pooled, relative, squared_distances, without_own_classes
+from .text_weights import (
+    Own,
+    Tail,
+    TextWeights,
+    log_sums,
+    log_sums_without_classes,
+    own_cosines,
+    truncated_log_sums,
+)
 
 LABELS_AT_ONCE = 2048
 
@@ -80,9 +88,9 @@ def evidence(
 ) -> Evidence:
     """All four for unit rows `images` [n, d] with their retrieved texts.
 
-    `against` [n] are the log-sums over texts where they are known already.
+    `against` [n] are the log-sums over texts, nobody left out, where they are known already.
     """
-    texts = _against_texts(normal, images, retrieved, pairs) if against is None else against
+    texts = _against_texts(normal, images, retrieved, pairs, against)
     labels, margin, _ = _labels(normal, images, None)
     (bliss, distance), _ = _nearest(normal, images, retrieved, pairs, None)
     return Evidence(bliss, texts - labels, distance, margin)
@@ -94,11 +102,15 @@ def sample_evidence(
     """The sample's evidence as it is, and twice without the class of each image.
 
     Without their class its images are anomalies of the nearest kind: once the label is nowhere, and
-    once it is among the external texts, as the names of real anomalies often are. Their margins are
-    zeros.
+    once it is among the external texts, as the names of real anomalies often are. Neither the text
+    weights nor the covariance of all images know the class then. Their margins are zeros.
     """
     images, labels = normal.sample.images, normal.sample.labels
     texts = _against_texts(normal, images, retrieved, pairs)
+    unknown = texts
+    if normal.tail is None:
+        cosines = own_cosines(images, labels, normal.reference.prompt_vectors)
+        unknown = log_sums_without_classes(normal.texts, images, labels, cosines)
     with_own, margin, others = _labels(normal, images, labels)
     (bliss, distance), (apart, away) = _nearest(normal, images, retrieved, pairs, labels)
     own = own_cosines(images, labels, normal.reference.prompt_vectors) / normal.texts.tau
@@ -106,19 +118,23 @@ def sample_evidence(
     nothing = np.zeros(len(images))
     return (
         Evidence(bliss, texts - with_own, distance, margin),
-        Evidence(apart, texts - others, away, nothing),
-        Evidence(apart, np.logaddexp(texts, own) - others, away, nothing),
+        Evidence(apart, unknown - others, away, nothing),
+        Evidence(apart, np.logaddexp(unknown, own) - others, away, nothing),
     )
 
 
 def _against_texts(
-    normal: Normal, images: np.ndarray, retrieved: Retrieved, pairs: Pairs
+    normal: Normal,
+    images: np.ndarray,
+    retrieved: Retrieved,
+    pairs: Pairs,
+    known: np.ndarray | None = None,
 ) -> np.ndarray:
     """float64 [n], log of the weighted sum over texts, over all of them or by the tail."""
     rows, classes = pairs.left_out.images[pairs.inside], pairs.left_out.classes[pairs.inside]
     own = Own(rows, own_cosines(images[rows], classes, normal.reference.prompt_vectors))
     if normal.tail is None:
-        return log_sums(normal.texts, images, own)
+        return log_sums(normal.texts, images, own, known)
     return truncated_log_sums(normal.texts, normal.tail, images, retrieved, own).estimate
 
 
@@ -176,7 +192,6 @@ def _nearest(
     itself[pairs.left_out.images[pairs.inside]] = True
     for rows, squared in squared_distances(pooled, images, pairs.left_out, pairs.inside):
         distance[rows] = relative(pooled, squared, images[rows], itself[rows])
-        if gone is not None:
-            squared[np.arange(len(squared)), gone[rows]] = np.inf
-            away[rows] = relative(pooled, squared, images[rows], itself[rows])
+    if gone is not None and len(np.unique(gone)) > 1:
+        away = without_own_classes(pooled, normal.sample)
     return (bliss, distance), (apart, away)

@@ -17,6 +17,12 @@ moves so that x is n/(n − 1)·u from it, and S loses n/(n − 1)·u uᵀ/N, so
 for another class e with v = x − m_e. ρ, μ and N stay as they were. Where the sample holds only part
 of the class, S loses u uᵀ/N. The covariance of all images loses N/(N − 1)·v vᵀ/N likewise, with
 v = x − m_all, and the mean moves so that x is N/(N − 1)·v from it.
+
+Take a whole class of n images out, as if it were unknown: with N' = N − n and U its u or v as
+rows, of v with n/√N' times their mean in addition, the covariance of the other images is
+N/N'·(Σ* − (1 − ρ)/N·UᵀU), its shrinkage grown alike, and x is v + n/N' times the mean v of the
+class from the mean of the others (Woodbury). With its class in, an image that is taken for unknown
+would be nothing unusual, which an anomaly is.
 """
 
 from __future__ import annotations
@@ -108,6 +114,39 @@ def relative(
     grown, beta = n / max(1, n - 1), (1 - pooled.shrinkage) / max(1, n - 1)
     without = grown**2 * q / np.maximum(1 - beta * q, 1e-9)
     return nearest - np.where(itself, without, q)
+
+
+def without_own_classes(pooled: Pooled, sample: Sample) -> np.ndarray:
+    """float64 [m], r of every image of the sample that `pooled` is from, without its whole class.
+
+    There are two classes or more.
+    """
+    assert pooled.middle is not None
+    found = np.empty(len(sample.images))
+    for number in np.unique(sample.labels):
+        here = np.flatnonzero(sample.labels == number)
+        images = sample.images[here].astype(np.float64)
+        n, left = len(here), pooled.size - len(here)
+        white = (images - pooled.centre) @ pooled.whitening
+        others = np.delete(pooled.means, number, axis=0)
+        within = _lengths(pooled, white - pooled.means[number], white, others).min(axis=1)
+        apart = (images - pooled.middle) @ pooled.overall
+        mean = apart.mean(axis=0)
+        lost = np.concatenate([apart, n / np.sqrt(left) * mean[None]])
+        overall = _lengths(pooled, lost, apart, -n / left * mean[None])[:, 0]
+        found[here] = left / pooled.size * (within - overall)
+    return found
+
+
+def _lengths(pooled: Pooled, lost: np.ndarray, rows: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """float64 [b, c], squared lengths of all `rows` [b, d] − `to` [c, d], whitened, in the metric
+    of a covariance that lost `lost` [u, d], whitened."""
+    beta = (1 - pooled.shrinkage) / pooled.size
+    factor = np.linalg.cholesky(np.eye(len(lost)) - beta * lost @ lost.T)
+    along, origin = (np.linalg.solve(factor, lost @ each.T).T for each in (rows, to))
+    wide = np.hstack([rows, np.sqrt(beta) * along]), np.hstack([to, np.sqrt(beta) * origin])
+    lengths = [np.square(each).sum(axis=1) for each in wide]
+    return lengths[0][:, None] + lengths[1] - 2 * wide[0] @ wide[1].T
 
 
 def squared_distances(

@@ -15,7 +15,7 @@ Each is standardised on reference images left out of their own class. With z of 
 The first three tell near anomalies. Their weights w are learnt by leaving out whole reference
 classes: without its class, a reference image is an anomaly of the nearest and hardest kind, and a
 logistic regression between such images and the same images as normal ones gives the weights
-(`learnt_weights`), so that words count little where they say little: a class without a
+(`learnt_weights`; neither the text weights nor a covariance then knows the class), so that words count little where they say little: a class without a
 name of its own, or classes that captions cannot tell apart. An image that is far off is unlike
 every class and every label at once: the last term is for it, and is 0 for nearly all normal images.
 Nothing but the reference is stored, so that references of every version serve. docs/bliss-plus.md
@@ -49,7 +49,7 @@ from ..contract import (
     retrieved_texts,
     whole,
 )
-from ..text_terms import TextSum, TextTerm, WithTerms
+from ..text_terms import TextTerm, WithTerms
 from .evidence import Evidence, Normal, Pairs, evidence, pairs_of, sample_evidence
 from .pooled_distance import fit_pooled
 from .text_weights import fit_tail, fit_text_weights
@@ -66,7 +66,7 @@ RIDGE = 1.0
 CONSTANT = 1e-9
 """Deviation, as a share of the largest value, below which evidence counts as constant."""
 
-VERSION = 2
+VERSION = 3
 """Incremented whenever the score starts to give other numbers; `run.json` states it."""
 
 
@@ -169,6 +169,8 @@ class PlusScorer:
         self._texts = texts
         self._far = between(parameters, "far", 0, np.inf)
         self._calibrations: dict[int, _Calibration] = {}
+        self.terms: tuple[TextTerm, ...] = (normal.texts.term,) if normal.tail is None else ()
+        """The sums over all texts that it takes if a pass over them made them."""
 
     def __call__(
         self,
@@ -178,7 +180,7 @@ class PlusScorer:
         against: np.ndarray | None = None,
     ) -> np.ndarray:
         """float64 [n] of images [n, d] with their retrieved texts, each left out as `left_out`
-        says; `against` [n] are the log-sums over texts where they are known already."""
+        says; `against` [n] are its `terms`, where they are known already."""
         return self.parts(images, retrieved, left_out, against).sum(axis=1)
 
     def parts(
@@ -295,7 +297,7 @@ def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> _Calibrati
     margin = scale_of(pieces.margin)
     far = scale_of(_far(pieces, near[2], margin))
     found = _Calibration(near, margin, far, np.ones(3), np.nan, np.nan)
-    if normal.spread is None or len(normal.reference.classes) == 1:
+    if normal.spread is None or len(np.unique(normal.sample.labels)) == 1:
         return found
     normals = _near(pieces, found)
     anomalous = np.concatenate([_near(each, found) for each in anomalies])
@@ -326,18 +328,13 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     reference = Reference(moments, normals.prompts, sample=kept)
     normal = _fit_normal(reference, fitting.texts, parameters)
     scorer = PlusScorer(normal, fitting.texts, parameters)
-    terms: tuple[TextTerm, ...] = ()
-    if normal.tail is None:
-        every = np.arange(len(fitting.texts))[None]
-        asked = TextSum(every, normal.texts.tau, normal.texts.weights)
-        terms = (TextTerm(fitting.texts, (asked,), lambda images, found: found[0]),)
 
     def scores(query: Query) -> np.ndarray:
         retrieved = retrieved_texts(query, "bliss+")
-        against = terms[0](query) if terms else None
+        against = scorer.terms[0](query) if scorer.terms else None
         return scorer(query.images, retrieved, NOTHING_LEFT_OUT, against)
 
-    return WithTerms(scores, terms)
+    return WithTerms(scores, scorer.terms)
 
 
 BLISS_PLUS = Score(

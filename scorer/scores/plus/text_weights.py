@@ -22,14 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ....errors import BlissError
-from ....indexer.vectors import slices
+from ....indexer.vectors import share_among_threads, slices
 from ...bliss import Retrieved
 from ..negatives import LogSums, label_nearness, log_mean_below
 from ..similarity import hubness
+from ..text_terms import TextSum, TextTerm, text_terms
 
 DROP = 0.95
 """Texts nearer than this to a label are the label in other words (CSP's rule)."""
@@ -40,9 +42,10 @@ MOST_ODDS = 30.0
 NEAREST_IMAGES = 16
 """Reference images that the hubness of a text is a mean over."""
 
-IMAGES_AT_ONCE = 1024
-VECTORS_AT_ONCE = 4096
-"""Together they bound a block of cosines: 16 MB."""
+IMAGES_AT_ONCE, VECTORS_AT_ONCE = 512, 1024
+"""Together they bound a block of cosines, 2 MB, so that it stays in cache."""
+CLASS_TEXTS_AT_ONCE = 256
+"""Texts that all reference images meet at once."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,12 @@ class TextWeights:
     mean: np.ndarray
     """float64 [d], of the texts that are not left out, each counted once."""
 
+    @cached_property
+    def term(self) -> TextTerm:
+        """The log-sum of all texts, every reference image in their weights."""
+        every = TextSum(np.arange(len(self.texts))[None], self.tau, self.weights)
+        return TextTerm(self.texts, (every,), lambda images, found: found[0])
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -114,17 +123,30 @@ def fit_text_weights(
             "Use another corpus",
         )
     odds, near = np.zeros(len(texts)), min(NEAREST_IMAGES, len(images))
-    nearest = np.full((near, len(texts)), -1, np.float32)
+    nearest = np.zeros(len(texts))
     cosine = own_cosines(images, labels, prompts)
-    for rows, block, cosines in _blocks(images, texts):
-        if hub:
-            some = np.concatenate([nearest[:, block], cosines])
-            nearest[:, block] = np.partition(some, len(cosines), axis=0)[len(cosines) :]
-        odds[block] += _bounded_odds(cosines, cosine[rows], tau).sum(axis=0, dtype=np.float64)
+
+    def work(blocks: Iterator[slice]) -> None:
+        for block in blocks:
+            some = np.asarray(texts[block], np.float32)
+            kept = np.full((len(some), near), -1, np.float32)
+            for rows in slices(len(images), IMAGES_AT_ONCE):
+                cosines = some @ np.asarray(images[rows], np.float32).T
+                if hub:
+                    every = np.concatenate([kept, cosines], axis=1)
+                    every.partition(cosines.shape[1], axis=1)
+                    kept = every[:, cosines.shape[1] :]
+                odds[block] += _bounded_odds(cosines.T, cosine[rows], tau).sum(
+                    axis=0, dtype=np.float64
+                )
+            nearest[block] = kept.sum(axis=1, dtype=np.float64) / max(1, near)
+
+    count = -(-len(texts) // VECTORS_AT_ONCE)
+    share_among_threads(work, slices(len(texts), VECTORS_AT_ONCE), count)
     odds[~usable] = np.inf
     hubs, shifts = np.ones(len(texts)), np.zeros(len(prompts))
     if hub and near:
-        hubs = np.exp(-hub * nearest.mean(axis=0, dtype=np.float64) / tau)
+        hubs = np.exp(-hub * nearest / tau)
         shifts = hub * hubness(prompts, images, near) / tau
     mean = np.zeros(texts.shape[1])
     for block in slices(len(texts), VECTORS_AT_ONCE):
@@ -139,11 +161,35 @@ def own_cosines(images: np.ndarray, labels: np.ndarray, prompts: np.ndarray) -> 
     return np.einsum("md,md->m", images, prompts[labels], dtype=np.float64)
 
 
-def log_sums(weights: TextWeights, images: np.ndarray, own: Own = NOBODY) -> np.ndarray:
-    """float64 [n], log Σ_j w_j e^{r_j/τ} over all M texts, in blocks."""
-    total = np.full(len(images), -np.inf)
-    for rows, block, cosines in _blocks(images, weights.texts):
-        total[rows] = np.logaddexp(total[rows], _block_log_sum(weights, block, cosines, own, rows))
+def log_sums(
+    weights: TextWeights,
+    images: np.ndarray,
+    own: Own = NOBODY,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """float64 [n], log Σ_j w_j e^{r_j/τ} over all M texts, in blocks.
+
+    `known` [n] are these sums with every image in the weights, where they are known already.
+    """
+    here, place, times = np.unique(own.images, return_inverse=True, return_counts=True)
+    if known is None and 2 * len(here) < len(images):
+        known = text_terms([weights.term], images)[0]
+    total = np.full(len(images), -np.inf) if known is None else known.copy()
+    if known is None and len(here) < len(images):
+        rest = np.setdiff1d(np.arange(len(images)), here)
+        total[rest] = text_terms([weights.term], images[rest])[0]
+    labels = np.full((len(here), times.max(initial=1)), np.inf)
+    order = np.argsort(place, kind="stable")
+    labels[place[order], np.arange(len(order)) - np.repeat(np.cumsum(times) - times, times)] = (
+        own.cosine[order]
+    )
+
+    def work(blocks: Iterator[slice]) -> None:
+        for rows in blocks:
+            total[here[rows]] = _sums_without(weights, images[here[rows]], labels[rows])
+
+    count = -(-len(here) // IMAGES_AT_ONCE)
+    share_among_threads(work, slices(len(here), IMAGES_AT_ONCE), count)
     return total
 
 
@@ -188,14 +234,6 @@ def truncated_log_sums(
     return LogSums(lowest, np.logaddexp(lowest, estimate), highest)
 
 
-def _blocks(images: np.ndarray, texts: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """Cosines float32 [b, v] of every block of images with every block of texts."""
-    for rows in slices(len(images), IMAGES_AT_ONCE):
-        some = np.asarray(images[rows], np.float32)
-        for block in slices(len(texts), VECTORS_AT_ONCE):
-            yield rows, block, some @ np.asarray(texts[block], np.float32).T
-
-
 def _bounded_odds(cosines: np.ndarray, label: np.ndarray, tau: float) -> np.ndarray:
     """min(30, e^{(r − s)/τ}) for cosines [p, v] and label cosines [p]."""
     odds = cosines - label[:, None].astype(cosines.dtype)
@@ -204,30 +242,83 @@ def _bounded_odds(cosines: np.ndarray, label: np.ndarray, tau: float) -> np.ndar
     return np.exp(odds, out=odds)
 
 
-def _block_log_sum(
-    weights: TextWeights, block: slice, cosines: np.ndarray, own: Own, rows: slice
+def _sums_without(weights: TextWeights, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float64 [b], log Σ w e^{r/τ} of images [b, d], each out of the weights under its labels.
+
+    `labels` float64 [b, l] are the cosines to them, inf for none.
+    """
+    tau, total = np.float32(weights.tau), np.full(len(images), -np.inf)
+    times = np.isfinite(labels).sum(axis=1)
+    share = (weights.strength / np.maximum(1, weights.count - times)).astype(np.float32)[:, None]
+    for block in slices(len(weights.texts), VECTORS_AT_ONCE):
+        odds = weights.odds[block].astype(np.float32)
+        gone = np.isinf(odds)
+        if gone.all():
+            continue
+        cosines = images @ np.asarray(weights.texts[block], np.float32).T
+        cosines[:, gone] = -np.inf
+        top = cosines.max(axis=1)
+        cosines -= top[:, None]
+        cosines /= tau
+        terms = np.exp(cosines, out=cosines)
+        # A term below e^-87 of the largest is 0, and so is its part: it has no say in the sum.
+        above = np.exp(np.minimum((top[:, None] - labels) / weights.tau, 80)).astype(np.float32)
+        left = np.broadcast_to(odds, terms.shape)
+        for label in above.T:
+            part = terms * label[:, None]
+            np.minimum(part, np.float32(MOST_ODDS), out=part)
+            left = np.subtract(left, part, out=part)
+        np.maximum(left, 0, out=left)
+        left *= share
+        left += 1
+        largest = weights.hubs[block].max()
+        terms *= (weights.hubs[block] / largest).astype(np.float32)
+        terms /= left
+        found = top / weights.tau + np.log(largest * terms.sum(axis=1, dtype=np.float64))
+        total = np.logaddexp(total, found)
+    return total
+
+
+def log_sums_without_classes(
+    weights: TextWeights, images: np.ndarray, labels: np.ndarray, cosines: np.ndarray
 ) -> np.ndarray:
-    """float64 [b], log Σ w e^{r/τ} over one block of texts; -inf where all are left out."""
-    tau = cosines.dtype.type(weights.tau)
-    gone = np.isinf(weights.odds[block])
-    if gone.all():
-        return np.full(len(cosines), -np.inf)
-    cosines[:, gone] = -np.inf
-    top = cosines.max(axis=1)
-    terms = cosines - top[:, None]
-    terms /= tau
-    np.exp(terms, out=terms)
-    each = weights.weights[block].astype(cosines.dtype)
-    found = (terms @ each).astype(np.float64)
-    first, last = np.searchsorted(own.images, [rows.start, rows.stop])
-    if first < last:
-        positions = own.images[first:last] - rows.start
-        odds = _bounded_odds(cosines[positions], own.cosine[first:last], weights.tau)
-        here, without = _without(weights, weights.odds[block], positions, odds)
-        without *= weights.hubs[block].astype(without.dtype)
-        found[here] = np.einsum("bv,bv->b", terms[here], without)
-    with np.errstate(divide="ignore"):
-        return top / weights.tau + np.log(found)
+    """float64 [m], log Σ_j w_j e^{r_j/τ} for the reference images [m, d], each with the weights
+    from the images of the other classes alone.
+
+    `labels` [m] are their classes and `cosines` [m] those to their labels; h is the same for all.
+    """
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    counts = np.diff(np.append(starts, len(order)))
+    which = np.repeat(np.arange(len(starts)), counts)
+    share = (weights.strength / np.maximum(1, weights.count - counts))[:, None]
+    some, tau = np.asarray(images[order], np.float32), np.float32(weights.tau)
+    blocks = list(slices(len(weights.texts), CLASS_TEXTS_AT_ONCE))
+    sums = np.full((len(blocks), len(order)), -np.inf)
+
+    def work(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            block = blocks[number]
+            odds, hubs = weights.odds[block], weights.hubs[block]
+            gone = np.isinf(odds)
+            if gone.all():
+                continue
+            near = some @ np.asarray(weights.texts[block], np.float32).T
+            near[:, gone] = -np.inf
+            part = _bounded_odds(near, cosines[order], weights.tau)
+            left = odds - np.add.reduceat(part, starts, axis=0, dtype=np.float64)
+            each = (hubs / (1 + share * np.maximum(0, left))).astype(np.float32)
+            top = near.max(axis=1)
+            near -= top[:, None]
+            near /= tau
+            found = np.einsum("mv,mv->m", np.exp(near, out=near), each[which])
+            with np.errstate(divide="ignore"):
+                sums[number] = top / weights.tau + np.log(found)
+
+    share_among_threads(work, range(len(blocks)), len(blocks))
+    total = np.empty(len(order))
+    total[order] = np.logaddexp.reduce(sums, axis=0)
+    return total
 
 
 def _without(

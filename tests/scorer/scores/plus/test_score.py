@@ -99,24 +99,27 @@ class Oracle:
         pulls = [self.z(x, c, rows, self.texts[j]) for j in near[: self.k]]
         return -self.z(x, c, rows, self.prompts[c]) + self.weight * np.mean(pulls)
 
-    def distance(self, x, classes, rest):
-        scatter = sum((r - r.mean(axis=0)).T @ (r - r.mean(axis=0)) for r in rest) / self.n
-        inverse = np.linalg.inv(self.rho * self.mu * np.eye(len(x)) + (1 - self.rho) * scatter)
+    def distance(self, x, classes, rest, without):
+        kept = [rows for c, rows in enumerate(rest) if c != without]
+        size = self.n if without is None else sum(map(len, kept))
+        scatter = sum((r - r.mean(axis=0)).T @ (r - r.mean(axis=0)) for r in kept) / size
+        ridge = self.rho * self.n / size * np.eye(len(x))
+        inverse = np.linalg.inv(self.mu * ridge + (1 - self.rho) * scatter)
         means = [rest[c].mean(axis=0) for c in classes]
         nearest = min((x - m) @ inverse @ (x - m) for m in means)
         if len(self.references) == 1:
             return np.sqrt(nearest)
-        every = np.concatenate(rest)
-        scatter = (every - every.mean(axis=0)).T @ (every - every.mean(axis=0)) / self.n
-        overall = self.rho * self.mu_all * np.eye(len(x)) + (1 - self.rho) * scatter
+        every = np.concatenate(kept)
+        scatter = (every - every.mean(axis=0)).T @ (every - every.mean(axis=0)) / size
+        overall = self.mu_all * ridge + (1 - self.rho) * scatter
         apart = x - every.mean(axis=0)
         return nearest - apart @ np.linalg.inv(overall) @ apart
 
-    def log_text_sum(self, x, rest, also=None):
+    def log_text_sum(self, x, rest, without=None, also=None):
         total = 0.0
         for t in self.usable:
             odds = [min(30.0, np.exp((y @ t - y @ self.prompts[c]) / self.tau))
-                    for c, rows in enumerate(rest) for y in rows]  # fmt: skip
+                    for c, rows in enumerate(rest) for y in rows if c != without]  # fmt: skip
             near = x @ t - self.hub * self.hubness(t)
             total += np.exp(near / self.tau) / (1 + self.rivals * np.mean(odds))
         if also is not None:
@@ -134,9 +137,9 @@ class Oracle:
         b = min(self.bliss(x, c, rest[c]) for c in classes)
         hubs = [self.hub * self.hubness(self.prompts[c]) for c in classes]
         against = np.log(np.sum(np.exp((np.array(labels) - hubs) / self.tau)))
-        n = self.log_text_sum(x, rest, also) - against
+        n = self.log_text_sum(x, rest, without, also) - against
         middle = x @ np.mean(self.usable, axis=0) if len(rest) == 1 else np.mean(labels)
-        return [b, n, self.distance(x, classes, rest), middle - max(labels)]
+        return [b, n, self.distance(x, classes, rest, without), middle - max(labels)]
 
     def calibrate(self):
         normal, odd, loose = [], [], []
