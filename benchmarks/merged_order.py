@@ -1,6 +1,6 @@
 """Strays and wrong labels in one order: does reading it find more than the better single list?
 
-Run as: python benchmarks/merged_order.py [--data ../shared] [--draws 20]
+Run as: python benchmarks/merged_order.py [--data ../shared] [--draws 20] [--copies [--record]]
 
 Each draw takes 20 classes and all their images, swaps the labels of 5 % and adds 5 % of strays,
 which are filed at random or under the class whose prompt is nearest. `audit_arrays` audits the
@@ -30,6 +30,7 @@ from blissaudit.audit import AuditResult
 from blissaudit.evaluation.metrics import paired_interval
 from blissaudit.scorer import apart_from_class, merged_order
 from label_evidence import prompts_of
+from measuring import Report, setup_lines
 from planted_strays import embeddings
 
 CLASSES, SHARE, FIRST = 20, 0.05, 2000
@@ -104,6 +105,28 @@ def copied_orders(planted: Planted, texts: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
+def copied(real: Path, draws: int, record: bool) -> None:
+    """What copies among the neighbours cost, and whether keeping them apart mends it."""
+    report = Report("merged_copies", record, 1)
+    report.say(f"merged_order --copies: {draws} draws, strays filed at random, an equal copy of "
+               "every planted image in its class; precision at the planted count")  # fmt: skip
+    for line in setup_lines():
+        report.say(line)
+    for at in SETS:
+        shares: dict[str, list[float]] = {}
+        for planted, texts in plant(at, real, False, range(FIRST, FIRST + draws)):
+            images = with_copies(planted)
+            for name, order in copied_orders(images, texts).items():
+                top = np.argsort(-order, kind="stable")[: images.wrong.sum()]
+                shares.setdefault(name, []).append(100 * images.wrong[top].mean())
+        report.say(at)
+        for name, each in shares.items():
+            gain = paired_interval(np.array(shares[MERGED]), np.array(each))
+            report.say(f"  {name:<32} {np.mean(each):5.1f}  read_first gains {gain.mean:+.1f} "
+                       f"[{gain.low:+.1f}, {gain.high:+.1f}]")  # fmt: skip
+    report.finish()
+
+
 def orders(result: AuditResult) -> dict[str, np.ndarray]:
     """What each way of ordering reads first, float64 [n], higher = earlier."""
     assert result.labels is not None and result.merged is not None
@@ -162,7 +185,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("BLISS_TEST_DATA", "../shared"))
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--copies", action="store_true", help="planted images with copies alone")
+    parser.add_argument("--record", action="store_true", help="with --copies")
     chosen = parser.parse_args()
+    if chosen.copies:
+        copied(Path(chosen.data) / "real", chosen.draws, chosen.record)
+        return
     real, seeds = Path(chosen.data) / "real", range(FIRST, FIRST + chosen.draws)
     print(
         f"precision at the planted count, mean of {chosen.draws} draws; then the share of the swaps"
@@ -215,18 +243,6 @@ def main() -> None:
             met = gain.low > 0 if nearest else gain.high >= 0
             needed = "wholly above zero" if nearest else "not wholly below zero"
             print(f"=> {needed}: {'met' if met else 'MISSED'}", flush=True)
-    for at in SETS:
-        shares: dict[str, list[float]] = {}
-        for planted, texts in plant(at, real, False, seeds):
-            copied = with_copies(planted)
-            for name, order in copied_orders(copied, texts).items():
-                top = np.argsort(-order, kind="stable")[: copied.wrong.sum()]
-                shares.setdefault(name, []).append(100 * copied.wrong[top].mean())
-        print(f"\n{at}, strays filed at random, an equal copy of every planted image in its class")
-        for name, each in shares.items():
-            gain = paired_interval(np.array(shares[MERGED]), np.array(each))
-            print(f"  {name:<32} {np.mean(each):5.1f}  read_first gains {gain.mean:+.1f} "
-                  f"[{gain.low:+.1f}, {gain.high:+.1f}]", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
