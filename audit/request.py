@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -544,21 +543,13 @@ def read_or_embed(
         return embed_images(listed, encoder(), folder, embed or EmbedOptions(), progress)
 
 
-class HasFailures(Protocol):
-    """What was made of images some of which may have been unusable."""
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """The unusable ones."""
-
-
-def check_failures(images: HasFailures, most: int | None) -> None:
+def check_failures(failures: Sequence[Failure], most: int | None) -> None:
     """Raise TooManyFailures when more than `most` images could not be used."""
-    count = len(images.failures)
+    count = len(failures)
     if most is not None and count > most:
         raise TooManyFailures(
             f"{counted(count, 'image')} could not be read (the first: "
-            f"{images.failures[0].path}: {images.failures[0].reason})",
+            f"{failures[0].path}: {failures[0].reason})",
             f"at most {most:,}, as --fail-on says",
             "Repair or remove them; the results for the readable images are complete",
         )

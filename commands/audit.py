@@ -205,19 +205,15 @@ def audit(
             check_output(folder, asked)
         result = run_audit(request, progress_lines(), say, trained.no_prompts(model))
         save_audit(result, request.settings, folder, asked)
-        page = None
+        facts, text = json_summary(result, top), result_text(result, top)
+        failures, decision = result.images.failures, result.decision
+        reference = result.reference
+        del result  # its vectors: the page has its own
+        text += f"\nAll scores: {terminal_text(str(Path(folder) / 'scores.parquet'))}"
         if report >= 0:
-            page = save_report(folder, images=report, reference=result.reference)
-
-    def full_text() -> str:
-        lines = [
-            result_text(result, top),
-            f"All scores: {terminal_text(str(Path(folder) / 'scores.parquet'))}",
-        ]
-        lines += [] if page is None else [f"To look at them: {terminal_text(str(page))}"]
-        return "\n".join(lines)
-
-    output.show(json_summary(result, top), full_text)
-    check_failures(result.images, limits.unreadable)
-    assert result.decision is not None
-    check_flagged(result.decision, limits.flagged)
+            page = save_report(folder, images=report, reference=reference)
+            text += f"\nTo look at them: {terminal_text(str(page))}"
+    output.show(facts, text)
+    check_failures(failures, limits.unreadable)
+    assert decision is not None
+    check_flagged(decision, limits.flagged)

@@ -138,6 +138,7 @@ from .vectors.rows import PartedRows as PartedRows
 from .vectors.rows import SelectedRows as SelectedRows
 from .vectors.rows import release_pages as release_pages
 from .vectors.rows import remaining as remaining
+from .vectors.rows import resident_if_few as resident_if_few
 from .vectors.rows import scratch_array as scratch_array
 from .vectors.rows import whole_rows as whole_rows
 from .vectors.string_columns import Texts as Texts

@@ -45,8 +45,8 @@ from ...indexer import (
     open_embedding_folder,
     read_file,
     read_parquet,
+    resident_if_few,
     slices,
-    whole_rows,
 )
 from ...scorer import ARRAYS, NO_FILE
 from ..folder import RunFolder, located
@@ -285,8 +285,6 @@ def _unless_changed(place: int, data: bytes, wanted: Wanted) -> Photograph:
 
 
 ROWS_AT_ONCE = 65_536
-HELD_BYTES = 64 << 20
-"""Size up to which rows are held: a page reads them five times."""
 
 
 @dataclass(frozen=True)
@@ -313,8 +311,7 @@ class StoredImages:
     def vectors(self) -> Rows:
         """The unit rows of all stored images, as they were scored; in memory where they are few."""
         rows = (PartedRows if self.ours else OutsideRows)(self.layout.vectors)
-        few = self.layout.count * self.layout.dimension * 4 <= HELD_BYTES
-        return whole_rows(rows) if few else rows
+        return resident_if_few(rows, self.layout.dimension)
 
     def hashes(self, places: Sequence[int]) -> list[str]:
         """What the images at `places` are known by: SHA-256 of the file, else of the vector."""
