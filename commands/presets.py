@@ -25,6 +25,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "score": "bliss",
         "k": 10,
         "weight": 0.5,
+        "robust": False,
     },
 }
 """For each preset what it sets, by field of the option groups (Goodge, Hooi and Ng, BMVC 2024).

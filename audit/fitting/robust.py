@@ -47,12 +47,15 @@ def refitted(
     clean: EmbeddedImages | None,
     settings: AuditSettings,
     progress: Progress = no_progress,
+    *,
+    asked: bool = True,
 ) -> AuditResult:
     """`result` scored again against its reference without the images that another class explains.
 
-    `clean` are the reference's images, None where they are the audited ones. Images that were
-    dropped are scored against a reference without them, as images left out are. The reference has
-    two classes or more.
+    By BLISS or bliss+, whichever ranks `result`; unchanged where that was not `asked` for and there
+    are none. `clean` are the reference's images, None where
+    they are the audited ones. Images that were dropped are scored against a reference without
+    them, as images left out are. The reference has two classes or more.
     """
     before = result.reference
     images = result.images if clean is None else clean
@@ -69,6 +72,8 @@ def refitted(
         )
     cosine = label_margins(images.vectors, before, labels, left_out).cosine_margin
     out, better = _explained(images, labels, scores, settings.weight, cosine)
+    if not (asked or out.any()):
+        return result
     table = tuple(
         (images.paths[i], before.classes[labels[i]], before.classes[better[i]])
         for i in np.flatnonzero(out).tolist()
@@ -101,13 +106,13 @@ def scored_with(
         engine=result.engine,
     )
     fewer = _fewer(result.left_out, now, len(again.score))
-    refit = Refit(fewer, table, result.scores.score, weight)
-    after = replace(
-        result, reference=reference, scores=again, left_out=now, refit=refit, weight=weight
-    )
+    found = replace(result, reference=reference, scores=again, left_out=now, weight=weight)
     if result.score_name == "bliss+":
-        return rescored(after, SCORES["bliss+"], weight)
-    return calibrated(after, replace(settings, weight=weight))
+        found = rescored(found, SCORES["bliss+"], weight)
+    else:
+        found = calibrated(found, replace(settings, weight=weight))
+    refit = Refit(fewer, table, result.scores.score, found.scores.score, weight)
+    return replace(found, refit=refit)
 
 
 def reference_labels(images: EmbeddedImages, reference: Reference) -> np.ndarray:
@@ -210,11 +215,11 @@ def _explained(
 
 
 def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
-    """How many images were dropped, of which classes, and how the ranking changed; None without
-    --robust."""
+    """How many images were dropped, of which classes, and how the ranking by BLISS or, where it was
+    made first, by bliss+ changed; None without a refit."""
     if result.refit is None:
         return None
-    after, before = result.scores.score, result.refit.before
+    after, before = result.refit.after, result.refit.before
     shown = min(top, len(after))
     counts: dict[str, int] = {}
     for _, label, _ in result.refit.table:
@@ -234,12 +239,13 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
 def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
     """These facts in a line; `reference_images` counts those that remain."""
     count, top = facts["dropped"], facts["top"]
+    images = f"{count:,} of {count + reference_images:,} reference images"
     if not count:
-        return f"--robust dropped none of {reference_images:,} reference images"
+        return f"--robust left none of {reference_images:,} reference images out of the fit"
     classes = counted(len(facts["dropped_by_class"]), "class", "classes")
     line = (
-        f"--robust dropped {count:,} of {count + reference_images:,} reference images, from "
-        f"{classes} (dropped.csv lists them)"
+        f"left out of the fit: {images}, from {classes}, which another class explains "
+        "(dropped.csv; --no-robust leaves them in)"
     )
     if top:
         line += (
