@@ -380,7 +380,7 @@ def test_the_parts_are_what_words_and_images_add():
     total = scorer(images, retrieved, NOTHING_LEFT_OUT)
     np.testing.assert_allclose(found.sum(axis=1), total)
     facts = scorer.facts(K)
-    assert facts["version"] == 2
+    assert facts["version"] == 3
     np.testing.assert_allclose(list(facts["weights"].values()), truth.w, rtol=1e-4)
     assert facts["without_own_class"] == {
         "words_auroc": pytest.approx(truth.aurocs[1]),
