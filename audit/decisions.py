@@ -283,9 +283,8 @@ def decide(
     of the reference, where they are at hand. Raises UsageError where no label can be questioned.
     """
     classes = result.reference.classes
-    if result.refit is None and question.refits(
-        own, result.score_name, len(result.images.rows), len(classes)
-    ):
+    done = result.refit is not None or result.all_stay
+    if not done and question.refits(own, result.score_name, len(result.images.rows), len(classes)):
         question.check_classes(classes)
         result = refitted(
             result, None if own else clean, settings, progress, asked=bool(question.robust)

@@ -93,6 +93,8 @@ class AuditResult:
     """How well each image suits its label; None without labels among two classes or more."""
     decision: Decision | None = None
     refit: Refit | None = None
+    all_stay: bool = False
+    """Whether images that another class explains were looked for, and none was to leave the fit."""
     hits: HitsCache | None = None
     """The cache of what was retrieved, for steps that retrieve again."""
     engine: Engine | None = None

@@ -52,14 +52,16 @@ class FiledImages:
     """float64 [n], largest other prompt cosine minus own."""
 
 
-def explained_images(filed: FiledImages) -> np.ndarray:
-    """bool [n], which images to leave out of the refit."""
+def explained_images(filed: FiledImages) -> tuple[np.ndarray, int]:
+    """bool [n], which images to leave out of the refit, and how many others are explained too and
+    stay because their class would keep too few."""
     doubtful = np.flatnonzero((filed.margin > 0) | (filed.cosine_margin > 0))
     out = np.zeros(len(filed.labels), bool)
     if len(doubtful):
         few = agreeing_neighbours(filed.vectors, filed.labels, doubtful) <= AGREEING
         out[doubtful[few]] = True
-    return _copies_together(_enough_left(out, filed), filed)
+    leaving = _copies_together(_enough_left(out, filed), filed)
+    return leaving, int((out & ~leaving).sum())
 
 
 def balanced_weight(weight: float, before: Reference, after: Reference) -> float:

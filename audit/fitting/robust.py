@@ -71,9 +71,14 @@ def refitted(
             images.vectors, found, before, settings.weight, labels, left_out, engine=result.engine
         )
     cosine = label_margins(images.vectors, before, labels, left_out).cosine_margin
-    out, better = _explained(images, labels, scores, settings.weight, cosine)
+    out, better, stay = _explained(images, labels, scores, settings.weight, cosine)
+    if stay:
+        images_stay = counted(stay, "image that another class explains stays",
+                              "images that another class explains stay")  # fmt: skip
+        remark = f"{images_stay} in the fit, so that their classes keep enough images"
+        result = replace(result, remarks=(*result.remarks, remark))
     if not (asked or out.any()):
-        return result
+        return replace(result, all_stay=True)
     table = tuple(
         (images.paths[i], before.classes[labels[i]], before.classes[better[i]])
         for i in np.flatnonzero(out).tolist()
@@ -171,9 +176,9 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
     apart = None
     if own and len(given) <= MOST_REFITTED:
         apart = apart_from_class(result.images.vectors, given)
-    if apart is not None and result.refit is None:
+    if apart is not None and result.refit is None and not result.all_stay:
         weight, margin = result.weight, labels.cosine_margin
-        out, _ = _explained(result.images, given, scores, weight, margin)
+        out, _, _ = _explained(result.images, given, scores, weight, margin)
         if out.any():
             reference = without_images(reference, result.images, given, out)
             left_out = in_reference(result.images, reference)
@@ -192,8 +197,9 @@ def _explained(
     scores: BlissScores,
     weight: float,
     cosine: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """bool [n], which images to drop, and int64 [n], the other class that suits each best.
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """bool [n], which images to drop, int64 [n], the other class that suits each best, and how many
+    stay although another class explains them.
 
     `cosine` float64 [n] is the margin of prompt cosines.
     """
@@ -209,9 +215,9 @@ def _explained(
         cosine[filed],
     )
     out = np.zeros(len(labels), bool)
-    out[filed] = explained_images(known)
+    out[filed], stay = explained_images(known)
     here = np.arange(len(labels))
-    return out, scores.best_classes[here, others.argmin(axis=1)]
+    return out, scores.best_classes[here, others.argmin(axis=1)], stay
 
 
 def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
