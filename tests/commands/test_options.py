@@ -117,7 +117,7 @@ def test_effort_changes_nothing(bliss, collection, index, plain, tmp_path):
     outcome = bliss(*command, *options, "--top", 3)
     assert outcome.err.startswith("model demo, device cpu, precision fp32, batch 5\n")
     assert outcome.out.split("\n\n")[0].count("\n") == 3
-    assert outcome.out.split("\n\n")[1].count("\n") == 1
+    assert outcome.out.split("\n\n")[1].count("\n") == 2  # the refit, and what flags
     found = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
     np.testing.assert_allclose(found["ics"], plain["ics"], atol=1e-3)
     a = np.load(tmp_path / "out" / "images" / "img_emb" / "img_emb_0.npy")
