@@ -310,19 +310,21 @@ def with_copies_and_quality(
     progress: Progress = no_progress,
     *,
     pictures: tuple[OpenPicture | None, OpenPicture | None] = (None, None),
+    splits: Texts[str | None] | None = None,
 ) -> AuditResult:
     """`result` with the copies among its images and the bad pictures, as far as they are asked for.
 
     `against` is another collection or a reference: copies of its images are leaks. `pictures` opens
-    the pictures of both where they were not measured. Raises BlissError where `against` was made
-    with another model.
+    the pictures of both where they were not measured; copies in several `splits` are leaks too.
+    Raises BlissError where `against` was made with another model.
     """
-    if question.includes("copy") or against is not None:
+    if question.includes("copy") or against is not None or splits is not None:
         copies = find_copies(
             result.images,
             open_picture=pictures[0],
             against=against,
             open_other=pictures[1],
+            splits=splits,
             progress=progress,
         )
         remarks = () if copies.compared and not copies.unseen else (copies.notice(),)

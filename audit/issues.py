@@ -18,7 +18,7 @@ from .result import AuditResult
 KINDS = ("stray", "label", "copy", "near-copy", "leak", "quality")
 """stray: belongs to no class, flagged as the decision says. label: another class suits it better.
 copy: the same bytes or pixels as another image. near-copy: the same picture, changed. leak: a copy
-of an image of the other collection (--against). quality: a bad picture."""
+of an image of another collection or split (--against). quality: a bad picture."""
 
 SCHEMA = pa.schema(
     [
@@ -146,19 +146,24 @@ def _copies(result: AuditResult) -> Iterator[Issue]:
         for row in ours:
             i = place[row["row"]]
             alike = _alikeness(row)
+            mine, twins = row["split"], [each for each in ours if each is not row]
             if row["leak"]:
-                other = None if kept is None else str(kept["image"])
-                evidence = f"{HOW[row['kind']]} as {other or 'an image'} of the other collection"
-                suggestion = "take it out of one of the two"
+                apart = [each for each in twins if each["split"] not in (mine, None)]
+                there = apart[0] if apart else kept
+                other = None if there is None else str(there["image"])
+                where = f"the split {apart[0]['split']}" if apart else "the other collection"
+                evidence = f"{HOW[row['kind']]} as {other or 'an image'} of {where}"
+                suggestion = f"take it out of one of the two{' splits' * bool(apart)}"
                 found.append((i, "leak", evidence, suggestion, other))
                 closeness[i] = max(closeness[i], alike)
-            elif kept is not None and row is not kept:
+                twins = [each for each in twins if each["split"] == mine] if apart else []
+            if kept is not None and row is not kept and twins:
                 kind = "near-copy" if row["kind"] == "near" else "copy"
                 evidence = f"{HOW[row['kind']]} as {kept['image']}"
                 suggestion = f"keep {kept['image']}, leave this out"
                 found.append((i, kind, evidence, suggestion, kept["image"]))
                 closeness[i] = max(closeness[i], alike)
-        if len(labels) > 1 and not ours[0]["leak"] and result.labels is not None:
+        if len(labels) > 1 and result.labels is not None:
             for row in ours:
                 others = [name for name in labels if name != row["label"]]
                 evidence = f"filed under {row['label']}, copies of it under {', '.join(others)}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from ..corpora import (
     notices_of,
     open_corpus,
     open_images,
+    read_everything,
 )
 from ..errors import TooManyFailures, UsageError
 from ..indexer import (
@@ -36,8 +36,11 @@ from ..indexer import (
     build_index,
     check_same_model,
     check_same_preprocessing,
+    column_names,
     embed_images,
     is_embedding_folder,
+    metadata_parts,
+    open_embedding_folder,
     open_index,
     open_indexes,
     read_image_embeddings,
@@ -69,6 +72,8 @@ HELD_OUT = 0.2
 """Share of a separate reference's images that is held out for calibration."""
 DEFAULT_CORPUS = "imagenet-1k"
 IMAGES, CLEAN, CALIBRATION = "images", "reference-images", "calibration-images"
+SPLIT_COLUMN = "column="
+"""What --against begins with where it names a column."""
 AGAINST = "against-images"
 """Folders of image embeddings in an output folder: of IMAGES and the options of the same names."""
 
@@ -109,7 +114,8 @@ class AuditRequest:
     strict: bool = False
     """Whether a class with too few images is refused, where it is set aside otherwise."""
     against: str | None = None
-    """Another collection, its embeddings, or a fitted reference: copies of its images are leaks."""
+    """Another collection, its embeddings, or a fitted reference: copies of its images are leaks. Or
+    column=NAME, a column that says which split each audited image is in: copies in two are."""
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.embeddings is None):
@@ -146,9 +152,13 @@ def run_audit(
     result = score_images(inputs, embedded, reference, request, progress)
     against = inputs.against if isinstance(inputs.against, Reference) else embedded.against
     root, other = request.image_root, embedded.against
+    splits = None
+    if inputs.split_column is not None:
+        spec = request.images or request.embeddings or ""
+        splits = column_of(spec, result.images, inputs.split_column, request.image_options)
     with files_of(result.images, root) as mine, files_of(other, root) as theirs:
         result = with_copies_and_quality(
-            result, request.question, against, progress, pictures=(mine, theirs)
+            result, request.question, against, progress, pictures=(mine, theirs), splits=splits
         )
     return decide(result, request.question, request.settings, inputs.own, embedded.clean, progress)
 
@@ -175,6 +185,8 @@ class AuditInputs:
     set_aside: Mapping[str, int]
     """The classes with too few images, as far as labels are known, and how many each has."""
     against: ImageInput | Reference | None = None
+    split_column: str | None = None
+    """The column of the audited images' splits."""
 
     @property
     def own(self) -> bool:
@@ -230,7 +242,12 @@ def open_inputs(
         say(set_aside_text(aside, LEAST_IMAGES if reference is None else 2))
     encoder: Encoder | None = None
     against: ImageInput | Reference | None = None
-    if request.against is not None:
+    split_column = None
+    if request.against is not None and request.against.startswith(SPLIT_COLUMN):
+        split_column = request.against.removeprefix(SPLIT_COLUMN)
+        column_of(request.images or request.embeddings or "", None, split_column,
+                  request.image_options)  # fmt: skip
+    elif request.against is not None:
         if is_reference_folder(request.against):
             against = load_reference(request.against)
         else:
@@ -241,7 +258,7 @@ def open_inputs(
     corpus = _open_corpus(request, say) if index is None else None
     inputs = AuditInputs(
         images, reference, calibration, index, corpus, encoder, score, head, no_prompts, aside,
-        against,
+        against, split_column,
     )  # fmt: skip
     _check_models(inputs)
     if index is not None:
@@ -478,6 +495,41 @@ def are_embedded(spec: str) -> bool:
     return is_embedding_folder(Path(spec), "img")
 
 
+def column_of(
+    spec: str,
+    images: EmbeddedImages | None,
+    column: str,
+    options: ImageOptions = NO_IMAGE_OPTIONS,
+) -> list[str | None]:
+    """What a column says of each image: of the collection `spec`, or of its embeddings' metadata.
+
+    Without `images` it is only looked for. Raises UsageError where there is no such column.
+    """
+    if are_embedded(spec):
+        layout = open_embedding_folder(Path(spec), "img")
+        there = column_names(layout.metadata[0])
+        if column not in there:
+            raise _no_column(f"{spec} has no column {column!r}", f"one of {', '.join(there)}")
+        tables = [] if images is None else metadata_parts(layout, [column])
+        every = [value for table in tables for value in table[column].to_pylist()]
+        if "sha256" in there:  # our own have no rows of what could not be read
+            return [None if value is None else str(value) for value in every]
+    else:
+        try:
+            source = open_images(spec, replace(options, label_column=column))
+        except UsageError as error:
+            raise _no_column(error.given, error.needed) from error
+        every = list(source.labels or ())
+        if images is not None and source.labels is None:
+            every = [item.label for item in source.items(read_everything)]
+    rows = () if images is None else images.rows.tolist()
+    return [None if every[row] is None else str(every[row]) for row in rows]
+
+
+def _no_column(given: str, needed: str) -> UsageError:
+    return UsageError(given, needed, "Name a column that the collection has")
+
+
 def read_or_embed(
     spec: str,
     encoder: Callable[[], Encoder],
@@ -498,21 +550,13 @@ def read_or_embed(
         return embed_images(listed, encoder(), folder, embed or EmbedOptions(), progress)
 
 
-class HasFailures(Protocol):
-    """What was made of images some of which may have been unusable."""
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """The unusable ones."""
-
-
-def check_failures(images: HasFailures, most: int | None) -> None:
+def check_failures(failures: Sequence[Failure], most: int | None) -> None:
     """Raise TooManyFailures when more than `most` images could not be used."""
-    count = len(images.failures)
+    count = len(failures)
     if most is not None and count > most:
         raise TooManyFailures(
             f"{counted(count, 'image')} could not be read (the first: "
-            f"{images.failures[0].path}: {images.failures[0].reason})",
+            f"{failures[0].path}: {failures[0].reason})",
             f"at most {most:,}, as --fail-on says",
             "Repair or remove them; the results for the readable images are complete",
         )

@@ -11,10 +11,13 @@ cosine of 0.9 to 0.99, a bad picture at 0.9, one of a single colour a random dir
 search proposes copies as candidates is therefore assumed, not measured, as is what cosines find.
 
 Rivals on the same images: cleanlab's label quality (normalised margin of logistic regression in
-five folds, out of sample) for labels, thresholds of the cosine for copies. Picture quality is
-compared with cleanvision in quality_agreement.py. Real copies are not counted in the precision.
+five folds, out of sample) for labels, thresholds of the cosine for copies, and with --beside
+cleanvision (0.3.7 was used) for bad pictures and copies and imagededup (0.3.3) for copies, each as
+by default. They are no dependencies: PYTHON is the interpreter of an environment with either. Real
+copies are not counted in the precision.
 
-Run as: BLISS_TEST_DATA=DIR python benchmarks/one_folder.py [--draws 10] [--classes 20] [--record]
+Run as: BLISS_TEST_DATA=DIR python benchmarks/one_folder.py [--draws 10] [--classes 20]
+        [--beside PYTHON] [--record]
 """
 
 from __future__ import annotations
@@ -25,12 +28,13 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blissaudit.audit.request as request_module
 import numpy as np
@@ -53,6 +57,38 @@ COPIES = ("resize", "encode", "crop", "mirror")
 BAD = ("dark", "light", "blurry", "empty")
 PROMPT = "a photo of a {label}"
 COSINES = (0.95, 0.97, 0.98)
+BESIDE = """
+import json, sys
+from importlib.metadata import version
+from pathlib import Path
+folder, found = Path(sys.argv[1]), {}
+def name(path):
+    return str(Path(folder, path).relative_to(folder))
+try:
+    from cleanvision import Imagelab
+    lab = Imagelab(data_path=str(folder))
+    lab.find_issues(n_jobs=1, verbose=False)
+    bad = ("dark", "light", "blurry", "low_information")
+    bad = lab.issues[[f"is_{each}_issue" for each in bad]]
+    sets = [each for kind in ("exact", "near") for each in lab.info[f"{kind}_duplicates"]["sets"]]
+    found["cleanvision"] = {
+        "version": version("cleanvision"),
+        "bad": [name(path) for path in bad.index[bad.any(axis=1)]],
+        "copies": [[name(path) for path in each] for each in sets],
+    }
+except ImportError:
+    pass
+try:
+    from imagededup.methods import PHash
+    near = PHash(verbose=False).find_duplicates(image_dir=str(folder), recursive=True)
+    found["imagededup's PHash"] = {
+        "version": version("imagededup"),
+        "copies": [[name(path), name(other)] for path in near for other in near[path]],
+    }
+except ImportError:
+    pass
+Path(sys.argv[2]).write_text(json.dumps(found))
+"""
 PREPROCESSING = Preprocessing((64, 64), "bicubic", "squash", (0.0,) * 3, (1.0,) * 3)
 
 
@@ -179,7 +215,17 @@ def digest(pixels: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
 
 
-def judged(result: AuditResult, planted: Planted) -> dict[str, tuple[float, float]]:
+def found_beside(python: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """The bad pictures and the groups of copies of a folder, by the name of each rival."""
+    answer = folder.parent / "beside.json"
+    subprocess.run([python, "-c", BESIDE, str(folder), str(answer)], check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    return json.loads(answer.read_text())
+
+
+def judged(
+    result: AuditResult, planted: Planted, beside: dict[str, dict[str, Any]]
+) -> dict[str, tuple[float, float]]:
     """Precision and recall in percent; at the planted count they are the same."""
     at = {name: i for i, name in enumerate(planted.names)}
     order = np.array([at[path] for path in result.images.paths])
@@ -221,6 +267,17 @@ def judged(result: AuditResult, planted: Planted) -> dict[str, tuple[float, floa
     true[copy], true[first] = True, True
     counted = true | ~planted.real[order]
     found["copies, all"] = (100 * true[counted & (group >= 0)].mean(), 100 * hit.mean())
+    for rival, answer in beside.items():
+        if "bad" in answer:
+            called = np.zeros(len(order), bool)
+            called[[place[at[name]] for name in answer["bad"]]] = True
+            found[f"bad pictures, by {rival}"] = both(called, bad)
+        groups = [{place[at[name]] for name in names} for names in answer["copies"]]
+        called = np.zeros(len(order), bool)
+        called[[i for each in groups for i in each]] = True
+        hit = np.array([any({i, j} <= each for each in groups)
+                        for i, j in zip(copy, first, strict=True)])  # fmt: skip
+        found[f"copies, by {rival}"] = (100 * true[counted & called].mean(), 100 * hit.mean())
     vectors = np.asarray(result.images.vectors[:])
     cosine = vectors @ vectors.T
     np.fill_diagonal(cosine, -1)
@@ -264,6 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--beside", metavar="PYTHON", help="with cleanvision or imagededup")
     parser.add_argument("--record", action="store_true")
     chosen = parser.parse_args()
     data = test_data()
@@ -279,7 +337,7 @@ def main() -> None:
     rows = np.load(captions / "text_emb" / "text_emb_0.npy").astype(np.float32)
     texts = dict(zip(names, rows / np.linalg.norm(rows, axis=1, keepdims=True), strict=True))
     every: dict[str, list[tuple[float, float]]] = {}
-    counts = []
+    counts, versions = [], {}
     with tempfile.TemporaryDirectory() as made:
         os.environ["BLISS_CACHE"] = str(Path(made) / "cache")
         index = Path(made) / "index"
@@ -289,10 +347,14 @@ def main() -> None:
             planted = plant(real, folder / "images", chosen.classes, seed)
             counts.append((len(planted.names), (planted.kind == "stray").sum()))
             result = audit(folder, planted, index, texts)
-            for name, pair in judged(result, planted).items():
+            beside = found_beside(chosen.beside, folder / "images") if chosen.beside else {}
+            versions = {name: answer["version"] for name, answer in beside.items()}
+            for name, pair in judged(result, planted, beside).items():
                 every.setdefault(name, []).append(pair)
             shutil.rmtree(folder)
     images, planted_each = np.mean(counts, axis=0)
+    for name, version in versions.items():
+        report.say(f"  beside {name}, version {version}")
     report.say(f"  {images:,.0f} images a draw, {planted_each:.0f} planted of each kind")
     report.say(f"  {'':<46} precision  recall, in percent, mean and standard deviation")
     for name, pairs in every.items():

@@ -51,7 +51,8 @@ INPUTS = grouped(
         option("--calibration", metavar="DIR", help="Further clean images, or their embeddings, "
                "for p-values."),
         option("--against", metavar="DIR", help="Another collection, its embeddings, or a fitted "
-               "reference: copies of its images are leaks."),
+               "reference: copies of its images are leaks. Or column=NAME, which says the split of "
+               "each image: copies in several splits are."),
     ),
     section(
         "Captions",
@@ -206,19 +207,15 @@ def audit(
             check_output(folder, asked)
         result = run_audit(request, progress_lines(), say, trained.no_prompts(model))
         save_audit(result, request.settings, folder, asked)
-        page = None
+        facts, text = json_summary(result, top), result_text(result, top)
+        failures, decision = result.images.failures, result.decision
+        reference = result.reference
+        del result  # its vectors: the page has its own
+        text += f"\nAll scores: {terminal_text(str(Path(folder) / 'scores.parquet'))}"
         if report >= 0:
-            page = save_report(folder, images=report, reference=result.reference)
-
-    def full_text() -> str:
-        lines = [
-            result_text(result, top),
-            f"All scores: {terminal_text(str(Path(folder) / 'scores.parquet'))}",
-        ]
-        lines += [] if page is None else [f"To look at them: {terminal_text(str(page))}"]
-        return "\n".join(lines)
-
-    output.show(json_summary(result, top), full_text)
-    check_failures(result.images, limits.unreadable)
-    assert result.decision is not None
-    check_flagged(result.decision, limits.flagged)
+            page = save_report(folder, images=report, reference=reference)
+            text += f"\nTo look at them: {terminal_text(str(page))}"
+    output.show(facts, text)
+    check_failures(failures, limits.unreadable)
+    assert decision is not None
+    check_flagged(decision, limits.flagged)

@@ -114,7 +114,7 @@ def compare(
         comparison_facts(compared, shown),
         lambda: "\n".join(map(terminal_text, comparison_lines(compared, shown))),
     )
-    check_failures(found, decoding.limits.unreadable)
+    check_failures(found.failures, decoding.limits.unreadable)
 
 
 @cloup.group()

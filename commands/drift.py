@@ -145,4 +145,4 @@ def drift(
 
     output.show(drift_summary(result, top), full_text)
     for images in (result.old, result.new):
-        check_failures(images, decoding.limits.unreadable)
+        check_failures(images.failures, decoding.limits.unreadable)

@@ -175,7 +175,7 @@ def evaluate(
         embed = decoding.embedding(overwrite, opt.ray_engine(engine, model))
         found = _judge_issues(measurement, index, judge, embed, classes.words(), Path(folder))
         output.show(*found[:2])
-        check_failures(found[2], decoding.limits.unreadable)
+        check_failures(found[2].failures, decoding.limits.unreadable)
         return
     reference = measurement.reference
     if reference is None:
@@ -231,7 +231,7 @@ def evaluate(
     if measurement.repeats is not None:
         _say_differences(measurement.repeats, read_json(Path(folder) / SUMMARY))
     for each in sets:
-        check_failures(each, decoding.limits.unreadable)
+        check_failures(each.failures, decoding.limits.unreadable)
 
 
 def _judge_issues(

@@ -133,7 +133,7 @@ def tune(
     if not output.as_json:
         done = "--dry-run: nothing was stored" if dry_run else f"stored in {folder}"
         click.echo(terminal_text(done))
-    check_failures(found, decoding.limits.unreadable)
+    check_failures(found.failures, decoding.limits.unreadable)
 
 
 @click.command(cls=Command)

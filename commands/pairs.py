@@ -149,4 +149,4 @@ def pairs(
         return f"{pairs_text(found, top)}\nWritten: {files}"
 
     output.show(pairs_summary(found, top), full_text)
-    check_failures(found.collection.images, decoding.limits.unreadable)
+    check_failures(found.collection.images.failures, decoding.limits.unreadable)

@@ -99,4 +99,4 @@ def fit(
         f"class{'es' * (len(names) != 1)}, {fitted.calibration_count:,} held out "
         f"for calibration, {len(found.failures):,} unreadable: {terminal_text(folder)}",
     )
-    check_failures(found, decoding.limits.unreadable)
+    check_failures(found.failures, decoding.limits.unreadable)

@@ -92,6 +92,6 @@ def score(
         result = rescored(result, chosen, settings.weight, plus=plus)
         result = decide(result, question, settings, own=False)
     output.show(json_summary(result, top), lambda: result_text(result, top, "see above"))
-    check_failures(found, decoding.limits.unreadable)
+    check_failures(found.failures, decoding.limits.unreadable)
     assert result.decision is not None
     check_flagged(result.decision, question.rule.fail_on)

@@ -106,7 +106,7 @@ def oecl(
     output.show(
         facts, lambda: "\n".join(terminal_text(line) for line in result_lines(result, folder))
     )
-    check_failures(result, decoding.limits.unreadable)
+    check_failures(result.failures, decoding.limits.unreadable)
 
 
 @dataclass(frozen=True)

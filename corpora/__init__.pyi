@@ -33,6 +33,7 @@ from .images.source import ImageOptions as ImageOptions
 from .images.source import ImageSource as ImageSource
 from .images.source import display_path as display_path
 from .images.source import image_format as image_format
+from .images.source import read_everything as read_everything
 from .images.source import read_image_bytes as read_image_bytes
 from .images.source import why_outside as why_outside
 from .parquet_pages import parquet_batches as parquet_batches

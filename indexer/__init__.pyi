@@ -126,6 +126,7 @@ from .vectors.layout import metadata_parts as metadata_parts
 from .vectors.layout import open_embedding_folder as open_embedding_folder
 from .vectors.layout import parquet_schema as parquet_schema
 from .vectors.layout import read_parquet as read_parquet
+from .vectors.near_pairs import near_pairs as near_pairs
 from .vectors.nearest import Hits as Hits
 from .vectors.nearest import check_k as check_k
 from .vectors.nearest import exact_search as exact_search
@@ -137,6 +138,7 @@ from .vectors.rows import PartedRows as PartedRows
 from .vectors.rows import SelectedRows as SelectedRows
 from .vectors.rows import release_pages as release_pages
 from .vectors.rows import remaining as remaining
+from .vectors.rows import resident_if_few as resident_if_few
 from .vectors.rows import scratch_array as scratch_array
 from .vectors.rows import whole_rows as whole_rows
 from .vectors.string_columns import Texts as Texts

@@ -464,17 +464,24 @@ def filed_terms(
     terms = left_out_terms(images, retrieved, reference, pairs)
     ics[terms.images], ets[terms.images] = terms.ics, terms.pull.mean(axis=1)
     rest = np.flatnonzero((given >= 0) & np.isnan(ics))
-    if len(rest):
-        texts, position = np.unique(retrieved.position[rest], return_inverse=True)
+    for number in np.unique(given[rest]):
+        here = rest[given[rest] == number]
+        texts, position = np.unique(retrieved.position[here], return_inverse=True)
         some = Retrieved(
-            retrieved.similarity[rest],
-            retrieved.rows[rest],
-            position.reshape(len(rest), -1).astype(np.int32),
+            retrieved.similarity[here],
+            retrieved.rows[here],
+            position.reshape(len(here), -1).astype(np.int32),
             retrieved.vectors[texts],
         )
-        found = bliss_scores(images[rest], some, reference, given=given[rest])
-        ics[rest], ets[rest] = found.given_ics, found.given_ets
+        found = bliss_scores(images[here], some, _one_class(reference, number))
+        ics[here], ets[here] = found.ics, found.ets
     return ics, ets
+
+
+def _one_class(reference: Reference, number: int) -> Reference:
+    moments, some = reference.moments, slice(number, number + 1)
+    alone = Moments(moments.classes[some], moments.parts[some])
+    return Reference(alone, reference.prompt_vectors[some])
 
 
 def _moderated(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ...indexer import EmbeddedImages, Texts, text_column
 from ...progress import Progress, no_progress
@@ -31,6 +32,7 @@ from ...scorer import (
     remove_images,
     top_in_common,
 )
+from ..issues import LOOK_ALIKE
 from ..result import AuditResult, Refit
 from ..retrieval import retrieve
 from ..run import AuditSettings, calibrated, calibrated_on_itself, given_classes, in_reference
@@ -167,15 +169,15 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
     """float64 [n], `merged_order` of an audit whose labels were questioned.
 
     Where the audited images are their `own` reference, and no more than MOST_REFITTED, they are
-    compared with their neighbours too, and the reference is first fitted again without those that
-    another class explains, unless that was done already.
+    compared with their neighbours too, copies apart, and the reference is first fitted again
+    without those that another class explains, unless that was done already.
     """
     assert result.labels is not None
     labels, reference, scores = result.labels, result.reference, result.scores
     ics, ets, given = scores.given_ics, scores.given_ets, labels.given
     apart = None
     if own and len(given) <= MOST_REFITTED:
-        apart = apart_from_class(result.images.vectors, given)
+        apart = apart_from_class(result.images.vectors, given, _copy_groups(result))
     if apart is not None and result.refit is None and not result.all_stay:
         weight, margin = result.weight, labels.cosine_margin
         out, _, _ = _explained(result.images, given, scores, weight, margin)
@@ -189,6 +191,18 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
     ics, ets = np.where(filed, ics, scores.ics), np.where(filed, ets, scores.ets)
     weight = result.weight if result.refit is None else result.refit.weight
     return merged_order(ics + weight * ets, labels.margin, apart)
+
+
+def _copy_groups(result: AuditResult) -> np.ndarray | None:
+    """int64 [n], the group of copies of each image, -1 for none; None where nobody looked."""
+    if result.copies is None:
+        return None
+    groups = np.full(len(result.images.rows), -1)
+    found = result.copies.filter(pc.field("kind") != LOOK_ALIKE)
+    found = found.filter(~pc.field("other"))
+    at = np.searchsorted(result.images.rows, found["row"].to_numpy())
+    groups[at] = found["group"].to_numpy()
+    return groups
 
 
 def _explained(

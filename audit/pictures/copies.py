@@ -5,17 +5,17 @@ same-pixels  the same upright RGB pixels in another file
 near         the same picture: resized, encoded again, cropped a little, mirrored, watermarked
 look-alike   very similar embeddings that are not the same picture, or not known to be
 
-Candidates for the last two are the nearest images by embedding, found with FAISS for large
-collections. A candidate is `near` where the aligned correlation of both pictures (`alignment`) is
-high. Without pictures, from embeddings alone, only equal vectors are `near`: how similar two
-vectors are does not tell a copy from another photograph of the same scene.
+Candidates for the last two are the nearest images by embedding, found among all near pairs or, in
+large collections, with FAISS. A candidate is `near` where the aligned correlation of both pictures
+(`alignment`) is high. Without pictures, from embeddings alone, only equal vectors are `near`: how
+similar two vectors are does not tell a copy from another photograph of the same scene.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,10 @@ from ...indexer import (
     EmbeddedImages,
     Rows,
     SelectedRows,
+    Texts,
     check_same_model,
+    distinct_texts,
+    near_pairs,
     nearest_searcher,
     numbers_of,
     ranks,
@@ -44,6 +47,10 @@ from .alignment import align_pairs
 KINDS = ("exact", "same-pixels", "near", "look-alike")
 SAME_FILE, SAME_PIXELS, NEAR, LOOK_ALIKE = range(4)
 QUERIES_AT_ONCE, PAIRS_AT_ONCE = 16_384, 4096
+ALL_PAIRS_UP_TO = 100_000
+"""Images of which all near pairs are found before the nearest of each are chosen."""
+PAIRS_AN_IMAGE = 40
+"""Where there are more near pairs for each image, only its nearest are searched for."""
 SCHEMA = pa.schema(
     [
         ("group", pa.int32()),
@@ -57,6 +64,7 @@ SCHEMA = pa.schema(
         ("label", pa.string()),
         ("leak", pa.bool_()),
         ("other", pa.bool_()),
+        ("split", pa.string()),
     ]
 )
 
@@ -98,6 +106,8 @@ class Copies:
     """Pairs of pictures that were compared."""
     unseen: int = 0
     """Images among the candidates whose picture could not be had."""
+    splits: Texts[str | None] | None = None
+    """The split that each image is in: copies in several are leaks."""
     groups: np.ndarray = field(init=False)
     """int64 [n], the group of copies of each image, -1 for images without copies."""
 
@@ -124,7 +134,8 @@ class Copies:
         Groups of copies come first, then pairs with an image of the other collection, then pairs
         of look-alikes, most similar first, with one image of each group. `kind`,
         `similarity`, `correlation` and `mirrored` are of the closest other image in the group;
-        `keep` is a suggestion; `other` marks images of the other collection.
+        `keep` is a suggestion; `other` marks images of the other collection. A group with images of
+        several splits is a leak.
         """
         return pa.concat_tables([self._copy_rows(), self._leak_rows(), self._alike_rows()])
 
@@ -144,7 +155,18 @@ class Copies:
         members = np.flatnonzero(self.groups >= 0)
         i = members[np.lexsort((members, ~kept[members], self.groups[members]))]
         pair = _closest(self.pairs, len(self.groups))[i]
-        return _rows(self.images, i, self.groups[i], self.pairs.some(pair), kept[i])
+        found = _rows(self.images, i, self.groups[i], self.pairs.some(pair), kept[i])
+        if self.splits is None:
+            return found
+        split = text_column(self.splits).take(i)
+        numbers = {name: s for s, name in enumerate(distinct_texts(self.splits))}
+        number, group = numbers_of(split, numbers), self.groups[i]
+        known = np.unique(np.stack([group, number])[:, number >= 0], axis=1)[0]
+        leak = np.bincount(known, minlength=len(self.groups))[group] > 1
+        columns = {"leak": pa.array(leak), "split": pa.array(split, pa.string())}
+        for name, values in columns.items():
+            found = found.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), values)
+        return found
 
     def _leak_rows(self) -> pa.Table:
         leaks = self.leaks
@@ -199,16 +221,19 @@ class CopySettings:
 DEFAULTS = CopySettings()
 
 
-def find_copies(
+def find_copies(  # noqa: PLR0913 - all but the first are keyword-only
     images: EmbeddedImages,
     *,
     open_picture: OpenPicture | None = None,
     against: EmbeddedImages | Reference | None = None,
     open_other: OpenPicture | None = None,
+    splits: Texts[str | None] | None = None,
     settings: CopySettings = DEFAULTS,
     progress: Progress = no_progress,
 ) -> Copies:
     """The copies among `images`, and of images of `against`, another collection or a reference.
+
+    `splits` [n] are the splits that the images are in, None for none: copies in several are leaks.
 
     Pictures are the sketches beside the embeddings, else what `open_picture` (for `against`,
     `open_other`) gives; without either, see the module. A reference knows only the contents of its
@@ -226,7 +251,7 @@ def find_copies(
         unseen = len(mine.unseen) + len(theirs.unseen)
     elif against is not None:
         leaks = _in_reference(images, against)
-    return Copies(images, pairs, leaks, against, mine.compared, unseen)
+    return Copies(images, pairs, leaks, against, mine.compared, unseen, splits)
 
 
 class _Pictures:
@@ -238,6 +263,7 @@ class _Pictures:
         self.first = _first_equal(self.equal, len(images.rows))
         """int64 [n], the first image with the same file or pixels as each."""
         self.distinct = np.unique(self.first)
+        self.are_there = images.sketches is not None or opened is not None
         self.unseen: set[int] = set()
         self.compared = 0
         self._made: dict[int, np.ndarray] = {}
@@ -255,7 +281,7 @@ class _Pictures:
                 picture = self._open(int(rows[place]))
                 if picture is not None:
                     found[place], there[place] = picture, True
-        if sketches is not None or self.opened is not None:
+        if self.are_there:
             self.unseen |= set(rows[~there].tolist())
         return found, there
 
@@ -275,27 +301,49 @@ def candidate_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of near unit rows, to be compared: first, second int64 [u], cosines float32 [u].
 
-    Each pair comes once, first < second, unless `others` are the vectors of another collection.
+    They are those of each row and the nearest other ones, or of each row and the nearest `others`,
+    the vectors of another collection. Within one collection a pair comes once, first < second.
     """
-    n, searched = len(vectors), vectors if others is None else others
+    n = len(vectors)
+    if others is None and n <= ALL_PAIRS_UP_TO:
+        found = near_pairs(vectors, settings.candidate, PAIRS_AN_IMAGE * n)
+        if found is not None:
+            progress("images compared for copies", n, n)
+            return _nearest_of_each(*found, settings.neighbours)
+    searched = vectors if others is None else others
     k = min(settings.neighbours + (others is None), len(searched))
     searcher = nearest_searcher(searched)
-    found: list[tuple[np.ndarray, ...]] = []
+    parts: list[tuple[np.ndarray, ...]] = []
     for some in slices(n, QUERIES_AT_ONCE):
         hits = searcher.search(np.ascontiguousarray(vectors[some], np.float32), k)
-        query, place = np.nonzero(hits.similarity >= settings.candidate)
+        wanted = hits.similarity >= settings.candidate
+        if others is None:
+            wanted &= hits.rows != np.arange(n)[some, None]
+            wanted &= wanted.cumsum(axis=1) <= settings.neighbours
+        query, place = np.nonzero(wanted)
         rows, cosine = hits.rows[query, place], hits.similarity[query, place]
         query = query + some.start
         if others is None:
             query, rows = np.minimum(query, rows), np.maximum(query, rows)
-        found.append((query, rows, cosine))
+        parts.append((query, rows, cosine))
         progress("images compared for copies", some.stop, n)
-    first, second, cosine = map(np.concatenate, zip(*found, strict=True))
+    first, second, cosine = map(np.concatenate, zip(*parts, strict=True))
     if others is None:
-        apart = np.flatnonzero(first < second)
-        _, unique = np.unique(first[apart] * n + second[apart], return_index=True)
-        first, second, cosine = first[apart[unique]], second[apart[unique]], cosine[apart[unique]]
+        _, unique = np.unique(first * n + second, return_index=True)
+        first, second, cosine = first[unique], second[unique], cosine[unique]
     return first, second, cosine
+
+
+def _nearest_of_each(
+    first: np.ndarray, second: np.ndarray, cosine: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs [p] that are among the `most` nearest of either row, of equal ones the first."""
+    row, other = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.lexsort((other, -np.tile(cosine, 2), row))
+    row = row[order]
+    nearer = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = np.unique(order[nearer < most] % max(1, len(first)))
+    return first[kept], second[kept], cosine[kept]
 
 
 def _near_pairs(
@@ -306,6 +354,9 @@ def _near_pairs(
     others = None
     if theirs is not mine:
         others = SelectedRows(theirs.images.vectors, theirs.distinct)
+    if not (mine.are_there and theirs.are_there):  # no picture can tell a less similar pair
+        least = max(settings.candidate, settings.look_alike)
+        settings = replace(settings, candidate=least)
     first, second, cosine = candidate_pairs(vectors, others, settings, progress)
     first, second = mine.distinct[first], theirs.distinct[second]
     correlation = np.full(len(first), np.nan, np.float32)
@@ -485,6 +536,7 @@ def _rows(
         text_column(images.labels).take(at),
         np.full(len(at), flags.get("leak", False)),
         np.full(len(at), flags.get("other", False)),
+        pa.nulls(len(at)),
     )
     return pa.table(
         [pa.array(each, field.type) for each, field in zip(columns, SCHEMA, strict=True)],

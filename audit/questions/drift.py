@@ -33,11 +33,8 @@ from ...indexer import (
     SelectedRows,
     check_same_model,
     check_same_preprocessing,
-    column_names,
     embed_images,
     is_embedding_folder,
-    metadata_parts,
-    open_embedding_folder,
     read_image_embeddings,
     text_column,
 )
@@ -59,6 +56,7 @@ from ..folder import open_run
 from ..models import Say, encoder_for
 from ..report.cards import figure, safe, save_page
 from ..report.thumbnails import SMALL, PictureShelf
+from ..request import column_of
 from ..retrieval import HITS, HitsCache, retrieve
 from ..review.photographs import Photographs, Wanted, run_photographs
 from .pairs import photographs_of
@@ -292,7 +290,7 @@ def run_drift(
     else:
         assert request.column is not None and request.values is not None
         images, pictures = opened(request.old, "images")
-        values = _values(request.old, images, request.column)
+        values = _values(request.old, images, request.column, request.image_options)
         chosen = [np.flatnonzero(values == value) for value in request.values]
         for value, places in zip(request.values, chosen, strict=True):
             if not len(places):
@@ -348,8 +346,8 @@ def _open(
     return images, photographs_of(images, listed if isinstance(listed, ImageList) else None, facts)
 
 
-def _values(spec: str, images: EmbeddedImages, column: str) -> np.ndarray:
-    """object [n], the value of a column of each image, as text: of a run, or of metadata."""
+def _values(spec: str, images: EmbeddedImages, column: str, options: ImageOptions) -> np.ndarray:
+    """object [n], the value of a column of each image, as text: of a run, or see `column_of`."""
     found: list[Any] | None = None
     there: Sequence[str] = ()
     if (Path(spec) / RUN_FILE).is_file():
@@ -357,21 +355,15 @@ def _values(spec: str, images: EmbeddedImages, column: str) -> np.ndarray:
         there = sorted(run.names)
         if column in there:
             found = run.columns([column])[column].to_pylist()
-    elif is_embedding_folder(Path(spec), "img"):
-        layout = open_embedding_folder(Path(spec), "img")
-        there = column_names(layout.metadata[0])
-        if column in there:
-            parts = metadata_parts(layout, [column])
-            every = [value for table in parts for value in table[column].to_pylist()]
-            own = len(every) == len(images.rows) and "sha256" in there
-            found = every if own else [every[row] for row in images.rows.tolist()]
-    elif column == "label":
+    elif column == "label" and not is_embedding_folder(Path(spec), "img"):
         found = list(images.labels)
+    else:
+        found = column_of(spec, images, column, options)
     if found is None:
         raise UsageError(
             f"{spec} has no column {column!r}",
-            f"one of {', '.join(there)}" if there else "label, for a collection of images",
-            "Name a column of the embeddings' metadata or of a run, or use --label-column",
+            f"one of {', '.join(there)}",
+            "Name a column of the run",
         )
     made = np.empty(len(found), object)
     made[:] = [None if value is None else str(value) for value in found]

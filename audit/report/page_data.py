@@ -361,6 +361,7 @@ def _copies(
             "cosine": _short(copy["similarity"]),
             "correlation": _short(copy["correlation"]),
             "mirrored": bool(copy["mirrored"]),
+            "split": terminal_text(copy.get("split") or ""),
             "size": None if copy["other"] else sizes.get(copy["row"]),
             **{name: bool(copy[name]) for name in ("keep", "leak", "other")},
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 TEMPLATE = re.compile(
     r"""^\s*
@@ -51,6 +52,7 @@ def merged(captions: Sequence[str]) -> list[list[int]]:
     return lists
 
 
+@lru_cache(4096)
 def _words(caption: str) -> frozenset[str]:
     found = re.findall(r"\w+", plain_caption(caption).casefold())
     kept = [_singular(word) for word in found if word not in EMPTY]

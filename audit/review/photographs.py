@@ -35,6 +35,7 @@ from ...indexer import (
     EmbeddingFolder,
     OutsideRows,
     PartedRows,
+    Rows,
     Texts,
     UnreadableImage,
     column_names,
@@ -44,6 +45,7 @@ from ...indexer import (
     open_embedding_folder,
     read_file,
     read_parquet,
+    resident_if_few,
     slices,
 )
 from ...scorer import ARRAYS, NO_FILE
@@ -306,9 +308,10 @@ class StoredImages:
         )
 
     @cached_property
-    def vectors(self) -> PartedRows:
-        """The unit rows of all stored images, as they were scored."""
-        return (PartedRows if self.ours else OutsideRows)(self.layout.vectors)
+    def vectors(self) -> Rows:
+        """The unit rows of all stored images, as they were scored; in memory where they are few."""
+        rows = (PartedRows if self.ours else OutsideRows)(self.layout.vectors)
+        return resident_if_few(rows, self.layout.dimension)
 
     def hashes(self, places: Sequence[int]) -> list[str]:
         """What the images at `places` are known by: SHA-256 of the file, else of the vector."""

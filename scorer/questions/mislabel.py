@@ -131,12 +131,15 @@ def _largest(closeness: np.ndarray, given: np.ndarray) -> np.ndarray:
     return best
 
 
-def apart_from_class(images: Rows, given: np.ndarray) -> np.ndarray:
+def apart_from_class(
+    images: Rows, given: np.ndarray, copies: np.ndarray | None = None
+) -> np.ndarray:
     """float64 [n], how far unit rows [n, d] are from the nearest others filed under their class.
 
     That is minus the mean cosine to the NEIGHBOURS nearest, above the median of the class; 0 for
     images without a class (`given` -1) and for classes of one image. Of a class of more than
-    CANDIDATES images, so many evenly spaced ones are the others.
+    CANDIDATES images, so many evenly spaced ones are the others. `copies` int64 [n] are groups of
+    copies, -1 for none: a copy says nothing about the class, and is no neighbour.
     """
     apart = np.zeros(len(given))
     for number in np.unique(given[given >= 0]):
@@ -149,9 +152,12 @@ def apart_from_class(images: Rows, given: np.ndarray) -> np.ndarray:
         for start in range(0, len(here), CANDIDATES):
             some = here[start : start + CANDIDATES]
             cosine = images[some] @ known.T
-            itself, place = np.nonzero(some[:, None] == others)
-            cosine[itself, place] = -2
-            apart[some] = -np.partition(cosine, -k, axis=1)[:, -k:].mean(axis=1, dtype=np.float64)
+            same = some[:, None] == others
+            if copies is not None:
+                same |= (copies[some][:, None] == copies[others]) & (copies[others] >= 0)
+            cosine[same] = -2
+            best = np.partition(cosine, -k, axis=1)[:, -k:].astype(np.float64)
+            apart[some] = -(best * (best > -2)).sum(axis=1) / np.maximum(1, (best > -2).sum(axis=1))
         apart[here] -= np.median(apart[here])
     return apart
 

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.demo.scenes import render_scene, sample_scene
@@ -101,6 +102,44 @@ def test_embeddings_alone_say_what_could_not_be_looked_for(bliss, index, issues,
         ("house/1.png", "near-copy"),
     }
     assert all(row["severity"] > 90 for row in found)
+
+
+def test_copies_in_several_splits_are_leaks(bliss, index, issues, world, tmp_path):
+    """The splits that a column of a table of files, or of the embeddings' metadata, tells."""
+    _, folder, _ = issues
+    own = folder / "images" / "metadata" / "metadata_0.parquet"
+    names = pq.read_table(own, columns=["image_path", "label"])
+    splits = ["test" if name.endswith(("1copy.png", "small.png")) else "train"
+              for name in names["image_path"].to_pylist()]  # fmt: skip
+    table = names.append_column("split", pa.array(splits))
+    shutil.copytree(world / "set", tmp_path / "set")
+    lines = [",".join(row.values()) for row in table.to_pylist()]
+    (tmp_path / "set" / "of.csv").write_text("\n".join(["path,label,split", *lines]))
+    foreign = shutil.copytree(folder / "images", tmp_path / "foreign")
+    (foreign / "manifest.json").unlink()
+    pq.write_table(table, foreign / "metadata" / "metadata_0.parquet")
+    embedded = ("--embeddings", foreign, "--image-root", tmp_path / "set", "--model", "demo")
+
+    def found(column, *given):
+        out = tmp_path / f"{column}{len(given)}"
+        return out, bliss("audit", *given, "--index", index, "-o", out, "--question", "copy",
+                          "--against", f"column={column}", "--report", "none")  # fmt: skip
+
+    for given in ((tmp_path / "set" / "of.csv",), embedded):
+        out, outcome = found("split", *given)
+        assert outcome.code == 0, outcome.err
+        leaks = {row["image"]: row for row in pq.read_table(out / "issues.parquet").to_pylist()
+                 if row["kind"] == "leak"}  # fmt: skip
+        pairs = {"apple/1.png", "apple/1copy.png", "house/2.png", "house/small.png"}
+        assert leaks.keys() == pairs
+        assert leaks["house/small.png"]["evidence"] == (
+            "the same picture as house/2.png of the split train"
+        )
+        stored = pq.read_table(out / "copies.parquet").to_pylist()
+        assert {row["image"] for row in stored if row["leak"]} == pairs
+        assert {row["split"] for row in stored if row["leak"]} == {"test", "train"}
+        _, outcome = found("part", *given)
+        assert outcome.code == 2 and "no column 'part'" in outcome.err
 
 
 def test_a_fitted_reference_tells_leaks_too(bliss, index, world, tmp_path):

@@ -63,7 +63,7 @@ function copyGroup(group) {
     element('ul', { className: 'side-by-side' }, ...ordered.map((copy) => {
       const made = element('li', {}, copyFrame(copy),
         element('p', { className: 'copy-how' }, element('b', { textContent: copy.keep ? (copy.other ? 'In the other collection' : 'Suggested to keep') : HOW[copy.kind] }),
-          element('span', { className: 'quiet', textContent: [copy.size ? copy.size.join(' × ') : '', copy.mirrored && !copy.keep ? 'mirrored' : '', copy.kind === 'look-alike' ? `cosine ${number(copy.cosine, 3)}`
+          element('span', { className: 'quiet', textContent: [copy.split, copy.size ? copy.size.join(' × ') : '', copy.mirrored && !copy.keep ? 'mirrored' : '', copy.kind === 'look-alike' ? `cosine ${number(copy.cosine, 3)}`
             : copy.correlation === null || copy.keep ? '' : `fit ${number(copy.correlation, 3)}`].filter(Boolean).join(', ') })),
         element('p', { className: 'path quiet', title: copy.path }, isolated(copy.path)),
         copy.at === null ? null : mark(images[copy.at]),

@@ -11,7 +11,7 @@ const KINDS = {
   label: ['Wrong label', 'another class fits better than the one they are filed under'],
   copy: ['Copy', 'the same file, or the same pixels, as another image'],
   'near-copy': ['Near-copy', 'the same picture as another: resized, cropped, mirrored or saved again'],
-  leak: ['Leak', 'also in the other collection'],
+  leak: ['Leak', 'also in another collection or split'],
   quality: ['Bad picture', 'dark, bright, blurred, empty, or of an odd size or shape'],
 };
 

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from blissaudit.audit.pictures import copies as copies_module
 from blissaudit.audit.pictures.alignment import align_pairs
-from blissaudit.audit.pictures.copies import SCHEMA, CopySettings, find_copies
+from blissaudit.audit.pictures.copies import SCHEMA, CopySettings, candidate_pairs, find_copies
 from blissaudit.audit.review.photographs import Photographs, opened_pictures
 from blissaudit.errors import UsageError
 from blissaudit.indexer import MEASURES, EmbeddedImages, sketch_of, text_column
@@ -257,12 +258,37 @@ def test_large_collections_are_searched_through_lists(
     rows[300:] = rows[:300] + 0.01 * rng.standard_normal((300, 8))
     images = embedded(rows, "a" * 600, [f"{i:064x}" for i in range(600)])  # type: ignore[arg-type]
     exact = find_copies(images).pairs
+    monkeypatch.setattr(copies_module, "ALL_PAIRS_UP_TO", 100)
     monkeypatch.setattr(dispatch, "EXACT_UP_TO", 100)
     monkeypatch.setattr(dispatch, "PROBES", 4)
     lists = find_copies(images).pairs
     twins = {(i, i + 300) for i in range(300)}
     assert twins <= set(zip(exact.first.tolist(), exact.second.tolist(), strict=True))
     assert twins <= set(zip(lists.first.tolist(), lists.second.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("spread", "neighbours"), [(0.0, 3), (0.02, 10), (0.3, 2), (1.0, 10)])
+def test_candidates_are_the_nearest_of_each_whichever_way_they_are_found(
+    monkeypatch: pytest.MonkeyPatch, spread: float, neighbours: int
+) -> None:
+    """With many equal cosines, and where there are too many near pairs."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((20, 16))[rng.integers(0, 20, 500)]
+    rows += spread * rng.standard_normal(rows.shape)
+    rows[300:] = rows[:200]
+    unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    settings = CopySettings(neighbours=neighbours, candidate=0.9)
+
+    def found(**constants: int) -> tuple[np.ndarray, ...]:
+        for name, value in constants.items():
+            monkeypatch.setattr(copies_module, name, value)
+        return candidate_pairs(unit, settings=settings)
+
+    searched = found(ALL_PAIRS_UP_TO=0)
+    assert len(searched[0]) >= 200
+    for constants in ({"PAIRS_AN_IMAGE": 0}, {"PAIRS_AN_IMAGE": 500}):
+        for each, wanted in zip(found(ALL_PAIRS_UP_TO=500, **constants), searched, strict=True):
+            np.testing.assert_array_equal(each, wanted)
 
 
 def test_a_blurred_copy_still_is_one() -> None:

@@ -183,6 +183,13 @@ def test_images_far_from_their_own_class_are_found(monkeypatch, candidates):
         expected[here] -= np.median(expected[here])
     apart = apart_from_class(rows, filed)
     assert apart == pytest.approx(expected, abs=1e-6) and (apart[17:] == 0).all()
+    copied = np.vstack([rows, rows[:1], rows[:1]])
+    groups = np.array([0] + [-1] * 19 + [0, 0])
+    found = apart_from_class(copied, np.append(filed, [0, 3]), groups)
+    near = apart_from_class(copied, np.append(filed, [0, 3]))
+    if candidates > 20:  # not the copy in its own class, which changes others too
+        assert found[0] == found[20] > near[0] + 0.1 and found[21] == 0
+    assert (apart_from_class(copied[[0, 20, 21]], np.zeros(3, int), np.zeros(3)) == 0).all()
     own, margin = rng.standard_normal((2, 20))
     plain = merged_order(own, margin)
     assert merged_order(own, margin, apart) != pytest.approx(plain)
