@@ -44,6 +44,10 @@ MOST_REFITTED = 50_000
 are searched among all."""
 
 
+BALANCED = 256
+"""Retrieved captions, evenly spaced, that the deviations for `balanced_weight` are along."""
+
+
 def refitted(
     result: AuditResult,
     clean: EmbeddedImages | None,
@@ -102,7 +106,9 @@ def scored_with(
     if reference.calibration is not None and reference.calibration.in_moments:
         reference = calibrated_on_itself(reference)
     now = in_reference(result.images, reference)
-    weight = balanced_weight(settings.weight, before, reference)
+    texts = result.retrieved.vectors
+    some = np.linspace(0, len(texts) - 1, min(BALANCED, len(texts))).astype(int)
+    weight = balanced_weight(settings.weight, before, reference, texts[some])
     again = score_classes(
         result.images.vectors,
         result.retrieved,

@@ -217,9 +217,13 @@ def test_the_balanced_weight_by_hand():
     dirty = reference_of({"a": [0.8, 0.8, 0.6, 0.6, 0.2], "b": [0.5, 0.7]})
     clean = reference_of({"a": [0.8, 0.8, 0.6, 0.6], "b": [0.5, 0.7]})
     expected = 0.5 * (np.sqrt(0.24 / 5) + 0.1) / 0.2
-    assert balanced_weight(0.5, dirty, clean) == pytest.approx(expected, rel=1e-5)
-    assert balanced_weight(0.5, dirty, dirty) == 0.5
-    assert balanced_weight(0.5, dirty, reference_of({"a": [0.8], "b": [0.5]})) == 0.5
+    none = np.zeros((0, dirty.moments.dimension), np.float32)
+    assert balanced_weight(0.5, dirty, clean, none) == pytest.approx(expected, rel=1e-5)
+    assert balanced_weight(0.5, dirty, dirty, none) == 0.5
+    assert balanced_weight(0.5, dirty, reference_of({"a": [0.8], "b": [0.5]}), none) == 0.5
+    # Along a text that the stray widens as much as the prompt, λ stays.
+    dirty, clean = (reference_of({"a": [0.8, 0.8, 0.6, 0.6, 0.2][:n]}) for n in (5, 4))
+    assert balanced_weight(0.5, dirty, clean, dirty.prompt_vectors) == pytest.approx(0.5, rel=1e-5)
 
 
 def test_why_removing_strays_can_lower_auroc_by_hand():
@@ -240,10 +244,10 @@ def test_why_removing_strays_can_lower_auroc_by_hand():
     assert with_it.ets[0, 0] == pytest.approx((0.4 - 0.2) / np.sqrt(0.008), rel=1e-4)
     assert without.ets[0, 0] == pytest.approx((0.4 - 0.2) / 0.1, rel=1e-4)
     # A caption's cosine counts 0.5/0.0894 against 1/0.219 for the prompt's, then 0.5/0.1 against
-    # 1/0.1: λ falls from an effective 1.22 to 0.5. The balanced λ is 1.10 and restores most of it.
+    # 1/0.1: λ falls from an effective 1.22 to 0.5. The balanced λ is that 1.22 again.
     effective = 0.5 * np.sqrt(0.048) / np.sqrt(0.008)
     assert effective == pytest.approx(1.22, abs=0.01)
-    assert balanced_weight(0.5, dirty, clean) == pytest.approx(1.10, abs=0.01)
+    assert balanced_weight(0.5, dirty, clean, axes[1:2]) == pytest.approx(effective, rel=1e-4)
 
 
 @pytest.mark.parametrize(("filed_under", "alone", "left_in"), [(0, 5.0, 5.0), (1, 5.0, 1.826)])
