@@ -25,7 +25,7 @@ from ..scorer import (
     least_flagged,
     null_p_values,
 )
-from .fitting.robust import merged_with_refit, refitted
+from .fitting.robust import MOST_REFITTED, merged_with_refit, refitted
 from .issues import issues_table
 from .pictures.copies import OpenPicture, find_copies
 from .pictures.quality import not_measured, quality_issues
@@ -105,8 +105,9 @@ class AuditQuestion:
     kinds: tuple[str, ...] = ()
     """stray: does an image belong to any class? mislabel: does it belong to its own? copy: is it
     there twice? quality: is it a bad picture? Empty: all that the collection can answer."""
-    robust: bool = False
-    """Refit the reference once without the images that another class explains."""
+    robust: bool | None = None
+    """Refit the reference once without the images that another class explains. None: where the
+    images are their own reference, as `refits` says."""
     calibration: str | None = None
     """Clean images, or their embeddings, that turn scores into p-values."""
     rule: DecisionRule = field(default_factory=DecisionRule)
@@ -150,6 +151,18 @@ class AuditQuestion:
     def ranks_labels(self) -> bool:
         """Whether images are ranked and flagged by their labels, and not as strays."""
         return "mislabel" in self.kinds and "stray" not in self.kinds
+
+    def refits(self, own: bool, score: str, images: int, classes: int) -> bool:
+        """Whether the reference is fitted again without the images that another class explains.
+
+        Unless it was given: where the audited images are their `own` reference of several classes,
+        strays are looked for by a `score` that can be fitted again, and there are no more than
+        MOST_REFITTED images, whose neighbours have to be searched.
+        """
+        if self.robust is not None:
+            return self.robust
+        able = score in ("auto", "bliss", "bliss+") and classes > 1 and images <= MOST_REFITTED
+        return own and able and self.includes("stray")
 
     def includes(self, kind: str) -> bool:
         """Whether this question, one of QUESTIONS, is to be answered."""
@@ -269,11 +282,14 @@ def decide(
     `own` says that the audited images are their own reference; otherwise `clean` are the images
     of the reference, where they are at hand. Raises UsageError where no label can be questioned.
     """
-    if question.robust:
-        question.check_classes(result.reference.classes)
-        result = refitted(result, None if own else clean, settings, progress)
-        assert result.refit is not None
-        settings = replace(settings, weight=result.refit.weight)
+    classes = result.reference.classes
+    done = result.refit is not None or result.all_stay
+    if not done and question.refits(own, result.score_name, len(result.images.rows), len(classes)):
+        question.check_classes(classes)
+        result = refitted(
+            result, None if own else clean, settings, progress, asked=bool(question.robust)
+        )
+    settings = replace(settings, weight=result.weight)
     if question.rule.per_class:
         result = calibrated(result, settings, per_class=True)
     if "mislabel" in question.kinds:

@@ -60,6 +60,7 @@ from .classes import (
 )
 from .decisions import AuditQuestion, decide, with_calibration, with_copies_and_quality
 from .fitting.reference import REFERENCE, ReferenceStore, fit_with_means
+from .fitting.robust import refitted
 from .models import Say, encoder_for
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
@@ -456,15 +457,21 @@ def score_images(
     images, index, settings = embedded.images, embedded.index, request.settings
     hits = HitsCache(Path(request.output) / HITS)
     engine = request.embed.engine
-    plus = FittedPlus(inputs.score, settings.weight)
+    refits = request.question.refits(
+        inputs.own, inputs.score.name, len(images.rows), len(reference.classes)
+    )
+    plus = None if refits else FittedPlus(inputs.score, settings.weight)
     result = audit_against(
         images, index, reference, settings, progress, hits=hits, engine=engine, plus=plus
     )
+    if refits:  # before bliss+, which is then fitted once
+        clean = None if inputs.own else embedded.clean
+        result = refitted(result, clean, settings, progress, asked=bool(request.question.robust))
     if embedded.clean is not None:
         result = replace(result, clean=embedded.clean.fingerprint)
     words = None if isinstance(inputs.reference, Reference) else settings.words
     used = ScoreInputs(embedded.clean, inputs.head, inputs.no_prompts, words, index, inputs.encoder)
-    return rescored(result, inputs.score, settings.weight, used, plus)
+    return rescored(result, inputs.score, result.weight, used, plus)
 
 
 def is_reference_folder(folder: str) -> bool:

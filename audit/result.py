@@ -61,7 +61,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Refit:
-    """What `--robust` left out of the reference, and what that changed."""
+    """What was left out of the fit because another class explains it, and what that changed."""
 
     dropped: np.ndarray
     """bool [n], the audited images that were left out of the reference."""
@@ -69,6 +69,8 @@ class Refit:
     """Path, class and better class of every reference image that was left out."""
     before: np.ndarray
     """float64 [n], the scores before the refit."""
+    after: np.ndarray
+    """float64 [n], by the same score after it."""
     weight: float
     """λ afterwards, which keeps the balance of captions and prompts."""
 
@@ -91,6 +93,8 @@ class AuditResult:
     """How well each image suits its label; None without labels among two classes or more."""
     decision: Decision | None = None
     refit: Refit | None = None
+    all_stay: bool = False
+    """Whether images that another class explains were looked for, and none was to leave the fit."""
     hits: HitsCache | None = None
     """The cache of what was retrieved, for steps that retrieve again."""
     engine: Engine | None = None

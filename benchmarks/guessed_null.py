@@ -21,10 +21,10 @@ from planted_strays import Collection, command, embeddings, plain, usable_classe
 from planted_truth import index_of
 
 SETS = (
-    ("caltech101/test", 20, ()),
+    ("caltech101/test", 20, ("--no-robust",)),
     ("caltech101/test", 20, ("--robust",)),
-    ("ucf101/test", 20, ()),
-    ("dtd/test", 20, ()),
+    ("ucf101/test", 20, ("--no-robust",)),
+    ("dtd/test", 20, ("--no-robust",)),
 )
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2)
 

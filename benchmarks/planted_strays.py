@@ -4,8 +4,9 @@ Run as: python benchmarks/planted_strays.py [--data ../shared] [--draws 10]
 
 Each draw takes 20 of the 44 Caltech-101 classes whose name is among the captions, all their test
 images, and strays of the other classes, 5 % of the whole, filed under normal classes. They are
-audited once with the collection as its own reference and once with the clean validation images,
-by the commands a user would give. Nothing but embeddings made beforehand is needed.
+audited with the collection as its own reference, fitted without the images that another class
+explains and with all of them, and with the clean validation images, by the commands a user would
+give. Nothing but embeddings made beforehand is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from blissaudit.cli import run
 
 CLASSES, SHARE = 20, 0.05
 PROMPT = "a photo of a {label}"
-OWN, CLEAN = "own reference", "clean reference"
+OWN, WHOLE, CLEAN = "own reference", "the same, --no-robust", "clean reference"
+REFERENCES = {OWN: (), WHOLE: ("--no-robust",), CLEAN: ("--reference",)}
 SCORES = ("BLISS", "bliss+", "plain cosine")
 
 
@@ -103,7 +105,7 @@ def command(*arguments: object) -> None:
 
 
 def planted_strays(
-    real: Path, folder: Path, seeds: Sequence[int]
+    real: Path, folder: Path, seeds: Sequence[int], names: Sequence[str] = tuple(REFERENCES)
 ) -> Iterator[dict[tuple[str, str], Found]]:
     """For each seed, what every score finds with each kind of reference."""
     index = folder / "index"
@@ -117,7 +119,8 @@ def planted_strays(
         worded = [part for prompt in prompts for part in ("--class-prompt", prompt)]
         cosine = judge(-(collection.vectors @ vectors.T).max(axis=1), collection.stray)
         found = {}
-        for name, options in ((OWN, ()), (CLEAN, ("--reference", reference))):
+        for name in names:
+            options = (*REFERENCES[name], *((reference,) if name == CLEAN else ()))
             for score in SCORES[:2]:
                 output = folder / str(seed) / name / score
                 command("audit", "--embeddings", images, "--index", index, "--prompt", PROMPT,
@@ -162,9 +165,9 @@ def main() -> None:
         real = Path(chosen.data) / "real"
         draws = list(planted_strays(real, Path(folder), range(chosen.draws)))
     print(f"{chosen.draws} draws of {CLASSES} classes, {SHARE:.0%} strays: mean (lowest, highest)")
-    for name in (OWN, CLEAN):
+    for name in REFERENCES:
         for score in SCORES:
-            line = f"{name:<16} {score:<13}"
+            line = f"{name:<22} {score:<13}"
             for fact in Found._fields:
                 values = 100 * np.array([getattr(found[name, score], fact) for found in draws])
                 line += f" {fact} {values.mean():5.1f} ({values.min():.1f}, {values.max():.1f})"

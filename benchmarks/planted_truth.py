@@ -132,7 +132,7 @@ def stray_scores(real: Path, folder: Path, index: Path, planted: Planted) -> dic
     captions, prompts = class_prompts(real, planted.images)
     words = [part for prompt in captions for part in ("--class-prompt", prompt)]
     common = (images, "--index", index, "--prompt", PROMPT, *words)
-    own = audited(folder / "own", *common)
+    own = audited(folder / "own", *common, "--no-robust")
     robust = audited(folder / "robust", *common, "--robust")
     bound = audited(folder / "bound", *common, "--reference", clean)
     vectors, opened = planted.images.vectors, open_index(index)
@@ -235,7 +235,7 @@ def clean_draws(
             row = known.index(plain(name)) if own_names else int((rows @ mean).argmax())
             words += ["--normal", name, "--class-prompt", f"{name}={captions['caption'][row]}"]
         common = (images, "--index", index, *words)
-        before = audited(folder / f"{seed}" / "own", *common)
+        before = audited(folder / f"{seed}" / "own", *common, "--no-robust")
         after = audited(folder / f"{seed}" / "robust", *common, "--robust")
         yield (
             judge(before["score"], collection.stray).auroc,

@@ -31,7 +31,7 @@ class Inputs:
     corpus: str | None
     score: str
     question: tuple[str, ...]
-    robust: bool
+    robust: bool | None
     trained: tuple[str, ...]
     keep_duplicates: bool = False
     """Whether an index built for this audit keeps equal captions; a preset sets it."""
@@ -67,8 +67,8 @@ INPUTS = grouped(
                "does an image belong to any class? mislabel: to its own? copy: is it there twice? "
                "quality: is it a bad picture? Repeatable, or separated by commas [default: all but "
                "pairs, which is the command of that name]"),
-        option("--robust", is_flag=True, help="Fit again without the images that another class "
-               "explains better."),
+        option("--robust/--no-robust", default=None, help="Fit again without the images that "
+               "another class explains better [default: where IMAGES are their own reference]"),
         opt.TRAINED,
     ),
 )  # fmt: skip
@@ -164,7 +164,7 @@ def audit(
     model_set = () if inputs.index and not images else ENCODER
     inputs, scoring, classes, model = with_preset(
         preset,
-        (*model_set, *index_set, "prompt", "score", "k", "weight"),
+        (*model_set, *index_set, "prompt", "score", "k", "weight", "robust"),
         inputs, scoring, classes, model,
         index=inputs.index,
     )  # fmt: skip
@@ -200,6 +200,8 @@ def audit(
             overwrite=overwrite, top=top,
         ),
     }  # fmt: skip
+    if inputs.robust is False:  # another request than none
+        asked["robust"] = False
     with only_run_in(Path(folder)), reused_workers():
         if not overwrite:
             check_output(folder, asked)

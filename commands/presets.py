@@ -25,6 +25,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "score": "bliss",
         "k": 10,
         "weight": 0.5,
+        "robust": False,
     },
 }
 """For each preset what it sets, by field of the option groups (Goodge, Hooi and Ng, BMVC 2024).
@@ -40,6 +41,7 @@ SHOWN_AS = {
     "statistics": "pixel mean and standard deviation",
     "keep_duplicates": "equal captions kept",
     "weight": "λ",
+    "robust": "every image in the fit",
 }
 
 CLEANPATRICK = "cleanpatrick"
@@ -111,4 +113,4 @@ def _shown(name: str, value: Any) -> str:
         return f"{SHOWN_AS[name]} " + " / ".join(
             ", ".join(f"{x:g}" for x in part) for part in value
         )
-    return SHOWN_AS[name] if value is True else f"{SHOWN_AS.get(name, name)} {value}"
+    return SHOWN_AS[name] if isinstance(value, bool) else f"{SHOWN_AS.get(name, name)} {value}"

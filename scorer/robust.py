@@ -12,9 +12,9 @@ The second condition keeps the hard but right images of overlapping classes. Bot
 some draws and confirmed on others (benchmarks/planted_truth.py). There is one refit, and no class
 goes below half of its images or below five.
 
-Strays widen σ along the prompt of the class they are in, far more than along captions. Without
-them ICS grows, and captions would count less beside it than before. `balanced_weight` gives them a
-larger λ in return (docs/decisions.md).
+Strays widen σ along the prompt of the class they are in, more than along captions. Without them ICS
+grows, and captions would count less beside it than before. `balanced_weight` gives them a larger λ
+in return (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from ..indexer.vectors import Texts, exact_search, ranks
 from .bliss import EPSILON, prompt_statistics
 from .reference import Reference
+from .statistics import text_statistics
 
 NEIGHBOURS = 10
 AGREEING = 1
@@ -52,28 +53,35 @@ class FiledImages:
     """float64 [n], largest other prompt cosine minus own."""
 
 
-def explained_images(filed: FiledImages) -> np.ndarray:
-    """bool [n], which images to leave out of the refit."""
+def explained_images(filed: FiledImages) -> tuple[np.ndarray, int]:
+    """bool [n], which images to leave out of the refit, and how many others are explained too and
+    stay because their class would keep too few."""
     doubtful = np.flatnonzero((filed.margin > 0) | (filed.cosine_margin > 0))
     out = np.zeros(len(filed.labels), bool)
     if len(doubtful):
         few = agreeing_neighbours(filed.vectors, filed.labels, doubtful) <= AGREEING
         out[doubtful[few]] = True
-    return _copies_together(_enough_left(out, filed), filed)
+    leaving = _copies_together(_enough_left(out, filed), filed)
+    return leaving, int((out & ~leaving).sum())
 
 
-def balanced_weight(weight: float, before: Reference, after: Reference) -> float:
+def balanced_weight(weight: float, before: Reference, after: Reference, texts: np.ndarray) -> float:
     """λ' for the reference `after` a removal that keeps the balance λ had `before`:
 
-        λ' = λ · Σ_c σ_c / Σ_c σ'_c
+        λ' = λ · (Σ_c σ_c / Σ_c σ'_c) · (Σ_c,d σ'_{c,d} / Σ_c,d σ_{c,d})
 
-    with σ_c and σ'_c the deviation of class c's images along its own prompt, before and after. λ
-    itself where nothing was removed or no deviation is left.
+    with σ_c and σ'_c the deviation of class c's images along its own prompt, before and after, and
+    σ_{c,d} along each of some `texts` [u, d]. A part without any deviation left is left out.
     """
-    old, new = (
-        1 / prompt_statistics(each.moments, each.prompt_vectors)[1] for each in (before, after)
-    )
-    return weight * float(old.sum() / new.sum()) if new.sum() > EPSILON * (1 + len(new)) else weight
+    pairs = [
+        [(1 / prompt_statistics(r.moments, r.prompt_vectors)[1]).sum() for r in (before, after)]
+    ]
+    if len(texts):
+        pairs.append([text_statistics(r.moments, texts, 1)[1].sum() for r in (after, before)])
+    for numerator, denominator in pairs:
+        if min(numerator, denominator) > EPSILON * (1 + len(before.classes)):
+            weight *= float(numerator / denominator)
+    return weight
 
 
 def agreeing_neighbours(vectors: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -44,17 +44,24 @@ MOST_REFITTED = 50_000
 are searched among all."""
 
 
+BALANCED = 256
+"""Retrieved captions, evenly spaced, that the deviations for `balanced_weight` are along."""
+
+
 def refitted(
     result: AuditResult,
     clean: EmbeddedImages | None,
     settings: AuditSettings,
     progress: Progress = no_progress,
+    *,
+    asked: bool = True,
 ) -> AuditResult:
     """`result` scored again against its reference without the images that another class explains.
 
-    `clean` are the reference's images, None where they are the audited ones. Images that were
-    dropped are scored against a reference without them, as images left out are. The reference has
-    two classes or more.
+    By BLISS or bliss+, whichever ranks `result`; unchanged where that was not `asked` for and there
+    are none. `clean` are the reference's images, None where
+    they are the audited ones. Images that were dropped are scored against a reference without
+    them, as images left out are. The reference has two classes or more.
     """
     before = result.reference
     images = result.images if clean is None else clean
@@ -70,7 +77,14 @@ def refitted(
             images.vectors, found, before, settings.weight, labels, left_out, engine=result.engine
         )
     cosine = label_margins(images.vectors, before, labels, left_out).cosine_margin
-    out, better = _explained(images, labels, scores, settings.weight, cosine)
+    out, better, stay = _explained(images, labels, scores, settings.weight, cosine)
+    if stay:
+        images_stay = counted(stay, "image that another class explains stays",
+                              "images that another class explains stay")  # fmt: skip
+        remark = f"{images_stay} in the fit, so that their classes keep enough images"
+        result = replace(result, remarks=(*result.remarks, remark))
+    if not (asked or out.any()):
+        return replace(result, all_stay=True)
     table = tuple(
         (images.paths[i], before.classes[labels[i]], before.classes[better[i]])
         for i in np.flatnonzero(out).tolist()
@@ -92,7 +106,9 @@ def scored_with(
     if reference.calibration is not None and reference.calibration.in_moments:
         reference = calibrated_on_itself(reference)
     now = in_reference(result.images, reference)
-    weight = balanced_weight(settings.weight, before, reference)
+    texts = result.retrieved.vectors
+    some = np.linspace(0, len(texts) - 1, min(BALANCED, len(texts))).astype(int)
+    weight = balanced_weight(settings.weight, before, reference, texts[some])
     again = score_classes(
         result.images.vectors,
         result.retrieved,
@@ -103,13 +119,13 @@ def scored_with(
         engine=result.engine,
     )
     fewer = _fewer(result.left_out, now, len(again.score))
-    refit = Refit(fewer, table, result.scores.score, weight)
-    after = replace(
-        result, reference=reference, scores=again, left_out=now, refit=refit, weight=weight
-    )
+    found = replace(result, reference=reference, scores=again, left_out=now, weight=weight)
     if result.score_name == "bliss+":
-        return rescored(after, SCORES["bliss+"], weight)
-    return calibrated(after, replace(settings, weight=weight))
+        found = rescored(found, SCORES["bliss+"], weight)
+    else:
+        found = calibrated(found, replace(settings, weight=weight))
+    refit = Refit(fewer, table, result.scores.score, found.scores.score, weight)
+    return replace(found, refit=refit)
 
 
 def reference_labels(images: EmbeddedImages, reference: Reference) -> np.ndarray:
@@ -168,9 +184,9 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
     apart = None
     if own and len(given) <= MOST_REFITTED:
         apart = apart_from_class(result.images.vectors, given, _copy_groups(result))
-    if apart is not None and result.refit is None:
+    if apart is not None and result.refit is None and not result.all_stay:
         weight, margin = result.weight, labels.cosine_margin
-        out, _ = _explained(result.images, given, scores, weight, margin)
+        out, _, _ = _explained(result.images, given, scores, weight, margin)
         if out.any():
             reference = without_images(reference, result.images, given, out)
             left_out = in_reference(result.images, reference)
@@ -203,8 +219,9 @@ def _explained(
     scores: BlissScores,
     weight: float,
     cosine: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """bool [n], which images to drop, and int64 [n], the other class that suits each best.
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """bool [n], which images to drop, int64 [n], the other class that suits each best, and how many
+    stay although another class explains them.
 
     `cosine` float64 [n] is the margin of prompt cosines.
     """
@@ -220,17 +237,17 @@ def _explained(
         cosine[filed],
     )
     out = np.zeros(len(labels), bool)
-    out[filed] = explained_images(known)
+    out[filed], stay = explained_images(known)
     here = np.arange(len(labels))
-    return out, scores.best_classes[here, others.argmin(axis=1)]
+    return out, scores.best_classes[here, others.argmin(axis=1)], stay
 
 
 def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
-    """How many images were dropped, of which classes, and how the ranking changed; None without
-    --robust."""
+    """How many images were dropped, of which classes, and how the ranking by BLISS or, where it was
+    made first, by bliss+ changed; None without a refit."""
     if result.refit is None:
         return None
-    after, before = result.scores.score, result.refit.before
+    after, before = result.refit.after, result.refit.before
     shown = min(top, len(after))
     counts: dict[str, int] = {}
     for _, label, _ in result.refit.table:
@@ -250,12 +267,13 @@ def refit_facts(result: AuditResult, top: int) -> dict[str, Any] | None:
 def refit_text(facts: Mapping[str, Any], reference_images: int) -> str:
     """These facts in a line; `reference_images` counts those that remain."""
     count, top = facts["dropped"], facts["top"]
+    images = f"{count:,} of {count + reference_images:,} reference images"
     if not count:
-        return f"--robust dropped none of {reference_images:,} reference images"
+        return f"--robust left none of {reference_images:,} reference images out of the fit"
     classes = counted(len(facts["dropped_by_class"]), "class", "classes")
     line = (
-        f"--robust dropped {count:,} of {count + reference_images:,} reference images, from "
-        f"{classes} (dropped.csv lists them)"
+        f"left out of the fit: {images}, from {classes}, which another class explains "
+        "(dropped.csv; --no-robust leaves them in)"
     )
     if top:
         line += (

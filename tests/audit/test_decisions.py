@@ -482,7 +482,8 @@ def test_each_question_answers_what_it_names():
     assert audit("mislabel", "stray").decision.rule == "none"
     leaks = with_copies_and_quality(every, AuditQuestion(("stray",)), every.images)
     assert sum(leaks.copies["leak"].to_pylist()) == 40  # pairs
-    assert audit(robust=True).refit is not None and every.refit is None
+    assert every.refit is not None and audit(robust=False).refit is None
+    assert audit("mislabel").refit is None
     assert audit(labels=None).labels is None  # filed by a prompt, not by anybody
     for kind, robust in (("mislabel", False), ("stray", True)):
         with pytest.raises(UsageError, match="was given and 'a' is the only class"):

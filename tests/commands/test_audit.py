@@ -45,7 +45,7 @@ STRAYS = ("apple/clock.png", "boat/umbrella.png")
 def audited(bliss, collection, index, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited") / "out"
     audit = ("audit", collection, "--index", index, "--question", "stray", "-o", folder)
-    outcome = bliss(*audit, "--top", 2, "--flag", 2)
+    outcome = bliss(*audit, "--no-robust", "--top", 2, "--flag", 2)
     assert outcome.code == 0
     return folder, outcome
 
@@ -149,10 +149,11 @@ def test_the_run_file_repeats_the_run_and_keeps_no_secret(bliss, collection, aud
     flags = [
         part
         for name, value in facts["request"].items()
-        if name not in ("command", "images", "output")
+        if name not in ("command", "images", "output", "robust")
         for one in (value if isinstance(value, list) else [value])
         for part in (f"--{name.replace('_', '-')}", one)
     ]
+    flags.append("--no-robust")
     again = folder.parent / "again"
     assert bliss("audit", facts["request"]["images"], *flags, "-o", again).code == 0
     assert (again / "scores.parquet").read_bytes() == (folder / "scores.parquet").read_bytes()
@@ -164,7 +165,8 @@ def test_the_run_file_repeats_the_run_and_keeps_no_secret(bliss, collection, aud
 
 def test_json_alone_on_standard_output(bliss, collection, audited, index):
     folder, _ = audited
-    outcome = bliss("audit", collection, "--index", index, "-o", folder, "--json", "--top", 1)
+    asked = ("--index", index, "--no-robust", "-o", folder)
+    outcome = bliss("audit", collection, *asked, "--json", "--top", 1)
     summary = json.loads(outcome.out)
     assert summary["counts"]["scored"] == 26
     assert summary["failures"] == []

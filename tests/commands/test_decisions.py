@@ -55,9 +55,13 @@ def world(bliss, index, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def audit(bliss, index, world, tmp_path_factory):
-    """`audit(*options)`: the outcome, and the output folder."""
+    """`audit(*options)`: the outcome, and the output folder; every image in the fit unless the
+    options say more of it."""
 
     def run(*options: object):
+        if not {"--robust", "--reference", "--normal", "--default"} & set(options):
+            options = (*options, "--no-robust")
+        options = tuple(each for each in options if each != "--default")
         folder = tmp_path_factory.mktemp("run") / "out"
         asked = ("--embeddings", world / "set-embedded", "--index", index, "--model", "demo")
         return bliss("audit", *asked, "-o", folder, *options), folder
@@ -245,6 +249,8 @@ def test_deciding_anew_needs_no_new_folder(bliss, audit, index, world):
     again = ("audit", "--embeddings", world / "set-embedded", "--index", index, "--model", "demo",
              "-o", folder)  # fmt: skip
     before = table(folder)
+    assert "(robust differ)" in bliss(*again).err
+    again = (*again, "--no-robust")
     assert bliss(*again, "--flag", 0.5).code == 0
     assert len(flagged(folder)) == 20
     assert table(folder)["score"] == before["score"]
@@ -362,7 +368,8 @@ def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index,
     assert block["top_in_common"] == len(shared)
     assert block["dropped_by_class"] == {"apple": 2, "boat": 1, "house": 1}
     assert said(outcome)[1] == (
-        "--robust dropped 4 of 40 reference images, from 3 classes (dropped.csv lists them): rank "
+        "left out of the fit: 4 of 40 reference images, from 3 classes, which another class "
+        "explains (dropped.csv; --no-robust leaves them in): rank "
         f"correlation with the ranking before {block['rank_correlation']:.3f}, {len(shared)} of "
         f"the 6 most anomalous in common; λ is now {block['lambda']:.3g}, so that captions count "
         "as much as before"
@@ -379,6 +386,17 @@ def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index,
     np.testing.assert_allclose(
         found["score"], table(folder.parent / "refit")["score"], rtol=1e-4, atol=1e-4
     )
+
+
+def test_a_set_that_is_its_own_reference_is_fitted_without_what_another_class_explains(
+    audit, world
+):
+    for more in ((), ("--score", "bliss+"), ("--score", "bliss")):
+        found, asked = (audit(each, *more)[1] for each in ("--default", "--robust"))
+        assert facts(found)["robust"] == facts(asked)["robust"]
+        assert table(found)["score"] == table(asked)["score"]
+    for more in (("--question", "mislabel"), ("--score", "mcm"), ("--reference", world / "set")):
+        assert facts(audit("--default", *more)[1]).get("robust") is None
 
 
 def test_robust_refits_bliss_plus_too(audit, index, world, bliss):
@@ -402,10 +420,10 @@ def test_robust_refits_bliss_plus_too(audit, index, world, bliss):
 def test_robust_says_so_where_there_is_nothing_to_leave_out(bliss, index, world, tmp_path):
     asked = ("--embeddings", world / "clean-embedded", "--index", index, "--model", "demo")
     outcome = bliss("audit", *asked, "-o", tmp_path / "out", "--robust")
-    assert said(outcome)[1] == "--robust dropped none of 42 reference images"
+    assert said(outcome)[1] == "--robust left none of 42 reference images out of the fit"
     assert (tmp_path / "out" / "dropped.csv").read_text() == "path,given_label,better_label\n"
     plain = bliss("audit", *asked, "-o", tmp_path / "plain")
-    assert plain.code == 0
+    assert plain.code == 0 and facts(tmp_path / "plain").get("robust") is None
     assert table(tmp_path / "out")["score"] == table(tmp_path / "plain")["score"]
 
 

@@ -28,7 +28,7 @@ def audit(bliss, collection, index, tmp_path_factory):
             **changed,
         }
         flags = [part for name, value in asked.items() for part in (f"--{name}", value)]
-        outcome = bliss("audit", *flags, *options, "--overwrite")
+        outcome = bliss("audit", *flags, "--no-robust", *options, "--overwrite")
         assert outcome.code == 0, outcome.err
         return pq.read_table(root / "again" / "scores.parquet").to_pydict()
 
@@ -114,7 +114,7 @@ def test_reference_corpus_and_index(bliss, audit, plain, collection, captions, t
 def test_effort_changes_nothing(bliss, collection, index, plain, tmp_path):
     command = ("audit", collection, "--index", index, "-o", tmp_path / "out")
     options = ("--batch-size", 5, "--workers", 2, "--precision", "fp32", "--device", "cpu")
-    outcome = bliss(*command, *options, "--top", 3)
+    outcome = bliss(*command, *options, "--no-robust", "--top", 3)
     assert outcome.err.startswith("model demo, device cpu, precision fp32, batch 5\n")
     assert outcome.out.split("\n\n")[0].count("\n") == 3
     assert outcome.out.split("\n\n")[1].count("\n") == 1

@@ -25,6 +25,7 @@ def test_the_preset_is_what_was_published():
         "score": "bliss",
         "k": 10,
         "weight": 0.5,
+        "robust": False,
     }
 
 
@@ -63,7 +64,8 @@ def test_an_audit_with_the_preset(bliss, folders):
     )
     assert plain.code == done.code == 0
     assert done.err.splitlines()[:3] == [
-        f"preset paper: {SAID}; prompt 'This is a photo of a {{label}}'; score bliss; λ 0.5",
+        f"preset paper: {SAID}; prompt 'This is a photo of a {{label}}'; score bliss; λ 0.5; "
+        "every image in the fit",
         "model demo was given and wins over preset paper",
         "k 4 was given and wins over preset paper",
     ]

@@ -21,6 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
+def left_out(filed):
+    return explained_images(filed)[0]
+
+
 def circle(degrees) -> np.ndarray:
     angle = np.deg2rad(np.asarray(degrees, float))
     return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
@@ -81,17 +85,15 @@ def test_an_image_is_not_its_own_neighbour_among_many_copies():
 def test_either_evidence_and_no_neighbour_leaves_an_image_out(margin, cosine):
     rows, labels = two_classes()
     at = np.eye(24)[11]
-    found = explained_images(
-        filed(rows, labels, np.where(at, margin, -1), np.where(at, cosine, -1))
-    )
+    found = left_out(filed(rows, labels, np.where(at, margin, -1), np.where(at, cosine, -1)))
     assert np.flatnonzero(found).tolist() == [11]
 
 
 def test_neither_alone_does():
     rows, labels = two_classes()
-    assert not explained_images(filed(rows, labels, np.full(24, -0.1))).any()
+    assert not left_out(filed(rows, labels, np.full(24, -0.1))).any()
     hard = np.where(np.arange(24) == 0, 0.5, -1)  # doubtful, but among its own
-    assert not explained_images(filed(rows, labels, hard)).any()
+    assert not left_out(filed(rows, labels, hard)).any()
 
 
 def test_two_neighbours_of_its_class_keep_an_image_and_one_does_not():
@@ -99,7 +101,7 @@ def test_two_neighbours_of_its_class_keep_an_image_and_one_does_not():
     for friends, kept in ((1, False), (2, True)):
         degrees = [*np.arange(11 - friends), *(96 + 0.1 * np.arange(friends)), 95.5]
         rows = circle([*degrees, *(90 + np.arange(12))])
-        found = explained_images(filed(rows, labels, np.where(np.arange(24) == 11, 1, -1)))
+        found = left_out(filed(rows, labels, np.where(np.arange(24) == 11, 1, -1)))
         assert found[11] != kept
 
 
@@ -126,7 +128,9 @@ def test_a_class_keeps_half_and_five(each, wrong, gone):
     margin = np.full(len(labels), -1.0)
     margin[each - wrong : each] = 1
     own = np.arange(len(labels), dtype=float)
-    out = np.flatnonzero(explained_images(filed(rows, labels, margin, own=own)))
+    found, stay = explained_images(filed(rows, labels, margin, own=own))
+    out = np.flatnonzero(found)
+    assert stay == wrong - gone
     assert out.tolist() == list(range(each - gone, each)), "those of lowest own score come back"
 
 
@@ -136,10 +140,10 @@ def test_copies_stay_or_go_together():
     hashes = [f"{i:03d}" for i in range(24)]
     hashes[11] = hashes[10]
     both = np.isin(np.arange(24), (10, 11))
-    found = explained_images(filed(rows, labels, np.where(both, 1, -1), hashes=hashes))
+    found = left_out(filed(rows, labels, np.where(both, 1, -1), hashes=hashes))
     assert np.flatnonzero(found).tolist() == [10, 11]
     one = np.where(np.arange(24) == 10, 1, -1)
-    assert not explained_images(filed(rows, labels, one, hashes=hashes)).any()
+    assert not left_out(filed(rows, labels, one, hashes=hashes)).any()
 
 
 @settings(max_examples=20, deadline=None)
@@ -213,9 +217,13 @@ def test_the_balanced_weight_by_hand():
     dirty = reference_of({"a": [0.8, 0.8, 0.6, 0.6, 0.2], "b": [0.5, 0.7]})
     clean = reference_of({"a": [0.8, 0.8, 0.6, 0.6], "b": [0.5, 0.7]})
     expected = 0.5 * (np.sqrt(0.24 / 5) + 0.1) / 0.2
-    assert balanced_weight(0.5, dirty, clean) == pytest.approx(expected, rel=1e-5)
-    assert balanced_weight(0.5, dirty, dirty) == 0.5
-    assert balanced_weight(0.5, dirty, reference_of({"a": [0.8], "b": [0.5]})) == 0.5
+    none = np.zeros((0, dirty.moments.dimension), np.float32)
+    assert balanced_weight(0.5, dirty, clean, none) == pytest.approx(expected, rel=1e-5)
+    assert balanced_weight(0.5, dirty, dirty, none) == 0.5
+    assert balanced_weight(0.5, dirty, reference_of({"a": [0.8], "b": [0.5]}), none) == 0.5
+    # Along a text that the stray widens as much as the prompt, λ stays.
+    dirty, clean = (reference_of({"a": [0.8, 0.8, 0.6, 0.6, 0.2][:n]}) for n in (5, 4))
+    assert balanced_weight(0.5, dirty, clean, dirty.prompt_vectors) == pytest.approx(0.5, rel=1e-5)
 
 
 def test_why_removing_strays_can_lower_auroc_by_hand():
@@ -236,10 +244,10 @@ def test_why_removing_strays_can_lower_auroc_by_hand():
     assert with_it.ets[0, 0] == pytest.approx((0.4 - 0.2) / np.sqrt(0.008), rel=1e-4)
     assert without.ets[0, 0] == pytest.approx((0.4 - 0.2) / 0.1, rel=1e-4)
     # A caption's cosine counts 0.5/0.0894 against 1/0.219 for the prompt's, then 0.5/0.1 against
-    # 1/0.1: λ falls from an effective 1.22 to 0.5. The balanced λ is 1.10 and restores most of it.
+    # 1/0.1: λ falls from an effective 1.22 to 0.5. The balanced λ is that 1.22 again.
     effective = 0.5 * np.sqrt(0.048) / np.sqrt(0.008)
     assert effective == pytest.approx(1.22, abs=0.01)
-    assert balanced_weight(0.5, dirty, clean) == pytest.approx(1.10, abs=0.01)
+    assert balanced_weight(0.5, dirty, clean, axes[1:2]) == pytest.approx(effective, rel=1e-4)
 
 
 @pytest.mark.parametrize(("filed_under", "alone", "left_in"), [(0, 5.0, 5.0), (1, 5.0, 1.826)])

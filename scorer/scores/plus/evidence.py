@@ -16,6 +16,7 @@ from .text_weights import (
     Own,
     Tail,
     TextWeights,
+    label_weights,
     log_sums,
     log_sums_without_classes,
     own_cosines,
@@ -113,8 +114,9 @@ def sample_evidence(
         unknown = log_sums_without_classes(normal.texts, images, labels, cosines)
     with_own, margin, others = _labels(normal, images, labels)
     (bliss, distance), (apart, away) = _nearest(normal, images, retrieved, pairs, labels)
-    own = own_cosines(images, labels, normal.reference.prompt_vectors) / normal.texts.tau
-    own -= normal.texts.labels[labels]
+    prompts = normal.reference.prompt_vectors
+    own = own_cosines(images, labels, prompts) / normal.texts.tau - normal.texts.labels[labels]
+    own += np.log(label_weights(normal.texts, images, labels, prompts))[labels]
     nothing = np.zeros(len(images))
     return (
         Evidence(bliss, texts - with_own, distance, margin),

@@ -13,11 +13,12 @@ Each is standardised on reference images left out of their own class. With z of 
     score = w_b·b + w_n·n + w_r·r + far·max(0, z(g + r) − 1)
 
 The first three tell near anomalies. Their weights w are learnt by leaving out whole reference
-classes: without its class, a reference image is an anomaly of the nearest and hardest kind, and a
-logistic regression between such images and the same images as normal ones gives the weights
-(`learnt_weights`; neither the text weights nor a covariance then knows the class), so that words count little where they say little: a class without a
-name of its own, or classes that captions cannot tell apart. An image that is far off is unlike
-every class and every label at once: the last term is for it, and is 0 for nearly all normal images.
+classes: without its class, also in text weights and covariances, a reference image is an anomaly of
+the nearest and hardest kind, and a logistic regression between such images and the same images as
+normal ones gives the weights (`learnt_weights`), so that words count little where they say little:
+a class without a name of its own, or classes that captions cannot tell apart. An image that is far
+off is unlike every class and every label at once: the last term is for it, and is 0 for nearly all
+normal images.
 Nothing but the reference is stored, so that references of every version serve. docs/bliss-plus.md
 tells how it was chosen and what failed.
 """

@@ -321,6 +321,19 @@ def log_sums_without_classes(
     return total
 
 
+def label_weights(
+    weights: TextWeights, images: np.ndarray, labels: np.ndarray, prompts: np.ndarray
+) -> np.ndarray:
+    """float64 [C], the weight of each class's label as a text, but for hubness, from the reference
+    images [m, d] of the other classes."""
+    rows = np.arange(len(images))
+    cosines = images.astype(np.float64) @ prompts.T.astype(np.float64)
+    odds = _bounded_odds(cosines, cosines[rows, labels], weights.tau)
+    odds[rows, labels] = 0
+    others = np.maximum(1, len(images) - np.bincount(labels, minlength=len(prompts)))
+    return 1 / (1 + weights.strength * odds.sum(axis=0) / others)
+
+
 def _without(
     weights: TextWeights, odds: np.ndarray, positions: np.ndarray, own: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -116,15 +116,15 @@ class Oracle:
         return nearest - apart @ np.linalg.inv(overall) @ apart
 
     def log_text_sum(self, x, rest, without=None, also=None):
-        total = 0.0
-        for t in self.usable:
+        def part(t):
             odds = [min(30.0, np.exp((y @ t - y @ self.prompts[c]) / self.tau))
                     for c, rows in enumerate(rest) for y in rows if c != without]  # fmt: skip
             near = x @ t - self.hub * self.hubness(t)
-            total += np.exp(near / self.tau) / (1 + self.rivals * np.mean(odds))
+            return np.exp(near / self.tau) / (1 + self.rivals * np.mean(odds))
+
+        total = sum(map(part, self.usable))
         if also is not None:
-            t = self.prompts[also]
-            total += np.exp((x @ t - self.hub * self.hubness(t)) / self.tau)
+            total += part(self.prompts[also])
         return np.log(total)
 
     def pieces(self, x, own=None, i=None, without=None, also=None):
@@ -380,7 +380,7 @@ def test_the_parts_are_what_words_and_images_add():
     total = scorer(images, retrieved, NOTHING_LEFT_OUT)
     np.testing.assert_allclose(found.sum(axis=1), total)
     facts = scorer.facts(K)
-    assert facts["version"] == 2
+    assert facts["version"] == 3
     np.testing.assert_allclose(list(facts["weights"].values()), truth.w, rtol=1e-4)
     assert facts["without_own_class"] == {
         "words_auroc": pytest.approx(truth.aurocs[1]),

@@ -11,7 +11,9 @@ from blissaudit.scorer.scores.plus.text_weights import (
     Own,
     fit_tail,
     fit_text_weights,
+    label_weights,
     log_sums,
+    log_sums_without_classes,
     own_cosines,
     truncated_log_sums,
 )
@@ -105,6 +107,26 @@ def test_leaving_an_image_out_equals_fitting_without_it(world):
         rest = np.delete(images, i, axis=0), np.delete(labels, i)
         expected = log_sums(fit_text_weights(texts, prompts, rest, 10.0, tau), images[i : i + 1])
         np.testing.assert_allclose(found[i], expected[0], rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(world=worlds())
+def test_images_without_their_class_meet_the_weights_of_the_others(world):
+    texts, prompts, images, labels, tau = world
+    weights = fitted(world)
+    if weights is None or len(np.unique(labels)) == 1:
+        return
+    cosines = own_cosines(images, labels, prompts)
+    found = log_sums_without_classes(weights, images, labels, cosines)
+    as_texts = label_weights(weights, images, labels, prompts)
+    for c in np.unique(labels):
+        others = labels != c
+        rest = fit_text_weights(texts, prompts, (images[others], labels[others]), 10.0, tau)
+        expected = log_sums(rest, images[~others])
+        np.testing.assert_allclose(found[~others], expected, rtol=1e-4, atol=1e-4)
+        odds = np.exp((images[others] @ prompts[c] - cosines[others]) / tau)
+        expected = 1 / (1 + 10 * np.minimum(30, odds).mean())
+        np.testing.assert_allclose(as_texts[c], expected, rtol=1e-4)
 
 
 def test_an_image_filed_twice_is_left_out_twice():
