@@ -209,9 +209,10 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
 
     `audit` and `score` rank by BLISS where a test names neither a score nor a preset: its numbers
     are those worked out by hand. `--score auto` is the default of the commands themselves. In the
-    same way `audit` keeps every image in the fit where a test says nothing of it. What earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE of its
-    own. On one thread, as its child processes too: models this small lose time to more, and
-    equal numbers can then be asked for. Decoding workers serve one command after another.
+    same way `audit` keeps every image in the fit where a test says nothing of it. What earlier
+    commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE of its own.
+    On one thread, as its child processes too: models this small lose time to more, and equal
+    numbers can then be asked for. Decoding workers serve one command after another.
     """
     import torch
     from blissaudit.indexer import reused_workers
