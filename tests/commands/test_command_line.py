@@ -79,7 +79,11 @@ def test_a_removed_option_names_its_successor(bliss, option: str) -> None:
         command = outcome.err.split("Run: bliss ")[1].strip().rstrip(".").split()
         assert option not in command
         name = WHERE.get(option, "audit")
-        known = {spelling for each in options_of(EVERY[name]) for spelling in each.opts}
+        known = {
+            spelling
+            for each in options_of(EVERY[name])
+            for spelling in (*each.opts, *each.secondary_opts)
+        }
         assert {word for word in command if word.startswith("--")} <= known
 
 
