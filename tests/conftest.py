@@ -208,10 +208,11 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
     """`bliss(*arguments)` runs the command in this process, with an empty cache of its own.
 
     `audit` and `score` rank by BLISS where a test names neither a score nor a preset: its numbers
-    are those worked out by hand. `--score auto` is the default of the commands themselves. What
-    earlier commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE of its
-    own. On one thread, as its child processes too: models this small lose time to more, and
-    equal numbers can then be asked for. Decoding workers serve one command after another.
+    are those worked out by hand. `--score auto` is the default of the commands themselves. In the
+    same way `audit` keeps every image in the fit where a test says nothing of it. What earlier
+    commands left for later ones is forgotten first, unless a test sets a BLISS_CACHE of its own.
+    On one thread, as its child processes too: models this small lose time to more, and equal
+    numbers can then be asked for. Decoding workers serve one command after another.
     """
     import torch
     from blissaudit.indexer import reused_workers
@@ -226,6 +227,9 @@ def bliss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bliss]:
         names = {"--score", "--preset", "pairs", "--question=pairs"}
         if words[:1] in (["audit"], ["score"]) and not names & {*words}:
             words += ["--score", "bliss"]
+        names = {"--robust", "--no-robust", "--preset", "pairs", "--question=pairs"}
+        if words[:1] == ["audit"] and not names & {*words}:
+            words += ["--no-robust"]
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run(words)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from blissaudit.cli import run as command_line
 from blissaudit.demo.scenes import render_scene, sample_scene
 from blissaudit.scorer.reference_file import load_reference
 
@@ -55,13 +56,9 @@ def world(bliss, index, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def audit(bliss, index, world, tmp_path_factory):
-    """`audit(*options)`: the outcome, and the output folder; every image in the fit unless the
-    options say more of it."""
+    """`audit(*options)`: the outcome, and the output folder."""
 
     def run(*options: object):
-        if not {"--robust", "--reference", "--normal", "--default"} & set(options):
-            options = (*options, "--no-robust")
-        options = tuple(each for each in options if each != "--default")
         folder = tmp_path_factory.mktemp("run") / "out"
         asked = ("--embeddings", world / "set-embedded", "--index", index, "--model", "demo")
         return bliss("audit", *asked, "-o", folder, *options), folder
@@ -388,15 +385,22 @@ def test_robust_leaves_out_what_another_class_explains_and_says_so(audit, index,
     )
 
 
-def test_a_set_that_is_its_own_reference_is_fitted_without_what_another_class_explains(
-    audit, world
-):
-    for more in ((), ("--score", "bliss+"), ("--score", "bliss")):
-        found, asked = (audit(each, *more)[1] for each in ("--default", "--robust"))
+def test_its_own_reference_is_fitted_without_what_another_class_explains(audit, index, world):
+    """By commands as users type them, without a word about it."""
+
+    def default(name: str, *options: object) -> Path:
+        words = ("audit", "--embeddings", world / "set-embedded", "--index", index, "--model",
+                 "demo", "--report", "none", "-o", world / name, *options)  # fmt: skip
+        assert command_line([*map(str, words)]) == 0
+        return world / name
+
+    for score in ("auto", "bliss"):
+        found, asked = default(score, "--score", score), audit("--robust", "--score", score)[1]
         assert facts(found)["robust"] == facts(asked)["robust"]
         assert table(found)["score"] == table(asked)["score"]
-    for more in (("--question", "mislabel"), ("--score", "mcm"), ("--reference", world / "set")):
-        assert facts(audit("--default", *more)[1]).get("robust") is None
+    others = ("--question", "mislabel"), ("--score", "mcm"), ("--reference", world / "set")
+    for number, more in enumerate(others):
+        assert facts(default(f"other{number}", *more)).get("robust") is None
 
 
 def test_robust_refits_bliss_plus_too(audit, index, world, bliss):

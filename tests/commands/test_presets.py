@@ -180,7 +180,8 @@ def test_embeddings_need_no_model_and_the_preset_sets_none(bliss, folders):
     )
     assert done.code == 0, done.err
     assert done.err.splitlines()[:3] == [
-        "preset paper: prompt 'This is a photo of a {label}'; score bliss; λ 0.5",
+        "preset paper: prompt 'This is a photo of a {label}'; score bliss; λ 0.5; "
+        "every image in the fit",
         "k 2 was given and wins over preset paper",
         "the index holds words.txt, not the preset's paper-dictionary-raw",
     ]
