@@ -1,6 +1,6 @@
 """Strays and wrong labels in one order: does reading it find more than the better single list?
 
-Run as: python benchmarks/merged_order.py [--data ../shared] [--draws 20]
+Run as: python benchmarks/merged_order.py [--data ../shared] [--draws 20] [--copies [--record]]
 
 Each draw takes 20 classes and all their images, swaps the labels of 5 % and adds 5 % of strays,
 which are filed at random or under the class whose prompt is nearest. `audit_arrays` audits the
@@ -8,7 +8,8 @@ whole as its own reference. Every order is judged by the share of planted images
 ones as were planted, in percent. The better single list is, over all draws, the better of the BLISS
 score and the label margin. The sum of the first two was chosen on draws of seeds 500 to 521, where
 an image counts as unlike every class on seeds 600 to 602, and the neighbours and the weights on the
-val halves of DTD, SUN397 and Caltech-101, seeds 700 to 715; here seeds start at 2000. DTD and
+val halves of DTD, SUN397 and Caltech-101, seeds 700 to 715; here seeds start at 2000. That copies
+of an image are no neighbours of it was decided on Caltech-101 and DTD, seeds 500 to 509. DTD and
 UCF101 have no prompts of their own: a class takes the caption nearest to its mean, on the other
 split's images where there is one.
 """
@@ -29,12 +30,16 @@ from blissaudit.audit import AuditResult
 from blissaudit.evaluation.metrics import paired_interval
 from blissaudit.scorer import apart_from_class, merged_order
 from label_evidence import prompts_of
+from measuring import Report, setup_lines
 from planted_strays import embeddings
 
 CLASSES, SHARE, FIRST = 20, 0.05, 2000
 SETS = ("caltech101/test", "dtd/test", "ucf101/test")
 SINGLE = ("stray score (BLISS)", "label margin")
 MERGED = "read_first"
+
+
+COPIED = "copies counted as neighbours"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,46 @@ def plant(at: str, real: Path, nearest: bool, seeds: range) -> Iterator[tuple[Pl
             ),
             texts,
         )
+
+
+def with_copies(planted: Planted) -> Planted:
+    """The draw with an equal copy of every planted image, filed under the same class."""
+    rows = np.concatenate([np.arange(len(planted.wrong)), np.flatnonzero(planted.wrong)])
+    columns = (getattr(planted, name)[rows] for name in ("rows", "labels", "wrong", "stray"))
+    return Planted(*columns, planted.prompts)
+
+
+def copied_orders(planted: Planted, texts: np.ndarray) -> dict[str, np.ndarray]:
+    """The merged order of an audit that looks for copies, and of one that does not."""
+    found = {}
+    for name, kinds in ((MERGED, ("stray", "mislabel", "copy")), (COPIED, ("stray", "mislabel"))):
+        result = audit_arrays(planted.rows, planted.labels, text_vectors=texts,
+                              prompts=planted.prompts, question=AuditQuestion(kinds))  # fmt: skip
+        assert result.labels is not None and result.merged is not None
+        found |= {SINGLE[1]: result.labels.margin, name: result.merged}
+    return found
+
+
+def copied(real: Path, draws: int, record: bool) -> None:
+    """What copies among the neighbours cost, and whether keeping them apart mends it."""
+    report = Report("merged_copies", record, 1)
+    report.say(f"merged_order --copies: {draws} draws, strays filed at random, an equal copy of "
+               "every planted image in its class; precision at the planted count")  # fmt: skip
+    for line in setup_lines():
+        report.say(line)
+    for at in SETS:
+        shares: dict[str, list[float]] = {}
+        for planted, texts in plant(at, real, False, range(FIRST, FIRST + draws)):
+            images = with_copies(planted)
+            for name, order in copied_orders(images, texts).items():
+                top = np.argsort(-order, kind="stable")[: images.wrong.sum()]
+                shares.setdefault(name, []).append(100 * images.wrong[top].mean())
+        report.say(at)
+        for name, each in shares.items():
+            gain = paired_interval(np.array(shares[MERGED]), np.array(each))
+            report.say(f"  {name:<32} {np.mean(each):5.1f}  read_first gains {gain.mean:+.1f} "
+                       f"[{gain.low:+.1f}, {gain.high:+.1f}]")  # fmt: skip
+    report.finish()
 
 
 def orders(result: AuditResult) -> dict[str, np.ndarray]:
@@ -140,7 +185,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("BLISS_TEST_DATA", "../shared"))
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--copies", action="store_true", help="planted images with copies alone")
+    parser.add_argument("--record", action="store_true", help="with --copies")
     chosen = parser.parse_args()
+    if chosen.copies:
+        copied(Path(chosen.data) / "real", chosen.draws, chosen.record)
+        return
     real, seeds = Path(chosen.data) / "real", range(FIRST, FIRST + chosen.draws)
     print(
         f"precision at the planted count, mean of {chosen.draws} draws; then the share of the swaps"

@@ -8,7 +8,9 @@ overexposed, blurred or of one colour). One audit of the folder reads its files.
 No model's weights were available: an encoder replays stored embeddings by the pixels that it is
 given. Photographs have their own. A changed one has none: a copy gets its source's with noise, at a
 cosine of 0.9 to 0.99, a bad picture at 0.9, one of a single colour a random direction. That the
-search proposes copies as candidates is therefore assumed, not measured, as is what cosines find.
+search proposes copies as candidates is therefore assumed, not measured, as is what cosines find. A
+picture of one colour is then unlike everything, and read early: orders are judged with and without
+the bad pictures, which another question finds.
 
 Rivals on the same images: cleanlab's label quality (normalised margin of logistic regression in
 five folds, out of sample) for labels, thresholds of the cosine for copies, and with --beside
@@ -61,33 +63,39 @@ BESIDE = """
 import json, sys
 from importlib.metadata import version
 from pathlib import Path
-folder, found = Path(sys.argv[1]), {}
-def name(path):
-    return str(Path(folder, path).relative_to(folder))
 try:
     from cleanvision import Imagelab
-    lab = Imagelab(data_path=str(folder))
-    lab.find_issues(n_jobs=1, verbose=False)
-    bad = ("dark", "light", "blurry", "low_information")
-    bad = lab.issues[[f"is_{each}_issue" for each in bad]]
-    sets = [each for kind in ("exact", "near") for each in lab.info[f"{kind}_duplicates"]["sets"]]
-    found["cleanvision"] = {
-        "version": version("cleanvision"),
-        "bad": [name(path) for path in bad.index[bad.any(axis=1)]],
-        "copies": [[name(path) for path in each] for each in sets],
-    }
 except ImportError:
-    pass
+    Imagelab = None
 try:
     from imagededup.methods import PHash
-    near = PHash(verbose=False).find_duplicates(image_dir=str(folder), recursive=True)
-    found["imagededup's PHash"] = {
-        "version": version("imagededup"),
-        "copies": [[name(path), name(other)] for path in near for other in near[path]],
-    }
 except ImportError:
-    pass
-Path(sys.argv[2]).write_text(json.dumps(found))
+    PHash = None
+answer = Path(sys.argv[1])
+for folder in map(str.strip, sys.stdin):
+    def name(path):
+        return str(Path(folder, path).relative_to(folder))
+    found = {}
+    if Imagelab:
+        lab = Imagelab(data_path=folder)
+        lab.find_issues(n_jobs=1, verbose=False)
+        bad = ("dark", "light", "blurry", "low_information")
+        bad = lab.issues[[f"is_{each}_issue" for each in bad]]
+        sets = [each for how in ("exact", "near") for each in lab.info[f"{how}_duplicates"]["sets"]]
+        found["cleanvision"] = {
+            "version": version("cleanvision"),
+            "bad": [name(path) for path in bad.index[bad.any(axis=1)]],
+            "copies": [[name(path) for path in each] for each in sets],
+        }
+    if PHash:
+        near = PHash(verbose=False).find_duplicates(
+            image_dir=folder, recursive=True, num_enc_workers=0, num_dist_workers=0)
+        found["imagededup's PHash"] = {
+            "version": version("imagededup"),
+            "copies": [[name(path), name(other)] for path in near for other in near[path]],
+        }
+    answer.write_text(json.dumps(found))
+    print("found", file=sys.__stderr__, flush=True)
 """
 PREPROCESSING = Preprocessing((64, 64), "bicubic", "squash", (0.0,) * 3, (1.0,) * 3)
 
@@ -215,12 +223,26 @@ def digest(pixels: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
 
 
-def found_beside(python: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """The bad pictures and the groups of copies of a folder, by the name of each rival."""
-    answer = folder.parent / "beside.json"
-    subprocess.run([python, "-c", BESIDE, str(folder), str(answer)], check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    return json.loads(answer.read_text())
+class Beside:
+    """The rivals that an interpreter has."""
+
+    def __init__(self, python: str, answer: Path) -> None:
+        self.answer = answer
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", "-c", BESIDE, str(answer)], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def found(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """The bad pictures and the groups of copies of a folder, by the name of each rival."""
+        assert self.process.stdin is not None and self.process.stderr is not None
+        print(folder, file=self.process.stdin, flush=True)
+        told = []
+        for line in self.process.stderr:
+            told.append(line)
+            if line == "found\n":
+                return json.loads(self.answer.read_text())
+        raise SystemExit("".join(told))
 
 
 def judged(
@@ -235,14 +257,17 @@ def judged(
     stray, swap, bad = kind == "stray", kind == "swap", np.isin(kind, BAD)
     assert result.labels is not None and result.merged is not None and result.issues is not None
     filed = np.array([name.split("/")[0] for name in planted.names])[order]
-    found = {
-        "strays, by the stray score": at_count(result.scores.score, stray),
-        "wrong labels and strays, by the margin": at_count(result.labels.margin, stray | swap),
-        "the same, by read_first": at_count(result.merged, stray | swap),
-        "the same, by cleanlab": at_count(
-            cleanlab_doubt(np.asarray(result.images.vectors[:]), filed), stray | swap
-        ),
+    orders = {
+        "the margin": result.labels.margin,
+        "read_first": result.merged,
+        "cleanlab": cleanlab_doubt(np.asarray(result.images.vectors[:]), filed),
     }
+    found = {"strays, by the stray score": at_count(result.scores.score, stray)}
+    for name, each in orders.items():
+        found[f"strays and wrong labels, by {name}"] = at_count(each, stray | swap)
+    for name, each in orders.items():
+        kept = np.where(bad, -np.inf, each)
+        found[f"the same without bad pictures, by {name}"] = at_count(kept, stray | swap)
     issue = {name: np.zeros(len(order), bool) for name in ("label", "quality")}
     row = {int(r): i for i, r in enumerate(result.images.rows)}
     for each in result.issues.to_pylist():
@@ -342,16 +367,19 @@ def main() -> None:
         os.environ["BLISS_CACHE"] = str(Path(made) / "cache")
         index = Path(made) / "index"
         index_embeddings(captions, index, "caption")
+        rivals = Beside(chosen.beside, Path(made) / "beside.json") if chosen.beside else None
         for seed in range(FIRST, FIRST + chosen.draws):
             folder = Path(made) / str(seed)
             planted = plant(real, folder / "images", chosen.classes, seed)
             counts.append((len(planted.names), (planted.kind == "stray").sum()))
             result = audit(folder, planted, index, texts)
-            beside = found_beside(chosen.beside, folder / "images") if chosen.beside else {}
+            beside = {} if rivals is None else rivals.found(folder / "images")
             versions = {name: answer["version"] for name, answer in beside.items()}
             for name, pair in judged(result, planted, beside).items():
                 every.setdefault(name, []).append(pair)
             shutil.rmtree(folder)
+        if rivals is not None:
+            rivals.process.communicate()
     images, planted_each = np.mean(counts, axis=0)
     for name, version in versions.items():
         report.say(f"  beside {name}, version {version}")

@@ -115,7 +115,7 @@ def main() -> None:
             report.say(f"  {name}: strays {strays:.2f} s, every question {every:.2f} s, load "
                        f"{os.getloadavg()[0]:.1f}")  # fmt: skip
             report.say(verdict(f"{name}, every question / strays", every / strays, TARGET, False))
-    report.finish()
+            report.finish()
 
 
 if __name__ == "__main__":

@@ -191,7 +191,9 @@ def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:
             reference = without_images(reference, result.images, given, out)
             left_out = in_reference(result.images, reference)
             vectors = result.images.vectors
-            ics, ets = filed_terms(vectors, result.retrieved, reference, given, left_out)
+            again = np.where(np.isin(given, given[out]), given, -1)
+            terms = filed_terms(vectors, result.retrieved, reference, again, left_out)
+            ics, ets = (np.where(again < 0, *pair) for pair in zip((ics, ets), terms, strict=True))
             labels = label_margins(vectors, reference, given, left_out)
     filed = ~np.isnan(ics)
     ics, ets = np.where(filed, ics, scores.ics), np.where(filed, ets, scores.ets)

@@ -27,7 +27,6 @@ from threading import Lock
 import numpy as np
 
 from .blas import share_among_threads
-from .rows import resident_if_few
 from .unit_rows import Rows, blocks_of, slices
 
 LEADING = 128
@@ -52,7 +51,6 @@ def near_pairs(
     Gives i and j, int64 [p], and the products, float32 [p]; None where there are more than `most`,
     as soon as that is known.
     """
-    rows = resident_if_few(rows, rows[:1].shape[1])
     bounds = _bounds(rows)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     count, lock = 0, Lock()
@@ -119,7 +117,7 @@ def _candidates(
 
 def _products(rows: Rows, first: np.ndarray, second: np.ndarray, dtype: type) -> np.ndarray:
     """[p], inner products of pairs of rows, one at a time."""
-    made = np.empty(len(first), dtype)
+    made: np.ndarray = np.empty(len(first), dtype)
     for some in slices(len(first), PAIRS_AT_ONCE):
         made[some] = np.einsum("pd,pd->p", rows[first[some]], rows[second[some]], dtype=dtype)
     return made
