@@ -52,18 +52,20 @@ def test_scores_of_arrays_are_those_of_the_formula():
     assert classes == ("cup", "key", "shoe")
     here = 7
     own = collection.labels == collection.labels[here]
-    rest = own & (np.arange(len(own)) != here)
+    assert result.refit is not None
+    kept = ~result.refit.dropped
+    rest = own & (np.arange(len(own)) != here) & kept
     expected = []
     for name, prompt in zip(classes, collection.prompts, strict=True):
         members = collection.images[rest if name == collection.labels[here] else
-                                    collection.labels == name].astype(float)  # fmt: skip
+                                    (collection.labels == name) & kept].astype(float)  # fmt: skip
         to_prompt = members @ prompt.astype(float)
         image = collection.images[here].astype(float)
         ics = -(image @ prompt - to_prompt.mean()) / (to_prompt.std() + 1e-8)
         to_texts = members @ collection.texts[retrieved.rows[here]].T.astype(float)
         cosines = collection.texts[retrieved.rows[here]] @ image
         ets = ((cosines - to_texts.mean(0)) / (to_texts.std(0) + 1e-8)).mean()
-        expected.append(ics + 0.5 * ets)
+        expected.append(ics + result.weight * ets)
     assert scores.score[here] == pytest.approx(min(expected), abs=1e-4)
 
 
