@@ -201,7 +201,9 @@ def test_settings_worth_measuring_grow_with_the_corpus():
     middle = {kind for kind, _ in candidate_settings(100_000, 512)}
     large = {kind for kind, _ in candidate_settings(10_000_000, 512)}
     assert small == {"exact", "SQfp16", "SQ8"}
-    assert middle - small == {"HNSW32", "IVF1024,SQ8", "IVF1024,RaBitQ4", "IVF1024,PQ64"}
+    assert middle - small == {
+        "HNSW32", "IVF1024,SQ8", "IVF1024,RaBitQ4", "IVF1024,PQ64", "Images,IVF1024,SQ8",
+    }  # fmt: skip
     assert "HNSW32" not in large and "IVF16384,SQ8" in large
 
 
