@@ -17,6 +17,7 @@ from ..corpora import (
     ImageOptions,
     ImageSource,
     TextSource,
+    display_path,
     notices_of,
     open_corpus,
     open_images,
@@ -518,7 +519,8 @@ def column_of(
         try:
             source = open_images(spec, replace(options, label_column=column))
         except UsageError as error:
-            raise _no_column(error.given, error.needed) from error
+            listed = error.needed if "one of" in error.needed else "a table or embeddings with it"
+            raise _no_column(f"{display_path(spec)} has no column {column!r}", listed) from error
         every = list(source.labels or ())
         if images is not None and source.labels is None:
             every = [item.label for item in source.items(read_everything)]

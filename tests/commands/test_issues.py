@@ -140,6 +140,8 @@ def test_copies_in_several_splits_are_leaks(bliss, index, issues, world, tmp_pat
         assert {row["split"] for row in stored if row["leak"]} == {"test", "train"}
         _, outcome = found("part", *given)
         assert outcome.code == 2 and "no column 'part'" in outcome.err
+    _, outcome = found("part", world / "set")
+    assert "set has no column 'part'. Needed: a table or embeddings with it." in outcome.err
 
 
 def test_a_fitted_reference_tells_leaks_too(bliss, index, world, tmp_path):
