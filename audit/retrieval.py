@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -40,7 +41,7 @@ from ..indexer import (
     slices,
 )
 from ..progress import Progress, no_progress
-from ..scorer import Retrieved, TextPass, gather_texts
+from ..scorer import Retrieved, gather_texts
 
 HITS = "hits"
 PAIRS_A_BATCH = 1 << 31
@@ -64,11 +65,21 @@ class HitsCache:
                     path.unlink()
 
 
+class SummingSearch(Protocol):
+    """A search that makes sums over all captions in passing, such as `TextPass`."""
+
+    def search(self, images: np.ndarray, k: int) -> tuple[Hits, list[np.ndarray]]:
+        """The k nearest captions of images [n, d], and float64 [n] for each term."""
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """The terms alone."""
+
+
 @dataclass(frozen=True)
 class CaptionSums:
     """One number an image, from sums over all captions that the search makes in passing."""
 
-    made: TextPass
+    made: SummingSearch
     """Of one term, over the captions of an index that is searched exactly, in this process."""
     values: np.ndarray
     """float64 [n], set by `retrieve`."""
@@ -148,7 +159,7 @@ class BatchSearch:
     """Where hits are saved; None: nowhere."""
     searched: Mapping[str, object]
     """What hits depend on besides the images."""
-    sums: TextPass | None = None
+    sums: SummingSearch | None = None
     """What is made in the same pass."""
 
     def __call__(self, batch: slice) -> tuple[str, Hits, np.ndarray | None]:
