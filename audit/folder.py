@@ -117,8 +117,11 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
     path = Path(folder) / RUN
     if not path.is_file():
         return
-    before = read_json(path).get("request")
+    run = read_json(path)
+    before = run.get("request")
     before, now = current_names(before if isinstance(before, dict) else {}), current_names(request)
+    if now.get("robust") is False and not run.get("robust"):  # no image was left out then either
+        now["robust"] = before.get("robust")
     names = {*before, *now} - {*HOW, *DECIDING}
     differing = sorted(
         name for name in names if not _same(before.get(name), now.get(name), Path(folder))

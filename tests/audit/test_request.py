@@ -16,6 +16,8 @@ import pytest
 from blissaudit import BlissError
 from blissaudit.audit import request as request_module
 from blissaudit.audit.classes import unmet_labels
+from blissaudit.audit.folder import check_output
+from blissaudit.errors import UsageError
 
 
 @pytest.fixture
@@ -246,3 +248,13 @@ def test_labels_are_compared_with_a_separate_reference(bliss, collection, index,
     assert f"1 label of {collection} is no class of the reference: house" in done.err
     refused = bliss(*audit, "--normal", "APPLE", "-o", tmp_path / "other")
     assert refused.code == 2 and "Correct --normal: 'Apple' is there" in refused.err
+
+
+def test_a_run_that_left_no_image_out_is_repeated_without_a_refit(tmp_path):
+    for facts in ({}, {"robust": None}, {"robust": {"dropped": 1}}):
+        (tmp_path / "run.json").write_text(json.dumps({"request": {"k": 10}, **facts}))
+        if facts.get("robust"):
+            with pytest.raises(UsageError, match="robust differ"):
+                check_output(tmp_path, {"k": 10, "robust": False})
+        else:
+            check_output(tmp_path, {"k": 10, "robust": False})

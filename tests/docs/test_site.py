@@ -58,7 +58,7 @@ def test_functions_named_beside_equations_are_defined_there():
 
 
 OF_OTHER_PROGRAMS = {
-    "--check", "--constraint", "--index-url", "--no-deps", "--record", "--sort",
+    "--check", "--constraint", "--index-url", "--made", "--no-deps", "--record", "--sort",
     "--address", "--block", "--exclusive", "--head", "--nodes", "--ntasks", "--ntasks-per-node",
     "--overlap", "--port",
 }  # fmt: skip
