@@ -278,7 +278,7 @@ def _rescored_auto(result: AuditResult, plus: FittedPlus) -> AuditResult:
     """`result` ranked by bliss+ where that is possible, else as it is, with the reason."""
     index, counts = result.index, result.reference.moments.counts
     if _too_large(index):
-        size = f"{index.count * index.model['dimension'] >> 18:,} MiB"
+        size = f"{_text_bytes(index) >> 20:,} MiB"
         held = f"the vectors of {index.count:,} captions, {size}, would be held at once"
         return replace(result, chosen=f"score auto: bliss; bliss+ was not used because {held}")
     try:
@@ -296,7 +296,12 @@ def _rescored_auto(result: AuditResult, plus: FittedPlus) -> AuditResult:
 
 
 def _too_large(index: CaptionIndex) -> bool:
-    return index.count * index.model["dimension"] * 4 > MOST_TEXT_BYTES
+    return _text_bytes(index) > MOST_TEXT_BYTES
+
+
+def _text_bytes(index: CaptionIndex) -> int:
+    """Bytes of all caption vectors as bliss+ reads them."""
+    return int(index.count * index.model["dimension"] * 4)
 
 
 def _all_texts(index: CaptionIndex) -> np.ndarray:

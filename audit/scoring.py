@@ -51,11 +51,7 @@ class ClassScores:
     def __call__(self, classes: slice) -> BlissScores:
         """Scores against some classes alone; best_classes are numbers of all classes."""
         first, last = classes.start, classes.stop
-        moments, pairs = self.reference.moments, self.left_out
-        some = Reference(
-            Moments(moments.classes[classes], moments.parts[classes]),
-            self.reference.prompt_vectors[classes],
-        )
+        pairs, some = self.left_out, self.reference.only(classes)
         given = np.where((self.given >= first) & (self.given < last), self.given - first, -1)
         here = np.flatnonzero((pairs.classes >= first) & (pairs.classes < last))
         left_out = LeftOut(pairs.images[here], pairs.classes[here] - first)

@@ -27,10 +27,8 @@ def p_value_words(
 ) -> tuple[str, ...]:
     """held-out or leave-one-out, and per-class, as they were given."""
     words = split_names(context, parameter, values)
-    if not {*words} <= {"held-out", "leave-one-out", "per-class"} or {*words} >= {
-        "held-out",
-        "leave-one-out",
-    }:
+    sources, others = {"held-out", "leave-one-out"}, {"per-class"}
+    if not {*words} <= sources | others or sources <= {*words}:
         raise UsageError(
             f"--p-values {','.join(words)} was given",
             "held-out or leave-one-out, per-class, or two of them separated by a comma",

@@ -358,7 +358,7 @@ def class_blocks(
     outside = left_out_terms(images, retrieved, reference, left_out, prior, allocator=allocator)
     prompt_mean, prompt_scale = prompt_statistics(moments, prompts, prior)
     for classes in slices(len(moments.parts), classes_at_once(len(retrieved.vectors))):
-        some = Moments(moments.classes[classes], moments.parts[classes])
+        some = reference.only(classes).moments
         mean, std = text_statistics(some, retrieved.vectors, needed=1 if prior else 2)
         std = _moderated(std, some.counts[:, None], prior, np.s_[classes, None])
         std += EPSILON
@@ -473,15 +473,9 @@ def filed_terms(
             position.reshape(len(here), -1).astype(np.int32),
             retrieved.vectors[texts],
         )
-        found = bliss_scores(images[here], some, _one_class(reference, number))
+        found = bliss_scores(images[here], some, reference.only(slice(number, number + 1)))
         ics[here], ets[here] = found.ics, found.ets
     return ics, ets
-
-
-def _one_class(reference: Reference, number: int) -> Reference:
-    moments, some = reference.moments, slice(number, number + 1)
-    alone = Moments(moments.classes[some], moments.parts[some])
-    return Reference(alone, reference.prompt_vectors[some])
 
 
 def _moderated(

@@ -70,6 +70,11 @@ class Reference:
         """The C class names, in the order of every class number."""
         return self.moments.classes
 
+    def only(self, classes: slice) -> Reference:
+        """Moments and prompts of some classes, which is all that scoring against them reads."""
+        names, parts = self.moments.classes[classes], self.moments.parts[classes]
+        return Reference(Moments(names, parts), self.prompt_vectors[classes])
+
     def kept_images(self, number: int) -> np.ndarray:
         """float32 [m, d], unit rows: the images of class `number` that are kept, which may be none.
 

@@ -59,9 +59,9 @@ def refitted(
     """`result` scored again against its reference without the images that another class explains.
 
     By BLISS or bliss+, whichever ranks `result`; unchanged where that was not `asked` for and there
-    are none. `clean` are the reference's images, None where
-    they are the audited ones. Images that were dropped are scored against a reference without
-    them, as images left out are. The reference has two classes or more.
+    are none. `clean` are the reference's images, None where they are the audited ones. Images that
+    were dropped are scored against a reference without them, as images left out are. The reference
+    has two classes or more.
     """
     before = result.reference
     images = result.images if clean is None else clean

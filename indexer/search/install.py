@@ -70,13 +70,15 @@ def make_structure(
     """
     parts = read_kind(kind)
     check_fit(parts, len(vectors), dimension)
-    if parts.by_images and images is None:
-        raise UsageError(
-            f"kind of search '{kind}' was asked for without images to lay it out by",
-            "a sample of the images that are to be audited",
-            f"Run `bliss index tune INDEX --images DIR --kind {kind}`",
-        )
-    transform = image_transform(vectors, images) if parts.by_images and images is not None else None
+    transform = None
+    if parts.by_images:
+        if images is None:
+            raise UsageError(
+                f"kind of search '{kind}' was asked for without images to lay it out by",
+                "a sample of the images that are to be audited",
+                f"Run `bliss index tune INDEX --images DIR --kind {kind}`",
+            )
+        transform = image_transform(vectors, images)
     structure = new_structure(parts, dimension, transform)
     fill_structure(structure, parts, vectors, threads)
     write_atomically(path, lambda file: write_structure(structure, file))

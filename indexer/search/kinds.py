@@ -229,12 +229,10 @@ def candidate_settings(count: int, dimension: int) -> list[tuple[str, dict[str, 
     if lists >= 16:
         probes = sorted({min(lists, 2**power) for power in range(2, 10)})
         pieces = max(m for m in range(1, min(64, dimension) + 1) if not dimension % m)
-        for code, candidates in (("SQ8", 2), ("RaBitQ4", 8), (f"PQ{pieces}", 32)):
-            if not code.startswith("PQ") or count >= 100_000:
-                kind = f"IVF{lists},{code}"
-                settings += [(kind, {"nprobe": n, "candidates": candidates}) for n in probes]
-        kind = f"{BY_IMAGES}IVF{lists},SQ8"
-        settings += [(kind, {"nprobe": n, "candidates": 2}) for n in probes]
+        kinds = [(f"IVF{lists},SQ8", 2), (f"IVF{lists},RaBitQ4", 8)]
+        kinds += [(f"IVF{lists},PQ{pieces}", 32)] if count >= 100_000 else []
+        for kind, candidates in (*kinds, (f"{BY_IMAGES}IVF{lists},SQ8", 2)):
+            settings += [(kind, {"nprobe": n, "candidates": candidates}) for n in probes]
     if 1_000 <= count <= 300_000:
         settings += [("HNSW32", {"efSearch": breadth}) for breadth in (32, 128, 512)]
     return settings

@@ -76,7 +76,8 @@ def image_transform(texts: Rows, images: np.ndarray) -> Any:
 
     C is the images' second moment, shrunk by SHRINKAGE towards the same for all directions. The
     lists of an inverted file then part the texts along the directions in which these images differ.
-    A query q is asked as C^-½ q (`_asked`): inner products change by a constant for each query.
+    A query q is asked as C^-½ q (`AskedByImages`): inner products change by a constant for each
+    query.
     """
     faiss = library()
 
@@ -109,12 +110,13 @@ class AskedByImages:
         transform = faiss.downcast_VectorTransform(structure.chain.at(0))
         dimension = transform.d_in
         root = faiss.vector_to_array(transform.A).reshape(dimension, dimension).astype(np.float64)
-        self.inverse = np.linalg.inv(root)
-        self.shift = -self.inverse @ faiss.vector_to_array(transform.b).astype(np.float64)
+        inverse = np.linalg.inv(root)
+        self.matrix = (inverse @ inverse).T
+        self.shift = -inverse @ faiss.vector_to_array(transform.b).astype(np.float64)
 
     def __call__(self, queries: np.ndarray) -> np.ndarray:
         """float32 [n, d] for queries [n, d]."""
-        return (queries @ (self.inverse @ self.inverse).T + self.shift).astype(np.float32)
+        return (queries @ self.matrix + self.shift).astype(np.float32)
 
 
 def fill_structure(structure: Any, kind: Kind, vectors: Rows, threads: int | None) -> None:
