@@ -53,8 +53,7 @@ from .batches import (
     to_arrow,
 )
 from .cluster import cluster, import_ray
-from .images import decoded_rows, image_stages
-from .texts import text_stages
+from .stages import decoded_rows, image_stages, text_stages
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -53,7 +53,7 @@ STRAYS = ("apple/clock.png", "boat/umbrella.png")
 SLOW_FILES = (
     "distributed/test_engine.py",
     "distributed/test_scoring.py",
-    "distributed/test_images.py",
+    "distributed/test_stages.py",
     "distributed/test_batches.py",
     "indexer/images/test_workers.py",
     "browser/test_report_in_browser.py",

@@ -38,9 +38,8 @@ from ..review.photographs import (
     photograph_file,
     run_photographs,
 )
-from .grouping import Grouping, pulls_of
+from .groups_and_map import Grouping, map_points, pulls_of
 from .neighbours import AUDITED, REFERENCE, Nearest, Neighbour, reference_neighbours
-from .places import map_points
 from .thumbnails import LARGE, SMALL, PictureShelf
 from .wording import merged, plain_caption
 
