@@ -57,7 +57,7 @@ TESTS = {
     "audit/decisions": ("audit/test_decisions",),
     "indexer/build/finish": ("indexer/build/test_near_duplicates", "indexer/build/test_add"),
     "indexer/store/removed": ("indexer/store/test_removed",),
-    "indexer/upkeep/row_choice": ("indexer/store/test_removed",),
+    "indexer/search/row_choice": ("indexer/store/test_removed",),
 }
 """The modules, and the test files that run for a mutant of each."""
 

@@ -31,7 +31,7 @@ HEAVY = {
     "torch": (
         "indexer/encode/open_clip.py",
         "indexer/encode/cells.py",
-        "indexer/search/torch_scan.py",
+        "indexer/search/gpu.py",
         "training/",
     ),
     "torchvision": ("training/",),

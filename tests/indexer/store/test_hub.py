@@ -11,8 +11,7 @@ import pytest
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.add import add_captions
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store import hub as hub_index
 from blissaudit.indexer.store.hub import index_card, pull_index, push_index
