@@ -22,8 +22,7 @@ import pytest
 from blissaudit.cli import run
 from blissaudit.corpora.captions import CaptionRules
 from blissaudit.corpora.registry import TextSource
-from blissaudit.demo.captions import all_captions
-from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.demo.scenes import all_captions, render_scene, sample_scene
 from blissaudit.indexer.build.plan import make_plan, read_plan_part
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice, demo_model
 from hypothesis import settings
