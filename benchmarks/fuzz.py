@@ -48,7 +48,7 @@ from blissaudit.indexer.search.captions import CaptionIndex
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.manifest import IndexFolder
 from blissaudit.indexer.store.parts import Part, begin_building, finish_building, write_part
-from blissaudit.indexer.store.removed import read_rows, remove_rows
+from blissaudit.indexer.store.stored_rows import read_rows, remove_rows
 from blissaudit.indexer.store.verify import verify_index
 from blissaudit.indexer.vectors.rows import load_vectors
 from blissaudit.scorer import load_reference, save_reference

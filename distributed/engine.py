@@ -37,7 +37,6 @@ from ..indexer import (
     blas_threads,
 )
 from ..progress import Progress
-from .actors import Shards, map_items, spread_index
 from .batches import (
     READ_ERROR,
     Batch,
@@ -52,7 +51,7 @@ from .batches import (
     from_arrow,
     to_arrow,
 )
-from .cluster import cluster, import_ray
+from .cluster import Shards, cluster, import_ray, map_items, spread_index
 from .stages import decoded_rows, image_stages, text_stages
 
 Item = TypeVar("Item")

@@ -112,8 +112,8 @@ from .store.hub import unknown_licences as unknown_licences
 from .store.manifest import local_folder as local_folder
 from .store.parts import Described as Described
 from .store.parts import encoding_prompts as encoding_prompts
-from .store.removed import remove_rows as remove_rows
-from .store.removed import restore_rows as restore_rows
+from .store.stored_rows import remove_rows as remove_rows
+from .store.stored_rows import restore_rows as restore_rows
 from .store.verify import Check as Check
 from .store.verify import verify_index as verify_index
 from .vectors.blas import blas_threads as blas_threads

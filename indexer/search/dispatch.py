@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import UsageError
 from ..store.addresses import folder_of
 from ..store.manifest import IndexFolder
-from ..store.vectors import IndexRows
+from ..store.stored_rows import IndexRows
 from ..vectors.rows import SelectedRows
 from ..vectors.unit_rows import Rows
 from .gpu import (

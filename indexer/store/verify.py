@@ -34,7 +34,7 @@ from .manifest import (
     part_of,
     type_problems,
 )
-from .removed import list_name, read_rows, removed_rows
+from .stored_rows import list_name, read_rows, removed_rows
 
 Progress = Callable[[str, int, int], None]
 RESTORE = "Restore it from a backup, `bliss index pull` it again, or build the index again"

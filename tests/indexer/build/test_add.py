@@ -17,8 +17,7 @@ from blissaudit.indexer.build.add import AddOptions, add_captions, add_embedding
 from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.removed import remove_rows, restore_rows
-from blissaudit.indexer.store.vectors import IndexRows
+from blissaudit.indexer.store.stored_rows import IndexRows, remove_rows, restore_rows
 from blissaudit.indexer.store.verify import verify_index
 
 OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]

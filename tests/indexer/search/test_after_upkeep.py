@@ -8,7 +8,7 @@ from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.search.install import set_search_kind
 from blissaudit.indexer.search.row_choice import CaptionFilter, matching_rows
-from blissaudit.indexer.store.removed import remove_rows, restore_rows
+from blissaudit.indexer.store.stored_rows import remove_rows, restore_rows
 from blissaudit.indexer.store.verify import verify_index
 
 

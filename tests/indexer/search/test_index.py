@@ -11,7 +11,7 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.search.captions import find_captions, search
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.vectors import IndexRows
+from blissaudit.indexer.store.stored_rows import IndexRows
 from blissaudit.indexer.vectors import rows as row_sets
 from blissaudit.indexer.vectors.nearest import exact_search
 

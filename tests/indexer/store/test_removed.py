@@ -13,7 +13,7 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.search.row_choice import CaptionFilter, matching_rows
-from blissaudit.indexer.store.removed import read_rows, remove_rows, restore_rows
+from blissaudit.indexer.store.stored_rows import read_rows, remove_rows, restore_rows
 
 TEXTS = ["a red dog", "a Dog of 2 colours", "cat", "a red cat", "dogs", "naïve", "(odd) [x]"]
 D = 4
