@@ -61,7 +61,6 @@ _ENCODER: Mapping[str, Any] = {
 }
 MODEL: Mapping[str, Any] = {"dimension": is_size, **_ENCODER}
 """The facts of a model, as `misfit` checks them."""
-_TRAINED_ON = {"model": _NAME, "weights_sha256?": _NAME}
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "caption-index": {
         "parts": list, "failures": [dict], "model": MODEL, "count": is_count, "counts": dict,

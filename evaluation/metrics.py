@@ -28,7 +28,6 @@ METRICS = (
 )
 """What `all_metrics` computes, in this order; the last three at the planted count."""
 
-HIGHER_IS_BETTER = {name: name not in ("fpr95_id", "fpr95_ood", "fdp") for name in METRICS}
 RESAMPLES = 2000
 
 

@@ -103,7 +103,6 @@ def augmented(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 UNSAID = -1
 _COLOURS = tuple(COLOURS)
-WIDTHS = (len(KINDS), len(_COLOURS), len(COUNTS), len(BACKGROUNDS))
 
 Rows = NDArray[np.int64]
 

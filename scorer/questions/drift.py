@@ -45,7 +45,6 @@ from ..statistics import text_statistics
 CAPTIONS_AN_IMAGE = 5
 LEAST_IMAGES = 5
 """Captions of fewer images are not tested."""
-PERMUTATIONS = 999
 TIE = 1 + 1e-9
 """p-values this close are of equal counts in another order of summation."""
 _IMAGES_AT_ONCE = 65_536
