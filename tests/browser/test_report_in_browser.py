@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit.folder import open_run
-from blissaudit.audit.report.grouping import group_run
+from blissaudit.audit.report.groups_and_map import group_run
 from blissaudit.audit.report.page import page_html
 from blissaudit.audit.report.page_data import page_data
 from blissaudit.audit.report.thumbnails import PictureShelf
