@@ -38,7 +38,6 @@ def ellipse(
 
 
 def disc(x: float, y: float, radius: float) -> Outline:
-    """Full circle."""
     return ellipse(x, y, radius, radius)
 
 
@@ -75,7 +74,6 @@ def tilted(outline: Outline, degrees: float) -> Outline:
 
 
 def apple() -> list[Part]:
-    """An apple."""
     return [
         (bar((0.0, -0.45), (0.12, -0.95), 0.14), "wood"),
         (tilted(ellipse(0.4, -0.75, 0.32, 0.15), -25), "leaf"),
@@ -93,7 +91,6 @@ def apple() -> list[Part]:
 
 
 def butterfly() -> list[Part]:
-    """A butterfly."""
     wings: list[Part] = []
     for side in (-1, 1):
         wings += [
@@ -107,7 +104,6 @@ def butterfly() -> list[Part]:
 
 
 def cactus() -> list[Part]:
-    """A cactus."""
     arms = [
         (bar((-0.6, -0.25), (-0.6, 0.15), 0.22), "main"),
         (disc(-0.6, -0.27, 0.11), "main"),
@@ -129,7 +125,6 @@ def cactus() -> list[Part]:
 
 
 def fish() -> list[Part]:
-    """A fish."""
     return [
         (poly((-0.4, 0.0), (-0.98, -0.5), (-0.85, 0.0), (-0.98, 0.5)), "shade"),
         (poly((-0.2, -0.35), (0.1, -0.72), (0.4, -0.3)), "shade"),
@@ -142,7 +137,6 @@ def fish() -> list[Part]:
 
 
 def flower() -> list[Part]:
-    """A flower."""
     petals: list[Part] = [
         (disc(0.38 * np.cos(a), -0.38 + 0.38 * np.sin(a), 0.23), "main")
         for a in np.radians(np.arange(0, 360, 60))
@@ -157,7 +151,6 @@ def flower() -> list[Part]:
 
 
 def heart() -> list[Part]:
-    """A heart."""
     t = np.linspace(0, 2 * np.pi, 40)
     x = 16 * np.sin(t) ** 3 / 17.5
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 17.5
@@ -168,7 +161,6 @@ def heart() -> list[Part]:
 
 
 def moon() -> list[Part]:
-    """A moon."""
     outer = ellipse(-0.1, 0, 0.9, 0.95, (50, 310))
     inner = ellipse(0.3, 0, 0.62, 0.72, (290, 70))
     return [
@@ -179,7 +171,6 @@ def moon() -> list[Part]:
 
 
 def mushroom() -> list[Part]:
-    """A mushroom."""
     return [
         (poly((-0.22, -0.05), (0.22, -0.05), (0.34, 0.9), (-0.34, 0.9)), "cream"),
         (ellipse(0, 0.05, 0.92, 0.92, (180, 360)), "main"),
@@ -190,7 +181,6 @@ def mushroom() -> list[Part]:
 
 
 def snowman() -> list[Part]:
-    """A snowman."""
     return [
         (disc(0, 0.52, 0.46), "main"),
         (disc(0, -0.12, 0.34), "main"),
@@ -209,12 +199,10 @@ def snowman() -> list[Part]:
 
 
 def star() -> list[Part]:
-    """A star."""
     return [(spikes(5, 0.98, 0.42), "main")]
 
 
 def tree() -> list[Part]:
-    """A tree."""
     return [
         (box(-0.14, 0.5, 0.14, 0.98), "wood"),
         (poly((0, -0.2), (0.78, 0.65), (-0.78, 0.65)), "shade"),
@@ -224,7 +212,6 @@ def tree() -> list[Part]:
 
 
 def balloon() -> list[Part]:
-    """A balloon."""
     return [
         (bar((0.0, 0.4), (0.1, 0.7), 0.06), "ink"),
         (bar((0.1, 0.68), (-0.05, 1.0), 0.06), "ink"),
@@ -235,7 +222,6 @@ def balloon() -> list[Part]:
 
 
 def boat() -> list[Part]:
-    """A boat."""
     return [
         (bar((0.0, 0.5), (0.0, -0.98), 0.09), "wood"),
         (poly((0.08, -0.9), (0.85, 0.3), (0.08, 0.3)), "main"),
@@ -245,7 +231,6 @@ def boat() -> list[Part]:
 
 
 def car() -> list[Part]:
-    """A car."""
     return [
         (poly((-0.55, -0.1), (-0.35, -0.52), (0.3, -0.52), (0.55, -0.1)), "main"),
         (poly((-0.42, -0.1), (-0.28, -0.42), (-0.04, -0.42), (-0.04, -0.1)), "glass"),
@@ -260,7 +245,6 @@ def car() -> list[Part]:
 
 
 def chair() -> list[Part]:
-    """A chair."""
     return [
         (box(-0.62, 0.2, -0.46, 0.98), "shade"),
         (box(0.5, 0.2, 0.66, 0.98), "shade"),
@@ -271,7 +255,6 @@ def chair() -> list[Part]:
 
 
 def clock() -> list[Part]:
-    """A clock."""
     ticks: list[Part] = [
         (disc(0.56 * np.cos(a), 0.56 * np.sin(a), 0.07), "ink")
         for a in np.radians(np.arange(0, 360, 30))
@@ -286,7 +269,6 @@ def clock() -> list[Part]:
 
 
 def crown() -> list[Part]:
-    """A crown."""
     zigzag = poly(
         (-0.8, 0.6),
         (-0.95, -0.5),
@@ -309,7 +291,6 @@ def crown() -> list[Part]:
 
 
 def cup() -> list[Part]:
-    """A cup."""
     return [
         (band(0.5, 0.1, 0.42, 0.24, (-100, 100)), "main"),
         (poly((-0.75, -0.45), (0.55, -0.45), (0.4, 0.75), (-0.6, 0.75)), "main"),
@@ -320,7 +301,6 @@ def cup() -> list[Part]:
 
 
 def envelope() -> list[Part]:
-    """An envelope."""
     return [
         (box(-0.95, -0.6, 0.95, 0.65), "main"),
         (bar((-0.93, 0.62), (-0.15, 0.0), 0.06), "shade"),
@@ -331,7 +311,6 @@ def envelope() -> list[Part]:
 
 
 def house() -> list[Part]:
-    """A house."""
     return [
         (box(0.35, -0.85, 0.58, -0.3), "steel"),
         (box(-0.72, -0.15, 0.72, 0.92), "main"),
@@ -343,7 +322,6 @@ def house() -> list[Part]:
 
 
 def key() -> list[Part]:
-    """A key."""
     return [
         (band(-0.55, 0, 0.42, 0.2), "main"),
         (box(-0.16, -0.11, 0.98, 0.11), "main"),
@@ -353,7 +331,6 @@ def key() -> list[Part]:
 
 
 def ladder() -> list[Part]:
-    """A ladder."""
     rungs: list[Part] = [
         (bar((-0.4, y), (0.4, y), 0.13), "shade") for y in (-0.7, -0.35, 0, 0.35, 0.7)
     ]
@@ -365,7 +342,6 @@ def ladder() -> list[Part]:
 
 
 def rocket() -> list[Part]:
-    """A rocket."""
     return [
         (poly((-0.22, 0.6), (0, 1.0), (0.22, 0.6)), "flame"),
         (poly((-0.25, 0.1), (-0.68, 0.72), (-0.25, 0.6)), "shade"),
@@ -388,7 +364,6 @@ def rocket() -> list[Part]:
 
 
 def umbrella() -> list[Part]:
-    """An umbrella."""
     scallops = [ellipse(x, 0.0, 0.24, 0.12, (0, -180)) for x in (0.72, 0.24, -0.24, -0.72)]
     canopy = np.concatenate([ellipse(0, 0, 0.96, 0.85, (180, 360)), *scallops])
     return [

@@ -342,7 +342,6 @@ class Candidates:
         return len(self.settings)
 
     def made(self, images: np.ndarray) -> Iterator[Candidate]:
-        """See `ToMeasure`."""
         index = self.index
         for kind, group in groupby(self.settings, key=lambda setting: setting[0]):
             if kind not in self.keep.made:

@@ -93,7 +93,6 @@ class Members:
         return default if at < 0 else tuple(self.filing(np.array([at]))[1].tolist())
 
     def keys(self) -> Iterator[str]:
-        """The contents."""
         return iter(self)
 
     def items(self) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -354,7 +354,6 @@ def train(out: Path, minutes: float, seed: int, scenes: int, start: Path | None)
 
 
 def main() -> None:
-    """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description="Train the demo's small CLIP on drawn scenes.")
     parser.add_argument("--out", type=Path, required=True, help="folder for pictures and model")
     parser.add_argument("--minutes", type=float, default=50)

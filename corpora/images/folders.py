@@ -78,7 +78,6 @@ class ImageList:
 
     @property
     def count(self) -> int:
-        """How many rows there are."""
         return len(self.paths)
 
     def facts(self) -> dict[str, JSON]:
@@ -314,7 +313,6 @@ class RemoteImages:
 
     @property
     def count(self) -> int:
-        """How many rows there are."""
         return len(self.addresses)
 
     def facts(self) -> dict[str, JSON]:

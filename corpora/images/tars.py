@@ -326,11 +326,9 @@ class _Headers:
         return self._file.read(size)
 
     def seek(self, position: int) -> int:
-        """Go to a position."""
         return self._file.seek(position)
 
     def tell(self) -> int:
-        """The position."""
         return self._file.tell()
 
 

@@ -165,7 +165,6 @@ class HeldScan(GpuScan):
             self.shown[live] = True
 
     def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Scanner`."""
         with gpu_errors():
             rough, rows = self.index.search(queries, wanted)
         return rough, rows if self.shown is None else np.where(self.shown[rows], rows, -1)
@@ -179,7 +178,6 @@ class StreamScan(GpuScan):
         self.gpus, self.texts = gpus, texts
 
     def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Scanner`."""
         faiss, number = self.gpus.faiss, self.gpus.numbers[0]
         halves = queries.astype(np.float16)
         merged = faiss.ResultHeap(len(queries), wanted, keep_max=True)
@@ -382,7 +380,6 @@ class TorchScan(GpuScan):
         return super().error(queries) + OUTPUT_ERROR
 
     def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Scanner`."""
         import torch
 
         device = self.searcher.device

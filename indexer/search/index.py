@@ -2,7 +2,8 @@
 
 `CaptionIndex` is what everybody else uses. `open_index` opens one folder (`FolderIndex`),
 `join_indexes` makes one of several (`JoinedIndex`), `ArrayIndex` is in memory; the rows that
-`index.without(rows)` hides, or that were removed from a folder, have no number.
+`index.without(rows)` hides, or that were removed from a folder, have no number. What has no
+docstring here has it in `CaptionIndex`.
 """
 
 from __future__ import annotations
@@ -50,22 +51,18 @@ class FolderIndex:
 
     @property
     def folder(self) -> Path:
-        """Its folder."""
         return self.opened.path
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """The content of its manifest."""
         return self.opened.manifest.content
 
     @property
     def count(self) -> int:
-        """M."""
         return len(self.stored) if self.live is None else len(self.live)
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """The facts of its model."""
         return self.opened.manifest.model
 
     @property
@@ -75,7 +72,6 @@ class FolderIndex:
 
     @property
     def stored_count(self) -> int:
-        """How many rows are stored."""
         return len(self.stored)
 
     def nearest(self, queries: np.ndarray, k: int) -> Hits:
@@ -86,16 +82,13 @@ class FolderIndex:
         return Hits(hits.similarity, np.searchsorted(self.live, hits.rows))
 
     def captions_of(self, rows: np.ndarray) -> list[str]:
-        """See `CaptionIndex`."""
         return self.captions[self.stored_rows(rows)]
 
     def origins_of(self, rows: np.ndarray) -> list[Origin]:
-        """See `CaptionIndex`."""
         number = np.searchsorted(self.first_rows, self.stored_rows(rows), side="right") - 1
         return [self.origins[each] for each in number]
 
     def without(self, hidden: np.ndarray) -> FolderIndex:
-        """See `CaptionIndex`."""
         return replace(self, live=self.stored_rows(remaining(self.count, hidden)))
 
     def stored_rows(self, rows: np.ndarray) -> np.ndarray:
@@ -117,7 +110,6 @@ class JoinedIndex:
 
     @property
     def count(self) -> int:
-        """M."""
         return int(self.starts[-1])
 
     @property
@@ -167,7 +159,6 @@ class JoinedIndex:
         return merge_hits(found, k)
 
     def captions_of(self, rows: np.ndarray) -> list[str]:
-        """See `CaptionIndex`."""
         found = [""] * len(rows)
         for number, places, here in by_part(self.starts, np.asarray(rows)):
             captions = self.members[number].captions_of(here)
@@ -176,14 +167,12 @@ class JoinedIndex:
         return found
 
     def origins_of(self, rows: np.ndarray) -> list[Origin]:
-        """See `CaptionIndex`."""
         found: dict[int, Origin] = {}
         for number, places, here in by_part(self.starts, np.asarray(rows)):
             found |= zip(places.tolist(), self.members[number].origins_of(here), strict=True)
         return [found[place] for place in range(len(rows))]
 
     def without(self, hidden: np.ndarray) -> JoinedIndex:
-        """See `CaptionIndex`."""
         members = list(self.members)
         for number, _, here in by_part(self.starts, np.asarray(hidden)):
             members[number] = members[number].without(here)
@@ -219,33 +208,26 @@ class ArrayIndex:
 
     @property
     def count(self) -> int:
-        """M."""
         return len(self.texts)
 
     @property
     def stored_count(self) -> int:
-        """M."""
         return len(self.texts)
 
     @property
     def origins(self) -> Sequence[Origin]:
-        """One."""
         return [Origin(str(self.folder), "arrays", None)]
 
     def nearest(self, queries: np.ndarray, k: int) -> Hits:
-        """Exact hits."""
         return exact_search(queries, self.vectors, k)
 
     def captions_of(self, rows: np.ndarray) -> list[str]:
-        """See `CaptionIndex`."""
         return [self.texts[row] for row in np.asarray(rows).tolist()]
 
     def origins_of(self, rows: np.ndarray) -> list[Origin]:
-        """See `CaptionIndex`."""
         return list(self.origins) * len(rows)
 
     def without(self, hidden: np.ndarray) -> ArrayIndex:
-        """See `CaptionIndex`."""
         kept = remaining(self.count, hidden)
         return ArrayIndex(self.captions_of(kept), self.vectors[kept], self.model)
 

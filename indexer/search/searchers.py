@@ -105,7 +105,6 @@ class StructureSearcher:
         return self.source.load()
 
     def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
-        """See `Searcher`."""
         queries = np.ascontiguousarray(queries, np.float32)
         rows = self.structure.rows
         old, new = live, None

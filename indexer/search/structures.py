@@ -269,7 +269,6 @@ class FaissStructure:
         return rows if selected is None or selector else drop_unselected(rows, selected)
 
     def load(self) -> FaissStructure:
-        """Itself."""
         return self
 
 
@@ -330,7 +329,6 @@ def reason(error: BaseException) -> str:
 
 
 def version() -> str:
-    """FAISS's version."""
     faiss = library()
 
     return str(faiss.__version__)
@@ -354,7 +352,6 @@ class StoredStructure:
 
     @property
     def path(self) -> Path:
-        """Its file."""
         return self.folder.path / self.file
 
     @property
