@@ -51,7 +51,9 @@ from .registry import open_corpus as open_corpus
 from .registry import preset_named as preset_named
 from .registry import presets as presets
 from .registry import settings_folder as settings_folder
+from .registry import settings_list as settings_list
 from .registry import user_file as user_file
+from .registry import write_settings_list as write_settings_list
 from .sources import CAPTION_COLUMNS as CAPTION_COLUMNS
 from .sources import JSON as JSON
 from .sources import SEPARATORS as SEPARATORS

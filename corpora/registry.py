@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..arguments import checked
-from ..artefacts import home_folder, write_json
+from ..artefacts import home_folder, write_atomically, write_json
 from ..errors import BlissError, UsageError
 from .addresses import is_remote
 from .captions import CAPTION_PROMPT, check_prompts
@@ -139,6 +139,21 @@ def settings_folder() -> Path:
     """Where the user's own files are kept: BLISS_CONFIG, or in the system's settings folder."""
     given, settings = os.environ.get("BLISS_CONFIG"), os.environ.get("XDG_CONFIG_HOME")
     return Path(given) if given else Path(settings or home_folder(".config")) / "bliss-audit"
+
+
+def settings_list(name: str) -> list[str]:
+    """The lines of the text file `name` in the settings folder; none where it cannot be read."""
+    try:
+        text = (settings_folder() / name).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def write_settings_list(name: str, lines: Iterable[str]) -> None:
+    """Replace that file; BlissError where it cannot be written."""
+    content = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    write_atomically(settings_folder() / name, lambda file: file.write(content))
 
 
 @lru_cache(maxsize=1)

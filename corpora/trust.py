@@ -8,12 +8,10 @@ where the user has typed it, on this command line or an earlier one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from ..artefacts import write_atomically
 from ..errors import AddressNotNamed
 from .addresses import is_remote
-from .registry import settings_folder
+from .registry import settings_list, write_settings_list
 
 ADDRESS_LIST = "addresses.txt"
 """The addresses that the user has named, one a line, in the settings folder."""
@@ -38,18 +36,15 @@ def addresses_in(words: Iterable[str]) -> list[str]:
 def remember_addresses(addresses: Iterable[str]) -> None:
     """Add what the user named to the list; BlissError where the list cannot be written."""
     _named_here.update(addresses)
-    lines = _lines()
+    lines = settings_list(ADDRESS_LIST)
     new = sorted(_named_here - set(lines))
     if new:
-        content = "".join(f"{line}\n" for line in [*lines, *new])
-        write_atomically(
-            _list_file(), lambda file: file.write(content.encode("utf-8", "surrogateescape"))
-        )
+        write_settings_list(ADDRESS_LIST, [*lines, *new])
 
 
 def is_named(spec: str) -> bool:
     """Whether `spec` may be opened on an artefact's word: a local path, or a named address."""
-    return not is_address(spec) or spec in _named_here or spec in _lines()
+    return not is_address(spec) or spec in _named_here or spec in settings_list(ADDRESS_LIST)
 
 
 def check_named(specs: Iterable[object], made_by: str) -> None:
@@ -72,15 +67,3 @@ def not_named(addresses: Sequence[str], made_by: str, options: Sequence[str]) ->
         options,
         f"blissaudit.corpora.trust.remember_addresses({list(addresses)!r})",
     )
-
-
-def _list_file() -> Path:
-    return settings_folder() / ADDRESS_LIST
-
-
-def _lines() -> list[str]:
-    try:
-        text = _list_file().read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return []
-    return [line.strip() for line in text.split("\n") if line.strip()]

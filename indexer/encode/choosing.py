@@ -23,8 +23,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...artefacts import write_atomically
-from ...corpora import settings_folder
+from ...corpora import settings_folder, settings_list, write_settings_list
 from ...errors import NO_HOME, BlissError, UsageError, causes
 from .encoder import DEFAULT_MODEL, DEFAULT_PRETRAINED, DEMO_MODEL, ModelChoice, demo_model
 
@@ -40,20 +39,17 @@ def remember_model(model: str | None, pretrained: str | None) -> None:
     entry = _entry(model or DEFAULT_MODEL, pretrained)
     if entry is None:
         return
-    line, lines = _line(*entry), _lines()
+    line, lines = _line(*entry), settings_list(LIST)
     if line is None or line in lines:
         return
     kept = [other for other in lines if other.split("\t")[0] != entry[0]]
-    content = "".join(f"{each}\n" for each in [*kept, line])
-    write_atomically(
-        _list_file(), lambda file: file.write(content.encode("utf-8", "surrogateescape"))
-    )
+    write_settings_list(LIST, [*kept, line])
 
 
 def named_state(model: str, pretrained: str | None) -> str:
     """Whether a model is "named", has "changed" since it was named, or is "unknown"."""
     entry = _entry(model, pretrained)
-    lines = _lines()
+    lines = settings_list(LIST)
     # An entry is compared as text first: the disk is not read for a model that was never named.
     if entry is None or entry[0] not in [line.split("\t")[0] for line in lines]:
         return "unknown"
@@ -62,12 +58,12 @@ def named_state(model: str, pretrained: str | None) -> str:
 
 def named_repository(repository: str) -> bool:
     """Whether the user has named a repository of the Hugging Face hub on this machine."""
-    return f"{HUB}{repository}" in _lines()
+    return f"{HUB}{repository}" in settings_list(LIST)
 
 
 def list_name() -> str:
     """The list's path, for messages."""
-    path = _list_file()
+    path = settings_folder() / LIST
     known = NO_HOME not in path.parents
     return str(path) if known else f"bliss-audit/{LIST} in your settings folder"
 
@@ -109,18 +105,6 @@ def _line(entry: str, path: str | None) -> str | None:
         return None
     facts = [os.path.realpath(path), *((n, s.st_size, s.st_mtime_ns) for n, s in stated)]
     return f"{entry}\t{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
-
-
-def _list_file() -> Path:
-    return settings_folder() / LIST
-
-
-def _lines() -> list[str]:
-    try:
-        text = _list_file().read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return []
-    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def resolve_model(
