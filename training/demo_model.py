@@ -64,10 +64,10 @@ def _render_batch(scenes: list[Scene]) -> Pixels:
     return np.stack([model_view(scene) for scene in scenes])
 
 
-def render_all(scenes: list[Scene], workers: int = 2) -> Pixels:
-    """Pictures of shape (scenes, 64, 64, 3), rendered by several processes."""
+def render_all(scenes: list[Scene]) -> Pixels:
+    """Pictures of shape (scenes, 64, 64, 3), rendered by two processes."""
     batches = [scenes[start : start + 200] for start in range(0, len(scenes), 200)]
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(2) as pool:
         return np.concatenate(list(pool.map(_render_batch, batches)))
 
 

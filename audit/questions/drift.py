@@ -130,13 +130,13 @@ class DriftResult:
         """bool [n]."""
         return np.arange(len(self.captions)) >= len(self.old.rows)
 
-    def examples(self, caption: int, new: bool, count: int = EXAMPLES) -> list[int]:
-        """Positions in `new` or `old` of the images that have a caption with the largest z."""
+    def examples(self, caption: int, new: bool) -> list[int]:
+        """Positions in `new` or `old` of at most EXAMPLES images, those with its largest z."""
         first = len(self.old.rows) if new else 0
         side = slice(first, None) if new else slice(0, len(self.old.rows))
         image, at = np.nonzero(self.captions[side] == caption)
         order = np.argsort(-self.z[side][image, at], kind="stable")
-        return image[order][:count].tolist()
+        return image[order][:EXAMPLES].tolist()
 
 
 @checked

@@ -102,12 +102,12 @@ def _issue_lines(result: AuditResult, top: int) -> list[str]:
     lines = [f"{counted(len(issues), 'issue')} of {counted(images, 'image')}" + ":" * bool(counts)]
     for kind, worst in worst_issues(issues).items():
         path, evidence = worst["image"], terminal_text(worst["evidence"], EVIDENCE_WIDTH)
-        shown = f"{_end_of(path, PATH_WIDTH)}: {evidence}"
+        shown = f"{_end_of(path)}: {evidence}"
         lines.append(f"{counts[kind]:8,}  {kind:<{KIND_WIDTH}}  worst: {shown}")
     lines += result.remarks
     first = result.first_order[: min(top, READ_FIRST)].tolist()
     if first and result.labels is not None and not result.ranked_by_labels:
-        named = ", ".join(_end_of(result.images.paths[i], PATH_WIDTH) for i in first)
+        named = ", ".join(_end_of(result.images.paths[i]) for i in first)
         lines.append(f"Read these first: {named}")
     return ["", *lines]
 
@@ -149,7 +149,7 @@ def table_text(images: Sequence[AuditedImage]) -> str:
         p = f"{image.p:6.3f}  " if image.p is not None else ""
         captions = _captions(image)
         lines.append(
-            f"{image.score:8.2f}  {p}{_end_of(image.path, PATH_WIDTH):<{PATH_WIDTH}}  "
+            f"{image.score:8.2f}  {p}{_end_of(image.path):<{PATH_WIDTH}}  "
             f"{terminal_text(image.nearest, CLASS_WIDTH):<{CLASS_WIDTH}}  {captions}"
         )
     return "\n".join(lines)
@@ -166,7 +166,7 @@ def _label_table(images: Sequence[AuditedImage]) -> str:
             continue
         lines.append(
             f"{image.margin:8.3f}  {image.label_quality:7.3f}  "
-            f"{_end_of(image.path, PATH_WIDTH):<{PATH_WIDTH}}  "
+            f"{_end_of(image.path):<{PATH_WIDTH}}  "
             f"{terminal_text(image.label or '', CLASS_WIDTH):<{CLASS_WIDTH}}  "
             f"{terminal_text(image.predicted or '', CLASS_WIDTH):<{CLASS_WIDTH}}  "
             f"{_captions(image)}"
@@ -250,7 +250,7 @@ def differences_text(summary: Mapping[str, Any]) -> str:
         nearest = before if before == after else f"{before} → {after}"
         lines.append(
             f"{each['change']:+7.3f}  {each['standing_a']:5.3f}  {each['standing_b']:5.3f}  "
-            f"{_end_of(each['path_b'], PATH_WIDTH):<{PATH_WIDTH}}  {terminal_text(nearest)}"
+            f"{_end_of(each['path_b']):<{PATH_WIDTH}}  {terminal_text(nearest)}"
         )
     correlation = summary["rank_correlation"]
     methods = [summary["ranked_by_a"], summary["ranked_by_b"]]
@@ -269,10 +269,10 @@ def differences_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _end_of(path: str, width: int) -> str:
-    """The end of a path, which says more than its beginning."""
+def _end_of(path: str) -> str:
+    """The end of a path, which says more than its beginning, in PATH_WIDTH characters."""
     shown = terminal_text(path)
-    return shown if len(shown) <= width else "…" + shown[-(width - 1) :]
+    return shown if len(shown) <= PATH_WIDTH else "…" + shown[-(PATH_WIDTH - 1) :]
 
 
 def progress_lines(stream: TextIO | None = None, every: float = 1.0) -> Progress:

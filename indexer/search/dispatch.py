@@ -27,7 +27,7 @@ from .gpu import (
 )
 from .install import MadeStructure
 from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers, lists_for, read_kind
-from .plan import Machine, Plan, Task, plan_search, this_machine
+from .plan import Plan, Task, plan_search, this_machine
 from .searchers import ExactSearcher, Searcher, StructureSearcher
 from .structures import (
     FaissStructure,
@@ -40,10 +40,10 @@ from .structures import (
 )
 
 
-def plan_for(folder: IndexFolder, choice: SearchChoice, machine: Machine | None = None) -> Plan:
+def plan_for(folder: IndexFolder, choice: SearchChoice) -> Plan:
     """Where the vectors of an index will lie; UsageError where that cannot be as chosen."""
     task = task_of(folder, choice)
-    return plan_search(task, machine or this_machine(with_gpus=task.gpus is not None))
+    return plan_search(task, this_machine(with_gpus=task.gpus is not None))
 
 
 def describe_plan(folder: str | Path, choice: SearchChoice) -> str:

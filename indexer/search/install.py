@@ -21,7 +21,7 @@ from ..store.manifest import IndexFolder, local_folder
 from ..store.stored_rows import IndexRows
 from ..vectors.unit_rows import Rows
 from .kinds import EXACT, Kind, check_fit, check_limits, check_parameters, read_kind, training_note
-from .plan import Machine, Task, auto_kind, this_machine
+from .plan import Task, auto_kind, this_machine
 from .structures import (
     FOLDER,
     SEED,
@@ -85,9 +85,7 @@ def make_structure(
     return MadeStructure(parts, path, len(vectors), threads)
 
 
-def chosen_kind(
-    folder: str | Path, kind: str, machine: Machine | None = None
-) -> tuple[str, str | None]:
+def chosen_kind(folder: str | Path, kind: str) -> tuple[str, str | None]:
     """The kind to set: `kind`, or for "auto" one that suits the index's size, and the reason."""
     if kind == FLAT:
         return EXACT, "Flat scans every vector, which is exact search"
@@ -95,7 +93,7 @@ def chosen_kind(
         return kind, None
     manifest = IndexFolder.open(local_folder(folder)).manifest
     task = Task(str(folder), manifest.stored_count, manifest.dimension, 2)
-    return auto_kind(task, machine or this_machine(with_gpus=True))
+    return auto_kind(task, this_machine(with_gpus=True))
 
 
 def size_note(folder: str | Path, kind: str) -> str | None:
