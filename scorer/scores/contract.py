@@ -154,7 +154,7 @@ class Query:
     """Their k nearest external texts, for scores that need RETRIEVED."""
     terms: Mapping[object, np.ndarray] = field(default_factory=dict)
     """Term over all external texts -> float64 [n], computed beforehand for several scores
-    together; see `text_terms.with_terms`."""
+    together; see `text_terms.search_with_terms`."""
     views: np.ndarray | None = None
     """float32 [n, V, d], views of each image, for scores that average over them."""
 

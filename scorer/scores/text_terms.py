@@ -2,8 +2,8 @@
 
 The expensive part is the product of n images with M texts. A fitted score therefore declares which
 sums of e^{cosine/τ} over which groups of texts it needs (`TextSum`) and what it makes of them
-(`TextTerm`); `with_terms` makes the product once for the terms of several scores, a block at a
-time, and a score on its own makes its own.
+(`TextTerm`); `search_with_terms` makes the product once for the terms of several scores, a block at
+a time, and a score on its own makes its own.
 
 With many texts the product and the exponentials are float32, the sums over blocks float64. The
 mean of the texts is subtracted before and added to the logarithm after, so that a cosine is off by
@@ -16,7 +16,7 @@ computed again on its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -47,7 +47,7 @@ class TextTerm:
     """From images [b, d] and each sum [g, b] to [b], float64."""
 
     def __call__(self, query: Query) -> np.ndarray:
-        """float64 [n], looked up if `with_terms` has computed it, else computed."""
+        """float64 [n], looked up if `search_with_terms` has computed it, else computed."""
         found = query.terms.get(self)
         return text_terms([self], query.images)[0] if found is None else found
 
@@ -61,18 +61,6 @@ class WithTerms:
 
     def __call__(self, query: Query) -> np.ndarray:
         return self.score(query)
-
-
-def with_terms(query: Query, fitted: Iterable[Fitted]) -> Query:
-    """`query` with the terms of all the `fitted` scores, one pass for each array of texts."""
-    sharing: dict[int, list[TextTerm]] = {}
-    for score in fitted:
-        for term in terms_of(score):
-            sharing.setdefault(id(term.texts), []).append(term)
-    found = dict(query.terms)
-    for terms in sharing.values():
-        found.update(zip(terms, text_terms(terms, query.images), strict=True))
-    return replace(query, terms=found)
 
 
 def search_with_terms(

@@ -21,7 +21,6 @@ from blissaudit.scorer.scores.text_terms import (
     WithTerms,
     search_with_terms,
     text_terms,
-    with_terms,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,7 +114,8 @@ def test_scores_in_one_pass_are_what_each_is_alone(count):
     fitting, images = fitting_of(rng, like_clip(rng, count)), like_clip(rng, 7)
     fitted = {name: fit_score(SCORES[name], fitting) for name in OVER_TEXTS}
     other = fit_score(SCORES["neglabel"], fitting, tau=0.02, keep=0.5, seed=3)
-    query = with_terms(Query(images), [*fitted.values(), other, fit_score(SCORES["mcm"], fitting)])
+    every = [*fitted.values(), other, fit_score(SCORES["mcm"], fitting)]
+    query = search_with_terms(images, fitting.texts, 5, every)
     assert set(query.terms) == {*fitted.values(), other}
     for score in (*fitted.values(), other):
         np.testing.assert_allclose(score(query), score(Query(images)), rtol=1e-6)
@@ -149,7 +149,7 @@ def test_one_pass_makes_one_product(monkeypatch):
         "log_sums",
         lambda x, work, near: passes.append(len(work.sums)) or real(x, work, near),
     )
-    query = with_terms(Query(images), fitted)
+    query = search_with_terms(images, fitting.texts, 5, fitted)
     for score in fitted:
         score(query)
     # csp asks for the same sum as neglabel; eoe for two.
@@ -171,7 +171,7 @@ def test_a_score_with_other_evidence_shares_its_terms_too():
     texts, images = like_clip(rng, 30), like_clip(rng, 8)
     term = raw(texts, TextSum(np.arange(30)[None], 0.01))
     fitted = WithTerms(lambda query: 2 * term(query), (term,))
-    query = with_terms(Query(images), [fitted])
+    query = search_with_terms(images, texts, 5, [fitted])
     np.testing.assert_array_equal(query.terms[term], term(Query(images)))
     np.testing.assert_array_equal(fitted(query), 2 * query.terms[term])
     assert fitted(Query(images, terms={term: np.ones(8)})).tolist() == [2.0] * 8
@@ -182,9 +182,9 @@ def test_texts_of_two_corpora_are_not_mixed():
     images, one, other = like_clip(rng, 3), like_clip(rng, 10), like_clip(rng, 10)
     asked = TextSum(np.arange(10)[None], 0.1)
     terms = raw(one, asked), raw(other, asked)
-    query = with_terms(Query(images), terms)
-    for term in terms:
-        np.testing.assert_allclose(query.terms[term], plain(images, term.texts, 0.1), rtol=1e-12)
+    query = Query(images, terms={terms[0]: np.zeros(3)})
+    assert terms[0](query).tolist() == [0.0] * 3
+    np.testing.assert_allclose(terms[1](query), plain(images, other, 0.1), rtol=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
