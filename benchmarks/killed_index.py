@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 from blissaudit.artefacts import sha256_of
-from blissaudit.corpora.captions import PAPER_PROMPT, CaptionRules, normalise_caption
+from blissaudit.corpora.captions import CaptionRules, normalise_caption
+from blissaudit.corpora.prompts import PAPER_PROMPT
 from blissaudit.corpora.registry import TextSource, add_presets, open_corpus
 from blissaudit.corpora.sources import CorpusOptions
 
