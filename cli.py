@@ -25,6 +25,7 @@ from .commands.pairs import pairs
 from .commands.reference import explain, reference, score
 from .commands.train import train
 from .errors import BlissError, NotNamed, name_too_long, out_of_files, too_many_files
+from .safe_text import terminal_text
 
 
 def main() -> None:
@@ -102,7 +103,6 @@ def _remember_addresses(arguments: list[str]) -> None:
 
 
 def _say_error(message: str, code: int) -> int:
-    from .safe_text import terminal_text
 
     click.echo(f"\nbliss: {terminal_text(message)}", err=True)
     return code

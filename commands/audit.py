@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..safe_text import terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, command, grouped, option, progress_lines, say, section
 from .option_types import REPORT_SIZE, EngineName, split_names
@@ -154,7 +155,6 @@ def audit(
         save_report,
     )
     from ..indexer import DEFAULT_SEARCH, reused_workers
-    from ..safe_text import terminal_text
 
     if inputs.image_root is not None and not (
         inputs.embeddings or (inputs.reference and are_embedded(inputs.reference))

@@ -10,6 +10,7 @@ import click
 import cloup
 
 from ..errors import UsageError
+from ..safe_text import terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, option, progress_lines, say, section
 from .options import CORPUS, CorpusReading
@@ -66,7 +67,6 @@ def compare(
     )
     from ..evaluation import CorpusAnswer, compare_corpora, comparison_facts, comparison_lines
     from ..indexer import join_indexes, open_index
-    from ..safe_text import terminal_text
     from ..scorer import load_reference
 
     if len(index) < 2:
@@ -171,7 +171,6 @@ def peek(*, corpus: str, reading: CorpusReading, rows: int, output: Output) -> N
 def add(*, file: str, output: Output) -> None:
     """Add the presets of a JSON FILE to your own, so that their names can be used."""
     from ..corpora import add_presets, user_file
-    from ..safe_text import terminal_text
 
     names = add_presets(file)
     output.show(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UsageError
+from ..safe_text import terminal_text
 from . import options as opt
 from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
 
@@ -108,8 +110,6 @@ def drift(
         run_drift,
         save_drift,
     )
-    from ..errors import UsageError
-    from ..safe_text import terminal_text
 
     values = None
     if parted.old_value is not None and parted.new_value is not None:

@@ -11,9 +11,9 @@ import click
 from click.core import ParameterSource
 
 from ..errors import UsageError
+from ..safe_text import counted, terminal_text
 from . import options as opt
-from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
-from .config_file import SOURCE
+from .base import OUTPUT, SOURCE, Command, Output, grouped, option, progress_lines, say, section
 from .option_types import EngineName
 from .presets import CLEANPATRICK, ENCODER, EVAL_PRESET, was_given, with_preset
 
@@ -166,7 +166,6 @@ def evaluate(
         notes,
         run_eval,
     )
-    from ..safe_text import terminal_text
     from ..scorer import SCORES
 
     if preset == CLEANPATRICK:
@@ -251,7 +250,6 @@ def _judge_issues(
     from ..corpora import list_paths
     from ..evaluation import cleanpatrick_lines, judge_cleanpatrick, read_cleanpatrick
     from ..indexer import embed_images
-    from ..safe_text import counted
 
     for name in ("reference", "ood", "draws", "shots", "contamination", "scores", "baseline"):
         if getattr(measurement, name):

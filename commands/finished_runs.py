@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
+from ..safe_text import counted, terminal_text
 from . import options as opt
 from .base import OUTPUT, Output, command, only_one, option, progress_lines, say, section
 
@@ -46,7 +47,6 @@ def report(
     found them; a relative path also in the folders around RUN.
     """
     from ..audit import save_report
-    from ..safe_text import terminal_text
 
     if plots is None:
         choice = model.choice() if heatmaps else None
@@ -97,7 +97,6 @@ def apply(
         summary,
         write_list,
     )
-    from ..safe_text import terminal_text
 
     run = open_run(run_folder)
     pictures = run_photographs(run) if target is not None else None
@@ -242,7 +241,6 @@ def export(
     data.
     """
     from ..audit import open_run, push_dataset, save_dataset
-    from ..safe_text import counted, terminal_text
 
     only_one(
         "where the dataset goes",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import BlissError
+from ..safe_text import counted, terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
 from .option_types import EngineName
@@ -70,7 +72,6 @@ def tune(
     """
     from ..artefacts import temporary_folder
     from ..audit import check_failures, encoder_for, prompt_vectors, read_or_embed
-    from ..errors import BlissError
     from ..evaluation import Candidates, MadeStructures, TuningOptions, settings_of, tuning_lines
     from ..evaluation import tune as tune_index
     from ..indexer import (
@@ -81,7 +82,6 @@ def tune(
         set_search_kind,
         training_note,
     )
-    from ..safe_text import terminal_text
 
     options = TuningOptions(
         min_recall,
@@ -248,7 +248,6 @@ def remove(
         remove_rows,
         restore_rows,
     )
-    from ..safe_text import counted
     from .text import choice_text, embedder, refuse_where, removals_text
 
     path, conditions = local_folder(folder), asdict(selection)

@@ -14,8 +14,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import BlissError, UsageError
-from .base import grouped, option, say, section
-from .config_file import SOURCE
+from .base import SOURCE, grouped, option, say, section
 from .option_types import (
     ENGINE_NAME,
     EXCLUSION,

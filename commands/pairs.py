@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..safe_text import terminal_text
 from . import options as opt
 from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
 
@@ -117,7 +118,6 @@ def pairs(
         save_pairs,
     )
     from ..corpora import ImageOptions
-    from ..safe_text import terminal_text
     from ..scorer import PairSettings
 
     full = {"auto": None, "full": True, "top": False}[keeping.sums]

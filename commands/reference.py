@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
+from ..errors import BlissError
+from ..safe_text import terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, command, option, progress_lines, say, section
 from .option_types import EngineName
@@ -68,7 +70,6 @@ def fit(
     """Save moments, label prompts and a held-out calibration sample of clean images."""
     from ..artefacts import only_run_in
     from ..audit import FitRequest, check_failures, run_fit
-    from ..safe_text import terminal_text
 
     model_set = () if images is None and index else ENCODER
     model, classes = with_preset(preset, (*model_set, "prompt"), model, classes, index=index)
@@ -233,8 +234,6 @@ def explain(
     """Print the terms of each image's score and its captions, and map the score over the image."""
     from ..audit import encoder_for, explain, explanation_text, kept_images, save_map
     from ..corpora import open_named
-    from ..errors import BlissError
-    from ..safe_text import terminal_text
     from ..scorer import load_reference
 
     listed = open_named(images, collection.options())

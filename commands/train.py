@@ -8,6 +8,7 @@ import click
 import cloup
 
 from ..errors import TooManyFailures
+from ..safe_text import counted, terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
 
@@ -76,7 +77,6 @@ def oecl(
     Two baselines are fitted beside it, and all are measured on images held out of training.
     """
     from ..audit import check_failures, encoder_for
-    from ..safe_text import terminal_text
     from ..training import OeclRequest, OeclSettings, needs_encoder, result_lines, run_oecl
 
     only_one(
@@ -184,7 +184,6 @@ def clipn(
     output: Output,
 ) -> None:
     """Train CLIPN's "no" text tower on image-caption pairs."""
-    from ..safe_text import counted, terminal_text
     from ..training import ClipnRequest, TrainingSettings, run_clipn
 
     request = ClipnRequest(
@@ -229,7 +228,6 @@ def clipn_import(
     *, checkpoint: str, model: opt.ModelOptions, folder: str, overwrite: bool, output: Output
 ) -> None:
     """Convert the "no" tower of a published CLIPN checkpoint for use here."""
-    from ..safe_text import terminal_text
     from ..training import run_import
 
     run_import(checkpoint, folder, model.choice(), overwrite, say)
