@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle, islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -224,22 +224,15 @@ class ShardedSearcher:
         return merge_hits(found, k)
 
 
-class Shards(NamedTuple):
-    """How an index is spread."""
-
-    actors: int
-    gpus: int
-    """Of each."""
-    threads: int
-    """Of BLAS."""
-    exact: bool
-    """Whether structures are left aside."""
-
-
 @contextmanager
-def spread_index(index: CaptionIndex, wanted: Shards) -> Iterator[CaptionIndex]:
-    """`index` searched by actors, which end with the block."""
-    actors: list[Any] = []
+def spread_index(
+    index: CaptionIndex, actors: int, gpus: int, threads: int, exact: bool
+) -> Iterator[CaptionIndex]:
+    """`index` searched by `actors` of `gpus` and `threads` of BLAS each, ended with the block.
+
+    If `exact`, its structures are left aside.
+    """
+    started: list[Any] = []
     places = _machines_in_turn()
 
     def made(one: CaptionIndex) -> CaptionIndex:
@@ -248,29 +241,27 @@ def spread_index(index: CaptionIndex, wanted: Shards) -> Iterator[CaptionIndex]:
         assert isinstance(one, FolderIndex), "an index is in a folder, or several joined"
         given = one.origins[0].index if one.origins else str(one.folder)
         folder = str(one.folder.resolve()) if Path(given).is_dir() else given
-        shard = _ray().remote(**RESTARTED, num_gpus=wanted.gpus)(Shard)
-        whole = isinstance(one.searcher, StructureSearcher) and not wanted.exact
-        choice = replace(one.choice, kind=EXACT, parameters=None) if wanted.exact else one.choice
-        ends = np.linspace(0, one.stored_count, 1 + (1 if whole else wanted.actors)).astype(
-            np.int64
-        )
+        shard = _ray().remote(**RESTARTED, num_gpus=gpus)(Shard)
+        whole = isinstance(one.searcher, StructureSearcher) and not exact
+        choice = replace(one.choice, kind=EXACT, parameters=None) if exact else one.choice
+        ends = np.linspace(0, one.stored_count, 1 + (1 if whole else actors)).astype(np.int64)
         shards = []
         for start, stop in pairwise(ends.tolist()):
             rows = None if whole else (start, stop)
-            copies = range(wanted.actors if whole else 1)
+            copies = range(actors if whole else 1)
             shards.append([
                 shard.options(scheduling_strategy=next(places)).remote(
-                    folder, choice, rows, wanted.threads
+                    folder, choice, rows, threads
                 )
                 for _ in copies
             ])  # fmt: skip
-            actors.extend(shards[-1])
+            started.extend(shards[-1])
         return replace(one, searcher=ShardedSearcher(one.stored, ends, shards))
 
     try:
         yield made(index)
     finally:
-        for actor in actors:
+        for actor in started:
             _ray().kill(actor)
 
 

@@ -51,7 +51,7 @@ from .batches import (
     from_arrow,
     to_arrow,
 )
-from .cluster import Shards, cluster, import_ray, map_items, spread_index
+from .cluster import cluster, import_ray, map_items, spread_index
 from .stages import decoded_rows, image_stages, text_stages
 
 Item = TypeVar("Item")
@@ -159,9 +159,9 @@ class RayEngine:
                 gpus = int(ray.cluster_resources().get("GPU", 0))
             count = self.actors or gpus or _machines(ray)
             threads = max(1, self._cores(ray) // count)
-            shards = Shards(count, int(gpus > 0), threads, exact)
-            with _plain_errors(ray), spread_index(index, shards) as spread:
-                yield spread
+            spread = spread_index(index, count, int(gpus > 0), threads, exact)
+            with _plain_errors(ray), spread as found:
+                yield found
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """What the built-in `map` gives, computed in workers that each hold `task`, in order."""

@@ -27,6 +27,7 @@ from ..errors import BlissError, UsageError
 from ..evaluation import auroc
 from ..indexer import (
     INTERPOLATIONS,
+    EmbeddedImages,
     EmbedOptions,
     Encoder,
     Failure,
@@ -184,18 +185,6 @@ class OeclRequest:
             )
 
 
-@dataclass(frozen=True)
-class _Opened:
-    views: np.ndarray
-    """float32 [n, turns, V, d], unit rows; the first view is the image as it is."""
-    hashes: tuple[str, ...]
-    labels: tuple[str | None, ...]
-    paths: tuple[str, ...]
-    failures: tuple[Failure, ...]
-    model: Mapping[str, Any]
-    source: str
-
-
 def is_embedded(folder: str) -> bool:
     """Whether a folder holds embeddings, and not images."""
     path = Path(folder)
@@ -221,23 +210,25 @@ def run_oecl(
     facts = _request_facts(request, encoder)
     _check_output(Path(request.output), facts, request.embed.overwrite)
     turns = (0,) if request.outliers else (*NORMAL_TURNS, *OUTLIER_TURNS)
-    opened = _open(request.normals, "normals", request, encoder, turns, progress)
-    seed = request.settings.seed
-    split = split_rows(opened.hashes, (None,) * len(opened.hashes), request.held_out, seed)
+    normal, images, model = _open(request.normals, "normals", request, encoder, turns, progress)
+    hashes, failures, seed = tuple(images.hashes), images.failures, request.settings.seed
+    split = split_rows(hashes, (None,) * len(hashes), request.held_out, seed)
     if request.outliers is None:
-        normal, outlier = opened.views[:, :2], opened.views[:, 2:]
-        other_split, failures = split, opened.failures
+        normal, outlier = normal[:, :2], normal[:, 2:]
+        other_split = split
     else:
-        other = _open(request.outliers, "outliers", request, encoder, turns, progress)
-        check_same_model(opened.model, request.normals, other.model, request.outliers)
+        outlier, others, other_model = _open(
+            request.outliers, "outliers", request, encoder, turns, progress
+        )
+        check_same_model(model, request.normals, other_model, request.outliers)
+        other_hashes = tuple(others.hashes)
         check_apart(
-            (opened.views[:, 0, 0], opened.hashes),
-            (other.views[:, 0, 0], other.hashes, other.paths),
+            (normal[:, 0, 0], hashes),
+            (outlier[:, 0, 0], other_hashes, tuple(others.paths)),
             request.outliers,
         )
-        normal, outlier = opened.views, other.views
-        other_split = split_rows(other.hashes, other.labels, request.held_out, seed)
-        failures = (*opened.failures, *other.failures)
+        other_split = split_rows(other_hashes, tuple(others.labels), request.held_out, seed)
+        failures = (*failures, *others.failures)
     parts = [
         _flat(rows[chosen])
         for rows, each in ((normal, split), (outlier, other_split))
@@ -265,7 +256,7 @@ def run_oecl(
         Path(request.output),
         arrays,
         head.losses,
-        model={**opened.model},
+        model={**model},
         counts=counts,
         settings=asdict(request.settings),
         request=facts,
@@ -291,7 +282,8 @@ def _open(
     encoder: Encoder | None,
     turns: tuple[int, ...],
     progress: Progress,
-) -> _Opened:
+) -> tuple[np.ndarray, EmbeddedImages, Mapping[str, Any]]:
+    """Views float32 [n, turns, V, d], the first of an image as it is; the images; the model."""
     if is_embedded(folder):
         found = read_image_embeddings(folder)
         if found.failures:
@@ -301,18 +293,15 @@ def _open(
                 "finite embeddings",
                 "Embed those images again or leave them out",
             )
-        views, model = whole_rows(found.vectors)[:, None, None], found.model
-    elif encoder is None:
+        return whole_rows(found.vectors)[:, None, None], found, found.model
+    if encoder is None:
         raise UsageError(
             f"{folder} holds images and no model was given", "a model to embed them", "Add --model"
         )
-    else:
-        several = views_encoder(encoder, request.views, request.settings.seed, turns)
-        target = Path(request.output) / f"views-{name}"
-        found = embed_images(list_images(folder), several, target, request.embed, progress)
-        views, model = views_of(whole_rows(found.vectors), len(turns), request.views), encoder.facts
-    hashes, labels, paths = tuple(found.hashes), tuple(found.labels), tuple(found.paths)
-    return _Opened(views, hashes, labels, paths, found.failures, model, folder)
+    several = views_encoder(encoder, request.views, request.settings.seed, turns)
+    target = Path(request.output) / f"views-{name}"
+    found = embed_images(list_images(folder), several, target, request.embed, progress)
+    return views_of(whole_rows(found.vectors), len(turns), request.views), found, encoder.facts
 
 
 def _request_facts(request: OeclRequest, encoder: Encoder | None) -> dict[str, Any]:

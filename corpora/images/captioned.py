@@ -43,9 +43,8 @@ from .source import (
     why_outside,
 )
 from .tables import (
-    Damaged,
     ImageTables,
-    Skipped,
+    NotRead,
     choose_image_column,
     read_schema,
     table_rows,
@@ -400,7 +399,7 @@ def _table_captions(
     for address in source.addresses:
         with reachable(address), open_file(address) as file:
             for part in table_rows(file, address, columns, read_everything):
-                if isinstance(part, Damaged | Skipped):
+                if isinstance(part, NotRead):
                     row += part.rows
                     continue
                 texts = part.column(named).to_pylist()

@@ -103,13 +103,9 @@ class ImageTables:
         with reachable(address), open_file(address) as file:
             with closing(table_rows(file, address, columns, lambda n: skip(first + n))) as found:
                 for part in found:
-                    if isinstance(part, Damaged):
+                    if isinstance(part, NotRead):
                         for n in range(inner, inner + part.rows):
                             yield ImageItem(first + n, f"{shard}/{n}", problem=part.reason)
-                        inner += part.rows
-                    elif isinstance(part, Skipped):
-                        for n in range(inner, inner + part.rows):
-                            yield ImageItem(first + n, f"{shard}/{n}")
                         inner += part.rows
                     else:
                         for item in self._batch_items(part, address, first + inner, inner):
@@ -244,20 +240,14 @@ def _content(value: pa.Scalar) -> tuple[bytes | None, str]:
 ROWS_AT_ONCE = 32
 
 
-class Skipped(NamedTuple):
-    """A number of rows that were skipped."""
+class NotRead(NamedTuple):
+    """Rows that were skipped, or at least so many that cannot be read, and why."""
 
     rows: int
+    reason: str = ""
 
 
-class Damaged(NamedTuple):
-    """At least so many rows that cannot be read."""
-
-    rows: int
-    reason: str
-
-
-Rows = Generator[pa.RecordBatch | Skipped | Damaged, None, None]
+Rows = Generator[pa.RecordBatch | NotRead, None, None]
 
 
 def read_schema(address: str) -> pa.Schema:
@@ -292,7 +282,7 @@ def table_rows(file: IO[bytes], address: str, columns: list[str], skip: Skip) ->
                     for start in range(0, len(batch), ROWS_AT_ONCE):
                         yield batch.slice(start, ROWS_AT_ONCE)
     except (pa.ArrowException, OSError) as error:
-        yield Damaged(1, _damage(error))
+        yield NotRead(1, _damage(error))
 
 
 def _parquet_rows(table: pq.ParquetFile, file: IO[bytes], columns: list[str], skip: Skip) -> Rows:
@@ -300,7 +290,7 @@ def _parquet_rows(table: pq.ParquetFile, file: IO[bytes], columns: list[str], sk
     for group in range(table.num_row_groups):
         size = table.metadata.row_group(group).num_rows
         if all(skip(first + n) for n in range(size)):
-            yield Skipped(size)
+            yield NotRead(size)
         else:
             yield from _group_rows(table, file, columns, group)
         first += size
@@ -314,7 +304,7 @@ def _group_rows(table: pq.ParquetFile, file: IO[bytes], columns: list[str], grou
             yield batch
             done += len(batch)
     except (pa.ArrowException, OSError) as error:
-        yield Damaged(size - done, _damage(error))
+        yield NotRead(size - done, _damage(error))
 
 
 def _check_columns(address: str, schema: pa.Schema, columns: Sequence[str]) -> None:

@@ -376,11 +376,6 @@ def _last_error_line() -> str:
     return lines[-1][:200] if lines else "it wrote no error"
 
 
-class _Task(NamedTuple):
-    position: int
-    item: ImageItem
-
-
 class _Finished:
     """Stands behind the last outcome."""
 
@@ -390,7 +385,7 @@ class _Pool:
 
     def __init__(self, settings: DecodeSettings, window: int) -> None:
         self.settings, self.window = settings, window
-        self.tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self.tasks: SimpleQueue[tuple[int, ImageItem] | None] = SimpleQueue()
         self.results: SimpleQueue[tuple[int, Outcome | BaseException | _Finished]] = SimpleQueue()
         self.processes = WorkerProcesses()
         self.changed = threading.Condition()
@@ -455,7 +450,7 @@ class _Pool:
                 else:
                     with self.changed:
                         self.waiting_bytes += _size(item)
-                    self.tasks.put(_Task(position, item))
+                    self.tasks.put((position, item))
                 position += 1
             self.results.put((position, _Finished()))
         except BaseException as error:
@@ -479,19 +474,20 @@ class _Pool:
 
     def _decode(self) -> None:
         """Decode tasks in one worker until there are none."""
-        task: _Task | None = None
+        position = -1
         with Decoder(self.processes) as decoder, suppress(PoolStopped):
             try:
                 while (task := self.tasks.get()) is not None:
-                    outcome = decoder.decode(task.item, self.settings)
+                    position, item = task
+                    outcome = decoder.decode(item, self.settings)
                     with self.changed:
-                        self.waiting_bytes -= _size(task.item)
+                        self.waiting_bytes -= _size(item)
                         self.changed.notify_all()
-                    self.results.put((task.position, outcome))
+                    self.results.put((position, outcome))
             except PoolStopped:
                 raise
             except BaseException as error:
-                self.results.put((task.position if task else -1, error))
+                self.results.put((position, error))
 
 
 def _size(item: ImageItem) -> int:
