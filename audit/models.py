@@ -24,7 +24,7 @@ def encoder_for(
 
     Pixels are standardised as the reference's were, where the choice does not say how.
     Raises UsageError when they were made from embeddings and so name no model, BlissError when
-    one of them was made with another model, ModelNotNamed for a foreign one (see `model_trust`).
+    one of them was made with another model, ModelNotNamed for a foreign one (see `model_named_by`).
     """
     made = [(str(index.folder), index.model)] if index is not None else []
     if reference is not None:
