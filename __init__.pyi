@@ -30,9 +30,9 @@ from .corpora.registry import open_corpus as open_corpus
 from .corpora.sources import CorpusOptions as CorpusOptions
 from .errors import BlissError as BlissError
 from .errors import UsageError as UsageError
+from .indexer.build.build import IndexOptions as IndexOptions
 from .indexer.build.build import build_index as build_index
 from .indexer.build.build import index_embeddings as index_embeddings
-from .indexer.build.options import IndexOptions as IndexOptions
 from .indexer.encode.encoder import ModelChoice as ModelChoice
 from .indexer.encode.open_clip import load_encoder as load_encoder
 from .indexer.images.embedded import EmbeddedImages as EmbeddedImages

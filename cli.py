@@ -13,22 +13,16 @@ import click
 import cloup
 
 from . import __version__
-from .commands.apply import apply
 from .commands.audit import audit
 from .commands.base import LOG, logs_on_terminal
 from .commands.corpora import corpora
 from .commands.demo import demo
-from .commands.diff import diff
 from .commands.drift import drift
 from .commands.evaluate import evaluate
-from .commands.explain import explain
-from .commands.export import export
-from .commands.find import find
+from .commands.finished_runs import apply, diff, export, find, report
 from .commands.index import index
 from .commands.pairs import pairs
-from .commands.reference import reference
-from .commands.report import report
-from .commands.score import score
+from .commands.reference import explain, reference, score
 from .commands.train import train
 from .errors import BlissError, NotNamed, name_too_long, out_of_files, too_many_files
 

@@ -8,6 +8,9 @@ from .classes import class_prompts as class_prompts
 from .classes import prompt_vectors as prompt_vectors
 from .classes import read_prompts as read_prompts
 from .compare import audit_each as audit_each
+from .compare import compare_runs as compare_runs
+from .compare import differences_summary as differences_summary
+from .compare import differences_table as differences_table
 from .compare import read_truth as read_truth
 from .compare import truth_of_labels as truth_of_labels
 from .compare import without_calibration as without_calibration
@@ -78,9 +81,6 @@ from .review.apply import copy_cleaned as copy_cleaned
 from .review.apply import read_decisions as read_decisions
 from .review.apply import summary as summary
 from .review.apply import write_list as write_list
-from .review.differences import compare_runs as compare_runs
-from .review.differences import differences_summary as differences_summary
-from .review.differences import differences_table as differences_table
 from .review.find import find_by_text as find_by_text
 from .review.find import find_by_vector as find_by_vector
 from .review.find import find_like as find_like

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from blissaudit.demo.captions import all_captions
+from blissaudit.demo.scenes import all_captions
 from blissaudit.safe_text import cell_text
 from broken_files import REASONS, make_archives, make_collection, make_table
 

@@ -23,8 +23,13 @@ from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.training.clipn import make_pairs
 from blissaudit.training.clipn_folder import curve_csv, curve_svg
-from blissaudit.training.clipn_tower import encode_no, make_no_tower
-from blissaudit.training.clipn_training import CurvePoint, TrainingSettings, train_no_tower
+from blissaudit.training.clipn_tower import (
+    CurvePoint,
+    TrainingSettings,
+    encode_no,
+    make_no_tower,
+    train_no_tower,
+)
 from demo_world import Draw, Part, embedded, label_prompts, split_kinds, texts_about
 from measuring import Report, begin, verdict
 

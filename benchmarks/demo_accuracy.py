@@ -13,9 +13,20 @@ import blissaudit.demo
 import numpy as np
 import open_clip
 import torch
-from blissaudit.demo.backgrounds import BACKGROUNDS
-from blissaudit.demo.captions import COUNT_WORDS, SETTINGS, plural, sample_captions, with_article
-from blissaudit.demo.scenes import COLOURS, COUNTS, KINDS, Scene, render_scene, sample_scene
+from blissaudit.demo.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    COUNT_WORDS,
+    COUNTS,
+    KINDS,
+    SETTINGS,
+    Scene,
+    plural,
+    render_scene,
+    sample_captions,
+    sample_scene,
+    with_article,
+)
 from numpy.typing import NDArray
 from PIL import Image
 

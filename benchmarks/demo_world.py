@@ -20,8 +20,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from blissaudit.demo.captions import caption
-from blissaudit.demo.scenes import KINDS, Scene, render_scene, sample_scene
+from blissaudit.demo.scenes import KINDS, Scene, caption, render_scene, sample_scene
 from blissaudit.indexer.encode.encoder import Encoder, resize_and_crop
 from PIL import Image, ImageFilter
 

@@ -28,8 +28,7 @@ import open_clip
 import torch
 from blissaudit.corpora.captions import CaptionRules, normalise_caption
 from blissaudit.corpora.registry import open_corpus
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.encode import tokens
 from blissaudit.indexer.encode.encoder import Encoder, demo_model
 from blissaudit.indexer.encode.open_clip import encoder_of

@@ -28,8 +28,7 @@ import numpy as np
 from blissaudit.audit import open_run
 from blissaudit.audit.review.apply import COLUMNS
 from blissaudit.audit.review.photographs import wanted_images
-from blissaudit.demo.captions import all_captions
-from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.demo.scenes import all_captions, render_scene, sample_scene
 
 KINDS = ("apple", "boat", "house")
 EACH = 8

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from blissaudit.evaluation.draws import EmbeddedSet, World, make_world
-from blissaudit.evaluation.protocols import Protocol
+from blissaudit.evaluation.draws import EmbeddedSet, Protocol, World, make_world
 from blissaudit.indexer.search.captions import plain
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 

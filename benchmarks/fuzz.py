@@ -41,16 +41,15 @@ from blissaudit.corpora.images.source import ImageOptions
 from blissaudit.corpora.opening import open_spec
 from blissaudit.corpora.sources import CorpusOptions
 from blissaudit.errors import BlissError
-from blissaudit.indexer.build.build import build_index, index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index, index_embeddings
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.images.embedded import read_image_embeddings
 from blissaudit.indexer.search.captions import CaptionIndex
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store.manifest import IndexFolder
 from blissaudit.indexer.store.parts import Part, begin_building, finish_building, write_part
-from blissaudit.indexer.store.removed import read_rows, remove_rows
-from blissaudit.indexer.upkeep.verify import verify_index
+from blissaudit.indexer.store.stored_rows import read_rows, remove_rows
+from blissaudit.indexer.store.verify import verify_index
 from blissaudit.indexer.vectors.rows import load_vectors
 from blissaudit.scorer import load_reference, save_reference
 from hypothesis import HealthCheck, given, seed, settings

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from blissaudit.indexer.search.torch_scan import TorchScan, TorchSearcher
+from blissaudit.indexer.search.gpu import TorchScan, TorchSearcher
 from blissaudit.indexer.vectors.nearest import exact_search
 from blissaudit.indexer.vectors.unit_rows import stored_unit_rows
 

@@ -34,7 +34,7 @@ OURS = (
     + """
 import json, sys, time
 from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions
 start = time.perf_counter()
 index = index_embeddings(sys.argv[1], sys.argv[2])
 print(json.dumps([time.perf_counter() - start, peak(), index.count]))

@@ -23,8 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from blissaudit.demo.captions import all_captions
-from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.demo.scenes import all_captions, render_scene, sample_scene
 
 KINDS = ("apple", "boat", "house", "clock")
 SCENES = 80

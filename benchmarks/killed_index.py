@@ -26,8 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from blissaudit.artefacts import sha256_of
-from blissaudit.corpora.captions import CaptionRules, normalise_caption
-from blissaudit.corpora.prompts import PAPER_PROMPT
+from blissaudit.corpora.captions import PAPER_PROMPT, CaptionRules, normalise_caption
 from blissaudit.corpora.registry import TextSource, add_presets, open_corpus
 from blissaudit.corpora.sources import CorpusOptions
 

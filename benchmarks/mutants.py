@@ -56,8 +56,8 @@ TESTS = {
     "scorer/calibration": ("scorer/test_calibration", "audit/test_decisions"),
     "audit/decisions": ("audit/test_decisions",),
     "indexer/build/finish": ("indexer/build/test_near_duplicates", "indexer/build/test_add"),
-    "indexer/store/removed": ("indexer/store/test_removed",),
-    "indexer/upkeep/row_choice": ("indexer/store/test_removed",),
+    "indexer/store/stored_rows": ("indexer/store/test_removed", "indexer/search/test_index"),
+    "indexer/search/row_choice": ("indexer/store/test_removed",),
 }
 """The modules, and the test files that run for a mutant of each."""
 

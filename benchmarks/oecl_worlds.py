@@ -14,8 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from blissaudit.demo.captions import sample_captions
-from blissaudit.demo.scenes import COLOURS, KINDS, Scene, render_scene, sample_scene
+from blissaudit.demo.scenes import (
+    COLOURS,
+    KINDS,
+    Scene,
+    render_scene,
+    sample_captions,
+    sample_scene,
+)
 from blissaudit.indexer.encode.encoder import Encoder
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from blissaudit.training.oecl import views_encoder, views_of

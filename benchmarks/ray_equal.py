@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from blissaudit.demo.captions import all_captions
+from blissaudit.demo.scenes import all_captions
 from killed_audits import make_collection
 
 PART_ROWS = 1000

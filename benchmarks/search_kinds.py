@@ -26,8 +26,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.search.install import set_search_kind

@@ -13,6 +13,7 @@ Each checkout needs its own `.venv`.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -72,6 +73,9 @@ def main() -> int:
     missed = 0
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
+        making = multiprocessing.get_context("spawn").Process(target=make_data, args=(folder,))
+        making.start()
+        making.join()
         for job in jobs(folder):
             if not chosen.only or job.name in chosen.only:
                 missed += compare(job, (chosen.old.resolve(), NEW), folder, report)
@@ -123,46 +127,21 @@ def run(checkout: Path, job: Job, folder: Path) -> tuple[float, float]:
 
 
 def jobs(folder: Path) -> list[Job]:
-    """The work, on data made once below `folder`."""
-    rng = np.random.default_rng(0)
-    vectors, queries = folder / "vectors", folder / "queries.npy"
-    write_embeddings(vectors, clustered(rng, 250_000), "text_emb", "caption")
-    np.save(queries, clustered(rng, 1_000))
-    small = folder / "small"
-    write_embeddings(small, clustered(rng, 1_000), "text_emb", "caption")
-    images = folder / "images"
-    write_embeddings(images, clustered(rng, 100_000), "img_emb", "image_path")
-    arrays = folder / "arrays"
-    arrays.mkdir()
-    np.save(arrays / "n", clustered(rng, 20_000))
-    np.save(arrays / "y", np.arange(20_000) % 200)
-    np.save(arrays / "t", clustered(rng, 20_000))
-    indexes = [folder / "index", folder / "captions"]
-    for source, index in zip((vectors, small), indexes, strict=True):
-        bliss = ["-m", "blissaudit", "index", "build", "--embeddings", str(source)]
-        subprocess.run([sys.executable, *bliss, "-o", str(index)], check=True, capture_output=True)
-    captions = folder / "captions.txt"
-    captions.write_text("".join(f"a photo of thing number {i} on a table\n" for i in range(30_000)))
+    """The work, on what `make_data` wrote below `folder`."""
     command = ["-m", "blissaudit"]
-    audit = [*command, "audit", "--embeddings", str(images), "--index", str(indexes[1])]
-    audit += ["--score", "bliss", "--question", "stray"]
+    build = [*command, "index", "build"]
+    audit = [*command, "audit", "--embeddings", str(folder / "images")]
+    audit += ["--index", str(folder / "captions"), "--score", "bliss", "--question", "stray"]
+    search = ["-c", SEARCH, str(folder / "index"), str(folder / "queries.npy")]
+    vectors = ["--embeddings", str(folder / "vectors")]
+    captions = [str(folder / "captions.txt"), "--model", "demo"]
     made = [
-        Job("search_cost", lambda _: ["-c", SEARCH, str(indexes[0]), str(queries)]),
-        Job("bulk_scoring", lambda _: ["-c", SCORING, str(arrays)]),
+        Job("search_cost", lambda _: search),
+        Job("bulk_scoring", lambda _: ["-c", SCORING, str(folder / "arrays")]),
         Job("audit_memory", lambda out: [*audit, "-o", str(out / "run")]),
-        Job(
-            "index_scale",
-            lambda out: [
-                *command, "index", "build", "--embeddings", str(vectors), "-o", str(out / "i")
-            ],
-        ),
-        Job(
-            "encode_overlap",
-            lambda out: [
-                *command, "index", "build", str(captions), "--model", "demo", "-o", str(out / "i")
-            ],
-        ),
-    ]  # fmt: skip
+        Job("index_scale", lambda out: [*build, *vectors, "-o", str(out / "i")]),
+        Job("encode_overlap", lambda out: [*build, *captions, "-o", str(out / "i")]),
+    ]
     data = test_data()
     if data is not None:
         photographs = data / "real/caltech101/val/images"
@@ -177,6 +156,31 @@ def jobs(folder: Path) -> list[Job]:
             )
         )  # fmt: skip
     return made
+
+
+def make_data(folder: Path) -> None:
+    """Embeddings, arrays, captions and two indexes.
+
+    In a process of its own: Linux counts the memory of the process that starts another as the
+    other's own peak.
+    """
+    rng = np.random.default_rng(0)
+    write_embeddings(folder / "vectors", clustered(rng, 250_000), "text_emb", "caption")
+    np.save(folder / "queries.npy", clustered(rng, 1_000))
+    write_embeddings(folder / "small", clustered(rng, 1_000), "text_emb", "caption")
+    write_embeddings(folder / "images", clustered(rng, 100_000), "img_emb", "image_path")
+    arrays = folder / "arrays"
+    arrays.mkdir()
+    np.save(arrays / "n", clustered(rng, 20_000))
+    np.save(arrays / "y", np.arange(20_000) % 200)
+    np.save(arrays / "t", clustered(rng, 20_000))
+    for source, index in (("vectors", "index"), ("small", "captions")):
+        command = [sys.executable, "-m", "blissaudit", "index", "build"]
+        command += ["--embeddings", str(folder / source), "-o", str(folder / index)]
+        subprocess.run(command, check=True, capture_output=True)
+    (folder / "captions.txt").write_text(
+        "".join(f"a photo of thing number {i} on a table\n" for i in range(30_000))
+    )
 
 
 def clustered(rng: np.random.Generator, rows: int) -> np.ndarray:

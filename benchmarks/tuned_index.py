@@ -31,8 +31,7 @@ from blissaudit.evaluation.tuning import (
     tune,
     tuning_lines,
 )
-from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.images.embedded import EmbeddedImages, read_image_embeddings
 from blissaudit.indexer.search.captions import CaptionIndex, search
 from blissaudit.indexer.search.index import with_structure

@@ -4,10 +4,14 @@ from .addresses import find_below as find_below
 from .addresses import is_remote as is_remote
 from .addresses import read_file as read_file
 from .addresses import write_file as write_file
+from .captions import CAPTION_PROMPT as CAPTION_PROMPT
 from .captions import COUNTS as COUNTS
+from .captions import PAPER_PROMPT as PAPER_PROMPT
 from .captions import CaptionRules as CaptionRules
+from .captions import check_prompts as check_prompts
 from .captions import clean_texts as clean_texts
 from .captions import closed_after as closed_after
+from .captions import fill_prompt as fill_prompt
 from .captions import no_usable_text as no_usable_text
 from .captions import rules_for as rules_for
 from .files import COLUMN_SUFFIXES as COLUMN_SUFFIXES
@@ -40,10 +44,6 @@ from .parquet_pages import parquet_batches as parquet_batches
 from .peeking import LENGTH_EDGES as LENGTH_EDGES
 from .peeking import Peek as Peek
 from .peeking import peek as peek
-from .prompts import CAPTION_PROMPT as CAPTION_PROMPT
-from .prompts import PAPER_PROMPT as PAPER_PROMPT
-from .prompts import check_prompts as check_prompts
-from .prompts import fill_prompt as fill_prompt
 from .registry import Preset as Preset
 from .registry import add_presets as add_presets
 from .registry import find_preset as find_preset

@@ -21,9 +21,9 @@ from ..artefacts import digest, sha256_of
 from ..errors import BlissError, UsageError
 from ..safe_text import counted
 from .addresses import check_unchanged, is_remote, marks_of, read_file
+from .captions import CAPTION_PROMPT
 from .files import Values, file_values, joined_columns, read_parquet, readable
 from .images.source import LINK_OUT, display_path, why_outside
-from .prompts import CAPTION_PROMPT
 from .sources import (
     JSON,
     CorpusOptions,

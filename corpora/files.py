@@ -30,6 +30,7 @@ from .addresses import (
     open_file,
     text_suffix,
 )
+from .captions import CAPTION_PROMPT, PAPER_PROMPT
 from .delimited import (
     Layout,
     columns_in_lines,
@@ -40,7 +41,6 @@ from .delimited import (
     plain_blocks,
 )
 from .parquet_pages import parquet_batches
-from .prompts import CAPTION_PROMPT, PAPER_PROMPT
 from .sources import (
     JSON,
     NO_OPTIONS,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..artefacts import sha256_of
 from ..errors import BlissError, UsageError
+from .captions import PAPER_PROMPT
 from .files import check_text_encoding, read_lines, readable
-from .prompts import PAPER_PROMPT
 from .sources import JSON, TextBatch, TextSource, batch_values
 
 PUBLISHED_DICTIONARIES = ("paper-dictionary", "paper-dictionary-raw")

@@ -19,9 +19,9 @@ from ..arguments import checked
 from ..artefacts import home_folder, write_json
 from ..errors import BlissError, UsageError
 from .addresses import is_remote
+from .captions import CAPTION_PROMPT, check_prompts
 from .names import NAMED
 from .opening import HUB_SPEC, open_spec
-from .prompts import CAPTION_PROMPT, check_prompts
 from .sources import JSON, NO_OPTIONS, CorpusOptions, TextBatch, TextSource, batch_values
 
 SHIPPED = Path(__file__).with_name("presets.json")

@@ -1,10 +1,10 @@
-from .backgrounds import BACKGROUNDS as BACKGROUNDS
-from .captions import caption as caption
-from .captions import describe as describe
 from .run import run_demo as run_demo
+from .scenes import BACKGROUNDS as BACKGROUNDS
 from .scenes import COLOURS as COLOURS
 from .scenes import COUNTS as COUNTS
 from .scenes import KINDS as KINDS
 from .scenes import Scene as Scene
+from .scenes import caption as caption
+from .scenes import describe as describe
 from .scenes import render_scene as render_scene
 from .scenes import sample_scene as sample_scene

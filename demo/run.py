@@ -23,8 +23,7 @@ from ..audit import (
 )
 from ..indexer import ModelChoice, whole_rows
 from ..progress import Progress
-from .captions import sample_captions
-from .scenes import KINDS, render_scene, sample_scene
+from .scenes import KINDS, render_scene, sample_captions, sample_scene
 
 CLASSES, IMAGES, STRAYS = 6, 50, 24
 """Normal classes, images in each, and strays planted among all of them."""

@@ -37,7 +37,6 @@ from ..indexer import (
     blas_threads,
 )
 from ..progress import Progress
-from .actors import Shards, map_items, spread_index
 from .batches import (
     READ_ERROR,
     Batch,
@@ -52,9 +51,8 @@ from .batches import (
     from_arrow,
     to_arrow,
 )
-from .cluster import cluster, import_ray
-from .images import decoded_rows, image_stages
-from .texts import text_stages
+from .cluster import Shards, cluster, import_ray, map_items, spread_index
+from .stages import decoded_rows, image_stages, text_stages
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

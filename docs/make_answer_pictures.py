@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from blissaudit.demo.captions import caption, with_article
 from blissaudit.demo.run import write_corpus
-from blissaudit.demo.scenes import KINDS, render_scene, sample_scene
+from blissaudit.demo.scenes import KINDS, caption, render_scene, sample_scene, with_article
 from PIL import Image
 from playwright.sync_api import sync_playwright
 

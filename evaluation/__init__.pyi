@@ -5,10 +5,10 @@ from .corpus_comparison import CorpusAnswer as CorpusAnswer
 from .corpus_comparison import compare_corpora as compare_corpora
 from .corpus_comparison import comparison_facts as comparison_facts
 from .corpus_comparison import comparison_lines as comparison_lines
+from .draws import Protocol as Protocol
+from .draws import find_protocol as find_protocol
+from .draws import protocol_from as protocol_from
 from .metrics import auroc as auroc
-from .protocols import Protocol as Protocol
-from .protocols import find_protocol as find_protocol
-from .protocols import protocol_from as protocol_from
 from .report import SUMMARY as SUMMARY
 from .report import differences as differences
 from .report import heading as heading

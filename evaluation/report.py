@@ -20,9 +20,8 @@ from ..artefacts import FORMAT_VERSION, read_json, write_atomically, write_json
 from ..errors import BlissError, UsageError
 from ..safe_text import csv_text
 from ..scorer import Need
-from .draws import Draw
+from .draws import Draw, Protocol, protocol_facts
 from .metrics import METRICS, Interval, mean_interval, paired_interval
-from .protocols import Protocol, protocol_facts
 from .run import CALIBRATION_SHARE, LEVEL, EvalResult, ScoreResult
 
 TABLE, SUMMARY = "table", "eval.json"

@@ -26,8 +26,7 @@ from ..indexer import (
 )
 from ..progress import Progress, no_progress
 from ..scorer import Resources, Score, open_head, provide
-from .draws import fingerprints, make_draws, make_world, set_of
-from .protocols import Protocol
+from .draws import Protocol, fingerprints, make_draws, make_world, set_of
 from .report import save_report
 from .run import EvalResult, Words, choose_scores, evaluate
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import blissaudit as ba
 import numpy as np
-from blissaudit.demo.captions import sample_captions
 from blissaudit.demo.run import plant
+from blissaudit.demo.scenes import sample_captions
 from blissaudit.progress import no_progress
 
 

@@ -2,10 +2,9 @@ from .build.add import Added as Added
 from .build.add import AddOptions as AddOptions
 from .build.add import add_captions as add_captions
 from .build.add import add_embeddings as add_embeddings
+from .build.build import IndexOptions as IndexOptions
 from .build.build import build_index as build_index
 from .build.build import index_embeddings as index_embeddings
-from .build.options import EmbeddingTask as EmbeddingTask
-from .build.options import IndexOptions as IndexOptions
 from .build.parts import CAPTIONS_AT_ONCE as CAPTIONS_AT_ONCE
 from .build.parts import PROGRESS as PROGRESS
 from .build.parts import part_texts as part_texts
@@ -52,6 +51,7 @@ from .images.embedded import Sketches as Sketches
 from .images.embedded import embedded_arrays as embedded_arrays
 from .images.embedded import list_photographs as list_photographs
 from .images.embedded import read_image_embeddings as read_image_embeddings
+from .images.embedding import EmbeddingTask as EmbeddingTask
 from .images.embedding import EmbedOptions as EmbedOptions
 from .images.embedding import PartBuilder as PartBuilder
 from .images.embedding import embed_images as embed_images
@@ -100,6 +100,8 @@ from .search.kinds import candidate_settings as candidate_settings
 from .search.kinds import default_parameters as default_parameters
 from .search.kinds import read_kind as read_kind
 from .search.kinds import training_note as training_note
+from .search.row_choice import CaptionFilter as CaptionFilter
+from .search.row_choice import matching_rows as matching_rows
 from .search.searchers import Searcher as Searcher
 from .search.searchers import StructureSearcher as StructureSearcher
 from .store.addresses import build_to as build_to
@@ -110,12 +112,10 @@ from .store.hub import unknown_licences as unknown_licences
 from .store.manifest import local_folder as local_folder
 from .store.parts import Described as Described
 from .store.parts import encoding_prompts as encoding_prompts
-from .store.removed import remove_rows as remove_rows
-from .store.removed import restore_rows as restore_rows
-from .upkeep.row_choice import CaptionFilter as CaptionFilter
-from .upkeep.row_choice import matching_rows as matching_rows
-from .upkeep.verify import Check as Check
-from .upkeep.verify import verify_index as verify_index
+from .store.stored_rows import remove_rows as remove_rows
+from .store.stored_rows import restore_rows as restore_rows
+from .store.verify import Check as Check
+from .store.verify import verify_index as verify_index
 from .vectors.blas import blas_threads as blas_threads
 from .vectors.blas import kernels_in_use as kernels_in_use
 from .vectors.blas import use_blas_threads as use_blas_threads

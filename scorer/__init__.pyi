@@ -28,6 +28,8 @@ from .leave_one_out import LeftOut as LeftOut
 from .members import NO_FILE as NO_FILE
 from .members import as_members as as_members
 from .members import make_members as make_members
+from .members import same_rows as same_rows
+from .members import sketch_rows as sketch_rows
 from .moments import Moments as Moments
 from .moments import add_images as add_images
 from .moments import empty_moments as empty_moments
@@ -69,8 +71,6 @@ from .robust import balanced_weight as balanced_weight
 from .robust import explained_images as explained_images
 from .robust import rank_correlation as rank_correlation
 from .robust import top_in_common as top_in_common
-from .same_rows import same_rows as same_rows
-from .same_rows import sketch_rows as sketch_rows
 from .scores.contract import Fitted as Fitted
 from .scores.contract import Fitting as Fitting
 from .scores.contract import Need as Need

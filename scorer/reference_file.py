@@ -20,10 +20,9 @@ from ..artefacts import MANIFEST, check_checksum, read_manifest, write_atomicall
 from ..errors import BlissError
 from ..indexer.vectors import Rows, arrow_texts, joined_contents, packed_texts
 from ..tables import read_table
-from .members import Members, as_members, make_members
+from .members import SUMS, Members, as_members, make_members
 from .moments import ClassMoments, Moments
 from .reference import Calibration, Reference, Sample
-from .same_rows import SUMS
 
 REFERENCE_KIND = "reference"
 ARRAYS, MEMBERS = "reference.safetensors", "members.parquet"

@@ -22,8 +22,7 @@ import pytest
 from blissaudit.cli import run
 from blissaudit.corpora.captions import CaptionRules
 from blissaudit.corpora.registry import TextSource
-from blissaudit.demo.captions import all_captions
-from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.demo.scenes import all_captions, render_scene, sample_scene
 from blissaudit.indexer.build.plan import make_plan, read_plan_part
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice, demo_model
 from hypothesis import settings
@@ -53,7 +52,7 @@ STRAYS = ("apple/clock.png", "boat/umbrella.png")
 SLOW_FILES = (
     "distributed/test_engine.py",
     "distributed/test_scoring.py",
-    "distributed/test_images.py",
+    "distributed/test_stages.py",
     "distributed/test_batches.py",
     "indexer/images/test_workers.py",
     "browser/test_report_in_browser.py",

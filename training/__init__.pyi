@@ -4,7 +4,7 @@ from .clipn import run_import as run_import
 from .clipn_folder import CLIPN_KIND as CLIPN_KIND
 from .clipn_folder import open_clipn as open_clipn
 from .clipn_tower import NoPromptEncoder as NoPromptEncoder
-from .clipn_training import TrainingSettings as TrainingSettings
+from .clipn_tower import TrainingSettings as TrainingSettings
 from .oecl import OeclRequest as OeclRequest
 from .oecl import needs_encoder as needs_encoder
 from .oecl import result_lines as result_lines

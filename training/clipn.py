@@ -41,8 +41,15 @@ from ..indexer import (
 )
 from ..progress import Progress, no_progress
 from .clipn_folder import IMAGES, Clipn, check_output, open_clipn, write_clipn
-from .clipn_tower import NoTower, check_state, make_no_tower
-from .clipn_training import CurvePoint, Pairs, TrainingSettings, train_no_tower
+from .clipn_tower import (
+    CurvePoint,
+    NoTower,
+    Pairs,
+    TrainingSettings,
+    check_state,
+    make_no_tower,
+    train_no_tower,
+)
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file_name", "filename", "filepath", "file")
 DEMO = "demo"

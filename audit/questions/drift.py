@@ -54,7 +54,7 @@ from ...scorer import (
 from ..folder import RUN as RUN_FILE
 from ..folder import open_run
 from ..models import Say, encoder_for
-from ..report.cards import figure, safe, save_page
+from ..report.page import figure, safe, save_page
 from ..report.thumbnails import SMALL, PictureShelf
 from ..request import column_of
 from ..retrieval import HITS, HitsCache, retrieve

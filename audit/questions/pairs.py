@@ -66,7 +66,7 @@ from ...progress import Progress, no_progress
 from ...safe_text import counted, terminal_text
 from ...scorer import Pairs, PairScores, PairSettings, Search, score_pairs
 from ..models import Say, encoder_for
-from ..report.cards import card, figure, safe, save_page
+from ..report.page import card, figure, safe, save_page
 from ..report.thumbnails import LARGE, SMALL, PictureShelf
 from ..review.photographs import Photographs, Wanted
 

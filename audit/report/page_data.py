@@ -1,14 +1,17 @@
 """What the report's page shows, as JSON-like values: facts, images, issues, copies, score spreads.
 
-Texts are given as they are; the page never runs them.
+Texts are given as they are; the page never runs them. Captions are also given without their
+template, and those of an image that say the same together.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,11 +41,9 @@ from ..review.photographs import (
     photograph_file,
     run_photographs,
 )
-from .grouping import Grouping, pulls_of
+from .groups_and_map import Grouping, map_points, pulls_of
 from .neighbours import AUDITED, REFERENCE, Nearest, Neighbour, reference_neighbours
-from .places import map_points
 from .thumbnails import LARGE, SMALL, PictureShelf
-from .wording import merged, plain_caption
 
 FAILURES_SHOWN, COPIES_SHOWN, LOOK_ALIKES_SHOWN = 2000, 500, 100
 LONGEST_CAPTION = 2000
@@ -113,7 +114,10 @@ def page_data(
     asked = run.facts.get("request", {}).get("question") or "stray"
     return {
         "title": terminal_text("/".join(Path(run.source).parts[-2:]) or run.source),
-        "counts": {**run.facts["images"], "flagged": None if flagged is None else _sum(flagged)},
+        "counts": {
+            **run.facts["images"],
+            "flagged": None if flagged is None else int(flagged.sum()),
+        },
         "issues": {
             kind: [
                 kinds.count(kind),
@@ -149,7 +153,8 @@ def page_data(
             "failures": max(0, len(failures) - FAILURES_SHOWN),
             "pictures": shelf.left_out,
             "embeddings": audited_embeddings(run) is None,
-            "copies": _group_count(copies) - len(groups),
+            "copies": len({copy["group"] for copy in copies if copy["kind"] != LOOK_ALIKE})
+            - len(groups),
         },
     }
 
@@ -338,10 +343,6 @@ def copy_groups(copies: Group) -> tuple[list[Group], list[Group]]:
     return same[:COPIES_SHOWN], alike[:LOOK_ALIKES_SHOWN]
 
 
-def _group_count(copies: Group) -> int:
-    return len({copy["group"] for copy in copies if copy["kind"] != LOOK_ALIKE})
-
-
 def _copies(
     group: Group,
     places: Mapping[int, int],
@@ -421,7 +422,6 @@ def _spread(table: Any, flagged: np.ndarray | None, run: RunFolder) -> dict[str,
     classes = categories(joined(list(names)))
     marked = np.zeros(len(scores), bool) if flagged is None else flagged
     edges = bin_edges(scores)
-    each = [spread_of(None, scores, marked, edges), *class_spreads(scores, marked, classes, edges)]
     threshold = (run.facts.get("decision") or {}).get("threshold")
     if threshold is None and marked.any():
         threshold = float(scores[marked].min())
@@ -431,14 +431,8 @@ def _spread(table: Any, flagged: np.ndarray | None, run: RunFolder) -> dict[str,
         "threshold": _short(threshold),
         "by": "filed under" if filed else "nearest class",
         "rows": [
-            {
-                "name": spread.name,
-                "images": spread.images,
-                "flagged": spread.flagged,
-                "bins": spread.bins.tolist(),
-                "quartiles": [_short(value) for value in spread.quartiles],
-            }
-            for spread in each
+            _spread_of(name, scores[some], marked[some], edges)
+            for name, some in ((None, np.arange(len(scores))), *_members(classes))
         ],
     }
 
@@ -447,10 +441,6 @@ def _flagged(table: Any) -> np.ndarray | None:
     if "flagged" not in table.column_names:
         return None
     return table["flagged"].to_numpy(zero_copy_only=False).astype(bool)
-
-
-def _sum(flagged: np.ndarray) -> int:
-    return int(flagged.sum())
 
 
 def _cut(caption: str) -> str:
@@ -530,20 +520,6 @@ LOWEST = 0.005
 """The share of lowest scores that the first bin takes in, so that they do not stretch the rest."""
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The scores of one class, or of all images."""
-
-    name: str | None
-    """The class, None for images without one."""
-    images: int
-    flagged: int
-    bins: np.ndarray
-    """int64 [BINS], images in each bin."""
-    quartiles: tuple[float, float, float, float, float]
-    """Least, lower quartile, median, upper quartile, greatest."""
-
-
 def bin_edges(scores: np.ndarray) -> np.ndarray:
     """float64 [BINS + 1], equal steps from near the lowest score to the highest."""
     finite = scores[np.isfinite(scores)]
@@ -553,33 +529,88 @@ def bin_edges(scores: np.ndarray) -> np.ndarray:
     return np.linspace(low, high if high > low else low + 1, BINS + 1)
 
 
-def spread_of(
+def _spread_of(
     name: str | None, scores: np.ndarray, flagged: np.ndarray, edges: np.ndarray
-) -> Spread:
-    """The spread of the scores float64 [m]; `flagged` bool [m]; scores beyond the edges count in
-    the first or last bin."""
+) -> dict[str, Any]:
+    """The scores of a class, or of all images; those beyond the edges count in the outer bins."""
     inside = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, BINS - 1)
-    least, lower, median, upper, greatest = np.quantile(scores, [0, 0.25, 0.5, 0.75, 1]).tolist()
-    return Spread(
-        name,
-        len(scores),
-        int(flagged.sum()),
-        np.bincount(inside, minlength=BINS),
-        (least, lower, median, upper, greatest),
-    )
+    quartiles = np.quantile(scores, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    return {
+        "name": name,
+        "images": len(scores),
+        "flagged": int(flagged.sum()),
+        "bins": np.bincount(inside, minlength=BINS).tolist(),
+        "quartiles": [_short(value) for value in quartiles],
+    }
 
 
-def class_spreads(
-    scores: np.ndarray, flagged: np.ndarray, classes: Texts[str | None], edges: np.ndarray
-) -> list[Spread]:
-    """The spread of every class, by name, images without a class last."""
+def _members(classes: Texts[str | None]) -> Iterator[tuple[str | None, np.ndarray]]:
+    """Each class and the positions of its images, by name, images without a class last."""
     names = distinct_texts(classes)
     of = numbers_of(classes, {name: number for number, name in enumerate(names)})
     of[of < 0] = len(names)
     order = np.argsort(of, kind="stable")
     ends = np.searchsorted(of[order], np.arange(len(names) + 2))
-    return [
-        spread_of(name, scores[members], flagged[members], edges)
-        for number, name in enumerate([*names, None])
-        if len(members := order[ends[number] : ends[number + 1]])
-    ]
+    for number, name in enumerate([*names, None]):
+        members = order[ends[number] : ends[number + 1]]
+        if len(members):
+            yield name, members
+
+
+TEMPLATE = re.compile(
+    r"""^\s*
+    (?:(?:this|that|it|there|here)\s+(?:is|are)\s+|here\s+you\s+can\s+see\s+|look\s+at\s+
+       |somebody\s+drew\s+|itap\s+of\s+)?
+    (?:(?:(?:an?|the|one|my|some)\s+)?(?:[a-z-]+\s+){0,2}?
+       (?:photo|photograph|picture|image|drawing|sketch|painting|rendering|rendition|render|snapshot
+         |close-up|closeup|illustration|icon|art)s?
+       \s+(?:of|showing|with|depicting)\s+)?
+    (?:(?:an?|the|my|one|many)\s+)?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+EMPTY = frozenset(
+    "a an and are at before by for from front here image in is it look of on one over photo "
+    "picture showing side single some that the there this three to two under with you".split()
+)
+"""Words that do not tell one caption from another."""
+SAME = 0.5
+"""Captions say the same if they share at least this share of the words of both."""
+
+
+def plain_caption(text: str) -> str:
+    """A caption without its template: "a photo of a bow_tie." gives "bow tie"."""
+    plain = TEMPLATE.sub("", text, count=1).replace("_", " ").strip()
+    plain = re.sub(r"(?<=\w)\.$", "", plain)
+    return plain or text
+
+
+def merged(captions: Sequence[str]) -> list[list[int]]:
+    """Positions of captions that say the same, together; each list begins with the first of them.
+
+    A caption joins the first list whose first caption shares enough of its words.
+    """
+    lists: list[list[int]] = []
+    words: list[frozenset[str]] = []
+    for place, caption in enumerate(captions):
+        mine = _words(caption)
+        for found, theirs in zip(lists, words, strict=True):
+            if len(mine & theirs) >= SAME * len(mine | theirs):
+                found.append(place)
+                break
+        else:
+            lists.append([place])
+            words.append(mine)
+    return lists
+
+
+@lru_cache(4096)
+def _words(caption: str) -> frozenset[str]:
+    found = re.findall(r"\w+", plain_caption(caption).casefold())
+    kept = [_singular(word) for word in found if word not in EMPTY]
+    return frozenset(kept or found or [caption])
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...arguments import checked
+from ...arguments import checked, checked_fields
 from ...artefacts import MANIFEST, link_file, only_run_in, sha256_of
-from ...corpora import TextSource
+from ...corpora import CaptionRules, TextSource
 from ...errors import BlissError, UsageError
 from ...progress import Progress, no_progress
 from ..encode.encoder import IDENTITY, Encoder
+from ..images.embedding import EmbeddingEngine
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..search.structures import write_flat_index
-from ..store.manifest import IndexFolder, checked_names, part_of
+from ..store.manifest import DTYPES, IndexFolder, checked_names, part_of
 from ..store.parts import (
     Described,
     begin_building,
@@ -35,7 +36,6 @@ from ..store.parts import (
 )
 from ..vectors.rows import load_vectors
 from .finish import finish_index
-from .options import NO_OPTIONS, EmbeddingEngine, IndexOptions
 from .parts import (
     COPYING,
     PROGRESS,
@@ -51,6 +51,49 @@ from .plan import RowPlan, make_plan, open_plan
 
 REPAIRING = "repairing"
 """The folder, within the index, in which parts are built again."""
+
+
+@checked_fields
+@dataclass(frozen=True)
+class IndexOptions:
+    """How captions become an index."""
+
+    rules: CaptionRules = field(default_factory=CaptionRules)
+    prompts: tuple[str, ...] | None = None
+    """Templates whose embeddings are averaged; by default those of each corpus."""
+    dtype: str | None = None
+    """float16 or float32; by default float16, or float32 for existing embeddings in float32."""
+    part_rows: int = 32_768
+    near_duplicates: float | None = None
+    """Remove captions whose embedding has at least this cosine with one that is kept before."""
+    licences: tuple[str, ...] = ()
+    """One licence for all sources, or `NAME=LICENCE` for each."""
+    export: bool = False
+    """Also write `text.index`, for other programs that use FAISS."""
+    repair: bool = False
+    """Check a finished index and make its damaged parts again."""
+    overwrite: bool = False
+    engine: EmbeddingEngine | None = None
+    """Where to encode; None: in this process."""
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise UsageError(
+                f"dtype '{self.dtype}' was given", f"one of {', '.join(DTYPES)}", "Correct --dtype"
+            )
+        if self.part_rows < 1:
+            raise UsageError(
+                f"parts of {self.part_rows} rows were requested", "at least 1 row", "Request more"
+            )
+        if self.near_duplicates is not None and not 0 < self.near_duplicates < 1:
+            raise UsageError(
+                f"a cosine of {self.near_duplicates} was given for near duplicates",
+                "a cosine above 0 and below 1",
+                "Correct --near-duplicates; equal captions are removed without it",
+            )
+
+
+NO_OPTIONS = IndexOptions()
 
 
 def damaged_parts(folder: Path) -> dict[int, list[str]]:

@@ -31,7 +31,7 @@ from ...artefacts import (
 from ...errors import BlissError
 from ..store.manifest import KIND, files_of_part
 from ..store.parts import finish_building
-from ..store.removed import EXPORT, REMOVED
+from ..store.stored_rows import EXPORT, REMOVED
 from ..vectors.layout import vector_file
 from ..vectors.nearest import ROUNDING
 from ..vectors.rows import are_ascending_rows, load_vectors

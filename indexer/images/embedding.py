@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,11 @@ from ...artefacts import digest, only_run_in
 from ...corpora import MAX_FILE_BYTES, ImageItem, ImageSource, notices_of
 from ...errors import BlissError
 from ...progress import Progress, no_progress
-from ..build.options import EmbeddingEngine, EmbeddingTask
+from ..build.plan import RowPlan
 from ..encode.encoder import IDENTITY, Encoder
+from ..search.captions import Engine
 from ..store.parts import (
+    Described,
     Journal,
     Part,
     begin_building,
@@ -48,6 +50,41 @@ FIRST_MAX_BYTES = 1 << 30
 """What requests say for the default limit on a file: its first value, so that embeddings made under
 that are used again. Which of two defaults refused a file is in its failure."""
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class EmbeddingTask:
+    """The parts of an image collection that are still to be embedded."""
+
+    images: ImageSource
+    encoder: Encoder
+    """With EXIF orientations applied or not, as its preprocessing says."""
+    limits: DecodingLimits
+    part_rows: int
+    cached: CachedVectors
+    """Images that need not be embedded again."""
+    is_finished: Callable[[int], bool]
+    """Whether the part with this number is to be skipped."""
+    write: Callable[[int, Part], None]
+    """Stores a part under its number."""
+    progress: Progress
+
+
+class EmbeddingEngine(Engine, Protocol):
+    """An engine that also embeds; `IndexOptions` and `EmbedOptions` have one."""
+
+    def encode_captions(
+        self,
+        plan: RowPlan,
+        numbers: Sequence[int],
+        encoder: Encoder,
+        described: Sequence[Described],
+        progress: Progress,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, raw vectors float32 [m, d]) of each of the parts `numbers`, in any order."""
+
+    def embed_images(self, task: EmbeddingTask) -> int:
+        """Embed and write every part that is not finished; returns the rows of the collection."""
 
 
 @checked_fields

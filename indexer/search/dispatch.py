@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import UsageError
 from ..store.addresses import folder_of
 from ..store.manifest import IndexFolder
-from ..store.vectors import IndexRows
+from ..store.stored_rows import IndexRows
 from ..vectors.rows import SelectedRows
 from ..vectors.unit_rows import Rows
 from .gpu import (
@@ -20,8 +20,10 @@ from .gpu import (
     GpuStructureSource,
     HoldingSearcher,
     StreamingSearcher,
+    TorchSearcher,
     faiss_sees_gpu,
     open_gpus,
+    torch_sees_gpu,
 )
 from .install import MadeStructure
 from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers, lists_for, read_kind
@@ -36,7 +38,6 @@ from .structures import (
     read_structure,
     stored_structure,
 )
-from .torch_scan import TorchSearcher, torch_sees_gpu
 
 
 def plan_for(folder: IndexFolder, choice: SearchChoice, machine: Machine | None = None) -> Plan:

@@ -21,8 +21,7 @@ from ..encode.encoder import check_same_model
 from ..store.addresses import folder_of
 from ..store.manifest import IndexFolder, IndexManifest
 from ..store.parts import StoredCaptions
-from ..store.removed import live_rows
-from ..store.vectors import IndexRows
+from ..store.stored_rows import IndexRows, live_rows
 from ..vectors.nearest import Hits, exact_search, merge_hits
 from ..vectors.rows import JoinedRows, SelectedRows, by_part, part_starts, remaining
 from ..vectors.unit_rows import Rows

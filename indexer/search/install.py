@@ -18,7 +18,7 @@ import numpy as np
 from ...artefacts import sha256_of, write_atomically
 from ...errors import BlissError, UsageError
 from ..store.manifest import IndexFolder, local_folder
-from ..store.vectors import IndexRows
+from ..store.stored_rows import IndexRows
 from ..vectors.unit_rows import Rows
 from .kinds import EXACT, Kind, check_fit, check_limits, check_parameters, read_kind, training_note
 from .plan import Machine, Task, auto_kind, this_machine

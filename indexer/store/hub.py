@@ -22,8 +22,8 @@ from ...safe_text import counted
 from ..encode.encoder import describe_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
-from ..upkeep.verify import check_whole
 from .manifest import HOW_TO_BUILD, KIND, checked_names, files_below, foreign_names
+from .verify import check_whole
 
 CARD = "README.md"
 DATASET = "dataset"

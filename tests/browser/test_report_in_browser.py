@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.audit.folder import open_run
-from blissaudit.audit.report.grouping import group_run
+from blissaudit.audit.report.groups_and_map import group_run
 from blissaudit.audit.report.page import page_html
 from blissaudit.audit.report.page_data import page_data
 from blissaudit.audit.report.thumbnails import PictureShelf
@@ -95,6 +95,7 @@ def unflagged(report, tmp_path_factory):
 
 
 def paths(page):
+    page.wait_for_selector("#cards:not([aria-busy])", state="attached")
     return page.locator("#cards .path").all_text_contents()
 
 
@@ -172,6 +173,26 @@ def test_sorting_filtering_and_searching_show_the_right_images(report, open_page
     for kind in ("stray", "quality"):
         page.get_by_label("Show", exact=True).select_option(kind)
         assert set(paths(page)) == {i["image"] for i in issues if i["kind"] == kind}
+
+
+def test_cards_are_made_in_batches_and_a_later_filter_ends_those_of_an_earlier_one(
+    report, open_page
+):
+    page = open_page(report[0], "gallery").page
+    every = paths(page)
+    redraw = """(values) => {
+      const box = document.getElementById('field-class');
+      for (const value of values) { box.value = value; box.dispatchEvent(new Event('change')); }
+      return document.querySelectorAll('#cards .card').length;
+    }"""
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    place = page.evaluate("window.scrollY")
+    assert 0 < page.evaluate(redraw, [""]) < len(every)
+    assert page.evaluate("window.scrollY") == place > 0
+    assert paths(page) == every
+    some = page.evaluate("document.getElementById('field-class').options[1].value")
+    page.evaluate(redraw, ["", some, "", some, ""])
+    assert paths(page) == every
 
 
 def test_the_card_gives_the_numbers_of_the_terminal(report, open_page):

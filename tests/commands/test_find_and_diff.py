@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit import BlissError, UsageError
 from blissaudit.artefacts import sha256_of
+from blissaudit.audit.compare import compare_runs
 from blissaudit.audit.folder import open_run
 from blissaudit.audit.report.page import save_report
 from blissaudit.audit.review.apply import clean, read_decisions
-from blissaudit.audit.review.differences import compare_runs
 from blissaudit.audit.review.find import find_like
 from blissaudit.audit.review.photographs import wanted_images
 from blissaudit.indexer.images.embedded import read_image_embeddings

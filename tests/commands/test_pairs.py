@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from blissaudit import UsageError, audit_pairs
-from blissaudit.demo.captions import caption
-from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.demo.scenes import caption, render_scene, sample_scene
 from helpers.small_worlds import unit, write_embeddings
 
 

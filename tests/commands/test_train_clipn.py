@@ -12,8 +12,7 @@ import pytest
 import safetensors.numpy
 import torch
 from blissaudit.artefacts import write_manifest
-from blissaudit.demo.captions import caption
-from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.demo.scenes import caption, render_scene, sample_scene
 from blissaudit.errors import BlissError
 from blissaudit.indexer.encode.encoder import ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder, load_model

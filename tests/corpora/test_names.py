@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from blissaudit.corpora import names as builtin
-from blissaudit.corpora.captions import CaptionRules
-from blissaudit.corpora.prompts import PAPER_PROMPT
+from blissaudit.corpora.captions import PAPER_PROMPT, CaptionRules
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
 

@@ -8,19 +8,24 @@ from pathlib import Path
 import blissaudit.demo
 import numpy as np
 import pytest
-from blissaudit.demo.backgrounds import BACKGROUNDS
-from blissaudit.demo.captions import (
+from blissaudit.demo.scenes import (
+    BACKGROUNDS,
+    COLOURS,
     COUNT_WORDS,
+    COUNTS,
+    KINDS,
     SETTINGS,
+    Scene,
     all_captions,
     caption,
     describe,
     label_forms,
     plural,
+    render_scene,
     sample_captions,
+    sample_scene,
     with_article,
 )
-from blissaudit.demo.scenes import COLOURS, COUNTS, KINDS, Scene, render_scene, sample_scene
 
 MODEL = Path(blissaudit.demo.__file__).parent / "model"
 HELD_OUT_SEED = 977_001

@@ -17,11 +17,10 @@ import pytest
 from blissaudit.corpora.images.folders import list_images
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.distributed.cluster import cluster
-from blissaudit.distributed.encoders import for_workers, load_for_worker
 from blissaudit.distributed.engine import RayEngine, count_actors
+from blissaudit.distributed.stages import for_workers, load_for_worker
 from blissaudit.errors import BlissError
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder
 from blissaudit.indexer.images.embedding import EmbedOptions, embed_images

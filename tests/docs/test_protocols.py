@@ -12,7 +12,7 @@ from blissaudit.commands.evaluate import evaluate
 from blissaudit.commands.index import build
 from blissaudit.commands.presets import PRESETS
 from blissaudit.corpora.names import open_imagenet
-from blissaudit.evaluation.protocols import built_in_protocols, find_protocol
+from blissaudit.evaluation.draws import built_in_protocols, find_protocol
 from helpers import DOCS
 
 TEXT = (DOCS / "protocols.md").read_text(encoding="utf-8")

@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from blissaudit.cli import run
-from blissaudit.demo.captions import sample_captions
-from blissaudit.demo.scenes import render_scene, sample_scene
+from blissaudit.demo.scenes import render_scene, sample_captions, sample_scene
 from blissaudit.indexer.vectors.unit_rows import normalise_rows
 from helpers import ROOT
 

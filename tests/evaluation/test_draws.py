@@ -5,13 +5,17 @@ import json
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.evaluation.draws import EmbeddedSet, fingerprints, make_draws, make_world, set_of
-from blissaudit.evaluation.protocols import (
+from blissaudit.evaluation.draws import (
+    EmbeddedSet,
     Protocol,
     built_in_protocols,
     find_protocol,
+    fingerprints,
+    make_draws,
+    make_world,
     protocol_facts,
     protocol_from,
+    set_of,
 )
 from blissaudit.indexer.images.embedded import EmbeddedImages
 from blissaudit.indexer.vectors.unit_rows import normalise_rows

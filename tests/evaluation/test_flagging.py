@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError
-from blissaudit.evaluation.draws import EmbeddedSet, make_draws, make_world
-from blissaudit.evaluation.protocols import Protocol
+from blissaudit.evaluation.draws import EmbeddedSet, Protocol, make_draws, make_world
 from blissaudit.evaluation.report import notes
 from blissaudit.evaluation.run import Chosen, Words, choose_scores, evaluate
 from blissaudit.indexer.vectors.unit_rows import normalise_rows

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.evaluation import run as shared
-from blissaudit.evaluation.draws import EmbeddedSet, make_draws, make_world
+from blissaudit.evaluation.draws import EmbeddedSet, Protocol, make_draws, make_world
 from blissaudit.evaluation.metrics import METRICS, auroc
-from blissaudit.evaluation.protocols import Protocol
 from blissaudit.evaluation.report import (
     csv_table,
     heading,

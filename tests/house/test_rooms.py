@@ -31,7 +31,7 @@ HEAVY = {
     "torch": (
         "indexer/encode/open_clip.py",
         "indexer/encode/cells.py",
-        "indexer/search/torch_scan.py",
+        "indexer/search/gpu.py",
         "training/",
     ),
     "torchvision": ("training/",),
@@ -41,7 +41,7 @@ HEAVY = {
     "faiss": ("indexer/search/structures.py",),
     "duckdb": ("indexer/build/plan.py",),
     "matplotlib": ("audit/report/plots.py",),
-    "umap": ("audit/report/places.py",),
+    "umap": ("audit/report/groups_and_map.py",),
     "datasets": ("corpora/datasets.py", "audit/adapters/hub_dataset.py"),
     "huggingface_hub": (
         "corpora/datasets.py",

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from blissaudit.audit.report.grouping import name_groups
+from blissaudit.audit.report.groups_and_map import name_groups
 from blissaudit.scorer.groups import by_size, cosine_distances, group_images, silhouette
 from hypothesis import given, settings
 from hypothesis import strategies as st

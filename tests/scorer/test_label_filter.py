@@ -10,8 +10,7 @@ import pytest
 from blissaudit.audit.folder import open_run
 from blissaudit.audit.report.page_data import facts_of
 from blissaudit.errors import UsageError
-from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.vectors.rows import JoinedRows, remaining
 from blissaudit.scorer import label_filter
 from blissaudit.scorer.label_filter import (

@@ -11,11 +11,13 @@ from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.encode.encoder import ModelChoice
 from blissaudit.indexer.encode.open_clip import encoder_of_model, load_model
 from blissaudit.training.clipn import demo_pairs
-from blissaudit.training.clipn_tower import NoTower, encode_no, make_no_tower
-from blissaudit.training.clipn_training import (
+from blissaudit.training.clipn_tower import (
+    NoTower,
     Pairs,
     TrainingSettings,
+    encode_no,
     image_text_loss,
+    make_no_tower,
     text_loss,
     train_no_tower,
     wrong_pairs,
@@ -200,9 +202,7 @@ def test_the_time_limit_ends_it(loaded, pairs):
 
 def test_the_best_tower_on_held_out_pairs_is_kept_and_saved(loaded, pairs, monkeypatch):
     said = iter([3.0, 2.0, 5.0, 2.0, 4.0, 4.0])
-    monkeypatch.setattr(
-        "blissaudit.training.clipn_training._held_out_loss", lambda *given: next(said)
-    )
+    monkeypatch.setattr("blissaudit.training.clipn_tower._held_out_loss", lambda *given: next(said))
     tower, saved = fresh(loaded), []
 
     def save(so_far, curve):

@@ -65,6 +65,11 @@ function several(value, noun) {
   return `${count(value)} ${value === 1 ? noun : `${noun.replace(/([^aeiou])y$/, '$1ie')}s`}`;
 }
 
+/** Do something once the browser has drawn what there is: in the frame after the next. */
+function afterFrame(act) {
+  requestAnimationFrame(() => requestAnimationFrame(act));
+}
+
 /** Tell a screen reader, without moving the focus. */
 function announce(text) {
   document.getElementById('status').textContent = text;

@@ -70,7 +70,7 @@ function chips(image) {
 /** A path that, where it is too long, keeps its end: the file's name. */
 function pathLine(image) {
   const cut = image.path.lastIndexOf('/') + 1;
-  return element('p', { className: 'path quiet', title: image.path },
+  return element('p', { className: 'path quiet cut', title: image.path },
     isolated(image.path.slice(0, cut), { className: 'folder' }),
     isolated(image.path.slice(cut), { className: 'file-name' }));
 }

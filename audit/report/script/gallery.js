@@ -1,9 +1,11 @@
-// The images as cards, sixty at a time; one card is in the tab order, arrow keys move among them.
+// The images as cards, a page at a time; one card is in the tab order, arrow keys move among them.
 
 let shownNow = []; // positions of the images that pass the filters
 let active = 0; // which card of this page takes the focus
 const selected = new Set(); // positions of the images that are selected
 let anchor = 0; // place in `shownNow` from which shift selects
+const BATCH = 8; // cards that are made before the browser draws
+let drawings = 0; // how often cards were drawn: a batch of an earlier time is not made
 
 function gallery() {
   const many = (name, key) => {
@@ -69,13 +71,33 @@ function drawCards() {
   const first = view.page * PAGE;
   const here = shownNow.slice(first, first + PAGE);
   active = Math.max(0, Math.min(active, here.length - 1));
-  document.getElementById('cards').replaceChildren(...here.map((at, place) => card(at, place)));
+  makeCards(here);
   document.getElementById('found').textContent = shownNow.length
     ? `${several(shownNow.length, 'image')}${pages > 1 ? `, page ${count(view.page + 1)} of ${count(pages)}` : ''}`
     : 'No image passes these filters.';
   document.getElementById('start-review').disabled = !shownNow.length;
   drawBulk();
   drawPages(pages);
+}
+
+/** Cards of `here`: the active one and those before it at once, the others after the next frames. */
+function makeCards(here) {
+  const list = document.getElementById('cards');
+  const some = (from, to) => here.slice(from, to).map((at, place) => card(at, from + place));
+  const drawing = ++drawings;
+  let made = Math.max(BATCH, active + 1);
+  if (list.children.length) list.style.minBlockSize = `${list.offsetHeight}px`; // keeps the scroll position
+  list.setAttribute('aria-busy', 'true');
+  list.replaceChildren(...some(0, made));
+  const next = () => {
+    if (drawing !== drawings) return;
+    list.append(...some(made, made + BATCH));
+    made += BATCH;
+    if (made < here.length) return afterFrame(next);
+    list.style.minBlockSize = '';
+    list.removeAttribute('aria-busy');
+  };
+  afterFrame(next);
 }
 
 function drawBulk() {

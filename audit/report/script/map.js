@@ -1,6 +1,7 @@
 // The map: images as points by their embeddings; a click opens one, a rectangle filters the gallery.
 
 const HUES = ['#2f6fd0', '#d9661f', '#2e8b57', '#a13d9c', '#b0892a', '#c23b4b', '#3a9aa8', '#7a5cc7', '#7d8a2c', '#8a5a44'];
+const POINTS_A_FRAME = 2500;
 let colouring = 'rank';
 
 function map() {
@@ -18,7 +19,7 @@ function map() {
       + `by embedding (${method}): alike images are near each other. Click a point to open it, drag a rectangle to see its images.` }),
     element('div', { className: 'fields' }, select('Colour', [['rank', data.by_labels ? 'How doubtful the label is' : 'How unusual'],
       ['class', filed ? 'Class filed under' : 'Nearest class'], ['issue', 'Kind of issue'], ['decision', 'Decision']], colouring,
-    (value) => { colouring = value; redraw(); legendOf(); })),
+    (value) => { colouring = value; redraw(); })),
     area,
     element('p', { className: 'legend-line quiet', id: 'map-legend' }),
   ];
@@ -55,18 +56,19 @@ function colours() {
     [[shade(0), data.by_labels ? 'most doubtful' : 'most unusual'], [shade(0.1), 'worst tenth'], [shade(1), 'usual']]];
 }
 
-function legendOf() {
-  document.getElementById('map-legend')?.replaceChildren(...colours()[1].flatMap(([colour, text]) => {
+function drawLegend(legend) {
+  document.getElementById('map-legend')?.replaceChildren(...legend.flatMap(([colour, text]) => {
     const dot = element('span', { className: 'dot', ariaHidden: 'true' });
     dot.style.background = colour;
     return [dot, isolated(text), ' '];
   }));
 }
 
-/** Place of point i in the canvas, in CSS pixels. */
-function pointAt(i, area) {
+/** Where point i is drawn in an area, in CSS pixels, as a function of i. */
+function places(area) {
   const [wide, high] = [area.clientWidth - 24, area.clientHeight - 24];
-  return [12 + (data.map.x[i] / 1000) * wide, 12 + (1 - data.map.y[i] / 1000) * high];
+  const { x, y } = data.map;
+  return (i) => [12 + (x[i] / 1000) * wide, 12 + (1 - y[i] / 1000) * high];
 }
 
 let focused = -1; // the point that the keyboard is on
@@ -76,31 +78,55 @@ function drawMap(canvas, area) {
   const ratio = window.devicePixelRatio || 1;
   const [wide, high] = [Math.round(area.clientWidth * ratio), Math.round(area.clientHeight * ratio)];
   if (!wide || !high) return;
-  if (canvas.width !== wide || canvas.height !== high) Object.assign(canvas, { width: wide, height: high });
-  const pen = canvas.getContext('2d');
+  const points = document.createElement('canvas');
+  for (const each of [canvas, points]) Object.assign(each, { width: wide, height: high });
+  canvas.points = points;
+  const [hues, legend] = colours();
+  drawPoints(canvas, area, hues);
+  drawLegend(legend);
+}
+
+/** All points, the worst on top, some thousands a frame. */
+function drawPoints(canvas, area, hues) {
+  const { points } = canvas;
+  const pen = points.getContext('2d');
+  const ratio = window.devicePixelRatio || 1;
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-  pen.clearRect(0, 0, area.clientWidth, area.clientHeight);
   const { at, rank, x } = data.map;
-  const [hues] = colours();
-  const order = x.map((_, i) => i).sort((a, b) => rank[b] - rank[a]); // the worst on top
   const size = x.length > 1500 ? 3 : 5;
-  for (const i of order) {
-    const [left, top] = pointAt(i, area);
-    const issue = at[i] >= 0 && images[at[i]].issues.length;
-    pen.globalAlpha = at[i] < 0 ? 0.45 : 0.9;
-    pen.fillStyle = hues[i];
-    pen.beginPath();
-    pen.arc(left, top, issue ? size + 1 : size, 0, 7);
-    pen.fill();
-  }
-  pen.globalAlpha = 1;
-  const ink = getComputedStyle(area).color;
-  pen.strokeStyle = ink;
+  const place = places(area);
+  const order = x.map((_, i) => i).sort((a, b) => rank[b] - rank[a]);
+  const draw = () => {
+    if (canvas.points !== points) return; // drawn anew meanwhile
+    for (const i of order.splice(0, POINTS_A_FRAME)) {
+      const [left, top] = place(i);
+      const issue = at[i] >= 0 && images[at[i]].issues.length;
+      pen.globalAlpha = at[i] < 0 ? 0.45 : 0.9;
+      pen.fillStyle = hues[i];
+      pen.beginPath();
+      pen.arc(left, top, issue ? size + 1 : size, 0, 7);
+      pen.fill();
+    }
+    drawMarks(canvas, area);
+    if (order.length) afterFrame(draw);
+  };
+  draw();
+}
+
+/** The points as they were drawn last, the ring of the focused one and the rectangle. */
+function drawMarks(canvas, area) {
+  const ratio = window.devicePixelRatio || 1;
+  const pen = canvas.getContext('2d');
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  pen.drawImage(canvas.points, 0, 0);
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.strokeStyle = getComputedStyle(area).color;
   pen.lineWidth = 2;
   if (focused >= 0) {
-    const [left, top] = pointAt(focused, area);
+    const [left, top] = places(area)(focused);
     pen.beginPath();
-    pen.arc(left, top, size + 4, 0, 7);
+    pen.arc(left, top, data.map.x.length > 1500 ? 7 : 9, 0, 7);
     pen.stroke();
   }
   if (brushing) {
@@ -108,14 +134,14 @@ function drawMap(canvas, area) {
     pen.lineWidth = 1;
     pen.strokeRect(Math.min(a, c), Math.min(b, d), Math.abs(c - a), Math.abs(d - b));
   }
-  legendOf();
 }
 
 /** The point nearest to a place in the canvas, -1 where none is near. */
 function nearPoint(left, top, area, most = 14) {
   let [best, least] = [-1, most ** 2];
+  const place = places(area);
   data.map.x.forEach((_, i) => {
-    const [x, y] = pointAt(i, area);
+    const [x, y] = place(i);
     const far = (x - left) ** 2 + (y - top) ** 2;
     if (far < least) [best, least] = [i, far];
   });
@@ -124,12 +150,12 @@ function nearPoint(left, top, area, most = 14) {
 
 function showPoint(i, canvas, area) {
   focused = i;
-  drawMap(canvas, area);
+  drawMarks(canvas, area);
   const tip = document.getElementById('map-tip');
   const which = data.map.at[i] ?? -1;
   tip.hidden = i < 0;
   if (i < 0) return;
-  const [left, top] = pointAt(i, area);
+  const [left, top] = places(area)(i);
   tip.style.insetInlineStart = `${Math.min(left + 12, area.clientWidth - 210)}px`;
   tip.style.insetBlockStart = `${Math.min(top + 12, area.clientHeight - 190)}px`;
   tip.replaceChildren(...(which < 0
@@ -151,7 +177,7 @@ function mapEvents(canvas, area) {
   canvas.addEventListener('pointermove', (event) => {
     if (brushing) {
       brushing = [brushing[0], brushing[1], ...here(event)];
-      drawMap(canvas, area);
+      drawMarks(canvas, area);
     } else {
       const i = nearPoint(...here(event), area);
       if (i !== focused) showPoint(i, canvas, area);
@@ -161,12 +187,13 @@ function mapEvents(canvas, area) {
     const [a, b, c, d] = brushing ?? [0, 0, 0, 0];
     brushing = null;
     if (Math.hypot(c - a, d - b) < 6) return open(nearPoint(...here(event), area));
+    const place = places(area);
     const inside = data.map.at.filter((which, i) => {
-      const [x, y] = pointAt(i, area);
+      const [x, y] = place(i);
       return which >= 0 && x >= Math.min(a, c) && x <= Math.max(a, c) && y >= Math.min(b, d) && y <= Math.max(b, d);
     });
     if (inside.length) openGallery({ only: new Set(inside) });
-    else drawMap(canvas, area);
+    else drawMarks(canvas, area);
   });
   area.addEventListener('keydown', (event) => {
     const steps = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
@@ -180,10 +207,11 @@ function mapEvents(canvas, area) {
 
 /** The nearest point that lies in a direction from the focused one. */
 function nextPoint([right, down], area) {
-  const [x, y] = pointAt(focused, area);
+  const place = places(area);
+  const [x, y] = place(focused);
   let [best, least] = [focused, Infinity];
   data.map.x.forEach((_, i) => {
-    const [left, top] = pointAt(i, area);
+    const [left, top] = place(i);
     const along = (left - x) * right + (top - y) * down;
     const aside = Math.abs((left - x) * down) + Math.abs((top - y) * right);
     if (along > 0.5 && aside <= along && along + aside < least) [best, least] = [i, along + aside];

@@ -8,8 +8,6 @@ function review(order, start, relabel = false) {
   if (!order.length) return;
   queue = [...order];
   turn = start;
-  const dialog = document.getElementById('review');
-  if (!dialog.open) dialog.showModal();
   drawReview();
   if (relabel) document.getElementById('new-label').focus();
 }
@@ -72,6 +70,7 @@ function drawReview() {
       element('div', { className: 'actions choices' },
         button('Keep', () => settle('keep'), { className: 'choice keep', ariaKeyShortcuts: 'k' }),
         button('Remove', () => settle('remove'), { className: 'choice remove', ariaKeyShortcuts: 'r' }))));
+  if (!dialog.open) dialog.showModal(); // filled first: it is laid out once
   window.history.replaceState(null, '', `#image=${image.row}`);
   document.getElementById('review-title').focus({ preventScroll: true });
   dialog.querySelector('.review-body').scrollTop = 0;
@@ -169,11 +168,8 @@ function reviewKey(event) {
 function reviewClosed() {
   window.history.replaceState(null, '', `#${shownView}`);
   if (!document.getElementById('cards')) return;
+  if (filtersDecisions()) drawCards(); // other images may pass now
   const place = shownNow.indexOf(queue[turn]);
-  if (place >= 0) {
-    view.page = Math.floor(place / PAGE);
-    active = place % PAGE;
-  }
-  drawCards();
-  focusCard();
+  if (place >= 0) moveTo(place);
+  else focusCard();
 }

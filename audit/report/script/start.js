@@ -40,7 +40,7 @@ function decisionsChanged(rows) {
   if (document.getElementById('review').open) return refreshMarks(new Set(rows));
   const cards = document.getElementById('cards');
   const held = cards?.contains(document.activeElement);
-  if (cards && (view.show in NAMES || view.show === 'undecided')) drawCards(); // other images may pass now
+  if (cards && filtersDecisions()) drawCards(); // other images may pass now
   else refreshMarks(new Set(rows));
   if (held) focusCard();
 }

@@ -2,6 +2,7 @@
 
 const data = JSON.parse(document.getElementById('data').textContent);
 const images = data.images;
+const pictures = document.getElementById('pictures').content; // apart from what is laid out
 const byRow = new Map(images.map((image, at) => [image.row, at]));
 const filed = images.some((image) => image.label !== null);
 const PAGE = 48;
@@ -63,6 +64,11 @@ function listed() {
     .sort((a, b) => order(images[a], images[b]));
 }
 
+/** Whether a decision changes which images pass the filters. */
+function filtersDecisions() {
+  return view.show in NAMES || view.show === 'undecided';
+}
+
 function shows(image) {
   const decision = decisions.get(image.row)?.decision;
   switch (view.show) {
@@ -77,7 +83,7 @@ function shows(image) {
 /** The data: address of a picture of this page, null where there is none. */
 function pictureAddress(which) {
   const stored = which === null || which === undefined
-    ? null : document.getElementById(`picture-${which}`);
+    ? null : pictures.getElementById(`picture-${which}`);
   return stored && `data:image/webp;base64,${stored.textContent}`;
 }
 

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from blissaudit.audit.report.page_data import choose_images
-from blissaudit.audit.report.places import _plane, principal_plane
-from blissaudit.audit.report.wording import merged, plain_caption
+from blissaudit.audit.report.groups_and_map import _plane, principal_plane
+from blissaudit.audit.report.page_data import choose_images, merged, plain_caption
 
 
 @pytest.mark.parametrize(

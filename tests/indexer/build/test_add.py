@@ -14,13 +14,11 @@ from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, FolderInUse, UsageError
 from blissaudit.indexer.build import add as add_module
 from blissaudit.indexer.build.add import AddOptions, add_captions, add_embeddings
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.removed import remove_rows, restore_rows
-from blissaudit.indexer.store.vectors import IndexRows
-from blissaudit.indexer.upkeep.verify import verify_index
+from blissaudit.indexer.store.stored_rows import IndexRows, remove_rows, restore_rows
+from blissaudit.indexer.store.verify import verify_index
 
 OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]
 

@@ -8,8 +8,7 @@ import pytest
 from blissaudit.corpora.captions import CaptionRules
 from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 
 SMALL = IndexOptions(part_rows=4)
 TEXT = CorpusOptions(column="text")

@@ -16,8 +16,7 @@ from blissaudit.artefacts import only_run_in
 from blissaudit.corpora.registry import CorpusOptions, open_corpus
 from blissaudit.errors import BlissError, FolderInUse
 from blissaudit.indexer.build import parts as encoded_parts
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store import parts as stored_parts
 
@@ -76,7 +75,7 @@ KILLED = """
 import os, runpy, signal, sys
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions
 real = os.replace
 def replace(source, target):
     if sys.argv[4] and sys.argv[4] in str(target):

@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 from blissaudit.indexer.build import finish as module
-from blissaudit.indexer.build.build import index_embeddings
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.build.finish import greedy_duplicates, near_duplicates
-from blissaudit.indexer.build.options import IndexOptions
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.vectors.unit_rows import stored_unit_rows
 from hypothesis import given, settings

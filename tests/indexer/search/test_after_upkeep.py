@@ -3,14 +3,13 @@
 import numpy as np
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.indexer.build.add import add_captions
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.search.install import set_search_kind
-from blissaudit.indexer.store.removed import remove_rows, restore_rows
-from blissaudit.indexer.upkeep.row_choice import CaptionFilter, matching_rows
-from blissaudit.indexer.upkeep.verify import verify_index
+from blissaudit.indexer.search.row_choice import CaptionFilter, matching_rows
+from blissaudit.indexer.store.stored_rows import remove_rows, restore_rows
+from blissaudit.indexer.store.verify import verify_index
 
 
 def corpus(path, texts):

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from blissaudit.artefacts import write_json
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.search import install as search_setting
 from blissaudit.indexer.search import structures as structure_reading
 from blissaudit.indexer.search.captions import search

@@ -8,11 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from blissaudit.corpora.captions import CaptionRules
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.search.captions import find_captions, search
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.vectors import IndexRows
+from blissaudit.indexer.store.stored_rows import IndexRows
 from blissaudit.indexer.vectors import rows as row_sets
 from blissaudit.indexer.vectors.nearest import exact_search
 

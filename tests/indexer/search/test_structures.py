@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from blissaudit.errors import UsageError
 from blissaudit.indexer.build.add import AddOptions, add_embeddings
-from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.search import searchers
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import join_indexes, open_index, with_structure

@@ -10,8 +10,7 @@ from blissaudit import artefacts
 from blissaudit.corpora import addresses
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.search.captions import search
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store import addresses as index_addresses

@@ -11,12 +11,11 @@ import pytest
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError, UsageError
 from blissaudit.indexer.build.add import add_captions
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 from blissaudit.indexer.search.index import open_index
 from blissaudit.indexer.store import hub as hub_index
 from blissaudit.indexer.store.hub import index_card, pull_index, push_index
-from blissaudit.indexer.store.removed import remove_rows, restore_rows
+from blissaudit.indexer.store.stored_rows import remove_rows, restore_rows
 
 NAME = "me/captions"
 

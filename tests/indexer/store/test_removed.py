@@ -10,11 +10,10 @@ import pytest
 from blissaudit import artefacts
 from blissaudit.artefacts import only_run_in
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.removed import read_rows, remove_rows, restore_rows
-from blissaudit.indexer.upkeep.row_choice import CaptionFilter, matching_rows
+from blissaudit.indexer.search.row_choice import CaptionFilter, matching_rows
+from blissaudit.indexer.store.stored_rows import read_rows, remove_rows, restore_rows
 
 TEXTS = ["a red dog", "a Dog of 2 colours", "cat", "a red cat", "dogs", "naïve", "(odd) [x]"]
 D = 4

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from blissaudit.artefacts import write_array, write_json
 from blissaudit.errors import BlissError, UsageError
-from blissaudit.indexer.build.build import index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, index_embeddings
 from blissaudit.indexer.search.captions import find_captions, search
 from blissaudit.indexer.search.index import join_indexes, open_index
 from hypothesis import given, settings

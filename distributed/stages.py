@@ -1,35 +1,160 @@
-"""The stages of an image collection over a cluster: read images, decode them, encode the pixels."""
+"""The stages of texts and of images over a cluster: read, tokenise or decode, then encode.
+
+Workers, perhaps on other machines, load the encoder of the command again.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..corpora import ImageItem, ImageSource
+from ..corpora import ImageItem, ImageSource, fill_prompt
 from ..errors import BlissError
 from ..indexer import (
+    CAPTIONS_AT_ONCE,
+    IDENTITY,
     Cached,
     Decoded,
     Decoder,
     DecodeSettings,
     DecodingLimits,
+    Described,
     EmbeddingTask,
+    Encoder,
     Measures,
     ModelChoice,
     Outcome,
+    RowPlan,
+    Tokenise,
+    TokenizerRecipe,
     Undecodable,
     UnreadableImage,
+    average_prompts,
+    describe_model,
+    encode_prompts,
+    encoding_prompts,
+    part_texts,
     read_failure,
     read_file,
 )
-from .batches import END, Batch, Stages, Step
-from .encoders import WorkerEncoder, for_workers, load_for_worker
+from .batches import END, Batch, Stages, Step, array_to_arrow, arrow_to_array
+
+CHECKED_FACTS = (*IDENTITY, "precision", "preprocessing")
+"""Facts that must be the same in the worker."""
+
+
+@dataclass(frozen=True)
+class WorkerEncoder:
+    """What a worker needs to load an encoder that gives the same vectors."""
+
+    choice: ModelChoice
+    facts: Mapping[str, Any]
+    threads: int
+    """Threads of torch, so that sums are taken in the same order."""
+
+
+def for_workers(encoder: Encoder, choice: ModelChoice) -> WorkerEncoder:
+    """How workers load `encoder`, which was loaded for `choice`; a worker sees only one GPU."""
+    from ..indexer import threads_used
+
+    facts, preprocessing = encoder.facts, encoder.preprocessing
+    resolved = replace(
+        choice,
+        model=facts["model"],
+        pretrained=facts.get("pretrained"),
+        device="cuda" if (choice.device or "").startswith("cuda") else choice.device,
+        precision=facts["precision"],
+        batch_size=encoder.batch_size,
+        statistics=(tuple(preprocessing.mean), tuple(preprocessing.std)),
+    )
+    return WorkerEncoder(resolved, {name: facts[name] for name in CHECKED_FACTS}, threads_used())
+
+
+def load_for_worker(wanted: WorkerEncoder) -> Encoder:
+    """The encoder in this process; errors as `load_encoder`, and BlissError for another model."""
+    from ..indexer import load_encoder, use_threads
+
+    use_threads(min(wanted.threads, os.cpu_count() or 1))
+    encoder = load_encoder(wanted.choice)
+    differing = [name for name in CHECKED_FACTS if encoder.facts[name] != wanted.facts[name]]
+    if differing:
+        raise BlissError(
+            f"a worker loaded {describe_model(encoder.facts)}, whose {' and '.join(differing)} "
+            f"differ{'s' * (len(differing) == 1)} from the driver's",
+            "the same model on every machine",
+            "Give all machines the same files, or the same download cache",
+        )
+    return encoder
+
+
+def text_stages(
+    plan: RowPlan, encoder: Encoder, described: Sequence[Described], choice: ModelChoice
+) -> Stages:
+    """The stages for the parts of `plan`; tickets are numbers of parts.
+
+    Batches are those that `encode_captions` gets on one machine, so the vectors are the same where
+    the processors are.
+    """
+    prompts, templates = encoding_prompts(described)
+    return Stages(
+        functools.partial(read_texts, plan, templates),
+        functools.partial(tokenise_texts, encoder.recipe, prompts),
+        functools.partial(text_encoder, for_workers(encoder, choice), prompts),
+    )
+
+
+def read_texts(plan: RowPlan, templates: Sequence[str] | None, number: int) -> Iterator[Batch]:
+    """The texts of one part, CAPTIONS_AT_ONCE at a time."""
+    last = max(0, (plan.parts[number] - 1) // CAPTIONS_AT_ONCE)
+    for at, texts in enumerate(part_texts(plan, number, templates)):
+        yield Batch(number, at, at == last, pa.table({"text": pa.array(texts, pa.string())}))
+
+
+def tokenise_texts(
+    recipe: TokenizerRecipe | None, prompts: Sequence[str], table: pa.Table
+) -> pa.Table:
+    """A column of token ids for each prompt; the texts unchanged where there is no recipe."""
+    if recipe is None:
+        return table
+    tokenise = _tokeniser(recipe)
+    texts = table["text"].to_pylist()
+    columns = [
+        array_to_arrow(tokenise([fill_prompt(prompt, text) for text in texts]))
+        for prompt in prompts
+    ]
+    return pa.table(columns, names=[f"ids_{number}" for number in range(len(prompts))])
+
+
+@functools.lru_cache(maxsize=2)
+def _tokeniser(recipe: TokenizerRecipe) -> Tokenise:
+    """Made once in each process."""
+    from ..indexer import recipe_tokeniser
+
+    return recipe_tokeniser(recipe)
+
+
+def text_encoder(wanted: WorkerEncoder, prompts: Sequence[str]) -> Step:
+    """A step from texts or token ids to a column `vector`; loads the model."""
+    encoder = load_for_worker(wanted)
+
+    def encode(table: pa.Table) -> pa.Table:
+        if "text" in table.column_names:
+            vectors = encode_prompts(encoder, table["text"].to_pylist(), prompts)
+        else:
+            ids = (arrow_to_array(column) for column in table.columns)
+            vectors = average_prompts(encoder.encode_tokens(each) for each in ids)
+        return pa.table({"vector": array_to_arrow(vectors)})
+
+    return encode
+
 
 BATCH_BYTES = 128 << 20
 """Encoded images from which on a batch takes no more."""

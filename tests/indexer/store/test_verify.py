@@ -8,12 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from blissaudit.artefacts import sha256_of, write_json
-from blissaudit.indexer.build.build import build_index, index_embeddings
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index, index_embeddings
 from blissaudit.indexer.encode.encoder import Encoder, Preprocessing
 from blissaudit.indexer.search.index import open_index
-from blissaudit.indexer.store.removed import remove_rows
-from blissaudit.indexer.upkeep.verify import verify_index
+from blissaudit.indexer.store.stored_rows import remove_rows
+from blissaudit.indexer.store.verify import verify_index
 
 TEXTS = ["a red dog", "naïve", "cat", "a red cat", "dogs", "emu", "fox", "gnu"]
 D = 6

@@ -7,8 +7,7 @@ import pytest
 from blissaudit.corpora.registry import open_corpus
 from blissaudit.errors import BlissError
 from blissaudit.indexer.build.add import add_captions
-from blissaudit.indexer.build.build import build_index
-from blissaudit.indexer.build.options import IndexOptions
+from blissaudit.indexer.build.build import IndexOptions, build_index
 
 TEXTS = [f"caption {number}" for number in range(11)]
 SMALL, REPAIR = IndexOptions(part_rows=4), IndexOptions(part_rows=4, repair=True)

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from ...errors import UsageError
 from ...tables import open_table, read_batches
-from ..search.index import FolderIndex
 from ..vectors.layout import metadata_file
 from ..vectors.unit_rows import blocks_of
+from .index import FolderIndex
 
 CAPTIONS_AT_ONCE = 65_536
 

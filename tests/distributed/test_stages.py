@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from blissaudit.corpora.images.folders import list_images
 from blissaudit.corpora.images.source import ImageItem
-from blissaudit.distributed import images as ray_images
+from blissaudit.distributed import stages
 from blissaudit.distributed.batches import (
     READ_ERROR,
     Batch,
@@ -24,9 +24,8 @@ from blissaudit.distributed.batches import (
     apply_step,
     error_batch,
 )
-from blissaudit.distributed.encoders import WorkerEncoder
 from blissaudit.distributed.engine import RayEngine
-from blissaudit.distributed.images import BatchReader
+from blissaudit.distributed.stages import BatchReader, WorkerEncoder
 from blissaudit.errors import BlissError
 from blissaudit.indexer.encode.encoder import Encoder, ModelChoice
 from blissaudit.indexer.encode.open_clip import load_encoder
@@ -102,10 +101,10 @@ def test_finished_parts_are_counted_and_not_read():
 
 
 def test_a_batch_of_large_images_has_fewer_rows(monkeypatch):
-    monkeypatch.setattr(ray_images, "BATCH_BYTES", 25)
+    monkeypatch.setattr(stages, "BATCH_BYTES", 25)
     *work, _ = cut(Rows(8), lambda part: part == 0, part=5, batch=5)
     assert places(work) == [(1, 0, True, [5, 6, 7])]
-    monkeypatch.setattr(ray_images, "BATCH_BYTES", 20)
+    monkeypatch.setattr(stages, "BATCH_BYTES", 20)
     *work, _ = cut(Rows(8), lambda part: part == 0, part=5, batch=5)
     assert places(work) == [(1, 0, False, [5, 6]), (1, 1, True, [7])]
 
@@ -116,7 +115,7 @@ def test_a_file_that_is_too_large_is_told_like_by_the_decoder(tmp_path):
     items = [ImageItem(0, "a", file=str(tmp_path / "a.png")),
              ImageItem(1, "b", file=str(tmp_path / "folder.png")),
              ImageItem(2, "c", file=str(tmp_path / "\udcff\0.png"))]  # fmt: skip
-    problems = [ray_images.read_content(item, LIMITS).problem for item in items]
+    problems = [stages.read_content(item, LIMITS).problem for item in items]
     assert problems == [
         "the file is larger than the limit of 1000 bytes",
         "it is a folder, not a file",
@@ -141,8 +140,8 @@ def in_this_process(engine: RayEngine, tickets: list[int], stages: Stages) -> It
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(RayEngine, "run", in_this_process)
     yield
-    ray_images.own_decoder().close()
-    ray_images.own_decoder.cache_clear()
+    stages.own_decoder().close()
+    stages.own_decoder.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +210,7 @@ def test_known_content_is_not_encoded_again(
     whole = embed_images(images, encoder, tmp_path / "there", THERE)
     rest = replace(images, paths=images.paths[1:], labels=images.labels[1:])
     encoded: list[int] = []
-    real = ray_images.image_encoder
+    real = stages.image_encoder
 
     def counting(wanted: WorkerEncoder) -> Step:
         step = real(wanted)
@@ -222,7 +221,7 @@ def test_known_content_is_not_encoded_again(
 
         return encode
 
-    monkeypatch.setattr(ray_images, "image_encoder", counting)
+    monkeypatch.setattr(stages, "image_encoder", counting)
     found = embed_images(rest, encoder, tmp_path / "there", THERE)
     assert set(encoded) == {0} and found.paths == images.paths[1:]
     assert np.array_equal(found.vectors, whole.vectors[1:])

@@ -19,7 +19,10 @@ from ...safe_text import counted
 from ...tables import read_table
 from ..encode.encoder import Encoder, encode_prompts
 from ..search.structures import how_to_make_again
-from ..store.manifest import (
+from ..vectors.layout import caption_files, metadata_file, vector_file
+from ..vectors.rows import load_vectors
+from ..vectors.unit_rows import STORED_TOLERANCE, row_lengths
+from .manifest import (
     HOW_TO_BUILD,
     KIND,
     UNLISTED,
@@ -31,10 +34,7 @@ from ..store.manifest import (
     part_of,
     type_problems,
 )
-from ..store.removed import list_name, read_rows, removed_rows
-from ..vectors.layout import caption_files, metadata_file, vector_file
-from ..vectors.rows import load_vectors
-from ..vectors.unit_rows import STORED_TOLERANCE, row_lengths
+from .stored_rows import list_name, read_rows, removed_rows
 
 Progress = Callable[[str, int, int], None]
 RESTORE = "Restore it from a backup, `bliss index pull` it again, or build the index again"

@@ -1,1 +1,0 @@
-"""Verifying and repairing finished caption indexes, and choosing rows to remove."""
