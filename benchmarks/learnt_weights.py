@@ -15,7 +15,7 @@ import itertools
 import time
 
 import numpy as np
-from blissaudit.scorer.scores.plus.score import RIDGE, bounded_minimum
+from blissaudit.scorer.scores.plus.score import ALONE, RIDGE, bounded_minimum
 
 LOSS, WEIGHT = 1e-9, 1e-5
 """Targets: the largest differences of the loss, as a share of it, and of a weight."""
@@ -31,6 +31,11 @@ def random_problem(seed: int, kinds: int | None = None) -> tuple[np.ndarray, np.
     return rng.normal(size=(m, p)), rng.normal(size=(a, p)) * spread + shift
 
 
+def towards(kinds: int) -> np.ndarray:
+    """What the weights are shrunk towards: the second kind alone, or the only one."""
+    return ALONE * np.eye(kinds)[min(1, kinds - 1)]
+
+
 class Problem:
     """The loss that `learnt_weights` states, of w and b in one array [p + 1]."""
 
@@ -38,7 +43,7 @@ class Problem:
         rows = np.concatenate([normal, anomalous])
         self.rows = np.column_stack([rows, np.ones(len(rows))])
         self.truth = np.repeat([0.0, 1.0], [len(normal), len(anomalous)])
-        self.start = np.array([0.5] * normal.shape[1] + [0.0])
+        self.start = np.append(towards(normal.shape[1]), 0.0)
         self.ridge = np.array([RIDGE] * normal.shape[1] + [0.0])
 
     def loss(self, w: np.ndarray) -> float:
@@ -89,7 +94,7 @@ def main() -> int:
         problem = Problem(*sets)
         exact = problem.minimum()
         begun = time.perf_counter()
-        found = bounded_minimum(*sets)
+        found = bounded_minimum(*sets, towards(sets[0].shape[1]))
         seconds += time.perf_counter() - begun
         least = problem.loss(exact)
         losses.append((problem.loss(found) - least) / least)

@@ -28,7 +28,7 @@ import numpy as np
 from blissaudit import AuditQuestion, AuditSettings, audit_arrays, save_audit
 from blissaudit.audit import AuditResult
 from blissaudit.evaluation.metrics import paired_interval
-from blissaudit.scorer import apart_from_class, merged_order
+from blissaudit.scorer import merged_order
 from label_evidence import prompts_of
 from measuring import Report, setup_lines
 from planted_strays import embeddings
@@ -131,13 +131,11 @@ def orders(result: AuditResult) -> dict[str, np.ndarray]:
     """What each way of ordering reads first, float64 [n], higher = earlier."""
     assert result.labels is not None and result.merged is not None
     own = result.scores.given_ics + result.weight * result.scores.given_ets
-    apart = apart_from_class(result.images.vectors, result.labels.given)
     return {
         SINGLE[0]: result.scores.score,
         SINGLE[1]: result.labels.margin,
         MERGED: result.merged,
-        "  without the refit": merged_order(own, result.labels.margin, apart),
-        "  without neighbours either": merged_order(own, result.labels.margin),
+        "  without neighbours": merged_order(own, result.labels.margin),
         "  own-class BLISS score alone": own,
     }
 

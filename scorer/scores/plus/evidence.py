@@ -92,19 +92,17 @@ def evidence(
     `against` [n] are the log-sums over texts, nobody left out, where they are known already.
     """
     texts = _against_texts(normal, images, retrieved, pairs, against)
-    labels, margin, _ = _labels(normal, images, None)
+    labels, margin = _labels(normal, images)
     (bliss, distance), _ = _nearest(normal, images, retrieved, pairs, None)
     return Evidence(bliss, texts - labels, distance, margin)
 
 
-def sample_evidence(
-    normal: Normal, retrieved: Retrieved, pairs: Pairs
-) -> tuple[Evidence, Evidence, Evidence]:
+def sample_evidence(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> tuple[Evidence, ...]:
     """The sample's evidence as it is, and twice without the class of each image.
 
     Without their class its images are anomalies of the nearest kind: once the label is nowhere, and
     once it is among the external texts, as the names of real anomalies often are. Neither the text
-    weights nor the covariance of all images know the class then. Their margins are zeros.
+    weights nor the covariance of all images know the class then. Of one class, only the first.
     """
     images, labels = normal.sample.images, normal.sample.labels
     texts = _against_texts(normal, images, retrieved, pairs)
@@ -112,16 +110,19 @@ def sample_evidence(
     if normal.tail is None:
         cosines = own_cosines(images, labels, normal.reference.prompt_vectors)
         unknown = log_sums_without_classes(normal.texts, images, labels, cosines)
-    with_own, margin, others = _labels(normal, images, labels)
+    with_own, margin = _labels(normal, images)
     (bliss, distance), (apart, away) = _nearest(normal, images, retrieved, pairs, labels)
+    whole = Evidence(bliss, texts - with_own, distance, margin)
     prompts = normal.reference.prompt_vectors
+    if len(prompts) == 1:
+        return (whole,)
+    others, doubt = _labels(normal, images, labels)
     own = own_cosines(images, labels, prompts) / normal.texts.tau - normal.texts.labels[labels]
     own += np.log(label_weights(normal.texts, images, labels, prompts))[labels]
-    nothing = np.zeros(len(images))
     return (
-        Evidence(bliss, texts - with_own, distance, margin),
-        Evidence(apart, unknown - others, away, nothing),
-        Evidence(apart, np.logaddexp(unknown, own) - others, away, nothing),
+        whole,
+        Evidence(apart, unknown - others, away, doubt),
+        Evidence(apart, np.logaddexp(unknown, own) - others, away, doubt),
     )
 
 
@@ -141,26 +142,22 @@ def _against_texts(
 
 
 def _labels(
-    normal: Normal, images: np.ndarray, gone: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log Σ_i e^{(s_i − α·h_i)/τ}, the margin, and that log without the label `gone` [n].
-
-    float64 [n] each; the last is zeros where nothing goes.
-    """
+    normal: Normal, images: np.ndarray, gone: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [n] each, log Σ_i e^{(s_i − α·h_i)/τ} and the margin, without the labels `gone`."""
     tau, prompts = normal.texts.tau, normal.reference.prompt_vectors.astype(np.float64)
-    log_sum, margin, others = np.empty(len(images)), np.empty(len(images)), np.zeros(len(images))
+    log_sum, margin = np.empty(len(images)), np.empty(len(images))
     for rows in slices(len(images), max(1, LABELS_AT_ONCE * 256 // len(prompts))):
         some = images[rows].astype(np.float64)
         cosines = some @ prompts.T
+        hubs = np.broadcast_to(normal.texts.labels, cosines.shape)
+        if gone is not None:
+            kept = np.arange(len(prompts)) != gone[rows, None]
+            cosines, hubs = (each[kept].reshape(len(some), -1) for each in (cosines, hubs))
         middle = some @ normal.texts.mean if len(prompts) == 1 else cosines.mean(axis=1)
         margin[rows] = middle - cosines.max(axis=1)
-        cosines /= tau
-        cosines -= normal.texts.labels
-        log_sum[rows] = np.logaddexp.reduce(cosines, axis=1)
-        if gone is not None:
-            cosines[np.arange(len(cosines)), gone[rows]] = -np.inf
-            others[rows] = np.logaddexp.reduce(cosines, axis=1)
-    return log_sum, margin, others
+        log_sum[rows] = np.logaddexp.reduce(cosines / tau - hubs, axis=1)
+    return log_sum, margin
 
 
 def _nearest(

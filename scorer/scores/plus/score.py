@@ -10,15 +10,16 @@
 
 Each is standardised on reference images left out of their own class. With z of them all,
 
-    score = w_b·b + w_n·n + w_r·r + far·max(0, z(g + r) − 1)
+    score = w_b·b + w_n·n + w_r·r + f·max(0, z(g + r) − ½)
 
 The first three tell near anomalies. Their weights w are learnt by leaving out whole reference
 classes: without its class, also in text weights and covariances, a reference image is an anomaly of
 the nearest and hardest kind, and a logistic regression between such images and the same images as
-normal ones gives the weights (`learnt_weights`), so that words count little where they say little:
-a class without a name of its own, or classes that captions cannot tell apart. An image that is far
-off is unlike every class and every label at once: the last term is for it, and is 0 for nearly all
-normal images.
+normal ones gives the weights (`learnt_weights`), shrunk towards n alone, or r alone where
+that tells these apart better: words count little where they say little, as of a class without a
+name of its own. An image that is far off is unlike every class and every label at once: the last
+term is for it. Its weight f is `far`, or less where that costs half a point of AUROC between the
+same images (`far_weight`), as among look-alike classes.
 Nothing but the reference is stored, so that references of every version serve. docs/bliss-plus.md
 tells how it was chosen and what failed.
 """
@@ -58,16 +59,22 @@ from .text_weights import fit_tail, fit_text_weights
 PRIOR_TEXTS = 1000
 """Texts, evenly spaced in the corpus, that a class's mean variance is taken over."""
 
-FAR_START = 1.0
+FAR_START = 0.5
 """Deviations beyond which the far evidence counts."""
 
-RIDGE = 1.0
+RIDGE = 30.0
 """Weight of the penalty in `learnt_weights`."""
+
+ALONE = 2.0
+"""The weight of the one kind of evidence that the learnt weights are shrunk towards."""
+
+FAR_COST = 0.005
+"""AUROC that the far term may cost on reference images without their class."""
 
 CONSTANT = 1e-9
 """Deviation, as a share of the largest value, below which evidence counts as constant."""
 
-VERSION = 3
+VERSION = 4
 """Incremented whenever the score starts to give other numbers; `run.json` states it."""
 
 
@@ -92,7 +99,7 @@ def standardised(evidence: np.ndarray, scale: Scale) -> np.ndarray:
 
 
 def beyond(z: np.ndarray, start: float) -> np.ndarray:
-    """max(0, z - start): evidence that is 0 for nearly every reference image."""
+    """max(0, z - start): evidence that is 0 for most reference images."""
     return np.maximum(z - start, 0)
 
 
@@ -105,24 +112,24 @@ def auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
     return float(below.mean() / (2 * len(ordered)))
 
 
-def learnt_weights(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+def learnt_weights(normal: np.ndarray, anomalous: np.ndarray, towards: np.ndarray) -> np.ndarray:
     """Non-negative weights [p] of p standardised kinds of evidence, summing to p.
 
     Those of a ridge logistic regression between `normal` [m, p] and `anomalous` [a, p], shrunk
-    towards equal weights, with an intercept: the minimum over w >= 0 and b of
+    towards `towards` [p], with an intercept: the minimum over w >= 0 and b of
 
-        Σ log(1 + e^z) - y·z + RIDGE/2·‖w - ½‖²,  z = w·x + b,  y = 1 for anomalous rows
+        Σ log(1 + e^z) - y·z + RIDGE/2·‖w - towards‖²,  z = w·x + b,  y = 1 for anomalous rows
 
     Equal weights where one of the sets is empty or every weight is 0.
     """
     p = normal.shape[1]
     if not len(normal) or not len(anomalous):
         return np.ones(p)
-    weights = bounded_minimum(normal, anomalous)[:p]
+    weights = bounded_minimum(normal, anomalous, towards)[:p]
     return weights * (p / weights.sum()) if weights.any() else np.ones(p)
 
 
-def bounded_minimum(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+def bounded_minimum(normal: np.ndarray, anomalous: np.ndarray, towards: np.ndarray) -> np.ndarray:
     """float64 [p + 1], w and b at the minimum that `learnt_weights` states, both sets not empty."""
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -131,7 +138,7 @@ def bounded_minimum(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
     rows = np.concatenate([normal, anomalous])
     rows = np.column_stack([rows, np.ones(len(rows))])
     truth = np.repeat([0.0, 1.0], [len(normal), len(anomalous)])
-    start = np.append(np.full(p, 0.5), 0.0)
+    start = np.append(towards, 0.0)
     ridge = np.append(np.full(p, RIDGE), 0.0)
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -142,6 +149,18 @@ def bounded_minimum(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
     bounds = [(0, None)] * p + [(None, None)]
     options = {"ftol": 0, "gtol": 1e-9, "maxls": 60}  # as near as rounding allows
     return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+
+
+def far_weight(normal: tuple[np.ndarray, ...], anomalous: tuple[np.ndarray, ...]) -> float:
+    """The largest of 1, ¾, ½, ¼ and 0 times the far term that costs at most FAR_COST.
+
+    `normal` and `anomalous` are each the sum of the near terms and the far term, [m] and [a].
+    """
+    least = auroc(normal[0], anomalous[0]) - FAR_COST
+    for share in (1.0, 0.75, 0.5, 0.25):
+        if auroc(normal[0] + share * normal[1], anomalous[0] + share * anomalous[1]) >= least:
+            return share
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -155,6 +174,8 @@ class _Calibration:
     """Of z(g) + z(r)."""
     weights: np.ndarray
     """float64 [3], of b, n and r; without spread n alone counts."""
+    away: float
+    """f, of the far term."""
     words_auroc: float
     """How well n tells reference images from the same images without their class; NaN with one
     class."""
@@ -201,9 +222,7 @@ class PlusScorer:
         near = _near(pieces, found) * found.weights
         doubt = np.maximum(0, standardised(pieces.margin, found.margin))
         away = np.maximum(0, standardised(pieces.distance, found.near[2]))
-        far = self._far * beyond(
-            standardised(_far(pieces, found.near[2], found.margin), found.far), FAR_START
-        )
+        far = found.away * _beyond(pieces, found)
         share = doubt / np.maximum(doubt + away, 1e-300)
         words = near[:, 0] + near[:, 1] + far * share
         return np.column_stack([words, near[:, 2] + far * (1 - share)])
@@ -212,7 +231,7 @@ class PlusScorer:
         """What was learnt from the reference, for k retrieved texts."""
         found = self.calibration(k)
         weights = dict(zip(("bliss", "texts", "images"), found.weights.tolist(), strict=True))
-        facts: dict[str, Any] = {"version": VERSION, "weights": weights}
+        facts: dict[str, Any] = {"version": VERSION, "weights": weights, "far": found.away}
         if not np.isnan(found.words_auroc):
             facts["without_own_class"] = {
                 "words_auroc": found.words_auroc, "images_auroc": found.images_auroc
@@ -226,7 +245,7 @@ class PlusScorer:
             retrieved = gather_texts(exact_search(sample.images, self._texts, k), self._texts)
             everyone = np.arange(len(sample.labels))
             pairs = Pairs(LeftOut(everyone, sample.labels), np.ones(len(everyone), bool))
-            self._calibrations[k] = _calibrate(self.normal, retrieved, pairs)
+            self._calibrations[k] = _calibrate(self.normal, retrieved, pairs, self._far)
         return self._calibrations[k]
 
 
@@ -292,22 +311,25 @@ def _warn(reference: Reference, spread: bool) -> None:
         )
 
 
-def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> _Calibration:
+def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs, most: float) -> _Calibration:
     pieces, *anomalies = sample_evidence(normal, retrieved, pairs)
     near = scale_of(pieces.bliss), scale_of(pieces.odds), scale_of(pieces.distance)
     margin = scale_of(pieces.margin)
     far = scale_of(_far(pieces, near[2], margin))
-    found = _Calibration(near, margin, far, np.ones(3), np.nan, np.nan)
+    found = _Calibration(near, margin, far, np.ones(3), most, np.nan, np.nan)
     if normal.spread is None or len(np.unique(normal.sample.labels)) == 1:
         return found
     normals = _near(pieces, found)
     anomalous = np.concatenate([_near(each, found) for each in anomalies])
     words, images = (auroc(normals[:, piece], anomalous[:, piece]) for piece in (1, 2))
+    towards = np.array([0, ALONE, 0] if words >= images else [0, 0, ALONE])
+    weights = learnt_weights(normals, anomalous, towards)
+    away = [most * _beyond(each, found) for each in (pieces, *anomalies)]
+    share = far_weight(
+        (normals @ weights, away[0]), (anomalous @ weights, np.concatenate(away[1:]))
+    )
     return replace(
-        found,
-        weights=learnt_weights(normals, anomalous),
-        words_auroc=words,
-        images_auroc=images,
+        found, weights=weights, away=most * share, words_auroc=words, images_auroc=images
     )
 
 
@@ -319,6 +341,12 @@ def _near(pieces: Evidence, found: _Calibration) -> np.ndarray:
 
 def _far(pieces: Evidence, distance: Scale, margin: Scale) -> np.ndarray:
     return standardised(pieces.distance, distance) + standardised(pieces.margin, margin)
+
+
+def _beyond(pieces: Evidence, found: _Calibration) -> np.ndarray:
+    """float64 [n], the far term for a weight of 1."""
+    far = standardised(_far(pieces, found.near[2], found.margin), found.far)
+    return beyond(far, FAR_START)
 
 
 def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
@@ -341,7 +369,7 @@ def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
 BLISS_PLUS = Score(
     name="bliss+",
     formula="w_b·z(BLISS, moderated) + w_n·z(log Σ_j w_j e^{(r_j − α·h_j)/τ} − "
-    "log Σ_i e^{(s_i − α·h_i)/τ}) + w_r·z(r) + far·max(0, z(z(g) + z(r)) − 1), h the hubness of a "
+    "log Σ_i e^{(s_i − α·h_i)/τ}) + w_r·z(r) + f·max(0, z(z(g) + z(r)) − ½), h the hubness of a "
     "text, r the relative Mahalanobis distance to the nearest class, g = mean_i s_i − max_i s_i",
     source="this project; its parts: BLISS arXiv 2407.17083, NegLabel arXiv 2403.20078, NNN arXiv "
     "2410.24114, relative Mahalanobis arXiv 2106.09022, LogitGap arXiv 2510.20134",
@@ -351,7 +379,7 @@ BLISS_PLUS = Score(
         "tau": 0.01,
         "rivals": 10.0,
         "prior": 10.0,
-        "far": 1.5,
+        "far": 1.25,
         "hub": 0.25,
         "full": 200_000,
     },

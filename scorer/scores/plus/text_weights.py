@@ -2,10 +2,12 @@
 
 Text j has the weight
 
-    w_j = e^{−α·h_j/τ}/(1 + λ · mean over reference images x of min(30, e^{(r_j(x) − s(x))/τ}))
+    w_j = e^{−α·h_j/τ}/(1 + λ·o_j),  o_j = 1/(m + 50) · Σ over x of min(30, e^{(r_j(x) − s(x))/τ})
 
-with s(x) the cosine of x to the label of its own class: the mean is the odds of the text against
-the right label where that label is known to be right. A synonym or a hyponym of a label fades out,
+with x the m reference images and s(x) the cosine to the label of its own class: o_j is the odds of
+the text against the right label where that label is known to be right. 50 images without odds are
+added, since a few images say little of a text: those of look-alike classes would silence the names
+of anomalies. A synonym or a hyponym of a label fades out,
 and so does a text near to every photograph; a rival that is never chosen counts in full. The bound
 of 30 keeps one stray among the reference images from silencing the text that names it. Texts within
 cosine `drop` of a label are left out whatever the images say.
@@ -38,6 +40,9 @@ DROP = 0.95
 
 MOST_ODDS = 30.0
 """The largest odds of one image."""
+
+PRIOR_IMAGES = 50
+"""Images without odds that are added to the mean."""
 
 NEAREST_IMAGES = 16
 """Reference images that the hubness of a text is a mean over."""
@@ -151,7 +156,7 @@ def fit_text_weights(
     mean = np.zeros(texts.shape[1])
     for block in slices(len(texts), VECTORS_AT_ONCE):
         mean += np.asarray(texts[block], np.float64)[usable[block]].sum(axis=0)
-    weights = hubs / (1 + strength * odds / max(1, len(images)))
+    weights = hubs / (1 + strength * odds / (len(images) + PRIOR_IMAGES))
     mean /= usable.sum()
     return TextWeights(texts, odds, len(images), strength, tau, weights, hubs, shifts, mean)
 
@@ -249,7 +254,8 @@ def _sums_without(weights: TextWeights, images: np.ndarray, labels: np.ndarray) 
     """
     tau, total = np.float32(weights.tau), np.full(len(images), -np.inf)
     times = np.isfinite(labels).sum(axis=1)
-    share = (weights.strength / np.maximum(1, weights.count - times)).astype(np.float32)[:, None]
+    left = weights.count - times + PRIOR_IMAGES
+    share = (weights.strength / left).astype(np.float32)[:, None]
     for block in slices(len(weights.texts), VECTORS_AT_ONCE):
         odds = weights.odds[block].astype(np.float32)
         gone = np.isinf(odds)
@@ -291,7 +297,7 @@ def log_sums_without_classes(
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     counts = np.diff(np.append(starts, len(order)))
     which = np.repeat(np.arange(len(starts)), counts)
-    share = (weights.strength / np.maximum(1, weights.count - counts))[:, None]
+    share = (weights.strength / (weights.count - counts + PRIOR_IMAGES))[:, None]
     some, tau = np.asarray(images[order], np.float32), np.float32(weights.tau)
     blocks = list(slices(len(weights.texts), CLASS_TEXTS_AT_ONCE))
     sums = np.full((len(blocks), len(order)), -np.inf)
@@ -330,8 +336,8 @@ def label_weights(
     cosines = images.astype(np.float64) @ prompts.T.astype(np.float64)
     odds = _bounded_odds(cosines, cosines[rows, labels], weights.tau)
     odds[rows, labels] = 0
-    others = np.maximum(1, len(images) - np.bincount(labels, minlength=len(prompts)))
-    return 1 / (1 + weights.strength * odds.sum(axis=0) / others)
+    others = len(images) - np.bincount(labels, minlength=len(prompts))
+    return 1 / (1 + weights.strength * odds.sum(axis=0) / (others + PRIOR_IMAGES))
 
 
 def _without(
@@ -344,7 +350,7 @@ def _without(
     """
     here, starts, times = np.unique(positions, return_index=True, return_counts=True)
     part = own if len(here) == len(own) else np.add.reduceat(own, starts, axis=0)
-    share = weights.strength / np.maximum(1, weights.count - times)[:, None]
+    share = weights.strength / (weights.count - times + PRIOR_IMAGES)[:, None]
     without = np.maximum(0, odds.astype(part.dtype) - part)
     without *= share.astype(part.dtype)
     without += 1

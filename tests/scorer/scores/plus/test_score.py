@@ -19,6 +19,7 @@ from blissaudit.scorer.scores.plus.score import (
     BLISS_PLUS,
     beyond,
     bounded_minimum,
+    far_weight,
     fit_bliss_plus,
     learnt_weights,
     scale_of,
@@ -53,6 +54,10 @@ def world(sizes=(9, 7, 5), seed=0):
 def query(images, texts, k=K):
     vectors = texts
     return Query(images, gather_texts(exact_search(images, vectors, k), vectors))
+
+
+def auroc(normal, anomalous):
+    return np.mean([(a > b) + 0.5 * (a == b) for a in anomalous for b in normal])
 
 
 class Oracle:
@@ -120,7 +125,7 @@ class Oracle:
             odds = [min(30.0, np.exp((y @ t - y @ self.prompts[c]) / self.tau))
                     for c, rows in enumerate(rest) for y in rows if c != without]  # fmt: skip
             near = x @ t - self.hub * self.hubness(t)
-            return np.exp(near / self.tau) / (1 + self.rivals * np.mean(odds))
+            return np.exp(near / self.tau) / (1 + self.rivals * sum(odds) / (len(odds) + 50))
 
         total = sum(map(part, self.usable))
         if also is not None:
@@ -158,11 +163,19 @@ class Oracle:
         self.w = np.ones(3)
         if several:
             anomalous = (np.array(odd + loose) - self.mean) / self.std
-            self.w = learnt_weights(scaled[:, :3], anomalous[:, :3])
-            self.aurocs = [
-                np.mean([(a > b) + 0.5 * (a == b) for a in anomalous[:, p] for b in scaled[:, p]])
-                for p in range(3)
-            ]
+            self.aurocs = [auroc(scaled[:, p], anomalous[:, p]) for p in range(3)]
+            towards = [0, 2, 0] if self.aurocs[1] >= self.aurocs[2] else [0, 0, 2]
+            self.w = learnt_weights(scaled[:, :3], anomalous[:, :3], np.array(towards))
+            shares = [
+                s for s in (0, 0.25, 0.5, 0.75, 1)
+                if auroc(self.near_far(scaled, s), self.near_far(anomalous, s))
+                >= auroc(scaled[:, :3] @ self.w, anomalous[:, :3] @ self.w) - 0.005
+            ]  # fmt: skip
+            self.far *= max(shares)
+
+    def near_far(self, z, share):
+        far = (z[:, 2] + z[:, 3] - self.far_mean) / self.far_std
+        return z[:, :3] @ self.w + share * self.far * np.maximum(0, far - 0.5)
 
     def score(self, x, own=None, i=None):
         return sum(self.parts(x, own, i))
@@ -170,7 +183,7 @@ class Oracle:
     def parts(self, x, own=None, i=None):
         """What words and what images add."""
         b, n, r, g = (np.array(self.pieces(x, own, i)) - self.mean) / self.std
-        far = self.far * max(0, (r + g - self.far_mean) / self.far_std - 1)
+        far = self.far * max(0, (r + g - self.far_mean) / self.far_std - 0.5)
         doubt, away = max(0, g), max(0, r)
         share = doubt / (doubt + away) if far else 0
         return self.w[:2] @ [b, n] + far * share, self.w[2] * r + far * (1 - share)
@@ -186,16 +199,16 @@ def test_weights_where_undamped_newton_steps_went_in_circles_and_others(seed):
     sets = script.random_problem(seed, 3)
     exact = script.Problem(*sets).minimum()[:3]
     wanted = 3 * exact / exact.sum() if exact.any() else np.ones(3)
-    np.testing.assert_allclose(learnt_weights(*sets), wanted, atol=1e-5)
+    np.testing.assert_allclose(learnt_weights(*sets, script.towards(3)), wanted, atol=1e-5)
 
 
 def test_weights_of_random_problems_are_at_the_minimum():
-    """The penalty makes the loss strongly convex, with modulus 1: no weight is farther from its
-    optimum than the gradient is long, where that points into w >= 0."""
+    """The penalty makes the loss strongly convex, with modulus 30: no weight is farther from its
+    optimum than the gradient is long over 30, where that points into w >= 0."""
     longest, at_zero = [], 0
     for seed in range(200):
         sets = script.random_problem(seed, 3)
-        found = bounded_minimum(*sets)
+        found = bounded_minimum(*sets, script.towards(3))
         gradient, _ = script.Problem(*sets).derivatives(found)
         assert (found[:3] >= 0).all()
         gradient[:3] = np.where(found[:3] > 0, gradient[:3], np.minimum(gradient[:3], 0))
@@ -350,12 +363,29 @@ def test_weights_follow_the_piece_that_separates_and_are_equal_without_evidence(
     rng = np.random.default_rng(0)
     normal, odd = rng.normal(size=(200, 2)), rng.normal(size=(200, 2))
     odd[:, 1] += 3
-    weights = learnt_weights(normal, odd)
+    towards = np.array([0.5, 0.5])
+    weights = learnt_weights(normal, odd, towards)
     assert weights[1] > 5 * weights[0] >= 0
     assert weights.sum() == pytest.approx(2)
-    assert learnt_weights(normal, odd[:0]).tolist() == [1, 1]
-    swapped = learnt_weights(normal[:, ::-1], odd[:, ::-1])
+    assert learnt_weights(normal, odd[:0], towards).tolist() == [1, 1]
+    swapped = learnt_weights(normal[:, ::-1], odd[:, ::-1], towards)
     np.testing.assert_allclose(swapped, weights[::-1], rtol=1e-6)
+
+
+def test_weights_stay_where_they_are_shrunk_to_if_nothing_separates():
+    same = np.random.default_rng(0).normal(size=(5, 2))
+    for towards in ([0, 2], [2, 0], [1, 1]):
+        found = learnt_weights(same, same, np.array(towards))
+        np.testing.assert_allclose(found, towards, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("far", "share"), [(0.0, 1), (0.9, 1), (1.2, 0.75), (1.9, 0.5), (3.9, 0.25), (4.1, 0)]
+)
+def test_the_far_term_is_cut_until_it_costs_nothing_by_hand(far, share):
+    # One normal image has a far term; from 1 on, it is no longer below the anomaly.
+    normal, anomalous = (np.array([0.0, 0]), np.array([0.0, far])), (np.ones(1), np.zeros(1))
+    assert far_weight(normal, anomalous) == share
 
 
 def test_scales_and_hinge_by_hand():
@@ -380,7 +410,7 @@ def test_the_parts_are_what_words_and_images_add():
     total = scorer(images, retrieved, NOTHING_LEFT_OUT)
     np.testing.assert_allclose(found.sum(axis=1), total)
     facts = scorer.facts(K)
-    assert facts["version"] == 3
+    assert (facts["version"], facts["far"]) == (4, truth.far)
     np.testing.assert_allclose(list(facts["weights"].values()), truth.w, rtol=1e-4)
     assert facts["without_own_class"] == {
         "words_auroc": pytest.approx(truth.aurocs[1]),

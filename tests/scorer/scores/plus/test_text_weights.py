@@ -53,18 +53,19 @@ def fitted(world, strength=10.0):
 
 
 def test_a_weight_by_hand():
-    # One label e1 and one image on it: s = 1. The text at cosine 0.6 has odds e^{-0.4/0.1}.
+    # One label e1 and one image on it: s = 1. The text at cosine 0.6 has odds e^{-0.4/0.1}, a mean
+    # over this image and 50 without odds.
     e = np.eye(2, dtype=np.float32)
     texts = np.array([[0.6, 0.8], [0.0, 1.0]], np.float32)
     found = fit_text_weights(texts, e[:1], (e[:1], np.zeros(1, int)), 10.0, 0.1)
-    expected = 1 / (1 + 10 * np.exp([-4.0, -10.0]))
+    expected = 1 / (1 + 10 / 51 * np.exp([-4.0, -10.0]))
     np.testing.assert_allclose(found.weights, expected, rtol=1e-5)
     np.testing.assert_allclose(found.mean, [0.3, 0.9])
     total = np.log(expected @ np.exp([8.0, 10.0]))  # the image e2 has cosines 0.8 and 1
     np.testing.assert_allclose(log_sums(found, e[1:]), [total], rtol=1e-6)
     # An image that is nearer to a text than to its label by far counts 30 and no more.
     stray = fit_text_weights(texts, e[:1], (e[1:], np.zeros(1, int)), 10.0, 0.1)
-    np.testing.assert_allclose(stray.weights, 1 / 301, rtol=1e-5)
+    np.testing.assert_allclose(stray.weights, 1 / (1 + 300 / 51), rtol=1e-5)
 
 
 def test_hubness_by_hand():
@@ -125,7 +126,7 @@ def test_images_without_their_class_meet_the_weights_of_the_others(world):
         expected = log_sums(rest, images[~others])
         np.testing.assert_allclose(found[~others], expected, rtol=1e-4, atol=1e-4)
         odds = np.exp((images[others] @ prompts[c] - cosines[others]) / tau)
-        expected = 1 / (1 + 10 * np.minimum(30, odds).mean())
+        expected = 1 / (1 + 10 * np.minimum(30, odds).sum() / (others.sum() + 50))
         np.testing.assert_allclose(as_texts[c], expected, rtol=1e-4)
 
 
