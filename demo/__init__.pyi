@@ -2,9 +2,11 @@ from .run import run_demo as run_demo
 from .scenes import BACKGROUNDS as BACKGROUNDS
 from .scenes import COLOURS as COLOURS
 from .scenes import COUNTS as COUNTS
+from .scenes import FILE_SIZE as FILE_SIZE
 from .scenes import KINDS as KINDS
 from .scenes import Scene as Scene
 from .scenes import caption as caption
 from .scenes import describe as describe
+from .scenes import picture_as_file as picture_as_file
 from .scenes import render_scene as render_scene
 from .scenes import sample_scene as sample_scene

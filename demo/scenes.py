@@ -8,6 +8,7 @@ the colour, the count and the background. A caption that does not name the count
 ("a red key") and is right for scenes with several, as the prompts of a class label are.
 """
 
+import io
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ COLOURS: dict[str, RGB] = {
 
 COUNTS: tuple[int, ...] = (1, 2, 3)
 
+FILE_SIZE = 128
+"""Pixels of the sides of a scene's file."""
 _OVERSAMPLE = 2
 _OUTLINE: RGB = (24, 22, 28)
 _HALO: RGB = (250, 250, 250)
@@ -136,6 +139,14 @@ def render_scene(scene: Scene, size: int) -> Image.Image:
             corners = [(float(px), float(py)) for px, py in outline]
             draw.polygon(corners, fill=_shaded(colour, paint))
     return image.resize((size, size), Image.Resampling.BOX)
+
+
+def picture_as_file(scene: Scene, quality: int) -> Image.Image:
+    """The scene as a reader of its 128 pixel JPEG file sees it."""
+    buffer = io.BytesIO()
+    render_scene(scene, FILE_SIZE).save(buffer, "JPEG", quality=quality)
+    buffer.seek(0)
+    return Image.open(buffer).convert("RGB")
 
 
 def tint(rng: np.random.Generator, base: RGB, spread: int) -> RGB:

@@ -23,7 +23,7 @@ from torch import nn
 
 from ..artefacts import sha256_of
 from ..corpora import COLUMN_SUFFIXES, ImageList, open_text_file
-from ..demo import KINDS, Scene, caption, sample_scene
+from ..demo import FILE_SIZE, KINDS, Scene, caption, picture_as_file, sample_scene
 from ..errors import BlissError, UsageError
 from ..indexer import (
     EmbeddedImages,
@@ -176,8 +176,6 @@ def demo_count(spec: str) -> int | None:
 
 def _rendered(scenes: list[Scene], preprocessing: Preprocessing) -> np.ndarray:
     """uint8 [b, height, width, 3], what a reader of the scenes' files gives the model."""
-    from .demo_model import FILE_SIZE, picture_as_file
-
     pictures = [picture_as_file(scene, 80 + scene.seed % 16) for scene in scenes]
     most = FILE_SIZE**2 * 64
     return np.stack([np.asarray(resize_and_crop(one, preprocessing, most)) for one in pictures])

@@ -83,12 +83,12 @@ def test_options_that_a_page_names_exist(page):
 
 
 def test_options_that_messages_name_exist():
-    """In every file but that of the options that went, and a script with options of its own."""
+    """In every file but that of the options that went."""
     rooms = "audit commands corpora demo distributed evaluation indexer scorer training".split()
     known = known_options(root) | OF_OTHER_PROGRAMS
     for path in (path for room in rooms for path in (ROOT / room).rglob("*.py")):
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", path.read_text(encoding="utf-8")))
-        if path.name not in ("removed.py", "demo_model.py"):
+        if path.name != "removed.py":
             assert named <= known, path
 
 

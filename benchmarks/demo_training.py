@@ -1,4 +1,4 @@
-"""Train the demo's small CLIP on rendered scenes: python -m blissaudit.training.demo_model.
+"""Train the demo's small CLIP on rendered scenes: python benchmarks/demo_training.py.
 
 Every step scores a batch of pictures against three sets of captions: the plain label prompts of
 all kinds, captions that name the kind and one more attribute, and captions that name a random
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import io
 import json
 import logging
 import math
@@ -23,16 +22,23 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from blissaudit.demo import (
+    BACKGROUNDS,
+    COLOURS,
+    COUNTS,
+    KINDS,
+    Scene,
+    describe,
+    picture_as_file,
+    sample_scene,
+)
 from numpy.typing import NDArray
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from ..demo import BACKGROUNDS, COLOURS, COUNTS, KINDS, Scene, describe, render_scene, sample_scene
-
 IMAGE_SIZE = 64
-FILE_SIZE = 128
 MEAN = 0.5
 STD = 0.5
 
@@ -43,14 +49,6 @@ def sample_scenes(seed: int, stream: int, count: int) -> list[Scene]:
     """Scenes of one of several independent streams of a seed."""
     rng = np.random.default_rng([seed, stream])
     return [sample_scene(rng) for _ in range(count)]
-
-
-def picture_as_file(scene: Scene, quality: int) -> Image.Image:
-    """The scene as a reader of its 128 pixel JPEG file sees it."""
-    buffer = io.BytesIO()
-    render_scene(scene, FILE_SIZE).save(buffer, "JPEG", quality=quality)
-    buffer.seek(0)
-    return Image.open(buffer).convert("RGB")
 
 
 def model_view(scene: Scene) -> Pixels:
