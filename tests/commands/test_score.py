@@ -126,7 +126,7 @@ def test_bliss_plus_audits_a_collection_that_is_its_own_reference(bliss, plain, 
         np.array(table["words"]) + table["images"], table["score"], rtol=1e-9, atol=1e-9
     )
     learnt = json.loads((tmp_path / "run" / "run.json").read_text())["bliss_plus"]
-    assert learnt["version"] == 3 and sum(learnt["weights"].values()) == pytest.approx(3)
+    assert learnt["version"] == 4 and sum(learnt["weights"].values()) == pytest.approx(3)
     assert f"{learnt['without_own_class']['images_auroc']:.1%} by images" in done.out
 
 
