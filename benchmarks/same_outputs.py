@@ -494,7 +494,7 @@ LATER = (
 MAKE_DATA = r"""
 import csv, io, pathlib, sys, tarfile
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
-from blissaudit.demo.scenes import sample_captions
+from blissaudit.demo.captions import sample_captions  # of the old checkout, which makes the data
 from blissaudit.demo.scenes import render_scene, sample_scene
 rng = np.random.default_rng(0)
 def draw(path, kind):
