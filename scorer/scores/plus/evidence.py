@@ -65,6 +65,11 @@ class Evidence:
     margin: np.ndarray
     """g, the mean label cosine minus the largest; of one label, the mean text's minus its."""
 
+    @property
+    def columns(self) -> np.ndarray:
+        """float64 [n, 4], b, n, r and g."""
+        return np.column_stack([self.bliss, self.odds, self.distance, self.margin])
+
 
 def pairs_of(sample: Sample, images: np.ndarray, left_out: LeftOut) -> Pairs:
     """`left_out` in the order of its images, and which of its pairs `sample` holds."""

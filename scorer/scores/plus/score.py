@@ -52,7 +52,7 @@ from ..contract import (
     whole,
 )
 from ..text_terms import TextTerm, WithTerms
-from .evidence import Evidence, Normal, Pairs, evidence, pairs_of, sample_evidence
+from .evidence import Normal, Pairs, evidence, pairs_of, sample_evidence
 from .pooled_distance import fit_pooled
 from .text_weights import fit_tail, fit_text_weights
 
@@ -80,17 +80,17 @@ VERSION = 4
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and deviation of one kind of evidence over the reference images."""
+    """Mean and deviation over the reference images, of each kind of evidence."""
 
-    mean: float
-    std: float
+    mean: np.ndarray
+    std: np.ndarray
 
 
 def scale_of(reference: np.ndarray) -> Scale:
-    """The scale of evidence [m]; deviation 1 where it is constant up to rounding."""
-    std = float(reference.std())
-    constant = std <= CONSTANT * float(np.abs(reference).max(initial=0))
-    return Scale(float(reference.mean()), 1.0 if constant else std)
+    """The scale of evidence [m] or [m, p]; deviation 1 where it is constant up to rounding."""
+    std = reference.std(axis=0)
+    constant = std <= CONSTANT * np.abs(reference).max(axis=0, initial=0)
+    return Scale(reference.mean(axis=0), np.where(constant, 1.0, std))
 
 
 def standardised(evidence: np.ndarray, scale: Scale) -> np.ndarray:
@@ -98,9 +98,9 @@ def standardised(evidence: np.ndarray, scale: Scale) -> np.ndarray:
     return (evidence - scale.mean) / scale.std
 
 
-def beyond(z: np.ndarray, start: float) -> np.ndarray:
-    """max(0, z - start): evidence that is 0 for most reference images."""
-    return np.maximum(z - start, 0)
+def far_term(z: np.ndarray, far: Scale) -> np.ndarray:
+    """float64 [n], max(0, z(r + g) − FAR_START) of z [n, 4], standardised evidence."""
+    return np.maximum(standardised(z[:, 2] + z[:, 3], far) - FAR_START, 0)
 
 
 def auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
@@ -167,11 +167,10 @@ def far_weight(normal: tuple[np.ndarray, ...], anomalous: tuple[np.ndarray, ...]
 class _Calibration:
     """The scales and weights of the evidence, from the sample, for one k."""
 
-    near: tuple[Scale, Scale, Scale]
-    """Of b, n and r."""
-    margin: Scale
+    pieces: Scale
+    """Of b, n, r and g."""
     far: Scale
-    """Of z(g) + z(r)."""
+    """Of z(r) + z(g)."""
     weights: np.ndarray
     """float64 [3], of b, n and r; without spread n alone counts."""
     away: float
@@ -219,10 +218,9 @@ class PlusScorer:
         found = self.calibration(retrieved.rows.shape[1])
         pairs = pairs_of(self.normal.sample, images, left_out)
         pieces = evidence(self.normal, images, retrieved, pairs, against)
-        near = _near(pieces, found) * found.weights
-        doubt = np.maximum(0, standardised(pieces.margin, found.margin))
-        away = np.maximum(0, standardised(pieces.distance, found.near[2]))
-        far = found.away * _beyond(pieces, found)
+        z = standardised(pieces.columns, found.pieces)
+        near, far = z[:, :3] * found.weights, found.away * far_term(z, found.far)
+        away, doubt = np.maximum(0, z[:, 2:]).T
         share = doubt / np.maximum(doubt + away, 1e-300)
         words = near[:, 0] + near[:, 1] + far * share
         return np.column_stack([words, near[:, 2] + far * (1 - share)])
@@ -312,41 +310,19 @@ def _warn(reference: Reference, spread: bool) -> None:
 
 
 def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs, most: float) -> _Calibration:
-    pieces, *anomalies = sample_evidence(normal, retrieved, pairs)
-    near = scale_of(pieces.bliss), scale_of(pieces.odds), scale_of(pieces.distance)
-    margin = scale_of(pieces.margin)
-    far = scale_of(_far(pieces, near[2], margin))
-    found = _Calibration(near, margin, far, np.ones(3), most, np.nan, np.nan)
+    pieces, *anomalies = (each.columns for each in sample_evidence(normal, retrieved, pairs))
+    scale = scale_of(pieces)
+    z = standardised(pieces, scale)
+    found = _Calibration(scale, scale_of(z[:, 2] + z[:, 3]), np.ones(3), most, np.nan, np.nan)
     if normal.spread is None or len(np.unique(normal.sample.labels)) == 1:
         return found
-    normals = _near(pieces, found)
-    anomalous = np.concatenate([_near(each, found) for each in anomalies])
-    words, images = (auroc(normals[:, piece], anomalous[:, piece]) for piece in (1, 2))
+    odd = standardised(np.concatenate(anomalies), scale)
+    words, images = (auroc(z[:, piece], odd[:, piece]) for piece in (1, 2))
     towards = np.array([0, ALONE, 0] if words >= images else [0, 0, ALONE])
-    weights = learnt_weights(normals, anomalous, towards)
-    away = [most * _beyond(each, found) for each in (pieces, *anomalies)]
-    share = far_weight(
-        (normals @ weights, away[0]), (anomalous @ weights, np.concatenate(away[1:]))
-    )
-    return replace(
-        found, weights=weights, away=most * share, words_auroc=words, images_auroc=images
-    )
-
-
-def _near(pieces: Evidence, found: _Calibration) -> np.ndarray:
-    """float64 [n, 3], b, n and r standardised."""
-    raw = pieces.bliss, pieces.odds, pieces.distance
-    return np.column_stack([standardised(*pair) for pair in zip(raw, found.near, strict=True)])
-
-
-def _far(pieces: Evidence, distance: Scale, margin: Scale) -> np.ndarray:
-    return standardised(pieces.distance, distance) + standardised(pieces.margin, margin)
-
-
-def _beyond(pieces: Evidence, found: _Calibration) -> np.ndarray:
-    """float64 [n], the far term for a weight of 1."""
-    far = standardised(_far(pieces, found.near[2], found.margin), found.far)
-    return beyond(far, FAR_START)
+    weights = learnt_weights(z[:, :3], odd[:, :3], towards)
+    both = ((each[:, :3] @ weights, most * far_term(each, found.far)) for each in (z, odd))
+    away = most * far_weight(*both)
+    return replace(found, weights=weights, away=away, words_auroc=words, images_auroc=images)
 
 
 def _fit(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:

@@ -17,8 +17,8 @@ from blissaudit.scorer.reference_file import images_to_keep
 from blissaudit.scorer.scores.contract import Fitting, Normals, Query, fit_score
 from blissaudit.scorer.scores.plus.score import (
     BLISS_PLUS,
-    beyond,
     bounded_minimum,
+    far_term,
     far_weight,
     fit_bliss_plus,
     learnt_weights,
@@ -392,7 +392,9 @@ def test_scales_and_hinge_by_hand():
     scale = scale_of(np.array([1.0, 3.0]))
     assert standardised(np.array([5.0]), scale).tolist() == [3.0]
     assert scale_of(np.array([2.0, 2.0])).std == 1.0
-    assert beyond(np.array([1.0, 2.5, 4.0]), 2.5).tolist() == [0, 0, 1.5]
+    z = np.array([[9.0, 9.0, 1.0, 3.0], [9.0, 9.0, 2.0, -1.0]])
+    assert far_term(z, scale).tolist() == [1.5, 0]
+    assert scale_of(np.array([[1.0, 2.0], [3.0, 2.0]])).std.tolist() == [1, 1]
 
 
 def test_the_parts_are_what_words_and_images_add():
