@@ -19,6 +19,7 @@ in return (docs/decisions.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,8 @@ AGREEING = 1
 """How many of the ten nearest may share the class of an image that is removed all the same."""
 LEAST, SHARE = 5, 0.5
 """A class keeps at least five images, and at least half of them."""
+KEPT_WIDENING = 1.25
+"""By how much strays may widen the classes along captions before λ is lowered for it."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,23 @@ def explained_images(filed: FiledImages) -> tuple[np.ndarray, int]:
 def balanced_weight(weight: float, before: Reference, after: Reference, texts: np.ndarray) -> float:
     """λ' for the reference `after` a removal that keeps the balance λ had `before`:
 
-        λ' = λ · (Σ_c σ_c / Σ_c σ'_c) · (Σ_c,d σ'_{c,d} / Σ_c,d σ_{c,d})
+        λ' = λ · (Σ_c σ_c / Σ_c σ'_c) · clip(w, 1, 1.25)/w,  w = Σ_c,d σ_{c,d} / Σ_c,d σ'_{c,d}
 
     with σ_c and σ'_c the deviation of class c's images along its own prompt, before and after, and
-    σ_{c,d} along each of some `texts` [u, d]. A part without any deviation left is left out.
+    σ_{c,d} along each of some `texts` [u, d]. A widening w of up to a quarter along captions is not
+    taken off: λ is then a little larger than before, which helps where there are strays. A part
+    without any deviation left is left out.
     """
-    pairs = [
-        [(1 / prompt_statistics(r.moments, r.prompt_vectors)[1]).sum() for r in (before, after)]
-    ]
-    if len(texts):
-        pairs.append([text_statistics(r.moments, texts, 1)[1].sum() for r in (after, before)])
-    for numerator, denominator in pairs:
-        if min(numerator, denominator) > EPSILON * (1 + len(before.classes)):
-            weight *= float(numerator / denominator)
-    return weight
+
+    def widening(deviations: Callable[[Reference], np.ndarray]) -> float:
+        was, now = (float(deviations(each).sum()) for each in (before, after))
+        return was / now if min(was, now) > EPSILON * (1 + len(before.classes)) else 1.0
+
+    weight *= widening(lambda each: 1 / prompt_statistics(each.moments, each.prompt_vectors)[1])
+    if not len(texts):
+        return weight
+    captions = widening(lambda each: text_statistics(each.moments, texts, 1)[1])
+    return weight * min(max(captions, 1), KEPT_WIDENING) / captions
 
 
 def agreeing_neighbours(vectors: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:

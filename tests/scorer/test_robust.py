@@ -211,6 +211,11 @@ def reference_of(cosines: dict[str, list[float]]) -> Reference:
     return Reference(moments, np.eye(3, dtype=np.float32)[: len(cosines)])
 
 
+def unit_rows(two: np.ndarray) -> np.ndarray:
+    """float32 [n, 3] unit rows with these first two coordinates."""
+    return np.column_stack([two, np.sqrt(1 - np.square(two).sum(axis=1))]).astype(np.float32)
+
+
 def test_the_balanced_weight_by_hand():
     # σ of 0.8, 0.8, 0.6, 0.6 is 0.1; with a stray at 0.2 (mean 0.6) it is √(0.24/5) = 0.219.
     # The second class keeps its σ of 0.1: λ' = 0.5·(0.219 + 0.1)/(0.1 + 0.1) = 0.798.
@@ -221,16 +226,26 @@ def test_the_balanced_weight_by_hand():
     assert balanced_weight(0.5, dirty, clean, none) == pytest.approx(expected, rel=1e-5)
     assert balanced_weight(0.5, dirty, dirty, none) == 0.5
     assert balanced_weight(0.5, dirty, reference_of({"a": [0.8], "b": [0.5]}), none) == 0.5
-    # Along a text that the stray widens as much as the prompt, λ stays.
+    # Along a text that the stray widens as much as the prompt, λ grows by a quarter; along one that
+    # it widens by less than that, as if there were none: its σ is 0.1 and with the stray 0.110.
     dirty, clean = (reference_of({"a": [0.8, 0.8, 0.6, 0.6, 0.2][:n]}) for n in (5, 4))
-    assert balanced_weight(0.5, dirty, clean, dirty.prompt_vectors) == pytest.approx(0.5, rel=1e-5)
+    prompts = dirty.prompt_vectors
+    assert balanced_weight(0.5, dirty, clean, prompts) == pytest.approx(0.625, rel=1e-5)
+    rows = np.array([[0.8, 0.3], [0.8, 0.1], [0.6, 0.3], [0.6, 0.1], [0.2, 0.36]])
+    dirty, clean = (
+        Reference(fit_moments(("a",), unit_rows(rows[:n]), np.zeros(n, int)), prompts)
+        for n in (5, 4)
+    )
+    caption = np.eye(3, dtype=np.float32)[1:2]
+    assert balanced_weight(0.5, dirty, clean, caption) == balanced_weight(
+        0.5, dirty, clean, caption[:0]
+    )
 
 
 def test_why_removing_strays_can_lower_auroc_by_hand():
     """docs/decisions.md: a stray widens a class along its prompt, and hardly along captions."""
     # Cosines to the prompt and to a caption; the stray is as close to the caption as the others.
-    rows = np.array([[0.8, 0.3], [0.8, 0.1], [0.6, 0.3], [0.6, 0.1], [0.2, 0.2]])
-    rows = np.column_stack([rows, np.sqrt(1 - np.square(rows).sum(axis=1))]).astype(np.float32)
+    rows = unit_rows(np.array([[0.8, 0.3], [0.8, 0.1], [0.6, 0.3], [0.6, 0.1], [0.2, 0.2]]))
     axes = np.eye(3, dtype=np.float32)
     dirty, clean = (
         Reference(fit_moments(("a",), rows[:n], np.zeros(n, int)), axes[:1]) for n in (5, 4)
