@@ -186,6 +186,7 @@ def test_cards_are_made_in_batches_and_a_later_filter_ends_those_of_an_earlier_o
       return document.querySelectorAll('#cards .card').length;
     }"""
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(500)  # cards that come into sight take their own height
     place = page.evaluate("window.scrollY")
     assert 0 < page.evaluate(redraw, [""]) < len(every)
     assert page.evaluate("window.scrollY") == place > 0
