@@ -103,7 +103,6 @@ def _remember_addresses(arguments: list[str]) -> None:
 
 
 def _say_error(message: str, code: int) -> int:
-
     click.echo(f"\nbliss: {terminal_text(message)}", err=True)
     return code
 

@@ -9,7 +9,7 @@ import click
 import cloup
 
 from ..errors import BlissError
-from ..safe_text import terminal_text
+from ..safe_text import counted, terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, command, option, progress_lines, say, section
 from .option_types import EngineName
@@ -101,7 +101,7 @@ def fit(
     }
     output.show(
         facts,
-        f"{images_used:,} image{'s' * (images_used != 1)} of {len(names)} "
+        f"{counted(images_used, 'image')} of {len(names)} "
         f"class{'es' * (len(names) != 1)}, {fitted.calibration_count:,} held out "
         f"for calibration, {len(found.failures):,} unreadable: {terminal_text(folder)}",
     )

@@ -5,12 +5,12 @@ more rows than k, and their similarities are computed again on the CPU in float6
 error of its products allows for the rounding; a query that is uncertain even with the most rows a
 GPU selects is searched by a scan on the CPU.
 
-Where FAISS has no GPU build, torch does the exact search: a block of texts at a time is multiplied
-with all queries,
+Where FAISS has no GPU build, torch does the exact search, a block of texts at a time with all
+queries:
 
     product = fp16(query)·fp16(text), accumulated in float32, rounded to fp16
 
-and the largest products are the candidates.
+The largest products are the candidates.
 """
 
 from __future__ import annotations

@@ -64,6 +64,11 @@ function drawLegend(legend) {
   }));
 }
 
+/** The radius of a point without an issue, in CSS pixels. */
+function pointSize() {
+  return data.map.x.length > 1500 ? 3 : 5;
+}
+
 /** Where point i is drawn in an area, in CSS pixels, as a function of i. */
 function places(area) {
   const [wide, high] = [area.clientWidth - 24, area.clientHeight - 24];
@@ -93,7 +98,7 @@ function drawPoints(canvas, area, hues) {
   const ratio = window.devicePixelRatio || 1;
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   const { at, rank, x } = data.map;
-  const size = x.length > 1500 ? 3 : 5;
+  const size = pointSize();
   const place = places(area);
   const order = x.map((_, i) => i).sort((a, b) => rank[b] - rank[a]);
   const draw = () => {
@@ -126,7 +131,7 @@ function drawMarks(canvas, area) {
   if (focused >= 0) {
     const [left, top] = places(area)(focused);
     pen.beginPath();
-    pen.arc(left, top, data.map.x.length > 1500 ? 7 : 9, 0, 7);
+    pen.arc(left, top, pointSize() + 4, 0, 7);
     pen.stroke();
   }
   if (brushing) {

@@ -88,6 +88,10 @@ class TextWeights:
     mean: np.ndarray
     """float64 [d], of the texts that are not left out, each counted once."""
 
+    def share(self, out: np.ndarray) -> np.ndarray:
+        """λ/(m + 50), what a sum of odds is multiplied by, with `out` of the m images left out."""
+        return self.strength / (self.count - out + PRIOR_IMAGES)
+
     @cached_property
     def term(self) -> TextTerm:
         """The log-sum of all texts, every reference image in their weights."""
@@ -254,8 +258,7 @@ def _sums_without(weights: TextWeights, images: np.ndarray, labels: np.ndarray) 
     """
     tau, total = np.float32(weights.tau), np.full(len(images), -np.inf)
     times = np.isfinite(labels).sum(axis=1)
-    left = weights.count - times + PRIOR_IMAGES
-    share = (weights.strength / left).astype(np.float32)[:, None]
+    share = weights.share(times).astype(np.float32)[:, None]
     for block in slices(len(weights.texts), VECTORS_AT_ONCE):
         odds = weights.odds[block].astype(np.float32)
         gone = np.isinf(odds)
@@ -297,7 +300,7 @@ def log_sums_without_classes(
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     counts = np.diff(np.append(starts, len(order)))
     which = np.repeat(np.arange(len(starts)), counts)
-    share = (weights.strength / (weights.count - counts + PRIOR_IMAGES))[:, None]
+    share = weights.share(counts)[:, None]
     some, tau = np.asarray(images[order], np.float32), np.float32(weights.tau)
     blocks = list(slices(len(weights.texts), CLASS_TEXTS_AT_ONCE))
     sums = np.full((len(blocks), len(order)), -np.inf)
@@ -350,7 +353,7 @@ def _without(
     """
     here, starts, times = np.unique(positions, return_index=True, return_counts=True)
     part = own if len(here) == len(own) else np.add.reduceat(own, starts, axis=0)
-    share = weights.strength / (weights.count - times + PRIOR_IMAGES)[:, None]
+    share = weights.share(times)[:, None]
     without = np.maximum(0, odds.astype(part.dtype) - part)
     without *= share.astype(part.dtype)
     without += 1
