@@ -252,10 +252,14 @@ def link_file(source: Path, target: Path) -> None:
         raise unwritable(target, error) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 atomically; lone surrogates, which it cannot hold, as Python writes them."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write sorted, indented JSON atomically; the same content gives the same bytes."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))
 
 
 def read_json(path: Path) -> dict[str, Any]:

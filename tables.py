@@ -60,6 +60,14 @@ def read_batches(
     yield from table.iter_batches(rows, row_groups=groups, columns=names, use_threads=False)
 
 
+def file_batches(
+    path: Path, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """`read_batches` of the file at a path; errors as of `open_table` and `read_table`."""
+    with open(path, "rb") as opened, open_table(opened) as table:
+        yield from read_batches(table, rows, columns)
+
+
 def _check_names(table: pq.ParquetFile, columns: Sequence[str]) -> None:
     there = Counter(table.schema_arrow.names)
     for name in columns:

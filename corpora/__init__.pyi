@@ -21,6 +21,7 @@ from .images.folders import ImageList as ImageList
 from .images.folders import list_images as list_images
 from .images.folders import list_paths as list_paths
 from .images.labels import ESCAPED_COLUMNS as ESCAPED_COLUMNS
+from .images.labels import NoSuchColumn as NoSuchColumn
 from .images.labels import read_label_file as read_label_file
 from .images.opening import open_images as open_images
 from .images.opening import open_named as open_named

@@ -76,7 +76,8 @@ def find_layout(file: IO[bytes], name: str, options: CorpusOptions) -> Layout:
     records = found.get(delimiter) or []
     first, rest = (records[0] if records else []), records[1:]
     header = _has_header(name, first, rest, options)
-    names = [each.strip() for each in first] if header else _numbers(first)
+    numbers = [str(number) for number in range(1, len(first) + 1)]
+    names = [each.strip() for each in first] if header else numbers
     usual = delimiter == USUAL[suffix] and header
     column = _column(name, options.column, names, rest if header else records)
     return Layout(delimiter, header, quoted, column, usual)
@@ -281,10 +282,6 @@ def _one_column(text: str, delimiter: str, quoted: bool) -> list[list[str]]:
     except csv.Error:
         pass
     return records
-
-
-def _numbers(record: Sequence[str]) -> list[str]:
-    return [str(number) for number in range(1, len(record) + 1)]
 
 
 def _has_header(

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from .. import errors
 from ..errors import BlissError
+from ..safe_text import counted
 
 ROWS, END, READ_ERROR, FAILED = "rows", "end", "read error", "failed"
 """Kinds of batches: rows of a part; the end of the input; reading stopped; a step failed."""
@@ -174,7 +175,7 @@ class PartGatherer:
         missing = len(self.incomplete) + len((self.expected or frozenset()) - self.done)
         if missing:
             raise BlissError(
-                f"{missing} part{'s' * (missing != 1)} did not come back from the workers",
+                f"{counted(missing, 'part')} did not come back from the workers",
                 "workers that run until their work is done",
                 "Run the same command again to continue from the finished parts",
             )

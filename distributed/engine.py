@@ -37,6 +37,7 @@ from ..indexer import (
     blas_threads,
 )
 from ..progress import Progress
+from ..safe_text import counted
 from .batches import (
     READ_ERROR,
     Batch,
@@ -143,7 +144,11 @@ class RayEngine:
         with self._cluster() as ray:
             blocks = iter(_pipeline(ray, tickets, stages, self))
             with closed_after(blocks):
-                while (block := _next(ray, blocks)) is not None:
+                while True:
+                    with _plain_errors(ray):
+                        block = next(blocks, None)
+                    if block is None:
+                        return
                     yield from from_arrow(block)
 
     @contextlib.contextmanager
@@ -211,7 +216,7 @@ def count_actors(resources: Mapping[str, float], engine: RayEngine) -> tuple[int
     actors = engine.actors or max(1, gpus)
     if 0 < gpus < actors:
         raise UsageError(
-            f"{actors} Ray actors were requested and the cluster has {gpus} GPU{'s' * (gpus != 1)}",
+            f"{actors} Ray actors were requested and the cluster has {counted(gpus, 'GPU')}",
             "a GPU for each",
             "Request fewer with --engine ray:actors=N, or encode with --device cpu",
         )
@@ -255,12 +260,6 @@ def _pipeline(ray: Any, tickets: Sequence[int], stages: Stages, engine: RayEngin
         )
         blocks: Iterable[Any] = encoded.iter_batches(prefetch_batches=0, **whole)
     return blocks
-
-
-def _next(ray: Any, blocks: Iterator[pa.Table]) -> pa.Table | None:
-    """The next block, None after the last."""
-    with _plain_errors(ray):
-        return next(blocks, None)
 
 
 @contextlib.contextmanager

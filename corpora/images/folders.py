@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from ...arguments import checked
 from ...artefacts import digest
 from ...errors import BlissError, UsageError
+from ...safe_text import counted
 from ..addresses import find_below, is_remote, read_file, stamp, suffix_of
 from ..sources import JSON
 from .source import (
@@ -212,7 +213,7 @@ class Findings:
         count = self.others.total()
         if not count:
             return ()
-        files = f"{count:,} other file{'s are' if count > 1 else ' is'} no image{'s' * (count > 1)}"
+        files = counted(count, "other file is no image", "other files are no images")
         return (f"{display_path(root)}: {files} ({suffix_counts(self.others)})",)
 
 
@@ -289,8 +290,7 @@ def no_images(root: str, found: Findings) -> BlissError:
     given = f"{display_path(root)} holds no images"
     if found.others:
         count = found.others.total()
-        given += f", only {count} other file{'s' if count > 1 else ''}"
-        given += f" ({suffix_counts(found.others)})"
+        given += f", only {counted(count, 'other file')} ({suffix_counts(found.others)})"
     if found.problems:
         given += f" (links that leave the folder, not followed: {len(found.problems)})"
     return BlissError(

@@ -385,6 +385,10 @@ ESCAPED_COLUMNS = ("escaped_path", "escaped_label")
 """Of a csv file whose cells are as `csv_cells` writes them."""
 
 
+class NoSuchColumn(UsageError):
+    """A column that was named and is not there, or is several: `needed` lists those to choose."""
+
+
 def choose_named(
     where: str,
     names: Sequence[str],
@@ -395,8 +399,8 @@ def choose_named(
     """`given`, or else the first of the `usual` names that is there, or None.
 
     A name counts in any case, and with spaces and other joints, where none is written just so:
-    Class Name is class_name. UsageError naming `option` where `given` is not among `names`, or is
-    several of them.
+    Class Name is class_name. NoSuchColumn naming `option` where `given` is not among `names`, or is
+    several of them; UsageError where several have the chosen name.
     """
     if given is None:
         found = next((found[:1] for name in usual if (found := _spelled(names, name))), [])
@@ -405,7 +409,7 @@ def choose_named(
     else:
         found = _spelled(names, given)
     if not found:
-        raise UsageError(
+        raise NoSuchColumn(
             f"{where} has no column {given!r}",
             f"one of {', '.join(names) or 'none'}",
             f"Correct {option}",
@@ -417,7 +421,7 @@ def choose_named(
             "Rename all but one of them",
         )
     if len(found) > 1:
-        raise UsageError(
+        raise NoSuchColumn(
             f"{where} has several columns like {given!r}",
             f"one of {', '.join(found)}",
             f"Correct {option}",

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ...arguments import checked
@@ -43,17 +44,6 @@ IMAGE_BUILDERS = ("parquet", "arrow", "webdataset", "imagefolder")
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 
-def open_hub_images(name: str, options: ImageOptions) -> ImageSource:
-    """The images of the repository `owner/name`; errors as of the parts."""
-    return _open(f"hf:{name}", f"hf://datasets/{name}", options)
-
-
-def open_dataset_images(folder: str, options: ImageOptions) -> ImageSource:
-    """A folder laid out as a dataset repository, or holding parquet or Arrow files."""
-    folder = os.path.abspath(folder)
-    return _open(folder, folder, options)
-
-
 def is_saved_dataset(folder: str) -> bool:
     """Whether `save_to_disk` made this folder."""
     return any(os.path.isfile(os.path.join(folder, name)) for name in (SAVED, SAVED_SPLITS))
@@ -88,8 +78,6 @@ def open_saved_dataset(folder: str, options: ImageOptions) -> ImageSource:
 
 
 def _listed(file: str, field: str, kind: type = str) -> list[Any]:
-    from pathlib import Path
-
     found = read_json(Path(file)).get(field)
     if not isinstance(found, list) or not all(isinstance(each, kind) for each in found):
         raise _edited(file)
@@ -102,7 +90,8 @@ def _edited(file: str) -> BlissError:
     )
 
 
-def _open(spec: str, address: str, options: ImageOptions) -> ImageSource:
+def _open_dataset(spec: str, address: str, options: ImageOptions) -> ImageSource:
+    """The repository or dataset folder at `address`, or a folder with parquet or Arrow files."""
     wanted = CorpusOptions(None, options.config, options.split, options.revision)
     with quiet():
         builder = open_builder(spec, address, wanted, IMAGE_BUILDERS, "images")
@@ -160,7 +149,8 @@ def open_images(
     named = HUB_SPEC.fullmatch(spec)
     if named is not None:
         refuse_image_options(spec, options, (*COLUMNS, "config", "split", "revision"))
-        return open_hub_images(named["name"], _with_part(options, named))
+        name = named["name"]
+        return _open_dataset(f"hf:{name}", f"hf://datasets/{name}", _with_part(options, named))
     part = None if is_remote(spec) or os.path.exists(spec) else FOLDER_PART.fullmatch(spec)
     if part is not None and os.path.isdir(part["name"]):
         return open_images(part["name"], _with_part(options, part))
@@ -230,7 +220,8 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
         return ImageTars(folder, tuple(tars), options)
     if _holds_tables(folder):
         refuse_image_options(folder, options, (*COLUMNS, "config", "split"))
-        return open_dataset_images(folder, options)
+        folder = os.path.abspath(folder)
+        return _open_dataset(folder, folder, options)
     raise no_images(folder, found)
 
 

@@ -18,7 +18,7 @@ from ...artefacts import BUILDING, check_checksum, digest, read_json
 from ...corpora import CAPTION_PROMPT, PAPER_PROMPT, CaptionRules, TextSource, preset_named
 from ...errors import BlissError, UsageError
 from ...progress import Progress
-from ..encode.encoder import IDENTITY, Encoder, check_same_model
+from ..encode.encoder import Encoder, check_same_model
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..store.manifest import (
@@ -39,18 +39,8 @@ from ..store.parts import (
 )
 from ..vectors.layout import metadata_file
 from .finish import ADDING, finish_addition
-from .parts import (
-    COPYING,
-    PROGRESS,
-    Encode,
-    embedded_parts,
-    encoded_parts,
-    make_parts,
-    missing_parts,
-    open_text_embeddings,
-    truncated_captions,
-)
-from .plan import KnownCaptions, RowPlan, make_plan, open_plan
+from .parts import CaptionJob, copying_job, encoding_job, missing_parts, open_text_embeddings
+from .plan import KnownCaptions
 
 
 @dataclass(frozen=True)
@@ -87,18 +77,6 @@ class Added:
             ) from error
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One addition: its sources, their descriptions, and where their vectors come from."""
-
-    sources: tuple[TextSource, ...]
-    described: list[dict[str, Any]]
-    identity: Mapping[str, Any]
-    encode: Encode
-    truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
-    doing: str = PROGRESS
-
-
 NO_OPTIONS = AddOptions()
 
 
@@ -117,18 +95,12 @@ def add_captions(
     """
     folder = Path(folder)
 
-    def job(manifest: Mapping[str, Any]) -> _Job:
+    def job(manifest: Mapping[str, Any]) -> CaptionJob:
         check_same_model(manifest["model"], str(folder), encoder.facts, "the model given")
         prompts = options.prompts or shared_prompts(manifest["sources"])
         described = describe_sources(sources, prompts, options.licences)
         named = without_names(described, [source["name"] for source in manifest["sources"]])
-        return _Job(
-            tuple(sources),
-            named,
-            {name: encoder.facts[name] for name in (*IDENTITY, "precision")},
-            lambda plan, numbers: encoded_parts(plan, numbers, encoder, named, progress),
-            lambda plan: truncated_captions(plan, encoder, named),
-        )
+        return encoding_job(sources, named, encoder, progress)
 
     return _add(folder, job, options, progress)
 
@@ -147,26 +119,18 @@ def add_embeddings(
     folder = Path(folder)
     texts = open_text_embeddings(Path(embeddings), column)
 
-    def job(manifest: Mapping[str, Any]) -> _Job:
+    def job(manifest: Mapping[str, Any]) -> CaptionJob:
         facts = {"dimension": texts.folder.dimension}
         check_same_model(manifest["model"], str(folder), facts, str(embeddings))
-        described = describe_sources([texts], None, options.licences)
-        described = [{**each, "prompts": []} for each in described]
-        named = without_names(described, [source["name"] for source in manifest["sources"]])
-        return _Job(
-            (texts,),
-            named,
-            facts,
-            lambda plan, numbers: embedded_parts(plan, numbers, texts, progress),
-            doing=COPYING,
-        )
+        taken = [source["name"] for source in manifest["sources"]]
+        return copying_job(texts, options.licences, facts, progress, taken)
 
     return _add(folder, job, options, progress)
 
 
 def _add(
     folder: Path,
-    make_job: Callable[[Mapping[str, Any]], _Job],
+    make_job: Callable[[Mapping[str, Any]], CaptionJob],
     options: AddOptions,
     progress: Progress,
 ) -> Added:
@@ -182,17 +146,11 @@ def _add(
         job, adding = make_job(manifest), folder / ADDING
         request = _request(manifest, job)
         _begin(adding, request, job, options.overwrite)
-        plan = open_plan(adding / "plan")
-        if plan is None:
-            known = [KnownCaptions(_metadata(folder, manifest))] if rules.deduplicate else []
-            plan = make_plan(
-                [*known, *job.sources],
-                rules,
-                adding / "plan",
-                part_rows,
-                [each["corpus"] for each in job.described],
-                lambda read: progress("texts read", read, 0),
-            )
+
+        def known() -> list[KnownCaptions]:
+            return [KnownCaptions(_metadata(folder, manifest))] if rules.deduplicate else []
+
+        plan = job.plan(adding / "plan", rules, part_rows, progress, known)
         if not plan.count:
             shutil.rmtree(adding, ignore_errors=True)
             raise UsageError(
@@ -200,8 +158,7 @@ def _add(
                 "at least one that is new",
                 "Give other captions; `bliss index remove --undo` brings removed ones back",
             )
-        missing = missing_parts(adding, plan)
-        make_parts(adding, plan, missing, job.encode, manifest["dtype"], progress, doing=job.doing)
+        job.make_parts(adding, plan, missing_parts(adding, plan), manifest["dtype"], progress)
         counts = finish_addition(
             folder, manifest, plan, job.described, digest(request), job.truncated(plan)
         )
@@ -240,18 +197,19 @@ def _without_last_addition(manifest: Mapping[str, Any]) -> dict[str, Any] | None
     }
 
 
-def _request(manifest: Mapping[str, Any], job: _Job) -> dict[str, Any]:
+def _request(manifest: Mapping[str, Any], job: CaptionJob) -> dict[str, Any]:
     """What must be the same to continue: the stored rows of the index, and what is added."""
     names = [n for p, rows in enumerate(manifest["parts"]) if rows for n in files_of_part(p)]
     stored = {name: manifest["checksums"].get(name) for name in names}
     return {"index": digest(stored), "sources": request_of(job.described), **job.identity}
 
 
-def _begin(adding: Path, request: dict[str, Any], job: _Job, overwrite: bool) -> None:
+def _begin(adding: Path, request: dict[str, Any], job: CaptionJob, overwrite: bool) -> None:
     """Start the addition or continue it; remains of a finished one are deleted."""
     if (adding / BUILDING).is_file():
         try:
-            before = read_request(adding)
+            before = read_json(adding / BUILDING).get("request")
+            before = in_current_terms(before) if isinstance(before, dict) else {}
         except BlissError:
             before = {}
         if before.get("index") != request["index"]:
@@ -266,12 +224,6 @@ def _begin(adding: Path, request: dict[str, Any], job: _Job, overwrite: bool) ->
     elif adding.is_dir():
         shutil.rmtree(adding, ignore_errors=True)
     begin_building(adding, request, overwrite, {"sources": job.described})
-
-
-def read_request(adding: Path) -> dict[str, Any]:
-    """The request an addition was begun for."""
-    request = read_json(adding / BUILDING).get("request")
-    return in_current_terms(request) if isinstance(request, dict) else {}
 
 
 def _metadata(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:

@@ -8,8 +8,8 @@ parts are built again, and used if they come out the same.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +20,16 @@ from ...artefacts import MANIFEST, link_file, only_run_in, sha256_of
 from ...corpora import CaptionRules, TextSource
 from ...errors import BlissError, UsageError
 from ...progress import Progress, no_progress
-from ..encode.encoder import IDENTITY, Encoder
+from ..encode.encoder import Encoder
 from ..images.embedding import EmbeddingEngine
 from ..search.captions import CaptionIndex
 from ..search.index import open_index
 from ..search.structures import write_flat_index
 from ..store.manifest import DTYPES, IndexFolder, checked_names, part_of
-from ..store.parts import (
-    Described,
-    begin_building,
-    describe_sources,
-    drop_records,
-    is_finished,
-    request_of,
-)
+from ..store.parts import begin_building, describe_sources, drop_records, is_finished, request_of
 from ..vectors.rows import load_vectors
 from .finish import finish_index
-from .parts import (
-    COPYING,
-    PROGRESS,
-    Encode,
-    embedded_parts,
-    encoded_parts,
-    make_parts,
-    missing_parts,
-    open_text_embeddings,
-    truncated_captions,
-)
-from .plan import RowPlan, make_plan, open_plan
+from .parts import CaptionJob, copying_job, encoding_job, missing_parts, open_text_embeddings
 
 REPAIRING = "repairing"
 """The folder, within the index, in which parts are built again."""
@@ -144,24 +126,6 @@ def put_back(folder: Path, damaged: Mapping[int, Sequence[str]]) -> None:
     shutil.rmtree(made, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One build: what is requested, and where its vectors come from."""
-
-    sources: tuple[TextSource, ...]
-    folder: Path
-    options: IndexOptions
-    request: dict[str, Any]
-    """What must be the same for the build to be continued."""
-    facts: dict[str, Any]
-    """model, dtype and sources, as in the manifest."""
-    encode: Encode
-    truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
-    """How many captions of each source the model's token limit cuts, where known."""
-    doing: str = PROGRESS
-    """What is done with its captions, for messages."""
-
-
 @checked
 def build_index(
     sources: TextSource | Sequence[TextSource],
@@ -176,7 +140,11 @@ def build_index(
     folder belongs to another request, BlissError for a corpus without usable text, a disk that
     cannot be written (finished parts are kept) or a folder that another run is working in.
     """
-    return _build(_encoding_job(sources, encoder, folder, options, progress), progress)
+    every = tuple(sources) if isinstance(sources, Sequence) else (sources,)
+    described = describe_sources(every, options.prompts, options.licences)
+    job = encoding_job(every, described, encoder, progress, options.engine)
+    facts = {"model": dict(encoder.facts), "dtype": options.dtype or "float16"}
+    return _build(job, Path(folder), options, facts, progress)
 
 
 @checked
@@ -203,117 +171,61 @@ def index_embeddings(
     first = load_vectors(texts.folder.vectors[0])
     dtype = options.dtype or ("float16" if first.dtype == np.float16 else "float32")
     model = {"model": None, "weights_sha256": None, "dimension": texts.folder.dimension}
-    described = [
-        {**each, "prompts": []} for each in describe_sources([texts], None, options.licences)
-    ]
-    job = _Job(
-        (texts,),
-        Path(output),
-        options,
-        {"sources": request_of(described), **_settings(options, dtype)},
-        {"model": model, "dtype": dtype, "sources": described},
-        lambda plan, numbers: embedded_parts(plan, numbers, texts, progress),
-        doing=COPYING,
-    )
-    return _build(job, progress)
+    job = copying_job(texts, options.licences, {}, progress)
+    return _build(job, Path(output), options, {"model": model, "dtype": dtype}, progress)
 
 
-def _encoding_job(
-    sources: TextSource | Sequence[TextSource],
-    encoder: Encoder,
-    folder: str | Path,
+def _build(
+    job: CaptionJob,
+    folder: Path,
     options: IndexOptions,
+    facts: Mapping[str, Any],
     progress: Progress,
-) -> _Job:
-    all_sources = tuple(sources) if isinstance(sources, Sequence) else (sources,)
-    dtype = options.dtype or "float16"
-    described = describe_sources(all_sources, options.prompts, options.licences)
-    identity = {name: encoder.facts[name] for name in (*IDENTITY, "precision")}
-    return _Job(
-        all_sources,
-        Path(folder),
-        options,
-        {"sources": request_of(described), **_settings(options, dtype), **identity},
-        {"model": dict(encoder.facts), "dtype": dtype, "sources": described},
-        _encoding(encoder, described, options.engine, progress),
-        lambda plan: truncated_captions(plan, encoder, described),
-    )
-
-
-def _encoding(
-    encoder: Encoder,
-    described: Sequence[Described],
-    engine: EmbeddingEngine | None,
-    progress: Progress,
-) -> Encode:
-    encode = encoded_parts if engine is None else engine.encode_captions
-    return lambda plan, numbers: encode(plan, numbers, encoder, described, progress)
-
-
-def _settings(options: IndexOptions, dtype: str) -> dict[str, Any]:
-    return {
+) -> CaptionIndex:
+    """`facts` are model and dtype, as in the manifest."""
+    request = {
+        "sources": request_of(job.described),
         "rules": asdict(options.rules),
-        "dtype": dtype,
+        "dtype": facts["dtype"],
         "part_rows": options.part_rows,
         "near_duplicates": options.near_duplicates,
+        **job.identity,
     }
-
-
-def _build(job: _Job, progress: Progress) -> CaptionIndex:
-    folder = job.folder
+    facts = {**facts, "sources": job.described}
     with only_run_in(folder):
-        _begin(job)
+        # Without a finished plan there is nothing to lose.
+        begun = any((folder / name).exists() for name in (MANIFEST, "plan/plan.json"))
+        begin_building(folder, request, options.overwrite or not begun, facts)
         if is_finished(folder):
             drop_records(folder)
-            if job.options.repair:
-                _repair(job, progress)
+            if options.repair:
+                _repair(job, folder, options, request, facts, progress)
         else:
-            plan = _plan(job, progress)
-            missing = missing_parts(folder, plan)
-            make_parts(
-                folder, plan, missing, job.encode, job.facts["dtype"], progress, doing=job.doing
-            )
+            plan = job.plan(folder / "plan", options.rules, options.part_rows, progress)
+            job.make_parts(folder, plan, missing_parts(folder, plan), facts["dtype"], progress)
             finish_index(folder, plan, progress, job.truncated(plan))
         index = open_index(folder)
-        if job.options.export and not (folder / "text.index").is_file():
+        if options.export and not (folder / "text.index").is_file():
             write_flat_index(folder / "text.index", index.vectors, index.model["dimension"])
     return index
 
 
-def _begin(job: _Job) -> None:
-    """Start the folder or continue it; without a finished plan there is nothing to lose."""
-    folder = job.folder
-    begun = any((folder / name).exists() for name in (MANIFEST, "plan/plan.json"))
-    begin_building(folder, job.request, job.options.overwrite or not begun, job.facts)
-
-
-def _repair(job: _Job, progress: Progress) -> None:
+def _repair(
+    job: CaptionJob,
+    folder: Path,
+    options: IndexOptions,
+    request: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    progress: Progress,
+) -> None:
     """Make the damaged parts of a finished index again, in a folder in it, and move them in."""
-    damaged = damaged_parts(job.folder)
+    damaged = damaged_parts(folder)
     if not damaged:
         return
-    repairing = replace(job, folder=job.folder / REPAIRING)
-    begin_building(repairing.folder, job.request, True, job.facts)
-    plan = _plan(repairing, progress)
-    check_planned(job.folder, damaged, len(plan.parts))
-    wanted = [p for p in missing_parts(repairing.folder, plan) if p in damaged]
-    make_parts(
-        repairing.folder, plan, wanted, job.encode, job.facts["dtype"], progress, doing=job.doing
-    )
-    put_back(job.folder, damaged)
-
-
-def _plan(job: _Job, progress: Progress) -> RowPlan:
-    """The row plan, made if it does not exist."""
-    folder = job.folder / "plan"
-    plan = open_plan(folder)
-    if plan is None:
-        plan = make_plan(
-            job.sources,
-            job.options.rules,
-            folder,
-            job.options.part_rows,
-            [described["corpus"] for described in job.facts["sources"]],
-            lambda read: progress("texts read", read, 0),
-        )
-    return plan
+    making = folder / REPAIRING
+    begin_building(making, request, True, facts)
+    plan = job.plan(making / "plan", options.rules, options.part_rows, progress)
+    check_planned(folder, damaged, len(plan.parts))
+    wanted = [p for p in missing_parts(making, plan) if p in damaged]
+    job.make_parts(making, plan, wanted, facts["dtype"], progress)
+    put_back(folder, damaged)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -26,7 +26,9 @@ import pyarrow as pa
 from ...artefacts import BUILDING, digest, read_json, sha256_of
 from ...corpora import (
     JSON,
+    CaptionRules,
     TextBatch,
+    TextSource,
     check_prompts,
     choose_arrow_column,
     closed_after,
@@ -37,21 +39,24 @@ from ...corpora import (
 )
 from ...progress import Progress
 from ...safe_text import counted
-from ..encode.encoder import Encoder, Through, average_prompts
+from ..encode.encoder import IDENTITY, Encoder, Through, average_prompts
+from ..images.embedding import EmbeddingEngine
 from ..store.parts import (
     Described,
     Journal,
     Part,
     delete_files,
+    describe_sources,
     encoding_prompts,
     files_of,
     finished_part,
+    without_names,
     write_part,
 )
 from ..vectors.layout import EmbeddingFolder, open_embedding_folder, parquet_schema
 from ..vectors.rows import load_vectors
 from ..vectors.unit_rows import normalise_rows
-from .plan import RowPlan, plan_batches, read_plan_part
+from .plan import RowPlan, make_plan, open_plan, plan_batches, read_plan_part
 
 BATCHES_AHEAD = 4
 """Tokenised batches that may wait for the encoder."""
@@ -74,22 +79,17 @@ def encode_captions(
     Raises UsageError for malformed prompts; the iterator raises what reading or tokenising raises,
     unchanged and after the rows before it.
     """
-    return _encode(batches, encoder, check_prompts(prompts), ahead, through)
-
-
-def _encode(
-    batches: Iterable[Sequence[str]],
-    encoder: Encoder,
-    prompts: Sequence[str],
-    ahead: int,
-    through: Through | None,
-) -> Iterator[np.ndarray]:
+    prompts = check_prompts(prompts)
     encode = encoder.encode_tokens
     if through is not None:
         encode = partial(encode, through=through)
-    with closing(_tokenised(batches, encoder, prompts, ahead)) as tokenised:
-        for ids in tokenised:
-            yield average_prompts(encode(each) for each in ids)
+
+    def rows() -> Iterator[np.ndarray]:
+        with closing(_tokenised(batches, encoder, prompts, ahead)) as tokenised:
+            for ids in tokenised:
+                yield average_prompts(encode(each) for each in ids)
+
+    return rows()
 
 
 def _tokenised(
@@ -153,35 +153,99 @@ Encode = Callable[[RowPlan, Sequence[int]], Iterator[tuple[int, np.ndarray]]]
 """(number, raw vectors [m, d]) of the parts with some numbers, in any order."""
 
 
-def make_parts(  # noqa: PLR0913 - six positional
-    folder: Path,
-    plan: RowPlan,
-    numbers: Sequence[int],
-    encode: Encode,
-    dtype: str,
-    progress: Progress,
-    *,
-    doing: str = PROGRESS,
-) -> None:
-    """Encode and store the parts `numbers`, and report the rate of `doing` that.
+@dataclass(frozen=True)
+class CaptionJob:
+    """Captions to store, and where their vectors come from."""
 
-    Raises what encoding or storing a part raises; parts stored by then are kept.
-    """
-    start = time.perf_counter()
-    writing: Future[None] | None = None
-    with ThreadPoolExecutor(1, "parts") as writer, closed_after(encode(plan, numbers)) as parts:
-        for number, raw in parts:
+    sources: tuple[TextSource, ...]
+    described: list[dict[str, Any]]
+    """A Described for each source."""
+    identity: Mapping[str, Any]
+    """What must be the same of their model for the job to be continued."""
+    encode: Encode
+    truncated: Callable[[RowPlan], list[int | None] | None] = lambda plan: None
+    """How many captions of each source the model's token limit cuts, where known."""
+    doing: str = PROGRESS
+    """What is done with the captions, for messages."""
+
+    def plan(
+        self,
+        folder: Path,
+        rules: CaptionRules,
+        part_rows: int,
+        progress: Progress,
+        known: Callable[[], Sequence[TextSource]] = lambda: (),
+    ) -> RowPlan:
+        """The row plan in `folder`, made if there is none, without the captions of `known()`."""
+        plan = open_plan(folder)
+        if plan is None:
+            facts = [each["corpus"] for each in self.described]
+            every = [*known(), *self.sources]
+            plan = make_plan(every, rules, folder, part_rows, facts,
+                             lambda read: progress("texts read", read, 0))  # fmt: skip
+        return plan
+
+    def make_parts(
+        self, folder: Path, plan: RowPlan, numbers: Sequence[int], dtype: str, progress: Progress
+    ) -> None:
+        """Encode and store the parts `numbers`, and report the rate.
+
+        Raises what encoding or storing a part raises; parts stored by then are kept.
+        """
+        start = time.perf_counter()
+        writing: Future[None] | None = None
+        with (
+            ThreadPoolExecutor(1, "parts") as writer,
+            closed_after(self.encode(plan, numbers)) as parts,
+        ):
+            for number, raw in parts:
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(_store_part, folder, plan, number, raw, dtype)
             if writing is not None:
                 writing.result()
-            writing = writer.submit(_store_part, folder, plan, number, raw, dtype)
-        if writing is not None:
-            writing.result()
-    rows = sum(plan.parts[number] for number in numbers)
-    if rows:
-        rate = rows / max(time.perf_counter() - start, 1e-9)
-        digits = 1 if rate < 100 else 0
-        what = counted(rows, doing.replace("captions", "caption", 1), doing)
-        progress(f"{what}, {rate:,.{digits}f} captions per second", 0, 0)
+        rows = sum(plan.parts[number] for number in numbers)
+        if rows:
+            rate = rows / max(time.perf_counter() - start, 1e-9)
+            digits = 1 if rate < 100 else 0
+            what = counted(rows, self.doing.replace("captions", "caption", 1), self.doing)
+            progress(f"{what}, {rate:,.{digits}f} captions per second", 0, 0)
+
+
+def encoding_job(
+    sources: Sequence[TextSource],
+    described: list[dict[str, Any]],
+    encoder: Encoder,
+    progress: Progress,
+    engine: EmbeddingEngine | None = None,
+) -> CaptionJob:
+    """Captions that `encoder` embeds, here or by an engine."""
+    encode = encoded_parts if engine is None else engine.encode_captions
+    return CaptionJob(
+        tuple(sources),
+        described,
+        {name: encoder.facts[name] for name in (*IDENTITY, "precision")},
+        lambda plan, numbers: encode(plan, numbers, encoder, described, progress),
+        lambda plan: truncated_captions(plan, encoder, described),
+    )
+
+
+def copying_job(
+    texts: EmbeddedTexts,
+    licences: Sequence[str],
+    identity: Mapping[str, Any],
+    progress: Progress,
+    taken: Sequence[str] = (),
+) -> CaptionJob:
+    """Captions whose vectors are there; their source gets a name that is not `taken`."""
+    described = [{**each, "prompts": []} for each in describe_sources([texts], None, licences)]
+    return CaptionJob(
+        (texts,),
+        without_names(described, taken),
+        identity,
+        lambda plan, numbers: embedded_parts(plan, numbers, texts, progress),
+        doing=COPYING,
+    )
 
 
 def missing_parts(folder: Path, plan: RowPlan) -> tuple[int, ...]:

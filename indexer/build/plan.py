@@ -47,7 +47,7 @@ from ...corpora import (
     rules_for,
 )
 from ...errors import BlissError
-from ...tables import open_table, read_batches
+from ...tables import file_batches, open_table, read_batches
 
 LEAST_MEMORY, MOST_MEMORY = 32 << 20, 16 << 30
 ROWS = 32_768
@@ -188,8 +188,7 @@ def plan_batches(plan: RowPlan, number: int, size: int) -> Iterator[pa.RecordBat
     """The rows of one part, at most `size` at a time; BlissError where they cannot be read."""
     path = plan.folder / plan_file(number)
     try:
-        with open(path, "rb") as opened, open_table(opened) as file:
-            yield from read_batches(file, size)
+        yield from file_batches(path, size)
     except (OSError, pa.ArrowException) as error:
         raise BlissError(
             f"{path} could not be read ({error})",
@@ -316,30 +315,22 @@ def _planned(folder: Path, deduplicate: bool, known: int) -> Iterator[pa.RecordB
 
 def _kept(folder: Path, deduplicate: bool) -> Iterator[pa.RecordBatch]:
     """The kept rows in order: the staged ones without later duplicates."""
-    with (
-        open(folder / STAGED, "rb") as opened,
-        open_table(opened) as staged,
-    ):
-        batches = read_batches(staged, ROWS, PLANNED.names)
-        if not deduplicate:
-            yield from batches
-            return
-        with (
-            open(folder / FIRSTS, "rb") as wanted,
-            open_table(wanted) as firsts,
-        ):
-            more = read_batches(firsts, ROWS)
-            ahead, start = np.empty(0, np.int64), 0
-            for batch in batches:
-                stop = start + len(batch)
-                while not ahead.size or ahead[-1] < stop:
-                    some = next(more, None)
-                    if some is None:
-                        break
-                    ahead = np.concatenate([ahead, some.column(0).to_numpy()])
-                here = int(np.searchsorted(ahead, stop))
-                yield batch.take(pa.array(ahead[:here] - start))
-                ahead, start = ahead[here:], stop
+    batches = file_batches(folder / STAGED, ROWS, PLANNED.names)
+    if not deduplicate:
+        yield from batches
+        return
+    with closed_after(batches), closed_after(file_batches(folder / FIRSTS, ROWS)) as more:
+        ahead, start = np.empty(0, np.int64), 0
+        for batch in batches:
+            stop = start + len(batch)
+            while not ahead.size or ahead[-1] < stop:
+                some = next(more, None)
+                if some is None:
+                    break
+                ahead = np.concatenate([ahead, some.column(0).to_numpy()])
+            here = int(np.searchsorted(ahead, stop))
+            yield batch.take(pa.array(ahead[:here] - start))
+            ahead, start = ahead[here:], stop
 
 
 def _cut(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -396,11 +387,10 @@ class KnownCaptions:
         first = 0
         for path in self.files:
             try:
-                with open(path, "rb") as opened, open_table(opened) as file:
-                    for batch in read_batches(file, size, ["caption"]):
-                        texts = batch.column(0).to_pylist()
-                        yield TextBatch(texts, np.arange(first, first + len(texts)))
-                        first += len(texts)
+                for batch in file_batches(path, size, ["caption"]):
+                    texts = batch.column(0).to_pylist()
+                    yield TextBatch(texts, np.arange(first, first + len(texts)))
+                    first += len(texts)
             except (OSError, pa.ArrowException) as error:
                 raise BlissError(
                     f"{path} could not be read ({error})",

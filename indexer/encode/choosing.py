@@ -241,7 +241,8 @@ def package_of(error: BaseException | None) -> str | None:
         mentioned = _MENTIONED.search(str(each))
         if mentioned and isinstance(each, ImportError | ValueError | RuntimeError):
             package = mentioned[1].lower()
-            if _ABSENT.search(str(each)) and importlib.util.find_spec(_module(package)) is None:
+            module = "google" if package == "protobuf" else package
+            if _ABSENT.search(str(each)) and importlib.util.find_spec(module) is None:
                 return package
     return None
 
@@ -253,10 +254,6 @@ def not_installed(model: str, package: str) -> BlissError:
         f"{package} beside bliss-audit",
         f"Run python -m pip install {package}",
     )
-
-
-def _module(package: str) -> str:
-    return "google" if package == "protobuf" else package
 
 
 def _towers(config: Mapping[str, Any], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

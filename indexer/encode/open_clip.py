@@ -8,7 +8,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -76,14 +76,7 @@ def load_encoder(choice: ModelChoice) -> Encoder:
 
 def encoder_of_model(loaded: LoadedModel) -> Encoder:
     """The Encoder of a loaded model."""
-    return encoder_of(
-        loaded.model,
-        loaded.tokenizer,
-        loaded.facts,
-        loaded.batch_size,
-        loaded.chosen,
-        loaded.statistics,
-    )
+    return encoder_of(**vars(loaded))
 
 
 def encoder_of(
@@ -104,7 +97,8 @@ def encoder_of(
     preprocessing = _preprocessing(model)
     if statistics is not None:
         preprocessing = replace(preprocessing, mean=statistics[0], std=statistics[1])
-    autocast = _autocast(device, facts.get("precision", "fp32"))
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(facts.get("precision", "fp32"))
+    autocast = nullcontext if kind is None else partial(torch.autocast, device.type, dtype=kind)
     tokenise, recipe = tokeniser_of(tokenizer)
     pad, context_length = int(tokenise(["a"])[0, -1]), tokenise(["a"]).shape[1]
 
@@ -158,7 +152,10 @@ def encoder_of(
         "dimension": dimension,
         "context_length": context_length,
         "short_captions_exact": short,
-        "preprocessing": _json(asdict(preprocessing)),
+        "preprocessing": {
+            name: list(value) if isinstance(value, tuple) else value  # as JSON returns it
+            for name, value in asdict(preprocessing).items()
+        },
     }
     return Encoder(
         facts=complete,
@@ -219,16 +216,6 @@ def _unit(features: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
 
 
-def _autocast(device: torch.device, precision: str) -> Any:
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-    def context() -> AbstractContextManager[Any]:
-        kind = kinds.get(precision)
-        return nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)
-
-    return context
-
-
 def _in_dtype(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """A copy of a model whose floating-point weights and buffers are cast, one after the other."""
     parameters = {
@@ -258,11 +245,6 @@ def _preprocessing(model: torch.nn.Module) -> Preprocessing:
         std=tuple(config["std"]),
         fill_color=config.get("fill_color", 0),
     )
-
-
-def _json(facts: dict[str, Any]) -> dict[str, Any]:
-    """Facts as JSON returns them: tuples become lists."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
 
 
 def threads_used() -> int:

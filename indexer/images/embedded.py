@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -411,7 +411,9 @@ def paths_and_labels(layout: EmbeddingFolder) -> tuple[TextColumn, TextColumn]:
 def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:
     """Its texts as large_binary arrays of ROWS_AT_ONCE; nulls without such a column."""
     try:
-        arrays = arrow_texts(read_parquet(file, [name])[name]) if name else [_nothing(count)]
+        arrays: Iterable[pa.Array] = [pa.nulls(count, pa.large_binary())]
+        if name is not None:
+            arrays = arrow_texts(read_parquet(file, [name])[name])
         for values in arrays:
             for start in range(0, len(values), ROWS_AT_ONCE):
                 yield _cut(values.slice(start, ROWS_AT_ONCE))
@@ -432,10 +434,6 @@ def _cut(values: pa.Array) -> pa.Array:
     for row in np.flatnonzero(long.fill_null(False).to_numpy(zero_copy_only=False)):
         texts[row] = display_path(texts[row].decode("utf-8", "replace")).encode()
     return pa.array(texts, values.type)
-
-
-def _nothing(count: int) -> pa.Array:
-    return pa.nulls(count, pa.large_binary())
 
 
 def _numbered(values: pa.Array, first: int) -> pa.Array:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -39,14 +39,6 @@ fp16, and as much for a length that rounding changed."""
 FIRST_SELECTED = 64
 ADDED_AT_ONCE = 65_536
 QUERY_BYTES = 256 << 20
-
-
-@runtime_checkable
-class StoredBlocks(Protocol):
-    """Rows that can be read as they are stored, in fp16 perhaps."""
-
-    def stored_blocks(self) -> Blocks:
-        """All rows in blocks."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +194,7 @@ def stored_blocks(texts: Rows) -> Blocks:
     """Blocks of texts as they are stored, where they are: they go to the GPU in fp16 anyway."""
     if isinstance(texts, SelectedRows):
         return select_blocks(stored_blocks(texts.rows), texts.chosen)
-    return texts.stored_blocks() if isinstance(texts, StoredBlocks) else blocks_of(texts)
+    return texts.stored_blocks() if hasattr(texts, "stored_blocks") else blocks_of(texts)
 
 
 def _check_selected(k: int, rows: Rows, live: np.ndarray | None) -> None:

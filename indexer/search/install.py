@@ -193,7 +193,8 @@ def _install(
 ) -> dict[str, Any]:
     """Name the file by its content, so that no installed file is overwritten by another."""
     checksum = sha256_of(made.path)
-    name = f"{FOLDER}/{_file_name(made.kind.name)}-{checksum[:12]}.faiss"
+    kind = "".join(letter if letter.isalnum() else "_" for letter in made.kind.name)[:60]
+    name = f"{FOLDER}/{kind}-{checksum[:12]}.faiss"
     os.replace(made.path, folder.path / name)
     search = {
         "kind": made.kind.name,
@@ -222,8 +223,3 @@ def _replace(folder: IndexFolder, search: dict[str, Any], checksum: str | None) 
             if f"{FOLDER}/{path.name}" != search.get("file") and ".faiss" in path.suffixes:
                 path.unlink(missing_ok=True)
     return search
-
-
-def _file_name(kind: str) -> str:
-    """A kind as part of a file name."""
-    return "".join(letter if letter.isalnum() else "_" for letter in kind)[:60]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import UsageError
-from ...tables import open_table, read_batches
+from ...tables import file_batches
 from ..vectors.layout import metadata_file
 from ..vectors.unit_rows import blocks_of
 from .index import FolderIndex
@@ -110,10 +110,9 @@ def _captions(index: FolderIndex) -> Iterator[tuple[int, pa.Array]]:
         if rows:
             name = metadata_file(number)
             index.opened.check(name)
-            with open_table(index.folder / name) as file:
-                for batch in read_batches(file, CAPTIONS_AT_ONCE, ["caption"]):
-                    yield first, batch.column(0)
-                    first += len(batch)
+            for batch in file_batches(index.folder / name, CAPTIONS_AT_ONCE, ["caption"]):
+                yield first, batch.column(0)
+                first += len(batch)
 
 
 def _matches(captions: pa.Array, where: CaptionFilter) -> np.ndarray:

@@ -98,23 +98,16 @@ def check_output(output: str, options: Sequence[str]) -> None:
 def build_to(
     output: str, overwrite: bool, build: Callable[[Path], Built], progress: Progress
 ) -> Built:
-    """Call `build(folder)` for a local folder; for an address as `build_at` does."""
-    if is_remote(output):
-        return build_at(output, overwrite, build, progress)
-    return build(Path(output))
-
-
-def build_at(
-    address: str, overwrite: bool, build: Callable[[Path], Built], progress: Progress
-) -> Built:
-    """Call `build(folder)` for a folder in the cache and copy that to an address; resumable.
+    """Call `build(folder)`; for an address with a folder in the cache, which is copied there.
 
     Where the address has an index, `build` gets a copy of it and may refuse another request;
     `overwrite` replaces it. Returns the result of `build` for the finished copy. Raises UsageError
     where the address holds other files, BlissError where it cannot be written: what was built
     stays in the cache for the next run.
     """
-    address = _checked(address)
+    if not is_remote(output):
+        return build(Path(output))
+    address = _checked(output)
     there = _remote_manifest(address)
     work = cache_folder() / "outputs" / digest({"address": address})
     if there is not None and not overwrite:

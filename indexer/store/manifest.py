@@ -19,7 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...artefacts import LOCK, MANIFEST, check_checksum, only_run_in, read_manifest, write_json
+from ...artefacts import (
+    LOCK,
+    MANIFEST,
+    check_checksum,
+    is_count,
+    misfit,
+    only_run_in,
+    read_manifest,
+    write_json,
+)
 from ...corpora import is_remote
 from ...errors import BlissError, UsageError
 from ..vectors.layout import caption_files, metadata_file, vector_file
@@ -196,16 +205,23 @@ def unusable(where: str, name: str) -> BlissError:
     )
 
 
+_COUNTS = {"read": is_count, "kept": is_count, "*": is_count}
+_FIELDS: Mapping[str, Any] = {
+    "parts": lambda parts: bool(parts) and misfit(parts, [is_count]) is None,
+    "checksums": {"*": lambda text: isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text)},
+    "model": {"dimension": lambda value: is_count(value) and value > 0},
+    "dtype": lambda name: name in DTYPES,
+    "sources": [
+        {"name": str, "licence?": (str, type(None)), "corpus": dict, "prompts": [str],
+         "rows": is_count, "counts": _COUNTS}
+    ],
+}  # fmt: skip
+"""The fields that every use of an index needs, as `misfit` checks them."""
+
+
 def _field_checks(content: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether each field that every use of an index needs is sound."""
-    model = content["model"]
-    return {
-        "parts": _counts_in(content["parts"]),
-        "checksums": all(_is_hash(value) for value in content["checksums"].values()),
-        "model": _is_count(model.get("dimension")) and model["dimension"] > 0,
-        "dtype": content["dtype"] in DTYPES,
-        "sources": all(map(_is_source, content["sources"])),
-    }
+    """Whether each of them is sound."""
+    return {name: misfit(content[name], form) is None for name, form in _FIELDS.items()}
 
 
 def type_problems(content: Mapping[str, Any]) -> list[str]:
@@ -213,7 +229,7 @@ def type_problems(content: Mapping[str, Any]) -> list[str]:
     search = content.get("search")
     checks = {
         **_field_checks(content),
-        "counts": _is_account(content["counts"]),
+        "counts": misfit(content["counts"], _COUNTS) is None,
         "search": isinstance(search, dict) and isinstance(search.get("kind"), str),
         "removed": "removed" in content,
         "request": isinstance(content.get("request"), dict),
@@ -245,7 +261,7 @@ def count_problems(manifest: Mapping[str, Any]) -> list[str]:
         if stored != source["rows"]:
             found.append(f"{source['name']}: {stored:,} were stored, {source['rows']:,} rows named")
     covered = manifest["search"].get("rows", 0)
-    if not _is_count(covered) or covered > sum(parts):
+    if not is_count(covered) or covered > sum(parts):
         found.append(f"the search structure covers {covered!r} of {sum(parts):,} rows")
     return found
 
@@ -265,34 +281,3 @@ def name_problems(manifest: Mapping[str, Any]) -> list[str]:
     if file is not None and file not in listed:
         found.append(f"its search structure is {file!r}, which it does not list")
     return found
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _counts_in(values: Any) -> bool:
-    return bool(values) and all(map(_is_count, values))
-
-
-def _is_hash(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
-def _is_account(counts: Any) -> bool:
-    return isinstance(counts, dict) and {"read", "kept"} <= counts.keys() and _counts_in(
-        counts.values()
-    )  # fmt: skip
-
-
-def _is_source(source: Any) -> bool:
-    return (
-        isinstance(source, dict)
-        and isinstance(source.get("name"), str)
-        and isinstance(source.get("licence"), str | None)
-        and isinstance(source.get("corpus"), dict)
-        and isinstance(source.get("prompts"), list)
-        and all(isinstance(prompt, str) for prompt in source["prompts"])
-        and _is_count(source.get("rows"))
-        and _is_account(source.get("counts"))
-    )

@@ -227,7 +227,8 @@ def begin_building(
             "Choose another output folder, or pass --overwrite to make this one again",
         )
     else:
-        if folder.is_dir() and any(not _passing(path) for path in folder.iterdir()):
+        there = folder.iterdir() if folder.is_dir() else ()
+        if any(path.suffix != ".tmp" and path.name != LOCK for path in there):
             raise UsageError(
                 f"{folder} holds files that bliss did not put there",
                 "an empty or new output folder",
@@ -255,11 +256,6 @@ def differing_fields(before: Any, after: Any, name: str = "") -> list[str]:
             for field in differing_fields(one, other, f"{name}[{number}]")
         ]
     return [] if before == after else [name]
-
-
-def _passing(path: Path) -> bool:
-    """Whether a file is a lock or a temporary file of an interrupted write."""
-    return path.suffix == ".tmp" or path.name == LOCK
 
 
 def _request_of(path: Path, overwrite: bool) -> dict[str, Any]:

@@ -10,14 +10,14 @@ undoing a removal names the list before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...artefacts import MANIFEST, read_array, sha256_of, write_array
+from ...artefacts import MANIFEST, is_count, misfit, read_array, sha256_of, write_array
 from ...errors import BlissError, UsageError
 from ..vectors.layout import vector_file
 from ..vectors.rows import (
@@ -130,6 +130,12 @@ REMOVED = "removed.npy"
 EXPORT = "text.index"
 """The export for other programs; deleted by every change, as it would be out of date."""
 _NAME = re.compile(r"removed(_[2-9]|_[1-9][0-9]{1,8})?\.npy")
+_ACCOUNT: Mapping[str, Any] = {
+    "file": lambda name: isinstance(name, str) and _NAME.fullmatch(name),
+    "count": lambda rows: is_count(rows) and rows > 0,
+    "log": [{"rows": lambda rows: is_count(rows) and rows > 0}],
+}
+"""What the manifest says of removed rows, as `misfit` checks it."""
 
 
 def list_name(number: int) -> str:
@@ -146,7 +152,8 @@ def removed_rows(folder: IndexFolder) -> np.ndarray | None:
     removed, count = folder.manifest.removed, folder.manifest.stored_count
     if removed is None:
         return None
-    if not _well_formed(removed):
+    wrong = misfit(removed, _ACCOUNT) is not None
+    if wrong or sum(entry["rows"] for entry in removed["log"]) not in (0, removed["count"]):
         raise unusable(str(folder.path / MANIFEST), "removed")
     name = removed["file"]
     folder.check(name)
@@ -248,21 +255,3 @@ def _replace(folder: IndexFolder) -> dict[str, Any]:
             with suppress(OSError):  # the removal is done
                 path.unlink(missing_ok=True)
     return folder.manifest.to_json()
-
-
-def _well_formed(removed: Any) -> bool:
-    if not isinstance(removed, dict) or not isinstance(removed.get("log"), list):
-        return False
-    entries: Sequence[Any] = removed["log"]
-    counted = all(isinstance(e, dict) and _positive(e.get("rows")) for e in entries)
-    return (
-        isinstance(removed.get("file"), str)
-        and _NAME.fullmatch(removed["file"]) is not None
-        and _positive(removed.get("count"))
-        and counted
-        and (not entries or sum(entry["rows"] for entry in entries) == removed["count"])
-    )
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -79,7 +79,7 @@ def open_embedding_folder(folder: Path, kind: str) -> EmbeddingFolder:
     rows, dimensions = [], set()
     for number, path in vectors.items():
         array = load_vectors(path)
-        described = _metadata_rows(metadata[number])
+        described = _read(count_rows, metadata[number])
         if len(array) != described:
             raise BlissError(
                 f"{path} has {counted(len(array), 'row')} and {metadata[number].name} "
@@ -136,10 +136,6 @@ def column_names(path: Path) -> list[str]:
 def parquet_schema(path: Path) -> pa.Schema:
     """The columns of a parquet file and their types; BlissError when it is none."""
     return _read(read_schema, path)
-
-
-def _metadata_rows(path: Path) -> int:
-    return _read(count_rows, path)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -13,44 +13,20 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 ROWS_AT_ONCE = 16_384
-T = TypeVar("T", covariant=True)
 
-
-class Texts(Protocol[T]):
-    """n texts in order: a tuple, a list, or a TextColumn."""
-
-    def __len__(self) -> int:
-        """n."""
-
-    @overload
-    def __getitem__(self, at: int, /) -> T: ...
-    @overload
-    def __getitem__(self, at: slice, /) -> Texts[T]: ...
-    def __getitem__(self, at: Any, /) -> Any:
-        """One text, or those of a slice."""
-
-    def __iter__(self) -> Iterator[T]:
-        """Each text in turn."""
-
-    def __contains__(self, text: object, /) -> bool:
-        """Whether it is one of them."""
-
-    def index(self, text: Any, /) -> int:
-        """Where it stands first; ValueError where it does not."""
-
-    def count(self, text: Any, /) -> int:
-        """How often it is there."""
+Texts = Sequence
+"""n texts in order: a tuple, a list, or a TextColumn."""
 
 
 @dataclass(frozen=True, eq=False)
-class TextColumn:
+class TextColumn(Sequence[Any]):
     """n texts, None among them or not."""
 
     values: pa.Array
@@ -81,9 +57,6 @@ class TextColumn:
         for block in self.blocks():
             yield from block._texts()
 
-    def __contains__(self, text: object, /) -> bool:
-        return any(each == text for each in self)
-
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TextColumn):
             pairs = zip(self.blocks(), other.blocks(), strict=False)
@@ -98,17 +71,6 @@ class TextColumn:
         if plain.offset:  # else the bytes before it count where offsets have 32 bits
             plain = plain.take(pa.array(np.arange(len(plain))))
         return plain.cast(type or pa.string())
-
-    def index(self, text: object, /) -> int:
-        """Where a text stands first; ValueError where it does not."""
-        for number, each in enumerate(self):
-            if each == text:
-                return number
-        raise ValueError(f"{text!r} is not in the column")
-
-    def count(self, text: object, /) -> int:
-        """How often a text is there."""
-        return sum(each == text for each in self)
 
     def take(self, rows: np.ndarray) -> TextColumn:
         """The texts at int64 `rows` [m], in their order."""
@@ -206,8 +168,10 @@ def distinct_texts(texts: Texts[str | None]) -> list[str]:
     return sorted(name for name in _texts(values.dictionary.take(used)) if name is not None)
 
 
-def numbers_of(texts: Texts[str | None], numbers: Mapping[str, int]) -> np.ndarray:
-    """int64 [n], the number of each text, -1 for None and for texts that have none."""
+def numbers_of(texts: Texts[str | None], numbers: Mapping[str, int] | Sequence[str]) -> np.ndarray:
+    """int64 [n], the number of each text, or its place among some names; -1 for None and others."""
+    if not isinstance(numbers, Mapping):
+        numbers = {name: number for number, name in enumerate(numbers)}
     values = categories(texts).values
     known = [numbers.get(name, -1) for name in _texts(values.dictionary)]  # type: ignore[arg-type]
     return np.array([*known, -1], np.int64)[values.indices.fill_null(len(known)).to_numpy()]

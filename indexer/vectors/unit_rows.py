@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
@@ -44,17 +44,9 @@ Blocks = Iterator[tuple[int, np.ndarray]]
 """(first row, float32 [m, d]), in row order."""
 
 
-@runtime_checkable
-class BlockRows(Rows, Protocol):
-    """Rows with an order of reading of their own."""
-
-    def blocks(self) -> Blocks:
-        """All rows in blocks."""
-
-
 def blocks_of(rows: Rows) -> Blocks:
     """All rows in blocks: those of `rows.blocks()`, or everything at once for an array."""
-    if isinstance(rows, BlockRows):
+    if hasattr(rows, "blocks"):
         yield from rows.blocks()
     else:
         yield 0, rows[:]
