@@ -22,14 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..indexer.vectors import (
-    ROWS_AT_ONCE,
     Rows,
     SelectedRows,
     TextColumn,
@@ -45,7 +43,7 @@ NO_FILE = "vector:"
 
 
 @dataclass(frozen=True, eq=False)
-class Members:
+class Members(Mapping[str, tuple[int, ...]]):
     """u distinct contents and the classes of each: read like a dict, or many at once by arrays."""
 
     contents: TextColumn
@@ -67,17 +65,14 @@ class Members:
     def __iter__(self) -> Iterator[str]:
         return iter(self.contents)
 
-    def __contains__(self, content: object, /) -> bool:
-        return isinstance(content, str) and self.find([content])[0] >= 0
-
     def __getitem__(self, content: str, /) -> tuple[int, ...]:
-        found = self.get(content)
-        if found is None:
+        at = int(self.find([content])[0]) if isinstance(content, str) else -1
+        if at < 0:
             raise KeyError(content)
-        return found
+        return tuple(self.filing(np.array([at]))[1].tolist())
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, (Members, Mapping)):
+        if not isinstance(other, Mapping):
             return NotImplemented
         others = as_members(other)
         at = others.find(self.contents)
@@ -86,23 +81,6 @@ class Members:
         counts, classes = others.filing(at)
         mine = self.filing(np.arange(len(self)))
         return np.array_equal(counts, mine[0]) and np.array_equal(classes, mine[1])
-
-    def get(self, content: str, default: Any = None, /) -> Any:
-        """The classes of one content, or `default`."""
-        at = int(self.find([content])[0]) if isinstance(content, str) else -1
-        return default if at < 0 else tuple(self.filing(np.array([at]))[1].tolist())
-
-    def keys(self) -> Iterator[str]:
-        return iter(self)
-
-    def items(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Each content and its classes."""
-        for first in range(0, len(self), ROWS_AT_ONCE):
-            block = self.contents[first : first + ROWS_AT_ONCE]
-            counts, classes = self.filing(np.arange(first, first + len(block)))
-            following = iter(classes.tolist())
-            for content, count in zip(block, counts.tolist(), strict=True):
-                yield content, tuple(next(following) for _ in range(count))
 
     def filing(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many classes each of the contents `numbers` int64 [m] has, int64 [m], and these
@@ -203,8 +181,8 @@ def as_members(members: object) -> Members:
         return members
     members = {} if members is None else members
     assert isinstance(members, Mapping)
-    sizes = np.fromiter((len(classes) for _, classes in members.items()), np.int64)
-    every = (number for _, classes in members.items() for number in classes)
+    sizes = np.fromiter((len(classes) for classes in members.values()), np.int64)
+    every = (number for classes in members.values() for number in classes)
     return _searchable(text_column(iter(members)), sizes, np.fromiter(every, np.int64))
 
 

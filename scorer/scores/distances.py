@@ -72,28 +72,25 @@ def class_means(normals: Normals) -> np.ndarray:
     )
 
 
+def kth_distances(images: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+    """float64 [n], Euclidean distance of each image to the k-th nearest of unit `rows` [m, d]."""
+    distance = np.empty(len(images))
+    for batch in slices(len(images), ENTRIES // max(1, images.shape[1], k)):
+        kth = exact_search(images[batch], rows, k).rows[:, k - 1]
+        # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
+        distance[batch] = np.linalg.norm(images[batch].astype(np.float64) - rows[kth], axis=1)
+    return distance
+
+
 def _fit_knn(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """Euclidean distance to the k-th nearest of m unit rows; k is m where there are fewer.
 
     k = 50 is OpenOOD's choice for m in the tens of thousands; with few reference images it reaches
     into other classes, and k = 1 is the nearest reference image. Labels are not used.
     """
-    references = fitting.normals.images
-    k = min(whole(parameters, "k", 1), len(references))
-    rows = np.ascontiguousarray(references, np.float32)
-
-    def scores(query: Query) -> np.ndarray:
-        distance = np.empty(len(query.images))
-        step = ENTRIES // max(query.images.shape[1], k)
-        for batch in slices(len(distance), step):
-            images = query.images[batch]
-            kth = exact_search(images, rows, k).rows[:, k - 1]
-            # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
-            apart = images.astype(np.float64) - references[kth]
-            distance[batch] = np.linalg.norm(apart, axis=1)
-        return distance
-
-    return scores
+    rows = np.ascontiguousarray(fitting.normals.images, np.float32)
+    k = min(whole(parameters, "k", 1), len(rows))
+    return lambda query: kth_distances(query.images, rows, k)
 
 
 KNN = Score(
@@ -142,10 +139,7 @@ def _fit_mahalanobis(fitting: Fitting, parameters: Mapping[str, float]) -> Fitte
     means = class_means(fitting.normals)
     covariance = pooled_covariance(fitting.normals, means)
 
-    def scores(query: Query) -> np.ndarray:
-        return nearest_squared(covariance, means, query.images)
-
-    return scores
+    return lambda query: nearest_squared(covariance, means, query.images)
 
 
 MAHALANOBIS = Score(
@@ -215,10 +209,7 @@ def _fit_gaussian_ad(fitting: Fitting, parameters: Mapping[str, float]) -> Fitte
             batch += mean
         return np.sqrt(nearest)
 
-    def scores(query: Query) -> np.ndarray:
-        return in_batches(query.images, 4 * query.images.shape[1], of_batch)
-
-    return scores
+    return lambda query: in_batches(query.images, 4 * query.images.shape[1], of_batch)
 
 
 GAUSSIAN_AD = Score(
@@ -293,10 +284,7 @@ def _fit_smmp(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     def of_batch(images: np.ndarray) -> np.ndarray:
         return (unmatched(images @ texts.T / tau) + unmatched(images @ means.T / tau)) / 2
 
-    def scores(query: Query) -> np.ndarray:
-        return in_batches(query.images, max(texts.shape), of_batch)
-
-    return scores
+    return lambda query: in_batches(query.images, max(texts.shape), of_batch)
 
 
 def unmatched(logits: np.ndarray) -> np.ndarray:
@@ -332,10 +320,7 @@ def _fit_costarr(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
         length = np.sqrt(np.square(images) @ metric.T * mean_square)
         return 1 - (images @ pulled.T / np.maximum(length, 1e-12)).max(axis=1)
 
-    def scores(query: Query) -> np.ndarray:
-        return in_batches(query.images, 2 * max(prompts.shape), of_batch)
-
-    return scores
+    return lambda query: in_batches(query.images, 2 * max(prompts.shape), of_batch)
 
 
 COSTARR = Score(

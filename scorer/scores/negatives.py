@@ -81,13 +81,7 @@ def mine(fitting: Fitting, parameters: Mapping[str, float]) -> Mining:
     quantile, drop = between(parameters, "quantile", 0, 1), between(parameters, "drop", -1, 1)
     keep = between(parameters, "keep", 0, 1)
     q, largest = label_nearness(fitting.texts, fitting.normals.prompts, quantile)
-    usable = np.flatnonzero(_apart(largest, drop))
-    if not len(usable):
-        raise BlissError(
-            f"all {len(q)} external texts are within cosine {drop:g} of a normal label",
-            "texts of other things",
-            "Use another corpus",
-        )
+    usable = np.flatnonzero(_some_apart(largest, drop))
     # 0.29·100 is 28.999… in floating point, and must count as 29.
     count = max(1, int(keep * len(usable) + 1e-9))
     kept = usable[np.argsort(np.round(q[usable], 9), kind="stable")[:count]]
@@ -127,6 +121,18 @@ def random_groups(rows: np.ndarray, groups: int, seed: int) -> np.ndarray:
 def _apart(largest: np.ndarray, drop: float) -> np.ndarray:
     # A cosine of unit rows may round to just above 1, and drop = 1 means that none is dropped.
     return largest <= drop if drop < 1 else np.ones(len(largest), bool)
+
+
+def _some_apart(largest: np.ndarray, drop: float) -> np.ndarray:
+    """`_apart`, where it holds for some text; else BlissError."""
+    usable = _apart(largest, drop)
+    if not usable.any():
+        raise BlissError(
+            f"all {len(usable)} external texts are within cosine {drop:g} of a normal label",
+            "texts of other things",
+            "Use another corpus",
+        )
+    return usable
 
 
 SOURCE = (
@@ -216,16 +222,8 @@ def fit_hub_softmax(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted
     """N/(P + N) over all texts that are no label in other words, hubness taken off."""
     normals, tau = fitting.normals, positive(parameters, "tau")
     alpha, nearest = between(parameters, "alpha", 0, 1), whole(parameters, "nearest", 1)
-    usable = _apart(
-        label_nearness(fitting.texts, normals.prompts, 1.0)[1], between(parameters, "drop", -1, 1)
-    )
-    if not usable.any():
-        raise BlissError(
-            f"all {len(usable)} external texts are within cosine {parameters['drop']:g} of a "
-            "normal label",
-            "texts of other things",
-            "Use another corpus",
-        )
+    _, largest = label_nearness(fitting.texts, normals.prompts, 1.0)
+    usable = _some_apart(largest, between(parameters, "drop", -1, 1))
     hubs = [hubness(v, normals.images, nearest) for v in (fitting.texts, normals.prompts)]
     weights = np.exp(-alpha * hubs[0] / tau)
     wide, shift = normals.prompts.astype(np.float64).T, alpha * hubs[1] / tau

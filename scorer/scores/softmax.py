@@ -53,10 +53,7 @@ def fit_energy(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
     """-τ·log Σ_i e^{s_i/τ}."""
     prompts, tau = fitting.normals.prompts, positive(parameters, "tau")
 
-    def score(query: Query) -> np.ndarray:
-        return -tau * similarity(query.images, prompts, tau).log_sum
-
-    return score
+    return lambda query: -tau * similarity(query.images, prompts, tau).log_sum
 
 
 ENERGY = Score(
@@ -72,10 +69,7 @@ def fit_maximum_cosine(fitting: Fitting, parameters: Mapping[str, float]) -> Fit
     """-max_i s_i; no parameter."""
     prompts = fitting.normals.prompts
 
-    def score(query: Query) -> np.ndarray:
-        return -similarity(query.images, prompts, 1).largest
-
-    return score
+    return lambda query: -similarity(query.images, prompts, 1).largest
 
 
 MAXIMUM_COSINE = Score(
@@ -123,10 +117,7 @@ def fit_logit_gap(fitting: Fitting, parameters: Mapping[str, float]) -> Fitted:
         cosines = -np.sort(-(images @ wide), axis=1)
         return cosines[:, 1 : 1 + count].mean(axis=1) - cosines[:, 0]
 
-    def score(query: Query) -> np.ndarray:
-        return in_batches(query.images, 2 * wide.shape[1], of_batch)
-
-    return score
+    return lambda query: in_batches(query.images, 2 * wide.shape[1], of_batch)
 
 
 LOGIT_GAP = Score(

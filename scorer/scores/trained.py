@@ -24,9 +24,10 @@ from safetensors.numpy import load_file, save
 
 from ...artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ...errors import BlissError, UsageError
-from ...indexer.vectors import exact_search, slices
+from ...indexer.vectors import slices
 from .contract import Fitted, Fitting, Need, Query, Score, missing, positive
-from .similarity import ENTRIES, IMAGES_AT_ONCE, in_batches
+from .distances import kth_distances
+from .similarity import IMAGES_AT_ONCE, in_batches
 
 HEAD_KIND = "oecl-head"
 ARRAYS, LOSSES = "head.safetensors", "losses.csv"
@@ -235,20 +236,10 @@ def _fit_outlier_knn_ratio(fitting: Fitting, parameters: Mapping[str, float]) ->
     known = trained_arrays(fitting, "outlier_knn_ratio", "normals", "outliers")
 
     def scores(query: Query) -> np.ndarray:
-        normal, outlier = (_nearest(query.images, rows) for rows in known)
+        normal, outlier = (kth_distances(query.images, rows, 1) for rows in known)
         return normal / np.maximum(outlier, 1e-12)
 
     return scores
-
-
-def _nearest(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """float64 [n], Euclidean distance of each image to the nearest of `rows`."""
-    distance = np.empty(len(images))
-    for batch in slices(len(images), max(1, ENTRIES // max(1, images.shape[1]))):
-        found = exact_search(images[batch], rows, 1).rows[:, 0]
-        # From the vectors: 2 − 2·cosine loses half the digits of a short distance.
-        distance[batch] = np.linalg.norm(images[batch].astype(np.float64) - rows[found], axis=1)
-    return distance
 
 
 OUTLIER_KNN_RATIO = Score(
@@ -265,10 +256,9 @@ def _fit_outlier_logistic(fitting: Fitting, parameters: Mapping[str, float]) -> 
     weights, bias = trained_arrays(fitting, "outlier_logistic", "logistic", "logistic_bias")
     weights = weights.astype(np.float64)
 
-    def scores(query: Query) -> np.ndarray:
-        return in_batches(query.images, len(weights), lambda rows: rows @ weights) + float(bias[0])
-
-    return scores
+    return lambda query: (
+        in_batches(query.images, len(weights), lambda rows: rows @ weights) + float(bias[0])
+    )
 
 
 OUTLIER_LOGISTIC = Score(

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from blissaudit.indexer.vectors.string_columns import as_bytes, packed_texts, text_column
-from blissaudit.scorer import members as module
 from blissaudit.scorer.members import RADIUS, as_members, make_members, same_rows, sketch_rows
 from blissaudit.scorer.moments import empty_moments
 from blissaudit.scorer.reference import Reference
@@ -30,7 +29,6 @@ IMAGES = st.lists(st.tuples(CONTENT, st.integers(0, 4)), max_size=14)
 def small_blocks():
     """Blocks of three rows, so that a few members are several blocks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "ROWS_AT_ONCE", 3)
         patch.setattr("blissaudit.indexer.vectors.string_columns.ROWS_AT_ONCE", 3)
         yield
 

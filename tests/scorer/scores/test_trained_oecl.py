@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 from blissaudit.errors import BlissError, UsageError
+from blissaudit.scorer.scores import distances as outlier_knn_ratio
 from blissaudit.scorer.scores import similarity as image_chunks
 from blissaudit.scorer.scores import trained as oecl
-from blissaudit.scorer.scores import trained as outlier_knn_ratio
 from blissaudit.scorer.scores.contract import Fitting, Need, Normals, Query, fit_score
 from blissaudit.scorer.scores.registry import SCORES
 from blissaudit.scorer.scores.trained import load_head, open_head, save_head
