@@ -148,3 +148,13 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     '0 classes'
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and how many more there are.
+
+    >>> some_of(["ant", "bee", "cat"], 2)
+    'ant, bee and 1 more'
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -25,7 +25,7 @@ from ..indexer import (
     numbers_of,
     row_lengths,
 )
-from ..safe_text import cell_text, counted, terminal_text
+from ..safe_text import cell_text, counted, some_of, terminal_text
 from ..tables import read_table
 
 IMAGES_AT_ONCE = 16_384
@@ -79,8 +79,7 @@ def choose_classes(
     _check_names(chosen, there, "--normal", source)
     _check_names(words.labels, chosen, "--class-prompt", source)
     classes = tuple(sorted(set(chosen)))
-    numbers = {name: number for number, name in enumerate(classes)}
-    return NormalClasses(classes, numbers_of(column, numbers))
+    return NormalClasses(classes, numbers_of(column, classes))
 
 
 def assign_classes(images: Rows, prompts: np.ndarray, words: ClassWords) -> NormalClasses:
@@ -122,7 +121,7 @@ def without_small(
 
 def set_aside_text(aside: Mapping[str, int], least: int) -> str:
     """What to say of classes that are set aside, each with its number of images."""
-    shown = _first([f"{terminal_text(name)} ({count:,})" for name, count in aside.items()])
+    shown = some_of([f"{terminal_text(name)} ({count:,})" for name, count in aside.items()], NAMED)
     return (
         f"{counted(len(aside), 'class', 'classes')} with fewer than {least} images set aside: "
         f"{shown}; their images are compared with the other classes (--fail-on small-classes "
@@ -237,9 +236,8 @@ def look_up_class_prompts(
     ]
     if missing:
         lines = [f"'{text}' for class '{name}'" for name, text in missing]
-        shown = ", ".join(lines[:5]) + (f" and {len(lines) - 5} more" if lines[5:] else "")
         raise MissingPrompts(
-            f"no caption of {index.folder} equals the prompt {shown}",
+            f"no caption of {index.folder} equals the prompt {some_of(lines, 5)}",
             "a vector for every class's prompt, from a model or from the index",
             "Give the --model the embeddings were made with, change --prompt, word the class with "
             "--class-prompt NAME=PROMPT or --prompts FILE, or leave it out with --normal",
@@ -322,14 +320,14 @@ def unmet_labels(
         differ = "differs" if len(pairs) == 1 else "differ"
         lines.append(
             f"{counted(len(pairs), 'label')} of {source} {differ} from a class of the reference in "
-            f"case, spaces or Unicode form alone: {_first(pairs)}"
+            f"case, spaces or Unicode form alone: {some_of(pairs, NAMED)}"
         )
     others = [terminal_text(name) for name in unmet if name not in alike]
     if others:
         is_none = "is no class" if len(others) == 1 else "are no classes"
         lines.append(
             f"{counted(len(others), 'label')} of {source} {is_none} of the reference: "
-            f"{_first(others)}"
+            f"{some_of(others, NAMED)}"
         )
     return lines
 
@@ -346,20 +344,14 @@ def _plain(name: str) -> str:
     return " ".join(composed.replace("_", " ").split())
 
 
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
 def _check_names(names: Iterable[str], there: Sequence[str], option: str, source: str) -> None:
     unknown = [name for name in names if name not in there]
     if unknown:
-        listed = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if there[12:] else "")
         meant = _alike(unknown, there)
         raise UsageError(
             f"{option} names {', '.join(repr(name) for name in unknown)}, "
             f"which is no class of {source}",
-            f"one of {listed}",
+            f"one of {some_of(there, 12)}",
             f"Correct {option}"
             + (f": {', '.join(map(ascii, meant.values()))} is there" if meant else ""),
         )

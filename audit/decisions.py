@@ -12,7 +12,7 @@ from ..arguments import checked_fields
 from ..errors import TooManyFlagged, UsageError
 from ..indexer import EmbeddedImages, Texts, check_same_model, numbers_of
 from ..progress import Progress, no_progress
-from ..safe_text import counted
+from ..safe_text import counted, some_of
 from ..scorer import (
     Calibration,
     LabelMargins,
@@ -232,7 +232,7 @@ class AuditQuestion:
         """Raise UsageError where --p-values per-class has no calibration image of a class."""
         if not self.rule.per_class:
             return
-        found = numbers_of(labels, {name: number for number, name in enumerate(classes)})
+        found = numbers_of(labels, classes)
         counts = np.bincount(found[found >= 0], minlength=len(classes))
         if counts.min() == 0:
             raise UsageError(
@@ -375,17 +375,15 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
     labels = result.labels if result.ranked_by_labels else None
     suffix = "" if q is not None or labels else f"; {_why_no_p(result, own)}"
     if rule.contamination is not None:
-        count = round(rule.contamination * n)
-        decision = _most_anomalous(result, "contamination", count, rule.contamination, q)
-        reason = f"{_flagged(count)}: {rule.contamination:.3g} of all, the most anomalous"
-        decision = replace(decision, reason=reason + suffix)
+        flagged = _most_anomalous(result, round(rule.contamination * n))
+        reason = f"{_flagged(flagged)}: {rule.contamination:.3g} of all, the most anomalous"
+        decision = Decision("contamination", rule.contamination, flagged, q, reason + suffix, {})
     elif rule.empirical_null:
         decision = _by_empirical_null(result, rule.fdr, q, suffix)
     elif rule.top is not None:
-        count = min(rule.top, n)
-        decision = _most_anomalous(result, "top", count, rule.top, q)
-        reason = f"{_flagged(count)}: the most anomalous, as many as --flag says"
-        decision = replace(decision, reason=reason + suffix)
+        flagged = _most_anomalous(result, rule.top)
+        reason = f"{_flagged(flagged)}: the most anomalous, as many as --flag says"
+        decision = Decision("top", rule.top, flagged, q, reason + suffix, {})
     elif q is not None:
         decision = _by_fdr(result, rule, q, own)
         least = int(result.reference.moments.counts.min())
@@ -397,8 +395,8 @@ def decided(result: AuditResult, rule: DecisionRule, own: bool) -> AuditResult:
             )
     elif labels is not None:
         flagged = labels.is_issue
-        count = int(flagged.sum())
-        reason = f"{_flagged(count)}: another class suits {'it' if count == 1 else 'them'} better"
+        them = "it" if flagged.sum() == 1 else "them"
+        reason = f"{_flagged(flagged)}: another class suits {them} better"
         decision = Decision("label margin", 0.0, flagged, None, reason, {})
     else:
         reason = f"{_why_no_p(result, own)}; {NOTHING_FLAGS}"
@@ -417,11 +415,10 @@ def _with_unquestioned(result: AuditResult, labels: LabelMargins, decision: Deci
     if unlabelled:
         reason += f"; {counted(unlabelled, 'image')} without a label not questioned"
     if unknown:
-        names = ", ".join(unknown[:CLASSES_NAMED])
-        more = f" and {len(unknown) - CLASSES_NAMED:,} more" if unknown[CLASSES_NAMED:] else ""
         reason += (
             f"; {counted(len(left) - unlabelled, 'image')} not questioned because the reference "
-            f"lacks the class{'es' * (len(unknown) != 1)} {names}{more}"
+            f"lacks the {'class' if len(unknown) == 1 else 'classes'} "
+            f"{some_of(unknown, CLASSES_NAMED)}"
         )
     facts = {
         **decision.facts,
@@ -455,7 +452,7 @@ def check_flagged(decision: Decision, most: int | None) -> None:
     count = int(decision.flagged.sum())
     if count > most:
         raise TooManyFlagged(
-            f"{_flagged(count)} ({decision.rule})",
+            f"{_flagged(decision.flagged)} ({decision.rule})",
             f"at most {most:,}, as --fail-on says",
             "Look at them; the results are complete",
         )
@@ -484,7 +481,7 @@ def _by_fdr(result: AuditResult, rule: DecisionRule, q: np.ndarray, own: bool) -
         "calibration_needed_for_one": calibration_needed(n, level),
         "guaranteed": not calibration.in_moments,
     }
-    reason = f"{_flagged(int(flagged.sum()))} at a false discovery rate of {level:.3g}"
+    reason = f"{_flagged(flagged)} at a false discovery rate of {level:.3g}"
     least = facts["least_flagged"]
     if not flagged.any() and least > 1:
         fewest = f"at least {least:,} of the {n:,}" if least <= n else f"more than all {n:,}"
@@ -512,7 +509,7 @@ def _by_empirical_null(
     null = fit_empirical_null(scores)
     flagged = benjamini_hochberg(null_p_values(null, scores)) <= level * (1 + 1e-9)
     reason = (
-        f"{_flagged(int(flagged.sum()))} against a null estimated from the scores (centre "
+        f"{_flagged(flagged)} against a null estimated from the scores (centre "
         f"{null.centre:.2f}, spread {null.spread:.2f}) at a nominal rate of {level:.3g}: "
         "no guarantee"
     )
@@ -520,12 +517,10 @@ def _by_empirical_null(
     return Decision("empirical null", level, flagged, q, reason + suffix, facts)
 
 
-def _most_anomalous(
-    result: AuditResult, rule: str, count: int, level: float, q: np.ndarray | None
-) -> Decision:
+def _most_anomalous(result: AuditResult, count: int) -> np.ndarray:
     flagged = np.zeros(len(result.ranking), bool)
     flagged[result.order[:count]] = True
-    return Decision(rule, level, flagged, q, "", {})
+    return flagged
 
 
 def _why_no_p(result: AuditResult, own: bool) -> str:
@@ -542,5 +537,5 @@ def _why_no_p(result: AuditResult, own: bool) -> str:
     )
 
 
-def _flagged(count: int) -> str:
-    return f"{counted(count, 'image')} flagged"
+def _flagged(flagged: np.ndarray) -> str:
+    return f"{counted(int(flagged.sum()), 'image')} flagged"

@@ -38,6 +38,7 @@ from ..artefacts import (
     sha256_of,
     write_atomically,
     write_json,
+    write_text,
 )
 from ..errors import BlissError, UsageError
 from ..indexer import Failure, numbers_of, parquet_schema, ranks, read_parquet
@@ -51,11 +52,11 @@ from ..safe_text import (
     text_cell,
 )
 from ..scorer import HiddenTexts
-from ..tables import open_table, read_batches
+from ..tables import file_batches
 from .decisions import decision_facts
 from .fitting.robust import refit_facts
 from .issues import issue_counts, issues_table, worst_issues
-from .result import AuditedImage, AuditResult, Refit
+from .result import AuditedImage, AuditResult
 from .run import AuditSettings
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
@@ -207,10 +208,15 @@ def save_audit(
     """
     folder = Path(folder)
     write_atomically(folder / SCORES, lambda file: _write_tables(result, file))
+    write_failures(folder, result.images.failures)
     write_atomically(
-        folder / FAILURES, lambda file: file.write(failures_csv(result.images.failures))
+        folder / SCORES_CSV,
+        lambda file: write_scores_csv(
+            parquet_schema(folder / SCORES).names,
+            file_batches(folder / SCORES, ROWS_AT_ONCE),
+            file.write,
+        ),
     )
-    write_atomically(folder / SCORES_CSV, lambda file: _write_csv(folder / SCORES, file))
     issues = issues_table(result) if result.issues is None else result.issues
     _write_parquet(issues, folder / ISSUES)
     write_atomically(
@@ -228,13 +234,11 @@ def save_audit(
         write_atomically(folder / LABELS_CSV, lambda file: write_labels_csv(result, file.write))
         written.append(LABELS_CSV)
     if result.refit is not None:
-        dropped = dropped_csv(result.refit)
-        write_atomically(folder / DROPPED, lambda file: file.write(dropped))
+        lines = [("path", "given_label", "better_label"), *result.refit.table]
+        write_text(folder / DROPPED, csv_text(lines))
         written.append(DROPPED)
-    for name in {COPIES, QUALITY, LABELS_CSV, DROPPED} - set(
-        written
-    ):  # another question's, from an earlier run
-        (folder / name).unlink(missing_ok=True)
+    for name in {COPIES, QUALITY, LABELS_CSV, DROPPED} - set(written):
+        (folder / name).unlink(missing_ok=True)  # another question's, from an earlier run
     facts = run_facts(result, settings, request)
     facts["checksums"] = {name: sha256_of(folder / name) for name in written}
     write_json(folder / RUN, facts)
@@ -253,14 +257,6 @@ def _write_tables(result: AuditResult, file: IO[bytes]) -> None:
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
     write_atomically(path, lambda file: pq.write_table(table, file))
-
-
-def _write_csv(scores: Path, file: IO[bytes]) -> None:
-    """The same rows, read back a batch at a time."""
-    with open(scores, "rb") as table:
-        stored = open_table(table)
-        names = stored.schema_arrow.names
-        write_scores_csv(names, read_batches(stored, ROWS_AT_ONCE), file.write)
 
 
 def write_labels_csv(result: AuditResult, write: Callable[[bytes], object]) -> None:
@@ -293,16 +289,10 @@ def write_labels_csv(result: AuditResult, write: Callable[[bytes], object]) -> N
     write(csv_text(lines).encode("utf-8"))
 
 
-def dropped_csv(refit: Refit) -> bytes:
-    """UTF-8 CSV of path, class and better class of each image that --robust left out."""
-    lines = [("path", "given_label", "better_label"), *refit.table]
-    return csv_text(lines).encode("utf-8")
-
-
-def failures_csv(failures: Sequence[Failure]) -> bytes:
-    """UTF-8 CSV of row, path and reason; no cell is a formula."""
+def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
+    """Write `failures.csv`: row, path and reason; no cell is a formula."""
     lines = ((failure.row, failure.path, failure.reason) for failure in failures)
-    return csv_text([("row", "path", "reason"), *lines]).encode("utf-8")
+    write_text(folder / FAILURES, csv_text([("row", "path", "reason"), *lines]))
 
 
 def run_facts(
@@ -369,6 +359,30 @@ def hidden_facts(hidden: HiddenTexts) -> dict[str, Any]:
         "near_examples": [asdict(each) for each in hidden.near_examples],
         "worded_examples": [asdict(each) for each in hidden.worded_examples],
     }
+
+
+def save_answer(
+    folder: Path,
+    kind: str,
+    request: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    written: Sequence[str],
+) -> list[Path]:
+    """Write `run.json` of another question than an audit, with the checksums of the files written.
+
+    Returns all files, `run.json` last.
+    """
+    content = {
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "request": dict(request),
+        **facts,
+        "libraries": {name: _version(name) for name in ("bliss-audit", "numpy", "pyarrow")},
+        "python": platform.python_version(),
+        "checksums": {name: sha256_of(folder / name) for name in written},
+    }
+    write_json(folder / RUN, content)
+    return [folder / name for name in (*written, RUN)]
 
 
 def answer_facts(result: AuditResult, top: int) -> dict[str, Any]:
@@ -527,16 +541,27 @@ class RunFolder:
         """The named columns that exist, for all n images."""
         return read_parquet(self.folder / SCORES, [name for name in names if name in self.names])
 
+    @property
+    def rows(self) -> np.ndarray:
+        """int64 [n], the source row of each image, ascending."""
+        return self.columns(["row"])["row"].to_numpy()
+
+    def flagged(self) -> np.ndarray | None:
+        """bool [n], the flagged images; None in runs that have no such column."""
+        if "flagged" not in self.names:
+            return None
+        column = self.columns(["flagged"])["flagged"]
+        return column.to_numpy(zero_copy_only=False).astype(bool)
+
     def images(self, positions: np.ndarray) -> list[dict[str, Any]]:
         """All columns of the images at `positions` of the table, in that order."""
         order = np.argsort(positions, kind="stable")
         wanted = np.asarray(positions, np.int64)[order]
         taken, first = [], 0
-        with open(self.folder / SCORES, "rb") as file:
-            for batch in read_batches(open_table(file), ROWS_READ):
-                here = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
-                taken += batch.take(pa.array(here)).to_pylist()
-                first += len(batch)
+        for batch in file_batches(self.folder / SCORES, ROWS_READ):
+            here = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
+            taken += batch.take(pa.array(here)).to_pylist()
+            first += len(batch)
         found: list[dict[str, Any]] = [{}] * len(wanted)
         for place, row in zip(order, taken, strict=True):
             found[place] = row

@@ -57,18 +57,11 @@ def _encoder_like(
         choice = replace(choice, statistics=(tuple(pixels["mean"]), tuple(pixels["std"])))
     encoder = load_encoder(choice)
     tag = f" ({encoder.facts['pretrained']})" if encoder.facts["pretrained"] else ""
-    for each in made:
-        _check_model(*each, encoder)
+    for name, model in made:
+        try:
+            check_same_model(model, name, encoder.facts, "the model given")
+        except BlissError as error:
+            remedy = f"Give the model that {name} was made with, or make {name} again with this one"
+            raise BlissError(error.given, error.needed, remedy) from error
     say(f"model {encoder.facts['model']}{tag}, {encoder.chosen}")
     return encoder
-
-
-def _check_model(name: str, model: Mapping[str, Any], encoder: Encoder) -> None:
-    try:
-        check_same_model(model, name, encoder.facts, "the model given")
-    except BlissError as error:
-        raise BlissError(
-            error.given,
-            error.needed,
-            f"Give the model that {name} was made with, or make {name} again with this one",
-        ) from error

@@ -16,6 +16,7 @@ from ..corpora import (
     CorpusOptions,
     ImageOptions,
     ImageSource,
+    NoSuchColumn,
     TextSource,
     display_path,
     notices_of,
@@ -241,20 +242,20 @@ def open_inputs(
     aside = _check_classes(images, reference, calibration, request)
     if aside:
         say(set_aside_text(aside, LEAST_IMAGES if reference is None else 2))
-    encoder: Encoder | None = None
     against: ImageInput | Reference | None = None
     split_column = None
     if request.against is not None and request.against.startswith(SPLIT_COLUMN):
         split_column = request.against.removeprefix(SPLIT_COLUMN)
         column_of(request.images or request.embeddings or "", None, split_column,
                   request.image_options)  # fmt: skip
+    elif request.against is not None and is_reference_folder(request.against):
+        against = load_reference(request.against)
     elif request.against is not None:
-        if is_reference_folder(request.against):
-            against = load_reference(request.against)
-        else:
-            against = _open_image_input(request.against)
+        against = _open_image_input(request.against)
+    embedded = (EmbeddedImages, Reference, type(None))
     everything = (images, reference, calibration, against)
-    if index is None or request.model.model or any(map(_is_listed, everything)):
+    encoder: Encoder | None = None
+    if index is None or request.model.model or not all(isinstance(g, embedded) for g in everything):
         encoder = encoder_for(request.model, index, fitted, say)
     corpus = _open_corpus(request, say) if index is None else None
     inputs = AuditInputs(
@@ -269,11 +270,6 @@ def open_inputs(
 
 def _open_image_input(spec: str) -> ImageInput:
     return read_image_embeddings(spec) if are_embedded(spec) else open_images(spec)
-
-
-def _is_listed(given: ImageInput | Reference | None) -> bool:
-    """Whether these are images to embed."""
-    return given is not None and not isinstance(given, EmbeddedImages | Reference)
 
 
 def _open_corpus(request: AuditRequest, say: Say) -> TextSource:
@@ -519,7 +515,8 @@ def column_of(
         try:
             source = open_images(spec, replace(options, label_column=column))
         except UsageError as error:
-            listed = error.needed if "one of" in error.needed else "a table or embeddings with it"
+            known = isinstance(error, NoSuchColumn)
+            listed = error.needed if known else "a table or embeddings with it"
             raise _no_column(f"{display_path(spec)} has no column {column!r}", listed) from error
         every = list(source.labels or ())
         if images is not None and source.labels is None:
@@ -552,13 +549,19 @@ def read_or_embed(
         return embed_images(listed, encoder(), folder, embed or EmbedOptions(), progress)
 
 
-def check_failures(failures: Sequence[Failure], most: int | None) -> None:
-    """Raise TooManyFailures when more than `most` images could not be used."""
-    count = len(failures)
+def check_failures(
+    failures: Sequence[Failure] | int,
+    most: int | None,
+    complete: str = "the results for the readable images are complete",
+) -> None:
+    """Raise TooManyFailures when more than `most` images, listed or counted, could not be used."""
+    count = failures if isinstance(failures, int) else len(failures)
     if most is not None and count > most:
+        first = ""
+        if not isinstance(failures, int):
+            first = f" (the first: {failures[0].path}: {failures[0].reason})"
         raise TooManyFailures(
-            f"{counted(count, 'image')} could not be read (the first: "
-            f"{failures[0].path}: {failures[0].reason})",
+            f"{counted(count, 'image')} could not be read{first}",
             f"at most {most:,}, as --fail-on says",
-            "Repair or remove them; the results for the readable images are complete",
+            f"Repair or remove them; {complete}",
         )

@@ -150,8 +150,7 @@ def audit_against(  # noqa: PLR0913 - five positional
 
 def given_classes(images: EmbeddedImages, reference: Reference) -> np.ndarray:
     """int64 [n], the class of the reference each image is filed under by its label, -1 for none."""
-    numbers = {name: number for number, name in enumerate(reference.classes)}
-    return numbers_of(images.labels, numbers)
+    return numbers_of(images.labels, reference.classes)
 
 
 def in_reference(images: EmbeddedImages, reference: Reference) -> LeftOut:

@@ -13,9 +13,9 @@ import os
 import sys
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -164,7 +164,7 @@ def section(title: str, *options: Decorator) -> Decorator:
 def grouped(name: str, made: type, *sections: Decorator) -> Decorator:
     """Hand a command the options of `sections` as its argument `name`, one `made`.
 
-    `made` is a dataclass with a field for each of them.
+    `made` is dict, SimpleNamespace, or a dataclass with a field for each of them.
     """
 
     def add(function: Callable) -> Callable:
@@ -179,7 +179,7 @@ def grouped(name: str, made: type, *sections: Decorator) -> Decorator:
             each(call)
         added = (each for each in call.__click_params__ if id(each) not in before)  # type: ignore[attr-defined]
         names = [each.name for each in added if each.expose_value]
-        unknown = {*names} - {each.name for each in fields(made)}
+        unknown = {*names} - {each.name for each in fields(made)} if is_dataclass(made) else ()
         if unknown or not groups.isdisjoint(names):
             raise TypeError(f"options {names} do not fit {made.__name__} beside {set(groups)}")
         call.groups = groups | {name}  # type: ignore[attr-defined]
@@ -216,7 +216,8 @@ def read_config(context: click.Context, option: click.Parameter, path: str | Non
     _check_tables(table, context.find_root().command, path, "")
     for name in context.command_path.split()[1:]:
         table = table.get(name, {})
-    values = _defaults(table, context.command, f"{path}, table [{'.'.join(_names(context))}]")
+    where = f"{path}, table [{'.'.join(context.command_path.split()[1:])}]"
+    values = _defaults(table, context.command, where)
     context.default_map = {**(context.default_map or {}), **values}
     context.meta[SOURCE] = path
 
@@ -224,10 +225,6 @@ def read_config(context: click.Context, option: click.Parameter, path: str | Non
 CONFIG = click.option("--config", metavar="FILE", is_eager=True, expose_value=False,
                       callback=read_config, help="A TOML file with options; the command line "
                       "wins.")  # fmt: skip
-
-
-def _names(context: click.Context) -> list[str]:
-    return context.command_path.split()[1:]
 
 
 def _check_tables(table: Mapping[str, Any], command: click.Command, path: str, at: str) -> None:
@@ -326,6 +323,12 @@ def progress_lines() -> Progress:
     from ..audit import progress_lines as lines
 
     return lines() if LOG.isEnabledFor(20) else no_progress
+
+
+def with_files(text: str, written: Sequence[Path]) -> str:
+    """A command's text and the files that it wrote, but for the last, which is their record."""
+    files = ", ".join(terminal_text(str(path)) for path in written[:-1])
+    return f"{text}\nWritten: {files}"
 
 
 def only_one(needed: str, remedy: str, **given: object) -> None:

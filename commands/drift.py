@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UsageError
-from ..safe_text import terminal_text
 from . import options as opt
-from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
+from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section, with_files
 
 if TYPE_CHECKING:
     from ..indexer import SearchChoice
 
 
-@dataclass(frozen=True)
-class Parted:
-    """How one collection is parted into old and new images."""
-
-    column: str | None
-    old_value: str | None
-    new_value: str | None
-
-
-PARTED = grouped("parted", Parted, section(
+PARTED = grouped("parted", SimpleNamespace, section(
     "Images",
     option("--column", metavar="NAME", help="Compare images of OLD alone, by this column of its "
            "metadata or of the audit: instead of NEW."),
@@ -35,17 +25,7 @@ PARTED = grouped("parted", Parted, section(
 ))  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Testing:
-    """How captions are retrieved and tested."""
-
-    k: int
-    fdr: float
-    permutations: int
-    ignore_classes: bool
-
-
-TESTING = grouped("testing", Testing, section(
+TESTING = grouped("testing", SimpleNamespace, section(
     "Comparison",
     opt.K,
     option("--fdr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1,
@@ -82,11 +62,11 @@ def drift(
     *,
     old: str,
     new: str | None,
-    parted: Parted,
+    parted: SimpleNamespace,
     collection: opt.CollectionOptions,
     index: tuple[str, ...],
     search: SearchChoice | None,
-    testing: Testing,
+    testing: SimpleNamespace,
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
     folder: str,
@@ -138,11 +118,6 @@ def drift(
     with only_run_in(Path(folder)):
         result, pictures = run_drift(request, progress_lines(), say)
         written = save_drift(result, pictures, folder, asked, report)
-
-    def full_text() -> str:
-        files = ", ".join(terminal_text(str(path)) for path in written[:-1])
-        return f"{drift_text(result, top)}\nWritten: {files}"
-
-    output.show(drift_summary(result, top), full_text)
+    output.show(drift_summary(result, top), lambda: with_files(drift_text(result, top), written))
     for images in (result.old, result.new):
         check_failures(images.failures, decoding.limits.unreadable)

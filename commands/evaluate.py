@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,6 +159,7 @@ def evaluate(
         SUMMARY,
         EvalRequest,
         LabelVectors,
+        differences,
         heading,
         holds_images,
         markdown_table,
@@ -228,7 +228,8 @@ def evaluate(
 
     output.show(rows, text)
     if measurement.repeats is not None:
-        _say_differences(measurement.repeats, read_json(Path(folder) / SUMMARY))
+        for line in differences(measurement.repeats, read_json(Path(folder) / SUMMARY)):
+            say(line)
     for each in sets:
         check_failures(each.failures, decoding.limits.unreadable)
 
@@ -295,10 +296,3 @@ def _check_addresses() -> None:
             again += [part for word in words for part in (parameter.opts[0], word)]
     if unnamed:
         raise not_named(unnamed, context.meta[SOURCE], again)
-
-
-def _say_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    from ..evaluation import differences
-
-    for line in differences(recorded, now):
-        say(line)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import BlissError
+from ..errors import BlissError, UsageError
 from ..safe_text import counted, terminal_text
 from . import options as opt
-from .base import OUTPUT, Command, Output, grouped, option, progress_lines, say, section
+from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
 from .option_types import EngineName
 
 if TYPE_CHECKING:
@@ -174,9 +174,16 @@ def add(
     """
     from ..audit import encoder_for
     from ..indexer import AddOptions, add_captions, add_embeddings, local_folder, open_index
-    from .text import added_text, check_one_given
+    from .text import added_text
 
-    check_one_given(corpus, embeddings, prompt)
+    needed, remedy = "the captions to add", "Give a corpus, or --embeddings DIR"
+    only_one(needed, remedy, CORPUS=corpus, embeddings=embeddings)
+    if embeddings is not None and prompt:
+        raise UsageError(
+            "prompts were given with --embeddings",
+            "no prompts: the texts are embedded already",
+            "Leave --prompt out",
+        )
     path = local_folder(folder)
     options = AddOptions(prompt or None, licence, overwrite)
     if embeddings is not None:
@@ -194,22 +201,11 @@ def add(
     output.show(facts, lambda: added_text(made))
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which captions are meant."""
-
-    caption: str | None
-    contains: str | None
-    source: str | None
-    like: str | None
-    above: float | None
-
-
 @click.command(cls=Command)
 @click.argument("folder")
 @grouped(
-    "selection",
-    Selection,
+    "conditions",
+    dict,
     section(
         "Which captions",
         option("--caption", metavar="REGEX", help="Captions that match this pattern (RE2)."),
@@ -229,7 +225,7 @@ class Selection:
 def remove(
     *,
     folder: str,
-    selection: Selection,
+    conditions: dict[str, Any],
     dry_run: bool,
     undo: str | None,
     model: opt.ModelOptions,
@@ -248,19 +244,25 @@ def remove(
         remove_rows,
         restore_rows,
     )
-    from .text import choice_text, embedder, refuse_where, removals_text
+    from .text import choice_text, removals_text
 
-    path, conditions = local_folder(folder), asdict(selection)
+    path = local_folder(folder)
     if undo:
-        refuse_where(dry_run or any(value is not None for value in conditions.values()))
+        if dry_run or any(value is not None for value in conditions.values()):
+            raise UsageError(
+                "--undo was given with captions to remove", "one of the two", "Leave one out"
+            )
         manifest, back = restore_rows(path, undo == "last")
         back_text = f"{counted(back, 'caption is', 'captions are')} back"
         text = f"{back_text if back else 'nothing to undo'}; {removals_text(manifest)}"
         output.show({"restored": back, "removed": manifest["removed"]}, text)
         return
     where, index = CaptionFilter(**conditions), open_index(path)
-    load = embedder(lambda: encoder_for(model.choice(), index, None, say))
-    rows = matching_rows(index, where, load)
+
+    def embed(text: str) -> np.ndarray:
+        return encoder_for(model.choice(), index, None, say).encode_texts([text])[0]
+
+    rows = matching_rows(index, where, embed)
     if not dry_run:
         remove_rows(path, rows, where.facts())
     facts = {

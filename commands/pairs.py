@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import click
 
-from ..safe_text import terminal_text
 from . import options as opt
-from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section
+from .base import OUTPUT, Output, command, grouped, option, progress_lines, say, section, with_files
 
 if TYPE_CHECKING:
     from ..indexer import SearchChoice
 
 
-@dataclass(frozen=True)
-class Captions:
-    """Where the captions of the images are."""
-
-    captions: str | None
-    caption_column: str | None
-    text_embeddings: str | None
-    image_root: str | None
-    image_column: str | None
-    follow_links: bool
-
-
-CAPTIONS = grouped("given", Captions, section(
+CAPTIONS = grouped("given", SimpleNamespace, section(
     "Pairs",
     option("--captions", metavar="FILE", help="The captions of a folder of images: csv, tsv, jsonl "
            "or parquet with paths, COCO json [default: files beside the images]"),
@@ -44,17 +31,7 @@ CAPTIONS = grouped("given", Captions, section(
 ))  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """How pairs are scored and kept."""
-
-    keep: float
-    temperature: float
-    k: int
-    sums: str
-
-
-KEEPING = grouped("keeping", Keeping, section(
+KEEPING = grouped("keeping", SimpleNamespace, section(
     "Scoring",
     option("--keep", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
            show_default=True, metavar="RATE", help="Keep pairs so that at most this share of them "
@@ -90,8 +67,8 @@ KEEPING = grouped("keeping", Keeping, section(
 def pairs(
     *,
     data: str,
-    given: Captions,
-    keeping: Keeping,
+    given: SimpleNamespace,
+    keeping: SimpleNamespace,
     index: tuple[str, ...],
     search: SearchChoice | None,
     model: opt.ModelOptions,
@@ -143,10 +120,5 @@ def pairs(
     with only_run_in(Path(folder)):
         found = run_pairs(request, progress_lines(), say)
         written = save_pairs(found, folder, asked, report)
-
-    def full_text() -> str:
-        files = ", ".join(terminal_text(str(path)) for path in written[:-1])
-        return f"{pairs_text(found, top)}\nWritten: {files}"
-
-    output.show(pairs_summary(found, top), full_text)
+    output.show(pairs_summary(found, top), lambda: with_files(pairs_text(found, top), written))
     check_failures(found.collection.images.failures, decoding.limits.unreadable)

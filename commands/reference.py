@@ -101,9 +101,9 @@ def fit(
     }
     output.show(
         facts,
-        f"{counted(images_used, 'image')} of {len(names)} "
-        f"class{'es' * (len(names) != 1)}, {fitted.calibration_count:,} held out "
-        f"for calibration, {len(found.failures):,} unreadable: {terminal_text(folder)}",
+        f"{counted(images_used, 'image')} of {counted(len(names), 'class', 'classes')}, "
+        f"{fitted.calibration_count:,} held out for calibration, {len(found.failures):,} "
+        f"unreadable: {terminal_text(folder)}",
     )
     check_failures(found.failures, decoding.limits.unreadable)
 

@@ -5,25 +5,23 @@ Names and captions are not trusted: control characters are shown, not sent to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..audit import altered_text, index_text
 from ..corpora import LENGTH_EDGES, Peek, Preset, is_remote
-from ..errors import BlissError, UsageError
+from ..errors import BlissError
 from ..indexer import (
     Added,
     CaptionIndex,
     Check,
-    Encoder,
     FolderIndex,
     describe_search,
     unknown_licences,
 )
 from ..safe_text import counted, terminal_text
-from .base import only_one
 
 UNCHECKED = "coordinates not checked"
 
@@ -105,11 +103,6 @@ def _bin(number: int) -> str:
 EXAMPLES, CAPTION_WIDTH = 10, 90
 
 
-def embedder(load: Callable[[], Encoder]) -> Callable[[str], np.ndarray]:
-    """A function from a text to its unit row [d]; the model is loaded at the first call."""
-    return lambda text: load().encode_texts([text])[0]
-
-
 def choice_text(index: FolderIndex, rows: np.ndarray, done: bool) -> str:
     """How many captions (`rows`, int64 [u]) are removed or would be, and examples of them."""
     if done and not len(rows):
@@ -168,7 +161,7 @@ def verdict(folder: str, checks: Sequence[Check]) -> str:
     problems = sum(len(check.problems) for check in checks)
     if problems:
         raise BlissError(
-            f"{folder} has {problems:,} problem{'s' * (problems > 1)}",
+            f"{folder} has {counted(problems, 'problem')}",
             "an index as bliss wrote it",
             "Follow the remedies above",
         )
@@ -185,9 +178,8 @@ def added_text(added: Added) -> str:
     )
     done = "had been added before" if added.before else "added"
     lines = [
-        f"{counts['kept']:,} caption{'s' * (counts['kept'] != 1)} {done}: {index.folder} has "
-        f"{index.count:,}",
-        f"{counts['read']:,} text{'s' * (counts['read'] != 1)} read, "
+        f"{counted(counts['kept'], 'caption')} {done}: {index.folder} has {index.count:,}",
+        f"{counted(counts['read'], 'text')} read, "
         + (f"dropped: {dropped}" if dropped else "none dropped"),
     ]
     if not added.before:
@@ -211,27 +203,3 @@ def pushed_text(index: CaptionIndex, repository: str, address: str, public: bool
     if unknown:
         lines.append(f"the licence of {', '.join(unknown[:5])} is not known: --licence states it")
     return "\n".join(terminal_text(line) for line in lines)
-
-
-def check_one_given(corpora: Sequence[str], embeddings: str | None, prompts: object) -> None:
-    """UsageError unless either corpora or embeddings were given, and these without prompts."""
-    only_one(
-        "the captions to add",
-        "Give a corpus, or --embeddings DIR",
-        CORPUS=corpora,
-        embeddings=embeddings,
-    )
-    if embeddings is not None and prompts:
-        raise UsageError(
-            "prompts were given with --embeddings",
-            "no prompts: the texts are embedded already",
-            "Leave --prompt out",
-        )
-
-
-def refuse_where(given: bool) -> None:
-    """UsageError if --undo was given with conditions that select captions."""
-    if given:
-        raise UsageError(
-            "--undo was given with captions to remove", "one of the two", "Leave one out"
-        )

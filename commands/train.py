@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
 import cloup
 
-from ..errors import TooManyFailures
 from ..safe_text import counted, terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
 
-
-@dataclass(frozen=True)
-class OeclOptions:
-    """How the head is trained."""
-
-    alpha: float
-    floor: float
-    epochs: int
-    minutes: float | None
-    seed: int
-
-
 OECL_TRAINING = grouped(
     "training",
-    OeclOptions,
+    dict,
     section(
         "Training",
         option("--alpha", default=1.0, show_default=True, help="α, the weight of the outliers' "
@@ -65,7 +52,7 @@ def oecl(
     outliers: str | None,
     turned: bool,
     views: int,
-    training: OeclOptions,
+    training: dict[str, Any],
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
     folder: str,
@@ -90,7 +77,7 @@ def oecl(
         outliers=outliers,
         output=folder,
         views=views,
-        settings=OeclSettings(**asdict(training)),
+        settings=OeclSettings(**training),
         embed=decoding.embedding(overwrite),
     )
     encoder = None
@@ -109,20 +96,9 @@ def oecl(
     check_failures(result.failures, decoding.limits.unreadable)
 
 
-@dataclass(frozen=True)
-class ClipnOptions:
-    """How the tower is trained."""
-
-    steps: int
-    pairs: int
-    rate: float
-    seed: int
-    minutes: float | None
-
-
 CLIPN_TRAINING = grouped(
     "training",
-    ClipnOptions,
+    dict,
     section(
         "Training",
         option("--steps", type=int, default=1000, show_default=True, help="Batches to train on."),
@@ -135,19 +111,9 @@ CLIPN_TRAINING = grouped(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class PairOptions:
-    """Where the image-caption pairs are."""
-
-    captions: str
-    images: str | None
-    column: str | None
-    image_column: str | None
-
-
 PAIRS = grouped(
     "table",
-    PairOptions,
+    dict,
     section(
         "Pairs",
         option("--captions", required=True, metavar="TABLE", help="A csv, tsv, jsonl or parquet "
@@ -175,8 +141,8 @@ PAIRS = grouped(
 @OUTPUT
 def clipn(
     *,
-    table: PairOptions,
-    training: ClipnOptions,
+    table: dict[str, Any],
+    training: dict[str, Any],
     model: opt.ModelOptions,
     decoding: opt.DecodingOptions,
     folder: str,
@@ -184,13 +150,14 @@ def clipn(
     output: Output,
 ) -> None:
     """Train CLIPN's "no" text tower on image-caption pairs."""
+    from ..audit import check_failures
     from ..training import ClipnRequest, TrainingSettings, run_clipn
 
     request = ClipnRequest(
-        **asdict(table),
+        **table,
         output=folder,
         model=model.choice(),
-        settings=TrainingSettings(**asdict(training)),
+        settings=TrainingSettings(**training),
         embed=decoding.embedding(overwrite),
     )
     facts = run_clipn(request, progress_lines(), say).manifest
@@ -205,13 +172,8 @@ def clipn(
         f"{losses['held_out']:.3f} on held-out pairs\n"
         f"CLIPN: {terminal_text(folder)}",
     )
-    most = decoding.limits.unreadable
-    if most is not None and counts["failures"] > most:
-        raise TooManyFailures(
-            f"{counted(counts['failures'], 'image')} could not be read",
-            f"at most {most:,}, as --fail-on says",
-            "Repair or remove them; the CLIPN trained on the readable ones is complete",
-        )
+    complete = "the CLIPN trained on the readable ones is complete"
+    check_failures(counts["failures"], decoding.limits.unreadable, complete)
 
 
 @click.command("clipn-import", cls=Command)

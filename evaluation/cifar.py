@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ..artefacts import write_atomically
+from ..artefacts import write_text
 from ..corpora import parquet_batches
 from ..errors import BlissError, UsageError
 from ..tables import open_table
@@ -88,8 +88,7 @@ def unpack_cifar(source: str | Path, target: str | Path) -> dict[str, int]:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
             written[part] += 1
-    summary = "".join(f"{part}\t{count}\n" for part, count in written.items())
-    write_atomically(target / "counts.tsv", lambda out: out.write(summary.encode()))
+    write_text(target / "counts.tsv", "".join(f"{p}\t{count}\n" for p, count in written.items()))
     return written
 
 

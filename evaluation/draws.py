@@ -26,6 +26,7 @@ import numpy as np
 from ..artefacts import read_json
 from ..errors import BlissError, UsageError
 from ..indexer import EmbeddedImages, plain, whole_rows
+from ..safe_text import counted, some_of
 from ..scorer import NO_FILE, same_rows, sketch_rows
 
 BUILT_IN = Path(__file__).with_name("protocols.json")
@@ -109,7 +110,7 @@ def protocol_from(facts: Mapping[str, Any], source: str) -> Protocol:
     unknown = sorted(set(facts) - known)
     if unknown:
         raise UsageError(
-            f"{source} has the field{'s' * (len(unknown) > 1)} {', '.join(unknown)}",
+            f"{source} has the {'field' if len(unknown) == 1 else 'fields'} {', '.join(unknown)}",
             f"only {', '.join(sorted(known))}",
             "Correct the protocol",
         )
@@ -388,7 +389,7 @@ def _draw(
         rows = members[name][REFERENCE]
         if len(rows) < (protocol.shots or 1):
             raise BlissError(
-                f"class '{name}' has {len(rows)} reference image{'s' * (len(rows) != 1)}",
+                f"class '{name}' has {counted(len(rows), 'reference image')}",
                 f"at least {protocol.shots or 1}, as the protocol '{protocol.name}' needs",
                 "Add images, ask for fewer --shots, or leave the class out",
             )
@@ -546,4 +547,4 @@ def class_splits(names: Sequence[str], protocol: Protocol) -> list[tuple[str, ..
 
 def some_names(names: Sequence[str]) -> str:
     """The first eight, for messages."""
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+    return some_of(names, 8)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import FORMAT_VERSION, read_json, write_atomically, write_json
+from ..artefacts import FORMAT_VERSION, read_json, write_json, write_text
 from ..errors import BlissError, UsageError
-from ..safe_text import csv_text
+from ..safe_text import counted, csv_text
 from ..scorer import Need
 from .draws import Draw, Protocol, protocol_facts
 from .metrics import METRICS, Interval, mean_interval, paired_interval
@@ -33,9 +33,8 @@ def heading(result: EvalResult, protocol: Protocol) -> str:
     tested = float(np.mean([len(draw.test) for draw in result.draws]))
     references = float(np.mean([len(draw.reference) for draw in result.draws]))
     classes = float(np.mean([len(draw.normal) for draw in result.draws]))
-    draws = len(result.draws)
     return (
-        f"{protocol.name}: {draws} draw{'s' * (draws != 1)}, seed {protocol.seed}, "
+        f"{protocol.name}: {counted(len(result.draws), 'draw')}, seed {protocol.seed}, "
         f"{classes:g} normal class{'es' * (classes != 1)}, {references:g} reference and "
         f"{tested:g} test images a draw, {100 * result.anomaly_ratio:.1f} % anomalies"
     )
@@ -90,11 +89,15 @@ def save_report(
     rows = table_rows(result, baseline)
     head = heading(result, protocol)
     text = "\n".join([head, "", markdown_table(rows), *notes(result)]).rstrip() + "\n"
-    _write(folder / f"{TABLE}.md", text)
-    _write(folder / f"{TABLE}.csv", csv_table(rows))
-    _write(folder / f"{TABLE}.json", json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
-    means = [(r["score"], Interval(r["auroc"], _low(r), _high(r))) for r in rows]
-    _write(folder / "scores.svg", interval_plot(means, f"AUROC, {head}"))
+    write_text(folder / f"{TABLE}.md", text)
+    write_text(folder / f"{TABLE}.csv", csv_table(rows))
+    write_text(folder / f"{TABLE}.json", json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    ends = ("auroc", "auroc_low", "auroc_high")
+    means = [
+        (row["score"], Interval(*(math.nan if row[end] is None else row[end] for end in ends)))
+        for row in rows
+    ]
+    write_text(folder / "scores.svg", interval_plot(means, f"AUROC, {head}"))
     write_json(folder / SUMMARY, eval_facts(result, protocol, facts, (rows, baseline)))
     return rows
 
@@ -154,23 +157,11 @@ def _draw_facts(draw: Draw) -> dict[str, Any]:
     }
 
 
-def _low(row: Mapping[str, Any]) -> float:
-    return float("nan") if row["auroc_low"] is None else row["auroc_low"]
-
-
-def _high(row: Mapping[str, Any]) -> float:
-    return float("nan") if row["auroc_high"] is None else row["auroc_high"]
-
-
 def _version(name: str) -> str | None:
     try:
         return version(name)
     except ModuleNotFoundError:
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 FLAGS = ("fdp_bh", "power_bh")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from ..indexer import (
     check_same_model,
     default_parameters,
     make_structure,
+    numbers_of,
     read_kind,
     row_lengths,
     search_index,
@@ -182,15 +184,6 @@ class TuningOptions:
             )
 
 
-class ToMeasure(Protocol):
-    """Candidates, counted beforehand and made one by one."""
-
-    def __len__(self) -> int: ...
-
-    def made(self, images: np.ndarray) -> Iterator[Candidate]:
-        """Each of them; `images` float32 [n, d] lay out those that images lay out."""
-
-
 @dataclass(frozen=True)
 class Tuning:
     """What was measured and what was chosen."""
@@ -229,7 +222,7 @@ class Tuning:
 def tune(
     index: CaptionIndex,
     images: EmbeddedImages,
-    candidates: ToMeasure,
+    candidates: Candidates,
     options: TuningOptions,
     prompts: Prompts | None = None,
     progress: Progress = no_progress,
@@ -342,6 +335,7 @@ class Candidates:
         return len(self.settings)
 
     def made(self, images: np.ndarray) -> Iterator[Candidate]:
+        """One by one; `images` float32 [n, d] lay out those that images lay out."""
         index = self.index
         for kind, group in groupby(self.settings, key=lambda setting: setting[0]):
             if kind not in self.keep.made:
@@ -399,14 +393,10 @@ def own_reference(
     Without labels all images are one class. Where `prompts` gives none, and for the one class, the
     mean image stands in for the label's prompt. Classes of fewer than three images are left out.
     """
-    counts: dict[str, int] = {}
-    for label in labels:
-        if label is not None:
-            counts[label] = counts.get(label, 0) + 1
+    counts = Counter(label for label in labels if label is not None)
     classes = tuple(sorted(name for name, count in counts.items() if count >= LEAST))
     if classes:
-        numbers = {name: number for number, name in enumerate(classes)}
-        filed = np.array([numbers.get(label, -1) for label in labels], np.int64)  # type: ignore[arg-type]
+        filed = numbers_of(labels, classes)
         described = f"{counted(len(classes), 'class', 'classes')} as labelled"
     else:
         classes, filed, prompts = (ONE_CLASS,), np.zeros(len(images), np.int64), None

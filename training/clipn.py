@@ -40,6 +40,7 @@ from ..indexer import (
     whole_rows,
 )
 from ..progress import Progress, no_progress
+from ..safe_text import some_of
 from .clipn_folder import IMAGES, Clipn, check_output, open_clipn, write_clipn
 from .clipn_tower import (
     CurvePoint,
@@ -371,9 +372,8 @@ def no_tower_of(state: Mapping[str, torch.Tensor], model: nn.Module, name: str) 
     ]
     wrong = [each for each in wrong if each]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if wrong[5:] else ""
         raise BlissError(
-            f"{name} has {', '.join(wrong[:5])}{more}",
+            f"{name} has {some_of(wrong, 5)}",
             "a CLIPN checkpoint over the model given",
             "Give the --model and --pretrained it was trained over",
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..artefacts import check_checksum, read_manifest, write_atomically, write_manifest
 from ..errors import UsageError
@@ -80,14 +80,10 @@ def write_clipn(
         files[CURVE] = curve_csv(curve).encode()
         files[PLOT] = curve_svg(curve, "CLIPN: mean losses").encode()
     for file, content in files.items():
-        write_atomically(folder / file, partial(_put, content))
+        write_atomically(folder / file, partial(lambda data, out: out.write(data), content))
     write_manifest(folder, CLIPN_KIND, files, model=dict(model), weights=name, **facts)
     for old in before - {folder / name}:
         old.unlink()
-
-
-def _put(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
 
 
 Rows = Sequence[Mapping[str, float]]

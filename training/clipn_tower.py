@@ -35,6 +35,7 @@ from ..artefacts import MANIFEST, digest, sha256_of, write_array
 from ..errors import BlissError, UsageError
 from ..indexer import ModelChoice, cache_folder, check_same_model, model_named_by, row_lengths
 from ..progress import Progress, no_progress
+from ..safe_text import some_of
 from .clipn_folder import Clipn
 
 PROMPTS = 16
@@ -146,9 +147,8 @@ def check_state(state: Mapping[str, torch.Tensor], tower: NoTower, name: str) ->
         if not torch.isfinite(state[key]).all()
     ]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if wrong[5:] else ""
         raise BlissError(
-            f"{name} has {', '.join(wrong[:5])}{more}",
+            f"{name} has {some_of(wrong, 5)}",
             "the no tower of this very model",
             "Give the model it was trained over, or another file",
         )

@@ -38,6 +38,7 @@ from ..indexer import (
     whole_rows,
 )
 from ..progress import Progress, no_progress
+from ..safe_text import counted
 from ..scorer import LOSSES, SCORES, Fitting, Need, Normals, Query, fit_score, save_head
 from .oecl_training import FEWEST, OeclSettings, TrainedHead, train_head
 
@@ -480,8 +481,8 @@ def check_apart(
     if same.any():
         count = int(same.sum())
         raise BlissError(
-            f"{count} outlier image{'s' * (count != 1)} in {source} "
-            f"{'are' if count != 1 else 'is'} also among the normal ones "
+            f"{counted(count, f'outlier image in {source} is', f'outlier images in {source} are')} "
+            "also among the normal ones "
             f"(the first: {paths[int(same.argmax())]})",
             "outliers that are not normal",
             "Take the common images out of either set",

@@ -30,7 +30,7 @@ def save_dataset(run: RunFolder, folder: str | Path) -> int:
         raise UsageError(
             f"{folder} is already there", "a new or empty folder", "Choose another folder"
         )
-    with temporary_folder(_existing_parent(folder)) as scratch:
+    with temporary_folder(next(filter(Path.is_dir, folder.absolute().parents))) as scratch:
         dataset = _dataset(run, scratch / "cache")
         made = scratch / "made"
         dataset.save_to_disk(made)
@@ -95,10 +95,3 @@ def _rows(run: RunFolder) -> Iterator[dict[str, Any]]:
                     "Put it back, or audit what is left",
                 )
             yield {"image": {"bytes": picture.data, "path": row["path"]}, **row}
-
-
-def _existing_parent(folder: Path) -> Path:
-    parent = folder.absolute().parent
-    while not parent.is_dir():
-        parent = parent.parent
-    return parent

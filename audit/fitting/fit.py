@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...artefacts import LOCK, MANIFEST, digest, read_json, write_atomically
+from ...artefacts import LOCK, MANIFEST, digest, read_json
 from ...corpora import NO_IMAGE_OPTIONS, ImageItem, ImageOptions, display_path, open_images
 from ...errors import BlissError, UsageError
 from ...indexer import (
@@ -33,7 +33,7 @@ from ...indexer import (
 from ...progress import Progress, no_progress
 from ...scorer import ARRAYS, MEMBERS, REFERENCE_KIND, Reference, load_reference, save_reference
 from ..classes import ClassWords, choose_classes, set_aside_text, without_small
-from ..folder import FAILURES, failures_csv, read_failures
+from ..folder import FAILURES, read_failures, write_failures
 from ..models import Say, encoder_for
 from .reference import MISSING, fit_with_means
 
@@ -120,7 +120,7 @@ def run_fit(
     )  # fmt: skip
     if reference.set_aside:
         say(set_aside_text(reference.set_aside, 2))
-    write_atomically(output / FAILURES, lambda file: file.write(failures_csv(images.failures)))
+    write_failures(output, images.failures)
     save_reference(
         reference,
         output,

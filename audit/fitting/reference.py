@@ -9,7 +9,7 @@ it gives the same bits. References over 256 MiB are not saved: fitting is faster
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from ...artefacts import (
     register,
     registered,
     reuse_files,
-    write_atomically,
+    write_text,
 )
 from ...errors import BlissError, UsageError
 from ...indexer import (
@@ -137,7 +137,12 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     fitted_on = {"classes": list(classes), "prompts": prompts, "prompted": prompted}
     if normal is None:  # which classes are large enough, only the images will tell
         fitted_on["least"] = least
-    key = _key(images, {**fitted_on, "held_out": calibration_share})
+    of_images = {
+        "images": images.fingerprint,
+        "labels": _digest_of_labels(images.labels),
+        "model": dict(images.model),
+    }
+    key = digest({"format": FORMAT, **of_images, **fitted_on, "held_out": calibration_share})
     reference = None if store is None or not images.fingerprint else _load(store, key)
     if reference is None:
         if vectors is None:
@@ -179,8 +184,7 @@ def fit_with_means(
     try:
         return fit_reference(images, **given)
     except MissingPrompts as error:
-        lines = csv_text([("class", "prompt"), *error.missing]).encode("utf-8")
-        write_atomically(output / MISSING, lambda file: file.write(lines))
+        write_text(output / MISSING, csv_text([("class", "prompt"), *error.missing]))
         chosen = words.prompts != ClassWords().prompts or words.labels
         if chosen or choose_classes(images.labels, words, images.source) is None:
             remedy = f"{error.remedy}. {output / MISSING} lists all of them, for --prompts"
@@ -217,13 +221,6 @@ def _with_images(
         calibration = Calibration(images.vectors[np.flatnonzero(held)], labels[held])
     sample = images_to_keep(moments, vectors, labels[used])
     return replace(empty, moments=moments, members=members, calibration=calibration, sample=sample)
-
-
-def _key(images: EmbeddedImages, facts: Mapping[str, Any]) -> str:
-    """A digest of all that a reference depends on."""
-    labels = _digest_of_labels(images.labels)
-    images_are = {"images": images.fingerprint, "labels": labels, "model": dict(images.model)}
-    return digest({"format": FORMAT, **images_are, **facts})
 
 
 def _digest_of_labels(labels: Texts[str | None]) -> str:

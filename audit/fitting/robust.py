@@ -18,7 +18,6 @@ from ...scorer import (
     SHARE,
     BlissScores,
     FiledImages,
-    LeftOut,
     Reference,
     Sample,
     apart_from_class,
@@ -42,8 +41,6 @@ from ..scoring import score_classes
 MOST_REFITTED = 50_000
 """Images for which the merged order refits without being told to: the neighbours of those in doubt
 are searched among all."""
-
-
 BALANCED = 256
 """Retrieved captions, evenly spaced, that the deviations for `balanced_weight` are along."""
 
@@ -118,7 +115,8 @@ def scored_with(
         now,
         engine=result.engine,
     )
-    fewer = _fewer(result.left_out, now, len(again.score))
+    n = len(again.score)
+    fewer = np.bincount(now.images, minlength=n) < np.bincount(result.left_out.images, minlength=n)
     found = replace(result, reference=reference, scores=again, left_out=now, weight=weight)
     if result.score_name == "bliss+":
         found = rescored(found, SCORES["bliss+"], weight)
@@ -164,11 +162,6 @@ def without_rows(
         )  # fmt: skip
         sample = Sample(sample.images[stays], sample.labels[stays])
     return replace(reference, moments=moments, members=members, sample=sample)
-
-
-def _fewer(before: LeftOut, now: LeftOut, n: int) -> np.ndarray:
-    """bool [n], whether each image is filed under fewer classes now than before."""
-    return np.bincount(now.images, minlength=n) < np.bincount(before.images, minlength=n)
 
 
 def merged_with_refit(result: AuditResult, own: bool) -> np.ndarray:

@@ -159,8 +159,7 @@ class Copies:
         if self.splits is None:
             return found
         split = text_column(self.splits).take(i)
-        numbers = {name: s for s, name in enumerate(distinct_texts(self.splits))}
-        number, group = numbers_of(split, numbers), self.groups[i]
+        number, group = numbers_of(split, distinct_texts(self.splits)), self.groups[i]
         known = np.unique(np.stack([group, number])[:, number >= 0], axis=1)[0]
         leak = np.bincount(known, minlength=len(self.groups))[group] > 1
         columns = {"leak": pa.array(leak), "split": pa.array(split, pa.string())}
@@ -498,8 +497,7 @@ def _closest(pairs: Pairs, n: int) -> np.ndarray:
     for side in (pairs.first, pairs.second):
         better = np.full(n, -1, np.int64)
         better[side[rank]] = np.arange(len(rank))
-        place = np.where(closest < 0, better, np.maximum(closest, better))
-        closest = place
+        closest = np.where(closest < 0, better, np.maximum(closest, better))
     return np.where(closest < 0, -1, rank[closest] if len(rank) else -1)
 
 

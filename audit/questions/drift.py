@@ -7,10 +7,9 @@ write `captions.parquet` and a page with examples of both sets side by side.
 from __future__ import annotations
 
 import math
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...arguments import checked, checked_fields
-from ...artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
+from ...artefacts import write_atomically
 from ...corpora import NO_IMAGE_OPTIONS, ImageList, ImageOptions, open_images
 from ...errors import BlissError, UsageError
 from ...indexer import (
@@ -51,8 +50,7 @@ from ...scorer import (
     shifted_shares,
     smallest_p,
 )
-from ..folder import RUN as RUN_FILE
-from ..folder import open_run
+from ..folder import RUN, open_run, save_answer
 from ..models import Say, encoder_for
 from ..report.page import figure, safe, save_page
 from ..report.thumbnails import SMALL, PictureShelf
@@ -61,7 +59,7 @@ from ..retrieval import HITS, HitsCache, retrieve
 from ..review.photographs import Photographs, Wanted, run_photographs
 from .pairs import photographs_of
 
-TABLE, RUN, PAGE = "captions.parquet", "run.json", "report.html"
+TABLE, PAGE = "captions.parquet", "report.html"
 EXAMPLES = 6
 LEAST_IN_CLASS = 5
 """Images of each set that a class needs to be compared by itself."""
@@ -280,11 +278,12 @@ def run_drift(
     Errors as of `open_images`, `embed_images`, `read_image_embeddings`, `open_run` and
     `compare_collections`.
     """
-    encoder: list[Encoder] = []
 
-    def opened(spec: str, name: str) -> Opened:
-        return _open(spec, name, request, encoder, progress, say)
+    @cache
+    def encoder() -> Encoder:
+        return encoder_for(request.model, request.index, None, say)
 
+    opened = partial(_open, request=request, encoder=encoder, progress=progress, say=say)
     if request.new is not None:
         sides = opened(request.old, "old"), opened(request.new, "new")
     else:
@@ -318,14 +317,14 @@ def _open(
     spec: str,
     name: str,
     request: DriftRequest,
-    encoder: list[Encoder],
+    encoder: Callable[[], Encoder],
     progress: Progress,
     say: Say,
 ) -> Opened:
     if is_embedding_folder(Path(spec), "img"):
         images = read_image_embeddings(spec)
         return images, photographs_of(images, None, {})
-    if (Path(spec) / RUN_FILE).is_file():
+    if (Path(spec) / RUN).is_file():
         run = open_run(spec)
         stored = run.folder / "images"
         given = run.facts.get("request", {}).get("embeddings")
@@ -338,10 +337,8 @@ def _open(
         own = is_embedding_folder(stored, "img")
         return read_image_embeddings(stored if own else given), run_photographs(run)
     listed = open_images(spec, request.image_options)
-    if not encoder:
-        encoder.append(encoder_for(request.model, request.index, None, say))
     folder = Path(request.output) / name
-    images = embed_images(listed, encoder[0], folder, request.embed, progress, say)
+    images = embed_images(listed, encoder(), folder, request.embed, progress, say)
     facts = {**vars(request.image_options), "images": spec}
     return images, photographs_of(images, listed if isinstance(listed, ImageList) else None, facts)
 
@@ -350,7 +347,7 @@ def _values(spec: str, images: EmbeddedImages, column: str, options: ImageOption
     """object [n], the value of a column of each image, as text: of a run, or see `column_of`."""
     found: list[Any] | None = None
     there: Sequence[str] = ()
-    if (Path(spec) / RUN_FILE).is_file():
+    if (Path(spec) / RUN).is_file():
         run = open_run(spec)
         there = sorted(run.names)
         if column in there:
@@ -455,19 +452,8 @@ def save_drift(
         written.append(PAGE)
     else:
         (folder / PAGE).unlink(missing_ok=True)
-    facts = {
-        "format_version": FORMAT_VERSION,
-        "kind": "drift",
-        "request": dict(request),
-        "settings": vars(result.settings),
-        "model": dict(result.old.model),
-        **drift_summary(result, 0),
-        "libraries": {name: version(name) for name in ("bliss-audit", "numpy", "pyarrow")},
-        "python": platform.python_version(),
-        "checksums": {name: sha256_of(folder / name) for name in written},
-    }
-    write_json(folder / RUN, facts)
-    return [folder / name for name in (*written, RUN)]
+    facts = {"settings": vars(result.settings), "model": dict(result.old.model)}
+    return save_answer(folder, "drift", request, {**facts, **drift_summary(result, 0)}, written)
 
 
 def drift_summary(result: DriftResult, top: int) -> dict[str, Any]:

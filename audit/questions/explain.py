@@ -62,7 +62,7 @@ from ..fitting.reference import REFERENCE
 from ..fitting.robust import without_rows
 from ..folder import DROPPED, RUN, RunFolder, located, open_run
 from ..models import Say, encoder_of_run
-from ..report.neighbours import PATH_COLUMNS, neighbours_of
+from ..report.neighbours import neighbours_of
 from ..review.photographs import (
     StoredImages,
     Wanted,
@@ -171,7 +171,14 @@ def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
             f"one of {', '.join(reference.classes[:20])}",
             "Correct --class",
         )
-    _check_part(part, settings.k)
+    if part not in (TOTAL, LABEL, CAPTIONS) and not (
+        part.isdigit() and 1 <= int(part) <= settings.k
+    ):
+        raise UsageError(
+            f"--part {part} was given",
+            f"{TOTAL}, {LABEL}, {CAPTIONS}, or a caption's number from 1 to {settings.k}",
+            "Correct --part",
+        )
     items = [
         each if isinstance(each, ImageItem) else ImageItem(row, str(each), file=str(each))
         for row, each in enumerate(images)
@@ -364,15 +371,6 @@ def _explain_batch(  # noqa: PLR0913
         )
 
 
-def _check_part(part: str, k: int) -> None:
-    if part not in (TOTAL, LABEL, CAPTIONS) and not (part.isdigit() and 1 <= int(part) <= k):
-        raise UsageError(
-            f"--part {part} was given",
-            f"{TOTAL}, {LABEL}, {CAPTIONS}, or a caption's number from 1 to {k}",
-            "Correct --part",
-        )
-
-
 def _counted(part: str, order: np.ndarray) -> np.ndarray:
     """bool [n, 1 + k], which texts of `ClassTerms` a part means; `order` [n, k] is by pull."""
     column = np.arange(1 + order.shape[1])[None]
@@ -381,12 +379,15 @@ def _counted(part: str, order: np.ndarray) -> np.ndarray:
     return {TOTAL: column >= 0, LABEL: column == 0, CAPTIONS: column > 0}[part]
 
 
-def explanation_text(explanations: Sequence[Explanation], most: int = 10) -> str:
+def explanation_text(explanations: Sequence[Explanation]) -> str:
     """The terms, the captions and the largest cell of each image, for the terminal."""
-    return "\n\n".join(_text(each, most) for each in explanations)
+    return "\n\n".join(map(_text, explanations))
 
 
-def _text(each: Explanation, most: int) -> str:
+CAPTIONS_SHOWN = 10
+
+
+def _text(each: Explanation) -> str:
     filed = "" if each.label is None else f", filed under {terminal_text(each.label)}"
     lines = [
         f"{terminal_text(each.path)}{filed}: {each.score:.2f} for {terminal_text(each.explained)}"
@@ -398,7 +399,7 @@ def _text(each: Explanation, most: int) -> str:
     lines += [
         f"    {caption.adds:+8.2f}   {terminal_text(caption.text)} (pull {caption.pull:+.1f}, "
         f"cosine {caption.similarity:.2f})"
-        for caption in each.captions[:most]
+        for caption in each.captions[:CAPTIONS_SHOWN]
     ]
     if each.nearest_images:
         lines.append("  nearest reference images")
@@ -542,7 +543,7 @@ def map_run(
     folders = [each["folder"] for each in facts.get("indexes") or [facts]]
     index = open_indexes([located(str(each), run.folder) for each in folders])
     images = run.images(positions)
-    places = stored.places(run.columns(["row"])["row"].to_numpy())[positions]
+    places = stored.places(run.rows)[positions]
     weight = float(run.facts["settings"]["weight"])
     maps: dict[int, Mapping[str, Any]] = {}
     reasons: Counter[str] = Counter()
@@ -622,10 +623,11 @@ def _terms_of(
             "Run the same audit again",
         )
     hits = Hits(np.array([image["similarity"] for image in shown], np.float32), rows)
-    numbers = {name: number for number, name in enumerate(reference.classes)}
-    classes = numbers_of(text_column([image["label"] for image in shown]), numbers)
-    nearest = numbers_of(text_column([image["nearest_class"] for image in shown]), numbers)
-    classes = np.where(classes < 0, nearest, classes)
+    filed, nearest = (
+        numbers_of([image[name] for image in shown], reference.classes)
+        for name in ("label", "nearest_class")
+    )
+    classes = np.where(filed < 0, nearest, filed)
     contents = text_column(stored.hashes(places.tolist()))
     left_out = LeftOut(*as_members(reference.members).filed(contents, vectors))
     retrieved = gather_texts(hits, index.vectors)
@@ -683,14 +685,10 @@ def _reference_of(run: RunFolder) -> Reference:
             f"them, to leave {counted(len(dropped), 'dropped image')} out again",
             "Run the same audit again",
         )
-    places = np.arange(stored.layout.count)
-    columns = [stored.column(name, places) for name in PATH_COLUMNS]
     at: dict[str, list[int]] = {}
-    for place in reversed(places.tolist()):
-        named = next((column[place] for column in columns if column[place] is not None), None)
-        at.setdefault(f"row {place}" if named is None else named, []).append(place)
+    for place, name in enumerate(stored.names(np.arange(stored.layout.count))):
+        at.setdefault(name, []).insert(0, place)
     gone = np.array([at[path].pop() for path, _ in dropped if at.get(path)], np.int64)
-    numbers = {name: number for number, name in enumerate(reference.classes)}
-    labels = np.array([numbers[label] for path, label in dropped], np.int64)[: len(gone)]
+    labels = numbers_of([label for _, label in dropped], reference.classes)[: len(gone)]
     contents = text_column(stored.hashes(gone.tolist()))
     return without_rows(reference, np.asarray(stored.vectors[gone]), contents, labels)

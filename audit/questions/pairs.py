@@ -8,12 +8,10 @@ and a page with the worst pairs.
 from __future__ import annotations
 
 import hashlib
-import platform
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...arguments import checked_arrays
-from ...artefacts import FORMAT_VERSION, sha256_of, write_atomically, write_json
+from ...artefacts import write_atomically, write_text
 from ...corpora import (
     CAPTION_COLUMNS,
     NO_IMAGE_OPTIONS,
@@ -65,12 +63,13 @@ from ...indexer import (
 from ...progress import Progress, no_progress
 from ...safe_text import counted, terminal_text
 from ...scorer import Pairs, PairScores, PairSettings, Search, score_pairs
+from ..folder import save_answer
 from ..models import Say, encoder_for
 from ..report.page import card, figure, safe, save_page
 from ..report.thumbnails import LARGE, SMALL, PictureShelf
 from ..review.photographs import Photographs, Wanted
 
-TABLE, RUN, PAGE = "pairs.parquet", "run.json", "report.html"
+TABLE, PAGE = "pairs.parquet", "report.html"
 UIDS, DATACOMP = "kept-uids.txt", "kept-uids.npy"
 EXACT_ROWS = 200_000
 """More images or captions than this are searched through inverted lists."""
@@ -319,7 +318,8 @@ def _embedded_pairs(request: PairRequest, say: Say) -> PairCollection:
     uids = None
     if uid is not None:
         uids = [v for table in metadata_parts(layout, [uid]) for v in table[uid].to_pylist()]
-    if _are_equal(images.vectors, stored[images.rows[:_LOOKED_FOR]]):
+    first_texts = stored[images.rows[:_LOOKED_FOR]]
+    if len(first_texts) and np.allclose(images.vectors[: len(first_texts)], first_texts, atol=1e-6):
         raise UsageError(
             f"the captions in {folder} have the embeddings of the images",
             "embeddings of texts: an image always fits itself",
@@ -346,11 +346,6 @@ def _embedded_pairs(request: PairRequest, say: Say) -> PairCollection:
         request, images, kept, SelectedRows(stored, rows[first]), number, captions,
         None if uids is None else [uids[row] for row in rows.tolist()], counts, None,
     )  # fmt: skip
-
-
-def _are_equal(images: Rows, texts: np.ndarray) -> bool:
-    """Whether the first images [n, d] are `texts` [m, d], row by row."""
-    return len(texts) > 0 and np.allclose(images[: len(texts)], texts, atol=1e-6)
 
 
 def _captioned_pairs(request: PairRequest, progress: Progress, say: Say) -> PairCollection:
@@ -518,19 +513,8 @@ def save_pairs(
     if page:
         _save_page(found, folder / PAGE, request, min(page, count))
         written.append(PAGE)
-    facts = {
-        "format_version": FORMAT_VERSION,
-        "kind": "pairs",
-        "request": dict(request),
-        "settings": vars(found.settings),
-        "model": dict(found.collection.images.model),
-        **pairs_summary(found, 0),
-        "libraries": {name: version(name) for name in ("bliss-audit", "numpy", "pyarrow")},
-        "python": platform.python_version(),
-        "checksums": {name: sha256_of(folder / name) for name in written},
-    }
-    write_json(folder / RUN, facts)
-    return [folder / name for name in (*written, RUN)]
+    facts = {"settings": vars(found.settings), "model": dict(found.collection.images.model)}
+    return save_answer(folder, "pairs", request, {**facts, **pairs_summary(found, 0)}, written)
 
 
 def _write_table(found: PairAudit, file: Any) -> None:
@@ -553,8 +537,7 @@ def _write_uids(found: PairAudit, folder: Path) -> list[str]:
     if uids is None:
         return []
     kept = sorted({uids[i] or "" for i in np.flatnonzero(found.scores.kept).tolist()} - {""})
-    lines = "".join(f"{uid}\n" for uid in kept)
-    write_atomically(folder / UIDS, lambda file: file.write(lines.encode()))
+    write_text(folder / UIDS, "".join(f"{uid}\n" for uid in kept))
     if not kept or not all(_HEX.fullmatch(uid) for uid in kept):
         return [UIDS]
     halves = np.array([(int(u[:16], 16), int(u[16:], 16)) for u in kept], np.dtype("u8,u8"))

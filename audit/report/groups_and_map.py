@@ -58,7 +58,7 @@ def group_run(run: RunFolder) -> Grouping:
     stored = audited_embeddings(run)
     if stored is None or not len(positions) or run.ranked_by_labels:
         return Grouping((), of)
-    rows = run.columns(["row"])["row"].to_numpy()
+    rows = run.rows
     vectors = stored.vectors[stored.places(rows)[positions]]
     labels = group_images(vectors, stored.mean())
     images = run.images(positions)
@@ -82,12 +82,10 @@ def group_run(run: RunFolder) -> Grouping:
 
 def images_to_group(run: RunFolder) -> tuple[np.ndarray, str]:
     """int64 positions, most anomalous first, and what they are."""
-    table = run.columns(["rank", "flagged"])
-    order = np.argsort(table["rank"].to_numpy(), kind="stable")
-    if "flagged" in table.column_names:
-        flagged = table["flagged"].to_numpy(zero_copy_only=False).astype(bool)
-        if flagged.any():
-            return order[flagged[order]][:MOST_IMAGES], "flagged images"
+    order = np.argsort(run.columns(["rank"])["rank"].to_numpy(), kind="stable")
+    flagged = run.flagged()
+    if flagged is not None and flagged.any():
+        return order[flagged[order]][:MOST_IMAGES], "flagged images"
     count = min(MOST_UNFLAGGED, max(1, round(SHARE * len(order))))
     return order[:count], "most unusual images"
 
@@ -113,12 +111,9 @@ def name_groups(pulls: Sequence[Mapping[str, float]], labels: np.ndarray) -> lis
     named = []
     for size, group in zip(sizes, pull, strict=True):
         value = {text: mean * mean * size / everywhere[text] for text, mean in group.items()}
-        named.append(_highest(value))
+        best_first = sorted((-each, text) for text, each in value.items())
+        named.append([text for _, text in best_first[:CAPTIONS_KEPT]])
     return named
-
-
-def _highest(value: Mapping[str, float]) -> list[str]:
-    return sorted(value, key=lambda text: (-value[text], text))[:CAPTIONS_KEPT]
 
 
 def save_groups(grouping: Grouping, run: RunFolder) -> None:

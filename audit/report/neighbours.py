@@ -25,7 +25,6 @@ OF_A_CLASS = 2
 CANDIDATES = 8
 """Taken before copies of the image itself are dropped."""
 ROWS_AT_ONCE = 4096
-PATH_COLUMNS = ("image_path", "path", "url")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def reference_neighbours(
     audited, find = audited_embeddings(run), _finder(run, doubtful)
     if audited is None or find is None or not len(positions):
         return [Nearest([], [], []) for _ in positions]
-    places = audited.places(run.columns(["row"])["row"].to_numpy())[positions]
+    places = audited.places(run.rows)[positions]
     queries, hashes = audited.vectors[places], audited.hashes(places.tolist())
     return [
         Nearest(*three)
@@ -106,7 +105,7 @@ def _finder(run: RunFolder, doubtful: Sequence[int] = ()) -> _Finder | None:
         return None
     table = run.columns(["row", "left_out", "label", "nearest_class"])
     table = table.filter(table["left_out"])
-    rows = run.columns(["row"])["row"].to_numpy()
+    rows = run.rows
     inside = np.isin(rows, table["row"].to_numpy())
     labels = pc.coalesce(table["label"], table["nearest_class"]).to_pylist()
     sound = ~np.isin(table["row"].to_numpy(), doubtful)
@@ -116,7 +115,7 @@ def _finder(run: RunFolder, doubtful: Sequence[int] = ()) -> _Finder | None:
 def _numbered(labels: list[str | None]) -> tuple[np.ndarray, list[str]]:
     """int64 [n], the number of each label, -1 for none, and their names by number."""
     names = distinct_texts(labels)
-    return numbers_of(labels, {name: c for c, name in enumerate(names)}), names
+    return numbers_of(labels, names), names
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class _Finder:
         distinct = np.unique(near[np.isfinite(similarity)])
         if not len(distinct):
             return [[] for _ in queries]
-        paths, rows = _paths(self.stored, distinct), self.stored.rows()[distinct]
+        paths, rows = self.stored.names(distinct), self.stored.rows()[distinct]
         hashes = self.stored.hashes(distinct.tolist())
         numbers = self.of[np.searchsorted(self.members, distinct)].tolist()
 
@@ -197,12 +196,3 @@ def nearest(
         values = np.take_along_axis(values, order, axis=1)
         places = np.take_along_axis(places, order, axis=1)
     return values, places
-
-
-def _paths(stored: StoredImages, places: np.ndarray) -> list[str]:
-    """What the images at `places` are called, by the first metadata column that names them."""
-    columns = [stored.column(name, places) for name in PATH_COLUMNS]
-    return [
-        next((value for value in values if value is not None), f"row {place}")
-        for place, *values in zip(places.tolist(), *columns, strict=True)
-    ]

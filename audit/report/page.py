@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ...arguments import checked
-from ...artefacts import write_atomically
+from ...artefacts import write_text
 from ...errors import BlissError, UsageError
 from ...indexer import ModelChoice
 from ...safe_text import counted, visible_text
@@ -76,7 +76,7 @@ def save_report(  # noqa: PLR0913 - keyword-only options
         data = page_data(run, grouping, images, shelf, path)
     if heatmaps is not None:
         _add_maps(data["images"], run, heatmaps, reference, say)
-    page = page_html(data, shelf.encoded).encode("utf-8")
+    page = page_html(data, shelf.encoded)
     missing = [image for image in data["images"] if image["picture"] is None]
     where = located(run.source, run.folder)
     if missing and not shelf.encoded and keep_pictures and _has_pictures(path):
@@ -90,7 +90,7 @@ def save_report(  # noqa: PLR0913 - keyword-only options
     if missing:
         total = len(data["images"])
         say(f"not found in {where}: {len(missing):,} of {counted(total, 'picture')}")
-    write_atomically(path, lambda file: file.write(page))
+    write_text(path, page)
     return path
 
 
@@ -115,10 +115,8 @@ def _add_maps(
     say: Say,
 ) -> None:
     """Give `map` to the images that can have one, and say how many and why not more."""
-    rows = run.columns(["row"])["row"].to_numpy()
-    order = np.argsort(rows, kind="stable")
     shown = np.array([image["row"] for image in images], np.int64)
-    positions = order[np.searchsorted(rows[order], shown)]
+    positions = np.searchsorted(run.rows, shown)
     try:
         made = map_run(run, positions, model, say, reference)
     except BlissError as error:
@@ -263,5 +261,5 @@ def save_page(path: Path, title: str, notes: Sequence[str], body: str) -> Path:
             "</body></html>\n",
         )
     )
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    write_text(path, text)
     return path

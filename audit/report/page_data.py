@@ -73,7 +73,7 @@ def page_data(
     pictures go onto the `shelf` and are named by their numbers there, before those of their
     neighbours in the reference. `page` is where the page will be, for links to the files.
     """
-    table = run.columns(["row", "score", "rank", "label", "nearest_class", "flagged", "margin"])
+    table = run.columns(["row", "score", "rank", "label", "nearest_class", "margin"])
     issues, copies = _issues(run), run.found(COPIES) or []
     rows = table["row"].to_numpy()
     shown = choose_images(rows, table["rank"].to_numpy(), issues, copies, most)
@@ -108,8 +108,7 @@ def page_data(
         image["path"] = terminal_text(path)
         if text_cell(path) != image["path"]:
             image["cell"] = text_cell(path)
-    flagged = _flagged(table)
-    failures = run.failures()
+    flagged, failures = run.flagged(), run.failures()
     kinds = [issue["kind"] for issue in issues]
     asked = run.facts.get("request", {}).get("question") or "stray"
     return {
@@ -375,8 +374,7 @@ def _sizes(run: RunFolder, copies: Group) -> dict[int, list[int]]:
     stored, known = audited_embeddings(run), {}
     wanted = sorted({copy["row"] for copy in copies if not copy["other"]})
     if stored is not None and wanted:
-        rows = run.columns(["row"])["row"].to_numpy()
-        places = stored.places(rows)[np.searchsorted(rows, wanted)]
+        places = stored.places(run.rows)[np.searchsorted(run.rows, wanted)]
         width, height = (stored.column(name, places) for name in ("width", "height"))
         for row, *size in zip(wanted, width, height, strict=True):
             if None not in size:
@@ -435,12 +433,6 @@ def _spread(table: Any, flagged: np.ndarray | None, run: RunFolder) -> dict[str,
             for name, some in ((None, np.arange(len(scores))), *_members(classes))
         ],
     }
-
-
-def _flagged(table: Any) -> np.ndarray | None:
-    if "flagged" not in table.column_names:
-        return None
-    return table["flagged"].to_numpy(zero_copy_only=False).astype(bool)
 
 
 def _cut(caption: str) -> str:
@@ -547,7 +539,7 @@ def _spread_of(
 def _members(classes: Texts[str | None]) -> Iterator[tuple[str | None, np.ndarray]]:
     """Each class and the positions of its images, by name, images without a class last."""
     names = distinct_texts(classes)
-    of = numbers_of(classes, {name: number for number, name in enumerate(names)})
+    of = numbers_of(classes, names)
     of[of < 0] = len(names)
     order = np.argsort(of, kind="stable")
     ends = np.searchsorted(of[order], np.arange(len(names) + 2))

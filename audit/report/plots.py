@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from ...safe_text import counted, terminal_text
 from ..folder import RunFolder, open_run
 from .page_data import bin_edges
 
-FORMATS = ("svg", "pdf")
+DATES = {"svg": "Date", "pdf": "CreationDate"}
+"""What each format calls the time that it was made, which is left out."""
 INK, BAR, BEYOND = "#1b1d1f", "#9aa1aa", "#c2541d"
 CLASSES_SHOWN = 40
 NAME_WIDTH = 32
@@ -47,22 +48,18 @@ def save_plots(run_folder: str | Path, folder: str | Path) -> list[Path]:
             "Install it with pip install 'bliss-audit[plots]'",
         ) from None
     run = open_run(run_folder)
-    table = run.columns(["score", "label", "nearest_class", "flagged"])
+    table = run.columns(["score", "label", "nearest_class"])
     paths = []
     with matplotlib.rc_context(STYLE):
         for name, draw in (("scores", _histogram), ("classes", _boxes)):
             figure = Figure(layout="constrained")
             draw(figure, run, table)
-            for suffix in FORMATS:
+            for suffix, made in DATES.items():
                 path = Path(folder) / f"{name}.{suffix}"
-                write_atomically(path, _writer(figure, suffix))
+                write = partial(figure.savefig, format=suffix, metadata={made: None})
+                write_atomically(path, write)
                 paths.append(path)
     return paths
-
-
-def _writer(figure: Any, suffix: str) -> Callable[[Any], object]:
-    dates = {"svg": "Date", "pdf": "CreationDate"}
-    return lambda file: figure.savefig(file, format=suffix, metadata={dates[suffix]: None})
 
 
 def _histogram(figure: Any, run: RunFolder, table: Any) -> None:
@@ -73,11 +70,10 @@ def _histogram(figure: Any, run: RunFolder, table: Any) -> None:
     edges = bin_edges(scores)
     inside = np.clip(scores, edges[0], edges[-1])
     axes.hist(inside, bins=edges, color=BAR, label=counted(len(scores), "image"))
-    if "flagged" in table.column_names:
-        flagged = table["flagged"].to_numpy(zero_copy_only=False).astype(bool)
-        if flagged.any():
-            label = f"{flagged.sum():,} flagged"
-            axes.hist(inside[flagged], bins=edges, color=BEYOND, label=label)
+    flagged = run.flagged()
+    if flagged is not None and flagged.any():
+        label = f"{flagged.sum():,} flagged"
+        axes.hist(inside[flagged], bins=edges, color=BEYOND, label=label)
     axes.set(xlabel=_score_name(run), ylabel="images", yscale="symlog", ylim=(0, None))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)

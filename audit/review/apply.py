@@ -309,7 +309,7 @@ def read_decisions(path: str | Path, run: RunFolder) -> list[Decision]:
             raise _unfit(path, number, f"{line['decision']!r} is not a decision")
         label = None
         if line["decision"] == RELABEL:
-            label = _label(line["new_label"], known)
+            label = known.get(line["new_label"]) or cell_text(line["new_label"])
             problem = label_problem(label)
             if problem:
                 raise _unfit(path, number, f"the new label {label!r} {problem}")
@@ -362,11 +362,6 @@ def _is_path(cell: str, path: str) -> bool:
     return cell == text_cell(path) or cell.removeprefix("'") == terminal_text(path)
 
 
-def _label(cell: str, known: dict[str, str]) -> str:
-    """The label a cell stands for: a class of the run, or a typed one without its apostrophe."""
-    return known[cell] if cell in known else cell_text(cell)
-
-
 def _check_hashes(
     path: str | Path,
     run: RunFolder,
@@ -376,8 +371,7 @@ def _check_hashes(
     stored = audited_embeddings(run)
     if stored is None or not places:
         return
-    rows = run.columns(["row"])["row"].to_numpy()
-    hashes = stored.hashes(stored.places(rows)[list(places)].tolist())
+    hashes = stored.hashes(stored.places(run.rows)[list(places)].tolist())
     for (number, line), content in zip(lines, hashes, strict=True):
         if line["sha256"] != content:
             raise _unfit(path, number, f"row {line['row']} had other content in the run")

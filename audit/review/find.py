@@ -92,7 +92,7 @@ def find_like(
 def _embeddings(run: RunFolder) -> tuple[StoredImages, np.ndarray]:
     """The run's embeddings, and where each row of its table stands among them, int64 [n]."""
     stored = audited_embeddings(run)
-    rows = run.columns(["row"])["row"].to_numpy()
+    rows = run.rows
     if stored is None:
         raise BlissError(
             f"the embeddings that {run.folder} scored are gone",

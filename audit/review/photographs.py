@@ -349,6 +349,14 @@ class StoredImages:
                     found[place] = value
         return found
 
+    def names(self, places: np.ndarray) -> list[str]:
+        """What the images at `places` are called, by the first metadata column that names them."""
+        columns = [self.column(name, places) for name in ("image_path", "path", "url")]
+        return [
+            next((value for value in values if value is not None), f"row {place}")
+            for place, *values in zip(places.tolist(), *columns, strict=True)
+        ]
+
 
 def _stored_images(folder: Path) -> StoredImages | None:
     """The embeddings in `folder`, or None where there are none.

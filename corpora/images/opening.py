@@ -12,7 +12,7 @@ from typing import Any
 from ...arguments import checked
 from ...artefacts import read_json
 from ...errors import BlissError, UsageError
-from ...safe_text import counted
+from ...safe_text import counted, some_of
 from ..addresses import expand, is_remote, is_remote_folder
 from ..datasets import check_inside, choose_split, open_builder, quiet
 from ..opening import FOLDER_PART, HUB_SPEC
@@ -311,10 +311,9 @@ def _unread_tables(folder: str, options: ImageOptions) -> tuple[str, ...]:
     )
     if not tables:
         return ()
-    shown = ", ".join(tables[:3]) + (f" and {len(tables) - 3:,} more" if tables[3:] else "")
     return (
-        f"{display_path(folder)}: {shown} {'is' if len(tables) == 1 else 'are'} not read; labels "
-        "are read from a table that --labels names",
+        f"{display_path(folder)}: {some_of(tables, 3)} {'is' if len(tables) == 1 else 'are'} not "
+        "read; labels are read from a table that --labels names",
     )
 
 

@@ -158,8 +158,7 @@ def _same(stored: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
 def begun_request(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     """The request as `folder` states it where it was begun for the same one: version 0.1 did not
     state the collection."""
-    begun = next((n for n in (MANIFEST, BUILDING) if (folder / n).is_file()), None)
-    before = _stored_request(folder / begun) if begun else {}
+    before = _stored_request(folder)
     return before if {"collection": request["collection"], **before} == request else dict(request)
 
 
@@ -169,8 +168,7 @@ def stash_parts(folder: Path, request: Mapping[str, Any]) -> None:
     Does nothing where the folder was begun for the same request, or for one that differs in more.
     It may be interrupted at any point and called again.
     """
-    begun = next((n for n in (MANIFEST, BUILDING) if (folder / n).is_file()), None)
-    before = _stored_request(folder / begun) if begun else {}
+    before = _stored_request(folder)
     differing = {name for name in {*before, *request} if before.get(name) != request.get(name)}
     if not differing or differing - set(WHICH):
         return
@@ -249,9 +247,11 @@ def _are_intact(folder: Path, names: Iterable[str], facts: Mapping[str, Any]) ->
     return True
 
 
-def _stored_request(path: Path) -> dict[str, Any]:
+def _stored_request(folder: Path) -> dict[str, Any]:
+    """The request that a folder was finished or begun for; {} where it cannot be read."""
+    begun = next((n for n in (MANIFEST, BUILDING) if (folder / n).is_file()), None)
     try:
-        before = read_json(path).get("request")
+        before = read_json(folder / begun).get("request") if begun else None
     except BlissError:
         return {}
     return before if isinstance(before, dict) else {}

@@ -49,6 +49,19 @@ def image_embeddings(folder: Path, labels: list[str], vectors: np.ndarray | None
     return folder
 
 
+def test_only_a_missing_column_is_answered_with_the_columns_that_are_there(tmp_path):
+    table, pictures = tmp_path / "of.csv", tmp_path / "two.parquet"
+    table.write_text("path,Part A,part_a\na.png,x,y\n")
+    pq.write_table(pa.table({"left": [b"1"], "right": [b"2"], "part": ["x"]}), pictures)
+    for spec, column, needed in (
+        (table, "side", "one of path, Part A, part_a"),
+        (table, "part-a", "one of Part A, part_a"),
+        (pictures, "part", "a table or embeddings with it"),  # "one of them" is of its pictures
+    ):
+        with pytest.raises(UsageError, match=f"has no column '{column}'. Needed: {needed}"):
+            request_module.column_of(str(spec), None, column)
+
+
 def test_a_class_with_too_few_images_is_refused_first(
     bliss, collection, index, tmp_path, nothing_embedded
 ):
