@@ -16,10 +16,10 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -420,18 +420,11 @@ def _texts(value: Any) -> tuple[str, ...]:
     return ()
 
 
-class _Captions(Protocol):
-    """Texts in order: a list, or a column of them."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, at: slice, /) -> Iterable[str]: ...
-
-
 @dataclass(frozen=True)
 class CaptionList:
     """Distinct clean captions as a corpus to be indexed: row j is caption j."""
 
-    texts: _Captions
+    texts: Sequence[str]
     fingerprint: str
     spec: str = "captions"
     default_prompt: str = "{}"

@@ -17,7 +17,7 @@ from ..vectors.rows import SelectedRows
 from ..vectors.unit_rows import Rows
 from .gpu import (
     Gpus,
-    GpuStructureSource,
+    GpuStructure,
     HoldingSearcher,
     StreamingSearcher,
     TorchSearcher,
@@ -28,7 +28,7 @@ from .gpu import (
 from .install import MadeStructure
 from .kinds import EXACT, SearchChoice, check_parameters, gpu_numbers, lists_for, read_kind
 from .plan import Plan, Task, plan_search, this_machine
-from .searchers import ExactSearcher, Searcher, StructureSearcher
+from .searchers import ExactSearcher, Searcher, Structure, StructureSearcher
 from .structures import (
     FaissStructure,
     fill_structure,
@@ -106,10 +106,14 @@ def searcher_of(folder: IndexFolder, rows: IndexRows, choice: SearchChoice, plan
         if gpus is not None and plan.placement in ("gpu", "gpu-shards"):
             return HoldingSearcher(gpus, rows)
         return _exact(gpus, rows)
-    stored = stored.with_parameters(choice.parameters)
-    newer = IndexRows(folder, start=stored.rows)
-    source = stored if gpus is None else GpuStructureSource(gpus, stored)
-    return StructureSearcher(source, _exact(gpus, rows), _exact(gpus, newer))
+    chosen = stored.with_parameters(choice.parameters)
+    newer = IndexRows(folder, start=chosen.rows)
+
+    def load() -> Structure:
+        structure = chosen.load()
+        return structure if gpus is None else GpuStructure(gpus, structure)
+
+    return StructureSearcher(load, _exact(gpus, rows), _exact(gpus, newer))
 
 
 def open_searcher(
@@ -140,7 +144,7 @@ def made_searcher(rows: Rows, made: MadeStructure, parameters: Mapping[str, int]
     index = read_structure(made.path, how_to_make_again(made.path, made.kind.name))
     structure = FaissStructure(index, made.kind, chosen)
     nothing = SelectedRows(rows, np.zeros(0, np.int64))
-    return StructureSearcher(structure, ExactSearcher(rows), ExactSearcher(nothing))
+    return StructureSearcher(lambda: structure, ExactSearcher(rows), ExactSearcher(nothing))
 
 
 EXACT_UP_TO = 50_000
@@ -171,4 +175,4 @@ def nearest_searcher(rows: Rows, probes: int = PROBES) -> Searcher:
     parameters = check_parameters(kind, {"nprobe": probes, "candidates": 1})
     nothing = SelectedRows(rows, np.zeros(0, np.int64))
     made = FaissStructure(structure, kind, parameters)
-    return StructureSearcher(made, ExactSearcher(rows), ExactSearcher(nothing))
+    return StructureSearcher(lambda: made, ExactSearcher(rows), ExactSearcher(nothing))

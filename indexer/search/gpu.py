@@ -29,7 +29,7 @@ from ..vectors.rows import SelectedRows, select_blocks
 from ..vectors.unit_rows import Blocks, Rows, blocks_of, slices
 from .plan import Plan
 from .searchers import ExactSearcher
-from .structures import FaissStructure, StoredStructure, drop_unselected, reason
+from .structures import FaissStructure, drop_unselected, reason
 
 MOST_SELECTED = 2048
 """FAISS selects no more rows of a query on a GPU, and probes no more lists."""
@@ -248,20 +248,11 @@ def place_vectors(gpus: Gpus, vectors: Rows) -> Any:
         return joined
 
 
-@dataclass(frozen=True)
-class GpuStructureSource:
-    """A structure that is loaded and then moved to the GPUs."""
-
-    gpus: Gpus
-    stored: StoredStructure
-
-    def load(self) -> GpuStructure:
-        """Errors as of `StoredStructure.load`; BlissError where the GPUs have no room for it."""
-        return GpuStructure(self.gpus, self.stored.load())
-
-
 class GpuStructure:
-    """A structure on the GPUs in fp16, whole on each or spread over them (see `Structure`)."""
+    """A structure on the GPUs in fp16, whole on each or spread over them (see `Structure`).
+
+    Raises BlissError where the GPUs have no room for it.
+    """
 
     selects = False
 

@@ -7,7 +7,7 @@ exactly, and so is a query for which it finds fewer than k rows however widely i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Protocol
 
@@ -81,28 +81,21 @@ class Structure(Protocol):
         """
 
 
-class StructureSource(Protocol):
-    """Where a structure comes from when the first query needs it."""
-
-    def load(self) -> Structure:
-        """The structure, ready to propose."""
-
-
 class StructureSearcher:
     """Search through a structure.
 
-    `exact` searches all stored rows, `newer` those that the structure does not cover. The structure
-    is loaded for the first query.
+    `exact` searches all stored rows, `newer` those that the structure does not cover. `load` gives
+    the structure, for the first query.
     """
 
-    def __init__(self, source: StructureSource, exact: Searcher, newer: Searcher) -> None:
-        self.source, self.exact, self.newer = source, exact, newer
+    def __init__(self, load: Callable[[], Structure], exact: Searcher, newer: Searcher) -> None:
+        self.load, self.exact, self.newer = load, exact, newer
         self.rows = exact.rows
 
     @cached_property
     def structure(self) -> Structure:
-        """The structure; errors as of its source."""
-        return self.source.load()
+        """The structure; errors as of `load`."""
+        return self.load()
 
     def search(self, queries: np.ndarray, k: int, live: np.ndarray | None = None) -> Hits:
         queries = np.ascontiguousarray(queries, np.float32)

@@ -268,9 +268,6 @@ class FaissStructure:
         )
         return rows if selected is None or selector else drop_unselected(rows, selected)
 
-    def load(self) -> FaissStructure:
-        return self
-
 
 def drop_unselected(rows: np.ndarray, selected: np.ndarray) -> np.ndarray:
     """Rows [n, w] with -1 in place of those whose bit is not set in `selected`."""
