@@ -68,14 +68,18 @@ def is_plain(text: str) -> bool:
 
 
 def list_cell(entries: Sequence[object]) -> str:
-    """The cell that holds the entries.
+    """The cell that holds the entries."""
+    cells = [entry_cell(entry) if isinstance(entry, str) else str(entry) for entry in entries]
+    return joined_cells(cells, not isinstance(next(iter(entries), ""), str))
+
+
+def joined_cells(cells: Sequence[str], numbers: bool) -> str:
+    """The cell that holds what `entry_cell` made of texts, or `numbers` as they are written.
 
     Numbers below 0 get no apostrophe, but for the first of several, with which the cell begins.
     """
-    cells = [entry_cell(entry) if isinstance(entry, str) else str(entry) for entry in entries]
-    if len(entries) > 1 and not isinstance(entries[0], str):
-        cells[0] = _GUARD.sub(r"\1\2'", cells[0])
-    return LIST_SEPARATOR.join(cells)
+    cell = LIST_SEPARATOR.join(cells)
+    return f"'{cell}" if numbers and len(cells) > 1 and cell.startswith("-") else cell
 
 
 def entry_cell(text: str) -> str:

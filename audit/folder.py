@@ -43,12 +43,12 @@ from ..artefacts import (
 from ..errors import BlissError, UsageError
 from ..indexer import Failure, numbers_of, parquet_schema, ranks, read_parquet
 from ..safe_text import (
-    LIST_SEPARATOR,
     any_cell,
     cell_text,
     csv_lines,
     csv_text,
     entry_cell,
+    joined_cells,
     text_cell,
 )
 from ..scorer import HiddenTexts
@@ -482,24 +482,20 @@ def _cells(column: pa.Array) -> list[object]:
     if pa.types.is_list(kind):
         entries = column.flatten()
         if pa.types.is_string(kind.value_type):
-            return _joined(column, _taken(entries, entry_cell, "None"))
+            return _joined(column, _taken(entries, entry_cell, "None"), numbers=False)
         if pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type):
-            return _joined(column, [str(entry) for entry in entries.to_pylist()], signed=True)
+            return _joined(column, [str(entry) for entry in entries.to_pylist()], numbers=True)
     return [
         str(value).lower() if isinstance(value, bool) else any_cell(value)
         for value in column.to_pylist()
     ]
 
 
-def _joined(column: pa.Array, cells: list[Any], signed: bool = False) -> list[object]:
-    """One cell for each list of a column; the first of several numbers may begin with a sign."""
-    joined: list[object] = []
-    start = 0
-    for length in pc.fill_null(pc.list_value_length(column), 0).to_pylist():
-        cell = LIST_SEPARATOR.join(cells[start : start + length])
-        joined.append(f"'{cell}" if signed and length > 1 and cell.startswith("-") else cell)
-        start += length
-    return joined
+def _joined(column: pa.Array, cells: list[Any], numbers: bool) -> list[object]:
+    """One cell for each list of a column, from the cells of all their entries."""
+    following = iter(cells)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_pylist()
+    return [joined_cells(list(itertools.islice(following, length)), numbers) for length in lengths]
 
 
 def _taken(column: pa.Array, cell: Callable[[str], str], null: str) -> list[Any]:
