@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import Report, setup_lines, test_data, unit, verdict
+from measuring import Report, compile_modules, setup_lines, test_data, unit, verdict
 
 NEW = Path(__file__).resolve().parent.parent
 ALLOWED, ALLOWED_MEMORY = 1.05, {"audit_memory": 1.10}
@@ -67,6 +67,8 @@ def main() -> int:
     parser.add_argument("--record", action="store_true")
     chosen = parser.parse_args()
     report = Report("speed_kept", chosen.record, chosen.runs)
+    for checkout in (chosen.old, NEW):
+        compile_modules(checkout)
     report.say("speed_kept: CPU seconds and peak memory, the code as it is against the code before")
     for line in setup_lines():
         report.say(line)
