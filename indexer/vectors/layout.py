@@ -120,11 +120,15 @@ def metadata_parts(source: EmbeddingFolder, columns: list[str] | None = None) ->
 
 
 def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
-    found = {}
+    found: dict[int, Path] = {}
     for path in folder.glob(f"*.{suffix}"):
         match = re.search(r"(\d+)$", path.stem)
-        if match:
-            found[int(match[1])] = path
+        if match and (other := found.setdefault(int(match[1]), path)) != path:
+            raise BlissError(
+                f"{folder} holds {min(other.name, path.name)} and {max(other.name, path.name)}",
+                "one file for each number",
+                "Move one of them away, or give it a number of its own",
+            )
     return dict(sorted(found.items()))
 
 

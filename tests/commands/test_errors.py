@@ -71,6 +71,19 @@ def test_no_command_at_all_shows_the_help_as_it_is(bliss):
             ["audit", "a", "--lambda", "nan"],
             "a weight of nan was given. Needed: a finite number, 0 or more. Try 0.5.",
         ),
+        *(
+            (
+                [*command, "--seed", "-1"],
+                "Invalid value for '--seed': -1 is not in the range 0<=x<=4294967295. Try `bliss "
+                f"{' '.join(command[:words])} --help`.",
+            )
+            for words, command in (
+                (1, ["demo"]),
+                (2, ["index", "tune", "a", "--images", "b"]),
+                (2, ["train", "oecl", "a", "--self"]),
+                (2, ["train", "clipn", "--captions", "demo", "-o", "x"]),
+            )
+        ),
         (
             ["index", "build", "a", "-o", "x", "--dtype", "int8"],
             "dtype 'int8' was given. Needed: one of float16, float32. Correct --dtype.",
