@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -325,7 +326,7 @@ def run_facts(
     return {
         "format_version": FORMAT_VERSION,
         "kind": "audit",
-        "request": dict(request),
+        "request": json.loads(json.dumps(dict(request), default=str)),
         "settings": {
             "k": settings.k,
             "weight": settings.weight if result.refit is None else result.refit.weight,

@@ -92,7 +92,7 @@ def test_arrays_give_what_files_give_bit_for_bit(world, tmp_path, dtype, prompte
                          settings=K, question=rule)  # fmt: skip
     if dtype == np.float16:  # a list of floats has 64 bits
         assert again.table().equals(result.table())
-    save_audit(arrays, K, tmp_path / "out", {"command": "audit"})
+    save_audit(arrays, K, tmp_path / "out", {"command": "audit", "images": tmp_path})
     assert pq.read_table(tmp_path / "out" / "scores.parquet").equals(result.table())
 
 
