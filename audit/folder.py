@@ -35,6 +35,7 @@ from ..artefacts import (
     check_fields,
     is_count,
     is_size,
+    lacking,
     read_json,
     sha256_of,
     write_atomically,
@@ -586,9 +587,8 @@ def open_run(folder: str | Path) -> RunFolder:
     """The run in `folder`; UsageError where there is none, BlissError where a file has changed."""
     folder = Path(folder)
     if not (folder / RUN).is_file():
-        state = f"has no {RUN}" if folder.is_dir() else "does not exist"
         raise UsageError(
-            f"{folder} {state}",
+            lacking(folder, RUN),
             "the output folder of a finished `bliss audit`",
             "Give the folder that --output named",
         )

@@ -124,15 +124,30 @@ Decorator = Callable[[Callable], Callable]
 
 
 class Command(cloup.Command):
-    """A command that names the successor of an option it no longer has."""
+    """A command that names the successor of an option it no longer has, and takes no empty text.
+
+    An empty text is what a shell makes of a variable that is not set: `-o "$OUT"` would write into
+    the current folder.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = list(args)
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             refuse_removed(error.option_name, ctx, given)
             raise
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name or "")
+            if value == "" or (isinstance(value, list | tuple) and "" in value):
+                is_option = isinstance(parameter, click.Option)
+                name = parameter.opts[-1] if is_option else parameter.human_readable_name
+                raise UsageError(
+                    f"{name} was given as an empty text",
+                    "a value",
+                    "Leave it out, or set the shell variable that it is read from",
+                )
+        return rest
 
 
 def command(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...artefacts import lacking
 from ...errors import BlissError, UsageError
 from ...safe_text import counted
 from ...tables import count_rows, read_schema, read_table
@@ -61,9 +62,8 @@ def open_embedding_folder(folder: Path, kind: str) -> EmbeddingFolder:
     fit together.
     """
     if not is_embedding_folder(folder, kind):
-        state = f"has no {kind}_emb folder" if folder.is_dir() else "does not exist"
         raise UsageError(
-            f"{folder} {state}",
+            lacking(folder, f"{kind}_emb folder"),
             f"embeddings as {kind}_emb/{kind}_emb_0.npy beside metadata/metadata_0.parquet",
             "Give the folder that holds both",
         )

@@ -66,6 +66,18 @@ def test_no_command_at_all_shows_the_help_as_it_is(bliss):
             "or {label}, used once or more, and no other braces. "
             "Write it like '{}' or 'This is a photo of a {label}'.",
         ),
+        *(
+            (
+                words,
+                f"{name} was given as an empty text. Needed: a value. Leave it out, or set the "
+                "shell variable that it is read from.",
+            )
+            for words, name in (
+                (["audit", "a", "-o", ""], "--output"),
+                (["audit", "a", "--index", "b", "--index", ""], "--index"),
+                (["score", "a", "", "--reference", "b", "--index", "c"], "IMAGES"),
+            )
+        ),
         (["audit", "a", "--k", "0"], "k = 0 was given. Needed: 1 or more. Correct --k."),
         (
             ["audit", "a", "--lambda", "nan"],

@@ -280,6 +280,7 @@ def test_moved_pictures_are_missed_in_words(bliss, run, made, tmp_path):
     [
         (lambda run: shutil.rmtree(run), 2, "does not exist. Needed: the output folder of a fin"),
         (lambda run: (run / "run.json").unlink(), 2, "has no run.json"),
+        (lambda run: (shutil.rmtree(run), run.touch()), 2, "is no folder. Needed: the output fol"),
         (lambda run: (run / "run.json").write_text("[1]"), 1, "holds a list"),
         (lambda run: (run / "run.json").write_text('{"kind": "x"}'), 1, "is a x of format"),
         (lambda run: (run / "scores.parquet").unlink(), 1, "scores.parquet is missing"),
