@@ -112,6 +112,7 @@ def pairs(
     from ..audit import (
         PairRequest,
         check_failures,
+        check_output,
         pairs_summary,
         pairs_text,
         run_pairs,
@@ -141,6 +142,8 @@ def pairs(
         **opt.recorded(given, keeping, model, data=data, index=index, search=search),
     }
     with only_run_in(Path(folder)):
+        if not overwrite:
+            check_output(folder, asked)
         found = run_pairs(request, progress_lines(), say)
         written = save_pairs(found, folder, asked, report)
 

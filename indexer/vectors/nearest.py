@@ -114,11 +114,19 @@ def exact_search(queries: np.ndarray, texts: Rows, k: int) -> Hits:
     """The k rows of `texts` (M unit rows) of largest inner product with each of `queries` [n, d].
 
     Both are unit rows (see `normalise_rows`); `texts` is an array [M, d] or lies on disk. Raises
-    UsageError when k is not between 1 and M.
+    UsageError when k is not between 1 and M, or a query is not finite.
     """
     texts = np.asarray(texts, np.float32) if isinstance(texts, np.ndarray) else texts
     check_k(k, len(texts))
-    return certain_hits(queries, texts, k, BlockScan(texts, k))[0]
+    hits = certain_hits(queries, texts, k, BlockScan(texts, k))[0]
+    lost = np.flatnonzero(~np.isfinite(hits.similarity).all(axis=1))
+    if lost.size:
+        raise UsageError(
+            f"query {lost[0]} has no similarity with one of its {k} texts that is a number",
+            "queries and texts without NaN and infinity",
+            "Leave those out, or embed them again",
+        )
+    return hits
 
 
 def certain_hits(

@@ -126,6 +126,17 @@ def test_k_changes_how_many_are_found_and_not_which():
     assert len(np.unique(many.rows[0])) == 11
 
 
+def test_a_query_or_too_many_texts_that_are_not_finite_are_named():
+    texts = np.eye(4, dtype=np.float32)
+    queries = texts[:2].copy()
+    queries[1, 3] = np.nan
+    with pytest.raises(UsageError, match=r"query 1 has no similarity .*Needed: .* without NaN"):
+        exact_search(queries, texts, 1)
+    texts[2] = np.nan
+    with pytest.raises(UsageError, match="query 0 has no similarity with one of its 4"):
+        exact_search(texts[:1], texts, 4)
+
+
 def test_no_queries_find_nothing():
     found = exact_search(np.zeros((0, 4), np.float32), np.eye(4, dtype="f4"), 2)
     assert (found.similarity.shape, found.rows.shape) == ((0, 2), (0, 2))
