@@ -130,7 +130,9 @@ def _fitting(value: Any, hint: Any) -> Any:
     if kind in (Sequence, Iterable, Collection):
         single = isinstance(value, bytes | os.PathLike | Mapping)
         single |= isinstance(value, str) and (kind is not Iterable or inner != (str,))
-        if single or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
+        needed = {Iterable: "__iter__", Collection: "__len__", Sequence: "__getitem__"}[kind]
+        single |= not (hasattr(value, "__iter__") and hasattr(value, needed))
+        if single or getattr(value, "ndim", 1) != 1:
             return _UNFIT
         first = inner[0] if inner and hasattr(value, "__len__") else Any
         fits = first is Any or all(_fitting(one, first) is not _UNFIT for one in value)
@@ -169,7 +171,7 @@ def _described(hint: Any) -> str:
         return "None"
     named = getattr(hint, "__name__", None) or str(hint)
     if inner and named in ("Sequence", "Iterable", "Collection"):
-        return f"a list of {_described(inner[0])}"
+        return "a list" if inner[0] is Any else f"a list of {_described(inner[0])}"
     return _DESCRIPTIONS.get(named, named)
 
 

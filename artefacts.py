@@ -307,6 +307,13 @@ def seal(folder: Path, kind: str, checksums: Mapping[str, str], facts: Mapping[s
     )
 
 
+def lacking(folder: Path, name: str) -> str:
+    """What to say where there is no such file: the folder has none, is a file, or is not there."""
+    if folder.is_dir():
+        return f"{folder} has no {name}"
+    return f"{folder} {'is no folder' if os.path.lexists(folder) else 'does not exist'}"
+
+
 def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
     """The manifest of a finished `kind` folder; `do` is the remedy where there is none.
 
@@ -315,8 +322,7 @@ def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        state = "has no manifest.json" if folder.is_dir() else "does not exist"
-        raise BlissError(f"{folder} {state}", f"a finished {kind} folder", do)
+        raise BlissError(lacking(folder, MANIFEST), f"a finished {kind} folder", do)
     manifest = read_json(path)
     if manifest.get("kind") != kind:
         raise BlissError(f"{folder} is a {manifest.get('kind')} folder", f"a {kind} folder", do)

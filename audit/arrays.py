@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import checked
+from ..corpora import valid_text
 from ..errors import BlissError, UsageError
 from ..indexer import (
     ArrayIndex,
@@ -82,9 +83,14 @@ def audit_arrays(  # noqa: PLR0913 - all but the first two are keyword-only
             "Give AuditSettings a smaller k, or more texts",
         )
     named = [None] * n if labels is None else [_label(each) for each in labels]
-    collection = embedded_arrays(vectors, named, None if paths is None else list(paths))
+    shown = None if paths is None else list(map(valid_text, paths))
+    collection = embedded_arrays(vectors, named, shown)
     model = collection.model
-    words = [f"text {i}" for i in range(len(captions))] if texts is None else list(texts)
+    words = (
+        [f"text {i}" for i in range(len(captions))]
+        if texts is None
+        else list(map(valid_text, texts))
+    )
     index = ArrayIndex(words, _unit_texts(captions, "text_vectors"), model)
     own = reference is None
     if reference is None:
@@ -162,8 +168,10 @@ def _rows(given: Any, what: str) -> np.ndarray:
     if hasattr(given, "detach"):
         given = given.detach().cpu()
         given = given.float() if str(getattr(given, "dtype", "")) == "torch.bfloat16" else given
+    if np.ma.is_masked(given):
+        raise _not_rows(what, "an array with masked entries")
     try:
-        rows = np.asanyarray(given)
+        rows = np.asarray(given)
     except ValueError as error:
         raise _not_rows(what, str(error)) from error
     if rows.ndim != 2 or rows.shape[1] == 0 or rows.dtype.kind not in "fiu" or not len(rows):
@@ -194,9 +202,12 @@ def _unit_texts(vectors: np.ndarray, what: str) -> np.ndarray:
 
 
 def _label(given: Any) -> str | None:
-    if given is None or (isinstance(given, float) and np.isnan(given)):
+    """A label as text: None for what NumPy and pandas have in place of one, and for blanks."""
+    given = given.item() if hasattr(given, "item") else given
+    if given is None or (not isinstance(given, str) and str(given) in ("nan", "NaT", "<NA>")):
         return None
-    return str(given.item() if hasattr(given, "item") else given)
+    text = given.decode("utf-8", "replace") if isinstance(given, bytes) else str(given)
+    return valid_text(text) if text.strip() else None
 
 
 def _check_length(given: Sequence[Any] | None, what: str, count: int, of: str) -> None:

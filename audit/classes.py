@@ -185,12 +185,23 @@ def read_prompts(file: str | Path) -> tuple[dict[str, str], dict[str, tuple[floa
     try:
         if path.suffix.lower() == ".parquet":
             columns = read_table(path).to_pydict()
+            for name in {"class", "prompt"} & columns.keys():
+                columns[name] = ["" if text is None else str(text) for text in columns[name]]
         else:
             with open(path, encoding="utf-8-sig", newline="") as lines:
                 sign = "\t" if path.suffix.lower() == ".tsv" else ","
-                rows = list(csv.DictReader(lines, delimiter=sign))
-            names = rows[0] if rows else ()
-            columns = {name: [cell_text(row[name] or "") for row in rows] for name in names}
+                names, *rows = [*filter(None, csv.reader(lines, delimiter=sign))] or [[]]
+            if wide := [row for row in rows if len(row) > len(names)]:
+                raise UsageError(
+                    f"{file} has {len(wide[0])} cells beside {wide[0][0]!r}, under "
+                    f"{counted(len(names), 'column')}",
+                    "one cell for each column",
+                    "Put a prompt that holds the separator into double quotes",
+                )
+            columns = {
+                name: [cell_text(row[at]) if at < len(row) else "" for row in rows]
+                for at, name in enumerate(names if rows else ())
+            }
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise UsageError(
             f"{file} could not be read ({error})", "a csv, tsv or parquet file", "Correct --prompts"
@@ -213,7 +224,14 @@ def read_prompts(file: str | Path) -> tuple[dict[str, str], dict[str, tuple[floa
             raise UsageError(
                 f"{file} has no vector for class '{empty}'", "one for every class", "Add it"
             )
-        return {}, {name: tuple(map(float, vector)) for name, vector in made.items()}
+        try:
+            return {}, {name: tuple(np.array(made[name], float).tolist()) for name in made}
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"{file} has vectors that are not lists of numbers ({error})",
+                "a list of numbers for each class",
+                "Save the vectors as lists of floats",
+            ) from error
     prompts = {name: text for name, text in zip(classes, worded or (), strict=True) if text}
     if len(prompts) < len(classes):
         empty = next(name for name in classes if name not in prompts)

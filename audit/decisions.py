@@ -77,6 +77,9 @@ class DecisionRule:
                 "the share of images to flag, above 0 and below 1",
                 "Try 0.05",
             )
+        for name, count in (("top", self.top), ("fail_on", self.fail_on)):
+            if count is not None and count < 0:
+                raise UsageError(f"{name} = {count} was given", "0 images or more", "Correct it")
         if self.contamination is not None and self.empirical_null:
             raise UsageError(
                 "both a contamination and an empirical null were given",

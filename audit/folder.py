@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +35,7 @@ from ..artefacts import (
     check_fields,
     is_count,
     is_size,
+    lacking,
     read_json,
     sha256_of,
     write_atomically,
@@ -57,19 +59,22 @@ from .decisions import decision_facts
 from .fitting.robust import refit_facts
 from .issues import issue_counts, issues_table, worst_issues
 from .result import AuditedImage, AuditResult
+from .retrieval import HITS
 from .run import AuditSettings
 
 SCORES, FAILURES, RUN = "scores.parquet", "failures.csv", "run.json"
 SCORES_CSV, ISSUES, ISSUES_CSV = "scores.csv", "issues.parquet", "issues.csv"
 COPIES, QUALITY = "copies.parquet", "quality.parquet"
 LABELS_CSV, DROPPED = "label_issues.csv", "dropped.csv"
+RESULTS = (SCORES, FAILURES, SCORES_CSV, ISSUES, ISSUES_CSV, COPIES, QUALITY, LABELS_CSV, DROPPED,
+           "report.html", "groups.json")  # fmt: skip
 HOW = (
     "batch_size", "device", "engine", "max_failures", "output", "overwrite", "ray_actors",
     "ray_address", "strict", "workers",
 )  # fmt: skip
 """Options that change how an audit runs, not its result."""
 DECIDING = (
-    "contamination", "empirical_null", "fail_on", "fdr", "flag", "per_class", "top",
+    "contamination", "empirical_null", "fail_on", "fdr", "flag", "keep", "per_class", "top",
 )  # fmt: skip
 """Options that only change the decision on the same scores: they may differ between runs."""
 TOP = 20
@@ -114,9 +119,17 @@ _KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
 
 
 def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
-    """Raise UsageError, naming what differs, where `folder` holds another request's audit."""
+    """Raise UsageError where `folder` holds the results of another request, naming what differs, or
+    files that would be replaced and that no audit wrote: one searches before it writes any."""
     path = Path(folder) / RUN
     if not path.is_file():
+        theirs = sorted(name for name in RESULTS if (Path(folder) / name).exists())
+        if theirs and request.get("command") == "audit" and not (Path(folder) / HITS).is_dir():
+            raise UsageError(
+                f"{folder} holds {' and '.join(theirs[:2])}, which no audit wrote",
+                "a new folder, or that of an audit",
+                "Choose another --output, or pass --overwrite to replace them",
+            )
         return
     run = read_json(path)
     before = run.get("request")
@@ -129,7 +142,8 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
     )
     if differing:
         raise UsageError(
-            f"{folder} holds an audit made with other settings ({', '.join(differing)} differ)",
+            f"{folder} holds {'an audit' if run.get('kind') == 'audit' else 'results'} made with "
+            f"other settings ({', '.join(differing)} differ)",
             "the same settings, or another folder",
             "Choose another --output, or pass --overwrite to replace it",
         )
@@ -303,7 +317,7 @@ def run_facts(
     return {
         "format_version": FORMAT_VERSION,
         "kind": "audit",
-        "request": dict(request),
+        "request": json.loads(json.dumps(dict(request), default=str)),
         "settings": {
             "k": settings.k,
             "weight": settings.weight if result.refit is None else result.refit.weight,
@@ -594,9 +608,8 @@ def open_run(folder: str | Path) -> RunFolder:
     """The run in `folder`; UsageError where there is none, BlissError where a file has changed."""
     folder = Path(folder)
     if not (folder / RUN).is_file():
-        state = f"has no {RUN}" if folder.is_dir() else "does not exist"
         raise UsageError(
-            f"{folder} {state}",
+            lacking(folder, RUN),
             "the output folder of a finished `bliss audit`",
             "Give the folder that --output named",
         )

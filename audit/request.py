@@ -23,6 +23,7 @@ from ..corpora import (
     open_corpus,
     open_images,
     read_everything,
+    similar_labels,
 )
 from ..errors import TooManyFailures, UsageError
 from ..indexer import (
@@ -39,6 +40,7 @@ from ..indexer import (
     check_same_model,
     check_same_preprocessing,
     column_names,
+    distinct_texts,
     embed_images,
     is_embedding_folder,
     metadata_parts,
@@ -235,6 +237,8 @@ def open_inputs(
         images: ImageInput = open_images(request.images, request.image_options)
     else:
         images = read_image_embeddings(request.embeddings or "")
+        for line in similar_labels(distinct_texts(images.labels)):
+            say(line)
     reference: ImageInput | Reference | None = fitted
     if request.reference and fitted is None:
         reference = _open_image_input(request.reference)

@@ -124,15 +124,30 @@ Decorator = Callable[[Callable], Callable]
 
 
 class Command(cloup.Command):
-    """A command that names the successor of an option it no longer has."""
+    """A command that names the successor of an option it no longer has, and takes no empty text.
+
+    An empty text is what a shell makes of a variable that is not set: `-o "$OUT"` would write into
+    the current folder.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = list(args)
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             refuse_removed(error.option_name, ctx, given)
             raise
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name or "")
+            if value == "" or (isinstance(value, list | tuple) and "" in value):
+                is_option = isinstance(parameter, click.Option)
+                name = parameter.opts[-1] if is_option else parameter.human_readable_name
+                raise UsageError(
+                    f"{name} was given as an empty text",
+                    "a value",
+                    "Leave it out, or set the shell variable that it is read from",
+                )
+        return rest
 
 
 def command(
@@ -210,7 +225,7 @@ def read_config(context: click.Context, option: click.Parameter, path: str | Non
             f"hf:owner/name:{path}/SPLIT",
         )
     try:
-        table: Any = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table: Any = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}", "a TOML file", "Correct it") from error
     _check_tables(table, context.find_root().command, path, "")
@@ -266,17 +281,20 @@ def _defaults(table: Mapping[str, Any], command: click.Command, where: str) -> d
 
 
 def _value(option: click.Option, value: Any, where: str) -> Any:
-    """`value` as click takes it; UsageError for another type than the option has."""
-    if option.is_flag and not isinstance(value, bool):
-        raise UsageError(f"{where} is {value!r}", "true or false", "Correct it")
-    values = value if isinstance(value, list) else [value]
-    single = isinstance(value, list) and not option.multiple
-    if not option.is_flag and (
-        single or any(isinstance(each, bool | dict | list) for each in values)
-    ):
+    """`value` as the command line would give it, so that 2.5 is no whole number here either.
+
+    UsageError for another type than the option has.
+    """
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise UsageError(f"{where} is {value!r}", "true or false", "Correct it")
+        return value
+    values = value if isinstance(value, list) and option.multiple else [value]
+    if any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in values):
         needed = "a text, a number, or a list of them" if option.multiple else "a text or a number"
         raise UsageError(f"{where} is {value!r}", needed, "Correct it")
-    return [str(each) for each in values] if option.multiple else value
+    words = [str(each) for each in values]
+    return words if option.multiple else words[0]
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from .base import OUTPUT, Output, command, option, progress_lines, say, section
+from .option_types import SEED
 
 
 @command()
@@ -16,7 +17,8 @@ from .base import OUTPUT, Output, command, option, progress_lines, say, section
     "Demo",
     option("-o", "--output", "folder", default="bliss-demo", show_default=True, metavar="DIR",
            help="The folder for all that is made."),
-    option("--seed", default=0, show_default=True, help="Seed of the images and captions."),
+    option("--seed", type=SEED, default=0, show_default=True, help="Seed of the images and "
+           "captions."),
 )  # fmt: skip
 @OUTPUT
 def demo(*, folder: str, seed: int, output: Output) -> None:

@@ -78,13 +78,14 @@ def drift(
     """Compare two collections: which captions gained or lost, with p-values and examples.
 
     OLD and NEW are each a collection of images, a folder of image embeddings, or the output folder
-    of `bliss audit`. With --column, OLD alone is parted by the values of a column.
+    of `bliss audit`. With --column, OLD alone is split by the values of a column.
     """
     from ..artefacts import only_run_in
     from ..audit import (
         DriftRequest,
         DriftSettings,
         check_failures,
+        check_output,
         drift_summary,
         drift_text,
         run_drift,
@@ -116,6 +117,8 @@ def drift(
                        index=index, search=search),
     }  # fmt: skip
     with only_run_in(Path(folder)):
+        if not overwrite:
+            check_output(folder, asked)
         result, pictures = run_drift(request, progress_lines(), say)
         written = save_drift(result, pictures, folder, asked, report)
     output.show(drift_summary(result, top), lambda: with_files(drift_text(result, top), written))

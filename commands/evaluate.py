@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ..errors import UsageError
 from ..safe_text import counted, terminal_text
 from . import options as opt
 from .base import OUTPUT, SOURCE, Command, Output, grouped, option, progress_lines, say, section
-from .option_types import EngineName
+from .option_types import SEED, EngineName
 from .presets import CLEANPATRICK, ENCODER, EVAL_PRESET, was_given, with_preset
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ MEASUREMENT = grouped(
         option("--protocol", default="random-6", show_default=True, help="A shipped protocol's "
                "name, random-K, or a JSON file."),
         option("--draws", type=int, help="Random draws [default: the protocol's]"),
-        option("--seed", type=int, help="Seed of every random choice [default: the protocol's]"),
+        option("--seed", type=SEED, help="Seed of every random choice [default: the protocol's]"),
         option("--shots", help="Reference images per class: 1, 2, 4, 8, 16, all."),
         option("--contamination", type=float, metavar="SHARE", help="Share of the reference that "
                "is anomalous."),
@@ -219,6 +220,8 @@ def evaluate(
         read_json(Path(trained.clipn) / MANIFEST) if trained.clipn else None,
     )
     with only_run_in(Path(folder)):
+        if not overwrite:
+            _check_output(Path(folder) / SUMMARY, request.asked)
         result, rows, sets = run_eval(request, index, labels, SCORES, encoder, progress_lines())
 
     def text() -> str:
@@ -232,6 +235,24 @@ def evaluate(
             say(line)
     for each in sets:
         check_failures(each.failures, decoding.limits.unreadable)
+
+
+def _check_output(summary: Path, asked: Mapping[str, Any]) -> None:
+    """UsageError, naming what differs, where an evaluation with other options is recorded."""
+    from ..artefacts import read_json
+    from ..audit import current_names
+
+    before = read_json(summary).get("asked") if summary.is_file() else None
+    if not isinstance(before, dict):
+        return
+    before, now = current_names(before), current_names(asked)
+    differing = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if differing:
+        raise UsageError(
+            f"{summary} is of an evaluation with other options ({', '.join(differing)} differ)",
+            "the same options, or another folder",
+            "Choose another --output, or pass --overwrite to replace it",
+        )
 
 
 def _judge_issues(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @section(
     "Output",
     option("-o", "--output", "file", metavar="FILE", help="[default: report.html in RUN]"),
-    option("--top", type=click.IntRange(0), default=1000, show_default=True,
+    option("--top", type=click.IntRange(1), default=1000, show_default=True,
            help="Images to show one by one, the most anomalous."),
     option("--heatmaps", is_flag=True, help="Map each shown image's score over its picture; they "
            "pass through the model again."),

@@ -12,7 +12,7 @@ from ..errors import BlissError, UsageError
 from ..safe_text import counted, terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
-from .option_types import EngineName
+from .option_types import SEED, EngineName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     option("--image-queries", default=4000, show_default=True, help="Images used at most."),
     option("--text-queries", default=1000, show_default=True, help="Captions of the index used "
            "as queries."),
-    option("--seed", default=0, show_default=True, help="Seed of every sample."),
+    option("--seed", type=SEED, default=0, show_default=True, help="Seed of every sample."),
 )  # fmt: skip
 @section(
     "Choice",

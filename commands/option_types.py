@@ -94,9 +94,9 @@ class SearchWords(click.ParamType):
         devices: list[str] = []
         shards = False
         numbers: dict[str, int] = {}
-        for word in value.split(","):
+        for word in str(value).split(","):
             name, equals, number = word.partition("=")
-            if devices and word.isdigit():
+            if devices and word.isdecimal():
                 devices.append(word)
             elif word == "shards":
                 shards = True
@@ -146,13 +146,14 @@ class EngineType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> EngineName:
         if isinstance(value, EngineName):
             return value
+        value = str(value)
         name, rest = (value[:3], value[3:].lstrip(":,")) if value[:3] == "ray" else (value, "")
         address, actors, wrong = None, None, name not in ("local", "ray")
         for word in filter(None, rest.split(",")):
             number = word.removeprefix("actors=")
             if number == word and address is None:
                 address = word
-            elif number != word and _is_count(number):
+            elif number != word and _is_count(number) and int(number):
                 actors = int(number)
             else:
                 wrong = True
@@ -171,15 +172,13 @@ class ReportSize(click.ParamType):
     name = "N|none"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: Any) -> int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if value == "none":
+        if value in ("none", -1):
             return -1
-        if _is_count(value):
+        if _is_count(str(value)) and int(value):
             return int(value)
         raise UsageError(
             f"--report {value!r} was given",
-            "how many images the report shows one by one, or none for no report",
+            "how many images the report shows one by one, 1 or more, or none for no report",
             "Write --report 200 or --report none",
         )
 
@@ -265,5 +264,6 @@ class Flag(click.ParamType):
         )
 
 
+SEED = click.IntRange(0, 2**32 - 1)
 SEARCH_WORDS, ENGINE_NAME, REPORT_SIZE = SearchWords(), EngineType(), ReportSize()
 EXCLUSION, FLAG_RULE = Exclusion(), Flag()

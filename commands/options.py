@@ -230,7 +230,8 @@ FAIL_ON = {
 def _decoding(*kinds: str) -> Callable:
     return grouped("decoding", DecodingOptions, section(
         "Decoding",
-        option("--workers", type=int, help="Decoding processes [default: one per core]"),
+        option("--workers", type=click.IntRange(1), help="Decoding processes [default: one per "
+               "core]"),
         option("--time-limit", type=click.FloatRange(0, min_open=True), default=30.0,
                show_default=True, metavar="SECONDS", help="Give up on an image after so long."),
         option("--ignore-exif", is_flag=True, help="Do not rotate images as their EXIF data says."),

@@ -89,6 +89,7 @@ def pairs(
     from ..audit import (
         PairRequest,
         check_failures,
+        check_output,
         pairs_summary,
         pairs_text,
         run_pairs,
@@ -118,6 +119,8 @@ def pairs(
         **opt.recorded(given, keeping, model, data=data, index=index, search=search),
     }
     with only_run_in(Path(folder)):
+        if not overwrite:
+            check_output(folder, asked)
         found = run_pairs(request, progress_lines(), say)
         written = save_pairs(found, folder, asked, report)
     output.show(pairs_summary(found, top), lambda: with_files(pairs_text(found, top), written))

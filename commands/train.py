@@ -10,6 +10,7 @@ import cloup
 from ..safe_text import counted, terminal_text
 from . import options as opt
 from .base import OUTPUT, Command, Output, grouped, only_one, option, progress_lines, say, section
+from .option_types import SEED
 
 OECL_TRAINING = grouped(
     "training",
@@ -22,7 +23,8 @@ OECL_TRAINING = grouped(
                "published."),
         option("--epochs", default=200, show_default=True, help="Passes over the images."),
         option("--minutes", type=float, help="Stop training after so many."),
-        option("--seed", default=0, show_default=True, help="Seed of views, split and training."),
+        option("--seed", type=SEED, default=0, show_default=True, help="Seed of views, split and "
+               "training."),
     ),
 )  # fmt: skip
 
@@ -104,7 +106,7 @@ CLIPN_TRAINING = grouped(
         option("--steps", type=int, default=1000, show_default=True, help="Batches to train on."),
         option("--pairs", type=int, default=256, show_default=True, help="Pairs per batch."),
         option("--rate", type=float, default=3e-4, show_default=True, help="Learning rate."),
-        option("--seed", type=int, default=0, show_default=True, help="Seed of everything "
+        option("--seed", type=SEED, default=0, show_default=True, help="Seed of everything "
                "random."),
         option("--minutes", type=float, help="Stop training after so many."),
     ),

@@ -23,6 +23,7 @@ from .images.folders import list_paths as list_paths
 from .images.labels import ESCAPED_COLUMNS as ESCAPED_COLUMNS
 from .images.labels import NoSuchColumn as NoSuchColumn
 from .images.labels import read_label_file as read_label_file
+from .images.labels import similar_labels as similar_labels
 from .images.opening import open_images as open_images
 from .images.opening import open_named as open_named
 from .images.source import HEAD_BYTES as HEAD_BYTES
@@ -36,6 +37,7 @@ from .images.source import display_path as display_path
 from .images.source import image_format as image_format
 from .images.source import read_everything as read_everything
 from .images.source import read_image_bytes as read_image_bytes
+from .images.source import valid_text as valid_text
 from .images.source import why_outside as why_outside
 from .parquet_pages import parquet_batches as parquet_batches
 from .peeking import LENGTH_EDGES as LENGTH_EDGES

@@ -292,7 +292,7 @@ def _has_header(
         return options.header == "yes"
     named = [field.strip() for field in first]
     wanted = (options.column or "").split(",")
-    if options.column is not None and not all(each.isdigit() for each in wanted):
+    if options.column is not None and not all(each.isdecimal() for each in wanted):
         return True  # by name, so there has to be one
     if text_suffix(name) == ".txt":
         return False
@@ -342,7 +342,7 @@ def _column(
     if given is not None and given not in names:
         numbered = [
             names[int(each) - 1]
-            if each not in names and each.isdigit() and 1 <= int(each) <= len(names)
+            if each not in names and each.isdecimal() and 1 <= int(each) <= len(names)
             else each
             for each in given.split(",")
         ]

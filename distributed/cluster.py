@@ -105,7 +105,7 @@ def cluster(ray: Any, address: str | None = None, actors: int | None = None) -> 
 def _connect(ray: Any, address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
-        if host and port.isdigit():  # Ray itself would retry for minutes
+        if host and port.isdecimal():  # Ray itself would retry for minutes
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         _init(ray, address=address)
     except Exception as error:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import read_json
+from ..artefacts import misfit, read_json
 from ..errors import BlissError, UsageError
 from ..indexer import EmbeddedImages, plain, whole_rows
 from ..safe_text import counted, some_of
@@ -116,18 +116,35 @@ def protocol_from(facts: Mapping[str, Any], source: str) -> Protocol:
         )
     if "choice" not in facts:
         raise UsageError(f"{source} has no field choice", f"one of {', '.join(CHOICES)}", "Add it")
-    made = dict(facts)
-    try:
-        for name in ("among", "near", "far"):
-            if name in made:
-                made[name] = tuple(str(entry) for entry in made[name])
-        if "splits" in made:
-            made["splits"] = tuple(tuple(int(c) for c in split) for split in made["splits"])
-        return Protocol(**made)
-    except TypeError as error:
+    wrong = misfit(dict(facts), _FORM)
+    if wrong is not None:
         raise UsageError(
-            f"{source} could not be read ({error})", "the types docs/evaluation.md says", "Check it"
-        ) from error
+            f"{source} has no usable '{wrong}'",
+            "the types that docs/evaluation.md states: lists of names, whole numbers",
+            "Correct the protocol",
+        )
+    made = dict(facts)
+    for name in {"among", "near", "far"} & made.keys():
+        made[name] = tuple(map(str, made[name]))
+    if "splits" in made:
+        made["splits"] = tuple(map(tuple, made["splits"]))
+    return Protocol(**made)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_FORM: Mapping[str, Any] = {
+    **dict.fromkeys(("name?", "choice?", "what?", "source?"), str),
+    **{name: [(str, int)] for name in ("among?", "near?", "far?")},
+    **dict.fromkeys(("class_count?", "size?", "shots?"), lambda n: n is None or _is_whole(n)),
+    **dict.fromkeys(("draws?", "seed?"), _is_whole),
+    "splits?": [[_is_whole]],
+    "others?": bool,
+    "contamination?": (int, float),
+}
+"""The types of a protocol's fields, as `misfit` checks them; `published` may hold anything."""
 
 
 def protocol_facts(protocol: Protocol) -> dict[str, Any]:

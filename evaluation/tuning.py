@@ -176,6 +176,10 @@ class TuningOptions:
                 "a number above 0 and at most 1",
                 "Correct --min-recall",
             )
+        if not 0 <= self.weight < math.inf:
+            raise UsageError(
+                f"a weight of {self.weight} was given", "a finite number, 0 or more", "Try 0.5"
+            )
         if self.image_queries < 2 or self.text_queries < 0:
             raise UsageError(
                 f"{self.image_queries} image and {self.text_queries} text queries were asked for",

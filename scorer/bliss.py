@@ -177,6 +177,7 @@ def bliss_matrices(
     Raises BlissError naming a class with too few images: two are needed, three where one of
     them is left out.
     """
+    _check_weight(weight)
     shape = (len(images), len(reference.classes))
     ics, ets = np.empty(shape), np.empty(shape)
     for block in class_blocks(images, retrieved, reference, left_out):
@@ -203,6 +204,7 @@ def bliss_scores(  # noqa: PLR0913 - six positional
     reference. `allocator` makes the arrays of more than one number an image. Raises BlissError as
     `bliss_matrices` does.
     """
+    _check_weight(weight)
     n, k = len(images), retrieved.similarity.shape[1]
     best = min(BEST, len(reference.classes))
     kept = BlissScores(
@@ -231,6 +233,11 @@ def bliss_scores(  # noqa: PLR0913 - six positional
         kept.given_pull[nowhere] = kept.pull[nowhere]
         allocator.release(kept.pull, kept.given_pull)
     return kept
+
+
+def _check_weight(weight: float) -> None:
+    if not np.isfinite(weight):
+        raise UsageError(f"a weight of {weight} was given", "a finite number", "Try 0.5")
 
 
 def _keep_nearest(kept: BlissScores, block: ClassBlock, weight: float) -> None:
@@ -354,6 +361,16 @@ def class_blocks(
             "one row for each class, in the same dimensions",
             "Correct its prompt_vectors",
         )
+    for what, numbers, count in (
+        ("images", left_out.images, len(images)),
+        ("classes", left_out.classes, len(moments.parts)),
+    ):
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < count:
+            raise UsageError(
+                f"left_out names {what} from {numbers.min():,} to {numbers.max():,}",
+                f"{what} from 0 to {count - 1:,}",
+                "Correct left_out",
+            )
     check_counts(moments, needed=2 if prior is None else 1)
     outside = left_out_terms(images, retrieved, reference, left_out, prior, allocator=allocator)
     prompt_mean, prompt_scale = prompt_statistics(moments, prompts, prior)

@@ -84,7 +84,7 @@ def add_images(moments: Moments, images: Rows, labels: np.ndarray) -> Moments:
     """Moments after adding unit rows `images` [n, d] to the classes `labels` int [n].
 
     Rows on disk are read class by class, ROWS_AT_ONCE at a time. Raises BlissError for labels or
-    vectors that do not fit the moments.
+    vectors that do not fit the moments, and for vectors that are not finite.
     """
     _check_labels(moments, images, labels)
     if not len(labels):
@@ -166,6 +166,12 @@ def scatter_of(part: ClassMoments) -> np.ndarray:
 def _moments_of(images: np.ndarray) -> ClassMoments:
     rows = images.astype(np.float64)
     mean = rows.mean(axis=0)
+    if not np.isfinite(mean).all():
+        raise BlissError(
+            "an image to add holds NaN or infinity",
+            "finite embeddings",
+            "Leave it out, or embed it again",
+        )
     rows -= mean
     if len(rows) <= mean.size:
         return ClassMoments(len(rows), mean, rows, None)
@@ -174,7 +180,7 @@ def _moments_of(images: np.ndarray) -> ClassMoments:
 
 def _remove_one(part: ClassMoments, image: np.ndarray, name: str) -> ClassMoments:
     apart = image.astype(np.float64) - part.mean
-    if part.count == 0:
+    if part.count == 0 or not np.isfinite(apart).all():
         raise _not_a_member(name)
     left = part.count - 1
     if part.centred is not None:

@@ -6,11 +6,17 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
 from ...errors import BlissError
 from ...indexer import exact_search, normalise_rows
@@ -61,12 +67,15 @@ class BlissDetector(OutlierMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=LEAST)
         if not 0 < self.contamination <= 0.5:
             raise ValueError(f"contamination {self.contamination} was given; above 0, up to 0.5")
-        if not self.k >= 1:
-            raise ValueError(f"k = {self.k} was given; needed: 1 or more")
+        if not (isinstance(self.k, Integral) and self.k >= 1):
+            raise ValueError(f"k = {self.k} was given; needed: a whole number, 1 or more")
         names, labels = np.zeros(1), np.zeros(len(X), np.int64)
         if y is not None:
             check_consistent_length(X, y)
-            names, labels = np.unique(np.asarray(y), return_inverse=True)
+            y = column_or_1d(y)
+            if any(each is None or each != each for each in y.tolist()):
+                raise ValueError("y holds None or NaN; needed: a class for each row of X")
+            names, labels = np.unique(y, return_inverse=True)
         counts = np.bincount(labels)
         if counts.min() < LEAST:
             raise ValueError(

@@ -65,6 +65,7 @@ from ..classes import (
     given_vectors,
     look_up_class_prompts,
     named_classes,
+    read_prompts,
     without_small,
 )
 from ..scoring import class_moments
@@ -177,13 +178,17 @@ def fit_with_means(
 
     Those prompts are listed in MISSING in the `output` folder, which --prompts reads back. Means
     stand in where the prompts were not chosen and the images have classes; otherwise the error of
-    `fit_reference` names the list.
+    `fit_reference` names the list. A list that was edited and given stays as it is.
     """
     words: ClassWords = given["words"]
-    (output / MISSING).unlink(missing_ok=True)
+    in_use = _is_given(output / MISSING, words)
+    if not in_use:
+        (output / MISSING).unlink(missing_ok=True)
     try:
         return fit_reference(images, **given)
     except MissingPrompts as error:
+        if in_use:
+            raise
         write_text(output / MISSING, csv_text([("class", "prompt"), *error.missing]))
         chosen = words.prompts != ClassWords().prompts or words.labels
         if chosen or choose_classes(images.labels, words, images.source) is None:
@@ -196,6 +201,13 @@ def fit_with_means(
             "mean of a class's images stands in for its prompt"
         )
         return fit_reference(images, **{**given, "words": replace(words, means=True)})
+
+
+def _is_given(listed: Path, words: ClassWords) -> bool:
+    """Whether the prompts in a file are among those that were given."""
+    with suppress(UsageError):
+        return read_prompts(listed)[0].items() <= words.labels.items()
+    return False
 
 
 def _with_images(

@@ -256,7 +256,7 @@ class DriftRequest:
             given = "neither" if self.new is None else "both"
             raise UsageError(
                 f"{given} of NEW and --column were given",
-                "one of them: a second collection, or a column that parts the first",
+                "one of them: a second collection, or a column that splits the first",
                 "Give two collections, or one with --column NAME --old VALUE --new VALUE",
             )
         if (self.column is None) != (self.values is None):

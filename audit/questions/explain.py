@@ -172,7 +172,7 @@ def explain(  # noqa: PLR0913 - four artefacts, then keyword-only options
             "Correct --class",
         )
     if part not in (TOTAL, LABEL, CAPTIONS) and not (
-        part.isdigit() and 1 <= int(part) <= settings.k
+        part.isdecimal() and 1 <= int(part) <= settings.k
     ):
         raise UsageError(
             f"--part {part} was given",
@@ -362,7 +362,7 @@ def _explain_batch(  # noqa: PLR0913
             weight=weight,
             captions=captions,
             nearest_images=near[i],
-            part=captions[int(part) - 1].text if part.isdigit() else part,
+            part=captions[int(part) - 1].text if part.isdecimal() else part,
             cells=cells.cells[i],
             constant=float(constants[i]),
             method=cells.method,
@@ -374,7 +374,7 @@ def _explain_batch(  # noqa: PLR0913
 def _counted(part: str, order: np.ndarray) -> np.ndarray:
     """bool [n, 1 + k], which texts of `ClassTerms` a part means; `order` [n, k] is by pull."""
     column = np.arange(1 + order.shape[1])[None]
-    if part.isdigit():
+    if part.isdecimal():
         return column == 1 + order[:, int(part) - 1 : int(part)]
     return {TOTAL: column >= 0, LABEL: column == 0, CAPTIONS: column > 0}[part]
 
@@ -424,9 +424,15 @@ def save_map(each: Explanation, folder: str | Path, name: str) -> tuple[Path, Pa
     """Write `name`.png (the map over the picture) and `name`.npz (its numbers) into `folder`.
 
     Red cells make the image more anomalous, blue ones less; a legend states the largest value, the
-    sum of the cells and the constant.
+    sum of the cells and the constant. Raises UsageError where `name`.png is there and is no map.
     """
     drawn, numbers = Path(folder) / f"{name}.png", Path(folder) / f"{name}.npz"
+    if drawn.exists() and not numbers.exists():
+        raise UsageError(
+            f"{drawn} is there already, and is no map",
+            "a new folder, or one of maps",
+            "Choose another --output",
+        )
     drawn.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(drawn, lambda file: draw_map(each).save(file, "PNG"))
     values = {

@@ -130,7 +130,7 @@ def _add_maps(
 
 def _has_pictures(path: Path) -> bool:
     """Whether there is a page at `path` with a picture."""
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         return False
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as page:
         return page.find(b'id="picture-0"') >= 0

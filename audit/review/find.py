@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...artefacts import read_array
 from ...errors import BlissError, UsageError
 from ...indexer import Encoder, SelectedRows, exact_search, normalise_rows
 from ...safe_text import counted, terminal_text
@@ -45,11 +46,9 @@ def find_by_vector(run: RunFolder, file: str, k: int = 20) -> list[Found]:
     one finite vector of their dimension.
     """
     try:
-        vector = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--vector {file} could not be read ({error})", "an .npy file", "Correct the path"
-        ) from error
+        vector = read_array(Path(file), remedy="Correct the path, or save one with numpy.save")
+    except BlissError as error:
+        raise UsageError(f"--vector {error.given}", error.needed, error.remedy) from error
     rows = np.atleast_2d(vector)
     dimension = run.facts["model"]["dimension"]
     if rows.shape != (1, dimension) or rows.dtype.kind not in "fiu":
@@ -113,7 +112,7 @@ def _embeddings(run: RunFolder) -> tuple[StoredImages, np.ndarray]:
 def _nearest(run: RunFolder, query: np.ndarray, k: int, itself: int | None) -> list[Found]:
     stored, places = _embeddings(run)
     vectors = SelectedRows(stored.vectors, places)
-    hits = exact_search(query, vectors, min(k + (itself is not None), len(places)))
+    hits = exact_search(query, vectors, min(max(1, k + (itself is not None)), len(places)))
     rows = hits.rows[0]
     columns = run.columns(["path", "label", "score", "rank"]).take(rows).to_pylist()
     found = [

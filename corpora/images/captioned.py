@@ -224,7 +224,7 @@ def _records(file: str, column: str | None, options: ImageOptions) -> Records:
     problem: UsageError | None = None
     for name in COLUMNS if column is None else (column,):
         try:
-            read = read_label_file(file, replace(options, label_column=name, labels=None))
+            read = read_label_file(file, replace(options, label_column=name, labels=None), True)
         except UsageError as error:
             problem = problem or error
         else:

@@ -58,14 +58,16 @@ Columns = tuple[list[str], list[str | None], bool]
 """Paths, labels, and whether there is a column of labels."""
 
 
-def read_label_file(file: str, options: ImageOptions) -> LabelFile:
+def read_label_file(file: str, options: ImageOptions, captions: bool = False) -> LabelFile:
     """Read a csv, tsv, jsonl or parquet file by its suffix.
 
-    UsageError where the columns are not there; BlissError where it cannot be read.
+    With `captions`, what is read as labels are captions: of any length, and a list of them counts
+    as that many records. UsageError where the columns are not there; BlissError where it cannot be
+    read.
     """
     readers = {".parquet": _parquet_columns, ".jsonl": _jsonl_columns}
     read = readers.get(os.path.splitext(file)[1].lower(), _csv_columns)
-    paths, labels, has_labels = read(file, options)
+    paths, labels, has_labels = read(file, options, captions)
     empty = next((row for row, path in enumerate(paths) if not path), None)
     if empty is not None:
         raise BlissError(
@@ -75,7 +77,7 @@ def read_label_file(file: str, options: ImageOptions) -> LabelFile:
         )
     problems = {}
     for row, label in enumerate(labels):
-        if label is not None and len(label.encode("utf-8")) > LONGEST_LABEL:
+        if not captions and label is not None and len(label.encode("utf-8")) > LONGEST_LABEL:
             labels[row], problems[row] = None, LABEL_TOO_LONG
     name = display_path(os.path.basename(file))
     return LabelFile(name, tuple(paths), tuple(labels), has_labels, problems)
@@ -106,7 +108,7 @@ def list_labelled(file: str, options: ImageOptions) -> ImageList:
             "paths relative to the folder of the file, or absolute ones inside it",
             remedy,
         )
-    notices = () if read.has_labels else (no_labels(file),)
+    notices = similar_labels(read.labels) if read.has_labels else (no_labels(file),)
     return replace(listed, problems={**read.problems, **listed.problems}, notices=notices)
 
 
@@ -224,7 +226,7 @@ def _below(root: str, path: str) -> str:
     return path
 
 
-def _csv_columns(file: str, options: ImageOptions) -> Columns:
+def _csv_columns(file: str, options: ImageOptions, captions: bool) -> Columns:
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         encoding = _encoding(file)
@@ -279,7 +281,7 @@ def _delimiter(file: str, header: str, options: ImageOptions) -> str:
     return usual
 
 
-def _jsonl_columns(file: str, options: ImageOptions) -> Columns:
+def _jsonl_columns(file: str, options: ImageOptions, captions: bool) -> Columns:
     paths: list[str] = []
     labels: list[str | None] = []
     fields: tuple[str, str | None] | None = None
@@ -297,9 +299,11 @@ def _jsonl_columns(file: str, options: ImageOptions) -> Columns:
                     path_at, label_at = _columns(file, list(record), options)
                     names = list(record)
                     fields = names[path_at], None if label_at is None else names[label_at]
-                paths.append(str(record.get(fields[0]) or ""))
-                value = record.get(fields[1]) if fields[1] is not None else None
-                labels.append(label_text(value) if isinstance(value, str | int | float) else None)
+                found = record.get(fields[1]) if fields[1] is not None else None
+                for value in found if captions and isinstance(found, list) else [found]:
+                    known = isinstance(value, str | int | float)
+                    paths.append(str(record.get(fields[0]) or ""))
+                    labels.append(label_text(value) if known else None)
     except (ValueError, RecursionError) as error:
         raise BlissError(
             f"line {number} of {display_path(file)} cannot be read ({error})",
@@ -311,7 +315,7 @@ def _jsonl_columns(file: str, options: ImageOptions) -> Columns:
     return paths, labels, fields is None or fields[1] is not None
 
 
-def _parquet_columns(file: str, options: ImageOptions) -> Columns:
+def _parquet_columns(file: str, options: ImageOptions, captions: bool) -> Columns:
     try:
         with open(file, "rb") as opened:
             table = open_table(opened)
@@ -320,7 +324,7 @@ def _parquet_columns(file: str, options: ImageOptions) -> Columns:
             names = [schema.names[path_at]]
             if label_at is not None:
                 names.append(schema.names[label_at])
-            read = _read_columns(table, opened, names)
+            read = _read_columns(table, opened, names, captions)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
     values, found = read
@@ -331,7 +335,7 @@ def _parquet_columns(file: str, options: ImageOptions) -> Columns:
 
 
 def _read_columns(
-    table: pq.ParquetFile, file: IO[bytes], names: list[str]
+    table: pq.ParquetFile, file: IO[bytes], names: list[str], captions: bool
 ) -> tuple[list[object], list[str | None]]:
     """The paths and labels; ArrowInvalid where they are much larger than the file."""
     paths: list[object] = []
@@ -343,9 +347,15 @@ def _read_columns(
             size += batch.nbytes
             if size > limit:
                 raise pa.ArrowInvalid(f"its texts unpack to more than {limit >> 20} MiB")
-            paths += batch.column(names[0]).to_pylist()
-            if len(names) > 1:
+            here = batch.column(names[0]).to_pylist()
+            kind = batch.schema.field(names[-1]).type
+            if captions and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+                lists = [found or [None] for found in batch.column(names[1]).to_pylist()]
+                here = [path for path, found in zip(here, lists, strict=True) for _ in found]
+                labels += [label_text(text) for found in lists for text in found]
+            elif len(names) > 1:
                 labels += label_values(batch.column(names[1]), table.schema_arrow, names[1], None)
+            paths += here
     return paths, labels
 
 

@@ -32,6 +32,7 @@ import numpy as np
 from PIL import Image
 
 from ...corpora import HEAD_BYTES, MAX_FILE_BYTES, image_format
+from ...errors import UsageError
 from ..encode.encoder import (
     Preprocessing,
     UnreadableImage,
@@ -180,6 +181,14 @@ class DecodingLimits:
     """Of the file."""
     max_memory: int = 440 << 20
     """Bytes that its file, its decoder and its pixels take together."""
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise UsageError(
+                f"a time limit of {self.seconds} seconds was given",
+                "a number above 0",
+                "Correct --time-limit",
+            )
 
 
 @dataclass(frozen=True)

@@ -391,8 +391,8 @@ LABEL_COLUMN = "label"
 def paths_and_labels(layout: EmbeddingFolder) -> tuple[TextColumn, TextColumn]:
     """The path and the label of each row, reading no other column.
 
-    Without such a column, or for a null, there is no label and "row 7" is the path. Raises
-    BlissError where a path or label is not UTF-8.
+    Without such a column, or for a null, there is no label and "row 7" is the path; a label of
+    blanks is none. Raises BlissError where a path or label is not UTF-8.
     """
     paths: list[pa.Array] = []
     labels: list[pa.Array] = []
@@ -405,7 +405,16 @@ def paths_and_labels(layout: EmbeddingFolder) -> tuple[TextColumn, TextColumn]:
             first += len(values)
         labelled = LABEL_COLUMN if LABEL_COLUMN in there else None
         labels += [values.dictionary_encode() for values in _column(file, labelled, count)]
-    return joined(paths), categories(joined(labels))
+    return joined(paths), _without_blanks(joined(labels))
+
+
+def _without_blanks(labels: TextColumn) -> TextColumn:
+    """A column with its texts held once, those of blanks alone as null."""
+    column = categories(labels)
+    numbers, names = column.values.indices, column.values.dictionary
+    blank = [place for place, name in enumerate(names.to_pylist()) if not name.strip()]
+    kept = pc.if_else(pc.is_in(numbers, pa.array(blank, numbers.type)), None, numbers)
+    return TextColumn(pa.DictionaryArray.from_arrays(kept, names)) if blank else column
 
 
 def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:

@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 
 from ...artefacts import (
     BUILDING,
+    FIELDS,
     LOCK,
     MANIFEST,
     check_checksum,
@@ -213,6 +214,8 @@ def begin_building(
         if not (folder / name).is_file():
             continue
         before = _request_of(folder / name, overwrite)
+        if name == MANIFEST and _is_foreign(folder / name):
+            raise _not_ours(folder)
         if before == dict(request):
             break
         if in_current_terms(before) == dict(request):
@@ -229,11 +232,7 @@ def begin_building(
     else:
         there = folder.iterdir() if folder.is_dir() else ()
         if any(path.suffix != ".tmp" and path.name != LOCK for path in there):
-            raise UsageError(
-                f"{folder} holds files that bliss did not put there",
-                "an empty or new output folder",
-                "Choose another one",
-            )
+            raise _not_ours(folder)
     if not (folder / MANIFEST).is_file():
         write_json(folder / BUILDING, {"request": dict(request), "facts": dict(facts or {})})
 
@@ -256,6 +255,22 @@ def differing_fields(before: Any, after: Any, name: str = "") -> list[str]:
             for field in differing_fields(one, other, f"{name}[{number}]")
         ]
     return [] if before == after else [name]
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a manifest is whole and of another program, which may have folders of these names."""
+    try:
+        return read_json(path).get("kind") not in FIELDS
+    except BlissError:
+        return False
+
+
+def _not_ours(folder: Path) -> UsageError:
+    return UsageError(
+        f"{folder} holds files that bliss did not put there",
+        "an empty or new output folder",
+        "Choose another one",
+    )
 
 
 def _request_of(path: Path, overwrite: bool) -> dict[str, Any]:

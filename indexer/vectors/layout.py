@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...artefacts import lacking
 from ...errors import BlissError, UsageError
 from ...safe_text import counted
 from ...tables import count_rows, read_schema, read_table
@@ -61,9 +62,8 @@ def open_embedding_folder(folder: Path, kind: str) -> EmbeddingFolder:
     fit together.
     """
     if not is_embedding_folder(folder, kind):
-        state = f"has no {kind}_emb folder" if folder.is_dir() else "does not exist"
         raise UsageError(
-            f"{folder} {state}",
+            lacking(folder, f"{kind}_emb folder"),
             f"embeddings as {kind}_emb/{kind}_emb_0.npy beside metadata/metadata_0.parquet",
             "Give the folder that holds both",
         )
@@ -120,11 +120,15 @@ def metadata_parts(source: EmbeddingFolder, columns: list[str] | None = None) ->
 
 
 def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
-    found = {}
+    found: dict[int, Path] = {}
     for path in folder.glob(f"*.{suffix}"):
         match = re.search(r"(\d+)$", path.stem)
-        if match:
-            found[int(match[1])] = path
+        if match and (other := found.setdefault(int(match[1]), path)) != path:
+            raise BlissError(
+                f"{folder} holds {min(other.name, path.name)} and {max(other.name, path.name)}",
+                "one file for each number",
+                "Move one of them away, or give it a number of its own",
+            )
     return dict(sorted(found.items()))
 
 

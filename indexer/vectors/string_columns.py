@@ -144,7 +144,8 @@ def as_bytes(texts: Iterable[str | None]) -> pa.Array:
 
 
 def arrow_texts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
-    """large_binary arrays: the texts of an Arrow column, or what `str` makes of other values.
+    """large_binary arrays: the texts of an Arrow column, or what `str` makes of other values; NaN
+    is none.
 
     Raises pa.ArrowInvalid where its strings are not UTF-8.
     """
@@ -158,7 +159,7 @@ def arrow_texts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
             continue
         for start in range(0, len(chunk), ROWS_AT_ONCE):
             block = chunk.slice(start, ROWS_AT_ONCE).to_pylist()
-            yield as_bytes(None if each is None else str(each) for each in block)
+            yield as_bytes(None if each is None or each != each else str(each) for each in block)
 
 
 def distinct_texts(texts: Texts[str | None]) -> list[str]:

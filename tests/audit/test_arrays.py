@@ -92,8 +92,19 @@ def test_arrays_give_what_files_give_bit_for_bit(world, tmp_path, dtype, prompte
                          settings=K, question=rule)  # fmt: skip
     if dtype == np.float16:  # a list of floats has 64 bits
         assert again.table().equals(result.table())
-    save_audit(arrays, K, tmp_path / "out", {"command": "audit"})
+    save_audit(arrays, K, tmp_path / "out", {"command": "audit", "images": tmp_path})
     assert pq.read_table(tmp_path / "out" / "scores.parquet").equals(result.table())
+
+
+def test_matrices_are_arrays_and_lone_surrogates_are_written_out(world):
+    images, labels, texts = world
+    plain = audit_arrays(images, labels, text_vectors=texts, settings=K)
+    names = [f"a\udcff{i}" for i in range(24)]
+    found = audit_arrays(np.matrix(images), labels.astype(object), text_vectors=np.matrix(texts),
+                         texts=["t\ud800"] * 30, paths=names, settings=K)  # fmt: skip
+    assert np.array_equal(found.scores.score, plain.scores.score)
+    assert found.table()["path"][0].as_py() == "a\\xff0"
+    assert found.table()["captions"][0].as_py() == ["t\\ud800"] * 4
 
 
 def test_tensors_and_mapped_arrays_are_arrays_too(world, tmp_path, monkeypatch):
@@ -144,6 +155,9 @@ REFUSED = {
     "zero": (lambda i, w, t: bad(spoilt(i, [2, 9], 0), w, t), "row 2 .* not finite, and 1 more"),
     "bad text": (lambda i, w, t: bad(i, w, spoilt(t, 1, np.inf)), "row 1 of text_vectors is zero"),
     "1-d": (lambda i, w, t: bad(i[0], w, t), r"images: shape \(8,\).* Needed: numbers in an array"),
+    "masked": (lambda i, w, t: bad(np.ma.masked_less(i, 0), w, t), "with masked entries"),
+    "generator": (lambda i, w, t: bad(i, iter(w), t), "Needed: a list or None"),
+    "set": (lambda i, w, t: bad(i, {*range(24)}, t), "labels=a set. Needed: a list or None"),
     "ragged": (lambda i, w, t: bad([[1.0], [1.0, 2.0]], w, t), "images: .*Needed: numbers in an"),
     "text": (lambda i, w, t: bad(i.astype(str), w, t), "images: shape .* and type <U"),
     "other dimension": (lambda i, w, t: bad(i, w, t[:, :5]), "have 5 dimensions and images have 8"),
@@ -164,6 +178,22 @@ REFUSED = {
     "zero prompt": (lambda i, w, t: bad(i, w, t, prompts=0 * t[:3]), "row 0 of prompts is zero"),
     "prompt of 5": (lambda i, w, t: bad(i, w, t, prompts=t[:3, :5]), "prompts have 5 dimensions"),
 }
+
+
+def test_labels_that_stand_for_none_are_none(world):
+    import pandas as pd
+
+    images, labels, texts = world
+    for nothing in (None, np.nan, np.float32("nan"), pd.NA, pd.NaT, "", " "):
+        given = [nothing, *labels[1:].tolist()]
+        result = audit_arrays(images, given, text_vectors=texts, settings=K)
+        assert result.reference.classes == ("ant", "bee", "cow"), nothing
+        assert result.images.labels[0] is None
+    as_bytes = audit_arrays(images, labels.astype("S3"), text_vectors=texts, settings=K)
+    assert as_bytes.reference.classes == ("ant", "bee", "cow")
+    for field in ("top", "fail_on"):
+        with pytest.raises(UsageError, match=f"{field} = -3 was given"):
+            DecisionRule(**{field: -3})
 
 
 @pytest.mark.parametrize("what", REFUSED)

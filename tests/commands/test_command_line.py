@@ -129,7 +129,7 @@ def test_values_with_a_form_of_their_own() -> None:
 def test_options_come_from_a_file_unless_they_are_given(bliss, collection, index, tmp_path) -> None:
     config = tmp_path / "bliss.toml"
     config.write_text(
-        f'[audit]\nindex = ["{index}"]\nlambda = 2.0\ntop = 1\nreport = "none"\n'
+        f'\ufeff[audit]\nindex = ["{index}"]\nlambda = 2.0\ntop = 1\nreport = "none"\n'
         f'output = "{tmp_path / "run"}"\n[index.build]\nmodel = "demo"\n'
     )
     done = bliss("audit", collection, "--config", config, "--json", "--top", 3)
@@ -150,6 +150,16 @@ def test_options_come_from_a_file_unless_they_are_given(bliss, collection, index
         ("[audit]\nrobust = 3", "robust is 3. Needed: true or false"),
         ("[audit]\nk = true", "k is True. Needed: a text or a number"),
         ("[audit]\nk = [1, 2]", "k is .1, 2.. Needed: a text or a number"),
+        ("[audit]\nk = 2.5", "'2.5' is not a valid integer"),
+        ("[audit]\ntop = inf", "'inf' is not a valid integer"),
+        ("[audit]\nlambda = 2026-01-02", "lambda is datetime.date.*Needed: a text or a number"),
+        ("[audit]\nindex = [07:00:00]", "index is .datetime.time.*Needed: a text, a number, or a"),
+        ("[audit]\nreport = 2.5", "--report '2.5' was given"),
+        ("[audit]\nreport = 0", "--report '0' was given. Needed: how many images .* 1 or more"),
+        ("[audit]\nreport = -5", "--report '-5' was given"),
+        ("[audit]\nengine = 'ray:actors=0'", "--engine 'ray:actors=0' was given"),
+        ("[audit]\nengine = 3", "--engine '3' was given"),
+        ("[audit]\ntime-limit = nan", "a time limit of nan seconds was given"),
         ("[audit]\nweight = 2", "sets 'weight'"),
         ("[audit]\nallow-torchscript = true", "it lets weights run code"),
         ("[audit\n", "is not TOML"),

@@ -39,7 +39,8 @@ def write_embeddings_of_texts():
 
 
 def drift(bliss, world, out, *given):
-    done = bliss("drift", *given, "--index", world / "index", "-o", out, "--json", "-q")
+    done = bliss("drift", *given, "--index", world / "index", "-o", out, "--json", "-q",
+                 "--overwrite")  # fmt: skip
     assert done.code == 0, done.err
     return json.loads(done.out)
 
@@ -50,6 +51,9 @@ def test_the_new_caption_is_first_in_both_directions(bliss, world, tmp_path):
     assert found["gained"][0]["caption"] == "caption 20"
     assert found["gained"][0]["new"] >= 12
     assert found["p"] <= 0.05
+    given = (world / "old", world / "new", "--index", world / "index", "-o", tmp_path / "a", "-q")
+    refused = bliss("drift", *given, "--k", 7)
+    assert refused.code == 2 and "holds results made with other settings (k differ" in refused.err
     back = drift(bliss, world, tmp_path / "b", world / "new", world / "old", "--shown", 0)
     assert back["lost"][0]["caption"] == "caption 20"
     page = (tmp_path / "a" / "report.html").read_text()

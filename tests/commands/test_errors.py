@@ -66,10 +66,35 @@ def test_no_command_at_all_shows_the_help_as_it_is(bliss):
             "or {label}, used once or more, and no other braces. "
             "Write it like '{}' or 'This is a photo of a {label}'.",
         ),
+        *(
+            (
+                words,
+                f"{name} was given as an empty text. Needed: a value. Leave it out, or set the "
+                "shell variable that it is read from.",
+            )
+            for words, name in (
+                (["audit", "a", "-o", ""], "--output"),
+                (["audit", "a", "--index", "b", "--index", ""], "--index"),
+                (["score", "a", "", "--reference", "b", "--index", "c"], "IMAGES"),
+            )
+        ),
         (["audit", "a", "--k", "0"], "k = 0 was given. Needed: 1 or more. Correct --k."),
         (
             ["audit", "a", "--lambda", "nan"],
             "a weight of nan was given. Needed: a finite number, 0 or more. Try 0.5.",
+        ),
+        *(
+            (
+                [*command, "--seed", "-1"],
+                "Invalid value for '--seed': -1 is not in the range 0<=x<=4294967295. Try `bliss "
+                f"{' '.join(command[:words])} --help`.",
+            )
+            for words, command in (
+                (1, ["demo"]),
+                (2, ["index", "tune", "a", "--images", "b"]),
+                (2, ["train", "oecl", "a", "--self"]),
+                (2, ["train", "clipn", "--captions", "demo", "-o", "x"]),
+            )
         ),
         (
             ["index", "build", "a", "-o", "x", "--dtype", "int8"],

@@ -50,13 +50,23 @@ def call(world, *more, output="out"):
         "eval",
         *("--reference", str(world / "clean"), "--test", str(world / "test")),
         *("--index", str(world / "index"), "-o", str(world / output), "--protocol", "random-2"),
-        *("--score", "bliss", "--score", "maximum_cosine", *more),
+        *("--score", "bliss", "--score", "maximum_cosine", "--overwrite", *more),
     ]
 
 
 def evaluated(world, *more, output="other"):
     assert run(call(world, *more, output=output)) == 0
     return json.loads((world / output / "eval.json").read_text())
+
+
+def test_an_evaluation_is_not_replaced_by_another_unless_asked(world, capsys):
+    options = [each for each in call(world, "--k", "3", output="kept") if each != "--overwrite"]
+    assert run(options) == run(options) == 0
+    before = (world / "kept" / "eval.json").read_bytes()
+    assert run([*options, "--draws", "2"]) == 2
+    assert "with other options (draws differ). Needed: the same" in capsys.readouterr().err
+    assert (world / "kept" / "eval.json").read_bytes() == before
+    assert run([*options, "--draws", "2", "--overwrite"]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +265,8 @@ def test_clip_ad_takes_its_text_from_the_index_where_there_is_no_model(world, ca
         scores = clip_ad_by_hand(tested.vectors, prompts, extra[0])
         anomalous = np.array([label not in draw["normal"] for label in tested.labels])
         assert values[0][0] == pytest.approx(auroc(scores, anomalous), abs=1e-3)
-    assert run([*call(world)[: call(world).index("--score")], "--score", "clip_ad"]) == 2
+    bare = call(world, output="bare")
+    assert run([*bare[: bare.index("--score")], "--score", "clip_ad"]) == 2
     assert "clip_ad was used without its additional text" in capsys.readouterr().err
 
 

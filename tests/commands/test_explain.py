@@ -113,6 +113,7 @@ def test_maps_are_written_over_the_upright_picture(explain, tmp_path, collection
     [
         (("--class", "tower"), "--class tower is not a class of the reference"),
         (("--part", "11"), "--part 11 was given"),
+        (("--part", "²"), "--part ² was given"),
         (("--part", "left"), "a caption's number from 1 to 10"),
     ],
 )

@@ -230,7 +230,12 @@ def test_find_by_a_vector_of_any_length(bliss, run, tmp_path):
         np.save(tmp_path / "w.npy", wrong)
         outcome = bliss("find", run, "--vector", tmp_path / "w.npy")
         assert outcome.code == 2 and words in outcome.err
-    assert "could not be read" in bliss("find", run, "--vector", tmp_path / "none.npy").err
+    assert bliss("find", run, "--vector", tmp_path / "v.npy", "--top", 0, "--json").out == "[]\n"
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", images.vectors[4])
+    for name in ("none.npy", "empty.npy", "several.npz"):
+        outcome = bliss("find", run, "--vector", tmp_path / name)
+        assert outcome.code == 2 and f"{name} could not be read" in outcome.err, outcome.err
     both = bliss("find", run, "--vector", tmp_path / "v.npy", "--text", "a boat")
     assert (both.code, "both of --text and --vector" in both.err) == (2, True)
     assert "neither of --text and --image" in bliss("find", run).err

@@ -57,8 +57,10 @@ def test_swapped_captions_are_found_and_left_out(bliss, folder, tmp_path):
     assert json.loads((tmp_path / "out" / "run.json").read_text())["kept"] == 38
     changed = [("--keep", 0.0004), ("--temperature", 0.5), ("--sums", "top", "--k", 1)]
     for options in changed:
-        other = bliss("pairs", folder, "-o", tmp_path / "o", "--json", "-q", "--shown", 0, *options)
-        assert json.loads(other.out) != found, options
+        again = ("pairs", folder, "-o", tmp_path / "o", "--json", "-q", "--shown", 0, *options)
+        assert json.loads(bliss(*again, "--overwrite").out) != found, options
+    refused = bliss("pairs", folder, "-o", tmp_path / "o", "-q", "--temperature", 0.2)
+    assert refused.code == 2 and "results made with other settings (k, sums, tempe" in refused.err
 
 
 def test_pictures_end_to_end(bliss, index, tmp_path):
@@ -86,7 +88,7 @@ def test_pictures_end_to_end(bliss, index, tmp_path):
     assert page.count("data:image/webp") >= 24
     assert "<script" not in page
     options = ("--model", "demo", "-o", tmp_path / "out", "-q", "--fail-on", "unreadable=0")
-    again = bliss("pairs", images, *options)
+    again = bliss("pairs", images, *options, "--overwrite")
     assert again.code == 3
 
 

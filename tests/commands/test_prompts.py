@@ -79,6 +79,10 @@ def test_prompts_that_were_chosen_are_missed_with_the_whole_list(audit, tmp_path
                                                    "cow,a big cow"]  # fmt: skip
     outcome, _, _ = audit("--prompts", listed)
     assert outcome.code == 1 and "'a big cow' for class 'cow'" in outcome.err
+    for cow, code in (("a bull", 1), ("a cow", 0), ("a cow", 0)):  # edited, and given where it is
+        listed.write_text(f"class,prompt\n'=bee,a bee\nant,an ant\ncow,{cow}\n")
+        outcome, _, _ = audit("--prompts", listed)
+        assert outcome.code == code and f"\ncow,{cow}\n" in listed.read_text(), outcome.err
     outcome, _, _ = audit("--normal", "ant", images="flat")
     assert outcome.code == 1 and "'This is a photo of a ant'" in outcome.err
 
@@ -112,12 +116,19 @@ def test_vectors_of_the_prompts_need_no_caption_and_name_classes(audit, world, t
         ("a.csv", "class,words\nant,an ant\n", "has the columns class, words. Needed: class, and"),
         ("b.csv", "class,prompt\nant,x\nant,y\n", "names class 'ant' twice"),
         ("c.csv", "class,prompt\nant,\n", "has no prompt for class 'ant'"),
+        ("e.csv", "class,prompt\nbee,a bee\nant,an ant, red\n", "3 cells beside 'ant', under 2"),
+        ("f.csv", "class,prompt\nant,an ant, red\n", "3 cells beside 'ant', under 2"),
+        ("g.csv", "class,prompt\n", "has the columns of no row"),
         ("d.parquet", "no parquet", "could not be read"),
+        ("t.parquet", {"class": ["ant"], "vector": ["text"]}, "that are not lists of numbers"),
+        ("n.parquet", {"class": [1], "vector": [[1.0]]}, "class '=bee' has no vector"),
         ("none.csv", None, "could not be read"),
     ],
 )
 def test_tables_of_prompts_that_cannot_be_are_refused(audit, tmp_path, name, text, words):
-    if text is not None:
+    if isinstance(text, dict):
+        pq.write_table(pa.table(text), tmp_path / name)
+    elif text is not None:
         (tmp_path / name).write_text(text, encoding="utf-8")
     outcome, _, _ = audit("--prompts", tmp_path / name)
     assert outcome.code == 2 and words in outcome.err

@@ -238,10 +238,9 @@ def test_fewer_images_and_another_place_can_be_asked_for(bliss, made, tmp_path):
     assert blissaudit.save_report(run, tmp_path / "py.html", 4) == tmp_path / "py.html"
     assert (tmp_path / "py.html").read_bytes() == (tmp_path / "few.html").read_bytes()
     outcome = bliss("report", run, "--top", 0)
-    assert (outcome.code, outcome.err) == (
-        2,
-        "\nbliss: 0 images were asked for. Needed: 1 or more. Correct --top.\n",
-    )
+    assert (outcome.code, "'--top': 0 is not in the range x>=1" in outcome.err) == (2, True)
+    with pytest.raises(blissaudit.UsageError, match=r"0 images were asked for\. Needed: 1 or more"):
+        blissaudit.save_report(run, tmp_path / "py.html", 0)
 
 
 def test_a_clean_reference_gives_the_neighbours(bliss, made, index, collection, tmp_path):
@@ -266,7 +265,7 @@ def test_moved_pictures_are_missed_in_words(bliss, run, made, tmp_path):
     assert bliss("report", run, "-o", tmp_path / "bare.html").code == 0
     data, pictures = page_data(tmp_path / "bare.html")
     assert pictures == []
-    (run / "report.html").unlink()
+    (run / "report.html").write_bytes(b"")
     assert {image["no_picture"] for image in data["images"]} == {"the file does not exist"}
     assert (data["left_out"]["embeddings"], len(data["groups"])) == (False, 1)
     shutil.rmtree(run / "images")
@@ -281,6 +280,7 @@ def test_moved_pictures_are_missed_in_words(bliss, run, made, tmp_path):
     [
         (lambda run: shutil.rmtree(run), 2, "does not exist. Needed: the output folder of a fin"),
         (lambda run: (run / "run.json").unlink(), 2, "has no run.json"),
+        (lambda run: (shutil.rmtree(run), run.touch()), 2, "is no folder. Needed: the output fol"),
         (lambda run: (run / "run.json").write_text("[1]"), 1, "holds a list"),
         (lambda run: (run / "run.json").write_text('{"kind": "x"}'), 1, "is a x of format"),
         (lambda run: (run / "scores.parquet").unlink(), 1, "scores.parquet is missing"),

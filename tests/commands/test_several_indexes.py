@@ -184,6 +184,7 @@ def test_score_and_reference_and_eval_take_several(bliss, world, tmp_path):
             *("eval", "--reference", world / "images", "--test", world / "images", "--json"),
             *("--protocol", "random-2", "--draws", 2, "--score", "bliss", "-o", tmp_path / "eval"),
             *indexes(world, *names),
+            "--overwrite",
         )
         evaluated.append(json.loads(done.out)[0]["auroc"])
     assert evaluated[0] == evaluated[1] != evaluated[2]

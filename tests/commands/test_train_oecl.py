@@ -188,6 +188,7 @@ def test_evaluating_a_head_on_embeddings(bliss, sets, index, head):
     asked = (
         *("eval", "--reference", sets["normals"], "--test", sets["test"], "--index", index),
         *("--ood", f"odd={odd}", "--protocol", "folders", "-o", sets["root"] / "eval", "--k", 3),
+        "--overwrite",
     )
     names = ("oecl", "outlier_logistic", "outlier_knn_ratio", "maximum_cosine")
     scores = [part for name in names for part in ("--score", name)]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -128,14 +129,18 @@ def test_a_folder_that_cannot_be_written(bliss, captions, tmp_path):
     assert "could not write /proc/blissaudit/.bliss.lock: " in nowhere.err
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "notes.txt").write_text("mine")
-    for option in ((), ("--overwrite",)):
-        outcome = bliss(*command, "-o", tmp_path / "notes", *option)
+    (tmp_path / "site" / "search").mkdir(parents=True)
+    (tmp_path / "site" / "search" / "page.html").write_text("mine")
+    (tmp_path / "site" / "manifest.json").write_text('{"name": "a site"}')
+    for name, option in product(("notes", "site"), ((), ("--overwrite",))):
+        outcome = bliss(*command, "-o", tmp_path / name, *option)
         assert outcome.code == 2
         assert outcome.err.endswith(
-            f"\nbliss: {tmp_path}/notes holds files that bliss did not put there. Needed: an empty "
-            "or new output folder. Choose another one.\n"
+            f"\nbliss: {tmp_path}/{name} holds files that bliss did not put there. Needed: an "
+            "empty or new output folder. Choose another one.\n"
         )
     assert (tmp_path / "notes" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "site" / "search" / "page.html").read_text() == "mine"
 
 
 def test_another_index_in_the_same_folder(bliss, captions, copied):
@@ -167,6 +172,13 @@ def test_another_audit_or_reference_in_the_same_folder(bliss, collection, index,
         "--overwrite to replace it.\n"
     )
     assert (tmp_path / "out" / "scores.parquet").read_bytes() == scores
+    refused = bliss("pairs", tmp_path / "out" / "images", "-o", tmp_path / "out")
+    assert refused.code == 2 and "holds an audit made with other settings (" in refused.err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "scores.csv").write_text("mine")
+    refused = bliss(*audit[:-1], tmp_path / "mine")
+    assert refused.code == 2 and "holds scores.csv, which no audit wrote" in refused.err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["scores.csv"]
     images = times(tmp_path / "out" / "images")
     assert bliss(*audit, "--k", 3, "--overwrite").code == 0
     assert (tmp_path / "out" / "scores.parquet").read_bytes() != scores

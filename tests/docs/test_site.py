@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 
 import blissaudit
 import click
@@ -80,6 +81,25 @@ def test_options_that_a_page_names_exist(page):
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - OF_OTHER_PROGRAMS
     if page.name not in ("cli.md", "results.md"):  # made by scripts, one of them from a record
         assert named <= known_options(root)
+
+
+BLOCKS = re.compile(r"^```sh\n(.*?)^```|((?:^    .*\n)+)", re.M | re.S)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+def test_commands_on_a_page_have_the_options_that_they_give(page):
+    for found in BLOCKS.findall(page.read_text(encoding="utf-8")):
+        for line in "".join(found).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if line.strip().startswith("bliss ") else []
+            if not words or {"…", "--from", "--config"} & {*words}:
+                continue
+            command, context, at = root, click.Context(root, help_option_names=["-h", "--help"]), 0
+            while isinstance(command, click.Group):
+                at += 1
+                command = command.commands[words[at]]
+                context = click.Context(command, parent=context, info_name=words[at])
+            given = [word for word in words[at + 1 :] if word != "${LABELS[@]}"]
+            command.make_context(words[at], given, parent=context.parent)
 
 
 def test_options_that_messages_name_exist():

@@ -265,7 +265,13 @@ def test_every_protocol_survives_its_json(tmp_path):
         ({"choice": "all", "shots": 0}, "0 shots"),
         ({"choice": "all", "draws": 0}, "0 draws"),
         ({"choice": "all", "seed": -1}, "seed -1"),
-        ({"choice": "all", "draws": "two"}, "could not be read"),
+        ({"choice": "all", "draws": "two"}, "no usable 'draws'.*Needed: the types that docs/"),
+        ({"choice": "random", "size": 2.5}, "no usable 'size'"),
+        ({"choice": "random", "size": 2, "seed": 1.5}, "no usable 'seed'"),
+        ({"choice": "listed", "splits": [[0, 0.5]]}, r"no usable 'splits\[0\]\[1\]'"),
+        ({"choice": "listed", "splits": "ab"}, "no usable 'splits'"),
+        ({"choice": "all", "among": "cup"}, "no usable 'among'"),
+        ({"choice": "all", "others": "no"}, "no usable 'others'"),
     ],
 )
 def test_a_protocol_that_makes_no_sense(facts, match):

@@ -317,9 +317,11 @@ def test_options_change_what_is_asked(world):
 
 def test_what_cannot_be_tuned_is_refused(world):
     index, images = world
-    for wrong in (0, 1.5, float("nan")):
+    for wrong in (0, float("inf"), float("nan")):
         with pytest.raises(UsageError, match=r"a recall of .* was asked for"):
             TuningOptions(least_recall=wrong)
+        with pytest.raises(UsageError, match=r"a weight of .* was given"):
+            TuningOptions(weight=wrong or -1)
     with pytest.raises(UsageError, match=r"1 image and 1000 text queries were asked for"):
         TuningOptions(image_queries=1)
     with pytest.raises(UsageError, match=r"k = 61 was asked of an index of M = 60 texts"):

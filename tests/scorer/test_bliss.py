@@ -278,5 +278,12 @@ def test_arrays_that_do_not_belong_together_are_refused():
             score(rows, retrieved, Reference(moments, rows[:1]))
         with pytest.raises(UsageError, match=r"2 images were given with the texts of 3"):
             score(rows[:2], retrieved, Reference(moments, rows[:2]))
+        for weight in (float("nan"), float("inf")):
+            with pytest.raises(UsageError, match=f"a weight of {weight} was given"):
+                score(rows, retrieved, Reference(moments, rows[:2]), weight)
+        for image, number, what in ((9, 0, "images from 9 to 9"), (0, -1, "classes from -1 to -1")):
+            left_out = LeftOut(np.array([image]), np.array([number]))
+            with pytest.raises(UsageError, match=f"left_out names {what}. Needed: .* from 0 to"):
+                score(rows, retrieved, Reference(moments, rows[:2]), left_out=left_out)
     with pytest.raises(UsageError, match=r"1 classes were given for 3 images"):
         bliss_scores(rows, retrieved, Reference(moments, rows[:2]), given=np.zeros(1, np.int64))

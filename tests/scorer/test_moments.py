@@ -158,8 +158,12 @@ def test_float32_rows_are_summed_in_float64():
 
 
 @pytest.mark.parametrize(
-    ("n", "image"), [(3, [5.0, 0, 0, 0]), (9, [50.0, 0, 0, 0]), (0, [1.0, 0, 0, 0])]
-)
+    ("n", "image"),
+    [
+        (3, [5.0, 0, 0, 0]), (9, [50.0, 0, 0, 0]), (0, [1.0, 0, 0, 0]), (3, [np.nan, 0, 0, 0]),
+        (9, [np.inf, 0, 0, 0]),
+    ],
+)  # fmt: skip
 def test_removing_a_stranger_names_the_class(n, image):
     rows = np.random.default_rng(4).normal(size=(n, 4))
     moments = fit_moments(["cup"], rows, np.zeros(n, int))
@@ -181,6 +185,14 @@ def test_wrong_class_numbers(change, labels):
     message = rf"{len(labels)} class numbers were given for 2 images and 2 classes.*0 to 1"
     with pytest.raises(BlissError, match=message):
         change(moments, np.eye(3)[:2], np.array(labels))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_images_that_are_not_finite_are_not_added(value):
+    rows = np.eye(3)
+    rows[1, 2] = value
+    with pytest.raises(BlissError, match=r"holds NaN or infinity\. Needed: finite embeddings"):
+        fit_moments("a", rows, np.zeros(3, int))
 
 
 def test_wrong_dimensions():

@@ -104,7 +104,8 @@ def test_without_texts_their_weight_means_nothing_and_with_them_everything_count
         ({"texts": np.ones((4, 5))}, "texts have 5 dimensions, X has 16"),
         ({"texts": np.full((4, 16), np.nan)}, "row 0 of texts is zero, NaN or infinite"),
         ({"contamination": 0.7}, "contamination 0.7 was given; above 0, up to 0.5"),
-        ({"k": 0}, "k = 0 was given; needed: 1 or more"),
+        ({"k": 0}, "k = 0 was given; needed: a whole number, 1 or more"),
+        ({"k": 2.5}, "k = 2.5 was given; needed: a whole number"),
     ],
 )
 def test_what_does_not_fit_is_named(world, changed, words):
@@ -118,6 +119,15 @@ def test_a_class_of_two_is_too_small(world):
     images, _, _, texts = world
     with pytest.raises(ValueError, match=r"class 'b' has 2 images; needed: 3"):
         BlissDetector(texts=texts).fit(images, ["a"] * 34 + ["b"] * 2)
+
+
+@pytest.mark.parametrize(("nothing", "other"), [(None, "a"), (np.nan, 1.0)])
+def test_a_row_without_a_class_is_named(world, nothing, other):
+    images, _, _, texts = world
+    with pytest.raises(ValueError, match="y holds None or NaN; needed: a class for each row"):
+        BlissDetector(texts=texts).fit(images, [nothing, *[other] * 35])
+    column = BlissDetector(texts=texts).fit(images, np.full((36, 1), "a"))
+    assert column.classes_.tolist() == ["a"]
 
 
 def test_pyod_has_the_same_scores_with_our_sign(world):

@@ -84,6 +84,21 @@ def test_a_file_of_captions(images, tmp_path, suffix):
     assert read(str(images)) == expected
 
 
+def test_captions_may_be_long_and_several_in_a_cell(images):
+    long = "a long caption " * 100
+    for suffix, content in (
+        ("csv", f"path,caption\n0.png,{long}\n"),
+        ("jsonl", json.dumps({"path": "0.png", "captions": [long, "short"]})),
+    ):
+        (images / f"captions.{suffix}").write_text(content)
+        found = read(str(images))
+        assert found == [(0, long.strip()), (0, "short")][: len(found)]
+        (images / f"captions.{suffix}").unlink()
+    columns = {"path": ["0.png", "2.png"], "captions": [[long, "short"], []]}
+    pq.write_table(pa.table(columns), images / "captions.parquet")
+    assert read(str(images)) == [(0, long.strip()), (0, "short"), (2, "")]
+
+
 def test_tar_shards(tmp_path):
     with tarfile.open(tmp_path / "0.tar", "w") as shard:
         members = [

@@ -35,13 +35,26 @@ def test_each_part_names_its_rows_in_its_own_way(tmp_path, monkeypatch, at_once)
         pa.table({"caption": ["c2", "c3", "c4"]}),
         pa.table({"image_path": pa.array([5, None]), "label": pa.array([1.0, 2.5])}),
         pa.table({"path": pa.array(["x"]).dictionary_encode(), "label": ["cat"]}),
+        pa.table({"label": ["", " \t", " cat"]}),
+        pa.table({"label": pa.array([np.nan, 2.5], from_pandas=False)}),
     ]
     images = read_image_embeddings(write(tmp_path / "all", tables))
-    assert images.paths == ("p0", "row 1", "row 2", "row 3", "row 4", "5", "row 6", "x")
-    assert images.labels == ("cat", None, None, None, None, "1.0", "2.5", "cat")
+    assert images.paths == ("p0", "row 1", "row 2", "row 3", "row 4", "5", "row 6", "x",
+                            *(f"row {row}" for row in range(8, 13)))  # fmt: skip
+    assert images.labels == ("cat", None, None, None, None, "1.0", "2.5", "cat",
+                             None, None, " cat", None, "2.5")  # fmt: skip
     bare = read_image_embeddings(write(tmp_path / "bare", [tables[1]]))
     assert bare.labels == (None,) * 3 and bare.paths[1] == "row 1"
     assert bare.hashes != images.hashes and bare.fingerprint != images.fingerprint
+
+
+def test_two_files_of_one_number_are_refused(tmp_path):
+    folder = write(tmp_path / "two", [pa.table({"path": ["a", "b"]})])
+    for name, suffix in (("img_emb", "npy"), ("metadata", "parquet")):
+        path = folder / name / f"{name}_0.{suffix}"
+        path.with_stem(f"{name}_00").write_bytes(path.read_bytes())
+    with pytest.raises(BlissError, match=r"holds img_emb_0.npy and img_emb_00.npy\. Needed: one"):
+        read_image_embeddings(folder)
 
 
 def test_names_that_are_not_utf8_are_told(tmp_path):
