@@ -16,6 +16,7 @@ from .compare import truth_of_labels as truth_of_labels
 from .compare import without_calibration as without_calibration
 from .decisions import AuditQuestion as AuditQuestion
 from .decisions import DecisionRule as DecisionRule
+from .decisions import audit_by as audit_by
 from .decisions import check_flagged as check_flagged
 from .decisions import decide as decide
 from .decisions import with_copies_and_quality as with_copies_and_quality

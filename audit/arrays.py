@@ -28,9 +28,8 @@ from ..indexer import (
 )
 from ..scorer import SCORES, Reference, Score, load_reference
 from .classes import ClassWords
-from .decisions import AuditQuestion, decide, with_copies_and_quality
+from .decisions import AuditQuestion, audit_by, decide, with_copies_and_quality
 from .fitting.reference import fit_reference
-from .fitting.robust import refitted
 from .models import encoder_for
 from .result import AuditResult
 from .run import DEFAULTS, LEAST_IMAGES, AuditSettings, audit_against
@@ -105,12 +104,7 @@ def audit_arrays(  # noqa: PLR0913 - all but the first two are keyword-only
     chosen = choose_score(question.score_for(score), separate=not own, saved=not own)
     question.check_classes(reference.classes)
     question.check_reference(None if own else "the reference given", None if own else reference)
-    refits = question.refits(own, chosen.name, len(collection.rows), len(reference.classes))
-    plus = None if refits else FittedPlus(chosen, settings.weight)
-    result = audit_against(collection, index, reference, settings, plus=plus)
-    if refits and own:
-        result = refitted(result, None, settings, asked=bool(question.robust))
-    result = rescored(result, chosen, result.weight, plus=plus)
+    result = audit_by(chosen, collection, index, reference, settings, question, own=own)
     result = with_copies_and_quality(result, question)
     return decide(result, question, settings, own)
 

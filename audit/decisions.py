@@ -10,13 +10,14 @@ import numpy as np
 
 from ..arguments import checked_fields
 from ..errors import TooManyFlagged, UsageError
-from ..indexer import EmbeddedImages, Texts, check_same_model, numbers_of
+from ..indexer import CaptionIndex, EmbeddedImages, Engine, Texts, check_same_model, numbers_of
 from ..progress import Progress, no_progress
 from ..safe_text import counted, some_of
 from ..scorer import (
     Calibration,
     LabelMargins,
     Reference,
+    Score,
     as_members,
     benjamini_hochberg,
     calibration_needed,
@@ -30,7 +31,9 @@ from .issues import issues_table
 from .pictures.copies import OpenPicture, find_copies
 from .pictures.quality import not_measured, quality_issues
 from .result import AuditResult, Decision
-from .run import AuditSettings, calibrated, given_classes
+from .retrieval import HitsCache
+from .run import AuditSettings, audit_against, calibrated, given_classes
+from .scores import NO_INPUTS, FittedPlus, ScoreInputs, rescored
 
 QUESTIONS = ("stray", "mislabel", "copy", "quality")
 CLASSES_NAMED = 3
@@ -270,6 +273,35 @@ def with_calibration(
             "Give --calibration another folder",
         )
     return replace(reference, calibration=Calibration(clean.vectors[usable], labels))
+
+
+def audit_by(  # noqa: PLR0913 - six positional
+    score: Score,
+    images: EmbeddedImages,
+    index: CaptionIndex,
+    reference: Reference,
+    settings: AuditSettings,
+    question: AuditQuestion,
+    *,
+    own: bool,
+    inputs: ScoreInputs = NO_INPUTS,
+    progress: Progress = no_progress,
+    hits: HitsCache | None = None,
+    engine: Engine | None = None,
+) -> AuditResult:
+    """Audit by BLISS, which explains each image, refit as the question says, and rank by `score`.
+
+    `own` as in `decide`; the other parameters are those of `audit_against` and `rescored`.
+    """
+    refits = question.refits(own, score.name, len(images.rows), len(reference.classes))
+    plus = None if refits else FittedPlus(score, settings.weight)
+    result = audit_against(
+        images, index, reference, settings, progress, hits=hits, engine=engine, plus=plus
+    )
+    if refits:  # before bliss+, which is then fitted once
+        clean = None if own else inputs.clean
+        result = refitted(result, clean, settings, progress, asked=bool(question.robust))
+    return rescored(result, score, result.weight, inputs, plus)
 
 
 def decide(

@@ -62,15 +62,20 @@ from .classes import (
     unmet_labels,
     without_small,
 )
-from .decisions import AuditQuestion, decide, with_calibration, with_copies_and_quality
+from .decisions import (
+    AuditQuestion,
+    audit_by,
+    decide,
+    with_calibration,
+    with_copies_and_quality,
+)
 from .fitting.reference import REFERENCE, ReferenceStore, fit_with_means
-from .fitting.robust import refitted
 from .models import Say, encoder_for
 from .result import AuditResult
 from .retrieval import HITS, HitsCache
 from .review.photographs import files_of
-from .run import LEAST_IMAGES, AuditSettings, audit_against, calibrated_on_itself
-from .scores import AUTO, FittedPlus, NoPrompts, ScoreInputs, check_clipn, choose_score, rescored
+from .run import LEAST_IMAGES, AuditSettings, calibrated_on_itself
+from .scores import AUTO, NoPrompts, ScoreInputs, check_clipn, choose_score
 
 HELD_OUT = 0.2
 """Share of a separate reference's images that is held out for calibration."""
@@ -454,25 +459,18 @@ def score_images(
     request: AuditRequest,
     progress: Progress,
 ) -> AuditResult:
-    """Audit by BLISS, which explains each image, then rank by the score of the request."""
-    images, index, settings = embedded.images, embedded.index, request.settings
-    hits = HitsCache(Path(request.output) / HITS)
-    engine = request.embed.engine
-    refits = request.question.refits(
-        inputs.own, inputs.score.name, len(images.rows), len(reference.classes)
-    )
-    plus = None if refits else FittedPlus(inputs.score, settings.weight)
-    result = audit_against(
-        images, index, reference, settings, progress, hits=hits, engine=engine, plus=plus
-    )
-    if refits:  # before bliss+, which is then fitted once
-        clean = None if inputs.own else embedded.clean
-        result = refitted(result, clean, settings, progress, asked=bool(request.question.robust))
-    if embedded.clean is not None:
-        result = replace(result, clean=embedded.clean.fingerprint)
+    """`audit_by` with what was opened and embedded; hits are kept in the output folder."""
+    clean, index, settings = embedded.clean, embedded.index, request.settings
     words = None if isinstance(inputs.reference, Reference) else settings.words
-    used = ScoreInputs(embedded.clean, inputs.head, inputs.no_prompts, words, index, inputs.encoder)
-    return rescored(result, inputs.score, result.weight, used, plus)
+    result = audit_by(
+        inputs.score, embedded.images, index, reference, settings, request.question,
+        own=inputs.own,
+        inputs=ScoreInputs(clean, inputs.head, inputs.no_prompts, words, index, inputs.encoder),
+        progress=progress,
+        hits=HitsCache(Path(request.output) / HITS),
+        engine=request.embed.engine,
+    )  # fmt: skip
+    return result if clean is None else replace(result, clean=clean.fingerprint)
 
 
 def is_reference_folder(folder: str) -> bool:

@@ -150,8 +150,7 @@ def score(
     from ..artefacts import temporary_folder
     from ..audit import (
         AuditQuestion,
-        FittedPlus,
-        audit_against,
+        audit_by,
         calibrated_on_itself,
         check_failures,
         check_flagged,
@@ -159,7 +158,6 @@ def score(
         decide,
         encoder_for,
         json_summary,
-        rescored,
         result_text,
     )
     from ..corpora import open_named
@@ -181,9 +179,9 @@ def score(
         for failure in found.failures:
             say(f"{failure.path}: {failure.reason}")
         settings = scoring.settings()
-        plus = FittedPlus(chosen, settings.weight)
-        result = audit_against(found, captions, fitted, settings, engine=embed.engine, plus=plus)
-        result = rescored(result, chosen, settings.weight, plus=plus)
+        result = audit_by(
+            chosen, found, captions, fitted, settings, question, own=False, engine=embed.engine
+        )
         result = decide(result, question, settings, own=False)
     output.show(json_summary(result, top), lambda: result_text(result, top, "see above"))
     check_failures(found.failures, decoding.limits.unreadable)
