@@ -94,7 +94,8 @@ def class_std(part: ClassMoments, texts: Rows) -> np.ndarray:
         rounding[block] = FLOAT32_ERROR * np.sqrt(squares @ weights)
     doubtful = np.flatnonzero(rounding >= ACCEPTED_ERROR * np.square(std))
     std *= unit * scale
-    std[doubtful] = class_std_float64(part, texts[doubtful])
+    if doubtful.size:
+        std[doubtful] = class_std_float64(part, texts[doubtful])
     return std
 
 
