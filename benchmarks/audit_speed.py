@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from audit_memory import DIMENSION, PART, RUN, write
-from measuring import unit, verdict
+from measuring import compile_modules, unit, verdict
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 COMMIT = "8c30c78"
@@ -98,6 +98,8 @@ def main() -> int:
         ).stdout
         subprocess.run(["tar", "-x", "-C", str(earlier)], input=archive, check=True)
         (packages["this version"] / "blissaudit").symlink_to(CHECKOUT)
+        for each in packages.values():
+            compile_modules(each / "blissaudit")
         make_inputs(folder, chosen.images, chosen.classes, chosen.texts)
         for way, package in packages.items():
             index = ("index", "build", "--embeddings", str(folder / "text"), "-o")

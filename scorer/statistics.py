@@ -38,6 +38,9 @@ from .moments import ClassMoments, Moments
 TEXTS_AT_ONCE = 1024
 """Texts in one product of 1024 x min(n_c, d) floats, which stays in cache."""
 
+ROWS_AT_ONCE = 128
+"""Rows of a factor in one product."""
+
 FLOAT32_ERROR = 2 * float(np.finfo(np.float32).eps)
 """Typical rounding of one entry of a float32 product, relative to the length of its factor row.
 
@@ -76,9 +79,15 @@ def class_std(part: ClassMoments, texts: Rows) -> np.ndarray:
     unit = float(np.sqrt(square_lengths.max(initial=0))) or 1.0
     fast = np.divide(rows, unit, dtype=np.float32, casting="same_kind")
     weights = (square_lengths / unit**2).astype(np.float32)
+    # A Cholesky factor is a triangle: the columns in which some rows are all 0 come first.
+    panels = [(each, first_column(fast[each])) for each in slices(len(fast), ROWS_AT_ONCE)]
     std, rounding = np.empty(len(texts)), np.empty(len(texts))
+    memory = np.empty((min(TEXTS_AT_ONCE, len(texts)), len(fast)), np.float32)
     for block in slices(len(texts), TEXTS_AT_ONCE):
-        squares = texts[block].astype(np.float32, copy=False) @ fast.T
+        some = texts[block].astype(np.float32, copy=False)
+        squares = memory[: len(some)]
+        for each, first in panels:
+            np.matmul(some[:, first:], fast[each, first:].T, out=squares[:, each])
         np.square(squares, out=squares)
         std[block] = np.sqrt(squares.sum(axis=1))
         # The error of an entry p_i of F d goes with its row's length l_i: ‖(p_i l_i)‖/‖F d‖ of σ.
@@ -87,6 +96,11 @@ def class_std(part: ClassMoments, texts: Rows) -> np.ndarray:
     std *= unit * scale
     std[doubtful] = class_std_float64(part, texts[doubtful])
     return std
+
+
+def first_column(rows: np.ndarray) -> int:
+    """The first column of `rows` [q, d] that is not all 0; 0 where there is none."""
+    return int(rows.any(axis=0).argmax())
 
 
 def class_std_float64(part: ClassMoments, texts: np.ndarray) -> np.ndarray:

@@ -6,8 +6,6 @@ from .nearest import Hits as Hits
 from .nearest import check_k as check_k
 from .nearest import exact_hits as exact_hits
 from .nearest import exact_search as exact_search
-from .nearest import keep_largest as keep_largest
-from .nearest import no_candidates as no_candidates
 from .rows import SCRATCH as SCRATCH
 from .rows import SelectedRows as SelectedRows
 from .rows import whole_rows as whole_rows

@@ -2,8 +2,8 @@
 
     s(x, d) = x·d,  rows(x) = the k largest s(x, ·), of equal ones the lower row first
 
-1. Scan: float32 products (numpy's BLAS), a block of texts at a time, and for each query the
-   k + SPARE texts of largest product, its candidates.
+1. Scan: float32 products (numpy's BLAS), a block of texts at a time, and for each query a heap
+   (FAISS's) of the k + SPARE texts of largest product, its candidates.
 2. Order: the candidates' similarities again, one pair at a time in float64, rounded to float32.
 3. Check: where the last candidate's product comes within ROUNDING of the k-th similarity, a text
    that was not fetched could belong to the k; such queries are scanned again for more candidates.
@@ -22,10 +22,9 @@ its wheels carry a newer BLAS than FAISS's (`benchmarks/search_kernel.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -40,19 +39,14 @@ SPARE = 6
 ROUNDING = 2e-6
 """Bound on the difference of a float32 product of unit rows from its float64 similarity."""
 
-TEXTS_AT_ONCE, PRODUCTS_AT_ONCE = 2048, 1 << 19
-"""Of a scan, on each thread: 2 MiB of products, which stay in cache."""
+TEXTS_AT_ONCE, PRODUCTS_AT_ONCE = 2048, 1 << 20
+"""Of a scan, on each thread: 4 MiB of products."""
 
-PAIRS_AT_ONCE = 16_384
+PAIRS_AT_ONCE = 2048
 """Pairs of a query and a candidate whose vectors are held at once."""
 
 CANDIDATE_BYTES = 512 << 20
 """Memory for the candidates of one batch of queries, 24 bytes each with what merges them."""
-
-DENSE = 1 / 8
-"""Where a larger share of a block's products enters the candidates, the whole block is merged."""
-
-UNSHARED = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -65,18 +59,38 @@ class Hits:
     """int64 [n, k]."""
 
 
-@dataclass(frozen=True)
 class Candidates:
-    """The w texts of largest product with each of b queries in the blocks so far, unordered."""
+    """The w texts of largest product with each of n queries, of those added so far, unordered.
 
-    values: np.ndarray
-    """float [b, w], -inf where fewer than w texts were seen."""
-    rows: np.ndarray
-    """int64 [b, w], -1 there."""
+    `values` float32 [n, w], -inf where fewer than w texts were added, and `rows` int64 [n, w], -1
+    there.
+    """
+
+    def __init__(self, queries: int, wanted: int) -> None:
+        import faiss
+
+        self.values = np.full((queries, wanted), -np.inf, np.float32)
+        self.rows = np.full((queries, wanted), -1, np.int64)
+        self._faiss: Any = faiss
+        self._heaps = heaps = self._faiss.float_minheap_array_t()
+        heaps.nh, heaps.k = queries, wanted
+        heaps.val, heaps.ids = faiss.swig_ptr(self.values), faiss.swig_ptr(self.rows)
+
+    def add(self, products: np.ndarray, query: int, text: int) -> None:
+        """Add `products` [b, t] of the queries from `query` on with the texts from `text` on.
+
+        Threads may add at the same time, but not for the same query.
+        """
+        products = np.ascontiguousarray(products, np.float32)
+        threads = self._faiss.omp_get_max_threads()
+        self._faiss.omp_set_num_threads(1)  # of this thread alone
+        b, t = products.shape
+        self._heaps.addn(t, self._faiss.swig_ptr(products), text, query, b)
+        self._faiss.omp_set_num_threads(threads)
 
     @property
     def lowest(self) -> np.ndarray:
-        """float [b]: no text outside the candidates has a larger product."""
+        """float32 [n]: no text outside the candidates has a larger product."""
         return self.values.min(axis=1)
 
 
@@ -155,16 +169,19 @@ def check_k(k: int, count: int) -> None:
         )
 
 
-def exact_hits(queries: np.ndarray, texts: Rows, k: int, found: Candidates) -> Hits:
-    """Hits of unit rows `queries` [n, d] from the candidates, k or more each, of another scan.
+def exact_hits(
+    queries: np.ndarray, texts: Rows, k: int, rows: np.ndarray, lowest: np.ndarray
+) -> Hits:
+    """Hits of unit rows `queries` [n, d] from the candidates `rows` [n, w] of another scan, w >= k.
 
-    Its products must be right to ROUNDING. Queries that are uncertain (step 3) are searched again.
+    No other text's product is above `lowest` [n], right to ROUNDING. Queries that are uncertain
+    (step 3) are searched again.
     """
     queries = np.ascontiguousarray(queries, np.float32)
-    similarity, rows = exact_order(queries, texts, found.rows)
-    hits = Hits(similarity[:, :k].copy(), rows[:, :k].copy())
-    if found.rows.shape[1] < len(texts):
-        uncertain = np.flatnonzero(found.lowest + ROUNDING >= similarity[:, k - 1])
+    similarity, ordered = exact_order(queries, texts, rows)
+    hits = Hits(similarity[:, :k].copy(), ordered[:, :k].copy())
+    if rows.shape[1] < len(texts):
+        uncertain = np.flatnonzero(lowest + ROUNDING >= similarity[:, k - 1])
         if uncertain.size:
             again = exact_search(queries[uncertain], texts, k)
             hits.similarity[uncertain], hits.rows[uncertain] = again.similarity, again.rows
@@ -184,20 +201,20 @@ class BlockScan:
 
     def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
         """The `wanted` texts of largest product with each query."""
-        kept = no_candidates(len(queries), wanted, np.dtype(np.float32))
+        kept = Candidates(len(queries), wanted)
         length = max(TEXTS_AT_ONCE, wanted)
         width = max(1, PRODUCTS_AT_ONCE // length)
-        lock = Lock()
+        batches = [(batch, Lock()) for batch in slices(len(queries), width)]
 
         def work(blocks: Iterator[tuple[int, np.ndarray]]) -> None:
             memory = np.empty(min(width, len(queries)) * length, np.float32)
             for first, rows in blocks:
-                for batch in slices(len(queries), width):
+                for batch, lock in batches:
                     some = queries[batch]
                     products = memory[: len(some) * len(rows)].reshape(len(some), len(rows))
                     np.matmul(some, rows.T, out=products)
-                    here = Candidates(kept.values[batch], kept.rows[batch])
-                    keep_largest(here, products, first, lock)
+                    with lock:
+                        kept.add(products, batch.start, first)
 
         share_among_threads(work, _text_blocks(self.texts, length), -(-len(self.texts) // length))
         return kept.values, kept.rows
@@ -236,66 +253,3 @@ def merge_hits(found: Sequence[Hits], k: int) -> Hits:
     return Hits(
         np.take_along_axis(similarity, order, axis=1), np.take_along_axis(rows, order, axis=1)
     )
-
-
-def no_candidates(queries: int, wanted: int, dtype: np.dtype) -> Candidates:
-    """Room for `wanted` candidates of each query, all of it empty."""
-    shape = queries, wanted
-    return Candidates(np.full(shape, -np.inf, dtype), np.full(shape, -1, np.int64))
-
-
-def keep_largest(
-    kept: Candidates,
-    products: np.ndarray,
-    first: int,
-    lock: AbstractContextManager[object] = UNSHARED,
-) -> None:
-    """Merge `products` [b, t] with the texts from row `first` on into `kept`, in place.
-
-    Products may be in either memory order. Threads that share `kept` share a `lock`.
-    """
-    with lock:
-        lowest = kept.lowest
-    larger = products > lowest[:, None]
-    found = np.flatnonzero(larger.ravel(order="K"))
-    if not found.size:
-        return
-    if found.size > products.size * DENSE:
-        with lock:
-            _keep_dense(kept, products, first)
-        return
-    if products.flags.c_contiguous:
-        query, text = np.divmod(found, products.shape[1])
-    else:
-        text, query = np.divmod(found, products.shape[0])
-        order = np.argsort(query, kind="stable")
-        text, query = text[order], query[order]
-    with lock:
-        _keep_few(kept, query, products[query, text], first + text)
-
-
-def _keep_few(
-    kept: Candidates, query: np.ndarray, found: np.ndarray, rows_found: np.ndarray
-) -> None:
-    """Merge single products `found` [p] of the queries `query` [p], which ascend."""
-    width = kept.values.shape[1]
-    touched, starts, counts = np.unique(query, return_index=True, return_counts=True)
-    place = np.repeat(np.arange(len(touched)), counts)
-    column = width + np.arange(len(query)) - np.repeat(starts, counts)
-    values = np.full((len(touched), width + counts.max()), -np.inf, kept.values.dtype)
-    rows = np.full(values.shape, -1, np.int64)
-    values[:, :width], rows[:, :width] = kept.values[touched], kept.rows[touched]
-    values[place, column], rows[place, column] = found, rows_found
-    best = np.argpartition(values, -width, axis=1)[:, -width:]
-    kept.values[touched] = np.take_along_axis(values, best, axis=1)
-    kept.rows[touched] = np.take_along_axis(rows, best, axis=1)
-
-
-def _keep_dense(kept: Candidates, products: np.ndarray, first: int) -> None:
-    """Merge all products: faster where many are larger, as in the first block."""
-    width = kept.values.shape[1]
-    values = np.concatenate([kept.values, products], axis=1, dtype=kept.values.dtype)
-    best = np.argpartition(values, -width, axis=1)[:, -width:]
-    before = np.take_along_axis(kept.rows, np.minimum(best, width - 1), axis=1)
-    kept.rows[:] = np.where(best < width, before, first + best - width)
-    kept.values[:] = np.take_along_axis(values, best, axis=1)

@@ -27,8 +27,6 @@ from ...indexer.vectors import (
     Hits,
     check_k,
     exact_hits,
-    keep_largest,
-    no_candidates,
     share_among_threads,
     slices,
 )
@@ -104,10 +102,7 @@ class TextPass:
 
         def work(blocks: Iterator[slice]) -> None:
             for rows in blocks:
-                part = None
-                if nearest is not None:
-                    part = Candidates(nearest.values[rows], nearest.rows[rows])
-                sums = log_sums(images[rows], self._work, part)
+                sums = log_sums(images[rows], self._work, rows.start, nearest)
                 found = dict(zip(self._needed, sums, strict=True))
                 for term, asked, out in zip(self.terms, self._wanted, made, strict=True):
                     out[rows] = term.reduce(images[rows], *(found[content] for content in asked))
@@ -123,9 +118,10 @@ class TextPass:
         """
         check_k(k, len(self._texts))
         wanted = min(k + SPARE, len(self._texts))
-        candidates = no_candidates(len(images), wanted, np.dtype(np.float64))
-        values = self(images, candidates)
-        return exact_hits(images, self._texts, k, candidates), values
+        nearest = Candidates(len(images), wanted)
+        values = self(images, nearest)
+        lowest = nearest.lowest + images.astype(np.float64) @ self._work.mean
+        return exact_hits(images, self._texts, k, nearest.rows, lowest), values
 
 
 IMAGES_AT_ONCE, TEXTS_AT_ONCE = 1024, 512
@@ -200,42 +196,46 @@ def plan_sums(texts: np.ndarray, sums: Sequence[TextSum], every: bool) -> Work:
     return Work(texts, mean, vectors, sums, group_of, weights)
 
 
-def log_sums(images: np.ndarray, work: Work, nearest: Candidates | None) -> list[np.ndarray]:
-    """Each sum, float64 [g, b], of a few images [b, d]; `nearest` is filled where it is given."""
+def log_sums(
+    images: np.ndarray, work: Work, first: int, nearest: Candidates | None
+) -> list[np.ndarray]:
+    """Each sum, float64 [g, b], of a few images [b, d], the queries of `nearest` from `first` on.
+
+    Products less those with the mean text are added to `nearest`.
+    """
     dtype = work.vectors.dtype
-    turned = np.ascontiguousarray(images.T, dtype)
+    images = np.ascontiguousarray(images)
+    some = images.astype(dtype)
     top = np.full(len(images), -np.inf, dtype)
     totals = [_nothing(asked, len(images)) for asked in work.sums]
     taus = [tau for tau in work.taus if tau != MAXIMUM]
     for block in slices(len(work.vectors), TEXTS_AT_ONCE):
-        cosines = work.vectors[block] @ turned
+        cosines = some @ work.vectors[block].T
         if nearest is not None:
-            keep_largest(nearest, cosines.T, block.start)
-        largest = cosines.max(axis=0)
+            nearest.add(cosines, first, block.start)
+        largest = cosines.max(axis=1)
         before, top = top, np.maximum(top, largest)
         powers = {}
         for tau in taus:
             room = cosines if taus == work.taus and tau == taus[-1] else np.empty_like(cosines)
-            powers[tau] = _powers(cosines, top, tau, room)
+            powers[tau] = _powers(cosines, top[:, None], tau, room)
         for asked, group_of, weights, total in zip(
             work.sums, work.group_of, work.weights, totals, strict=True
         ):
             members = np.flatnonzero(group_of[block] >= 0)
+            every = len(members) == cosines.shape[1]
             if asked.tau == MAXIMUM:
-                every = len(members) == len(cosines)
-                some = largest if every else cosines[members].max(axis=0, initial=-np.inf)
-                np.maximum(total, some, out=total)
+                part = largest if every else cosines[:, members].max(axis=1, initial=-np.inf)
+                np.maximum(total, part, out=total)
                 continue
-            indicator = np.zeros((len(total), len(cosines)), dtype)
+            indicator = np.zeros((len(total), cosines.shape[1]), dtype)
             indicator[group_of[block][members], members] = weights[block][members]
             total *= np.exp((before - top).astype(np.float64) / asked.tau)
-            if len(total) == 1 or len(members) == len(cosines):
-                total += indicator @ powers[asked.tau]
+            if len(total) == 1 or every:
+                total += indicator @ powers[asked.tau].T
             else:
-                total += indicator[:, members] @ powers[asked.tau][members]
+                total += indicator[:, members] @ powers[asked.tau][:, members].T
     common = images.astype(np.float64) @ work.mean
-    if nearest is not None:
-        nearest.values[:] += common[:, None]
     for asked, total in zip(work.sums, totals, strict=True):
         if asked.tau == MAXIMUM:
             total += common

@@ -38,7 +38,7 @@ HEAVY = {
     "open_clip": ("indexer/encode/open_clip.py", "indexer/encode/cells.py", "training/"),
     "tokenizers": ("indexer/encode/tokens.py",),
     "timm": ("training/",),
-    "faiss": ("indexer/search/structures.py",),
+    "faiss": ("indexer/search/structures.py", "indexer/vectors/nearest.py"),
     "duckdb": ("indexer/build/plan.py",),
     "matplotlib": ("audit/report/plots.py",),
     "umap": ("audit/report/groups_and_map.py",),

@@ -124,16 +124,6 @@ print("torch" in sys.modules)
     assert several_threads(code) == ["numpy", "numpy", "faiss", "True", "True", "False"]
 
 
-def test_exact_search_loads_no_faiss():
-    code = """
-import sys, numpy
-from blissaudit.indexer.vectors.nearest import exact_search
-exact_search(numpy.eye(4, dtype="f4"), numpy.eye(4, dtype="f4"), 2)
-print("faiss" in sys.modules)
-"""
-    assert several_threads(code) == ["False"]
-
-
 def test_without_a_library_for_products_there_is_one_thread(monkeypatch):
     class NoLibrary:
         lib_controllers = ()

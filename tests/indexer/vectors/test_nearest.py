@@ -16,7 +16,6 @@ from blissaudit.indexer.vectors.nearest import (
     Hits,
     exact_hits,
     exact_search,
-    keep_largest,
     merge_hits,
 )
 from blissaudit.indexer.vectors.rows import JoinedRows
@@ -168,24 +167,30 @@ def test_candidates_that_rounding_could_hide_a_text_from_are_searched_again(belo
     """The k-th similarity decides, and the lowest product may be wrong by ROUNDING."""
     texts = np.zeros((5, 2), np.float32)
     texts[:, 0] = [0.9, 0.8, 0.5, 0.5 + 1e-6, 0.1]
-    values = np.array([[0.9, 0.8, 0.5 - below * ROUNDING]], np.float32)
-    hits = exact_hits(
-        np.eye(1, 2, dtype=np.float32), texts, 3, Candidates(values, np.array([[0, 1, 2]]))
-    )
+    lowest = np.float32([0.5 - below * ROUNDING])
+    hits = exact_hits(np.eye(1, 2, dtype=np.float32), texts, 3, np.array([[0, 1, 2]]), lowest)
     assert hits.rows.tolist() == [[0, 1, found]]
 
 
-def test_the_smallest_candidate_makes_room_for_a_larger_text():
-    rng = np.random.default_rng(4)
-    values = rng.permuted(np.tile(np.arange(50, dtype=np.float32), (20, 1)), axis=1)
-    kept = Candidates(values.copy(), np.tile(np.arange(50), (20, 1)))
-    products = np.full((20, 100), -1, np.float32)
-    products[np.arange(20), np.arange(20)] = 99
-    keep_largest(kept, products, 1000)
-    for query in range(20):
-        row = values[query].argmin()
-        assert set(kept.rows[query]) == {*range(50), 1000 + query} - {row}
-        assert sorted(kept.values[query]) == [*range(1, 50), 99]
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 9), wanted=st.integers(1, 6))
+def test_candidates_are_the_largest_of_all_that_was_added(seed, size, wanted):
+    products = np.random.default_rng(seed).standard_normal((5, 30)).astype(np.float32)
+    kept = Candidates(5, wanted)
+    for text in range(0, 30, size):
+        for query in (0, 3):
+            kept.add(products[query : query + 3, text : text + size], query, text)
+    order = np.argsort(-products, axis=1)[:, :wanted]
+    assert np.array_equal(np.sort(kept.rows, axis=1), np.sort(order, axis=1))
+    assert np.array_equal(kept.values, np.take_along_axis(products, kept.rows, axis=1))
+    assert np.array_equal(kept.lowest, -np.sort(-products, axis=1)[:, wanted - 1])
+
+
+def test_candidates_say_where_fewer_texts_were_added():
+    kept = Candidates(1, 3)
+    kept.add(np.float32([[0.5]]), 0, 7)
+    assert sorted(kept.rows[0]) == [-1, -1, 7]
+    assert kept.lowest.tolist() == [-np.inf]
 
 
 def test_blocks_of_texts_know_their_first_row():
