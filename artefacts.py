@@ -314,6 +314,10 @@ def lacking(folder: Path, name: str) -> str:
     return f"{folder} {'is no folder' if os.path.lexists(folder) else 'does not exist'}"
 
 
+def _a(kind: str) -> str:
+    return f"{'an' if kind.startswith(tuple('aeio')) else 'a'} {kind}"
+
+
 def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
     """The manifest of a finished `kind` folder; `do` is the remedy where there is none.
 
@@ -325,7 +329,8 @@ def read_manifest(folder: Path, kind: str, do: str) -> dict[str, Any]:
         raise BlissError(lacking(folder, MANIFEST), f"a finished {kind} folder", do)
     manifest = read_json(path)
     if manifest.get("kind") != kind:
-        raise BlissError(f"{folder} is a {manifest.get('kind')} folder", f"a {kind} folder", do)
+        found = str(manifest.get("kind"))
+        raise BlissError(f"{folder} is {_a(found)} folder", f"{_a(kind)} folder", do)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise BlissError(
             f"{folder} has format version {manifest.get('format_version')}",

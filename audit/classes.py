@@ -189,7 +189,9 @@ def read_prompts(file: str | Path) -> tuple[dict[str, str], dict[str, tuple[floa
                 columns[name] = ["" if text is None else str(text) for text in columns[name]]
         else:
             with open(path, encoding="utf-8-sig", newline="") as lines:
-                sign = "\t" if path.suffix.lower() == ".tsv" else ","
+                head = lines.readline()
+                sign = max(",;\t", key=head.count)
+                lines.seek(0)
                 names, *rows = [*filter(None, csv.reader(lines, delimiter=sign))] or [[]]
             if wide := [row for row in rows if len(row) > len(names)]:
                 raise UsageError(
@@ -310,6 +312,12 @@ def prompt_vectors(
     classes: Sequence[str], words: ClassWords, index: CaptionIndex, encoder: Encoder | None
 ) -> np.ndarray:
     """float32 [C, d], unit rows: from the model where there is one, else from the index."""
+    if words.means:
+        raise UsageError(
+            "--prompts means was given",
+            "prompts or vectors: the images that stand for a class differ from draw to draw",
+            "Leave it out, or give --prompts FILE",
+        )
     prompts = class_prompts(classes, words)
     if words.vectors:
         return given_vectors(classes, words.vectors, index.model["dimension"])

@@ -160,6 +160,12 @@ def audit(
         inputs.embeddings or (inputs.reference and are_embedded(inputs.reference))
     ):
         raise UsageError("--image-root was given without --embeddings", "both", "Leave it out")
+    if inputs.image_root is not None and not Path(inputs.image_root).is_dir():
+        raise UsageError(
+            f"--image-root {inputs.image_root} is no folder",
+            "the folder of the images",
+            "Correct it",
+        )
     index_set = () if inputs.index else ("corpus", "keep_duplicates")
     model_set = () if inputs.index and not images else ENCODER
     inputs, scoring, classes, model = with_preset(

@@ -109,6 +109,8 @@ def tune(
     loaded = encoder() if model.model or encoder.cache_info().currsize else None
 
     def prompts(names: Any) -> np.ndarray | None:
+        if words.means:
+            return None
         try:
             return prompt_vectors(names, words, index, loaded)
         except BlissError:

@@ -25,7 +25,7 @@ _RECORDS = 200
 _HEADER_WORDS = frozenset(
     (*CAPTION_COLUMNS, *"captions title label class name id image filename file path url".split())
 )
-_EXCELS = re.compile(r"sep=(.)\r?\n")
+EXCELS = re.compile(r"sep=(.)\r?\n")
 """The first line by which a spreadsheet program tells itself the separator."""
 _NUMBER = re.compile(r"[-+]?[\d.,:eE+-]*\d[\d.,%]*")
 _FILE_OR_ADDRESS = re.compile(r"\S*://\S*|\S+\.[A-Za-z]\w{1,4}(#\S*)?|\S*[/\\]\S*")
@@ -63,7 +63,7 @@ def find_layout(file: IO[bytes], name: str, options: CorpusOptions) -> Layout:
         text = text[: text.rfind("\n") + 1] or text
     suffix = text_suffix(name)
     quoted = suffix != ".txt"
-    told = _EXCELS.match(text)
+    told = EXCELS.match(text)
     if told is not None and told[1] in SEPARATORS:
         text = text[told.end() :]
         options = replace(options, delimiter=options.delimiter or told[1])
@@ -92,7 +92,7 @@ def delimited_rows(
     """
     with decoded(file, "", "utf-8" if before else "utf-8-sig") as text:
         start = text.readline()
-        told = not before and _EXCELS.fullmatch(start) is not None
+        told = not before and EXCELS.fullmatch(start) is not None
         lines = text if told else itertools.chain([start] if start else [], text)
         reader = _reader(lines, layout.delimiter, layout.quoted)
         try:
@@ -198,10 +198,12 @@ def decoded(
 
 def malformed(name: str, line: int, reason: str) -> BlissError:
     """The BlissError for a line that is not as its format needs it."""
+    kind = text_suffix(name).removeprefix(".")
     return BlissError(
         f"line {line} of {name} cannot be read ({reason})",
-        f"well-formed {text_suffix(name).removeprefix('.')}",
-        "Correct that line, or quote its field if it holds the separator",
+        f"well-formed {kind}",
+        "Correct that line"
+        + ", or quote its field if it holds the separator" * (kind in ("csv", "tsv")),
     )
 
 

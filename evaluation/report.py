@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artefacts import FORMAT_VERSION, read_json, write_json, write_text
+from ..artefacts import FORMAT_VERSION, misfit, read_json, write_json, write_text
 from ..errors import BlissError, UsageError
 from ..safe_text import counted, csv_text
 from ..scorer import Need
@@ -312,7 +312,7 @@ def _shown(text: str) -> str:
 KIND = "evaluation"
 MEASURED_ANEW = ("seconds", "peak_mib")
 """Columns that differ in every run."""
-NEEDED = {"asked": dict, "protocol": dict, "sets": dict, "table": list}
+NEEDED = {"asked": dict, "protocol": dict, "sets": {"*": dict}, "table": [{"score": str}]}
 
 
 def read_evaluation(path: str | Path) -> dict[str, Any]:
@@ -324,11 +324,11 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
             f"an eval.json of bliss eval, format {FORMAT_VERSION}",
             "Give the file that an evaluation wrote, with the bliss-audit version that wrote it",
         )
-    for name, type_ in NEEDED.items():
-        if not isinstance(facts.get(name), type_):
-            raise BlissError(
-                f"{path} has no usable '{name}'", "the file as bliss wrote it", "Evaluate again"
-            )
+    wrong = misfit(facts, NEEDED)
+    if wrong is not None:
+        raise BlissError(
+            f"{path} has no usable '{wrong}'", "the file as bliss wrote it", "Evaluate again"
+        )
     return facts
 
 

@@ -120,7 +120,13 @@ def fit_reference(  # noqa: PLR0913 - `least` is keyword-only
     if words.vectors:
         dimension = images.model["dimension"]
         vectors, encoder = given_vectors(classes, words.vectors, dimension), None
-    elif words.means and normal is not None:
+    elif words.means:
+        if normal is None:
+            raise UsageError(
+                f"--prompts means was given, and the images of {images.source} have no classes",
+                "images of each class, for their mean",
+                "Sort them into class folders, name their labels with --labels, or give prompts",
+            )
         vectors = class_means(images.vectors, normal.labels, len(classes))
         prompts, encoder = [["the mean of its images"] for _ in classes], None
     elif encoder is not None:

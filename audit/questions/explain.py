@@ -433,7 +433,6 @@ def save_map(each: Explanation, folder: str | Path, name: str) -> tuple[Path, Pa
             "a new folder, or one of maps",
             "Choose another --output",
         )
-    drawn.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(drawn, lambda file: draw_map(each).save(file, "PNG"))
     values = {
         "cells": each.cells, "constant": each.constant, "box": np.array(each.box),

@@ -132,6 +132,10 @@ def open_captioned(
         records = _records(spec, column, options)
         paths = list(dict.fromkeys(path for path, _ in records))
         root = image_root or os.path.dirname(os.path.abspath(spec))
+        if not os.path.isdir(root):
+            raise UsageError(
+                f"--image-root {root} is no folder", "the folder of the images", "Correct it"
+            )
         listed = list_paths(root, paths, [None] * len(paths), bool(options.follow_links))
         if len(listed.problems) == len(paths):
             raise UsageError(

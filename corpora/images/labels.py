@@ -20,6 +20,7 @@ from ...errors import BlissError, UsageError
 from ...safe_text import cell_text, counted
 from ...tables import open_table
 from ..addresses import is_remote
+from ..delimited import EXCELS
 from ..parquet_pages import check_rows, parquet_batches
 from ..sources import SEPARATORS
 from .folders import ImageList, list_paths
@@ -231,8 +232,11 @@ def _csv_columns(file: str, options: ImageOptions, captions: bool) -> Columns:
     try:
         encoding = _encoding(file)
         with open(file, encoding=encoding, errors="surrogateescape", newline="") as lines:
-            delimiter = _delimiter(file, lines.readline(), options)
-            lines.seek(0)
+            first = lines.readline()
+            told = EXCELS.fullmatch(first)
+            delimiter = told[1] if told else _delimiter(file, first, options)
+            if not told:
+                lines.seek(0)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(reader, [])
             path_at, label_at = _columns(file, header, options)
@@ -252,7 +256,7 @@ def _csv_columns(file: str, options: ImageOptions, captions: bool) -> Columns:
                 labels.append(label_text(fields[label_at]) if label_at is not None else None)
     except csv.Error as error:
         raise BlissError(
-            f"line {reader.line_num} of {display_path(file)} cannot be read ({error})",
+            f"line {reader.line_num + bool(told)} of {display_path(file)} cannot be read ({error})",
             "well-formed csv",
             "Correct that line, or quote its field if it holds the separator",
         ) from error
@@ -366,7 +370,12 @@ def _columns(file: str, names: Sequence[str], options: ImageOptions) -> tuple[in
     path = choose_named(where, names, options.image_column, path_names, "--image-column")
     if path is None:
         raise UsageError(
-            f"{where} has no column with paths among {', '.join(names) or 'none'}",
+            f"{where} "
+            + (
+                f"has no column with paths among {', '.join(names)}"
+                if any(names)
+                else "names no columns"
+            ),
             f"one called {', '.join(PATH_COLUMNS)}, in its first line",
             "Name the column with --image-column",
         )

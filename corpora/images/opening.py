@@ -218,6 +218,12 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
         check_inside(folder, [os.path.abspath(name) for name in tars], "it")
         refuse_image_options(folder, options, COLUMNS)
         return ImageTars(folder, tuple(tars), options)
+    if os.path.isdir(os.path.join(folder, "img_emb")):
+        raise UsageError(
+            f"{display_path(folder)} holds embeddings of images",
+            "images",
+            "Give it as `bliss audit --embeddings DIR`, or name the images themselves",
+        )
     if _holds_tables(folder):
         refuse_image_options(folder, options, (*COLUMNS, "config", "split"))
         folder = os.path.abspath(folder)

@@ -429,7 +429,7 @@ def _column(file: Path, name: str | None, count: int) -> Iterator[pa.Array]:
     except pa.ArrowInvalid as error:
         raise BlissError(
             f"column '{name}' of {file} could not be read ({error})",
-            "text in UTF-8",
+            "one text in UTF-8, or one number, in each row",
             "Write the metadata again",
         ) from error
 

@@ -147,13 +147,17 @@ def arrow_texts(column: pa.ChunkedArray) -> Iterator[pa.Array]:
     """large_binary arrays: the texts of an Arrow column, or what `str` makes of other values; NaN
     is none.
 
-    Raises pa.ArrowInvalid where its strings are not UTF-8.
+    Raises pa.ArrowInvalid where its strings or bytes are not UTF-8, and for lists and structs.
     """
     for chunk in column.chunks:
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.cast(chunk.type.value_type)
         kind = chunk.type
-        if any(of(kind) for of in (pa.types.is_string, pa.types.is_large_string)):
+        if pa.types.is_nested(kind):
+            raise pa.ArrowInvalid(f"it holds {kind}")
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            chunk = chunk.cast(pa.large_string())
+        if any(of(chunk.type) for of in (pa.types.is_string, pa.types.is_large_string)):
             chunk.validate(full=True)
             yield chunk.cast(pa.large_binary())
             continue

@@ -165,6 +165,11 @@ def test_photographs_behind_embeddings(bliss, collection, index, tmp_path) -> No
     refused = bliss("audit", collection, *root, "--index", index, "-o", tmp_path / "third")
     assert (refused.code, refused.out) == (2, "")
     assert "--image-root was given without --embeddings" in refused.err
+    gone = bliss("audit", *embeddings, "--image-root", tmp_path / "gone", "--index", index, "-o",
+                 tmp_path / "third")  # fmt: skip
+    assert gone.code == 2 and "gone is no folder. Needed: the folder of the images" in gone.err
+    as_images = bliss("audit", embeddings[1], "--index", index, "-o", tmp_path / "third")
+    assert as_images.code == 2 and "holds embeddings of images. Needed: images" in as_images.err
 
 
 def test_a_grown_folder_with_the_same_command(bliss, collection, index, tmp_path) -> None:

@@ -92,6 +92,18 @@ def test_a_changed_set_is_named(bliss, world):
         (None, 1, "could not be read"),
         ({"kind": "audit", "format_version": 1}, 1, "is of kind audit and format 1. Needed: an e"),
         ({"kind": "evaluation", "format_version": 1}, 1, "has no usable 'asked'"),
+        (
+            {
+                "kind": "evaluation",
+                "format_version": 1,
+                "asked": {},
+                "protocol": {},
+                "sets": {},
+                "table": [{"auroc": 1.0}],
+            },
+            1,
+            "has no usable 'table[0].score'",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_repeated(bliss, tmp_path, content, code, message):

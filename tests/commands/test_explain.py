@@ -108,6 +108,14 @@ def test_maps_are_written_over_the_upright_picture(explain, tmp_path, collection
         assert total == pytest.approx(float(numbers["score"]), abs=1e-3)
 
 
+def test_maps_replace_no_picture_and_go_into_no_file(explain, tmp_path):
+    (tmp_path / "0001.png").write_bytes(b"mine")
+    for name, message in (("", "is there already, and is no map"), ("0001.png", " is a file. ")):
+        done = explain("-o", tmp_path / name)
+        assert done.code == 2 and message in done.err
+        assert (tmp_path / "0001.png").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -70,6 +70,17 @@ def test_means_stand_in_for_prompts_that_are_no_captions_and_all_are_listed(audi
     assert other["score"] != found["score"] and not listed.exists()
 
 
+def test_means_are_refused_where_there_is_no_image_of_a_class_to_average(audit, bliss, world):
+    outcome, _, _ = audit("--normal", "ant", "--prompts", "means", images="flat")
+    assert outcome.code == 2 and "have no classes. Needed: images of each class" in outcome.err
+    images = world[0] / "images"
+    measure = ("eval", "--reference", images, "--test", images, "--index", world[0] / "index")
+    outcome = bliss(
+        *measure, "-o", world[0] / "eval", "--prompts", "means", "--protocol", "one-class"
+    )
+    assert outcome.code == 2 and "--prompts means was given" in outcome.err
+
+
 def test_prompts_that_were_chosen_are_missed_with_the_whole_list(audit, tmp_path):
     outcome, _, _ = audit("--prompt", "a big {label}")
     assert outcome.code == 1 and "equals the prompt 'a big =bee' for class '=bee'" in outcome.err
@@ -96,7 +107,7 @@ def test_vectors_of_the_prompts_need_no_caption_and_name_classes(audit, world, t
               "--class-prompt", "=bee=a bee")  # fmt: skip
     pq.write_table(given.slice(0, 2), tmp_path / "few.parquet")
     _, _, found = audit("--prompts", tmp_path / "vectors.parquet")
-    (tmp_path / "w.csv").write_text("class,prompt\n'=bee,a bee\nant,an ant\ncow,a cow\n")
+    (tmp_path / "w.csv").write_text("class;prompt\n'=bee;a bee\nant;an ant\ncow;a cow\n")
     _, _, looked_up = audit("--prompts", tmp_path / "w.csv")
     np.testing.assert_allclose(found["score"], looked_up["score"], rtol=1e-5, atol=1e-6)
     outcome, facts, flat = audit("--prompts", tmp_path / "vectors.parquet", images="flat")

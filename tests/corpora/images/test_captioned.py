@@ -155,6 +155,8 @@ def test_options_that_do_not_apply_are_refused(images, tmp_path):
     with pytest.raises(UsageError, match="--image-root was given with"):
         open_captioned(str(images), image_root="elsewhere")
     (tmp_path / "c.csv").write_text("path,text\n../../x.png,x\n")
+    with pytest.raises(UsageError, match=r"--image-root .*gone is no folder"):
+        open_captioned(str(tmp_path / "c.csv"), image_root=str(tmp_path / "gone"))
     with pytest.raises(UsageError, match=r"names no file in .*--image-root"):
         open_captioned(str(tmp_path / "c.csv"))
     assert np.array_equal(read(str(images)), [])

@@ -322,6 +322,8 @@ def test_label_files_that_cannot_be_used(tmp_path: Path) -> None:
         ("path,label\na.png,x,y\n", r"line 2 of .* cannot be read \(3 fields under 2 columns\)"),
         ("path,label\n,x\n", r"record 1 of .* has no path"),
         ("path,label\n", r"has no records"),
+        ("", r"names no columns"),
+        ("sep=;\npath;label\na.png;x;y\n", r"line 3 of .* cannot be read \(3 fields under 2"),
     ):
         file.write_text(text)
         with pytest.raises(BlissError, match=message):
@@ -329,6 +331,14 @@ def test_label_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"nothing")
     with pytest.raises(BlissError, match=r"bad\.parquet could not be read"):
         open_images(tmp_path / "bad.parquet")
+
+
+def test_a_spreadsheets_line_with_its_separator_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "list.csv").write_text("sep=|\r\npath|label\r\na.png|x, y; z\r\n")
+    assert [(i.path, i.label) for i in everything(open_images(tmp_path / "list.csv"))] == [
+        ("a.png", "x, y; z")
+    ]
 
 
 def make_dataset():
