@@ -80,6 +80,10 @@ def run(arguments: list[str]) -> int:
             return _say_error(str(out_of_files(cause)), 1)
         return _say_error(f"{cause}.", 1)
     except Exception as error:
+        if isinstance(error, ImportError) and error.name is None:  # a library, not a module's name
+            return _say_error(
+                f"the run could not go on: a library could not be loaded: {error}.", 1
+            )
         if os.environ.get("BLISS_DEBUG"):
             raise
         return _say_error(

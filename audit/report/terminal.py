@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from ...indexer import CaptionIndex, describe_model
+from ...indexer import CaptionIndex, categories, describe_model
 from ...progress import Progress
 from ...safe_text import counted, terminal_text
 from ...scorer import HiddenTexts
@@ -47,6 +47,10 @@ def result_text(result: AuditResult, top: int, reasons: str = "failures.csv says
         classes = counted(len(result.reference.set_aside), "class", "classes")
         images = counted(counts["set_aside"], "image")
         lines.append(f"{images} of {classes} with too few images compared with the other classes")
+    unlabelled = categories(result.images.labels).values.indices.null_count
+    if counts["left_out"] and 0 < unlabelled < counts["scored"]:
+        images = counted(unlabelled, "image")
+        lines.append(f"{images} without a label in no class: compared with all classes")
     if result.hidden is not None:
         lines.append(_hidden_text(result.hidden))
     if result.p_values is not None:

@@ -116,6 +116,10 @@ def test_small_classes_are_set_aside_and_their_images_compared(bliss, collection
     one, other = tables.values()
     assert one["score"] == other["score"] and one["left_out"].to_pylist().count(False) == 2
     named = ("audit", few, "--index", index, "--question", "mislabel")
+    shutil.copy(next((few / "boat").iterdir()), few / "loose.png")
+    done = bliss(*named, "-o", tmp_path / "loose")
+    assert "\n1 image without a label in no class: compared with all classes\n" in done.out
+    (few / "loose.png").unlink()
     (few / "house").rename(tmp_path / "house")
     assert bliss(*named, "-o", tmp_path / "without").code == 0
     without = pq.read_table(tmp_path / "without" / "scores.parquet").sort_by("content")

@@ -213,6 +213,17 @@ def test_quiet_leaves_out_notes_and_progress_but_not_errors(bliss, collection, i
     assert both.code == 2 and "--quiet and --verbose were given" in both.err
 
 
+@pytest.mark.parametrize(("name", "is_fault"), [(None, False), ("blissaudit", True)])
+def test_a_library_that_does_not_load_is_no_error_of_bliss(bliss, monkeypatch, name, is_fault):
+    def fail(*arguments, **options):
+        raise ImportError("libx.so: failed to map segment", name=name)
+
+    monkeypatch.setattr(root, "main", fail)
+    done = bliss("corpora", "list")
+    assert done.code == 1 and ("error in bliss itself" in done.err) == is_fault
+    assert "libx.so: failed to map segment" in done.err
+
+
 def test_libraries_write_to_the_terminal_only_with_verbose(bliss, monkeypatch) -> None:
     from blissaudit.corpora import registry
 
