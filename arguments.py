@@ -130,8 +130,8 @@ def _fitting(value: Any, hint: Any) -> Any:
     if kind in (Sequence, Iterable, Collection):
         single = isinstance(value, bytes | os.PathLike | Mapping)
         single |= isinstance(value, str) and (kind is not Iterable or inner != (str,))
-        needed = {Iterable: "__iter__", Collection: "__len__", Sequence: "__getitem__"}[kind]
-        single |= not (hasattr(value, "__iter__") and hasattr(value, needed))
+        method = {Iterable: "__iter__", Collection: "__len__", Sequence: "__getitem__"}[kind]
+        single |= not (hasattr(value, "__iter__") and hasattr(value, method))
         if single or getattr(value, "ndim", 1) != 1:
             return _UNFIT
         first = inner[0] if inner and hasattr(value, "__len__") else Any

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -67,7 +66,7 @@ class BlissDetector(OutlierMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=LEAST)
         if not 0 < self.contamination <= 0.5:
             raise ValueError(f"contamination {self.contamination} was given; above 0, up to 0.5")
-        if not (isinstance(self.k, Integral) and self.k >= 1):
+        if not (isinstance(self.k, int | np.integer) and self.k >= 1):
             raise ValueError(f"k = {self.k} was given; needed: a whole number, 1 or more")
         names, labels = np.zeros(1), np.zeros(len(X), np.int64)
         if y is not None:
