@@ -102,6 +102,8 @@ def _fitting(value: Any, hint: Any) -> Any:
     if hint is Any or isinstance(hint, TypeVar):
         return value
     kind = origin or hint
+    if kind in (int, float) and getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):
+        value = value.item()  # a number of NumPy: FAISS takes no such k
     if kind is float:
         kind = numbers.Real
     elif kind is int:

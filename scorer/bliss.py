@@ -236,7 +236,7 @@ def bliss_scores(  # noqa: PLR0913 - six positional
 
 
 def _check_weight(weight: float) -> None:
-    if not np.isfinite(weight):
+    if not -np.inf < weight < np.inf:
         raise UsageError(f"a weight of {weight} was given", "a finite number", "Try 0.5")
 
 

@@ -193,6 +193,17 @@ def test_messages_name_the_argument_its_value_and_the_function(tmp_path):
             call()
 
 
+def test_numbers_of_numpy_are_numbers():
+    for k in (np.int64(2), np.uint8(2), np.array(2)):
+        assert np.array_equal(
+            ba.exact_search(ROWS, ROWS, k).rows, ba.exact_search(ROWS, ROWS, 2).rows
+        )
+        assert type(ba.AuditSettings(k=k, weight=np.float32(0.5)).k) is int
+    for wrong in (np.bool_(True), np.float64(2), np.array([2])):
+        with pytest.raises(UsageError, match=r"Needed: a whole number"):
+            ba.AuditSettings(k=wrong)
+
+
 def test_arrays_are_read_from_lists_and_tensors():
     @checked
     def rows(given: np.ndarray | None, names: Sequence[str] = ()) -> np.ndarray | None:
