@@ -156,6 +156,7 @@ def main() -> None:
         several = min(count, chosen.symmetric)
         lines += ["", f"{name}, {count} resamples, {several} of the symmetric way, seeds from "
                   f"{chosen.seed}; FDP ± its standard error, power"]  # fmt: skip
+        print("\n".join(lines[-2:]), flush=True)
         world = World(Path(chosen.data) / "real", name == "bliss+")
         lines += measured(world, range(chosen.seed, chosen.seed + count), several)
     if chosen.record:

@@ -160,7 +160,7 @@ class EngineType(click.ParamType):
         if wrong or (rest and value[3] not in ":,"):
             raise UsageError(
                 f"--engine {value!r} was given",
-                "local, ray or ray:ADDRESS,actors=N",
+                "local, ray or ray:ADDRESS,actors=N, with N from 1",
                 "Write --engine ray, or --engine ray:auto,actors=2",
             )
         return EngineName(name, address, actors)

@@ -163,7 +163,10 @@ def test_ray_missing_is_told_with_the_name_of_the_extra(bliss, captions, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--engine", "ray:actors=0"), "0 Ray actors were requested"),
+        (
+            ("--engine", "ray:actors=0"),
+            "'ray:actors=0' was given. Needed: local, ray or ray:ADDRESS,actors=N, with N from 1",
+        ),
         (("--engine", "ray:actors=two"), "--engine 'ray:actors=two' was given"),
         (("--engine", "ray:ray://head:10001"), "Ray client address"),
         (("--engine", "dask"), "--engine 'dask' was given. Needed: local, ray or ray:ADDRESS"),
