@@ -222,7 +222,7 @@ def _open_folder(folder: str, options: ImageOptions) -> ImageSource:
         raise UsageError(
             f"{display_path(folder)} holds embeddings of images",
             "images",
-            "Give it as `bliss audit --embeddings DIR`, or name the images themselves",
+            "Give it as --embeddings to `bliss audit` or `bliss reference fit`, or name the images",
         )
     if _holds_tables(folder):
         refuse_image_options(folder, options, (*COLUMNS, "config", "split"))
