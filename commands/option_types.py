@@ -252,14 +252,15 @@ class Flag(click.ParamType):
                 if not equals and name == "empirical-null":
                     return FlagRule(name, None)
                 return FlagRule(name, float(number))
-            if text.endswith("%"):
-                return FlagRule("share", float(text[:-1]) / 100)
-            return FlagRule("share", float(text))
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+            if 0 < share < 1:
+                return FlagRule("share", share)
         except ValueError:
             pass
         raise UsageError(
             f"--flag {text!r} was given",
-            "fdr=RATE, a number or percentage of images, or empirical-null[=RATE]",
+            "fdr=RATE, a number of images, a share of them above 0 and below 100%, or "
+            "empirical-null[=RATE]",
             "Write --flag fdr=0.05, --flag 20, --flag 5% or --flag empirical-null",
         )
 

@@ -446,11 +446,11 @@ REFUSED = {
     ("--question", "stray,odd"): "question 'odd' is unknown. Needed: one of stray, mislabel, copy,",
     ("--question", "pairs,copy"): "quality. Ask it alone, or run 'bliss pairs'",
     ("--flag", "fdr=0"): "a false discovery rate of 0.0 was given. Needed: above 0, below 1.",
-    ("--flag", "200%"): "a contamination of 2.0 was given. Needed: the share of images",
+    ("--flag", "200%"): "--flag '200%' was given. Needed: fdr=RATE, a number of images, a share",
     (
         "--flag",
         "many",
-    ): "--flag 'many' was given. Needed: fdr=RATE, a number or percentage of images",
+    ): "--flag 'many' was given. Needed: fdr=RATE, a number of images",
     (
         "--p-values",
         "per-class",
