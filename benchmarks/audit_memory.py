@@ -6,8 +6,8 @@ command in a process of its own, without report.html; its peak is the kernel's h
 The vectors of up to 131,072 images, 2,048 bytes each as float32, are held in memory; more of them
 stay on disk, as do hits and scores. The target is the growth from the second size to the last where
 strays alone are looked for in one fit. The audit of every question, which also looks for copies and
-wrong labels and fits twice, is beside it, but for the last size: copies among a million images of ten
-tight classes take hours.
+wrong labels and fits twice, is beside it, but for the last size: copies among a million images of
+ten tight classes take hours.
 
 Run as: python benchmarks/audit_memory.py [--sizes 10000 100000 1000000]
 """
