@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..artefacts import write_atomically
+from ..artefacts import write_atomically, write_text
 from ..audit import (
     AuditRequest,
     AuditResult,
@@ -104,7 +104,7 @@ def _write_if_new(path: Path, picture: Image.Image) -> None:
 def write_corpus(path: Path, seed: int) -> Path:
     """CAPTIONS different captions about every kind, one a line."""
     captions = sample_captions(np.random.default_rng(seed + 1), CAPTIONS)
-    write_atomically(path, lambda file: file.write("\n".join(captions).encode() + b"\n"))
+    write_text(path, "\n".join(captions) + "\n")
     return path
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from ...artefacts import check_checksum, read_manifest, write_atomically, write_manifest
+from ...artefacts import check_checksum, read_manifest, write_atomically, write_manifest, write_text
 from ...errors import BlissError, UsageError
 from ...indexer.vectors import slices
 from .contract import Fitted, Fitting, Need, Query, Score, missing, positive
@@ -54,7 +54,7 @@ def save_head(
         f"{epoch},{','.join(f'{value:.6g}' for value in row)}"
         for epoch, row in enumerate(losses, start=1)
     ]
-    write_atomically(folder / LOSSES, lambda file: file.write(("\n".join(lines) + "\n").encode()))
+    write_text(folder / LOSSES, "\n".join(lines) + "\n")
     write_manifest(folder, HEAD_KIND, [ARRAYS, LOSSES], **facts)
 
 

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from ....indexer.vectors import exact_search
+from ....safe_text import some_of
 from ...bliss import Retrieved, gather_texts
 from ...leave_one_out import NOTHING_LEFT_OUT, LeftOut
 from ...moments import fit_moments
@@ -301,10 +302,9 @@ def _warn(reference: Reference, spread: bool) -> None:
             stacklevel=4,
         )
     elif alone:
-        some = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
         warnings.warn(
-            f"bliss+: one reference image is all there is of {some}; the spread of the other "
-            "classes is taken",
+            f"bliss+: one reference image is all there is of {some_of(alone, 3)}; the spread of "
+            "the other classes is taken",
             stacklevel=4,
         )
 
