@@ -17,7 +17,7 @@ from ..indexer import (
     blocks_of,
     check_same_model,
     searches_all,
-    whole_rows,
+    slices,
 )
 from ..safe_text import counted
 from ..scorer import (
@@ -50,6 +50,9 @@ AUTO = "auto"
 """The name that picks a score: bliss+ where it can be fitted, else BLISS."""
 MOST_TEXT_BYTES = 2 << 30
 """Largest caption vectors, all read at once, that AUTO takes bliss+ for: a million of 512."""
+
+IMAGES_AT_ONCE = 16_384
+"""Images that a score is computed of at once, unless it depends on all of them."""
 
 
 class NoPrompts(Protocol):
@@ -205,7 +208,10 @@ def rescored(
     if score.name == AUTO:
         return _rescored_auto(result, plus or FittedPlus(score, weight))
     fitting = fitting_for(score, result, inputs)
-    found = fit_score(score, fitting)(Query(whole_rows(result.images.vectors), result.retrieved))
+    fitted, images = fit_score(score, fitting), result.images.vectors
+    found = np.empty(len(images))
+    for some in slices(len(images), len(images) if score.stateful else IMAGES_AT_ONCE):
+        found[some] = fitted(Query(images[some], result.retrieved.only(some)))
     return replace(
         result, scores=replace(result.scores, score=found), p_values=None, score_name=score.name
     )
@@ -253,8 +259,8 @@ def _rescored_plus(result: AuditResult, plus: FittedPlus) -> AuditResult:
     """
     reference, index = result.reference, result.index
     scorer = plus.of(reference, index)
-    images = whole_rows(result.images.vectors)
-    parts = scorer.parts(images, result.retrieved, result.left_out, plus.sums_of(result))
+    images, sums = result.images.vectors, plus.sums_of(result)
+    parts = scorer.parts(images, result.retrieved, result.left_out, sums)
     found = parts.sum(axis=1)
     p_values = None
     if reference.calibration is not None:

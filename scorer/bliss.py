@@ -52,7 +52,8 @@ TABLE_ENTRIES = 4_000_000
 """Entries of the [u, classes] tables of μ and σ of one block of classes: 32 MB each."""
 
 PULL_ENTRIES = 500_000
-"""Entries of the [images, k, classes] pulls of one block of images: 4 MB each."""
+"""Entries of the [images, k, classes] pulls of one block of images, 4 MB each, and a quarter of
+those of the images themselves."""
 
 PAIRS_AT_ONCE = 8192
 """Images that are left out of one class at once."""
@@ -97,6 +98,11 @@ class Retrieved:
     """int32 [n, k], where in `vectors` each retrieved text is."""
     vectors: Rows
     """float32 [u, d], unit rows of the distinct texts, in memory or on disk."""
+
+    def only(self, images: slice) -> Retrieved:
+        """The texts of some images, `vectors` as they are."""
+        similarity, rows = self.similarity[images], self.rows[images]
+        return Retrieved(similarity, rows, self.position[images], self.vectors)
 
 
 @dataclass(frozen=True)
@@ -382,7 +388,7 @@ def class_blocks(
         tables = Tables(np.ascontiguousarray(mean.T), np.ascontiguousarray((1 / std).T))
         del mean, std
         width = retrieved.similarity.shape[1] * (classes.stop - classes.start)
-        for rows in slices(len(images), PULL_ENTRIES // width):
+        for rows in slices(len(images), PULL_ENTRIES // max(width, prompts.shape[1] // 4)):
             similarity, position = retrieved.similarity[rows], retrieved.position[rows]
             cosine = images[rows].astype(np.float64) @ prompts[classes].T.astype(np.float64)
             ics = (prompt_mean[classes] - cosine) * prompt_scale[classes]

@@ -76,15 +76,20 @@ def normalise_rows(vectors: np.ndarray) -> NormalisedRows:
             "numbers in an array of shape [n, d], one row a vector",
             "Save them with numpy.save as one float array",
         )
+    unit = np.empty(vectors.shape, np.float32)
+    if vectors.dtype == np.float16:  # exact, and numpy's arithmetic on float16 is slow
+        unit[:] = vectors
+        vectors = unit
     # Not the maximum of abs(): the lowest number of an integer type has no positive there.
     highest, lowest = (ends(axis=1).astype(np.float64) for ends in (vectors.max, vectors.min))
     largest = np.maximum(highest, -lowest)
     usable = np.isfinite(largest) & (largest > 0)
-    scaled = np.zeros(vectors.shape, np.float32)
-    # Dividing by the largest entry first keeps huge and tiny rows from overflowing.
-    scaled[usable] = vectors[usable] / largest[usable, None]
-    lengths = row_lengths(scaled)
-    unit = scaled / np.where(usable, lengths, 1)[:, None].astype(np.float32)
+    with np.errstate(over="ignore"):  # of unusable rows
+        # Dividing by the largest entry first keeps huge and tiny rows from overflowing.
+        np.divide(vectors, np.where(usable, largest, 1)[:, None], out=unit, casting="same_kind")
+    unit[~usable] = 0
+    lengths = row_lengths(unit)
+    unit /= np.where(usable, lengths, 1)[:, None].astype(np.float32)
     off = np.abs(lengths[usable] * largest[usable] - 1) > ROUNDING
     return NormalisedRows(unit, int(off.sum()), np.flatnonzero(~usable))
 

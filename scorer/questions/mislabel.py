@@ -40,7 +40,7 @@ NEIGHBOURS, CANDIDATES = 3, 2000
 """Nearest images of its class that an image is compared with, among so many of it at most."""
 
 CHUNK_ENTRIES = 4_000_000
-"""Entries of one chunk's [images, classes] cosines: 32 MB each."""
+"""Entries of the largest array of one chunk of images, of C or d columns: 32 MB."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def label_margins(
     )
     order = np.argsort(left_out.images, kind="stable")
     who, where = left_out.images[order], left_out.classes[order]
-    size = max(1, CHUNK_ENTRIES // len(means))
+    size = max(1, CHUNK_ENTRIES // max(means.shape))
     for start in range(0, n, size):
         rows = images[start : start + size].astype(np.float64)
         chunk = slice(start, start + len(rows))

@@ -101,7 +101,7 @@ def label_nearness(
     """The `quantile` and the largest of each text's cosines to the labels, float64 [M] each."""
     q, largest = np.empty(len(texts)), np.empty(len(texts))
     wide = np.asarray(prompts, np.float64).T
-    for rows in slices(len(texts), VECTORS_AT_ONCE * 1024 // max(1, len(prompts))):
+    for rows in slices(len(texts), VECTORS_AT_ONCE * 1024 // max(1, *prompts.shape)):
         cosines = np.asarray(texts[rows], np.float64) @ wide
         q[rows], largest[rows] = np.quantile(cosines, quantile, axis=1), cosines.max(axis=1)
     return q, largest

@@ -96,7 +96,7 @@ def in_batches(
 
     `score` maps float64 [b, d] to [b]; `width` is how many numbers it holds for an image.
     """
-    step = ENTRIES // max(1, width)
+    step = ENTRIES // max(1, width, images.shape[1])
     scores = np.empty(len(images))
     for batch in slices(len(images), step):
         scores[batch] = score(images[batch].astype(np.float64))

@@ -273,8 +273,9 @@ def _alone(images: np.ndarray, asked: TextSum, rows: np.ndarray, texts: np.ndarr
     """float64 [b], the sum over some rows, each image's exponents from its largest there."""
     found = np.empty(len(images))
     weights = np.ones(len(rows)) if asked.weights is None else asked.weights[rows]
+    at_once = IMAGES_AT_ONCE * TEXTS_AT_ONCE // max(len(rows), images.shape[1])
     with np.errstate(divide="ignore"):
-        for few in slices(len(images), IMAGES_AT_ONCE * TEXTS_AT_ONCE // len(rows)):
+        for few in slices(len(images), at_once):
             logits = images[few].astype(np.float64) @ texts[rows].T.astype(np.float64)
             logits = logits / asked.tau + np.log(weights)
             top = np.maximum(logits.max(axis=1), -1e300)

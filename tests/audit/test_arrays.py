@@ -24,7 +24,7 @@ from blissaudit.audit.retrieval import HitsCache
 from blissaudit.audit.run import in_reference
 from blissaudit.errors import UsageError
 from blissaudit.indexer import ArrayIndex, ModelChoice, embedded_arrays
-from blissaudit.scorer import NOTHING_LEFT_OUT, SCORES, TextPass
+from blissaudit.scorer import NOTHING_LEFT_OUT, SCORES, Query, TextPass
 from helpers.small_worlds import unit
 from PIL import Image
 
@@ -254,6 +254,21 @@ def test_a_result_shows_itself(world, tmp_path, monkeypatch):
     frame = result.to_pandas()
     assert list(frame["score"]) == result.scores.score.tolist()
     assert list(frame.columns) == result.table().column_names
+
+
+@pytest.mark.parametrize("name", ["neglabel", "external_gap", "mcm", "mcm+rscin"])
+def test_another_score_is_computed_of_a_few_images_at_once(world, monkeypatch, name):
+    images, labels, texts = world
+    given = {"text_vectors": texts, "settings": K, "score": name}
+    expected = audit_arrays(images, labels, **given).scores.score
+    asked = []
+    monkeypatch.setattr(scores, "IMAGES_AT_ONCE", 5)
+    monkeypatch.setattr(
+        scores, "Query", lambda images, *rest: asked.append(len(images)) or Query(images, *rest)
+    )
+    found = audit_arrays(images, labels, **given).scores.score
+    assert asked == ([24] if name.endswith("rscin") else [5, 5, 5, 5, 4])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_the_search_makes_the_sums_of_bliss_plus(world, tmp_path, monkeypatch):

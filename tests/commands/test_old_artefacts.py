@@ -65,4 +65,6 @@ def test_its_unfinished_build_is_continued(old):
     assert (old / "unfinished" / "text_emb" / "text_emb_0.npy").stat().st_mtime_ns == made
     assert json.loads((old / "unfinished" / "manifest.json").read_text())["parts"] == [16] * 3
     assert open_index("unfinished").count == 48
-    np.testing.assert_allclose(vectors(old / "unfinished"), vectors(old / "index"), atol=1e-6)
+    rebuilt, before = vectors(old / "unfinished"), vectors(old / "index")
+    # CPUs differ in the last bit of float16.
+    np.testing.assert_allclose(rebuilt, before, rtol=2**-10, atol=1e-6)

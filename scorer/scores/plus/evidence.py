@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....indexer.vectors import SCRATCH, slices
+from ....indexer.vectors import SCRATCH, Rows, slices
 from ...bliss import Retrieved, class_blocks
 from ...leave_one_out import LeftOut
 from ...reference import Reference, Sample
@@ -24,6 +24,9 @@ from .text_weights import (
 )
 
 LABELS_AT_ONCE = 2048
+IMAGES_AT_ONCE = 16_384
+"""Images read at once, 32 MiB of 512 dimensions."""
+PAIRS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Pairs:
     inside: np.ndarray
     """bool [p]."""
 
+    def within(self, rows: slice) -> Pairs:
+        """The pairs of the images `rows`, numbered from the first of these."""
+        first, last = np.searchsorted(self.left_out.images, [rows.start, rows.stop])
+        images = self.left_out.images[first:last] - rows.start
+        return Pairs(LeftOut(images, self.left_out.classes[first:last]), self.inside[first:last])
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -71,7 +80,7 @@ class Evidence:
         return np.column_stack([self.bliss, self.odds, self.distance, self.margin])
 
 
-def pairs_of(sample: Sample, images: np.ndarray, left_out: LeftOut) -> Pairs:
+def pairs_of(sample: Sample, images: Rows, left_out: LeftOut) -> Pairs:
     """`left_out` in the order of its images, and which of its pairs `sample` holds."""
     order = np.argsort(left_out.images, kind="stable")
     rows, classes = left_out.images[order], left_out.classes[order]
@@ -79,27 +88,33 @@ def pairs_of(sample: Sample, images: np.ndarray, left_out: LeftOut) -> Pairs:
     for number in np.unique(classes):
         pairs = np.flatnonzero(classes == number)
         among = sample.images[sample.labels == number].astype(np.float64)
-        if len(among):
-            cosines = images[rows[pairs]].astype(np.float64) @ among.T
-            inside[pairs] = 2 - 2 * cosines.max(axis=1) < SAME_IMAGE
+        if not len(among):
+            continue
+        for few in slices(len(pairs), PAIRS_AT_ONCE):
+            cosines = images[rows[pairs[few]]].astype(np.float64) @ among.T
+            inside[pairs[few]] = 2 - 2 * cosines.max(axis=1) < SAME_IMAGE
     return Pairs(LeftOut(rows, classes), inside)
 
 
 def evidence(
     normal: Normal,
-    images: np.ndarray,
+    images: Rows,
     retrieved: Retrieved,
     pairs: Pairs,
     against: np.ndarray | None = None,
 ) -> Evidence:
-    """All four for unit rows `images` [n, d] with their retrieved texts.
+    """All four for unit rows `images` [n, d], in memory or on disk, with their retrieved texts.
 
     `against` [n] are the log-sums over texts, nobody left out, where they are known already.
     """
-    texts = _against_texts(normal, images, retrieved, pairs, against)
-    labels, margin = _labels(normal, images)
-    (bliss, distance), _ = _nearest(normal, images, retrieved, pairs, None)
-    return Evidence(bliss, texts - labels, distance, margin)
+    odds, distance, margin = np.empty((3, len(images)))
+    for rows in slices(len(images), IMAGES_AT_ONCE):
+        some, part = np.asarray(images[rows]), pairs.within(rows)
+        known = None if against is None else against[rows]
+        labels, margin[rows] = _labels(normal, some)
+        odds[rows] = _against_texts(normal, some, retrieved.only(rows), part, known) - labels
+        distance[rows] = _distances(normal, some, part)
+    return Evidence(_least_totals(normal, images, retrieved, pairs)[0], odds, distance, margin)
 
 
 def sample_evidence(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> tuple[Evidence, ...]:
@@ -116,12 +131,16 @@ def sample_evidence(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> tuple
         cosines = own_cosines(images, labels, normal.reference.prompt_vectors)
         unknown = log_sums_without_classes(normal.texts, images, labels, cosines)
     with_own, margin = _labels(normal, images)
-    (bliss, distance), (apart, away) = _nearest(normal, images, retrieved, pairs, labels)
+    bliss, apart = _least_totals(normal, images, retrieved, pairs, labels)
+    distance = _distances(normal, images, pairs)
     whole = Evidence(bliss, texts - with_own, distance, margin)
     prompts = normal.reference.prompt_vectors
     if len(prompts) == 1:
         return (whole,)
     others, doubt = _labels(normal, images, labels)
+    away = np.zeros(len(images))
+    if normal.spread is not None and len(np.unique(labels)) > 1:
+        away = without_own_classes(normal.spread[1], normal.sample)
     own = own_cosines(images, labels, prompts) / normal.texts.tau - normal.texts.labels[labels]
     own += np.log(label_weights(normal.texts, images, labels, prompts))[labels]
     return (
@@ -152,7 +171,7 @@ def _labels(
     """float64 [n] each, log Σ_i e^{(s_i − α·h_i)/τ} and the margin, without the labels `gone`."""
     tau, prompts = normal.texts.tau, normal.reference.prompt_vectors.astype(np.float64)
     log_sum, margin = np.empty(len(images)), np.empty(len(images))
-    for rows in slices(len(images), max(1, LABELS_AT_ONCE * 256 // len(prompts))):
+    for rows in slices(len(images), max(1, LABELS_AT_ONCE // max(1, len(prompts) // 256))):
         some = images[rows].astype(np.float64)
         cosines = some @ prompts.T
         hubs = np.broadcast_to(normal.texts.labels, cosines.shape)
@@ -165,25 +184,23 @@ def _labels(
     return log_sum, margin
 
 
-def _nearest(
+def _least_totals(
     normal: Normal,
-    images: np.ndarray,
+    images: Rows,
     retrieved: Retrieved,
     pairs: Pairs,
-    gone: np.ndarray | None,
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Least BLISS total and relative distance over all classes and over all but `gone`.
+    gone: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least BLISS total over all classes and over all but `gone`, float64 [n] each.
 
-    float64 [n] each; the latter two are zeros where no class goes, and all are without spread.
+    The second is zeros where no class goes, and both are without spread.
     """
     n = len(images)
     if normal.spread is None:
-        return (np.zeros(n), np.zeros(n)), (np.zeros(n), np.zeros(n))
-    prior, pooled = normal.spread
-    bliss, distance = np.full(n, np.inf), np.empty(n)
-    apart, away = np.full(n, np.inf if gone is not None else 0.0), np.zeros(n)
+        return np.zeros(n), np.zeros(n)
+    bliss, apart = np.full(n, np.inf), np.full(n, np.inf if gone is not None else 0.0)
     for block in class_blocks(
-        images, retrieved, normal.reference, pairs.left_out, prior, allocator=SCRATCH
+        images, retrieved, normal.reference, pairs.left_out, normal.spread[0], allocator=SCRATCH
     ):
         total = block.ics + normal.weight * block.ets
         bliss[block.images] = np.minimum(bliss[block.images], total.min(axis=1))
@@ -192,10 +209,16 @@ def _nearest(
             here = np.flatnonzero((own >= 0) & (own < total.shape[1]))
             total[here, own[here]] = np.inf
             apart[block.images] = np.minimum(apart[block.images], total.min(axis=1))
-    itself = np.zeros(n, bool)
+    return bliss, apart
+
+
+def _distances(normal: Normal, images: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """float64 [n], relative distance to the nearest class; zeros without spread."""
+    distance, itself = np.zeros(len(images)), np.zeros(len(images), bool)
+    if normal.spread is None:
+        return distance
+    pooled = normal.spread[1]
     itself[pairs.left_out.images[pairs.inside]] = True
     for rows, squared in squared_distances(pooled, images, pairs.left_out, pairs.inside):
         distance[rows] = relative(pooled, squared, images[rows], itself[rows])
-    if gone is not None and len(np.unique(gone)) > 1:
-        away = without_own_classes(pooled, normal.sample)
-    return (bliss, distance), (apart, away)
+    return distance

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from ....indexer.vectors import exact_search
+from ....indexer.vectors import Rows, exact_search
 from ....safe_text import some_of
 from ...bliss import Retrieved, gather_texts
 from ...leave_one_out import NOTHING_LEFT_OUT, LeftOut
@@ -196,18 +196,20 @@ class PlusScorer:
 
     def __call__(
         self,
-        images: np.ndarray,
+        images: Rows,
         retrieved: Retrieved,
         left_out: LeftOut,
         against: np.ndarray | None = None,
     ) -> np.ndarray:
-        """float64 [n] of images [n, d] with their retrieved texts, each left out as `left_out`
-        says; `against` [n] are its `terms`, where they are known already."""
+        """float64 [n] of images [n, d], in memory or on disk, with their retrieved texts.
+
+        Each is left out as `left_out` says; `against` [n] are its `terms`, where they are known.
+        """
         return self.parts(images, retrieved, left_out, against).sum(axis=1)
 
     def parts(
         self,
-        images: np.ndarray,
+        images: Rows,
         retrieved: Retrieved,
         left_out: LeftOut,
         against: np.ndarray | None = None,

@@ -278,6 +278,49 @@ def test_a_reference_image_scores_as_refitting_without_it_says(sizes):
     assert (kept_in < found).mean() > 0.95
 
 
+class OnDisk:
+    """Rows that count how many are read at once."""
+
+    def __init__(self, rows):
+        self.rows, self.most = rows, 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, wanted):
+        found = self.rows[wanted]
+        self.most = max(self.most, len(found))
+        return found
+
+
+@pytest.mark.parametrize("full", [BLISS_PLUS.defaults["full"], 0])
+@pytest.mark.parametrize("known", [False, True])
+def test_images_on_disk_are_read_a_few_at_once_and_score_the_same(full, known, monkeypatch):
+    fitting, more = world()
+    normals = fitting.normals
+    moments = fit_moments(normals.classes, normals.images, normals.labels)
+    kept = images_to_keep(moments, normals.images, normals.labels)
+    reference = Reference(moments, normals.prompts, sample=kept)
+    scorer = fit_bliss_plus(reference, fitting.texts, {**BLISS_PLUS.defaults, "full": full})
+    images = np.concatenate([more, normals.images])
+    left_out = LeftOut(np.arange(len(more), len(images)), normals.labels)
+    retrieved = query(images, fitting.texts).retrieved
+    against = scorer.terms[0](query(images, fitting.texts)) if known and scorer.terms else None
+    expected = scorer.parts(images, retrieved, left_out, against)
+    for module, name in (
+        ("scorer.scores.plus.evidence", "IMAGES_AT_ONCE"),
+        ("scorer.scores.plus.evidence", "PAIRS_AT_ONCE"),
+        ("scorer.leave_one_out", "PAIRS_AT_ONCE"),
+        ("scorer.bliss", "PAIRS_AT_ONCE"),
+    ):
+        monkeypatch.setattr(f"blissaudit.{module}.{name}", 5)
+    monkeypatch.setattr("blissaudit.scorer.bliss.PULL_ENTRIES", 5 * K * C)
+    rows = OnDisk(images)
+    found = scorer.parts(rows, retrieved, left_out, against)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert rows.most == 5
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_order_of_classes_texts_and_references_does_not_matter(seed):
     fitting, images = world()
