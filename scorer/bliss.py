@@ -440,8 +440,7 @@ def left_out_terms(
     allocator: Allocator = IN_MEMORY,
 ) -> LeftOutTerms:
     """Terms of each image of `left_out` against each class it is filed under, without it."""
-    order = np.argsort(left_out.images, kind="stable")
-    rows, classes = left_out.images[order], left_out.classes[order]
+    rows, classes = left_out.ascending.images, left_out.ascending.classes
     ics = np.empty(len(rows))
     pull = allocator.empty((len(rows), retrieved.similarity.shape[1]), np.float64)
     moments = reference.moments

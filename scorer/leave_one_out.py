@@ -46,6 +46,14 @@ class LeftOut:
     classes: np.ndarray
     """int64 [p], the class each is in; an image may occur with several classes."""
 
+    @property
+    def ascending(self) -> LeftOut:
+        """The pairs in the order of their images."""
+        if (self.images[1:] >= self.images[:-1]).all():
+            return self
+        order = np.argsort(self.images, kind="stable")
+        return LeftOut(self.images[order], self.classes[order])
+
 
 NOTHING_LEFT_OUT = LeftOut(np.zeros(0, np.int64), np.zeros(0, np.int64))
 

@@ -86,8 +86,7 @@ def label_margins(
     found = LabelMargins(
         given.astype(np.int64), np.empty(n, np.int64), np.empty(n), np.full(n, np.nan)
     )
-    order = np.argsort(left_out.images, kind="stable")
-    who, where = left_out.images[order], left_out.classes[order]
+    who, where = left_out.ascending.images, left_out.ascending.classes
     size = max(1, CHUNK_ENTRIES // max(means.shape))
     for start in range(0, n, size):
         rows = images[start : start + size].astype(np.float64)

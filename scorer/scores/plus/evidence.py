@@ -24,8 +24,8 @@ from .text_weights import (
 )
 
 LABELS_AT_ONCE = 2048
-IMAGES_AT_ONCE = 16_384
-"""Images read at once, 32 MiB of 512 dimensions."""
+IMAGES_AT_ONCE = 8192
+"""Images read at once, 16 MiB of 512 dimensions."""
 PAIRS_AT_ONCE = 2048
 
 
@@ -74,6 +74,11 @@ class Evidence:
     margin: np.ndarray
     """g, the mean label cosine minus the largest; of one label, the mean text's minus its."""
 
+    def only(self, rows: slice) -> Evidence:
+        """The evidence of some images."""
+        odds, distance, margin = self.odds[rows], self.distance[rows], self.margin[rows]
+        return Evidence(self.bliss[rows], odds, distance, margin)
+
     @property
     def columns(self) -> np.ndarray:
         """float64 [n, 4], b, n, r and g."""
@@ -82,8 +87,8 @@ class Evidence:
 
 def pairs_of(sample: Sample, images: Rows, left_out: LeftOut) -> Pairs:
     """`left_out` in the order of its images, and which of its pairs `sample` holds."""
-    order = np.argsort(left_out.images, kind="stable")
-    rows, classes = left_out.images[order], left_out.classes[order]
+    left_out = left_out.ascending
+    rows, classes = left_out.images, left_out.classes
     inside = np.zeros(len(rows), bool)
     for number in np.unique(classes):
         pairs = np.flatnonzero(classes == number)
@@ -93,7 +98,7 @@ def pairs_of(sample: Sample, images: Rows, left_out: LeftOut) -> Pairs:
         for few in slices(len(pairs), PAIRS_AT_ONCE):
             cosines = images[rows[pairs[few]]].astype(np.float64) @ among.T
             inside[pairs[few]] = 2 - 2 * cosines.max(axis=1) < SAME_IMAGE
-    return Pairs(LeftOut(rows, classes), inside)
+    return Pairs(left_out, inside)
 
 
 def evidence(
@@ -107,6 +112,7 @@ def evidence(
 
     `against` [n] are the log-sums over texts, nobody left out, where they are known already.
     """
+    bliss, _ = _least_totals(normal, images, retrieved, pairs)
     odds, distance, margin = np.empty((3, len(images)))
     for rows in slices(len(images), IMAGES_AT_ONCE):
         some, part = np.asarray(images[rows]), pairs.within(rows)
@@ -114,7 +120,7 @@ def evidence(
         labels, margin[rows] = _labels(normal, some)
         odds[rows] = _against_texts(normal, some, retrieved.only(rows), part, known) - labels
         distance[rows] = _distances(normal, some, part)
-    return Evidence(_least_totals(normal, images, retrieved, pairs)[0], odds, distance, margin)
+    return Evidence(bliss, odds, distance, margin)
 
 
 def sample_evidence(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> tuple[Evidence, ...]:

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from ....indexer.vectors import Rows, exact_search
+from ....indexer.vectors import Rows, exact_search, slices
 from ....safe_text import some_of
 from ...bliss import Retrieved, gather_texts
 from ...leave_one_out import NOTHING_LEFT_OUT, LeftOut
@@ -53,7 +53,7 @@ from ..contract import (
     whole,
 )
 from ..text_terms import TextTerm, WithTerms
-from .evidence import Normal, Pairs, evidence, pairs_of, sample_evidence
+from .evidence import IMAGES_AT_ONCE, Normal, Pairs, evidence, pairs_of, sample_evidence
 from .pooled_distance import fit_pooled
 from .text_weights import fit_tail, fit_text_weights
 
@@ -221,12 +221,15 @@ class PlusScorer:
         found = self.calibration(retrieved.rows.shape[1])
         pairs = pairs_of(self.normal.sample, images, left_out)
         pieces = evidence(self.normal, images, retrieved, pairs, against)
-        z = standardised(pieces.columns, found.pieces)
-        near, far = z[:, :3] * found.weights, found.away * far_term(z, found.far)
-        away, doubt = np.maximum(0, z[:, 2:]).T
-        share = doubt / np.maximum(doubt + away, 1e-300)
-        words = near[:, 0] + near[:, 1] + far * share
-        return np.column_stack([words, near[:, 2] + far * (1 - share)])
+        parts = np.empty((len(images), 2))
+        for rows in slices(len(images), IMAGES_AT_ONCE):
+            z = standardised(pieces.only(rows).columns, found.pieces)
+            near, far = z[:, :3] * found.weights, found.away * far_term(z, found.far)
+            away, doubt = np.maximum(0, z[:, 2:]).T
+            share = doubt / np.maximum(doubt + away, 1e-300)
+            parts[rows, 0] = near[:, 0] + near[:, 1] + far * share
+            parts[rows, 1] = near[:, 2] + far * (1 - share)
+        return parts
 
     def facts(self, k: int) -> dict[str, Any]:
         """What was learnt from the reference, for k retrieved texts."""
