@@ -21,6 +21,8 @@ from threadpoolctl import ThreadpoolController
 Item = TypeVar("Item")
 
 OWNERS = ("numpy", "scipy", "faiss", "torch")
+LOADERS = ("numpy", "scipy.linalg", "faiss", "torch")
+"""The modules that load them."""
 NAMES = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS", "flexiblas": "FlexiBLAS"}
 
 
@@ -140,9 +142,14 @@ class _Limit:
                     self._limiter.restore_original_limits()
 
 
-@cache
 def _blas() -> ThreadpoolController:
-    """Every BLAS that is loaded; finding them takes milliseconds."""
+    """Every BLAS that is loaded."""
+    return _controllers(tuple(name in sys.modules for name in LOADERS))
+
+
+@cache
+def _controllers(loaded: tuple[bool, ...]) -> ThreadpoolController:
+    """Those that are there when `loaded` of LOADERS are; finding them takes milliseconds."""
     return ThreadpoolController().select(user_api="blas")
 
 

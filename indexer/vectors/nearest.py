@@ -42,6 +42,13 @@ ROUNDING = 2e-6
 TEXTS_AT_ONCE, PRODUCTS_AT_ONCE = 2048, 1 << 20
 """Of a scan, on each thread: 4 MiB of products."""
 
+SMALL_PRODUCT, LEAST_ROWS = 1_000_000, 40
+"""Multiplications of the largest product that OpenBLAS has kernels for small ones for, and texts of
+the smallest that is worth it."""
+
+MANY = 8
+"""Products are sorted out before they are added where at most one in so many is."""
+
 PAIRS_AT_ONCE = 2048
 """Pairs of a query and a candidate whose vectors are held at once."""
 
@@ -81,12 +88,40 @@ class Candidates:
 
         Threads may add at the same time, but not for the same query.
         """
-        products = np.ascontiguousarray(products, np.float32)
+        numbers = np.broadcast_to(np.arange(text, text + products.shape[1]), (1, products.shape[1]))
+        self._add(np.ascontiguousarray(products, np.float32), query, numbers)
+
+    def _add(self, products: np.ndarray, query: int, numbers: np.ndarray) -> None:
+        """Add `products` [b, t] with the texts `numbers` int64 [1 or b, t]."""
+        b, t = products.shape
+        products_at, numbers_at = map(self._faiss.swig_ptr, (products, numbers))
         threads = self._faiss.omp_get_max_threads()
         self._faiss.omp_set_num_threads(1)  # of this thread alone
-        b, t = products.shape
-        self._heaps.addn(t, self._faiss.swig_ptr(products), text, query, b)
+        stride = t if len(numbers) > 1 else 0
+        self._heaps.addn_with_ids(t, products_at, numbers_at, stride, query, b)
         self._faiss.omp_set_num_threads(threads)
+
+    def add_columns(self, products: np.ndarray, query: int, text: int) -> None:
+        """`add` for `products` [t, b], a row a text.
+
+        Those above the least candidate of their query are picked first; few are once most texts
+        were added.
+        """
+        t, b = products.shape
+        place = np.flatnonzero(products > self.values[query : query + b, 0])
+        if MANY * len(place) > t * b:
+            self.add(products.T, query, text)
+            return
+        texts, queries = np.divmod(place, b)
+        order = np.argsort(queries, kind="stable")
+        counts = np.bincount(queries, minlength=b)
+        column = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        picked = np.full((b, counts.max()), -np.inf, np.float32)
+        numbers = np.zeros(picked.shape, np.int64)
+        where = queries[order], column
+        picked[where] = products.ravel()[place[order]]
+        numbers[where] = texts[order] + text
+        self._add(picked, query, numbers)
 
     @property
     def lowest(self) -> np.ndarray:
@@ -206,18 +241,36 @@ class BlockScan:
         width = max(1, PRODUCTS_AT_ONCE // length)
         batches = [(batch, Lock()) for batch in slices(len(queries), width)]
 
+        turned = [np.ascontiguousarray(queries[batch].T) for batch, _ in batches]
+
         def work(blocks: Iterator[tuple[int, np.ndarray]]) -> None:
             memory = np.empty(min(width, len(queries)) * length, np.float32)
             for first, rows in blocks:
-                for batch, lock in batches:
-                    some = queries[batch]
-                    products = memory[: len(some) * len(rows)].reshape(len(some), len(rows))
-                    np.matmul(some, rows.T, out=products)
+                for (batch, lock), some in zip(batches, turned, strict=True):
+                    shape = len(rows), some.shape[1]
+                    products = memory[: shape[0] * shape[1]].reshape(shape)
+                    _multiply(rows, some, products)
                     with lock:
-                        kept.add(products, batch.start, first)
+                        kept.add_columns(products, batch.start, first)
 
         share_among_threads(work, _text_blocks(self.texts, length), -(-len(self.texts) // length))
         return kept.values, kept.rows
+
+
+def _multiply(rows: np.ndarray, queries: np.ndarray, out: np.ndarray) -> None:
+    """`rows` [t, d] times `queries` [d, b], written to `out` [t, b].
+
+    A few rows at a time where that is a product small enough for a BLAS that has kernels for those:
+    it reads large ones twice, which takes most of the time where there are few queries.
+    """
+    d, b = queries.shape
+    few = SMALL_PRODUCT // (b * d)
+    if b == 1 or few < LEAST_ROWS or few >= len(rows):
+        np.matmul(rows, queries, out=out)
+        return
+    whole = len(rows) // few * few
+    np.matmul(rows[:whole].reshape(-1, few, d), queries, out=out[:whole].reshape(-1, few, b))
+    np.matmul(rows[whole:], queries, out=out[whole:])
 
 
 def _text_blocks(texts: Rows, length: int) -> Iterator[tuple[int, np.ndarray]]:

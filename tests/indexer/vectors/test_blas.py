@@ -50,6 +50,19 @@ def test_blas_has_one_thread_inside_and_as_many_as_before_afterwards():
         assert set(blas_threads()) == {3}
 
 
+def test_a_blas_that_is_loaded_later_has_one_thread_inside_as_well():
+    code = (
+        "from blissaudit.indexer.vectors import blas\n"
+        "blas.blas_threads()\n"
+        "import scipy.linalg\n"
+        "def work(items):\n"
+        "    print(*(p['num_threads'] for p in threadpoolctl.threadpool_info()))\n"
+        "threadpoolctl.threadpool_limits(2, user_api='blas')\n"
+        "blas.share_among_threads(work, range(2), 2)\n"
+    )
+    assert set(several_threads(code)) == {"1"}
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("place", ["worker", "items"])
 def test_an_error_ends_the_work_and_is_raised(threads, place):

@@ -186,6 +186,43 @@ def test_candidates_are_the_largest_of_all_that_was_added(seed, size, wanted):
     assert np.array_equal(kept.lowest, -np.sort(-products, axis=1)[:, wanted - 1])
 
 
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.integers(1, 40),
+    wanted=st.integers(1, 6),
+    order=st.sampled_from(["random", "rising", "falling", "for one query"]),
+)
+def test_columns_are_added_as_rows_are(seed, size, wanted, order):
+    """Also where nearly every text of a block is a new candidate, and where products are NaN."""
+    products = np.random.default_rng(seed).standard_normal((200, 5)).astype(np.float32)
+    if order in ("rising", "falling"):
+        products.sort(axis=0)
+        products = products[:: 1 if order == "rising" else -1]
+    if order == "for one query":
+        products[100:, 2] += 10
+    products[7, 1] = np.nan
+    kept, expected = Candidates(5, wanted), Candidates(5, wanted)
+    for text in range(0, 200, size):
+        for query, stop in ((0, 3), (3, 5)):
+            some = products[text : text + size, query:stop]
+            kept.add_columns(np.ascontiguousarray(some), query, text)
+            expected.add(some.T, query, text)
+    assert np.array_equal(np.sort(kept.rows, axis=1), np.sort(expected.rows, axis=1))
+    found = np.take_along_axis(products.T, kept.rows, axis=1)
+    assert np.array_equal(kept.values, found)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 5, 16, 40])
+def test_products_of_a_few_rows_at_a_time_are_products(queries, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows, some = rng.standard_normal((317, 24)), rng.standard_normal((24, queries))
+    monkeypatch.setattr(nearest, "SMALL_PRODUCT", 50 * 24 * 5)
+    out = np.empty((317, queries))
+    nearest._multiply(rows, some, out)
+    np.testing.assert_allclose(out, rows @ some, rtol=1e-12)
+
+
 def test_candidates_say_where_fewer_texts_were_added():
     kept = Candidates(1, 3)
     kept.add(np.float32([[0.5]]), 0, 7)
