@@ -41,6 +41,8 @@ ROUNDING = 2e-6
 
 TEXTS_AT_ONCE, PRODUCTS_AT_ONCE = 2048, 1 << 20
 """Of a scan, on each thread: 4 MiB of products."""
+FEW_QUERIES = 16
+"""So many or fewer meet twice as many texts at once: what a block costs beside the product counts."""
 
 SMALL_PRODUCT, LEAST_ROWS = 1_000_000, 40
 """Multiplications of the largest product that OpenBLAS has kernels for small ones for, and texts of
@@ -237,7 +239,7 @@ class BlockScan:
     def scan(self, queries: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
         """The `wanted` texts of largest product with each query."""
         kept = Candidates(len(queries), wanted)
-        length = max(TEXTS_AT_ONCE, wanted)
+        length = max(TEXTS_AT_ONCE * (2 if len(queries) <= FEW_QUERIES else 1), wanted)
         width = max(1, PRODUCTS_AT_ONCE // length)
         batches = [(batch, Lock()) for batch in slices(len(queries), width)]
 
