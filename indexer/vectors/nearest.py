@@ -42,7 +42,7 @@ ROUNDING = 2e-6
 TEXTS_AT_ONCE, PRODUCTS_AT_ONCE = 2048, 1 << 20
 """Of a scan, on each thread: 4 MiB of products."""
 FEW_QUERIES = 16
-"""So many or fewer meet twice as many texts at once: what a block costs beside the product counts."""
+"""So many or fewer meet twice as many texts at once: a block costs more than its product."""
 
 SMALL_PRODUCT, LEAST_ROWS = 1_000_000, 40
 """Multiplications of the largest product that OpenBLAS has kernels for small ones for, and texts of
