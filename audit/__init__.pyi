@@ -27,6 +27,7 @@ from .fitting.reference import fit_reference as fit_reference
 from .folder import ROWS_AT_ONCE as ROWS_AT_ONCE
 from .folder import check_output as check_output
 from .folder import current_names as current_names
+from .folder import differing_options as differing_options
 from .folder import json_summary as json_summary
 from .folder import open_run as open_run
 from .folder import save_audit as save_audit

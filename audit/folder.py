@@ -136,10 +136,7 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
     before, now = current_names(before if isinstance(before, dict) else {}), current_names(request)
     if now.get("robust") is False and not run.get("robust"):  # no image was left out then either
         now["robust"] = before.get("robust")
-    names = {*before, *now} - {*HOW, *DECIDING}
-    differing = sorted(
-        name for name in names if not _same(before.get(name), now.get(name), Path(folder))
-    )
+    differing = sorted(differing_options(before, now, Path(folder)) - {*HOW, *DECIDING})
     if differing:
         raise UsageError(
             f"{folder} holds {'an audit' if run.get('kind') == 'audit' else 'results'} made with "
@@ -147,6 +144,13 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
             "the same settings, or another folder",
             "Choose another --output, or pass --overwrite to replace it",
         )
+
+
+def differing_options(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> set[str]:
+    """The options, by their names of today, that two requests of runs in `folder` differ in."""
+    before, now = current_names(before), current_names(now)
+    names = {*before, *now}
+    return {name for name in names if not _same(before.get(name), now.get(name), folder)}
 
 
 def _same(before: object, now: object, folder: Path) -> bool:

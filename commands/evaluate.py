@@ -240,13 +240,12 @@ def evaluate(
 def _check_output(summary: Path, asked: Mapping[str, Any]) -> None:
     """UsageError, naming what differs, where an evaluation with other options is recorded."""
     from ..artefacts import read_json
-    from ..audit import current_names
+    from ..audit import differing_options
 
     before = read_json(summary).get("asked") if summary.is_file() else None
     if not isinstance(before, dict):
         return
-    before, now = current_names(before), current_names(asked)
-    differing = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    differing = sorted(differing_options(before, asked, summary.parent))
     if differing:
         raise UsageError(
             f"{summary} is of an evaluation with other options ({', '.join(differing)} differ)",
