@@ -17,6 +17,10 @@ from urllib.request import getproxies
 
 import numpy as np
 
+# A thread of torch's that waits would spin on a core that a decoding worker could use. OpenMP reads
+# this when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 try:  # nothing that these imports make is garbage: looking for some is a sixth of their time
     collecting = gc.isenabled()
     gc.disable()

@@ -69,6 +69,17 @@ def test_an_evaluation_is_not_replaced_by_another_unless_asked(world, capsys):
     assert run([*options, "--draws", "2", "--overwrite"]) == 0
 
 
+def test_the_same_folders_under_other_names_are_the_same_evaluation(world, monkeypatch, capsys):
+    options = [each for each in call(world, output="named") if each != "--overwrite"]
+    assert run(options) == 0
+    monkeypatch.chdir(world)
+    near = [each.removeprefix(f"{world}/") for each in options]
+    assert near != options and run(near) == 0, capsys.readouterr().err
+    near[near.index("test")] = "clean"
+    assert run(near) == 2
+    assert "(test differ)" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def usual(world):
     return evaluated(world, output="usual")

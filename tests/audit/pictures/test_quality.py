@@ -25,7 +25,8 @@ from blissaudit.indexer import (
     embed_images,
 )
 from blissaudit.indexer.images.decoding import DecodingLimits, decode_image
-from PIL import Image, ImageFilter
+from blissaudit.indexer.images.measures import _moments
+from PIL import Image, ImageFilter, ImageStat
 
 SQUASH = Preprocessing((8, 8), "bicubic", "squash", (0.5,) * 3, (0.5,) * 3)
 
@@ -172,3 +173,14 @@ def test_measures_are_stored_beside_the_vectors_and_reused(tmp_path: Path) -> No
     assert not {0, 1, 2} & set(quality_issues(older)["row"].to_pylist())
     assert not_measured(replace(older, quality=None)) == 6
     assert quality_scores(replace(older, quality=None)) == {}
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_moments_of_a_histogram_are_those_of_pillow(mode):
+    shape = (31, 17) if mode == "L" else (31, 17, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    picture = Image.fromarray(pixels)
+    expected = ImageStat.Stat(picture)
+    mean, variance = _moments(picture)
+    assert mean.tolist() == expected.mean
+    assert variance.tolist() == expected.var

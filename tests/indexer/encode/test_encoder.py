@@ -1,6 +1,9 @@
 """The encoder gives open_clip's own vectors, cuts captions only where that is exact."""
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -260,3 +263,14 @@ def test_models_that_differ_are_refused_and_both_named():
         check_same_model(one, "X", two, "Y")
     with pytest.raises(BlissError, match=r"an unnamed model, 5 dimensions"):
         check_same_model(one, "X", {**outside, "dimension": 5}, "Y")
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_of_torch_leave_their_core_to_others(given, used):
+    code = "import os, blissaudit.indexer.encode.open_clip; print(os.environ['OMP_WAIT_POLICY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.split() == [used]
