@@ -39,6 +39,13 @@ def test_links_lead_to_files_and_headings(page):
             assert heading in headings(place.read_text(encoding="utf-8")), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_out_of_the_documentation_lead_to_pages_of_the_site(page):
+    """Those that `site_hooks` points at the records and at the pages it makes."""
+    for target in re.findall(r"\]\(\.\./([^)#\s]+)", page.read_text(encoding="utf-8")):
+        assert target.startswith("benchmarks/results/") or target.lower() in GENERATED, target
+
+
 def headings(text: str) -> set[str]:
     """The anchors of a page's headings, as the site and GitHub write them."""
     found = re.findall(r"^#+ (.*)$", text, re.M)
