@@ -145,13 +145,14 @@ def report(result: AuditResult, planted: Planted, folder: Path) -> str:
 def next_commands(folder: Path, planted: Planted, program: str) -> list[str]:
     """Shell commands to try on what `run_demo` left in `folder`."""
     kind = sorted(set(planted.kinds.values()) - {*planted.normal})[0]
+    article = "an" if kind[0] in "aeiou" else "a"
     first, second = str(folder / "audit"), str(folder / "second")
     images, captions = str(folder / "images"), str(folder / "captions.txt")
     corpus = ["--corpus", captions, "--model", "demo"]
     return [
         f"  {program} {shlex.join(words)}"
         for words in (
-            ["find", first, "--text", f"a drawing of a {kind}"],
+            ["find", first, "--text", f"a drawing of {article} {kind}"],
             ["audit", images, *corpus, "--score", "bliss", "--output", second],
             ["diff", first, second],
         )
