@@ -133,10 +133,10 @@ def check_output(folder: str | Path, request: Mapping[str, Any]) -> None:
         return
     run = read_json(path)
     before = run.get("request")
-    before, now = current_names(before if isinstance(before, dict) else {}), current_names(request)
-    if now.get("robust") is False and not run.get("robust"):  # no image was left out then either
-        now["robust"] = before.get("robust")
-    differing = sorted(differing_options(before, now, Path(folder)) - {*HOW, *DECIDING})
+    differs = differing_options(before if isinstance(before, dict) else {}, request, Path(folder))
+    if request.get("robust") is False and not run.get("robust"):
+        differs.discard("robust")  # no image was left out then either
+    differing = sorted(differs - {*HOW, *DECIDING})
     if differing:
         raise UsageError(
             f"{folder} holds {'an audit' if run.get('kind') == 'audit' else 'results'} made with "

@@ -440,7 +440,8 @@ def left_out_terms(
     allocator: Allocator = IN_MEMORY,
 ) -> LeftOutTerms:
     """Terms of each image of `left_out` against each class it is filed under, without it."""
-    rows, classes = left_out.ascending.images, left_out.ascending.classes
+    left_out = left_out.ascending
+    rows, classes = left_out.images, left_out.classes
     ics = np.empty(len(rows))
     pull = allocator.empty((len(rows), retrieved.similarity.shape[1]), np.float64)
     moments = reference.moments

@@ -90,7 +90,7 @@ class Candidates:
 
         Threads may add at the same time, but not for the same query.
         """
-        numbers = np.broadcast_to(np.arange(text, text + products.shape[1]), (1, products.shape[1]))
+        numbers = np.arange(text, text + products.shape[1])[None]
         self._add(np.ascontiguousarray(products, np.float32), query, numbers)
 
     def _add(self, products: np.ndarray, query: int, numbers: np.ndarray) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...indexer.vectors import Rows
+from ...indexer.vectors import Rows, slices
 from ..leave_one_out import LeftOut
 from ..moments import Moments
 from ..reference import Reference
@@ -86,15 +86,14 @@ def label_margins(
     found = LabelMargins(
         given.astype(np.int64), np.empty(n, np.int64), np.empty(n), np.full(n, np.nan)
     )
-    who, where = left_out.ascending.images, left_out.ascending.classes
-    size = max(1, CHUNK_ENTRIES // max(means.shape))
-    for start in range(0, n, size):
-        rows = images[start : start + size].astype(np.float64)
-        chunk = slice(start, start + len(rows))
+    left_out = left_out.ascending
+    who, where = left_out.images, left_out.classes
+    for chunk in slices(n, CHUNK_ENTRIES // max(means.shape)):
+        rows = images[chunk].astype(np.float64)
         cosine = rows @ prompts.T
         to_mean = rows @ (means / np.maximum(lengths, 1e-300)[:, None]).T
-        pairs = slice(*np.searchsorted(who, [start, start + len(rows)]))
-        i, c = who[pairs] - start, where[pairs]
+        pairs = slice(*np.searchsorted(who, [chunk.start, chunk.stop]))
+        i, c = who[pairs] - chunk.start, where[pairs]
         to_mean[i, c] = _without_itself(rows[i], means[c], moments.counts[c])
         closeness = cosine + MEAN_WEIGHT * to_mean
         found.predicted[chunk] = _largest(closeness, given[chunk])

@@ -1,4 +1,12 @@
-"""The four kinds of evidence of bliss+ for images, as they are and without their own class."""
+"""The four kinds of evidence of bliss+ for images, as they are and without their own class.
+
+Higher = more anomalous; b and r are zeros where there is no spread. The columns of float64 [n, 4]:
+
+    b  BLISS with moderated variances
+    n  log Σ_j w_j e^{r_j/τ} − log Σ_i e^{(s_i − α·h_i)/τ}
+    r  relative Mahalanobis distance to the nearest class
+    g  the mean label cosine minus the largest; of one label, the mean text's minus its
+"""
 
 from __future__ import annotations
 
@@ -61,30 +69,6 @@ class Pairs:
         return Pairs(LeftOut(images, self.left_out.classes[first:last]), self.inside[first:last])
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """float64 [n] each, higher = more anomalous; zeros where there is no spread."""
-
-    bliss: np.ndarray
-    """b, BLISS with moderated variances."""
-    odds: np.ndarray
-    """n, log Σ_j w_j e^{r_j/τ} − log Σ_i e^{(s_i − α·h_i)/τ}."""
-    distance: np.ndarray
-    """r, relative Mahalanobis distance to the nearest class."""
-    margin: np.ndarray
-    """g, the mean label cosine minus the largest; of one label, the mean text's minus its."""
-
-    def only(self, rows: slice) -> Evidence:
-        """The evidence of some images."""
-        odds, distance, margin = self.odds[rows], self.distance[rows], self.margin[rows]
-        return Evidence(self.bliss[rows], odds, distance, margin)
-
-    @property
-    def columns(self) -> np.ndarray:
-        """float64 [n, 4], b, n, r and g."""
-        return np.column_stack([self.bliss, self.odds, self.distance, self.margin])
-
-
 def pairs_of(sample: Sample, images: Rows, left_out: LeftOut) -> Pairs:
     """`left_out` in the order of its images, and which of its pairs `sample` holds."""
     left_out = left_out.ascending
@@ -107,24 +91,25 @@ def evidence(
     retrieved: Retrieved,
     pairs: Pairs,
     against: np.ndarray | None = None,
-) -> Evidence:
-    """All four for unit rows `images` [n, d], in memory or on disk, with their retrieved texts.
+) -> np.ndarray:
+    """float64 [n, 4] of unit rows `images` [n, d], in memory or on disk, with retrieved texts.
 
     `against` [n] are the log-sums over texts, nobody left out, where they are known already.
     """
     bliss, _ = _least_totals(normal, images, retrieved, pairs)
-    odds, distance, margin = np.empty((3, len(images)))
+    found = np.empty((len(images), 4))
     for rows in slices(len(images), IMAGES_AT_ONCE):
         some, part = np.asarray(images[rows]), pairs.within(rows)
         known = None if against is None else against[rows]
-        labels, margin[rows] = _labels(normal, some)
-        odds[rows] = _against_texts(normal, some, retrieved.only(rows), part, known) - labels
-        distance[rows] = _distances(normal, some, part)
-    return Evidence(bliss, odds, distance, margin)
+        texts = _against_texts(normal, some, retrieved.only(rows), part, known)
+        labels, margin = _labels(normal, some)
+        distance = _distances(normal, some, part)
+        found[rows] = np.column_stack([bliss[rows], texts - labels, distance, margin])
+    return found
 
 
-def sample_evidence(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> tuple[Evidence, ...]:
-    """The sample's evidence as it is, and twice without the class of each image.
+def sample_evidence(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> list[np.ndarray]:
+    """The sample's evidence [m, 4] as it is, and twice without the class of each image.
 
     Without their class its images are anomalies of the nearest kind: once the label is nowhere, and
     once it is among the external texts, as the names of real anomalies often are. Neither the text
@@ -139,21 +124,22 @@ def sample_evidence(normal: Normal, retrieved: Retrieved, pairs: Pairs) -> tuple
     with_own, margin = _labels(normal, images)
     bliss, apart = _least_totals(normal, images, retrieved, pairs, labels)
     distance = _distances(normal, images, pairs)
-    whole = Evidence(bliss, texts - with_own, distance, margin)
+    whole = np.column_stack([bliss, texts - with_own, distance, margin])
     prompts = normal.reference.prompt_vectors
     if len(prompts) == 1:
-        return (whole,)
+        return [whole]
     others, doubt = _labels(normal, images, labels)
     away = np.zeros(len(images))
     if normal.spread is not None and len(np.unique(labels)) > 1:
         away = without_own_classes(normal.spread[1], normal.sample)
     own = own_cosines(images, labels, prompts) / normal.texts.tau - normal.texts.labels[labels]
     own += np.log(label_weights(normal.texts, images, labels, prompts))[labels]
-    return (
+    named = np.logaddexp(unknown, own)
+    return [
         whole,
-        Evidence(apart, unknown - others, away, doubt),
-        Evidence(apart, np.logaddexp(unknown, own) - others, away, doubt),
-    )
+        np.column_stack([apart, unknown - others, away, doubt]),
+        np.column_stack([apart, named - others, away, doubt]),
+    ]
 
 
 def _against_texts(
@@ -177,7 +163,7 @@ def _labels(
     """float64 [n] each, log Σ_i e^{(s_i − α·h_i)/τ} and the margin, without the labels `gone`."""
     tau, prompts = normal.texts.tau, normal.reference.prompt_vectors.astype(np.float64)
     log_sum, margin = np.empty(len(images)), np.empty(len(images))
-    for rows in slices(len(images), max(1, LABELS_AT_ONCE // max(1, len(prompts) // 256))):
+    for rows in slices(len(images), LABELS_AT_ONCE // max(1, len(prompts) // 256)):
         some = images[rows].astype(np.float64)
         cosines = some @ prompts.T
         hubs = np.broadcast_to(normal.texts.labels, cosines.shape)

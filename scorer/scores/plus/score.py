@@ -223,7 +223,7 @@ class PlusScorer:
         pieces = evidence(self.normal, images, retrieved, pairs, against)
         parts = np.empty((len(images), 2))
         for rows in slices(len(images), IMAGES_AT_ONCE):
-            z = standardised(pieces.only(rows).columns, found.pieces)
+            z = standardised(pieces[rows], found.pieces)
             near, far = z[:, :3] * found.weights, found.away * far_term(z, found.far)
             away, doubt = np.maximum(0, z[:, 2:]).T
             share = doubt / np.maximum(doubt + away, 1e-300)
@@ -315,7 +315,7 @@ def _warn(reference: Reference, spread: bool) -> None:
 
 
 def _calibrate(normal: Normal, retrieved: Retrieved, pairs: Pairs, most: float) -> _Calibration:
-    pieces, *anomalies = (each.columns for each in sample_evidence(normal, retrieved, pairs))
+    pieces, *anomalies = sample_evidence(normal, retrieved, pairs)
     scale = scale_of(pieces)
     z = standardised(pieces, scale)
     found = _Calibration(scale, scale_of(z[:, 2] + z[:, 3]), np.ones(3), most, np.nan, np.nan)
